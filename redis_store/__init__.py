@@ -1,0 +1,1 @@
+"""A store that the agents of one user share, on Redis or Valkey."""

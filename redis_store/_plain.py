@@ -1,0 +1,138 @@
+"""The rules of what a value may be, in plain Python: the reference that the fast path of `_codec` must agree with.
+
+It imports the standard library and `errors` only, because the sandbox's child uses it too.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from typing import Any, NoReturn
+
+from redis_store.errors import InvalidValue
+
+MAX_DEPTH = 128
+"""Lists and dicts may be nested so deep; a scalar has depth 0, ``[]`` has 1."""
+
+MAX_INT_DIGITS = 4300
+"""Python's own default bound for turning an int into text and back (`sys.int_info.default_max_str_digits`)."""
+
+_INT_LIMIT = 10**MAX_INT_DIGITS
+
+
+def to_plain(value: object) -> Any:
+    """Return `value` made of exact builtin types only, with dict keys as `json` makes them.
+
+    Raises `InvalidValue`, naming the path of the first element that JSON cannot say.
+    """
+    return _plain(value, "value", 0)
+
+
+def dump(value: object) -> bytes:
+    """Return the JSON text of `value` in UTF-8, or raise `InvalidValue`."""
+    return json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load(text: bytes | str) -> Any:
+    """Read JSON strictly: no NaN, no overflowing float, no lone surrogate. Raises `ValueError` or `RecursionError`."""
+    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    if b"\\u" in text if isinstance(text, bytes) else "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, on a lone surrogate
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:32]} is out of the range of a float")
+    return number
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _checked_str(value, path)
+    if value is None or kind is bool:
+        return value
+    if isinstance(value, enum.Enum):
+        raise _refusal(path, f"is an enum member ({kind.__name__})", "store its .value")
+    if isinstance(value, int):
+        return _checked_int(value, path)
+    if isinstance(value, float):
+        return _checked_float(value, path)
+    if isinstance(value, str):
+        return _checked_str(str.__str__(value), path)
+    if isinstance(value, (list, tuple, dict)):
+        if depth == MAX_DEPTH:
+            raise _refusal(path, f"is nested deeper than {MAX_DEPTH} levels", "flatten it (is it circular?)")
+        return _plain_dict(value, path, depth + 1) if isinstance(value, dict) else _plain_list(value, path, depth + 1)
+    raise _refusal(path, f"is a {kind.__name__}", "JSON has null, booleans, numbers, strings, lists and objects only")
+
+
+def _plain_list(items: Any, path: str, depth: int) -> list[Any]:
+    return [_plain(item, f"{path}[{index}]", depth) for index, item in enumerate(items)]
+
+
+def _plain_dict(items: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    plain = {}
+    for key, item in items.items():
+        text = _key_text(key, path)
+        plain[text] = _plain(item, f"{path}[{_short(key)}]", depth)
+    return plain
+
+
+def _key_text(key: object, path: str) -> str:
+    """Return a dict key as the `json` module writes it: ``None`` as ``null``, ``True`` as ``true``, ``1`` as ``1``."""
+    where = f"a key of {path}"
+    if isinstance(key, enum.Enum):
+        raise _refusal(path, f"has the enum member {_short(key)} as a key", "use its .value")
+    if isinstance(key, str):
+        return _checked_str(str.__str__(key), where)
+    if key is None:
+        return "null"
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    if isinstance(key, int):
+        return int.__repr__(_checked_int(key, where))
+    if isinstance(key, float):
+        return float.__repr__(_checked_float(key, where))
+    raise _refusal(path, f"has a {type(key).__name__} as a key", "keys are strings (int, float, bool, None become text)")
+
+
+def _checked_str(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"has a lone surrogate at character {error.start}"
+        raise _refusal(path, problem, "encode it in a way of your own, for example with base64") from None
+    return text
+
+
+def _checked_int(number: int, path: str) -> int:
+    number = int(number)
+    if not -_INT_LIMIT < number < _INT_LIMIT:
+        raise _refusal(path, f"is an int of more than {MAX_INT_DIGITS} digits", "store it as a string")
+    return number
+
+
+def _checked_float(number: float, path: str) -> float:
+    number = float(number)
+    if not math.isfinite(number):
+        raise _refusal(path, f"is {number}, which JSON cannot say", "store None or a string")
+    return number
+
+
+def _short(key: object) -> str:
+    text = json.dumps(str.__str__(key), ensure_ascii=False) if isinstance(key, str) else repr(key)
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+def _refusal(path: str, problem: str, advice: str) -> InvalidValue:
+    shown = path if len(path) <= 200 else f"{path[:100]}...{path[-60:]}"
+    return InvalidValue(f"{shown} {problem}: {advice}.", path=path)
