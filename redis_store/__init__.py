@@ -1,1 +1,75 @@
-"""A store that the agents of one user share, on Redis or Valkey."""
+"""A store that the agents of one user share, on Redis or Valkey.
+
+from redis_store import connect
+
+with connect(user="alice", agent="indexer") as data_store:
+    data_store.set("greeting", {"text": "hello"})
+"""
+
+import logging
+
+from redis_store.aio import AsyncDataStore, connect_async
+from redis_store.errors import (
+    AuthenticationFailed,
+    Conflict,
+    ConnectionLost,
+    CorruptValue,
+    DataStoreError,
+    EmbeddedServerError,
+    InvalidInput,
+    InvalidName,
+    InvalidSettings,
+    InvalidType,
+    InvalidValue,
+    LimitExceeded,
+    PermissionDenied,
+    ServerFull,
+    ServerReadOnly,
+    ServerRefused,
+    StoreClosed,
+    StoredDataError,
+    StoreTimeout,
+    StoreUnavailable,
+    UnsupportedByServer,
+    UnsupportedEncoding,
+    WrongEventLoop,
+    WrongKeyType,
+)
+from redis_store.store import DataStore, connect
+from redis_store.types import Json, JsonInput, KeyInfo
+
+__all__ = [
+    "AsyncDataStore",
+    "AuthenticationFailed",
+    "Conflict",
+    "ConnectionLost",
+    "CorruptValue",
+    "DataStore",
+    "DataStoreError",
+    "EmbeddedServerError",
+    "InvalidInput",
+    "InvalidName",
+    "InvalidSettings",
+    "InvalidType",
+    "InvalidValue",
+    "Json",
+    "JsonInput",
+    "KeyInfo",
+    "LimitExceeded",
+    "PermissionDenied",
+    "ServerFull",
+    "ServerReadOnly",
+    "ServerRefused",
+    "StoreClosed",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "StoredDataError",
+    "UnsupportedByServer",
+    "UnsupportedEncoding",
+    "WrongEventLoop",
+    "WrongKeyType",
+    "connect",
+    "connect_async",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -36,8 +36,10 @@ def dump(value: object) -> bytes:
 
 def load(text: bytes | str) -> Any:
     """Read JSON strictly: no NaN, no overflowing float, no lone surrogate. Raises `ValueError` or `RecursionError`."""
+    if isinstance(text, bytes):
+        text = text.decode()  # `json` would guess UTF-16 and UTF-32 as well
     value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
-    if b"\\u" in text if isinstance(text, bytes) else "\\u" in text:
+    if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, on a lone surrogate
     return value
 
@@ -101,7 +103,9 @@ def _key_text(key: object, path: str) -> str:
         return int.__repr__(_checked_int(key, where))
     if isinstance(key, float):
         return float.__repr__(_checked_float(key, where))
-    raise _refusal(path, f"has a {type(key).__name__} as a key", "keys are strings (int, float, bool, None become text)")
+    raise _refusal(
+        path, f"has a {type(key).__name__} as a key", "keys are strings (int, float, bool, None become text)"
+    )
 
 
 def _checked_str(text: str, path: str) -> str:

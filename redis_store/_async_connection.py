@@ -1,0 +1,270 @@
+"""One asyncio connection for many callers: their calls go out in one write, and replies are matched in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import hiredis
+from redis import exceptions as redis_errors
+
+from redis_store._call import Command, ReplyError
+from redis_store._resolve import Address
+from redis_store._spin import SPIN_NS, Spinner
+from redis_store._sync_connection import afterwards, connecting_failed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
+
+MOST_CALLS = 10_000
+MOST_BYTES = 16 * 1024 * 1024
+"""So much may be under way on one connection; further calls wait their turn."""
+
+_READ_BYTES = 64 * 1024
+_INCOMPLETE = object()
+
+
+class _Waiting:
+    """A call under way: who waits for it, and which of its replies have come."""
+
+    __slots__ = ("future", "missing", "replies", "size_bytes", "writes")
+
+    def __init__(self, future: asyncio.Future[Any], missing: int, size_bytes: int, writes: bool) -> None:
+        self.future = future
+        self.missing = missing
+        self.replies: list[Any] | None = [] if missing > 1 else None
+        self.size_bytes = size_bytes
+        self.writes = writes
+
+
+class LoopConnection(asyncio.Protocol):
+    """A connection that belongs to one event loop.
+
+    A caller that gives up leaves its place in the queue behind: its reply is read and thrown away, so that no reply ever
+    reaches another caller.
+    """
+
+    def __init__(self, address: Address, spinner: Spinner) -> None:
+        self._address = address
+        self._spinner = spinner
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._waiting: deque[_Waiting] = deque()
+        self._outbox: list[bytes] = []
+        self._unsent = 0
+        self._bytes_under_way = 0
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._progress_at = 0.0
+        self._failure: DataStoreError | None = None
+
+    @classmethod
+    async def open(cls, address: Address, spinner: Spinner) -> LoopConnection:
+        """Connect, and log in as the url says; raises `StoreUnavailable` or `InvalidSettings`."""
+        self = cls(address, spinner)
+        made = address.new_async_connection()
+        try:
+            await made.connect()
+        except (redis_errors.RedisError, OSError, ValueError) as error:
+            raise connecting_failed(error, address) from error
+        writer = made._writer
+        assert writer is not None, "redis-py has connected"
+        self._made = made
+        self._former = writer.transport.get_protocol()
+        self._transport = writer.transport
+        # redis-py has read all that it asked for, so nothing is left in its buffer when its protocol is replaced by ours.
+        self._transport.set_protocol(self)
+        self._descriptor = _plain_descriptor(self._transport)
+        if self._descriptor is None:
+            self._poll: Callable[[int], Any] | None = None
+        else:
+            poller = select.poll()
+            poller.register(self._descriptor, select.POLLIN)
+            self._poll = poller.poll
+        return self
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls can be made on it."""
+        return self._failure is None and not self._transport.is_closing()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for a reply, and none is outstanding."""
+        return not self._waiting
+
+    async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
+        """Send commands in one piece and return the reply, or the list of replies where there are several."""
+        if len(commands) == 1:
+            data = hiredis.pack_command(commands[0])  # type: ignore[arg-type]  # its stub knows tuples of one only
+        else:
+            data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # as above
+        if self._room or self._full:
+            await self._wait_for_room()
+        return await self._submit(data, len(commands), not repeatable)
+
+    def close(self, failure: DataStoreError | None = None) -> None:
+        """Close at once; whoever still waits gets the failure."""
+        self._fail(failure or ConnectionLost(f"The connection to {self._address.shown} was closed by the store"))
+        self._transport.abort()
+        self._made._close()
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        self._progress_at = self._loop.time()
+        reader.feed(data)  # type: ignore[arg-type]  # takes any buffer
+        waiting = self._waiting
+        try:
+            reply = reader.gets()
+            while reply is not _INCOMPLETE:
+                if not waiting:
+                    raise hiredis.ProtocolError("an answer that nobody asked for")
+                self._deliver(waiting[0], reply)
+                reply = reader.gets()
+        except hiredis.ProtocolError as error:
+            self.close(self._lost(f"the answer is not Redis protocol: {error}"))
+        if self._room:
+            self._let_in()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(self._lost("the server closed it" if exc is None else str(exc)))
+        self._made._close()
+        self._former.connection_lost(exc)  # type: ignore[arg-type]  # redis-py waits for it when it closes
+
+    def eof_received(self) -> bool:
+        return False
+
+    def _submit(self, data: bytes, replies: int, writes: bool) -> asyncio.Future[Any]:
+        if self._failure is not None:
+            raise self._copy_of_failure(writes=False)
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoop(
+                "This connection belongs to another event loop: make the call in the loop that opened it."
+            )
+        future = self._loop.create_future()
+        self._waiting.append(_Waiting(future, replies, len(data), writes))
+        self._bytes_under_way += len(data)
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(data)
+        self._unsent += 1
+        return future
+
+    def _deliver(self, entry: _Waiting, reply: Any) -> None:
+        if entry.replies is not None:
+            entry.replies.append(reply)
+            entry.missing -= 1
+            if entry.missing:
+                return
+            reply = entry.replies
+        self._waiting.popleft()
+        self._bytes_under_way -= entry.size_bytes
+        if not entry.future.done():
+            entry.future.set_result(reply)
+
+    def _flush(self) -> None:
+        """Write what the callers of this tick want, and look for a moment whether the answer is there already."""
+        if not self._outbox or self._failure is not None:
+            return
+        if len(self._waiting) == self._unsent and self._poll is not None and self._poll(0):
+            # Nothing is outstanding, yet there is something to read: the server has closed. Nothing has gone out yet.
+            self.close(self._lost("the server had closed it"))
+            return
+        data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+        self._outbox.clear()
+        alone = self._unsent == len(self._waiting) == 1
+        self._unsent = 0
+        self._progress_at = self._loop.time()
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(self._address.timeout_s, self._watch)
+        self._transport.write(data)
+        if alone and self._poll is not None and self._spinner.worth_it() and not _has_other_work(self._loop):
+            self._spin()
+
+    def _spin(self) -> None:
+        assert self._poll is not None
+        assert self._descriptor is not None
+        end = perf_counter_ns() + SPIN_NS
+        while not self._poll(0):
+            if perf_counter_ns() > end:
+                self._spinner.missed()
+                return
+        self._spinner.paid()
+        try:
+            data = os.read(self._descriptor, _READ_BYTES)
+        except OSError:
+            return  # the loop will see it too, and say what it was
+        if data:
+            self.data_received(data)
+
+    def _watch(self) -> None:
+        """Give up on a server that has said nothing for as long as it may take."""
+        self._watchdog = None
+        if not self._waiting or self._failure is not None:
+            return
+        left = self._progress_at + self._address.timeout_s - self._loop.time()
+        if left > 0:
+            self._watchdog = self._loop.call_later(left, self._watch)
+            return
+        self.close(
+            StoreTimeout(f"The server at {self._address.shown} gave no answer for {self._address.timeout_s:g} seconds")
+        )
+
+    async def _wait_for_room(self) -> None:
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._room.append(turn)
+        try:
+            await turn
+        finally:
+            # The next one looks when this one has taken its room, or has given up.
+            self._loop.call_soon(self._let_in)
+
+    def _let_in(self) -> None:
+        while self._room and (self._failure is not None or not self._full):
+            turn = self._room.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    @property
+    def _full(self) -> bool:
+        return len(self._waiting) >= MOST_CALLS or self._bytes_under_way >= MOST_BYTES
+
+    def _fail(self, failure: DataStoreError) -> None:
+        if self._failure is not None:
+            return
+        self._failure = failure
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        sent = len(self._waiting) - self._unsent
+        for position, entry in enumerate(self._waiting):
+            if not entry.future.done():
+                entry.future.set_exception(self._copy_of_failure(writes=entry.writes and position < sent))
+        self._waiting.clear()
+        self._outbox.clear()
+        self._let_in()
+
+    def _copy_of_failure(self, *, writes: bool) -> DataStoreError:
+        """Each caller gets an error object of its own, which says whether its own write may have happened."""
+        failure = self._failure
+        return type(failure)(f"{failure}{afterwards(writes)}", outcome_unknown=writes)
+
+    def _lost(self, reason: str) -> ConnectionLost:
+        return ConnectionLost(f"The connection to {self._address.shown} broke ({reason})")
+
+
+def _plain_descriptor(transport: asyncio.WriteTransport) -> int | None:
+    """Return the descriptor of a socket that may be read beside its transport, None under TLS or where it is unknown."""
+    if transport.get_extra_info("ssl_object") is not None:
+        return None
+    sock = transport.get_extra_info("socket")
+    return None if sock is None else int(sock.fileno())
+
+
+def _has_other_work(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether other callbacks wait; where the loop does not show it (uvloop), polling would be at their cost."""
+    ready = getattr(loop, "_ready", None)
+    return ready is None or bool(ready)

@@ -1,0 +1,200 @@
+"""Carries out operations for asyncio: one shared connection an event loop, and some more for what is big or wants its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from redis_store._async_connection import LoopConnection
+from redis_store._call import Call, Op, ReplyError
+from redis_store._replies import raise_error_reply
+from redis_store._resolve import Address, Resolver
+from redis_store._spin import Spinner
+from redis_store.errors import ConnectionLost, StoreClosed
+
+T = TypeVar("T")
+
+MOST_OWN_CONNECTIONS = 8
+"""How many big or lonely operations of one event loop run at once; further ones wait."""
+
+_drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+
+
+class _LoopState:
+    """The connections of one event loop."""
+
+    __slots__ = ("connecting", "idle", "lent", "loop", "places", "shared")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.shared: LoopConnection | None = None
+        self.connecting = asyncio.Lock()
+        self.places = asyncio.Semaphore(MOST_OWN_CONNECTIONS)
+        self.idle: list[LoopConnection] = []
+        self.lent: set[LoopConnection] = set()
+
+    def connections(self) -> list[LoopConnection]:
+        return [*([self.shared] if self.shared else []), *self.idle, *self.lent]
+
+
+class AsyncDriver:
+    """Runs operations against one server, from any number of event loops, each with connections of its own."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._closed = False
+        self._start_over()
+        _drivers.add(self)
+
+    @property
+    def url(self) -> str:
+        """Where the server is, secrets included."""
+        return self._resolver.url
+
+    async def run(self, op: Op[T], *, alone: bool = False) -> T:
+        """Carry an operation out and return its result; with `alone`, on one connection from first to last."""
+        try:
+            call = op.send(None)
+            if alone:
+                async with self._own_connection() as connection:
+                    return await self._drive_alone(op, call, connection)
+            while True:
+                try:
+                    reply = await self._exchange(call)
+                    if type(reply) is ReplyError or len(call.commands) > 1:
+                        raise_error_reply(reply, call.commands)
+                except Exception as error:
+                    call = op.throw(error)
+                else:
+                    call = op.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            op.close()
+
+    async def close(self) -> None:
+        """Close the connections of every event loop and let go of the server."""
+        self._closed = True
+        states, self._states, self._latest = self._states, {}, None
+        here = asyncio.get_running_loop()
+        for state in states.values():
+            for connection in state.connections():
+                if state.loop is here:
+                    connection.close()
+                elif not state.loop.is_closed():
+                    state.loop.call_soon_threadsafe(connection.close)
+        if self._resolver.may_block:
+            await asyncio.to_thread(self._resolver.close)
+        else:
+            self._resolver.close()
+
+    async def _drive_alone(self, op: Op[T], call: Call[Any], connection: LoopConnection) -> T:
+        try:
+            while True:
+                try:
+                    reply = await connection.request(call.commands, call.repeatable)
+                    if type(reply) is ReplyError or len(call.commands) > 1:
+                        raise_error_reply(reply, call.commands)
+                except Exception as error:
+                    call = op.throw(error)
+                else:
+                    call = op.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _exchange(self, call: Call[Any]) -> Any:
+        try:
+            return await self._request(call)
+        except ConnectionLost as error:
+            if not call.repeatable and error.outcome_unknown:
+                raise
+            return await self._request(call)
+
+    async def _request(self, call: Call[Any]) -> Any:
+        if call.bulk:
+            async with self._own_connection() as own:
+                return await own.request(call.commands, call.repeatable)
+        state = self._state()
+        connection = state.shared
+        if connection is None or not connection.usable:
+            connection = await self._connect_shared(state)
+        return await connection.request(call.commands, call.repeatable)
+
+    def _state(self) -> _LoopState:
+        if self._closed:
+            raise StoreClosed("The store is closed: connect again.")
+        loop = asyncio.get_running_loop()
+        state = self._latest
+        if state is None or state.loop is not loop:
+            state = self._states.get(id(loop))
+            if state is None or state.loop is not loop:
+                self._forget_closed_loops()
+                state = self._states[id(loop)] = _LoopState(loop)
+            self._latest = state
+        return state
+
+    async def _connect_shared(self, state: _LoopState) -> LoopConnection:
+        async with state.connecting:
+            if state.shared is None or not state.shared.usable:
+                state.shared = await self._connect()
+            return state.shared
+
+    async def _connect(self) -> LoopConnection:
+        connection = await LoopConnection.open(await self._address(), self._spinner)
+        if self._closed:
+            connection.close()
+            raise StoreClosed("The store was closed while it connected: connect again.")
+        return connection
+
+    async def _address(self) -> Address:
+        if self._resolver.may_block:
+            return await asyncio.to_thread(self._resolver.address)
+        return self._resolver.address()
+
+    @asynccontextmanager
+    async def _own_connection(self) -> AsyncIterator[LoopConnection]:
+        """Lend a connection; whatever goes wrong meanwhile, what comes back into the stack has nothing outstanding."""
+        state = self._state()
+        async with state.places:
+            connection = await self._usable_idle(state)
+            state.lent.add(connection)
+            done = False
+            try:
+                yield connection
+                done = True
+            finally:
+                state.lent.discard(connection)
+                if done and connection.usable and connection.idle and not self._closed:
+                    state.idle.append(connection)
+                else:
+                    connection.close()
+
+    async def _usable_idle(self, state: _LoopState) -> LoopConnection:
+        while state.idle:
+            connection = state.idle.pop()
+            if connection.usable:
+                return connection
+        return await self._connect()
+
+    def _forget_closed_loops(self) -> None:
+        self._states = {key: state for key, state in self._states.items() if not state.loop.is_closed()}
+
+    def _start_over(self) -> None:
+        self._states: dict[int, _LoopState] = {}
+        self._latest: _LoopState | None = None
+        self._spinner = Spinner()
+
+
+def _after_fork_in_child() -> None:
+    # The child has no running loop of its parent's; what it makes anew gets connections of its own.
+    for driver in list(_drivers):
+        driver._start_over()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

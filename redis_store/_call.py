@@ -1,0 +1,67 @@
+"""What an operation asks for: a request to the server, and how to read its reply.
+
+Operations are ``async def`` functions that do no I/O. They await `Call`s only; a driver (`_sync_driver`, `_async_driver`)
+steps them with ``send`` and ``throw`` and carries the calls out. So each operation is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Command: TypeAlias = tuple[bytes | str | int, ...]
+
+
+class ReplyError(Exception):
+    """An error reply, as the parser hands it over; drivers translate it before an operation sees it."""
+
+
+class Call(NamedTuple, Generic[T]):
+    """One request: commands that go out in one piece, and the decoder of what comes back.
+
+    The decoder gets the reply, or the list of replies where there are several commands.
+    """
+
+    commands: tuple[Command, ...]
+    decode: Callable[[Any], T]
+    repeatable: bool = False
+    """Sending it twice does no harm: it only reads."""
+    bulk: bool = False
+    """The reply may be big, so that small calls should not wait behind it."""
+
+    def __await__(self) -> Generator[Call[T], Any, T]:
+        return self.decode((yield self))
+
+
+Op: TypeAlias = Coroutine[Call[Any], Any, T]
+"""An operation under way, to be run once by a driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone(Generic[T]):
+    """An operation that needs a connection for itself from its first call to its last (``WATCH``, paging)."""
+
+    op: Op[T]
+
+
+def as_is(reply: Any) -> Any:
+    """The decoder of replies that need none."""
+    return reply
+
+
+def read(*command: bytes | str | int, bulk: bool = False) -> Call[Any]:
+    """Ask for one command that only reads."""
+    return Call((command,), as_is, True, bulk)
+
+
+def transaction(commands: list[Command]) -> Call[list[Any] | None]:
+    """Ask for a ``MULTI``; the replies, or None where a watched key had changed."""
+    return Call((("MULTI",), *commands, ("EXEC",)), _exec_reply)
+
+
+def _exec_reply(replies: list[Any]) -> list[Any] | None:
+    result: list[Any] | None = replies[-1]
+    return result

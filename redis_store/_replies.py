@@ -1,0 +1,121 @@
+"""What the server's error replies mean: one place that turns them into errors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from redis_store._call import Command, ReplyError
+from redis_store._keys import decode_name
+from redis_store.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    DataStoreError,
+    PermissionDenied,
+    ServerFull,
+    ServerReadOnly,
+    ServerRefused,
+    StoreUnavailable,
+    UnsupportedByServer,
+    WrongKeyType,
+)
+
+
+class ScriptMissing(ServerRefused):
+    """The server does not know a script by its digest; its text has to be sent."""
+
+
+def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:
+    """Return the error of ours that stands for an error reply to one of these commands."""
+    text = str(error)
+    code, _, detail = text.partition(" ")
+    make = _BY_CODE.get(code)
+    if make is None:
+        return ServerRefused(f"The server refused {_names(commands)}: {text}.")
+    return make(detail or text, commands)
+
+
+def raise_error_reply(reply: object, commands: Sequence[Command]) -> None:
+    """Raise the first error in the reply to one command or in the replies to several, those inside an ``EXEC`` included."""
+    if isinstance(reply, ReplyError):
+        raise translate(reply, commands)
+    if len(commands) == 1 or not isinstance(reply, list):
+        return
+    for position, part in enumerate(reply):
+        if isinstance(part, ReplyError):
+            raise translate(part, commands[position : position + 1])
+    if isinstance(reply[-1], list):
+        queued = [command for command in commands if command[0] not in ("MULTI", "EXEC")]
+        for position, part in enumerate(reply[-1]):
+            if isinstance(part, ReplyError):
+                raise translate(part, queued[position : position + 1])
+
+
+def _names(commands: Sequence[Command]) -> str:
+    names = sorted({name.decode() if isinstance(name := command[0], bytes) else str(name) for command in commands})
+    return ", ".join(names) or "a command"
+
+
+def _wrong_key(detail: str, commands: Sequence[Command]) -> DataStoreError:
+    position = int(detail.split()[0])
+    command = commands[0] if commands else ()
+    return _wrong_type_of(command[2 + position] if len(command) > 2 + position else b"?")
+
+
+def _wrong_type(detail: str, commands: Sequence[Command]) -> DataStoreError:
+    return _wrong_type_of(commands[0][1] if commands and len(commands[0]) > 1 else b"?")
+
+
+def _wrong_type_of(key: bytes | str | int) -> DataStoreError:
+    name = decode_name(key) if isinstance(key, bytes) else str(key)
+    return WrongKeyType(
+        f"The Redis key {name!r} holds another type than the store keeps there: look at it with TYPE, rename or delete"
+        " it. Nothing was written.",
+        redis_key=name,
+    )
+
+
+def _unsupported(detail: str, commands: Sequence[Command]) -> DataStoreError:
+    return UnsupportedByServer(
+        "This server cannot let single keys expire (ttl=): that takes Redis 7.4 or Valkey 9.0. Nothing was written."
+    )
+
+
+def _plainly(kind: type[DataStoreError], sentence: str) -> Callable[[str, Sequence[Command]], DataStoreError]:
+    return lambda detail, commands: kind(sentence.format(detail=detail.rstrip("."), names=_names(commands)))
+
+
+_NO_LOGIN = "The server wants another user name or password ({detail}): check the url."
+
+_BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
+    "NOSCRIPT": _plainly(ScriptMissing, "The server does not know the script."),
+    "WRONGKEY": _wrong_key,
+    "WRONGTYPE": _wrong_type,
+    "UNSUPPORTED": _unsupported,
+    "OOM": _plainly(
+        ServerFull,
+        "The server is full (maxmemory is reached, and its policy evicts nothing): delete something, or raise maxmemory."
+        " Nothing was written; reads and deletes go on.",
+    ),
+    "READONLY": _plainly(
+        ServerReadOnly, "The server is a read-only replica: connect to its primary. Nothing was written."
+    ),
+    "MISCONF": _plainly(
+        ServerReadOnly,
+        "The server takes no writes, because it cannot save to disk ({detail}): look at its log.",
+    ),
+    "NOREPLICAS": _plainly(ServerReadOnly, "The server takes no writes, because it has too few replicas ({detail})."),
+    "WRONGPASS": _plainly(AuthenticationFailed, _NO_LOGIN),
+    "NOAUTH": _plainly(AuthenticationFailed, _NO_LOGIN),
+    "NOPERM": _plainly(
+        PermissionDenied,
+        "The server's access rules forbid {names} to this user ({detail}): ask its operator.",
+    ),
+    "LOADING": _plainly(ConnectionLost, "The server is still loading its data: try again in a moment."),
+    "BUSY": _plainly(
+        StoreUnavailable,
+        "The server is busy with somebody's script ({detail}): try again, or SCRIPT KILL it.",
+    ),
+    "MASTERDOWN": _plainly(StoreUnavailable, "The server is a replica without its primary ({detail}): try again."),
+    "CLUSTERDOWN": _plainly(StoreUnavailable, "The cluster is down ({detail}): try again, or look at its nodes."),
+    "TRYAGAIN": _plainly(StoreUnavailable, "The cluster is moving this user's data ({detail}): try again."),
+}

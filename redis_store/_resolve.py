@@ -1,0 +1,152 @@
+"""Where the server is: the one step in front of every new connection.
+
+Sentinel and Cluster come in here: a resolver that asks who the primary is, or which node owns a user's slot, and gives its
+address. Nothing behind it has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from redis import asyncio as redis_asyncio
+from redis import connection as redis_connection
+from redis.driver_info import DriverInfo
+
+from redis_store.errors import InvalidSettings
+from redis_store.settings import Settings
+
+if TYPE_CHECKING:
+    from redis_store.server import EmbeddedServer
+
+DEFAULT_TIMEOUT_S = 5.0
+LIBRARY_NAME = "agent-data-store"
+"""What ``CLIENT LIST`` shows of our connections."""
+
+_NOT_FOR_CONNECTIONS = (
+    "max_connections",
+    "timeout",
+    "health_check_interval",
+    "retry_on_timeout",
+    "retry_on_error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One server, as redis-py's connection classes take it."""
+
+    url: str
+    shown: str
+    """The url without user name, password and options, for messages."""
+    timeout_s: float
+    options: Mapping[str, Any]
+
+    def new_connection(self) -> redis_connection.AbstractConnection:
+        """Return an unconnected connection of redis-py's blocking side."""
+        return self._make(redis_connection.parse_url(self.url), redis_connection.Connection)
+
+    def new_async_connection(self) -> redis_asyncio.connection.AbstractConnection:
+        """Return an unconnected connection of redis-py's asyncio side."""
+        return self._make(dict(redis_asyncio.connection.parse_url(self.url)), redis_asyncio.Connection)
+
+    def _make(self, options: dict[str, Any], kind: Any) -> Any:
+        kind = options.pop("connection_class", kind)
+        for name in _NOT_FOR_CONNECTIONS:
+            options.pop(name, None)
+        try:
+            return kind(**{**options, **self.options})
+        except (TypeError, ValueError) as error:
+            raise InvalidSettings(f"The url of {self.shown} has an option that cannot be used: {error}.") from None
+
+
+class Resolver(Protocol):
+    """Tells where the server is, each time that a connection is made."""
+
+    url: str
+    may_block: bool
+    """Whether `address` may take long, so that an event loop should not wait for it."""
+
+    def address(self) -> Address:
+        """Return where to connect to now, or raise `StoreUnavailable`."""
+
+    def close(self) -> None:
+        """Let go of what was held; harmless when repeated."""
+
+
+class UrlResolver:
+    """A server that stays where its url says."""
+
+    may_block = False
+
+    def __init__(self, url: str, timeout_s: float | None) -> None:
+        self.url = url
+        self._address = parse_address(url, timeout_s)
+        self._address.new_connection()  # says now what is wrong with the url
+
+    def address(self) -> Address:
+        return self._address
+
+    def close(self) -> None:
+        pass
+
+
+class EmbeddedResolver:
+    """The embedded server, started again where it has died."""
+
+    may_block = True
+
+    def __init__(self, server: EmbeddedServer, timeout_s: float | None) -> None:
+        self.url = server.url
+        self._server = server
+        self._address = parse_address(server.url, timeout_s)
+
+    def address(self) -> Address:
+        self._server.ensure_running()
+        return self._address
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def make_resolver(settings: Settings) -> Resolver:
+    """Return the resolver that the settings ask for; joins the embedded server where there is no url."""
+    if settings.url is not None:
+        return UrlResolver(settings.url, settings.timeout_s)
+    from redis_store.server import join  # only who uses it pays for importing it
+
+    return EmbeddedResolver(join(settings.data_dir, durability=settings.durability), settings.timeout_s)
+
+
+def parse_address(url: str, timeout_s: float | None) -> Address:
+    """Read a url with redis-py's parser, and say without its secrets where it cannot be read."""
+    shown = without_secrets(url)
+    if url.startswith(("redis+sentinel://", "redis+cluster://")):
+        raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
+    try:
+        options = redis_connection.parse_url(url)
+    except ValueError as error:
+        raise InvalidSettings(f"The url {shown} cannot be used: {str(error).rstrip('.')}.") from None
+    timeout = timeout_s or options.get("socket_timeout") or DEFAULT_TIMEOUT_S
+    fixed: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": False,
+        "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": options.get("socket_connect_timeout") or timeout,
+    }
+    return Address(url, shown, timeout, fixed)
+
+
+def without_secrets(url: str) -> str:
+    """Return a url with nothing in it but scheme, host, port and path."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return repr(url.split("@")[-1].split("?")[0])
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

@@ -1,0 +1,96 @@
+"""Where an operation works, and for whom: everything it needs to know beside its arguments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from redis_store._codec import Codec
+from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
+
+
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+MAX_BATCH_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may carry, in bytes of JSON text."""
+
+    max_value_bytes: int = MAX_VALUE_BYTES
+    max_batch_bytes: int = MAX_BATCH_BYTES
+    max_metadata_bytes: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogBounds:
+    """How much of a watched namespace's history its log keeps: the newest entries, and about so many bytes."""
+
+    entries: int = 10_000
+    max_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes, in the two forms that the scripts want."""
+
+    agent_json: str = ""
+    """The agent's name as a JSON string without a raw quote or backslash inside, or empty."""
+    log_head: str = "{"
+    """The head of a log entry up to where its numbers begin: ``{`` or ``{"agent":...,``."""
+
+    @classmethod
+    def of(cls, agent: str | None, run: str | None) -> Writer:
+        """Check the names of an agent and of its run."""
+        agent_json = "" if agent is None else _quoted(agent, "agent name")
+        head = "{" if agent is None else f'{{"agent":{agent_json},'
+        if run is not None:
+            head += f'"run":{_quoted(run, "run id")},'
+        return cls(agent_json, head)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One namespace of one user, seen by one writer."""
+
+    user: UserKeys
+    namespace: str
+    keys: NamespaceKeys
+    writer: Writer
+    codec: Codec
+    limits: Limits
+    log: LogBounds
+    script_keys: tuple[bytes, ...]
+    """The KEYS of every script that writes."""
+    script_head: tuple[bytes | str | int, ...]
+    """The ARGV that every such script begins with (`scripts/prelude.lua`)."""
+
+    @classmethod
+    def of(cls, user: UserKeys, namespace: str, writer: Writer, codec: Codec, limits: Limits, log: LogBounds) -> Scope:
+        """Check the namespace's name and put together what its operations need."""
+        keys = user.namespace(namespace)
+        return cls(
+            user,
+            namespace,
+            keys,
+            writer,
+            codec,
+            limits,
+            log,
+            script_keys=(keys.data, keys.registry, keys.info, keys.log),
+            script_head=(keys.name, writer.log_head, log.entries, log.max_bytes),
+        )
+
+    def moved(self, namespace: str) -> Scope:
+        """The same for another namespace of the user."""
+        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log)
+
+    def recoded(self, codec: Codec) -> Scope:
+        """The same with values in another form."""
+        return replace(self, codec=codec)
+
+
+def _quoted(name: str, kind: str) -> str:
+    encode_name(name, kind, MAX_AGENT_BYTES)
+    inside = json.dumps(name)[1:-1].replace("\\\\", "\\u005c").replace('\\"', "\\u0022")
+    return f'"{inside}"'

@@ -1,0 +1,182 @@
+"""The server's process: brought up, and seen off until it is gone. The reasoning stands at the top of `server.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from redis_store import _server_binary, _server_probe
+from redis_store._server_folder import Folder
+from redis_store._server_locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
+from redis_store._server_probe import Answer, Talk
+from redis_store.errors import EmbeddedServerError
+
+#: How long a process waits for a server that says nothing, and for another process that holds a lock.
+START_TIMEOUT_S = 30.0
+
+#: How long it waits while the server says that it is reading its files.
+LOADING_TIMEOUT_S = 600.0
+
+#: How long a server that was told to stop may take to be gone.
+STOP_TIMEOUT_S = 15.0
+
+_MAX_STARTS = 3
+_LAUNCH_TIMEOUT_S = 10.0
+
+
+def bring_up(folder: Folder, *, always: bool = False) -> None:
+    """Return when a server answers in the folder: the one that is there, or a new one. The caller holds a lease.
+
+    Raises `EmbeddedServerError` if none can be started, or the one that is there does not answer.
+    """
+    patience = Patience(START_TIMEOUT_S)
+    starts, log_offset = 0, 0
+    while (answer := _server_probe.probe(folder.socket_path(), always=always)) is not Answer.READY:
+        if answer is Answer.LOADING:
+            patience.renew(LOADING_TIMEOUT_S if starts == 0 else START_TIMEOUT_S)
+        if answer is Answer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
+            # Nobody listens, and nobody is about to: the lock is ours, so there is no server process.
+            with contextlib.closing(lock):
+                if starts == _MAX_STARTS:
+                    raise _died(folder, log_offset)
+                log_offset = _start(folder, lock, always=always)
+            starts += 1
+            patience.renew(START_TIMEOUT_S)
+        elif not patience.wait():
+            raise _no_answer(folder, answer)
+
+
+def shut_down(folder: Folder) -> bool:
+    """Have the server stop, and wait until its process is gone; True when it is. The caller holds the whole lease."""
+    patience = Patience(STOP_TIMEOUT_S)
+    told = False
+    while (lock := try_lock(folder.start_lock)) is None:
+        if not told:
+            told = _tell_to_stop(folder.socket_path())  # not at once if it does not listen yet
+        if not patience.wait():
+            return False
+    with contextlib.closing(lock):
+        folder.release_host()
+    return True
+
+
+def force_down(folder: Folder) -> FileLock:
+    """Stop the server though others use it, and return the start lock, so that none of them starts another yet."""
+    patience, grace = Patience(2 * STOP_TIMEOUT_S), Patience(STOP_TIMEOUT_S)
+    while (lock := try_lock(folder.start_lock)) is None:
+        _tell_to_stop(folder.socket_path())
+        if not grace.wait() and (pid := _server_probe.listener_pid(folder.socket_path())) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not patience.wait():
+            raise EmbeddedServerError(
+                f"the embedded server in {str(folder.path)!r} does not stop; {signed_by(folder.start_lock)} started it: end it."
+            )
+    folder.release_host()
+    return lock
+
+
+def end_orphan(folder: Folder, pid: int | None) -> None:
+    """Stop a server whose folder was removed under it, which nobody can reach any more."""
+    with contextlib.suppress(OSError):
+        if pid is not None and os.readlink(f"/proc/{pid}/cwd") == f"{folder.path} (deleted)":
+            os.kill(pid, signal.SIGTERM)
+
+
+def _tell_to_stop(socket_path: Path) -> bool:
+    try:
+        with Talk(socket_path) as talk:
+            talk.ask("SHUTDOWN")  # with the append-only file on, all is on the disk when it has gone
+    except ConnectionResetError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
+    """Launch a server that holds the start lock, and return where its words begin in the log."""
+    check_that_locks_work(lock)
+    lock.sign()
+    folder.refuse_other_host()
+    binary = _server_binary.find_binary(folder.writer(), folder.path)
+    if folder.writer() is None:
+        folder.record_writer(binary.engine)
+    folder.claim_host()
+    folder.rotate_log()
+    (folder.path / "server.sock").unlink(missing_ok=True)
+    always = always or folder.pinned_durability() == "always"
+    with folder.log.open("ab") as log:
+        offset = log.tell()
+        try:
+            _launch(_command(binary.path, always=always), folder, log.fileno(), lock.fd)
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = folder.log_since(offset)
+            raise EmbeddedServerError(
+                f"{binary.engine} ({binary.path}) cannot start in {str(folder.path)!r}: {error}; {reason}"
+            ) from error
+    return offset
+
+
+def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> None:
+    # The server makes a daemon of itself: in a session of its own, where no Ctrl-C reaches it, and no child of ours that somebody
+    # would have to reap, or that an `os.wait()` of our user's would wait for. The launcher is gone at once.
+    launcher = subprocess.Popen(
+        command,
+        cwd=folder.path,
+        env={"LC_ALL": "C", "PATH": os.defpath},  # no secrets, and no locale that it would refuse to start with
+        umask=0o077,
+        stdin=subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=log_fd,
+        start_new_session=True,
+        pass_fds=(lock_fd,),
+    )
+    try:
+        status = launcher.wait(_LAUNCH_TIMEOUT_S)
+    except BaseException:
+        launcher.kill()
+        launcher.wait()
+        raise
+    if status:
+        raise subprocess.SubprocessError(f"it ended with status {status}")
+
+
+def _command(program: Path, *, always: bool) -> list[str]:
+    # Names are relative to the folder: a long path, or one that is moved, is nothing to the server.
+    options = {
+        "daemonize": "yes",
+        "port": "0",
+        "unixsocket": "server.sock",
+        "unixsocketperm": "600",
+        "pidfile": "server.pid",
+        "logfile": "server.log",
+        "dir": ".",
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "always" if always else "everysec",
+        "notify-keyspace-events": _server_probe.NEEDED_EVENTS,
+    }
+    return [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def _died(folder: Folder, log_offset: int) -> EmbeddedServerError:
+    reason = folder.log_since(log_offset)
+    return EmbeddedServerError(f"the embedded server in {str(folder.path)!r} ends while it starts; {reason}")
+
+
+def _no_answer(folder: Folder, answer: Answer) -> EmbeddedServerError:
+    where = str(folder.path)
+    if answer is Answer.ABSENT:
+        return EmbeddedServerError(
+            f"no server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
+            "one; if it is stopped, let it go on (kill -CONT) or end it."
+        )
+    pid = _server_probe.listener_pid(folder.socket_path())
+    state = "still reads its files" if answer is Answer.LOADING else "does not answer; it is stopped or overloaded"
+    return EmbeddedServerError(
+        f"the embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"
+    )

@@ -1,0 +1,178 @@
+"""One blocking connection: redis-py makes it, the kernel times it out, and nothing stands between it and the parser."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import hiredis
+from redis import exceptions as redis_errors
+
+from redis_store._call import Command, ReplyError
+from redis_store._resolve import Address
+from redis_store._spin import SPIN_NS, Spinner
+from redis_store.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    DataStoreError,
+    InvalidSettings,
+    StoreTimeout,
+)
+
+_READ_BYTES = 64 * 1024
+_KEPT_PARSER_BYTES = 1024 * 1024
+_INCOMPLETE = object()
+_HAS_NEWS = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+class HeldConnection:
+    """A connection that one thread uses at a time, and that is dropped whenever a reply may be outstanding."""
+
+    __slots__ = ("_address", "_buffer", "_poll", "_reader", "_redis", "_sock", "_spinner", "_tls", "busy")
+
+    def __init__(self, address: Address, spinner: Spinner) -> None:
+        self._address = address
+        self._spinner = spinner
+        self._redis = address.new_connection()
+        try:
+            self._redis.connect()
+        except (redis_errors.RedisError, OSError, ValueError) as error:
+            raise connecting_failed(error, address) from error
+        self._sock: socket.socket = self._redis._get_socket()
+        self._tls = isinstance(self._sock, ssl.SSLSocket)
+        self._limit_waits(address.timeout_s)
+        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._reader.setmaxbuf(_KEPT_PARSER_BYTES)
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        poller = select.poll()
+        poller.register(self._sock, _HAS_NEWS)
+        self._poll = poller.poll
+        self.busy = False
+
+    def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
+        """Send commands in one piece and return the reply, or the list of replies where there are several.
+
+        Raises `StoreUnavailable` with `outcome_unknown` True only where a write's bytes may have gone out.
+        """
+        if len(commands) == 1:
+            data = hiredis.pack_command(commands[0])  # type: ignore[arg-type]  # its stub knows tuples of one only
+        else:
+            data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # as above
+        if self.busy:
+            raise self._lost("an earlier answer never came", False)
+        if not repeatable and self._poll(0):
+            # The server has closed, or says something unasked: nothing has gone out yet, so another connection may try.
+            raise self._lost("the server had closed it", False)
+        self.busy = True
+        self._send(data, not repeatable)
+        if len(commands) == 1:
+            reply = self._read(not repeatable)
+        else:
+            reply = [self._read(not repeatable) for _ in commands]
+        self.busy = False
+        return reply
+
+    def close(self) -> None:
+        """Close it; harmless when repeated."""
+        self._redis.disconnect()
+
+    def _limit_waits(self, timeout_s: float) -> None:
+        if self._tls:
+            # Under TLS the kernel's timeouts do nothing: OpenSSL just tries again.
+            self._sock.settimeout(timeout_s)
+            return
+        whole, fraction = divmod(timeout_s, 1)
+        limit = struct.pack("ll", int(whole), max(1, int(fraction * 1_000_000)))
+        self._sock.settimeout(None)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def _send(self, data: bytes, writes: bool) -> None:
+        sent = 0
+        try:
+            sent = self._sock.send(data)
+            if sent < len(data):
+                rest = memoryview(data)
+                while sent < len(data):
+                    sent += self._sock.send(rest[sent:])
+        except (BlockingIOError, TimeoutError):
+            raise self._timed_out("took no more of the request", writes and (sent > 0 or self._tls)) from None
+        except OSError as error:
+            # TLS may have put a part of a record on its way before it failed.
+            raise self._lost(str(error), writes and (sent > 0 or self._tls)) from error
+
+    def _read(self, writes: bool) -> Any:
+        gets = self._reader.gets
+        reply = gets()
+        if reply is not _INCOMPLETE:
+            return reply
+        self._wait()
+        while reply is _INCOMPLETE:
+            try:
+                size = self._sock.recv_into(self._buffer)
+            except (BlockingIOError, TimeoutError):
+                raise self._timed_out("gave no answer", writes) from None
+            except OSError as error:
+                raise self._lost(str(error), writes) from error
+            if size == 0:
+                raise self._lost("the server closed it", writes)
+            self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
+            try:
+                reply = gets()
+            except hiredis.ProtocolError as error:
+                raise self._lost(f"the answer is not Redis protocol: {error}", writes) from error
+        return reply
+
+    def _wait(self) -> None:
+        """Poll for the answer for a moment, where that is cheaper than being woken up."""
+        spinner = self._spinner
+        if self._tls or not spinner.worth_it():
+            return
+        poll = self._poll
+        end = perf_counter_ns() + SPIN_NS
+        while not poll(0):
+            if perf_counter_ns() > end:
+                spinner.missed()
+                return
+        spinner.paid()
+
+    def _lost(self, reason: str, outcome_unknown: bool) -> ConnectionLost:
+        return ConnectionLost(
+            f"The connection to {self._address.shown} broke ({reason}){afterwards(outcome_unknown)}",
+            outcome_unknown=outcome_unknown,
+        )
+
+    def _timed_out(self, what: str, outcome_unknown: bool) -> StoreTimeout:
+        return StoreTimeout(
+            f"The server at {self._address.shown} {what} for {self._address.timeout_s:g} seconds"
+            f"{afterwards(outcome_unknown)}",
+            outcome_unknown=outcome_unknown,
+        )
+
+
+def connecting_failed(error: Exception, address: Address) -> DataStoreError:
+    """Translate what redis-py raises while it connects."""
+    reason = str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, redis_errors.AuthenticationError):
+        return AuthenticationFailed(
+            f"The server at {address.shown} does not accept this user name or password ({reason}): check the url."
+        )
+    if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
+        return StoreTimeout(
+            f"The server at {address.shown} did not take the connection within {address.timeout_s:g} seconds: is it"
+            " running, and does a firewall stand before it?"
+        )
+    if isinstance(error, (redis_errors.ResponseError, ValueError)):
+        return InvalidSettings(f"The server at {address.shown} refused the connection's options: {reason}.")
+    return ConnectionLost(f"Cannot connect to {address.shown} ({reason}): is it running, and is the url right?")
+
+
+def afterwards(outcome_unknown: bool) -> str:
+    if outcome_unknown:
+        return ": the write may or may not have happened. Read it back, or write it again where that does no harm."
+    return ": nothing was written by this call. Try again."

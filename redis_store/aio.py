@@ -1,0 +1,193 @@
+"""The store for asyncio: the methods of `store.DataStore`, awaited, over the same operations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis_store._async_driver import AsyncDriver
+from redis_store._call import Alone, Op
+from redis_store._codec import JSON_TEXT
+from redis_store._resolve import make_resolver, without_secrets
+from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
+from redis_store.ops import batch, listing, values
+from redis_store.settings import Durability
+from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
+from redis_store.types import Json, JsonInput, KeyInfo
+
+T = TypeVar("T")
+
+
+def connect_async(
+    url: str | None = None,
+    *,
+    user: str,
+    namespace: str = DEFAULT_NAMESPACE,
+    agent: str | None = None,
+    run: str | None = None,
+    timeout: float | None = None,
+    max_value_bytes: int = MAX_VALUE_BYTES,
+    max_batch_bytes: int = MAX_BATCH_BYTES,
+    data_dir: str | Path | None = None,
+    durability: Durability = "everysec",
+) -> AsyncDataStore:
+    """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
+
+    It connects at the first call, once per event loop: one connection that all small calls of a loop share.
+    """
+    limits = Limits(max_value_bytes, max_batch_bytes)
+    settings = make_settings(url, timeout, limits, data_dir, durability)
+    scope = make_scope(settings, user, namespace, agent, run)
+    return AsyncDataStore(AsyncDriver(make_resolver(settings)), scope)
+
+
+class AsyncDataStore:
+    """One namespace of one user, and the way to the user's others, for asyncio.
+
+    Made by `connect_async`; an asynchronous context manager. A call that is cancelled may or may not have been carried out;
+    it never disturbs another.
+    """
+
+    def __init__(self, driver: AsyncDriver, scope: Scope) -> None:
+        self._driver = driver
+        self._scope = scope
+
+    @property
+    def url(self) -> str:
+        """Where the server is, with the password if there is one."""
+        return self._driver.url
+
+    @property
+    def user(self) -> str:
+        """The user whose data this is."""
+        return self._scope.user.user
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the methods work on."""
+        return self._scope.namespace
+
+    async def get(self, key: str, default: Any = None) -> Json:
+        """Return the value, or `default` where the key is absent; a stored null comes back as None."""
+        return await self._run(values.get(self._scope, key, default))
+
+    async def set(
+        self,
+        key: str,
+        value: JsonInput,
+        metadata: dict[str, Json] | None = None,
+        ttl: float | timedelta | None = None,
+    ) -> None:
+        """Store a value; metadata is merged into what the key has; a time to live that it had is dropped.
+
+        `ttl` is in seconds, or a timedelta.
+        """
+        await self._run(values.set_value(self._scope, key, value, metadata, ttl))
+
+    async def delete(self, key: str) -> bool:
+        """Delete a key and return whether it was there."""
+        return await self._run(values.delete(self._scope, key))
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete keys, all at one moment, and return how many were there."""
+        return await self._run(batch.delete_many(self._scope, keys, new_id()))
+
+    async def list_keys(self, prefix: str | None = None) -> list[str]:
+        """Return the keys, sorted; the prefix is literal. One moment, but for very big namespaces under writing."""
+        return await self._run_alone(listing.list_keys(self._scope, prefix))
+
+    async def iter_keys(self, prefix: str | None = None) -> AsyncIterator[str]:
+        """Iterate over the keys page by page, each true by itself; a key may come twice while the namespace grows."""
+        cursor = listing.START
+        while True:
+            cursor, page = await self._run(listing.scan_page(self._scope, cursor, prefix))
+            for key in page:
+                yield key
+            if cursor == listing.START:
+                return
+
+    async def iter_items(self, prefix: str | None = None) -> AsyncIterator[tuple[str, Json]]:
+        """Iterate over keys and values page by page, as `iter_keys` does."""
+        page_keys = await self._run(listing.page_size(self._scope))
+        cursor = listing.START
+        while True:
+            cursor, page = await self._run(listing.scan_items_page(self._scope, cursor, prefix, page_keys))
+            for item in page.items():
+                yield item
+            if cursor == listing.START:
+                return
+
+    async def scan_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, list[str]]:
+        """Return the cursor of the next page and one page of keys; the first and the last cursor is ``"0"``."""
+        return await self._run(listing.scan_page(self._scope, cursor, prefix))
+
+    async def scan_items_page(
+        self, cursor: str = listing.START, prefix: str | None = None
+    ) -> tuple[str, dict[str, Json]]:
+        """Return the cursor of the next page and one page of keys with their values, as `scan_page` does."""
+        return await self._run(listing.scan_items_page(self._scope, cursor, prefix))
+
+    async def list_namespaces(self, prefix: str | None = None) -> list[str]:
+        """Return the user's namespaces that hold data, sorted; the prefix is literal."""
+        return await self._run(listing.list_namespaces(self._scope, prefix))
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
+        """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
+        return await self._run(batch.get_many(self._scope, keys))
+
+    async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
+        """Return keys and values; one moment up to 10,000 keys and 16 MiB, and beyond unless somebody keeps writing."""
+        return await self._run_alone(listing.get_all(self._scope, prefix))
+
+    async def set_many(
+        self,
+        items: Mapping[str, JsonInput],
+        metadata: dict[str, Json] | None = None,
+        ttl: float | timedelta | None = None,
+    ) -> int:
+        """Store a batch, all or nothing, also for readers, and return how many; metadata and ttl as in `set`."""
+        op = batch.set_many(self._scope, items, metadata, ttl, new_id())
+        return await (self._run_alone(op) if isinstance(op, Alone) else self._run(op))
+
+    async def clear(self) -> int:
+        """Delete everything in this namespace and return how many keys there were."""
+        return await self._run(batch.clear(self._scope))
+
+    async def info(self, key: str) -> KeyInfo | None:
+        """Return what is known about a key beside its value, None where it is absent."""
+        return await self._run(values.info(self._scope, key))
+
+    def use_namespace(self, name: str) -> AsyncDataStore:
+        """Return the same user's store for another namespace; it shares the connections, and closes with this one."""
+        return AsyncDataStore(self._driver, self._scope.moved(name))
+
+    def as_json_text(self) -> AsyncDataStore:
+        """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
+        return AsyncDataStore(self._driver, self._scope.recoded(JSON_TEXT))
+
+    async def close(self) -> None:
+        """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self.iter_keys()
+
+    def __repr__(self) -> str:
+        return f"<AsyncDataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
+
+    def _run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
+        return self._driver.run(op)
+
+    def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
+        return self._driver.run(op.op, alone=True)

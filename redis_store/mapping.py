@@ -1,0 +1,111 @@
+"""The mapping protocol over a store's methods: ``store[key]``, ``in``, ``len``, iteration, ``del``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import ItemsView, Iterator, KeysView, MutableMapping, ValuesView
+from typing import Any
+
+from redis_store.types import Json
+
+_ABSENT = object()
+
+
+class StoreMapping(MutableMapping[str, Json]):
+    """A namespace as a dict of its keys; it needs the methods of a store and adds no round trip to theirs.
+
+    Two differences from a dict: a store is true even when its namespace is empty, because agents ask ``if data_store``
+    whether they have one; and two stores are equal only if they are the same object.
+    """
+
+    @abstractmethod
+    def get(self, key: str, default: Any = None) -> Json: ...
+
+    @abstractmethod
+    def set(self, key: str, value: Any) -> None: ...
+
+    @abstractmethod
+    def delete(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def set_many(self, items: dict[str, Any]) -> int: ...
+
+    @abstractmethod
+    def clear(self) -> int: ...  # type: ignore[override]  # a store's tells how many keys there were
+
+    @abstractmethod
+    def iter_keys(self) -> Iterator[str]: ...
+
+    @abstractmethod
+    def iter_items(self) -> Iterator[tuple[str, Json]]: ...
+
+    @abstractmethod
+    def _contains(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def _count(self) -> int: ...
+
+    def __getitem__(self, key: str) -> Json:
+        value = self.get(key, _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if not self.delete(key):
+            raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key != "" and self._contains(key)
+
+    def __len__(self) -> int:
+        return self._count()
+
+    def __iter__(self) -> Iterator[str]:
+        return self.iter_keys()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def keys(self) -> KeysView[str]:
+        """The keys as a view that reads page by page."""
+        return KeysView(self)
+
+    def items(self) -> ItemsView[str, Json]:
+        """The keys and values as a view that reads page by page."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Json]:
+        """The values as a view that reads page by page."""
+        return _Values(self)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Store the items of a mapping or of pairs, all or nothing, as `dict.update` takes them."""
+        self.set_many(dict(*args, **kwargs))
+
+
+class _Items(ItemsView[str, Json]):
+    """Reads pages of items, where the standard library's view would get each key."""
+
+    _mapping: StoreMapping
+
+    def __iter__(self) -> Iterator[tuple[str, Json]]:
+        return self._mapping.iter_items()
+
+
+class _Values(ValuesView[Json]):
+    """Reads pages of items, where the standard library's view would get each key."""
+
+    _mapping: StoreMapping
+
+    def __iter__(self) -> Iterator[Json]:
+        return (value for _, value in self._mapping.iter_items())

@@ -1,0 +1,184 @@
+"""Operations on many keys at once, each of them one moment for writers and readers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from redis_store._call import Alone, Call, Command, Op, as_is, transaction
+from redis_store._codec import check_value_size
+from redis_store._keys import encode_key
+from redis_store._scope import Scope
+from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
+from redis_store.ops._script import run_script
+from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, ttl_to_ms
+from redis_store.scripts import CLEAR, DELETE, METADATA, WRITE, Script
+from redis_store.types import Json
+
+KEYS_PER_SCRIPT = 1000
+"""``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""
+
+SMALL_READ_KEYS = 100
+"""A read of more keys than this is taken for a big one, which small calls should not wait behind."""
+
+TRIES = 50
+"""How often a batch with metadata is tried while others write to the same namespace."""
+
+
+async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
+    fields = _fields(keys)
+    if not fields:
+        return {}
+    texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
+    decode, namespace = scope.codec.decode, scope.namespace
+    return {
+        key: decode(text, namespace, field)
+        for (field, key), text in zip(fields.items(), texts, strict=True)
+        if text is not None
+    }
+
+
+async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
+    fields = list(_fields(keys))
+    if not fields:
+        return 0
+    parts = list(_parts(fields, KEYS_PER_SCRIPT))
+    if len(parts) == 1:
+        return int(await run_script(DELETE, scope.script_keys, (*scope.script_head, *fields)))
+    replies = await transaction(
+        _commands(
+            DELETE,
+            scope,
+            [(*head, *part) for head, part in zip(_heads(scope, tx, len(parts)), parts, strict=True)],
+        )
+    )
+    return sum(replies or ())
+
+
+async def clear(scope: Scope) -> int:
+    return int(await run_script(CLEAR, scope.script_keys, scope.script_head))
+
+
+def set_many(
+    scope: Scope,
+    items: Mapping[str, Any],
+    metadata: dict[str, Json] | None,
+    ttl: float | timedelta | None,
+    tx: str,
+) -> Op[int] | Alone[int]:
+    """Return the operation that stores a batch; with metadata it needs a connection for itself."""
+    if metadata:
+        return Alone(_set_many_with_metadata(scope, items, metadata, ttl, tx))
+    check_metadata(metadata)
+    return _set_many(scope, items, ttl, tx)
+
+
+async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: float | timedelta | None, tx: str) -> int:
+    ttl_ms = "" if ttl is None else ttl_to_ms(ttl)
+    texts = _texts(scope, items)
+    if not texts:
+        return 0
+    flat = [part for pair in texts.items() for part in pair]
+    parts = list(_parts(flat, 2 * KEYS_PER_SCRIPT))
+    await transaction(_write_commands(scope, tx, parts, ttl_ms, "keep"))
+    return len(texts)
+
+
+async def _set_many_with_metadata(
+    scope: Scope, items: Mapping[str, Any], metadata: dict[str, Json], ttl: float | timedelta | None, tx: str
+) -> int:
+    ttl_ms = "" if ttl is None else ttl_to_ms(ttl)
+    added = encode_metadata(scope, metadata)
+    texts = _texts(scope, items)
+    if not texts:
+        return 0
+    field_parts = list(_parts(list(texts), KEYS_PER_SCRIPT))
+    for _ in range(TRIES):
+        # One script compares the old metadata itself; with several, one could refuse after another has written.
+        if len(field_parts) > 1:
+            await Call((("WATCH", scope.keys.data, scope.keys.info),), as_is)
+        parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
+        replies = await transaction(_write_commands(scope, tx, parts, ttl_ms, "put"))
+        if replies is not None and all(reply == 1 for reply in replies):
+            return len(texts)
+    raise Conflict(
+        f"Namespace {scope.namespace!r} was written to by others at each of {TRIES} tries to store a batch with metadata:"
+        " nothing was written. Try again, or store smaller batches."
+    )
+
+
+async def _with_merged_metadata(
+    scope: Scope, fields: list[bytes], texts: dict[bytes, bytes], added: bytes
+) -> list[bytes]:
+    known = await run_script(METADATA, (scope.keys.data, scope.keys.info), tuple(fields), repeatable=True)
+    return [
+        part
+        for field, old in zip(fields, known, strict=True)
+        for part in (field, texts[field], merge_metadata(old, added), old)
+    ]
+
+
+def _write_commands(scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str) -> list[Command]:
+    agent = scope.writer.agent_json
+    heads = _heads(scope, tx, len(parts))
+    return _commands(
+        WRITE, scope, [(*head, agent, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)]
+    )
+
+
+def _commands(script: Script, scope: Scope, arguments: list[tuple[bytes | str | int, ...]]) -> list[Command]:
+    """Return the commands of a transaction: the text goes first, so that the digest cannot be missing behind it."""
+    first, *others = arguments
+    return [
+        script.by_text(scope.script_keys, first),
+        *(script.by_digest(scope.script_keys, more) for more in others),
+    ]
+
+
+def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[bytes | str | int, ...]]:
+    """Yield what each part's arguments begin with; the log tells the parts of one transaction by `tx`."""
+    if parts == 1:
+        yield scope.script_head
+        return
+    name, log_head, *bounds = scope.script_head
+    for part in range(1, parts + 1):
+        yield name, f'{log_head}"tx":["{tx}",{part},{parts}],', *bounds
+
+
+def _parts(items: list[bytes], size: int) -> Iterator[list[bytes]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _fields(keys: Iterable[str]) -> dict[bytes, str]:
+    """Check the keys of a batch and return their fields, each once, in the order given."""
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+        raise InvalidType(f"Keys must be a list of str, not {type(keys).__name__}: put a single key in a list.")
+    return {encode_key(key): key for key in keys}
+
+
+def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """Check a whole batch before anything is sent, and return its fields and JSON texts."""
+    if not isinstance(items, Mapping):
+        raise InvalidType(f"A batch must be a dict of keys and values, not {type(items).__name__}.")
+    encode, limit_bytes = scope.codec.encode, scope.limits.max_value_bytes
+    texts = {}
+    total_bytes = 0
+    for key, value in items.items():
+        field = encode_key(key)
+        try:
+            text = check_value_size(encode(value), limit_bytes, field)
+        except InvalidValue as error:
+            raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
+        texts[field] = text
+        total_bytes += len(field) + len(text)
+    if total_bytes > scope.limits.max_batch_bytes:
+        raise LimitExceeded(
+            f"The batch takes {total_bytes:,} bytes, and at most {scope.limits.max_batch_bytes:,} are allowed: store it in"
+            " parts, or raise max_batch_bytes.",
+            limit="max_batch_bytes",
+            limit_bytes=scope.limits.max_batch_bytes,
+            size_bytes=total_bytes,
+        )
+    return texts

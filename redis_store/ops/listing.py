@@ -1,0 +1,203 @@
+"""Operations that read a namespace, or the list of namespaces, whole or page by page, and never block the server for long."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis_store._call import Alone, Call, as_is, read, transaction
+from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
+from redis_store._replies import ScriptMissing
+from redis_store._scope import Scope
+from redis_store.errors import ServerRefused, StoreUnavailable
+from redis_store.ops._script import run_script
+from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
+from redis_store.types import Json
+
+SNAPSHOT_KEYS = 10_000
+SNAPSHOT_BYTES = 16 * 1024 * 1024
+"""Up to here a namespace is read in one reply, as it stood at one moment."""
+
+TINY_KEYS = 500
+"""Up to here a script may read it: copying a reply through Lua costs less than another round trip."""
+
+PAGE_KEYS = 500
+PAGE_BYTES = 1024 * 1024
+"""A page is so many keys, or fewer where their values are big."""
+
+SNAPSHOT_TRIES = 3
+"""How often a big namespace is read again because somebody wrote to it meanwhile."""
+
+NAMESPACES_PER_SCRIPT = 500
+NAMESPACES_PER_TRIP = 10_000
+REGISTRY_PAGE = 20_000
+"""Buckets of the registry's table looked at in one go: enough for 10,000 namespaces in one round trip."""
+
+START = "0"
+"""The cursor at which pages begin, and to which the last one leads."""
+
+Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, dict[bytes, Any]]]]
+
+
+def list_keys(scope: Scope, prefix: str | None = None) -> Alone[list[str]]:
+    return Alone(_list_keys(scope, encode_prefix(prefix)))
+
+
+def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
+    return Alone(_get_all(scope, encode_prefix(prefix)))
+
+
+async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
+    """One page of keys, and the cursor of the next; the last page's is `START`."""
+    following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
+    return following, [decode_name(field) for field in page]
+
+
+async def scan_items_page(
+    scope: Scope, cursor: str = START, prefix: str | None = None, page_keys: int = PAGE_KEYS
+) -> tuple[str, dict[str, Json]]:
+    """One page of keys and values, and the cursor of the next; the last page's is `START`."""
+    following, page = await _item_page(scope, cursor, encode_prefix(prefix), page_keys)
+    return following, _decoded(scope, page)
+
+
+async def page_size(scope: Scope) -> int:
+    """How many keys of this namespace make a page of values that is not too big."""
+    fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
+    return _page_size(fields, memory_bytes)
+
+
+async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
+    wanted = encode_prefix(prefix).encode()
+    names = sorted(name for name in await _registered(scope) if name.startswith(wanted))
+    holding: list[str] = []
+    empty: list[bytes] = []
+    for start in range(0, len(names), NAMESPACES_PER_TRIP):
+        part = names[start : start + NAMESPACES_PER_TRIP]
+        for name, present in zip(part, await _present(scope, part), strict=True):
+            if present:
+                holding.append(decode_name(name))
+            else:
+                empty.append(name)
+    if empty:
+        await _prune(scope, empty[:NAMESPACES_PER_SCRIPT])
+    return sorted(holding)
+
+
+async def _list_keys(scope: Scope, prefix: str) -> list[str]:
+    fields, memory_bytes, whole = await _small(scope, "keys")
+    if whole is None and fields <= SNAPSHOT_KEYS and not prefix:
+        whole = await read("HKEYS", scope.keys.data, bulk=True)
+    if whole is None:
+        whole = await _one_moment(scope, _key_page, prefix, _key_page_size(fields))
+    return sorted(key for key in map(decode_name, whole) if key.startswith(prefix))
+
+
+async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:
+    fields, memory_bytes, flat = await _small(scope, "items")
+    if flat is None and fields <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
+        flat = await read("HGETALL", scope.keys.data, bulk=True)
+    if flat is None:
+        return _decoded(scope, await _one_moment(scope, _item_page, prefix, _page_size(fields, memory_bytes)))
+    start = prefix.encode()
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return _decoded(scope, {field: text for field, text in pairs if field.startswith(start)})
+
+
+async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]:
+    fields, memory_bytes, whole = await run_script(
+        SMALL, (scope.keys.data,), (what, TINY_KEYS, SNAPSHOT_BYTES), repeatable=True, bulk=True
+    )
+    return fields, memory_bytes, whole
+
+
+async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> dict[bytes, Any]:
+    """Read all pages, again if somebody wrote meanwhile; after some tries each key is true by itself only."""
+    found: dict[bytes, Any] = {}
+    for _ in range(SNAPSHOT_TRIES):
+        await Call((("WATCH", scope.keys.data),), as_is)
+        found = {}
+        cursor = START
+        while True:
+            cursor, more = await page(scope, cursor, prefix, page_keys)
+            found |= more
+            if cursor == START:
+                break
+        if await transaction([]) is not None:
+            break
+    return found
+
+
+async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, dict[bytes, None]]:
+    data, pattern = scope.keys.data, glob_for_prefix(prefix)
+    try:
+        following, fields = await read(
+            "HSCAN", data, cursor, "MATCH", pattern, "COUNT", page_keys, "NOVALUES", bulk=True
+        )
+    except ServerRefused as error:
+        if "syntax" not in str(error):
+            raise
+        following, fields = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys), True, True)
+    return following.decode(), dict.fromkeys(fields)
+
+
+async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, dict[bytes, bytes]]:
+    pattern = glob_for_prefix(prefix)
+    following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
+    return following.decode(), dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _key_page_size(fields: int) -> int:
+    """Up to the size of a snapshot one page takes all (a table has up to twice as many buckets as fields)."""
+    return 2 * SNAPSHOT_KEYS if fields <= SNAPSHOT_KEYS else PAGE_KEYS
+
+
+def _page_size(fields: int, memory_bytes: int) -> int:
+    if fields == 0 or memory_bytes <= 0:
+        return PAGE_KEYS
+    return max(1, min(PAGE_KEYS, PAGE_BYTES * fields // memory_bytes))
+
+
+def _decoded(scope: Scope, texts: dict[bytes, bytes]) -> dict[str, Json]:
+    decode, namespace = scope.codec.decode, scope.namespace
+    return {decode_name(field): decode(text, namespace, field) for field, text in texts.items()}
+
+
+async def _registered(scope: Scope) -> set[bytes]:
+    names: set[bytes] = set()
+    cursor = START
+    while True:
+        raw, found = await read("SSCAN", scope.keys.registry, cursor, "COUNT", REGISTRY_PAGE, bulk=True)
+        names.update(found)
+        cursor = raw.decode()
+        if cursor == START:
+            return names
+
+
+async def _present(scope: Scope, names: list[bytes]) -> list[int]:
+    """Ask for each namespace whether it holds data, in one round trip of short scripts."""
+    keys = [
+        tuple(scope.user.data(name) for name in names[start : start + NAMESPACES_PER_SCRIPT])
+        for start in range(0, len(names), NAMESPACES_PER_SCRIPT)
+    ]
+    if not keys:
+        return []
+    try:
+        replies = await Call(tuple(PRESENT.by_digest(part, ()) for part in keys), _as_list, True, True)
+    except ScriptMissing:
+        replies = await Call(tuple(PRESENT.by_text(part, ()) for part in keys), _as_list, True, True)
+    return [present for reply in replies for present in reply]
+
+
+def _as_list(reply: Any) -> list[Any]:
+    """The replies to one command or to several, as a list of replies in both cases."""
+    return reply if reply and isinstance(reply[0], list) else [reply]
+
+
+async def _prune(scope: Scope, names: list[bytes]) -> None:
+    """Tidy the registry; a list is right without it, so what forbids writing here is no error."""
+    try:
+        keys = (scope.keys.registry, *(scope.user.data(name) for name in names))
+        await run_script(PRUNE, keys, tuple(names))
+    except (ServerRefused, StoreUnavailable):
+        pass

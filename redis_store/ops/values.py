@@ -1,0 +1,146 @@
+"""Operations on one key: read, write, delete, and what is known about it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis_store import _plain
+from redis_store._call import Call, as_is, read
+from redis_store._codec import VALUES, check_value_size
+from redis_store._keys import decode_name, encode_key
+from redis_store._scope import Scope
+from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
+from redis_store.ops._script import run_script
+from redis_store.scripts import DELETE, INFO, WRITE
+from redis_store.types import Json, KeyInfo
+
+MAX_TTL_S = 100 * 365 * 86400
+"""A hundred years: beyond it the servers' own bounds on times of expiry come near."""
+
+MERGE_TRIES = 100
+"""How often a write with metadata is tried while others change the metadata of the same key."""
+
+
+async def get(scope: Scope, key: str, default: Any = None) -> Any:
+    field = encode_key(key)
+    text = await Call((("HGET", scope.keys.data, field),), as_is, True)
+    return default if text is None else scope.codec.decode(text, scope.namespace, field)
+
+
+async def contains(scope: Scope, key: str) -> bool:
+    return bool(await read("HEXISTS", scope.keys.data, encode_key(key)))
+
+
+async def count(scope: Scope) -> int:
+    return int(await read("HLEN", scope.keys.data))
+
+
+async def set_value(
+    scope: Scope,
+    key: str,
+    value: Any,
+    metadata: dict[str, Json] | None = None,
+    ttl: float | timedelta | None = None,
+) -> None:
+    field = encode_key(key)
+    text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
+    head = (*scope.script_head, scope.writer.agent_json, "" if ttl is None else ttl_to_ms(ttl))
+    if not metadata:
+        check_metadata(metadata)
+        await run_script(WRITE, scope.script_keys, (*head, "keep", field, text))
+        return
+    added = encode_metadata(scope, metadata)
+    expected, merged = b"", added
+    for _ in range(MERGE_TRIES):
+        reply = await run_script(WRITE, scope.script_keys, (*head, "put", field, text, merged, expected))
+        if reply == 1:
+            return
+        expected = reply[1]
+        merged = merge_metadata(expected, added)
+    raise Conflict(
+        f"The metadata of {key!r} was changed by others at each of {MERGE_TRIES} tries: nothing was written."
+    )
+
+
+async def delete(scope: Scope, key: str) -> bool:
+    return bool(await run_script(DELETE, scope.script_keys, (*scope.script_head, encode_key(key))))
+
+
+async def info(scope: Scope, key: str) -> KeyInfo | None:
+    field = encode_key(key)
+    reply = await run_script(INFO, (scope.keys.data, scope.keys.info), (field,), repeatable=True)
+    if reply is None:
+        return None
+    size, text, expires_ms = reply
+    return _key_info(decode_name(field), text, size, expires_ms)
+
+
+def ttl_to_ms(ttl: object) -> int:
+    """Return a time to live, given in seconds or as a timedelta, in whole milliseconds, at least one."""
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidType(f"A ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
+    if not math.isfinite(seconds) or not 0 < seconds <= MAX_TTL_S:
+        raise InvalidInput(f"The ttl {ttl!r} is out of range: give more than 0 and at most {MAX_TTL_S} seconds.")
+    return max(1, round(seconds * 1000))
+
+
+def check_metadata(metadata: object) -> None:
+    """Raise `InvalidType` where metadata is neither a dict nor None."""
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
+
+
+def encode_metadata(scope: Scope, metadata: dict[str, Json]) -> bytes:
+    """Check metadata and return its JSON text."""
+    check_metadata(metadata)
+    return _bounded(scope.limits.max_metadata_bytes, VALUES.encode(metadata))
+
+
+def merge_metadata(old: bytes, added: bytes) -> bytes:
+    """Return the JSON text of old metadata with the added entries on top."""
+    if not old:
+        return added
+    known = _load_object(old)
+    return VALUES.encode({**known, **_load_object(added)})
+
+
+def _bounded(limit_bytes: int, text: bytes) -> bytes:
+    if len(text) > limit_bytes:
+        raise LimitExceeded(
+            f"The metadata takes {len(text):,} bytes as JSON, and at most {limit_bytes:,} are allowed: store it as a value.",
+            limit="max_metadata_bytes",
+            limit_bytes=limit_bytes,
+            size_bytes=len(text),
+        )
+    return text
+
+
+def _load_object(text: bytes) -> dict[str, Json]:
+    try:
+        known = _plain.load(text)
+    except (ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _key_info(key: str, text: bytes | None, size: int, expires_ms: int) -> KeyInfo:
+    known = _load_object(text or b"{}")
+    created = _time(known.get("created"))
+    by = known.get("by")
+    return KeyInfo(
+        key=key,
+        created_at=created,
+        created_by=by,
+        updated_at=_time(known.get("updated")) or created,
+        updated_by=known.get("updated_by", by),
+        metadata=known.get("metadata", {}),
+        size=size,
+        expires_at=_time(expires_ms) if expires_ms > 0 else None,
+    )
+
+
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,8 @@
+-- Tells which of some namespaces hold data. About 500 a call: 10,000 at once would block other clients for 8 ms.
+--
+-- KEYS  data hashes
+-- Reply an array of 1 and 0, in the same order
+
+local present = {}
+for i = 1, #KEYS do present[i] = redis.call('EXISTS', KEYS[i]) end
+return present

@@ -1,0 +1,60 @@
+"""What a store is told when it is made: where the server is, and the limits it keeps."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from redis_store._scope import Limits, LogBounds
+from redis_store.errors import InvalidSettings
+
+URL_VARIABLE = "REDIS_URL"
+"""The environment variable that names the server where the caller does not."""
+
+Durability: TypeAlias = Literal["everysec", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything about a connection that is not about a user."""
+
+    url: str | None = None
+    """Where the server is; None stands for the embedded one."""
+    timeout_s: float | None = None
+    """How long to wait for the server, each time it has to answer; None takes the url's, else 5 seconds."""
+    data_dir: Path | None = None
+    """The folder of the embedded server; None takes ``REDIS_STORE_DATA_DIR``, else the platform's user data folder."""
+    durability: Durability = "everysec"
+    """When the embedded server flushes its log to disk: ``always`` survives a machine that dies."""
+    limits: Limits = Limits()
+    log: LogBounds = LogBounds()
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None:
+            _check_positive("timeout", self.timeout_s)
+        if self.durability not in ("everysec", "always"):
+            raise InvalidSettings(f"durability must be 'everysec' or 'always', not {self.durability!r}.")
+        for bounds in (self.limits, self.log):
+            for field in fields(bounds):
+                _check_count(field.name, getattr(bounds, field.name))
+
+
+def resolve_url(url: str | None) -> str | None:
+    """Return the url to use: the argument, else the environment's; None stands for the embedded server."""
+    if url is None:
+        return os.environ.get(URL_VARIABLE) or None
+    if not isinstance(url, str) or not url:
+        raise InvalidSettings(f"url must be a non-empty str or None, not {type(url).__name__}.")
+    return url
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+        raise InvalidSettings(f"{name} must be a number of seconds above 0, not {value!r}.")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidSettings(f"{name} must be a whole number above 0, not {value!r}.")

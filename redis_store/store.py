@@ -1,0 +1,224 @@
+"""The store that blocks its caller: a line a method over the operations in `ops`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis_store._call import Alone, Op
+from redis_store._codec import JSON_TEXT, VALUES
+from redis_store._keys import UserKeys
+from redis_store._resolve import make_resolver, without_secrets
+from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope, Writer
+from redis_store._sync_driver import SyncDriver
+from redis_store.mapping import StoreMapping
+from redis_store.ops import batch, listing, values
+from redis_store.settings import Durability, Settings, resolve_url
+from redis_store.types import Json, JsonInput, KeyInfo
+
+T = TypeVar("T")
+
+DEFAULT_NAMESPACE = "default"
+
+
+def connect(
+    url: str | None = None,
+    *,
+    user: str,
+    namespace: str = DEFAULT_NAMESPACE,
+    agent: str | None = None,
+    run: str | None = None,
+    timeout: float | None = None,
+    max_value_bytes: int = MAX_VALUE_BYTES,
+    max_batch_bytes: int = MAX_BATCH_BYTES,
+    data_dir: str | Path | None = None,
+    durability: Durability = "everysec",
+) -> DataStore:
+    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
+
+    `agent` and `run` name who writes; `info` and the change log show them. `timeout` is in seconds, for each answer of the
+    server (default: the url's ``socket_timeout``, else 5). `data_dir` and `durability` are the embedded server's.
+
+    Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
+    Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
+    server cannot run.
+    """
+    limits = Limits(max_value_bytes, max_batch_bytes)
+    settings = make_settings(url, timeout, limits, data_dir, durability)
+    scope = make_scope(settings, user, namespace, agent, run)
+    return DataStore(SyncDriver(make_resolver(settings)), scope)
+
+
+def make_settings(
+    url: str | None,
+    timeout: float | None,
+    limits: Limits,
+    data_dir: str | Path | None,
+    durability: Durability,
+) -> Settings:
+    """Check what `connect` and `connect_async` were given about the server."""
+    folder = None if data_dir is None else Path(data_dir)
+    return Settings(resolve_url(url), timeout, folder, durability, limits)
+
+
+def make_scope(settings: Settings, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
+    """Check what `connect` and `connect_async` were given about the user."""
+    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, settings.limits, settings.log)
+
+
+class DataStore(StoreMapping):
+    """One namespace of one user, and the way to the user's others.
+
+    Made by `connect`; a context manager. Values are what JSON can say. Every method raises an error of
+    `redis_store.errors`: `InvalidInput` before anything is sent, `StoreUnavailable` where the server cannot be reached,
+    `ServerRefused` where it says no, `StoredDataError` where it holds what this package did not write.
+    """
+
+    def __init__(self, driver: SyncDriver, scope: Scope) -> None:
+        self._driver = driver
+        self._scope = scope
+
+    @property
+    def url(self) -> str:
+        """Where the server is, with the password if there is one."""
+        return self._driver.url
+
+    @property
+    def user(self) -> str:
+        """The user whose data this is."""
+        return self._scope.user.user
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the methods work on."""
+        return self._scope.namespace
+
+    def get(self, key: str, default: Any = None) -> Json:
+        """Return the value, or `default` where the key is absent; a stored null comes back as None."""
+        return self._run(values.get(self._scope, key, default))
+
+    def set(
+        self,
+        key: str,
+        value: JsonInput,
+        metadata: dict[str, Json] | None = None,
+        ttl: float | timedelta | None = None,
+    ) -> None:
+        """Store a value; metadata is merged into what the key has; a time to live that it had is dropped.
+
+        `ttl` is in seconds, or a timedelta.
+        """
+        self._run(values.set_value(self._scope, key, value, metadata, ttl))
+
+    def delete(self, key: str) -> bool:
+        """Delete a key and return whether it was there."""
+        return self._run(values.delete(self._scope, key))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete keys, all at one moment, and return how many were there."""
+        return self._run(batch.delete_many(self._scope, keys, new_id()))
+
+    def list_keys(self, prefix: str | None = None) -> list[str]:
+        """Return the keys, sorted; the prefix is literal. One moment, but for very big namespaces under writing."""
+        return self._run_alone(listing.list_keys(self._scope, prefix))
+
+    def iter_keys(self, prefix: str | None = None) -> Iterator[str]:
+        """Iterate over the keys page by page, each true by itself; a key may come twice while the namespace grows."""
+        cursor = listing.START
+        while True:
+            cursor, page = self._run(listing.scan_page(self._scope, cursor, prefix))
+            yield from page
+            if cursor == listing.START:
+                return
+
+    def iter_items(self, prefix: str | None = None) -> Iterator[tuple[str, Json]]:
+        """Iterate over keys and values page by page, as `iter_keys` does."""
+        page_keys = self._run(listing.page_size(self._scope))
+        cursor = listing.START
+        while True:
+            cursor, page = self._run(listing.scan_items_page(self._scope, cursor, prefix, page_keys))
+            yield from page.items()
+            if cursor == listing.START:
+                return
+
+    def scan_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, list[str]]:
+        """Return the cursor of the next page and one page of keys; the first and the last cursor is ``"0"``."""
+        return self._run(listing.scan_page(self._scope, cursor, prefix))
+
+    def scan_items_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, dict[str, Json]]:
+        """Return the cursor of the next page and one page of keys with their values, as `scan_page` does."""
+        return self._run(listing.scan_items_page(self._scope, cursor, prefix))
+
+    def list_namespaces(self, prefix: str | None = None) -> list[str]:
+        """Return the user's namespaces that hold data, sorted; the prefix is literal."""
+        return self._run(listing.list_namespaces(self._scope, prefix))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
+        """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
+        return self._run(batch.get_many(self._scope, keys))
+
+    def get_all(self, prefix: str | None = None) -> dict[str, Json]:
+        """Return keys and values; one moment up to 10,000 keys and 16 MiB, and beyond unless somebody keeps writing."""
+        return self._run_alone(listing.get_all(self._scope, prefix))
+
+    def set_many(
+        self,
+        items: Mapping[str, JsonInput],
+        metadata: dict[str, Json] | None = None,
+        ttl: float | timedelta | None = None,
+    ) -> int:
+        """Store a batch, all or nothing, also for readers, and return how many; metadata and ttl as in `set`."""
+        op = batch.set_many(self._scope, items, metadata, ttl, new_id())
+        return self._run_alone(op) if isinstance(op, Alone) else self._run(op)
+
+    def clear(self) -> int:
+        """Delete everything in this namespace and return how many keys there were."""
+        return self._run(batch.clear(self._scope))
+
+    def info(self, key: str) -> KeyInfo | None:
+        """Return what is known about a key beside its value, None where it is absent."""
+        return self._run(values.info(self._scope, key))
+
+    def use_namespace(self, name: str) -> DataStore:
+        """Return the same user's store for another namespace; it shares the connections, and closes with this one."""
+        return DataStore(self._driver, self._scope.moved(name))
+
+    def as_json_text(self) -> DataStore:
+        """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
+        return DataStore(self._driver, self._scope.recoded(JSON_TEXT))
+
+    def close(self) -> None:
+        """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<DataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
+
+    def _contains(self, key: str) -> bool:
+        return self._run(values.contains(self._scope, key))
+
+    def _count(self) -> int:
+        return self._run(values.count(self._scope))
+
+    def _run(self, op: Op[T]) -> T:
+        return self._driver.run(op)
+
+    def _run_alone(self, op: Alone[T]) -> T:
+        return self._driver.run(op.op, alone=True)
+
+
+def new_id() -> str:
+    """A random id of a transaction, by which the change log tells its parts."""
+    return secrets.token_hex(8)
