@@ -12,11 +12,12 @@ from typing import Any
 
 import hiredis
 from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection
 
 from redis_store._call import Command, ReplyError
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
-from redis_store._sync_connection import afterwards, connecting_failed
+from redis_store._sync_connection import afterwards, connecting_failed, pack
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
 
 MOST_CALLS = 10_000
@@ -47,9 +48,12 @@ class LoopConnection(asyncio.Protocol):
     reaches another caller.
     """
 
-    def __init__(self, address: Address, spinner: Spinner) -> None:
+    def __init__(
+        self, address: Address, spinner: Spinner, made: AbstractConnection, writer: asyncio.StreamWriter
+    ) -> None:
         self._address = address
         self._spinner = spinner
+        self._made = made
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
         self._waiting: deque[_Waiting] = deque()
@@ -60,11 +64,16 @@ class LoopConnection(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._progress_at = 0.0
         self._failure: DataStoreError | None = None
+        self._transport = writer.transport
+        self._former = self._transport.get_protocol()
+        self._descriptor = _plain_descriptor(self._transport)
+        self._poll = None if self._descriptor is None else _poll_of(self._descriptor)
+        # redis-py has read all that it asked for, so nothing is left in the buffer of the protocol that ours replaces.
+        self._transport.set_protocol(self)
 
     @classmethod
     async def open(cls, address: Address, spinner: Spinner) -> LoopConnection:
         """Connect, and log in as the url says; raises `StoreUnavailable` or `InvalidSettings`."""
-        self = cls(address, spinner)
         made = address.new_async_connection()
         try:
             await made.connect()
@@ -72,19 +81,7 @@ class LoopConnection(asyncio.Protocol):
             raise connecting_failed(error, address) from error
         writer = made._writer
         assert writer is not None, "redis-py has connected"
-        self._made = made
-        self._former = writer.transport.get_protocol()
-        self._transport = writer.transport
-        # redis-py has read all that it asked for, so nothing is left in its buffer when its protocol is replaced by ours.
-        self._transport.set_protocol(self)
-        self._descriptor = _plain_descriptor(self._transport)
-        if self._descriptor is None:
-            self._poll: Callable[[int], Any] | None = None
-        else:
-            poller = select.poll()
-            poller.register(self._descriptor, select.POLLIN)
-            self._poll = poller.poll
-        return self
+        return cls(address, spinner, made, writer)
 
     @property
     def usable(self) -> bool:
@@ -98,10 +95,7 @@ class LoopConnection(asyncio.Protocol):
 
     async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands in one piece and return the reply, or the list of replies where there are several."""
-        if len(commands) == 1:
-            data = hiredis.pack_command(commands[0])  # type: ignore[arg-type]  # its stub knows tuples of one only
-        else:
-            data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # as above
+        data = pack(commands)
         if self._room or self._full:
             await self._wait_for_room()
         return await self._submit(data, len(commands), not repeatable)
@@ -115,7 +109,7 @@ class LoopConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         self._progress_at = self._loop.time()
-        reader.feed(data)  # type: ignore[arg-type]  # takes any buffer
+        reader.feed(data)
         waiting = self._waiting
         try:
             reply = reader.gets()
@@ -132,7 +126,7 @@ class LoopConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(self._lost("the server closed it" if exc is None else str(exc)))
         self._made._close()
-        self._former.connection_lost(exc)  # type: ignore[arg-type]  # redis-py waits for it when it closes
+        self._former.connection_lost(exc)  # redis-py waits for it when it closes
 
     def eof_received(self) -> bool:
         return False
@@ -250,6 +244,7 @@ class LoopConnection(asyncio.Protocol):
     def _copy_of_failure(self, *, writes: bool) -> DataStoreError:
         """Each caller gets an error object of its own, which says whether its own write may have happened."""
         failure = self._failure
+        assert failure is not None
         return type(failure)(f"{failure}{afterwards(writes)}", outcome_unknown=writes)
 
     def _lost(self, reason: str) -> ConnectionLost:
@@ -262,6 +257,13 @@ def _plain_descriptor(transport: asyncio.WriteTransport) -> int | None:
         return None
     sock = transport.get_extra_info("socket")
     return None if sock is None else int(sock.fileno())
+
+
+def _poll_of(descriptor: int) -> Callable[[int], list[tuple[int, int]]]:
+    """Return a function that tells within so many milliseconds whether there is something to read."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return poller.poll
 
 
 def _has_other_work(loop: asyncio.AbstractEventLoop) -> bool:

@@ -1,4 +1,4 @@
-"""Carries out operations for asyncio: one shared connection an event loop, and some more for what is big or wants its own."""
+"""Carries out operations for asyncio: one shared connection an event loop, and others for what is big or stands alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class AsyncDriver:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._closed = False
-        self._start_over()
+        self._states: dict[int, _LoopState] = {}
+        self._latest: _LoopState | None = None
+        self._spinner = Spinner()
         _drivers.add(self)
 
     @property
@@ -80,7 +82,8 @@ class AsyncDriver:
     async def close(self) -> None:
         """Close the connections of every event loop and let go of the server."""
         self._closed = True
-        states, self._states, self._latest = self._states, {}, None
+        states = self._states
+        self._start_over()
         here = asyncio.get_running_loop()
         for state in states.values():
             for connection in state.connections():
@@ -186,9 +189,8 @@ class AsyncDriver:
         self._states = {key: state for key, state in self._states.items() if not state.loop.is_closed()}
 
     def _start_over(self) -> None:
-        self._states: dict[int, _LoopState] = {}
-        self._latest: _LoopState | None = None
-        self._spinner = Spinner()
+        self._states = {}
+        self._latest = None
 
 
 def _after_fork_in_child() -> None:

@@ -46,11 +46,15 @@ class Address:
 
     def new_connection(self) -> redis_connection.AbstractConnection:
         """Return an unconnected connection of redis-py's blocking side."""
-        return self._make(redis_connection.parse_url(self.url), redis_connection.Connection)
+        options = redis_connection.parse_url(self.url)
+        made: redis_connection.AbstractConnection = self._make(options, redis_connection.Connection)
+        return made
 
     def new_async_connection(self) -> redis_asyncio.connection.AbstractConnection:
         """Return an unconnected connection of redis-py's asyncio side."""
-        return self._make(dict(redis_asyncio.connection.parse_url(self.url)), redis_asyncio.Connection)
+        options = dict(redis_asyncio.connection.parse_url(self.url))
+        made: redis_asyncio.connection.AbstractConnection = self._make(options, redis_asyncio.Connection)
+        return made
 
     def _make(self, options: dict[str, Any], kind: Any) -> Any:
         kind = options.pop("connection_class", kind)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from redis_store._codec import Codec
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 
-
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 

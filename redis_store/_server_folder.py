@@ -214,7 +214,8 @@ class Folder:
         if (link := self._recorded_link()) is not None:
             shutil.rmtree(link.parent, ignore_errors=True)
         for name in (*_FILES, "lease.lock", "start.lock"):
-            (self.path / name).unlink(missing_ok=True)
+            for file in (self.path / name, *self.path.glob(f"{name}.*")):  # the latter: written by who was killed
+                file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody keeps something else there
             self.path.rmdir()
 

@@ -19,7 +19,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOCAL_FILESYSTEMS = frozenset("apfs bcachefs btrfs ext2 ext3 ext4 f2fs hfs overlay ramfs tmpfs xfs zfs".split())
+_LOCAL_FILESYSTEMS = frozenset(
+    ["apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"]
+)
 
 
 @dataclass(frozen=True, slots=True)

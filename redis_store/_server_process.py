@@ -17,9 +17,6 @@ from redis_store.errors import EmbeddedServerError
 #: How long a process waits for a server that says nothing, and for another process that holds a lock.
 START_TIMEOUT_S = 30.0
 
-#: How long it waits while the server says that it is reading its files.
-LOADING_TIMEOUT_S = 600.0
-
 #: How long a server that was told to stop may take to be gone.
 STOP_TIMEOUT_S = 15.0
 
@@ -36,11 +33,12 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
     starts, log_offset = 0, 0
     while (answer := _server_probe.probe(folder.socket_path(), always=always)) is not Answer.READY:
         if answer is Answer.LOADING:
-            patience.renew(LOADING_TIMEOUT_S if starts == 0 else START_TIMEOUT_S)
+            patience.renew(START_TIMEOUT_S)  # it reads its files, however many there are
         if answer is Answer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
             # Nobody listens, and nobody is about to: the lock is ours, so there is no server process.
             with contextlib.closing(lock):
                 if starts == _MAX_STARTS:
+                    folder.release_host()
                     raise _died(folder, log_offset)
                 log_offset = _start(folder, lock, always=always)
             starts += 1
@@ -115,6 +113,7 @@ def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
             _launch(_command(binary.path, always=always), folder, log.fileno(), lock.fd)
         except (OSError, subprocess.SubprocessError) as error:
             reason = folder.log_since(offset)
+            folder.release_host()
             raise EmbeddedServerError(
                 f"{binary.engine} ({binary.path}) cannot start in {str(folder.path)!r}: {error}; {reason}"
             ) from error

@@ -43,7 +43,9 @@ class HeldConnection:
             self._redis.connect()
         except (redis_errors.RedisError, OSError, ValueError) as error:
             raise connecting_failed(error, address) from error
-        self._sock: socket.socket = self._redis._get_socket()
+        sock = self._redis._get_socket()
+        assert sock is not None, "redis-py has connected"
+        self._sock: socket.socket = sock
         self._tls = isinstance(self._sock, ssl.SSLSocket)
         self._limit_waits(address.timeout_s)
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
@@ -59,10 +61,7 @@ class HeldConnection:
 
         Raises `StoreUnavailable` with `outcome_unknown` True only where a write's bytes may have gone out.
         """
-        if len(commands) == 1:
-            data = hiredis.pack_command(commands[0])  # type: ignore[arg-type]  # its stub knows tuples of one only
-        else:
-            data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # as above
+        data = pack(commands)
         if self.busy:
             raise self._lost("an earlier answer never came", False)
         if not repeatable and self._poll(0):
@@ -72,10 +71,11 @@ class HeldConnection:
         self._send(data, not repeatable)
         if len(commands) == 1:
             reply = self._read(not repeatable)
-        else:
-            reply = [self._read(not repeatable) for _ in commands]
+            self.busy = False
+            return reply
+        replies = [self._read(not repeatable) for _ in commands]
         self.busy = False
-        return reply
+        return replies
 
     def close(self) -> None:
         """Close it; harmless when repeated."""
@@ -153,6 +153,14 @@ class HeldConnection:
             f"{afterwards(outcome_unknown)}",
             outcome_unknown=outcome_unknown,
         )
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """Return the bytes that say these commands."""
+    if len(commands) == 1:
+        packed: bytes = hiredis.pack_command(commands[0])  # type: ignore[arg-type]  # its stub knows tuples of one only
+        return packed
+    return b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # as above
 
 
 def connecting_failed(error: Exception, address: Address) -> DataStoreError:

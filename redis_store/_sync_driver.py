@@ -25,7 +25,12 @@ class SyncDriver:
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
-        self._start_over()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._idle: list[HeldConnection] = []
+        self._connections: set[HeldConnection] = set()
+        self._spinner = Spinner()
+        self._cores_allow = self._spinner.enabled
         _drivers.add(self)
 
     @property
@@ -117,18 +122,10 @@ class SyncDriver:
             self._connections.discard(held)
         held.close()
 
-    def _start_over(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[HeldConnection] = []
-        self._connections: set[HeldConnection] = set()
-        self._spinner = Spinner()
-        self._cores_allow = self._spinner.enabled
-        self._closed = getattr(self, "_closed", False)
-
     def _leave_to_parent(self) -> None:
         """In a forked child: close our copies of the descriptors, which the parent goes on using."""
-        inherited = list(self._connections)
-        self._start_over()
+        inherited, self._connections, self._idle = self._connections, set(), []
+        self._lock = threading.Lock()  # a thread that is not here may have held it
         for connection in inherited:
             connection.close()
 

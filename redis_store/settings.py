@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -28,8 +28,8 @@ class Settings:
     """The folder of the embedded server; None takes ``REDIS_STORE_DATA_DIR``, else the platform's user data folder."""
     durability: Durability = "everysec"
     """When the embedded server flushes its log to disk: ``always`` survives a machine that dies."""
-    limits: Limits = Limits()
-    log: LogBounds = LogBounds()
+    limits: Limits = field(default_factory=Limits)
+    log: LogBounds = field(default_factory=LogBounds)
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
@@ -37,8 +37,8 @@ class Settings:
         if self.durability not in ("everysec", "always"):
             raise InvalidSettings(f"durability must be 'everysec' or 'always', not {self.durability!r}.")
         for bounds in (self.limits, self.log):
-            for field in fields(bounds):
-                _check_count(field.name, getattr(bounds, field.name))
+            for bound in fields(bounds):
+                _check_count(bound.name, getattr(bounds, bound.name))
 
 
 def resolve_url(url: str | None) -> str | None:

@@ -175,7 +175,7 @@ class DataStore(StoreMapping):
         op = batch.set_many(self._scope, items, metadata, ttl, new_id())
         return self._run_alone(op) if isinstance(op, Alone) else self._run(op)
 
-    def clear(self) -> int:
+    def clear(self) -> int:  # type: ignore[override]  # see StoreMapping
         """Delete everything in this namespace and return how many keys there were."""
         return self._run(batch.clear(self._scope))
 

@@ -12,7 +12,7 @@ __all__ = ["Json", "JsonInput", "KeyInfo"]
 Json: TypeAlias = Any
 """A value as it is read: None, bool, int, float, str, list or dict with str keys, nested."""
 
-JsonInput: TypeAlias = "None | bool | int | float | str | Sequence[Any] | Mapping[Any, Any]"
+JsonInput: TypeAlias = "bool | int | float | str | Sequence[Any] | Mapping[Any, Any] | None"
 """A value as it may be written: as `Json`, with tuples, and with int, float, bool and None as dict keys too."""
 
 

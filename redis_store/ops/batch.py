@@ -141,9 +141,9 @@ def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[bytes | str | in
     if parts == 1:
         yield scope.script_head
         return
-    name, log_head, *bounds = scope.script_head
+    name, _, *bounds = scope.script_head
     for part in range(1, parts + 1):
-        yield name, f'{log_head}"tx":["{tx}",{part},{parts}],', *bounds
+        yield name, f'{scope.writer.log_head}"tx":["{tx}",{part},{parts}],', *bounds
 
 
 def _parts(items: list[bytes], size: int) -> Iterator[list[bytes]]:

@@ -85,12 +85,11 @@ async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
 
 
 async def _list_keys(scope: Scope, prefix: str) -> list[str]:
-    fields, memory_bytes, whole = await _small(scope, "keys")
+    fields, _, whole = await _small(scope, "keys")
     if whole is None and fields <= SNAPSHOT_KEYS and not prefix:
         whole = await read("HKEYS", scope.keys.data, bulk=True)
-    if whole is None:
-        whole = await _one_moment(scope, _key_page, prefix, _key_page_size(fields))
-    return sorted(key for key in map(decode_name, whole) if key.startswith(prefix))
+    found = whole if whole is not None else await _one_moment(scope, _key_page, prefix, _key_page_size(fields))
+    return sorted(key for key in map(decode_name, found) if key.startswith(prefix))
 
 
 async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:

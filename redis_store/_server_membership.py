@@ -1,0 +1,202 @@
+"""What one process has of an embedded server: one lease for each folder, however many handles, threads and forks.
+
+The reasoning stands at the top of `server.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from redis_store import _server_locks, _server_probe
+from redis_store._server_folder import Folder, translated_errors
+from redis_store._server_locks import FileLock, Patience, signed_by, try_lock
+from redis_store._server_probe import Answer, Talk
+from redis_store._server_process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
+from redis_store.errors import EmbeddedServerError
+
+_log = logging.getLogger("redis_store")
+
+_MAX_ROUNDS = 5
+
+
+class Membership:
+    """This process's share in the server of one folder; held by any number of handles, released by the last of them."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._handles = 0
+        self._always = False
+        self._lease: FileLock | None = None
+        self._server_pid: int | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether handles of this process hold it."""
+        return self._handles > 0
+
+    def enter(self, *, always: bool) -> None:
+        """Count one more handle, and return when the server answers; with `always`, when it syncs each write."""
+        with self._lock:
+            self._handles += 1
+            try:
+                self._always = self._always or always
+                self._rejoin()
+            except BaseException:
+                self.leave()
+                raise
+
+    def ensure_running(self) -> None:
+        """Return at once when the server listens, else when it does again."""
+        lease = self._lease
+        if lease is not None and lease.is_current():
+            answer = _server_probe.probe(self.folder.socket_path(), always=self._always)
+            # A server that is silent lives; whoever uses the connection has a timeout of its own.
+            if answer is Answer.READY or (answer is Answer.SILENT and not self._always):
+                return
+        with self._lock:
+            if self.is_used:
+                self._rejoin()
+
+    def leave(self) -> None:
+        """Count one handle less; with the last, give up the lease, and shut the server down if nobody else has one."""
+        with self._lock:
+            self._handles = max(0, self._handles - 1)
+            if not self._handles:
+                self._give_up()
+
+    def leave_entirely(self) -> None:
+        """The process ends."""
+        with self._lock:
+            self._handles = 0
+            self._give_up()
+
+    def reborn(self) -> None:
+        """In a forked child: take a lease of our own, while the inherited one still holds everybody off from shutting down."""
+        self._lock = threading.RLock()
+        inherited, self._lease = self._lease, None
+        if inherited is not None and self.is_used:
+            with contextlib.suppress(
+                OSError
+            ):  # a failure is made good by `ensure_running`; EmbeddedServerError is one, too
+                self._lease = try_lock(self.folder.lease_lock, shared=True)
+
+    def _rejoin(self) -> None:
+        _call_at_end_of_multiprocessing_child()
+        for _ in range(_MAX_ROUNDS):
+            # Each step may find the folder removed or the server killed by somebody: then from the start.
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+                self.folder.prepare()
+                self.folder.refuse_other_host()
+                lease = self._take_lease()
+                bring_up(self.folder, always=self._always)
+                self._settle()
+                if lease.is_current():
+                    return
+        raise EmbeddedServerError(
+            f"the embedded server in {str(self.folder.path)!r} ends as often as it is started; {self.folder.log_since(0)}"
+        )
+
+    def _take_lease(self) -> FileLock:
+        if self._lease is not None:
+            if self._lease.is_current():
+                return self._lease
+            self._give_up()
+        patience = Patience(START_TIMEOUT_S)
+        while (lease := try_lock(self.folder.lease_lock, shared=True)) is None:
+            if not patience.wait():
+                raise EmbeddedServerError(
+                    f"the embedded server in {str(self.folder.path)!r} has been shutting down for {START_TIMEOUT_S:.0f} s; if "
+                    f"{signed_by(self.folder.lease_lock)} is stopped, let it go on (kill -CONT) or end it."
+                )
+        self._lease = lease
+        return lease
+
+    def _settle(self) -> None:
+        with Talk(self.folder.socket_path(), START_TIMEOUT_S) as talk:
+            self._server_pid = talk.peer_pid()
+            _server_probe.add_needed_events(talk)
+            engine = _server_probe.engine_of(talk)
+        if engine is not None:
+            self.folder.record_writer(engine)
+
+    def _give_up(self) -> None:
+        lease, self._lease, self._always = self._lease, None, False
+        if lease is None:
+            return
+        was_current = lease.is_current()
+        lease.close()
+        if was_current:
+            with contextlib.suppress(FileNotFoundError):
+                shut_down_unless_used(self.folder)
+        else:
+            end_orphan(self.folder, self._server_pid)
+
+
+def shut_down_unless_used(folder: Folder) -> None:
+    """Shut the server down and wait until it is gone, unless somebody has a lease or it is pinned."""
+    whole = try_lock(folder.lease_lock)
+    if whole is None:
+        return
+    with contextlib.closing(whole):
+        whole.sign()
+        if folder.pinned_durability() is None and not shut_down(folder):
+            _log.warning(
+                "the embedded server in %s does not stop; whoever uses the folder next takes it over", folder.path
+            )
+
+
+def membership_of(folder: Folder) -> Membership:
+    """This process's membership in the folder's server; the same one for the same folder."""
+    with _members_lock:
+        return _members.setdefault(folder.path, Membership(folder))
+
+
+def leave_all() -> None:
+    """Give up every lease of this process; runs at its exit."""
+    for member in list(_members.values()):
+        with contextlib.suppress(OSError), translated_errors(member.folder):
+            member.leave_entirely()
+
+
+_members: dict[Path, Membership] = {}
+_members_lock = threading.Lock()
+_exit_pid = 0
+
+
+def _call_at_end_of_multiprocessing_child() -> None:
+    # A child of `multiprocessing` ends with `os._exit`, past `atexit`, but calls finalizers of its own.
+    global _exit_pid
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _exit_pid == os.getpid():
+        return
+    from multiprocessing import util
+
+    util.Finalize(None, leave_all, exitpriority=-1000)
+    _exit_pid = os.getpid()
+
+
+def _after_fork_in_child() -> None:
+    global _members_lock
+    _members_lock = threading.Lock()
+    inherited = _server_locks.disown_inherited()
+    for member in _members.values():
+        member.reborn()
+    _server_locks.close_inherited(inherited)
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it forgets its finalizers right after the fork, and then calls this
+        util.register_after_fork(_server_locks, lambda _: _call_at_end_of_multiprocessing_child())
+
+
+os.register_at_fork(
+    before=_server_locks.before_fork,
+    after_in_parent=_server_locks.after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
+atexit.register(leave_all)
