@@ -7,6 +7,7 @@ reading the text back shows a NaN (written as ``null``), and wrapping the value 
 from __future__ import annotations
 
 import marshal
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import orjson
@@ -20,9 +21,12 @@ RESERVED_FIRST_BYTE = 0x01
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MARSHAL_WITHOUT_REFERENCES = 2
-_LONGEST_SAFE_DIGITS = 18
+_UNSAFE_DIGITS = 19
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_TOO_MANY_DIGITS = b"0" * (_LONGEST_SAFE_DIGITS + 1)
+_ZERO = ord("0")
+_LONG_NUMBER = b"0" * _UNSAFE_DIGITS
+_ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
+_FEW = 16
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
@@ -32,8 +36,11 @@ class Codec(Protocol):
     def encode(self, value: Any) -> bytes:
         """Return the JSON text, or raise `InvalidValue`."""
 
-    def decode(self, text: bytes, namespace: str, field: bytes) -> Any:
+    def decode(self, text: bytes, namespace: str, key: str) -> Any:
         """Return the value of a stored text, or raise a `StoredDataError` that names the place."""
+
+    def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
+        """Return the values of those texts that are there, by their keys."""
 
 
 class Values:
@@ -42,26 +49,43 @@ class Values:
     def encode(self, value: Any) -> bytes:
         try:
             text = orjson.dumps(value, None, _STRICT)
-            if type(value) in _SCALARS:
+            if _is_plain_and_flat(value):
                 return text
             marshal.dumps(value, _MARSHAL_WITHOUT_REFERENCES)
-            if b"null" in text and orjson.loads(text) != value:
+            if text.rfind(b"null") >= 0 and orjson.loads(text) != value:
                 return _plain.dump(value)
-            if text.count(b"[") + text.count(b"{") > _plain.MAX_DEPTH:
+            if _may_be_deep(text):
                 orjson.dumps(_wrapped(value), None, _STRICT)
         except (TypeError, ValueError, RecursionError):
             # The reference gives what orjson refuses without need (tuples, subclasses, big ints, number keys), or the reason.
             return _plain.dump(value)
         return text
 
-    def decode(self, text: bytes, namespace: str, field: bytes) -> Any:
+    def decode(self, text: bytes, namespace: str, key: str) -> Any:
         try:
             value = orjson.loads(text)
-            if len(text) <= _LONGEST_SAFE_DIGITS or not _may_hold_big_int(text):
+            # A run of 19 digits, which orjson may have rounded, covers one in 19 bytes.
+            if _ZERO not in text[::_UNSAFE_DIGITS].translate(_DIGITS_AS_ZERO) or not _has_long_number(text):
                 return value
             return _plain.load(text)
         except (ValueError, RecursionError):
-            return _decode_slowly(text, namespace, field)
+            return _decode_slowly(text, namespace, key)
+
+    def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
+        loads, sample, table = orjson.loads, _UNSAFE_DIGITS, _DIGITS_AS_ZERO
+        found = {}
+        for key, text in zip(keys, texts, strict=True):
+            if text is None:
+                continue
+            try:
+                value = loads(text)
+            except ValueError:
+                value = _decode_slowly(text, namespace, key)
+            else:
+                if _ZERO in text[::sample].translate(table) and _has_long_number(text):
+                    value = _decode_slowly(text, namespace, key)
+            found[key] = value
+        return found
 
 
 class JsonText:
@@ -72,18 +96,46 @@ class JsonText:
             raise InvalidType(f"This store takes JSON text as bytes, not {type(value).__name__}.")
         try:
             parsed = orjson.loads(value)
-            if value.count(b"[") + value.count(b"{") > _plain.MAX_DEPTH:
+            if _may_be_deep(value):
                 orjson.dumps(_wrapped(parsed))
         except (ValueError, TypeError, RecursionError):
             _plain.dump(_load_or_refuse(value))
         return value
 
-    def decode(self, text: bytes, namespace: str, field: bytes) -> bytes:
+    def decode(self, text: bytes, namespace: str, key: str) -> bytes:
         return text
+
+    def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
+        return {key: text for key, text in zip(keys, texts, strict=True) if text is not None}
 
 
 VALUES: Codec = Values()
 JSON_TEXT: Codec = JsonText()
+
+
+def _is_plain_and_flat(value: Any) -> bool:
+    """Whether a look at a few elements shows that orjson has said just what `value` says, as with most documents."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        parts = value.values()
+    elif kind is list:
+        parts = value
+    else:
+        return False
+    if len(parts) > _FEW:
+        return False
+    for part in parts:
+        kind = type(part)
+        if kind in _SCALARS:
+            continue
+        if (kind is not list and kind is not dict) or len(part) > _FEW:
+            return False
+        for leaf in part if kind is list else part.values():
+            if type(leaf) not in _SCALARS:
+                return False
+    return True
 
 
 def check_value_size(text: bytes, limit_bytes: int, field: bytes) -> bytes:
@@ -106,13 +158,17 @@ def _load_or_refuse(text: bytes) -> Any:
         raise InvalidValue(f"The text is not JSON: {error}.", path="value") from None
 
 
-def _may_hold_big_int(text: bytes) -> bool:
-    """Whether orjson may have rounded an int: a run of 19 digits shows in each 9th byte as two digits side by side."""
-    return b"00" in text[::9].translate(_DIGITS_AS_ZERO) and _TOO_MANY_DIGITS in text.translate(_DIGITS_AS_ZERO)
+def _has_long_number(text: bytes) -> bool:
+    """Whether there is a run of 19 digits; most texts show in each 9th byte that there is none."""
+    return b"00" in text[::9].translate(_DIGITS_AS_ZERO) and _LONG_NUMBER in text.translate(_DIGITS_AS_ZERO)
 
 
-def _decode_slowly(text: bytes, namespace: str, field: bytes) -> Any:
-    key = decode_name(field)
+def _may_be_deep(text: bytes) -> bool:
+    """Whether there are enough brackets for a nesting over the limit; those inside strings count too."""
+    return len(text) > 2 * _plain.MAX_DEPTH and len(text.translate(None, _ALL_BUT_OPENING)) > _plain.MAX_DEPTH
+
+
+def _decode_slowly(text: bytes, namespace: str, key: str) -> Any:
     where = f"The value of {key!r} in namespace {namespace!r}"
     if text[:1] == bytes([RESERVED_FIRST_BYTE]):
         raise UnsupportedEncoding(

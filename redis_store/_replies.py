@@ -55,23 +55,18 @@ def _names(commands: Sequence[Command]) -> str:
     return ", ".join(names) or "a command"
 
 
-def _wrong_key(detail: str, commands: Sequence[Command]) -> DataStoreError:
-    position = int(detail.split()[0])
-    command = commands[0] if commands else ()
-    return _wrong_type_of(command[2 + position] if len(command) > 2 + position else b"?")
-
-
-def _wrong_type(detail: str, commands: Sequence[Command]) -> DataStoreError:
-    return _wrong_type_of(commands[0][1] if commands and len(commands[0]) > 1 else b"?")
-
-
-def _wrong_type_of(key: bytes | str | int) -> DataStoreError:
+def wrong_type_of(key: bytes | str | int) -> WrongKeyType:
+    """Return the error that names a Redis key of another type."""
     name = decode_name(key) if isinstance(key, bytes) else str(key)
     return WrongKeyType(
         f"The Redis key {name!r} holds another type than the store keeps there: look at it with TYPE, rename or delete"
         " it. Nothing was written.",
         redis_key=name,
     )
+
+
+def _wrong_type(detail: str, commands: Sequence[Command]) -> DataStoreError:
+    return wrong_type_of(commands[0][1] if commands and len(commands[0]) > 1 else b"?")
 
 
 def _unsupported(detail: str, commands: Sequence[Command]) -> DataStoreError:
@@ -88,7 +83,6 @@ _NO_LOGIN = "The server wants another user name or password ({detail}): check th
 
 _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "NOSCRIPT": _plainly(ScriptMissing, "The server does not know the script."),
-    "WRONGKEY": _wrong_key,
     "WRONGTYPE": _wrong_type,
     "UNSUPPORTED": _unsupported,
     "OOM": _plainly(

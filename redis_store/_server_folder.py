@@ -83,13 +83,13 @@ class Folder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidSettings(
-                f"the data directory {str(self.path)!r} cannot be a folder, as there is a file in its place; give another with "
+                f"The data directory {str(self.path)!r} cannot be a folder, as there is a file in its place; give another with "
                 "REDIS_STORE_DATA_DIR or data_dir=."
             ) from error
         status = self.path.stat()
         if status.st_uid != os.geteuid():
             raise EmbeddedServerError(
-                f"the data directory {str(self.path)!r} belongs to user {status.st_uid} and this process runs as user "
+                f"The data directory {str(self.path)!r} belongs to user {status.st_uid} and this process runs as user "
                 f"{os.geteuid()}; an embedded server has one owner: run as that user, or give another folder with "
                 "REDIS_STORE_DATA_DIR or data_dir=."
             )
@@ -97,16 +97,16 @@ class Folder:
             self._make_private()
 
     def _make_private(self) -> None:
-        names = set(os.listdir(self.path))
+        names = {entry.name for entry in self.path.iterdir()}
         if names and not names & _OURS:
             raise InvalidSettings(
-                f"the data directory {str(self.path)!r} is open to other users and holds files that are not the store's; give a "
+                f"The data directory {str(self.path)!r} is open to other users and holds files that are not the store's; give a "
                 "new or empty folder, or make it private with `chmod 700`."
             )
         self.path.chmod(0o700)
         if self.path.stat().st_mode & 0o077:
             raise EmbeddedServerError(
-                f"the filesystem of {str(self.path)!r} keeps no permissions, so that every user could open the store; put the "
+                f"The filesystem of {str(self.path)!r} keeps no permissions, so that every user could open the store; put the "
                 "folder on another with REDIS_STORE_DATA_DIR or data_dir=."
             )
 
@@ -119,7 +119,7 @@ class Folder:
             return
         if host.may_still_use(self.path, this_host()):
             raise EmbeddedServerError(
-                f"the data directory {str(self.path)!r} is in use on another machine, {host.hostname!r}, and a server's files "
+                f"The data directory {str(self.path)!r} is in use on another machine, {host.hostname!r}, and a server's files "
                 "bear only one; use a folder on a local disk, or one server that both reach, with url= or REDIS_URL. If that "
                 f"machine is gone or crashed, so that no server runs there any more, remove {str(self.host_record)!r}."
             )
@@ -138,7 +138,7 @@ class Folder:
         record = _read_json(self.engine_record)
         if record.get("format", _FORMAT) != _FORMAT:
             raise EmbeddedServerError(
-                f"the folder {str(self.path)!r} was made by a newer version of agent-data-store (format {record['format']!r}, "
+                f"The folder {str(self.path)!r} was made by a newer version of agent-data-store (format {record['format']!r}, "
                 f"this version knows {_FORMAT}); upgrade it."
             )
         try:
@@ -181,7 +181,7 @@ class Folder:
         except OSError:
             text = ""
         told = [line[:300] for line in text.splitlines() if line.strip()][-lines:]
-        return "\n  ".join(["its last words, from " + str(self.log) + ":", *told]) if told else "it left no word"
+        return f"its last words, from {str(self.log)!r}: {' | '.join(told)}" if told else "it left no word"
 
     def socket_path(self) -> Path:
         """The socket, by a path that is short enough. Makes a short way to a folder with a long path."""
@@ -198,7 +198,7 @@ class Folder:
     def _recorded_link(self) -> Path | None:
         with contextlib.suppress(OSError):
             link = Path((self.path / "short-path").read_text())
-            if link.is_absolute() and _is_private(link.parent) and os.readlink(link) == str(self.path):
+            if link.is_absolute() and _is_private(link.parent) and link.readlink() == self.path:
                 return link
         return None
 
@@ -225,7 +225,7 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
     try:
         return Folder(Path(os.fsdecode(path)).expanduser().resolve())
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InvalidSettings(f"the data directory {path!r} cannot be used: {error}.") from error
+        raise InvalidSettings(f"The data directory {path!r} cannot be used: {error}.") from error
 
 
 @contextlib.contextmanager
@@ -237,7 +237,7 @@ def translated_errors(folder: Folder) -> Iterator[None]:
         raise
     except OSError as error:
         raise EmbeddedServerError(
-            f"the embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; look at its "
+            f"The embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; look at its "
             "permissions and free space, or give another folder with REDIS_STORE_DATA_DIR or data_dir=."
         ) from error
 
@@ -262,7 +262,7 @@ def _make_link(target: Path) -> Path:
             if _fits(link / "server.sock") and _place_link(link, target):
                 return link
     raise EmbeddedServerError(
-        f"the path of {str(target)!r} is too long for a unix socket, and no short way to it could be made in "
+        f"The path of {str(target)!r} is too long for a unix socket, and no short way to it could be made in "
         f"{' or '.join(map(str, bases))}; give a shorter folder with REDIS_STORE_DATA_DIR or data_dir=."
     )
 
@@ -275,7 +275,7 @@ def _place_link(link: Path, target: Path) -> bool:
             return False
         with contextlib.suppress(FileExistsError):
             link.symlink_to(target)
-        return os.readlink(link) == str(target)
+        return link.readlink() == target
     except OSError:
         return False
 
@@ -306,7 +306,7 @@ def _write(path: Path, text: str) -> None:
     """Replace the file as a whole, also for a machine that dies."""
     fd, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
-        with open(fd, "w", encoding="utf-8") as file:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -39,6 +39,14 @@ class FileLock:
             os.ftruncate(self.fd, 0)
             os.pwrite(self.fd, str(os.getpid()).encode(), 0)
 
+    def become_exclusive(self) -> bool:
+        """Turn a shared lock into an exclusive one, if nobody else has one; if not, ours may be lost."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """Give the lock up, unless a forked child or a started server holds it by the same description; idempotent."""
         with _guard:
@@ -75,7 +83,7 @@ def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
             if error.errno not in _NO_LOCKS_HERE:
                 raise
             raise EmbeddedServerError(
-                f"the filesystem of {str(path.parent)!r} has no file locks ({error.strerror}), without which two servers could "
+                f"The filesystem of {str(path.parent)!r} has no file locks ({error.strerror}), without which two servers could "
                 "write the same data; put the folder on a local disk with REDIS_STORE_DATA_DIR or data_dir=."
             ) from error
         if lock.is_current():
@@ -90,7 +98,7 @@ def check_that_locks_work(held: FileLock) -> None:
         return
     second.close()
     raise EmbeddedServerError(
-        f"the filesystem of {str(held.path.parent)!r} grants an exclusive lock twice, so that two servers could write the same "
+        f"The filesystem of {str(held.path.parent)!r} grants an exclusive lock twice, so that two servers could write the same "
         "data; put the folder on a local disk with REDIS_STORE_DATA_DIR or data_dir=."
     )
 
@@ -116,7 +124,7 @@ def count_shared(path: Path, witness: Path) -> int | None:
             return None
         with contextlib.closing(lock):
             held = list(_flocks())
-        inode, witness_inode = os.stat(path).st_ino, os.stat(witness).st_ino
+        inode, witness_inode = path.stat().st_ino, witness.stat().st_ino
     except OSError:
         return None
     devices = {device for device, number, pid in held if number == witness_inode and pid == os.getpid()}
@@ -159,7 +167,7 @@ def close_inherited(inherited: list[FileLock]) -> None:
 
 def _identity_of(file: int | Path) -> tuple[int, int] | None:
     try:
-        status = os.stat(file)
+        status = os.fstat(file) if isinstance(file, int) else file.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -18,7 +18,7 @@ from redis_store._server_folder import Folder, translated_errors
 from redis_store._server_locks import FileLock, Patience, signed_by, try_lock
 from redis_store._server_probe import Answer, Talk
 from redis_store._server_process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
-from redis_store.errors import EmbeddedServerError
+from redis_store.errors import EmbeddedServerError, StoreClosed
 
 _log = logging.getLogger("redis_store")
 
@@ -49,7 +49,8 @@ class Membership:
                 self._always = self._always or always
                 self._rejoin()
             except BaseException:
-                self.leave()
+                with contextlib.suppress(OSError):
+                    self.leave()
                 raise
 
     def ensure_running(self) -> None:
@@ -61,14 +62,18 @@ class Membership:
             if answer is Answer.READY or (answer is Answer.SILENT and not self._always):
                 return
         with self._lock:
-            if self.is_used:
-                self._rejoin()
+            if not self.is_used:
+                raise StoreClosed(
+                    f"The embedded server in {str(self.folder.path)!r} was given up when this process began to end."
+                )
+            self._rejoin()
 
     def leave(self) -> None:
         """Count one handle less; with the last, give up the lease, and shut the server down if nobody else has one."""
         with self._lock:
             self._handles = max(0, self._handles - 1)
             if not self._handles:
+                self._always = False
                 self._give_up()
 
     def leave_entirely(self) -> None:
@@ -89,9 +94,10 @@ class Membership:
 
     def _rejoin(self) -> None:
         _call_at_end_of_multiprocessing_child()
+        trouble: OSError | None = None
         for _ in range(_MAX_ROUNDS):
             # Each step may find the folder removed or the server killed by somebody: then from the start.
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+            try:
                 self.folder.prepare()
                 self.folder.refuse_other_host()
                 lease = self._take_lease()
@@ -99,9 +105,13 @@ class Membership:
                 self._settle()
                 if lease.is_current():
                     return
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError) as error:
+                trouble = error
+        if isinstance(trouble, FileNotFoundError):
+            raise trouble
         raise EmbeddedServerError(
-            f"the embedded server in {str(self.folder.path)!r} ends as often as it is started; {self.folder.log_since(0)}"
-        )
+            f"The embedded server in {str(self.folder.path)!r} ends as often as it is started; {self.folder.log_since(0)}"
+        ) from trouble
 
     def _take_lease(self) -> FileLock:
         if self._lease is not None:
@@ -112,7 +122,7 @@ class Membership:
         while (lease := try_lock(self.folder.lease_lock, shared=True)) is None:
             if not patience.wait():
                 raise EmbeddedServerError(
-                    f"the embedded server in {str(self.folder.path)!r} has been shutting down for {START_TIMEOUT_S:.0f} s; if "
+                    f"The embedded server in {str(self.folder.path)!r} has been shutting down for {START_TIMEOUT_S:.0f} s; if "
                     f"{signed_by(self.folder.lease_lock)} is stopped, let it go on (kill -CONT) or end it."
                 )
         self._lease = lease
@@ -127,16 +137,17 @@ class Membership:
             self.folder.record_writer(engine)
 
     def _give_up(self) -> None:
-        lease, self._lease, self._always = self._lease, None, False
+        lease, self._lease = self._lease, None
         if lease is None:
             return
-        was_current = lease.is_current()
+        if not lease.is_current():  # the folder was removed under us, and with it the way to the server
+            if lease.become_exclusive():
+                end_orphan(self.folder, self._server_pid)
+            lease.close()
+            return
         lease.close()
-        if was_current:
-            with contextlib.suppress(FileNotFoundError):
-                shut_down_unless_used(self.folder)
-        else:
-            end_orphan(self.folder, self._server_pid)
+        with contextlib.suppress(FileNotFoundError):
+            shut_down_unless_used(self.folder)
 
 
 def shut_down_unless_used(folder: Folder) -> None:

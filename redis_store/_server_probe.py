@@ -16,6 +16,8 @@ from types import TracebackType
 
 import hiredis
 
+from redis_store._server_binary import Engine
+
 #: How long a server that took the connection may be silent before it counts as busy rather than ready.
 ANSWER_TIMEOUT_S = 1.0
 
@@ -58,7 +60,7 @@ class Talk:
 
     def send(self, *words: str) -> None:
         """Send a command without waiting for its reply."""
-        self._socket.sendall(hiredis.pack_command(words))
+        self._socket.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says a tuple of one
 
     def ask(self, *words: str) -> object:
         """Send a command and return its reply; an error reply is returned, too, as a `hiredis.ReplyError`."""
@@ -127,13 +129,13 @@ def add_needed_events(talk: Talk) -> None:
         talk.ask("CONFIG", "SET", "notify-keyspace-events", wanted)
 
 
-def engine_of(talk: Talk) -> tuple[str, str] | None:
-    """Name and version of the server, as ``("valkey", "9.1.2")``; Valkey also calls itself Redis 7.2.4."""
+def engine_of(talk: Talk) -> Engine | None:
+    """The engine that runs; Valkey also calls itself Redis 7.2.4."""
     reply = talk.ask("INFO", "server")
     if not isinstance(reply, bytes):
         return None
     facts = dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
     for engine in ("valkey", "redis"):
         if f"{engine}_version" in facts:
-            return engine, facts[f"{engine}_version"]
+            return Engine(engine, facts[f"{engine}_version"])
     return None

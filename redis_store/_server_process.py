@@ -63,24 +63,22 @@ def shut_down(folder: Folder) -> bool:
 
 def force_down(folder: Folder) -> FileLock:
     """Stop the server though others use it, and return the start lock, so that none of them starts another yet."""
-    patience, grace = Patience(2 * STOP_TIMEOUT_S), Patience(STOP_TIMEOUT_S)
-    while (lock := try_lock(folder.start_lock)) is None:
-        _tell_to_stop(folder.socket_path())
-        if not grace.wait() and (pid := _server_probe.listener_pid(folder.socket_path())) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if not patience.wait():
-            raise EmbeddedServerError(
-                f"the embedded server in {str(folder.path)!r} does not stop; {signed_by(folder.start_lock)} started it: end it."
-            )
-    folder.release_host()
-    return lock
+    for tell in (_tell_to_stop, _kill):
+        patience = Patience(STOP_TIMEOUT_S)
+        while (lock := try_lock(folder.start_lock)) is None and patience.wait():
+            tell(folder.socket_path())
+        if lock is not None:
+            folder.release_host()
+            return lock
+    raise EmbeddedServerError(
+        f"The embedded server in {str(folder.path)!r} does not stop; {signed_by(folder.start_lock)} started it: end it."
+    )
 
 
 def end_orphan(folder: Folder, pid: int | None) -> None:
     """Stop a server whose folder was removed under it, which nobody can reach any more."""
     with contextlib.suppress(OSError):
-        if pid is not None and os.readlink(f"/proc/{pid}/cwd") == f"{folder.path} (deleted)":
+        if pid is not None and str(Path(f"/proc/{pid}/cwd").readlink()) == f"{folder.path} (deleted)":
             os.kill(pid, signal.SIGTERM)
 
 
@@ -95,6 +93,12 @@ def _tell_to_stop(socket_path: Path) -> bool:
     return False
 
 
+def _kill(socket_path: Path) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if (pid := _server_probe.listener_pid(socket_path)) is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
 def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
     """Launch a server that holds the start lock, and return where its words begin in the log."""
     check_that_locks_work(lock)
@@ -107,7 +111,7 @@ def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
     folder.rotate_log()
     (folder.path / "server.sock").unlink(missing_ok=True)
     always = always or folder.pinned_durability() == "always"
-    with folder.log.open("ab") as log:
+    with os.fdopen(os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
         offset = log.tell()
         try:
             _launch(_command(binary.path, always=always), folder, log.fileno(), lock.fd)
@@ -164,18 +168,18 @@ def _command(program: Path, *, always: bool) -> list[str]:
 
 def _died(folder: Folder, log_offset: int) -> EmbeddedServerError:
     reason = folder.log_since(log_offset)
-    return EmbeddedServerError(f"the embedded server in {str(folder.path)!r} ends while it starts; {reason}")
+    return EmbeddedServerError(f"The embedded server in {str(folder.path)!r} ends while it starts; {reason}")
 
 
 def _no_answer(folder: Folder, answer: Answer) -> EmbeddedServerError:
     where = str(folder.path)
     if answer is Answer.ABSENT:
         return EmbeddedServerError(
-            f"no server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
+            f"No server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
             "one; if it is stopped, let it go on (kill -CONT) or end it."
         )
     pid = _server_probe.listener_pid(folder.socket_path())
     state = "still reads its files" if answer is Answer.LOADING else "does not answer; it is stopped or overloaded"
     return EmbeddedServerError(
-        f"the embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"
+        f"The embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"
     )

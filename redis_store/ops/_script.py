@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_store._call import Call, as_is
-from redis_store._replies import ScriptMissing
+from redis_store._call import Call, Command, as_is, transaction
+from redis_store._replies import ScriptMissing, wrong_type_of
+from redis_store._scope import Scope
+from redis_store.errors import WrongKeyType
 from redis_store.scripts import Script
+
+_TYPES_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream")
 
 
 async def run_script(
@@ -21,3 +25,32 @@ async def run_script(
         return await Call((script.by_digest(keys, arguments),), as_is, repeatable, bulk)
     except ScriptMissing:
         return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
+
+
+async def run_write(script: Script, scope: Scope, arguments: tuple[bytes | str | int, ...]) -> Any:
+    """Run a script that writes to a namespace (`scripts/prelude.lua`)."""
+    arguments = scope.script_head + arguments
+    try:
+        try:
+            return await Call((script.by_digest(scope.script_keys, arguments),), as_is)
+        except ScriptMissing:
+            return await Call((script.by_text(scope.script_keys, arguments),), as_is)
+    except WrongKeyType as error:
+        raise await _with_key_named(scope, error) from None
+
+
+async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
+    """Run several such scripts as one; the replies, or None where a watched key had changed."""
+    try:
+        return await transaction(commands)
+    except WrongKeyType as error:
+        raise await _with_key_named(scope, error) from None
+
+
+async def _with_key_named(scope: Scope, error: WrongKeyType) -> WrongKeyType:
+    """Find out which key the script stumbled over; it cannot say so itself without costing every write."""
+    kinds = await Call(tuple(("TYPE", key) for key in scope.script_keys), as_is, True)
+    for key, kind, expected in zip(scope.script_keys, kinds, _TYPES_OF_SCRIPT_KEYS, strict=True):
+        if kind not in (expected, b"none"):
+            return wrong_type_of(key)
+    return error

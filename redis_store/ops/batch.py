@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from redis_store._call import Alone, Call, Command, Op, as_is, transaction
+from redis_store._call import Alone, Call, Command, Op, as_is
 from redis_store._codec import check_value_size
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
-from redis_store.ops._script import run_script
+from redis_store.ops._script import run_script, run_write, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, ttl_to_ms
 from redis_store.scripts import CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json
@@ -31,12 +31,7 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
     if not fields:
         return {}
     texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
-    decode, namespace = scope.codec.decode, scope.namespace
-    return {
-        key: decode(text, namespace, field)
-        for (field, key), text in zip(fields.items(), texts, strict=True)
-        if text is not None
-    }
+    return scope.codec.decode_found(fields.values(), texts, scope.namespace)
 
 
 async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
@@ -45,19 +40,20 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
         return 0
     parts = list(_parts(fields, KEYS_PER_SCRIPT))
     if len(parts) == 1:
-        return int(await run_script(DELETE, scope.script_keys, (*scope.script_head, *fields)))
-    replies = await transaction(
+        return int(await run_write(DELETE, scope, tuple(fields)))
+    replies = await write_transaction(
+        scope,
         _commands(
             DELETE,
             scope,
             [(*head, *part) for head, part in zip(_heads(scope, tx, len(parts)), parts, strict=True)],
-        )
+        ),
     )
     return sum(replies or ())
 
 
 async def clear(scope: Scope) -> int:
-    return int(await run_script(CLEAR, scope.script_keys, scope.script_head))
+    return int(await run_write(CLEAR, scope, ()))
 
 
 def set_many(
@@ -81,7 +77,7 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: float | timedel
         return 0
     flat = [part for pair in texts.items() for part in pair]
     parts = list(_parts(flat, 2 * KEYS_PER_SCRIPT))
-    await transaction(_write_commands(scope, tx, parts, ttl_ms, "keep"))
+    await write_transaction(scope, _write_commands(scope, tx, parts, ttl_ms, "keep"))
     return len(texts)
 
 
@@ -99,7 +95,7 @@ async def _set_many_with_metadata(
         if len(field_parts) > 1:
             await Call((("WATCH", scope.keys.data, scope.keys.info),), as_is)
         parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
-        replies = await transaction(_write_commands(scope, tx, parts, ttl_ms, "put"))
+        replies = await write_transaction(scope, _write_commands(scope, tx, parts, ttl_ms, "put"))
         if replies is not None and all(reply == 1 for reply in replies):
             return len(texts)
     raise Conflict(

@@ -158,8 +158,7 @@ def _page_size(fields: int, memory_bytes: int) -> int:
 
 
 def _decoded(scope: Scope, texts: dict[bytes, bytes]) -> dict[str, Json]:
-    decode, namespace = scope.codec.decode, scope.namespace
-    return {decode_name(field): decode(text, namespace, field) for field, text in texts.items()}
+    return scope.codec.decode_found(map(decode_name, texts), texts.values(), scope.namespace)
 
 
 async def _registered(scope: Scope) -> set[bytes]:

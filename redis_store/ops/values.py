@@ -12,8 +12,8 @@ from redis_store._codec import VALUES, check_value_size
 from redis_store._keys import decode_name, encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
-from redis_store.ops._script import run_script
-from redis_store.scripts import DELETE, INFO, WRITE
+from redis_store.ops._script import run_script, run_write
+from redis_store.scripts import DELETE, INFO, SET, WRITE
 from redis_store.types import Json, KeyInfo
 
 MAX_TTL_S = 100 * 365 * 86400
@@ -26,7 +26,7 @@ MERGE_TRIES = 100
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
     field = encode_key(key)
     text = await Call((("HGET", scope.keys.data, field),), as_is, True)
-    return default if text is None else scope.codec.decode(text, scope.namespace, field)
+    return default if text is None else scope.codec.decode(text, scope.namespace, key)
 
 
 async def contains(scope: Scope, key: str) -> bool:
@@ -46,15 +46,18 @@ async def set_value(
 ) -> None:
     field = encode_key(key)
     text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
-    head = (*scope.script_head, scope.writer.agent_json, "" if ttl is None else ttl_to_ms(ttl))
     if not metadata:
         check_metadata(metadata)
-        await run_script(WRITE, scope.script_keys, (*head, "keep", field, text))
+        if ttl is None:
+            await run_write(SET, scope, (scope.writer.agent_json, field, text))
+        else:
+            await run_write(WRITE, scope, (scope.writer.agent_json, ttl_to_ms(ttl), "keep", field, text))
         return
+    head = (scope.writer.agent_json, "" if ttl is None else ttl_to_ms(ttl), "put", field, text)
     added = encode_metadata(scope, metadata)
     expected, merged = b"", added
     for _ in range(MERGE_TRIES):
-        reply = await run_script(WRITE, scope.script_keys, (*head, "put", field, text, merged, expected))
+        reply = await run_write(WRITE, scope, (*head, merged, expected))
         if reply == 1:
             return
         expected = reply[1]
@@ -65,7 +68,7 @@ async def set_value(
 
 
 async def delete(scope: Scope, key: str) -> bool:
-    return bool(await run_script(DELETE, scope.script_keys, (*scope.script_head, encode_key(key))))
+    return bool(await run_write(DELETE, scope, (encode_key(key),)))
 
 
 async def info(scope: Scope, key: str) -> KeyInfo | None:

@@ -26,20 +26,19 @@ class Script:
         return (b"EVAL", self.text, len(keys), *keys, *arguments)
 
 
-def _load(name: str, *, prelude: bool = False) -> Script:
-    folder = files(__name__)
-    text = (folder / f"{name}.lua").read_bytes()
-    if prelude:
-        text = (folder / "prelude.lua").read_bytes() + text
-    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+def _load(*names: str) -> Script:
+    """Read a script, with the texts that stand before it."""
+    text = b"".join((files(__name__) / f"{name}.lua").read_bytes() for name in names)
+    return Script(names[-1], text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-WRITE = _load("write", prelude=True)
-DELETE = _load("delete", prelude=True)
-CLEAR = _load("clear", prelude=True)
+SET = _load("prelude", "info_text", "set")
+WRITE = _load("prelude", "info_text", "write")
+DELETE = _load("prelude", "delete")
+CLEAR = _load("prelude", "clear")
 INFO = _load("info")
 METADATA = _load("metadata")
 SMALL = _load("small")
+SCAN_KEYS = _load("scan_keys")
 PRESENT = _load("present")
 PRUNE = _load("prune")
-SCAN_KEYS = _load("scan_keys")

@@ -1,0 +1,87 @@
+"""Interleaved rounds: the only way to compare two things on a machine whose speed changes while one looks."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a comparison gave; times are microseconds a call."""
+
+    name: str
+    ours_us: float
+    theirs_us: float
+    ratio: float
+    """The median of the ratios of neighbouring rounds."""
+    spread: tuple[float, float]
+    """The quartiles of those ratios."""
+
+
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], calls: int, rounds: int) -> Figure:
+    """Time both, turn by turn, and return what it gave."""
+
+    def clock(work: Callable[[], object]) -> float:
+        start = perf_counter()
+        for _ in range(calls):
+            work()
+        return (perf_counter() - start) / calls * 1e6
+
+    ours(), theirs()
+    times = []
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            # Who goes first changes, so that neither always meets the other's leftovers.
+            if turn % 2:
+                b, a = clock(theirs), clock(ours)
+            else:
+                a, b = clock(ours), clock(theirs)
+            times.append((a, b))
+    finally:
+        gc.enable()
+    return figure(name, times)
+
+
+async def compare_async(
+    name: str, ours: Callable[[], Awaitable[object]], theirs: Callable[[], Awaitable[object]], calls: int, rounds: int
+) -> Figure:
+    """Time both, turn by turn, in the running event loop."""
+
+    async def clock(work: Callable[[], Awaitable[object]]) -> float:
+        start = perf_counter()
+        for _ in range(calls):
+            await work()
+        return (perf_counter() - start) / calls * 1e6
+
+    await ours()
+    await theirs()
+    times = []
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            if turn % 2:
+                b, a = await clock(theirs), await clock(ours)
+            else:
+                a, b = await clock(ours), await clock(theirs)
+            times.append((a, b))
+    finally:
+        gc.enable()
+    return figure(name, times)
+
+
+def figure(name: str, times: list[tuple[float, float]]) -> Figure:
+    """Return the medians of interleaved times, and how far the ratios of neighbours lie apart."""
+    ratios = [a / b for a, b in times]
+    quartiles = statistics.quantiles(ratios, n=4)
+    return Figure(
+        name,
+        statistics.median(a for a, _ in times),
+        statistics.median(b for _, b in times),
+        statistics.median(ratios),
+        (quartiles[0], quartiles[2]),
+    )

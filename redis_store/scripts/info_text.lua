@@ -1,0 +1,40 @@
+-- Stands between prelude.lua and a script that sets fields: the text of a key's info.
+--
+-- ARGV  5 the agent's name as a JSON string without raw quotes inside, or ''
+
+local agent = ARGV[5]
+
+-- The server's clock, in ms since 1970, as digits.
+local function server_time()
+  local time = call('TIME')
+  return time[1] .. sub('00000' .. time[2], -6, -4)
+end
+
+-- The info of a key written now, from the info that it had (nil where the key is new) and, if `metadata` is not nil, with
+-- that in place of the old ('' for none). What is equal or empty is left out, metadata stands last.
+local function info_text(now, old, metadata)
+  local created, rest = now, ''
+  local by, updated, updated_by = agent, '', ''
+  if old then
+    local old_created, old_rest = match(old, '^{"created":(%d+)(.*)}$')
+    if old_created then
+      created, rest = old_created, old_rest
+      by = match(rest, '^,"by":("[^"]*")') or ''
+      if now ~= created then updated = ',"updated":' .. now end
+      if agent ~= by then updated_by = ',"updated_by":' .. (agent == '' and 'null' or agent) end
+    end
+  end
+  if metadata then
+    metadata = metadata ~= '' and ',"metadata":' .. metadata or ''
+  else
+    local at = find(rest, ',"metadata":', 1, true)
+    metadata = at and sub(rest, at) or ''
+  end
+  return '{"created":' .. created .. (by ~= '' and ',"by":' .. by or '') .. updated .. updated_by .. metadata .. '}'
+end
+
+-- The metadata in an info, '' for none. Names hold no raw quote, so the first match is the right one.
+local function metadata_in(old)
+  local at = find(old, ',"metadata":', 1, true)
+  return at and sub(old, at + 12, -2) or ''
+end

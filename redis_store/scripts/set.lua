@@ -1,0 +1,22 @@
+-- Sets one field of a namespace: data, registry, info and log entry, or nothing. The everyday write, kept short.
+--
+-- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
+-- ARGV  6 field   7 value
+-- Reply 1
+-- Errors  WRONGTYPE
+
+local field, value = ARGV[6], ARGV[7]
+
+local old = call('HGET', info, field)
+local listed = call('SISMEMBER', registry, name)
+local watched = call('XLEN', log) > 0
+-- Info counts only where the field is there: what a hand-made HDEL left must not come back to life.
+if old and call('HEXISTS', data, field) == 0 then old = nil end
+local text = info_text(server_time(), old)
+
+-- The first write may be refused (another type, a full server, a replica): nothing has happened then.
+call('HSET', data, field, value)
+call('HSET', info, field, text)
+if listed == 0 then call('SADD', registry, name) end
+if watched then tell(1, '', {field, #value <= 1024 and 's' .. value or 'r'}, #field + math.min(#value, 1024)) end
+return 1
