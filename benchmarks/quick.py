@@ -95,8 +95,8 @@ def _batches(store: object, bare: redis.Redis, rounds: int) -> list[Figure]:
     set_bare(), many.set_many(items)
     _same(get_bare(), many.get_many(keys), items)
     return [
-        compare(f"set_many {BATCH} × 2 KB", lambda: many.set_many(items), set_bare, 1, rounds),
-        compare(f"get_many {BATCH} × 2 KB", lambda: many.get_many(keys), get_bare, 2, rounds),
+        compare(f"set_many {BATCH} x 2 KB", lambda: many.set_many(items), set_bare, 1, rounds),
+        compare(f"get_many {BATCH} x 2 KB", lambda: many.get_many(keys), get_bare, 2, rounds),
     ]
 
 

@@ -15,9 +15,10 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from redis_store._call import Command, ReplyError
+from redis_store._pack import pack
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
-from redis_store._sync_connection import afterwards, connecting_failed, pack
+from redis_store._sync_connection import afterwards, connecting_failed
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
 
 MOST_CALLS = 10_000

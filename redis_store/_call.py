@@ -12,7 +12,18 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-Command: TypeAlias = tuple[bytes | str | int, ...]
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The arguments that many commands begin with, packed once (`_pack.opening`); a field and a value follow."""
+
+    name: str
+    count: int
+    packed: bytes
+
+
+Argument: TypeAlias = bytes | str | int
+Command: TypeAlias = tuple[Argument | Opening, ...]
 
 
 class ReplyError(Exception):
@@ -52,7 +63,7 @@ def as_is(reply: Any) -> Any:
     return reply
 
 
-def read(*command: bytes | str | int, bulk: bool = False) -> Call[Any]:
+def read(*command: Argument, bulk: bool = False) -> Call[Any]:
     """Ask for one command that only reads."""
     return Call((command,), as_is, True, bulk)
 

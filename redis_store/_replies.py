@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redis_store._call import Command, ReplyError
+from redis_store._call import Argument, Command, Opening, ReplyError
 from redis_store._keys import decode_name
 from redis_store.errors import (
     AuthenticationFailed,
@@ -51,11 +51,16 @@ def raise_error_reply(reply: object, commands: Sequence[Command]) -> None:
 
 
 def _names(commands: Sequence[Command]) -> str:
-    names = sorted({name.decode() if isinstance(name := command[0], bytes) else str(name) for command in commands})
-    return ", ".join(names) or "a command"
+    return ", ".join(sorted({_name(command[0]) for command in commands})) or "a command"
 
 
-def wrong_type_of(key: bytes | str | int) -> WrongKeyType:
+def _name(first: Argument | Opening) -> str:
+    if isinstance(first, Opening):
+        return first.name
+    return first.decode() if isinstance(first, bytes) else str(first)
+
+
+def wrong_type_of(key: Argument | Opening) -> WrongKeyType:
     """Return the error that names a Redis key of another type."""
     name = decode_name(key) if isinstance(key, bytes) else str(key)
     return WrongKeyType(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from redis_store._call import Argument, Opening
 from redis_store._codec import Codec
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
+from redis_store.scripts import SET
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
@@ -61,13 +63,17 @@ class Scope:
     log: LogBounds
     script_keys: tuple[bytes, ...]
     """The KEYS of every script that writes."""
-    script_head: tuple[bytes | str | int, ...]
+    script_head: tuple[Argument, ...]
     """The ARGV that every such script begins with (`scripts/prelude.lua`)."""
+    set_opening: Opening
+    """The everyday write up to its field and value."""
 
     @classmethod
     def of(cls, user: UserKeys, namespace: str, writer: Writer, codec: Codec, limits: Limits, log: LogBounds) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
+        script_keys = (keys.data, keys.registry, keys.info, keys.log)
+        script_head = (keys.name, writer.log_head, log.entries, log.max_bytes)
         return cls(
             user,
             namespace,
@@ -76,8 +82,9 @@ class Scope:
             codec,
             limits,
             log,
-            script_keys=(keys.data, keys.registry, keys.info, keys.log),
-            script_head=(keys.name, writer.log_head, log.entries, log.max_bytes),
+            script_keys,
+            script_head,
+            SET.opening(script_keys, (*script_head, writer.agent_json)),
         )
 
     def moved(self, namespace: str) -> Scope:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_store._call import Call, Command, as_is, transaction
+from redis_store._call import Argument, Call, Command, as_is, transaction
 from redis_store._replies import ScriptMissing, wrong_type_of
 from redis_store._scope import Scope
 from redis_store.errors import WrongKeyType
@@ -16,7 +16,7 @@ _TYPES_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream")
 async def run_script(
     script: Script,
     keys: tuple[bytes, ...],
-    arguments: tuple[bytes | str | int, ...],
+    arguments: tuple[Argument, ...],
     repeatable: bool = False,
     bulk: bool = False,
 ) -> Any:
@@ -27,7 +27,7 @@ async def run_script(
         return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
 
 
-async def run_write(script: Script, scope: Scope, arguments: tuple[bytes | str | int, ...]) -> Any:
+async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
     """Run a script that writes to a namespace (`scripts/prelude.lua`)."""
     arguments = scope.script_head + arguments
     try:

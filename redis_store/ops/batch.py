@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from redis_store._call import Alone, Call, Command, Op, as_is
+from redis_store._call import Alone, Argument, Call, Command, Op, as_is
 from redis_store._codec import check_value_size
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
@@ -123,7 +123,7 @@ def _write_commands(scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int
     )
 
 
-def _commands(script: Script, scope: Scope, arguments: list[tuple[bytes | str | int, ...]]) -> list[Command]:
+def _commands(script: Script, scope: Scope, arguments: list[tuple[Argument, ...]]) -> list[Command]:
     """Return the commands of a transaction: the text goes first, so that the digest cannot be missing behind it."""
     first, *others = arguments
     return [
@@ -132,7 +132,7 @@ def _commands(script: Script, scope: Scope, arguments: list[tuple[bytes | str | 
     ]
 
 
-def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[bytes | str | int, ...]]:
+def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[Argument, ...]]:
     """Yield what each part's arguments begin with; the log tells the parts of one transaction by `tx`."""
     if parts == 1:
         yield scope.script_head

@@ -10,8 +10,9 @@ from redis_store import _plain
 from redis_store._call import Call, as_is, read
 from redis_store._codec import VALUES, check_value_size
 from redis_store._keys import decode_name, encode_key
+from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
+from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded, WrongKeyType
 from redis_store.ops._script import run_script, run_write
 from redis_store.scripts import DELETE, INFO, SET, WRITE
 from redis_store.types import Json, KeyInfo
@@ -48,10 +49,14 @@ async def set_value(
     text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
     if not metadata:
         check_metadata(metadata)
-        if ttl is None:
-            await run_write(SET, scope, (scope.writer.agent_json, field, text))
-        else:
+        if ttl is not None:
             await run_write(WRITE, scope, (scope.writer.agent_json, ttl_to_ms(ttl), "keep", field, text))
+            return
+        try:
+            await Call(((scope.set_opening, field, text),), as_is)
+        except (ScriptMissing, WrongKeyType):
+            # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
+            await run_write(SET, scope, (scope.writer.agent_json, field, text))
         return
     head = (scope.writer.agent_json, "" if ttl is None else ttl_to_ms(ttl), "put", field, text)
     added = encode_metadata(scope, metadata)

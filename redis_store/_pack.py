@@ -1,0 +1,41 @@
+"""Commands as the bytes that go out: hiredis for the small ones, our own joining where that is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hiredis
+
+from redis_store._call import Argument, Command, Opening
+
+_MANY_ARGUMENTS = 64
+"""From here on joining beats hiredis, whose buffer grows by and by (1,000 values of 2 KB: 0.3 ms for 1.6)."""
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """Return the bytes that say these commands, one after the other."""
+    if len(commands) == 1:
+        command = commands[0]
+        if type(command[0]) is Opening:
+            return _with_opening(*command)  # type: ignore[arg-type]  # an opening stands before a field and a value
+        if len(command) < _MANY_ARGUMENTS:
+            packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one only
+            return packed
+    parts: list[bytes] = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            raw = argument if type(argument) is bytes else str(argument).encode()
+            parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
+    return b"".join(parts)
+
+
+def opening(name: str, *arguments: Argument) -> Opening:
+    """Pack the name and the first arguments of a command that is sent often."""
+    packed = pack([(name, *arguments)])
+    return Opening(name, 1 + len(arguments), packed[packed.index(b"\n") + 1 :])
+
+
+def _with_opening(first: Opening, field: bytes, value: bytes) -> bytes:
+    count = first.count + 2
+    return b"*%d\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (count, first.packed, len(field), field, len(value), value)
