@@ -94,40 +94,40 @@ def _key_text(key: object, path: str) -> str:
     if isinstance(key, enum.Enum):
         raise _refusal(path, f"has the enum member {_short(key)} as a key", "use its .value")
     if isinstance(key, str):
-        return _checked_str(str.__str__(key), where)
+        return _checked_str(str.__str__(key), path, where)
     if key is None:
         return "null"
     if isinstance(key, bool):
         return "true" if key else "false"
     if isinstance(key, int):
-        return int.__repr__(_checked_int(key, where))
+        return int.__repr__(_checked_int(key, path, where))
     if isinstance(key, float):
-        return float.__repr__(_checked_float(key, where))
+        return float.__repr__(_checked_float(key, path, where))
     raise _refusal(
         path, f"has a {type(key).__name__} as a key", "keys are strings (int, float, bool, None become text)"
     )
 
 
-def _checked_str(text: str, path: str) -> str:
+def _checked_str(text: str, path: str, where: str = "") -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         problem = f"has a lone surrogate at character {error.start}"
-        raise _refusal(path, problem, "encode it in a way of your own, for example with base64") from None
+        raise _refusal(path, problem, "encode it in a way of your own, for example with base64", where) from None
     return text
 
 
-def _checked_int(number: int, path: str) -> int:
+def _checked_int(number: int, path: str, where: str = "") -> int:
     number = int(number)
     if not -_INT_LIMIT < number < _INT_LIMIT:
-        raise _refusal(path, f"is an int of more than {MAX_INT_DIGITS} digits", "store it as a string")
+        raise _refusal(path, f"is an int of more than {MAX_INT_DIGITS} digits", "store it as a string", where)
     return number
 
 
-def _checked_float(number: float, path: str) -> float:
+def _checked_float(number: float, path: str, where: str = "") -> float:
     number = float(number)
     if not math.isfinite(number):
-        raise _refusal(path, f"is {number}, which JSON cannot say", "store None or a string")
+        raise _refusal(path, f"is {number}, which JSON cannot say", "store None or a string", where)
     return number
 
 
@@ -137,6 +137,8 @@ def _short(key: object) -> str:
     return text if len(text) <= 64 else text[:61] + "..."
 
 
-def _refusal(path: str, problem: str, advice: str) -> InvalidValue:
-    shown = path if len(path) <= 200 else f"{path[:100]}...{path[-60:]}"
+def _refusal(path: str, problem: str, advice: str, where: str = "") -> InvalidValue:
+    """The error for the element at `path`; `where` says it closer, where the element is a key."""
+    shown = where or path
+    shown = shown if len(shown) <= 200 else f"{shown[:100]}...{shown[-60:]}"
     return InvalidValue(f"{shown} {problem}: {advice}.", path=path)
