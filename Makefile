@@ -1,0 +1,81 @@
+# Needs make and Python 3.11 or later, nothing else: what is missing is installed into .venv, once.
+# Another Python than the first that is found: make PYTHON=/path/to/python
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+
+# FORCE where .venv cannot be used: its Python is gone, another PYTHON is asked for, or the checkout was moved or copied,
+# so that the packages in it are still imported from the old place.
+REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
+	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
+	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
+
+.PHONY: help demo test lint format bench-quick clean distclean FORCE
+
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+demo: .venv/.demo ## agents at work on Python's standard library, with an embedded server
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test: lint ## all checks and all tests; ARGS="-k name" for some of them
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.test ## style, format and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: .venv/.test ## put the code into shape
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench-quick: .venv/.test ## the speed of get, set and batches beside redis-py, in a minute
+	@$(BIN)/python -m benchmarks.quick $(ARGS)
+
+clean: ## remove the demo's data, the benchmarks' and the caches
+	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \
+		$(BIN)/redis-store server destroy --data-dir .demo --yes --force || :; fi
+	rm -rf .demo .bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf .venv
+
+.venv/.demo: .venv/.made pyproject.toml
+	@echo "Installing the packages into .venv (once; up to a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.test: .venv/.made pyproject.toml
+	@echo "Installing the packages and what tests them into .venv (once; up to two minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch .venv/.demo $@
+
+.venv/.made: $(REMAKE)
+	@is_new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	is_python() { "$$1" -c '' 2>/dev/null; }; \
+	wanted='$(PYTHON)'; found=; \
+	if [ -n "$$wanted" ]; then \
+		if is_new_enough "$$wanted"; then found=$$wanted; \
+		elif is_python "$$wanted"; then \
+			echo "PYTHON=$$wanted is $$("$$wanted" -V 2>&1), and Python 3.11 or later is needed." >&2; exit 1; \
+		else echo "PYTHON=$$wanted is no Python that can be run." >&2; exit 1; fi; \
+	else \
+		for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+			if is_new_enough "$$python"; then found=$$python; break; fi; done; \
+		if [ -z "$$found" ]; then \
+			is_python python3 && old=" (python3 is $$(python3 -V 2>&1))" || old=; \
+			echo "Python 3.11 or later is needed, and none is on the PATH$$old:" \
+				"install one, or say where it is with make PYTHON=/path/to/python3" >&2; exit 1; fi; fi; \
+	echo "Making .venv with $$("$$found" -V) ..."; \
+	"$$found" -m venv --clear .venv || { \
+		echo "No .venv could be made, see above (Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }; \
+	{ pwd -P; printf '%s\n' "$$wanted"; } > $@

@@ -1,0 +1,271 @@
+"""The demo behind `make demo`: the agents of this folder at work on the sources of Python's standard library.
+
+They run in the sandbox, as the user "demo", on an embedded server whose data stays in a folder: a second demo finds there
+what the first one left. `--files` takes fewer files, `--data-dir` another folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import pydoc
+import shlex
+import sys
+import sysconfig
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+if sys.version_info < (3, 11):  # noqa: UP036  # who runs this file by hand may have another Python
+    sys.exit(f"The demo needs Python 3.11 or later, and this is {platform.python_version()}: run `make demo`.")
+
+try:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    import sandbox
+    from redis_store import DataStoreError
+    from redis_store.server import join, status
+except ImportError as error:
+    sys.exit(f"The demo failed: {error}. Run it with `make demo`, which installs what it needs into .venv first.")
+
+EXAMPLES = Path(__file__).resolve().parent
+USER = "demo"
+REPO = "stdlib"
+QUERIES = ("json decoder", "http server", "temporary file", "priority queue")
+PAGE = "pydoc:asyncio"
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the message is a sentence for its user."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of an agent, as the report shows it."""
+
+    agent: str
+    outcome: str
+    result: sandbox.RunResult
+
+
+class Host:
+    """What the agents' host does: it runs them, gives them tools, and keeps what came of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.steps: list[Step] = []
+
+    def run(
+        self,
+        agent: str,
+        input_dict: dict[str, Any],
+        describe: Callable[[dict[str, Any]], str],
+        **tools: Callable[..., Any],
+    ) -> dict[str, Any]:
+        """Run one of the examples and return its output, which `describe` puts into a few words."""
+        path = EXAMPLES / f"{agent}.py"
+        result = sandbox.run(path, input_dict, user=USER, tools=tools, url=self.url)
+        output = result.check()
+        if "error" in output:
+            raise DemoFailed(f"{agent} says: {output['error']}")
+        self.steps.append(Step(agent, describe(output), result))
+        return output
+
+
+def standard_library() -> Iterator[tuple[str, str]]:
+    """Give the sources of the running Python's standard library: path and text of each that is UTF-8."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if LEFT_OUT.isdisjoint(name.parts):
+            try:
+                yield name.as_posix(), path.read_bytes().decode()
+            except (UnicodeDecodeError, OSError):
+                continue
+
+
+def ingest(host: Host, sources: dict[str, str], console: Console) -> None:
+    """Have the files ingested, with a bar that moves as the agent reads them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not is_screen(console)) as progress:
+        bar = progress.add_task("Ingesting the standard library", total=len(sources))
+
+        def list_files(repo: str) -> list[str]:
+            return list(sources)
+
+        async def read_file(repo: str, path: str) -> str:
+            progress.advance(bar)
+            return sources[path]
+
+        host.run("ingest_repository", {"repo": REPO}, describe_ingestion, list_files=list_files, read_file=read_file)
+
+
+def is_screen(console: Console) -> bool:
+    """Whether somebody watches, and not a file or the log of a build."""
+    return sys.stdout.isatty() and console.is_interactive
+
+
+def fetch(url: str) -> str:
+    """Fetch a page, as a host's tool would from the network: here what pydoc says about a module."""
+    return pydoc.render_doc(url.removeprefix("pydoc:"), renderer=pydoc.plaintext)
+
+
+def lines_of_packages(sources: dict[str, str]) -> dict[str, int]:
+    """Count the lines of each package and of each module that is in none."""
+    lines: Counter[str] = Counter()
+    for path, text in sources.items():
+        lines[path.partition("/")[0].removesuffix(".py")] += text.count("\n")
+    return dict(lines)
+
+
+def run_agents(host: Host, sources: dict[str, str], console: Console) -> None:
+    """Run each of the examples, those that depend on others after them."""
+    ingest(host, sources, console)
+    for query in QUERIES:
+        host.run("search", {"query": query, "limit": 3}, describe_search)
+    for _ in range(2):
+        host.run("cached_fetch", {"url": PAGE}, describe_fetch, fetch=fetch)
+    stored = "{status} {key!r} in namespace {namespace!r}".format_map
+    host.run("producer", {"data": lines_of_packages(sources)}, stored)
+    host.run("consumer", {}, "from {written_by}: {report}".format_map)
+    host.run("quick_start", {"name": "demo"}, "{greeting} Visits: {visits}".format_map)
+
+
+def describe_ingestion(output: dict[str, Any]) -> str:
+    """Say what there was to do."""
+    files, stored, unchanged = output["files"], output["stored"], output["unchanged"]
+    removed = f", {output['removed']} removed" if output["removed"] else ""
+    if not stored:
+        return f"{files} files, all unchanged since the last run{removed}"
+    if not unchanged:
+        return f"{files} files, all stored with their summaries{removed}"
+    return f"{files} files: {stored} stored, {unchanged} unchanged since the last run{removed}"
+
+
+def describe_search(output: dict[str, Any]) -> str:
+    """Say how many files a search found, and which is the best."""
+    if not output["found"]:
+        return f"{output['query']!r}: nothing found"
+    best = output["results"][0]
+    return f"{output['query']!r}: {output['found']} found, {best['file']} first: {best['summary']['about']}"
+
+
+def describe_fetch(output: dict[str, Any]) -> str:
+    """Say where an answer came from."""
+    return f"{output['url']}, {len(output['answer']):,} characters, source: {output['source']}"
+
+
+def report(host: Host, sources: dict[str, str], seconds: float, console: Console) -> None:
+    """Show what was done, and what it took."""
+    table = Table(box=None, pad_edge=False, expand=False)
+    table.add_column("Agent", no_wrap=True)
+    table.add_column("What came of it", ratio=1)
+    table.add_column("Operations", justify="right")
+    table.add_column("Time", justify="right", no_wrap=True)
+    for step in host.steps:
+        operations = len(step.result.operations)
+        table.add_row(step.agent, escape(step.outcome), f"{operations:,}", f"{step.result.duration:.2f} s")
+    console.print(table)
+
+    operations = [operation for step in host.steps for operation in step.result.operations]
+    fetches = [step.outcome for step in host.steps if step.agent == "cached_fetch"]
+    hits = sum(outcome.endswith("source: cache") for outcome in fetches)
+    console.print(
+        f"\n{len(sources):,} files of {total_size(len(text.encode()) for text in sources.values())};"
+        f" {len(operations):,} operations on the store moved {total_size(one.bytes for one in operations)};"
+        f" cache hits: {hits} of {len(fetches)} fetches; {seconds:.1f} s in all.\n",
+        highlight=False,
+    )
+
+
+def total_size(sizes: Iterable[int]) -> str:
+    """Add up sizes in bytes, for people."""
+    size = sum(sizes)
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def show_commands(data_dir: Path, file: str, console: Console) -> None:
+    """Show how to look at what the agents left; every line can be pasted as it stands."""
+    folder, programs = shlex.quote(str(data_dir)), shlex.quote(str(Path(sys.executable).parent))
+    search = shlex.quote(str(EXAMPLES / "search.py"))
+    socket = shlex.quote(str(status(data_dir).socket_path))
+    unset = "unset REDIS_URL; " if os.environ.get("REDIS_URL") else ""
+    parts = {
+        "Look at the data; the server starts again for each command:": [
+            f"{unset}export PATH={programs}:$PATH REDIS_STORE_DATA_DIR={folder}",
+            f"redis-store redis SMEMBERS user:{USER}:namespaces",
+            f"redis-store redis HGET user:{USER}:ns:summary:{REPO} {shlex.quote(file)}",
+            f"redis-store redis HGET user:{USER}:info:shared latest-analysis",
+            f'sandbox run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
+        ],
+        "Or keep it running, and use any client:": [
+            "redis-store server start",
+            f"redis-cli -s {socket} HLEN user:{USER}:ns:files:{REPO}",
+            "redis-store server stop",
+        ],
+    }
+    for title, lines in parts.items():
+        console.print(title)
+        for line in lines:
+            console.out("   ", line, highlight=False)
+
+
+def at_least_one(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", type=at_least_one, help="how many files to ingest at most (default: all)")
+    parser.add_argument(
+        "--data-dir", type=Path, default=EXAMPLES.parent / ".demo", help="the server's folder (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    try:
+        demo(options.files, options.data_dir.absolute(), console)
+    except KeyboardInterrupt:
+        print("The demo was interrupted; the next one goes on with what is stored.", file=sys.stderr)
+        return 130
+    except (DemoFailed, DataStoreError, sandbox.SandboxError, OSError) as error:
+        details = getattr(error, "traceback", "")
+        print(f"{details}The demo failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def demo(files: int | None, data_dir: Path, console: Console) -> None:
+    """Start or join the embedded server, have the agents work, and report."""
+    start = time.perf_counter()
+    sources = dict(islice(standard_library(), files))
+    if not sources:
+        raise DemoFailed("there are no sources of Python's standard library to be read on this machine.")
+    with join(data_dir) as server:
+        known = status(data_dir)
+        console.print(
+            f"Python {platform.python_version()}, {known.engine} {known.version} in {data_dir}\n",
+            soft_wrap=True,
+            markup=False,
+        )
+        host = Host(server.url)
+        run_agents(host, sources, console)
+        report(host, sources, time.perf_counter() - start, console)
+        show_commands(data_dir, "json/decoder.py" if "json/decoder.py" in sources else min(sources), console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
