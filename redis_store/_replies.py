@@ -28,6 +28,8 @@ def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreE
     """Return the error of ours that stands for an error reply to one of these commands."""
     text = str(error)
     code, _, detail = text.partition(" ")
+    if code == "ERR" and any(sign in detail for sign in _NOT_ALLOWED_IN_SCRIPT):
+        code = "NOPERM"
     make = _BY_CODE.get(code)
     if make is None:
         return ServerRefused(f"The server refused {_names(commands)}: {text}.")
@@ -84,6 +86,9 @@ def _plainly(kind: type[DataStoreError], sentence: str) -> Callable[[str, Sequen
     return lambda detail, commands: kind(sentence.format(detail=detail.rstrip("."), names=_names(commands)))
 
 
+_NOT_ALLOWED_IN_SCRIPT = ("The user executing the script", "ACL failure in script")
+"""How Redis 7.0, and the later servers, say inside a script what is NOPERM outside."""
+
 _NO_LOGIN = "The server wants another user name or password ({detail}): check the url."
 
 _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
@@ -107,7 +112,7 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "NOAUTH": _plainly(AuthenticationFailed, _NO_LOGIN),
     "NOPERM": _plainly(
         PermissionDenied,
-        "The server's access rules forbid {names} to this user ({detail}): ask its operator.",
+        "The server's access rules do not allow this ({detail}): ask its operator. Nothing was written.",
     ),
     "LOADING": _plainly(ConnectionLost, "The server is still loading its data: try again in a moment."),
     "BUSY": _plainly(

@@ -25,7 +25,7 @@
     ├── WrongEventLoop (RuntimeError)         an asyncio object was used from a loop that is not its own
     └── StoreClosed (RuntimeError)            used after ``close()``
 
-`StoreUnavailable.outcome_unknown` is True where a write may or may not have happened. Everywhere else an error means that
+`DataStoreError.outcome_unknown` is True where a write may or may not have happened. Everywhere else an error means that
 nothing was written.
 """
 
@@ -65,7 +65,10 @@ class DataStoreError(Exception):
     """Root of every error that this package raises.
 
     Facts are attributes, given by keyword; they survive pickling and the sandbox's broker.
+    Attributes: `outcome_unknown`, True where a write may or may not have happened.
     """
+
+    outcome_unknown: bool = False
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
@@ -134,8 +137,6 @@ class StoreUnavailable(DataStoreError, ConnectionError):
     Attributes: `outcome_unknown`, True where the request was a write of which at least a part had gone out, so that it
     may or may not have happened.
     """
-
-    outcome_unknown: bool = False
 
 
 class ConnectionLost(StoreUnavailable):

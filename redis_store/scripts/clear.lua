@@ -2,7 +2,7 @@
 --
 -- KEYS, ARGV 1 to 4  as in prelude.lua
 -- Reply how many keys there were (fields that have expired and are not yet reaped count)
--- Errors  WRONGTYPE
+-- Errors  WRONGTYPE, NOPERM
 --
 -- The first write frees memory, so that a full server takes it, and then the rest of the script too.
 
@@ -10,6 +10,9 @@ local fields = call('HLEN', data)
 call('SISMEMBER', registry, name)
 call('HLEN', info)
 local watched = call('XLEN', log) > 0
+must_be_allowed('UNLINK', info)
+must_be_allowed('SREM', registry, name)
+if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 call('UNLINK', data)
 call('UNLINK', info)

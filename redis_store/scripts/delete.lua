@@ -3,7 +3,7 @@
 -- KEYS, ARGV 1 to 4  as in prelude.lua
 -- ARGV  5.. the fields, about 1,000 at most
 -- Reply how many of them were there
--- Errors  WRONGTYPE
+-- Errors  WRONGTYPE, NOPERM
 --
 -- The first write frees memory, so that a full server takes it, and then the rest of the script too.
 
@@ -16,6 +16,10 @@ call('SISMEMBER', registry, name)
 call('HLEN', info)
 local watched = call('XLEN', log) > 0
 if #present == 0 then return 0 end
+must_be_allowed('HDEL', info, 'field')
+must_be_allowed('UNLINK', info)
+must_be_allowed('SREM', registry, name)
+if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 call('HDEL', data, unpack(present))
 local events = 1

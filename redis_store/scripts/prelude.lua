@@ -4,14 +4,22 @@
 -- ARGV  1 the namespace's name, as the registry holds it
 --       2 head of the log entry up to its numbers: '{' or '{"agent":"a",'
 --       3, 4 log bounds: entries, bytes
--- Errors  WRONGTYPE where a key holds another type. Scripts are not rolled back, so each looks at the type of every key that
---         it will touch before it writes: HGET, HMGET, HLEN, SISMEMBER, XLEN do that by failing.
+-- Errors  WRONGTYPE where a key holds another type; NOPERM where the server's access rules forbid a part of it.
+--         Scripts are not rolled back, so each looks at the type of every key that it will touch before it writes: HGET,
+--         HMGET, HLEN, SISMEMBER, XLEN do that by failing.
 --
 -- A log that nobody has made is empty, and then nobody watches.
 
 local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]
 local call, find, match, sub = redis.call, string.find, string.match, string.sub
+
+-- Raises NOPERM where the server's access rules would refuse a write that stands behind others.
+local function must_be_allowed(command, ...)
+  if redis.acl_check_cmd and not redis.acl_check_cmd(command, ...) then
+    error({err = 'NOPERM this user has no permissions for ' .. command .. ' on a key of the namespace'})
+  end
+end
 
 -- Appends an entry to the log. `events` is how many keyspace events this call fires on the data hash.
 -- Bounding the number of entries by the size of this one bounds the bytes of them all.

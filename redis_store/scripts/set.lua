@@ -3,7 +3,7 @@
 -- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
 -- ARGV  6 field   7 value
 -- Reply 1
--- Errors  WRONGTYPE
+-- Errors  WRONGTYPE, NOPERM
 
 local field, value = ARGV[6], ARGV[7]
 
@@ -13,6 +13,8 @@ local watched = call('XLEN', log) > 0
 -- Info counts only where the field is there: what a hand-made HDEL left must not come back to life.
 if old and call('HEXISTS', data, field) == 0 then old = nil end
 local text = info_text(server_time(), old)
+if listed == 0 then must_be_allowed('SADD', registry, name) end
+if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 -- The first write may be refused (another type, a full server, a replica): nothing has happened then.
 call('HSET', data, field, value)

@@ -6,7 +6,7 @@
 --         'put': it is replaced, 4 a key: field, value, new metadata, the metadata that it must have had ('' for none)
 --       8.. the keys, about 1,000 at most (unpack fails at 8,000 arguments)
 -- Reply 1; or the array {position from 0, metadata} of the first key that had other metadata: then nothing is written
--- Errors  WRONGTYPE;  UNSUPPORTED hash field expiry: this server has none
+-- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
 
 local ttl_ms, mode = ARGV[6], ARGV[7]
 local FIRST = 8
@@ -22,7 +22,8 @@ call('HLEN', data)
 -- Where a field may expire, one command tells of all fields whether they are there (-2: it is not).
 local lives = redis.pcall('HPTTL', data, 'FIELDS', #fields, unpack(fields))
 if lives.err then
-  if ttl_ms ~= '' then return redis.error_reply('UNSUPPORTED hash field expiry') end
+  local unknown = find(lives.err, 'nknown', 1, true)
+  if ttl_ms ~= '' then return unknown and redis.error_reply('UNSUPPORTED hash field expiry') or lives end
   lives = nil
 end
 
@@ -49,6 +50,10 @@ for i = 1, #fields do
   infos[2 * i - 1] = field
   infos[2 * i] = text
 end
+
+if listed == 0 then must_be_allowed('SADD', registry, name) end
+if ttl_ms ~= '' then must_be_allowed('HPEXPIREAT', info, '1', 'FIELDS', '1', 'field') end
+if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 -- The first write may be refused (a full server, a replica): nothing has happened then. Those after it are not.
 if stride == 2 then
