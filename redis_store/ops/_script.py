@@ -20,11 +20,14 @@ async def run_script(
     repeatable: bool = False,
     bulk: bool = False,
 ) -> Any:
-    """Run a script in one round trip, or in two where the server's script cache has been emptied."""
+    """Run a script on hashes in one round trip, or in two where the server's script cache has been emptied."""
     try:
-        return await Call((script.by_digest(keys, arguments),), as_is, repeatable, bulk)
-    except ScriptMissing:
-        return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
+        try:
+            return await Call((script.by_digest(keys, arguments),), as_is, repeatable, bulk)
+        except ScriptMissing:
+            return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
+    except WrongKeyType as error:
+        raise await _with_key_named(keys, (b"hash",) * len(keys), error) from None
 
 
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
@@ -36,7 +39,7 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
         except ScriptMissing:
             return await Call((script.by_text(scope.script_keys, arguments),), as_is)
     except WrongKeyType as error:
-        raise await _with_key_named(scope, error) from None
+        raise await _with_key_named(scope.script_keys, _TYPES_OF_SCRIPT_KEYS, error) from None
 
 
 async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
@@ -44,13 +47,16 @@ async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] 
     try:
         return await transaction(commands)
     except WrongKeyType as error:
-        raise await _with_key_named(scope, error) from None
+        raise await _with_key_named(scope.script_keys, _TYPES_OF_SCRIPT_KEYS, error) from None
 
 
-async def _with_key_named(scope: Scope, error: WrongKeyType) -> WrongKeyType:
-    """Find out which key the script stumbled over; it cannot say so itself without costing every write."""
-    kinds = await Call(tuple(("TYPE", key) for key in scope.script_keys), as_is, True)
-    for key, kind, expected in zip(scope.script_keys, kinds, _TYPES_OF_SCRIPT_KEYS, strict=True):
+async def _with_key_named(
+    keys: tuple[bytes, ...], expected_kinds: tuple[bytes, ...], error: WrongKeyType
+) -> WrongKeyType:
+    """Find out which key the script stumbled over; it cannot say so itself without costing every call."""
+    reply = await Call(tuple(("TYPE", key) for key in keys), as_is, True)
+    kinds = reply if isinstance(reply, list) else [reply]
+    for key, kind, expected in zip(keys, kinds, expected_kinds, strict=True):
         if kind not in (expected, b"none"):
             return wrong_type_of(key)
     return error

@@ -19,6 +19,9 @@ from redis_store.types import Json, KeyInfo
 MAX_TTL_S = 100 * 365 * 86400
 """A hundred years: beyond it the servers' own bounds on times of expiry come near."""
 
+_YEAR_9999_MS = 253_370_764_800_000
+"""The last year that a datetime can say."""
+
 MERGE_TRIES = 100
 """How often a write with metadata is tried while others change the metadata of the same key."""
 
@@ -136,18 +139,26 @@ def _load_object(text: bytes) -> dict[str, Json]:
 def _key_info(key: str, text: bytes | None, size: int, expires_ms: int) -> KeyInfo:
     known = _load_object(text or b"{}")
     created = _time(known.get("created"))
-    by = known.get("by")
+    by = _name(known.get("by"))
+    metadata = known.get("metadata")
     return KeyInfo(
         key=key,
         created_at=created,
         created_by=by,
         updated_at=_time(known.get("updated")) or created,
-        updated_by=known.get("updated_by", by),
-        metadata=known.get("metadata", {}),
+        updated_by=_name(known["updated_by"]) if "updated_by" in known else by,
+        metadata=metadata if isinstance(metadata, dict) else {},
         size=size,
-        expires_at=_time(expires_ms) if expires_ms > 0 else None,
+        expires_at=_time(expires_ms),
     )
 
 
-def _time(ms: int | None) -> datetime | None:
-    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+def _time(ms: object) -> datetime | None:
+    """Return a time of the server's; None for what is none (written by hand, or a negative answer)."""
+    if type(ms) is not int or not 0 < ms < _YEAR_9999_MS:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _name(name: object) -> str | None:
+    return name if isinstance(name, str) else None
