@@ -38,7 +38,7 @@ def load(text: bytes | str) -> Any:
     """Read JSON strictly: no NaN, no overflowing float, no lone surrogate. Raises `ValueError` or `RecursionError`."""
     if isinstance(text, bytes):
         text = text.decode()  # `json` would guess UTF-16 and UTF-32 as well
-    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    value = _decoder.decode(text)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, on a lone surrogate
     return value
@@ -53,6 +53,9 @@ def _finite_float(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{text[:32]} is out of the range of a float")
     return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:

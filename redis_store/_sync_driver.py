@@ -93,9 +93,14 @@ class SyncDriver:
         return held
 
     def _connect(self) -> HeldConnection:
+        if self._closed:
+            raise StoreClosed("The store is closed: connect again.")
         held = HeldConnection(self._resolver.address(), self._spinner)
         with self._lock:
             self._connections.add(held)
+        if self._closed:  # while it connected: `close` may not have seen it
+            self._drop(held)
+            raise StoreClosed("The store was closed while it connected: connect again.")
         return held
 
     def _replace(self, broken: HeldConnection) -> HeldConnection:

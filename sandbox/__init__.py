@@ -1,0 +1,51 @@
+"""Runs agents, each in a process of its own, with a user's `data_store` there."""
+
+from sandbox.errors import (
+    AgentCrashed,
+    AgentError,
+    AgentExited,
+    AgentNotFound,
+    AgentRaised,
+    InvalidAgent,
+    InvalidInput,
+    InvalidResult,
+    InvalidType,
+    LimitExceeded,
+    OperationLimitExceeded,
+    OutputLimitExceeded,
+    ProtocolViolation,
+    ResultLimitExceeded,
+    SandboxError,
+    StartFailed,
+    TimeLimitExceeded,
+    ToolError,
+)
+from sandbox.limits import Limits
+from sandbox.result import Operation, RunResult
+from sandbox.runner import arun, run
+
+__all__ = [
+    "AgentCrashed",
+    "AgentError",
+    "AgentExited",
+    "AgentNotFound",
+    "AgentRaised",
+    "InvalidAgent",
+    "InvalidInput",
+    "InvalidResult",
+    "InvalidType",
+    "LimitExceeded",
+    "Limits",
+    "Operation",
+    "OperationLimitExceeded",
+    "OutputLimitExceeded",
+    "ProtocolViolation",
+    "ResultLimitExceeded",
+    "RunResult",
+    "SandboxError",
+    "StartFailed",
+    "TimeLimitExceeded",
+    "ToolError",
+    "arun",
+    "run",
+]

@@ -54,10 +54,14 @@ async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None
 
 
 async def scan_items_page(
-    scope: Scope, cursor: str = START, prefix: str | None = None, page_keys: int = PAGE_KEYS
+    scope: Scope, cursor: str = START, prefix: str | None = None, page_keys: int | None = None
 ) -> tuple[str, dict[str, Json]]:
-    """One page of keys and values, and the cursor of the next; the last page's is `START`."""
-    following, page = await _item_page(scope, cursor, encode_prefix(prefix), page_keys)
+    """One page of keys and values, and the cursor of the next; the last page's is `START`.
+
+    Without `page_keys` it asks first how many make a page, which costs another round trip.
+    """
+    wanted = encode_prefix(prefix)
+    following, page = await _item_page(scope, cursor, wanted, page_keys or await page_size(scope))
     return following, _decoded(scope, page)
 
 

@@ -1,0 +1,102 @@
+"""How a run ended, from the last that was heard of its process."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import Any
+
+from redis_store.types import Json
+from sandbox._frames import FrameError
+from sandbox._messages import LOST_CHANNEL_EXIT_CODE
+from sandbox._tool_host import load_json
+from sandbox.errors import (
+    AgentCrashed,
+    AgentExited,
+    AgentRaised,
+    InvalidAgent,
+    InvalidResult,
+    OutputLimitExceeded,
+    ProtocolViolation,
+    ResultLimitExceeded,
+    SandboxError,
+    TimeLimitExceeded,
+)
+from sandbox.limits import Limits
+
+
+def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dict[str, Json] | SandboxError:
+    """Return the output or the error that the agent's process reported."""
+    who = f"Agent {agent!r}"
+    if kind == "result":
+        return _output(parts[0], limits)
+    if kind == "result_too_big":
+        return _result_too_big(parts[0], limits)
+    if kind == "raised":
+        name, message, trace = parts
+        raised = f"{name}: {message}" if message else name
+        return AgentRaised(f"{who} raised {raised}", agent=agent, type_name=name, message=message, traceback=trace)
+    if kind == "invalid_agent":
+        return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
+    if kind == "invalid_result":
+        return InvalidResult(f"{who} returned what is no JSON object: {parts[0]}", agent=agent, path=parts[1])
+    if kind == "exited":
+        said = f" and the message {parts[1]!r}" if parts[1] else ""
+        return AgentExited(f"{who} called sys.exit with code {parts[0]}{said}.", agent=agent, code=parts[0])
+    return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
+
+
+def from_exit_code(code: int, agent: str) -> SandboxError:
+    """Return the error of an agent whose process ended by itself without a last message."""
+    who = f"Agent {agent!r}"
+    if code == LOST_CHANNEL_EXIT_CODE:
+        return closed_channel()
+    if code >= 0:
+        return AgentExited(f"{who} ended its process with exit code {code} before it returned.", agent=agent, code=code)
+    name = str(-code)
+    with suppress(ValueError):
+        name = signal.Signals(-code).name
+    return AgentCrashed(f"{who} crashed: its process was ended by {name}.", agent=agent, signal=name)
+
+
+def time_limit(limits: Limits) -> TimeLimitExceeded:
+    return TimeLimitExceeded(
+        f"The run took longer than its {limits.timeout_s:g} seconds and was ended: raise Limits.timeout_s.",
+        limit="timeout_s",
+        value=limits.timeout_s,
+    )
+
+
+def output_limit(limits: Limits) -> OutputLimitExceeded:
+    return OutputLimitExceeded(
+        f"The agent printed more than {limits.output_bytes:,} bytes: print less, or raise Limits.output_bytes.",
+        limit="output_bytes",
+        value=limits.output_bytes,
+    )
+
+
+def closed_channel() -> ProtocolViolation:
+    return ProtocolViolation("The agent's process closed its control channel.")
+
+
+def violation(what: object) -> ProtocolViolation:
+    return ProtocolViolation(f"The agent's process sent {what} on its control channel.")
+
+
+def _output(text: bytes, limits: Limits) -> dict[str, Json] | SandboxError:
+    if len(text) > limits.result_bytes:
+        return _result_too_big(len(text), limits)
+    try:
+        output: dict[str, Json] = load_json(text, dict)
+    except FrameError as error:
+        return violation(error)
+    return output
+
+
+def _result_too_big(size: int, limits: Limits) -> ResultLimitExceeded:
+    return ResultLimitExceeded(
+        f"The result takes {size:,} bytes as JSON, and at most {limits.result_bytes:,} are allowed: put it into the store"
+        " and return its key, or raise Limits.result_bytes.",
+        limit="result_bytes",
+        value=limits.result_bytes,
+    )

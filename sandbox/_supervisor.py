@@ -1,0 +1,217 @@
+"""Watches over one process: its output, its messages, its tools, its time."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from redis_store.types import Json
+from sandbox import _endings
+from sandbox._frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
+from sandbox._job import Job
+from sandbox._messages import read_from_child
+from sandbox._output import Output
+from sandbox._process import Process
+from sandbox._tool_host import MOST_UNDER_WAY, ToolHost
+from sandbox.errors import SandboxError, StartFailed
+
+_POLL_S = 0.05
+"""How often to look whether the process is over, where the system has no pidfd."""
+
+_LAST_BREATH_S = 1.0
+"""How long a process that has closed its channel may take to end."""
+
+_CONTROL_OVERHEAD_BYTES = 1024 * 1024
+"""Room in a frame for what stands beside a result: names, a traceback."""
+
+
+class Stop:
+    """The way for any thread to end a run; the first error counts."""
+
+    def __init__(self) -> None:
+        self.error: SandboxError | None = None
+        self._lock = threading.Lock()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def end(self, error: SandboxError) -> None:
+        """End the run with this error, unless it has one."""
+        if self.error is None:
+            self.error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the supervisor look around."""
+        with self._lock, suppress(OSError):
+            os.write(self._write, b"!")
+
+    def fileno(self) -> int:
+        return self._read
+
+    def drain(self) -> None:
+        """Forget the wake-ups so far."""
+        with suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        """Give up the descriptors; whoever still wants to end the run comes too late."""
+        with self._lock:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+
+class Supervisor:
+    """Carries one run from the first message to the last, in the thread that asked for it."""
+
+    def __init__(self, job: Job, process: Process, stop: Stop, tools: ToolHost, output: Output) -> None:
+        self._job = job
+        self._process = process
+        self._stop = stop
+        self._tools = tools
+        self._output = output
+        self._buffer = FrameBuffer(job.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
+        self._outbox: deque[memoryview] = deque()
+        self._started = False
+        self._outcome: dict[str, Json] | SandboxError | None = None
+
+    def post(self, message: list[Part]) -> None:
+        """Send a message to the process; from any thread."""
+        try:
+            frame = pack(message, 2**32 - 1)
+        except (FrameTooBig, ValueError, OverflowError) as error:
+            frame = pack(["failed", message[1], f"the answer cannot be sent: {type(error).__name__}"], 2**32 - 1)
+        self._outbox.append(memoryview(frame))
+        self._stop.wake()
+
+    def watch(self, deadline: float) -> dict[str, Json] | SandboxError:
+        """Attend to the process until the run is over, and return the output or the error."""
+        process = self._process
+        process.control.setblocking(False)
+        process.output.setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.output, selectors.EVENT_READ)
+            selector.register(self._stop, selectors.EVENT_READ)
+            if process.pidfd is not None:
+                selector.register(process.pidfd, selectors.EVENT_READ)
+            while (outcome := self._stop.error or self._outcome) is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return _endings.time_limit(self._job.limits)
+                self._choose_events(selector)
+                ready = selector.select(left if process.pidfd is not None else min(left, _POLL_S))
+                self._attend(selector, {key.fileobj for key, _ in ready})
+        return outcome
+
+    def drain(self) -> bool:
+        """After the process's end: take what it still had printed, and return whether that was within the limit."""
+        while data := _receive(self._process.output):
+            if not self._output.feed(data):
+                return False
+        return True
+
+    def _choose_events(self, selector: selectors.BaseSelector) -> None:
+        """Read from the process while it has not too many calls under way; write while there is something to say."""
+        busy = self._tools.under_way + len(self._outbox) >= MOST_UNDER_WAY
+        wanted = (0 if busy else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
+        control = self._process.control
+        known = selector.get_map().get(control)
+        if known is not None and known.events != wanted:
+            selector.unregister(control)
+            known = None
+        if known is None and wanted:
+            selector.register(control, wanted)
+
+    def _attend(self, selector: selectors.BaseSelector, ready: set[Any]) -> None:
+        process = self._process
+        if process.output in ready and not self._read_output():
+            selector.unregister(process.output)
+        if self._stop in ready:
+            self._stop.drain()
+        if process.control in ready:
+            self._write_control()
+            self._read_control()
+        if self._outcome is None and (process.pidfd in ready if process.pidfd is not None else process.has_ended()):
+            self._after_exit()
+
+    def _read_output(self) -> bool:
+        """Take what the process has printed; False at its end."""
+        data = _receive(self._process.output)
+        if data and not self._output.feed(data):
+            self._outcome = _endings.output_limit(self._job.limits)
+        return data != b""
+
+    def _write_control(self) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            while self._outbox:
+                sent = self._process.control.send(self._outbox[0])
+                self._outbox[0] = self._outbox[0][sent:]
+                if not self._outbox[0]:
+                    self._outbox.popleft()
+
+    def _read_control(self) -> None:
+        data = _receive(self._process.control)
+        if data is None:
+            return
+        self._buffer.feed(data)
+        try:
+            while self._outcome is None and (body := self._buffer.next_body()) is not None:
+                self._heard(*read_from_child(unpack(body)))
+        except FrameError as error:
+            self._outcome = _endings.violation(error)
+        if not data and self._outcome is None:
+            self._after_close()
+
+    def _heard(self, kind: str, parts: list[Any]) -> None:
+        if kind == "started":
+            self._started = True
+        elif kind == "call":
+            self._tools.call(*parts)
+        else:
+            self._outcome = _endings.from_message(kind, parts, self._job.agent, self._job.limits)
+
+    def _after_close(self) -> None:
+        """The control channel is closed: by the end of the process, or else against the rules."""
+        deadline = time.monotonic() + _LAST_BREATH_S
+        while not self._process.has_ended():
+            if time.monotonic() > deadline:
+                self._outcome = _endings.closed_channel()
+                return
+            time.sleep(0.001)
+        self._after_exit()
+
+    def _after_exit(self) -> None:
+        """The process is over: its last message counts, else its exit code."""
+        while self._outcome is None and (data := _receive(self._process.control)):
+            self._buffer.feed(data)
+            with suppress(FrameError):
+                while self._outcome is None and (body := self._buffer.next_body()) is not None:
+                    self._heard(*read_from_child(unpack(body)))
+        code = self._process.kill()
+        if self._outcome is None:
+            self._outcome = (
+                self._not_started(code) if not self._started else _endings.from_exit_code(code, self._job.agent)
+            )
+
+    def _not_started(self, code: int) -> StartFailed:
+        self.drain()
+        said = self._output.text.strip()
+        last = said.splitlines()[-1] if said else "it printed nothing"
+        return StartFailed(f"The process for the agent ended with code {code} before it began: {last}", output=said)
+
+
+def _receive(sock: socket.socket) -> bytes | None:
+    """Return what is there, nothing at the end, None where there is nothing yet."""
+    try:
+        return sock.recv(RECEIVE_BYTES)
+    except BlockingIOError:
+        return None
+    except ConnectionError:
+        return b""

@@ -1,0 +1,151 @@
+"""An agent's source as a module, and its `run` as something to call."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import inspect
+import json
+import linecache
+import re
+import sys
+import tokenize
+from collections.abc import Callable
+from contextlib import suppress
+from io import BytesIO
+from types import ModuleType
+from typing import Any
+
+_GIVEN = ("data_store", "asyncio", "json", "re")
+_ANNOUNCED = ("input_dict", "tools")
+
+
+class NotAnAgent(Exception):
+    """The source holds no `run` that could be called; the message says why."""
+
+
+def make_module(name: str, filename: str, source: bytes, data_store: object) -> ModuleType:
+    """Return an empty module for the agent, registered, with its source where tracebacks and `inspect` look for it."""
+    while name in sys.modules or name in sys.stdlib_module_names:
+        name = f"agent_{name}"
+    module = ModuleType(name)
+    module.__file__ = filename
+    module.__dict__.update(data_store=data_store, asyncio=asyncio, json=json, re=re, dir=agents_dir)
+    sys.modules[name] = module
+    text = source_text(source)
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    return module
+
+
+def source_text(source: bytes) -> str:
+    """Return a source as text, as far as it can be read as one."""
+    try:
+        encoding, _ = tokenize.detect_encoding(BytesIO(source).readline)
+        return source.decode(encoding)
+    except (SyntaxError, UnicodeError, LookupError):
+        return source.decode(errors="replace")
+
+
+def agents_dir(*args: Any) -> list[str]:
+    """Return what the builtin `dir` does; without an argument, what the sandbox gives to every agent as well."""
+    if args:
+        return builtins.dir(*args)
+    names = sys._getframe(1).f_locals
+    return sorted({*names, *_GIVEN})
+
+
+def find_run(module: ModuleType) -> Callable[..., Any]:
+    """Return the module's `run`."""
+    run = module.__dict__.get("run")
+    if run is None:
+        raise NotAnAgent(
+            "has no function 'run': define `async def run(input_dict, tools)` at the top level of its source"
+        )
+    if not callable(run):
+        raise NotAnAgent(f"has a 'run' that is a {type(run).__name__}: it must be a function of input_dict and tools")
+    return run  # type: ignore[no-any-return]
+
+
+def arguments_for(
+    run: Callable[..., Any], input_dict: dict[str, Any], tools: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments with which to call `run`: by keyword where its parameters are so called, else by position."""
+    try:
+        signature = inspect.signature(run)
+    except (TypeError, ValueError):
+        return [input_dict, tools], {}
+    parameters = list(signature.parameters.values())
+    waiting = dict(zip(_ANNOUNCED, (input_dict, tools), strict=True))
+    given = {p.name: waiting.pop(p.name) for p in parameters if p.name in waiting and p.kind in _NAMED}
+    for parameter in parameters:
+        wanted = parameter.kind in _POSITIONAL and parameter.name not in given
+        # Who names one of the two names both: another parameter with a default is an option of the agent's own.
+        if wanted and waiting and (parameter.default is parameter.empty or not given.keys() & set(_ANNOUNCED)):
+            given[parameter.name] = waiting.pop(next(iter(waiting)))
+    missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
+    if missing:
+        raise NotAnAgent(
+            f"has a 'run{signature}' that cannot be called: nothing is given for {', '.join(map(repr, missing))};"
+            " write `async def run(input_dict, tools)`"
+        )
+    return _spread(parameters, given, waiting)
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _spread(
+    parameters: list[inspect.Parameter], given: dict[str, Any], waiting: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Divide what is given into positional and keyword arguments; `*args` and `**kwargs` take what is left."""
+    positional: list[Any] = []
+    in_order = True
+    for parameter in parameters:
+        if parameter.kind in _POSITIONAL:
+            in_order = in_order and parameter.name in given
+            if in_order:
+                positional.append(given.pop(parameter.name))
+        elif parameter.kind is parameter.VAR_POSITIONAL and in_order:
+            positional += waiting.values()
+            waiting = {}
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            given.update(waiting)
+    return positional, given
+
+
+def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Return what `run` returns, awaited where it is awaitable."""
+    value = run(*args, **kwargs)
+    if not inspect.isawaitable(value):
+        return value
+
+    async def awaited() -> tuple[Any, BaseException | None]:
+        try:
+            return await value, None
+        except BaseException as error:  # carried around the loop, so that none of its frames get into the traceback
+            return None, error
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        result, error = loop.run_until_complete(awaited())
+    finally:
+        _cancel_rest(loop)
+    if error is not None:
+        raise error
+    return result
+
+
+_PATIENCE_S = 1.0
+"""How long tasks that the agent left behind may take to end; threads of its executor are not waited for at all."""
+
+
+def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    with suppress(Exception):
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_PATIENCE_S))
+        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), _PATIENCE_S))

@@ -1,0 +1,125 @@
+"""The two sockets to the host, as the agent's process uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis_store import errors as store_errors
+from redis_store.errors import ConnectionLost, DataStoreError, LimitExceeded
+from sandbox._frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, FrameError, FrameTooBig, Part, pack, unpack
+
+_ERRORS: dict[str, type[DataStoreError]] = {name: getattr(store_errors, name) for name in store_errors.__all__}
+_ANY_NUMBER_OF_PARTS = 2**32
+
+
+class DataChannel:
+    """Calls of the store, one at a time; threads take turns."""
+
+    def __init__(self, sock: socket.socket, max_bytes: int) -> None:
+        self._channel: Channel | None = Channel(sock, max_bytes, SPIN_FOR_ANSWER_US)
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def call(self, operation: str, namespace: str, *arguments: Part) -> list[Any]:
+        """Return the parts of the host's answer, or raise the error that it is."""
+        if len(arguments) > MAX_PARTS - 3:
+            raise LimitExceeded(
+                f"A call of {operation} with {len(arguments):,} parts is too big for the sandbox, which takes"
+                f" {MAX_PARTS - 3:,}: split it.",
+                limit="parts",
+                limit_count=MAX_PARTS - 3,
+            )
+        with self._lock:
+            self._number += 1
+            parts = self._exchange([self._number, operation, namespace, *arguments])
+        if parts[1] == 1:
+            return parts[2:]
+        raise _error(*parts[2:])
+
+    def close(self) -> None:
+        """Give up the socket: in a forked copy of this process, or where half a request has gone out."""
+        if self._channel is not None:
+            self._channel.socket.close()
+            self._channel = None
+
+    def _exchange(self, request: list[Part]) -> list[Any]:
+        channel = self._channel
+        if channel is None:
+            raise ConnectionLost("This process has no channel to the store (a fork of the agent's has none).")
+        try:
+            frame = pack(request, channel.max_bytes)
+        except FrameTooBig as error:
+            raise LimitExceeded(
+                f"A call of {request[1]!r} with {error.size_bytes:,} bytes is over the sandbox's limit of"
+                f" {error.limit_bytes:,}: split it, or raise Limits.frame_bytes.",
+                limit="frame_bytes",
+                limit_bytes=error.limit_bytes,
+                size_bytes=error.size_bytes,
+            ) from None
+        try:
+            channel.socket.sendall(frame)
+        except OSError as error:
+            raise ConnectionLost(f"The channel to the store is broken: {error.strerror}.") from None
+        except BaseException:  # a signal handler of the agent's raised: half a frame may have gone out
+            self.close()
+            raise
+        return self._answer(channel, request[0])
+
+    def _answer(self, channel: Channel, number: Part) -> list[Any]:
+        while True:
+            try:
+                body = channel.receive()
+                parts = [] if body is None else unpack(body, _ANY_NUMBER_OF_PARTS)
+            except (OSError, FrameError) as error:
+                raise ConnectionLost(f"The channel to the store is broken: {error}.") from None
+            if not parts:
+                raise ConnectionLost("The host has closed the channel to the store.")
+            if parts[0] == number:  # else the answer to a call that a signal handler of the agent's interrupted
+                return parts
+
+
+def _error(kind: str, message: str, facts: bytes) -> DataStoreError:
+    known: dict[str, Any] = {
+        name: fact["bytes"].encode("latin-1") if isinstance(fact, dict) else fact
+        for name, fact in json.loads(facts).items()
+    }
+    return _ERRORS.get(kind, DataStoreError)(message, **known)
+
+
+class ControlChannel:
+    """Messages to the host from any thread; a thread of its own hands out what comes back, and ends with the host."""
+
+    def __init__(self, sock: socket.socket, max_bytes: int) -> None:
+        self._channel = Channel(sock, max_bytes, spin_us=0)
+        self._lock = threading.Lock()
+
+    def receive(self) -> list[Any]:
+        """Return the next message; the process ends where there is none to come."""
+        body = self._channel.receive()
+        if body is None:
+            os._exit(1)
+        return unpack(body, _ANY_NUMBER_OF_PARTS)
+
+    def send(self, *parts: Part) -> None:
+        """Send one message; raises `OSError` where the socket is gone."""
+        with self._lock:
+            self._channel.send([*parts])
+
+    def listen(self, answered: Callable[[list[Any]], None]) -> None:
+        """Hand every message from here on to `answered`, in a thread that nobody waits for."""
+        threading.Thread(target=self._listen, args=(answered,), name="sandbox-control", daemon=True).start()
+
+    def _listen(self, answered: Callable[[list[Any]], None]) -> None:
+        with suppress(OSError):  # the agent has closed the socket, which the host will see
+            while True:
+                answered(self.receive())
+
+    def close(self) -> None:
+        """Give up the socket, in a forked copy of this process."""
+        self._channel.socket.close()

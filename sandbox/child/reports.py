@@ -1,0 +1,75 @@
+"""Says to the host how an agent failed, in the agent's own terms: its frames, its lines, none of ours."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import PurePath
+
+from sandbox._frames import Part
+
+_MAX_MESSAGE = 64 * 1024
+_MAX_TRACEBACK = 256 * 1024
+
+
+class Reports:
+    """Turns exceptions into messages; `folders` hold the code whose frames are nobody's business."""
+
+    def __init__(self, filename: str, folders: list[str]) -> None:
+        self._filename = filename
+        self._folders = tuple(str(PurePath(folder)) + "/" for folder in folders)
+
+    def raised(self, error: BaseException) -> list[Part]:
+        """Return the message about an exception that left the agent's code."""
+        try:
+            found = traceback.TracebackException.from_exception(error, compact=True)
+            self._strip(found)
+            text = "".join(found.format())
+            message = _text_of(error)
+        except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
+            text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})\n"
+            message = ""
+        return ["raised", _clean(type(error).__name__, 200), _clean(message, _MAX_MESSAGE), _tail(text)]
+
+    def unreadable(self, error: Exception) -> list[Part]:
+        """Return the message about a source that does not compile, with line and caret."""
+        if isinstance(error, SyntaxError) and error.text is None and error.lineno:
+            error.text = linecache.getline(self._filename, error.lineno) or None
+        details = "".join(traceback.format_exception_only(error))
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        message = f"does not compile: {reason}{where}"
+        return ["invalid_agent", _clean(message, _MAX_MESSAGE), _tail(details)]
+
+    def _strip(self, found: traceback.TracebackException) -> None:
+        """Take our frames out of an exception, of those that caused it, and of those that it groups."""
+        waiting, seen = [found], set()
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            one.stack = traceback.StackSummary.from_list([f for f in one.stack if self._is_agents(f.filename)])
+            others = (one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ()))
+            waiting += [other for other in others if other is not None]
+
+    def _is_agents(self, filename: str) -> bool:
+        return filename == self._filename or not filename.startswith(self._folders)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return "<its text cannot be had>"
+
+
+def _clean(text: str, limit: int) -> str:
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _tail(text: str) -> str:
+    if len(text) > _MAX_TRACEBACK:
+        text = text[: _MAX_TRACEBACK // 2] + "\n[...]\n" + text[-_MAX_TRACEBACK // 2 :]
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,101 @@
+"""The life of an agent's process: hear what to run, run it, say how it went."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from redis_store import _plain
+from redis_store.errors import InvalidValue
+from sandbox._frames import Part
+from sandbox._messages import LOST_CHANNEL_EXIT_CODE
+from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
+from sandbox.child.channels import ControlChannel, DataChannel
+from sandbox.child.reports import Reports
+from sandbox.child.store import DataStore
+from sandbox.child.tools import ToolCalls, Tools, renamed
+
+_LARGEST_FRAME = 2**32 - 1
+
+
+def main(data_fd: int, control_fd: int, folders: dict[str, str]) -> None:
+    """Run the agent that the host names on the control channel; never returns."""
+    control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME)
+    _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *kinds = control.receive()
+    data = DataChannel(socket.socket(fileno=data_fd), frame_bytes)
+    os.register_at_fork(after_in_child=data.close)
+    os.register_at_fork(after_in_child=control.close)
+    calls = ToolCalls(control, result_bytes)
+    control.listen(calls.answered)
+    tools = Tools(
+        (tool, calls.awaited(tool) if kind == "async" else calls.plain(tool))
+        for tool, kind in zip(kinds[::2], kinds[1::2], strict=True)
+    )
+    reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
+    control.send("started")
+    pid = os.getpid()
+    module = make_module(name, filename, source, DataStore(data, user, namespace))
+    message = _outcome(module, source, _plain.load(text), tools, reports, result_bytes)
+    _flush()
+    try:
+        control.send(*message)
+    except BaseException:  # the agent has closed the socket, or this is a forked copy that came to the end of its code
+        os._exit(LOST_CHANNEL_EXIT_CODE if os.getpid() == pid else 1)
+    _wait_for_the_end()
+
+
+def _outcome(
+    module: ModuleType, source: bytes, input_dict: dict[str, Any], tools: Tools, reports: Reports, result_bytes: int
+) -> list[Part]:
+    """Run the agent and return the message that says how it went."""
+    filename = module.__file__ or ""
+    try:
+        code = compile(source, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return reports.unreadable(error)
+    try:
+        exec(code, module.__dict__)
+        run = find_run(module)
+        args, kwargs = arguments_for(run, input_dict, tools)
+        return _result(call_run(run, args, kwargs), result_bytes)
+    except NotAnAgent as error:
+        return ["invalid_agent", str(error), ""]
+    except SystemExit as error:
+        return _exited(error.code)
+    except BaseException as error:
+        return reports.raised(error)
+
+
+def _result(value: Any, result_bytes: int) -> list[Part]:
+    if not isinstance(value, dict):
+        return ["invalid_result", f"result is a {type(value).__name__}: return a dict.", "result"]
+    try:
+        text = _plain.dump(value)
+    except InvalidValue as error:
+        error = renamed(error, "result")
+        return ["invalid_result", str(error), error.path]
+    return ["result", text] if len(text) <= result_bytes else ["result_too_big", len(text)]
+
+
+def _exited(code: object) -> list[Part]:
+    if code is None or isinstance(code, int):
+        return ["exited", int(code or 0) & 0xFF, ""]
+    return ["exited", 1, str(code)[:1000].encode(errors="backslashreplace").decode()]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):
+            stream.flush()
+
+
+def _wait_for_the_end() -> None:
+    """Stay until the host has read everything and ends the process, with all that the agent started."""
+    while True:
+        with suppress(BaseException):
+            time.sleep(3600)

@@ -1,0 +1,157 @@
+"""What can go wrong around an agent, in one tree.
+
+    SandboxError
+    ├── InvalidInput (ValueError)              raised at once: fix what you passed
+    │   ├── InvalidType (TypeError)            an argument of the wrong type
+    │   └── AgentNotFound (FileNotFoundError)  there is no file to run
+    ├── StartFailed (RuntimeError)             raised: no process for the agent could be started
+    ├── AgentError                             in `RunResult.error`: the agent's own doing
+    │   ├── InvalidAgent (ValueError)          no Python, no `run`, or one that nobody can call
+    │   ├── AgentRaised                        an exception left the agent's `run`
+    │   ├── InvalidResult (TypeError)          what `run` returned is not a JSON object
+    │   ├── AgentExited                        it ended its process by `sys.exit` or `os._exit`
+    │   └── AgentCrashed                       a signal ended its process
+    ├── LimitExceeded                          in `RunResult.error`: the host ended the run
+    │   ├── TimeLimitExceeded (TimeoutError)
+    │   ├── OutputLimitExceeded
+    │   ├── ResultLimitExceeded
+    │   └── OperationLimitExceeded
+    ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
+    └── ToolError                              inside the agent: a tool of the host failed
+
+Errors of the store (`redis_store.errors`) reach the agent as the classes that they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AgentCrashed",
+    "AgentError",
+    "AgentExited",
+    "AgentNotFound",
+    "AgentRaised",
+    "InvalidAgent",
+    "InvalidInput",
+    "InvalidResult",
+    "InvalidType",
+    "LimitExceeded",
+    "OperationLimitExceeded",
+    "OutputLimitExceeded",
+    "ProtocolViolation",
+    "ResultLimitExceeded",
+    "SandboxError",
+    "StartFailed",
+    "TimeLimitExceeded",
+    "ToolError",
+]
+
+
+class SandboxError(Exception):
+    """Root of every error that this package raises or returns. Facts are attributes and survive pickling."""
+
+    def __init__(self, message: str = "", /, **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+
+class InvalidInput(SandboxError, ValueError):
+    """An argument of the host cannot be used; nothing was started."""
+
+
+class InvalidType(InvalidInput, TypeError):
+    """An argument of the host has the wrong type, or cannot be said in JSON. Attributes: `path` in the latter case."""
+
+    path: str | None = None
+
+
+class AgentNotFound(InvalidInput, FileNotFoundError):
+    """There is no agent's file at the path given. Attributes: `path`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class StartFailed(SandboxError, RuntimeError):
+    """The agent's process ended before any of the agent's code ran. Attributes: `output`, what it printed."""
+
+    output: str
+
+
+class AgentError(SandboxError):
+    """The agent failed by its own doing. Attributes: `agent`, its name."""
+
+    agent: str
+
+
+class InvalidAgent(AgentError, ValueError):
+    """The source is not an agent. Attributes: `details`, the lines concerned where there are any."""
+
+    details: str
+
+
+class AgentRaised(AgentError):
+    """An exception left the agent's code.
+
+    Attributes: `type_name` and `message` of the exception; `traceback`, the text that Python would print, with the agent's
+    frames alone and the exceptions that caused it.
+    """
+
+    type_name: str
+    message: str
+    traceback: str
+
+
+class InvalidResult(AgentError, TypeError):
+    """`run` returned something that is not a JSON object. Attributes: `path`, the place of the offending element."""
+
+    path: str
+
+
+class AgentExited(AgentError):
+    """The agent ended its process instead of returning. Attributes: `code`."""
+
+    code: int
+
+
+class AgentCrashed(AgentError):
+    """A signal ended the agent's process. Attributes: `signal`, its name."""
+
+    signal: str
+
+
+class LimitExceeded(SandboxError):
+    """The run was ended at a limit; what it had written stays. Attributes: `limit` (a name of `Limits`), `value`."""
+
+    limit: str
+    value: float
+
+
+class TimeLimitExceeded(LimitExceeded, TimeoutError):
+    """The run took longer than `Limits.timeout_s`."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class OutputLimitExceeded(LimitExceeded):
+    """The agent printed more than `Limits.output_bytes`; `RunResult.stdout` holds the beginning."""
+
+
+class ResultLimitExceeded(LimitExceeded):
+    """The result takes more than `Limits.result_bytes` as JSON."""
+
+
+class OperationLimitExceeded(LimitExceeded):
+    """The agent called the store more often than `Limits.operations`."""
+
+
+class ProtocolViolation(SandboxError):
+    """The agent's process broke the rules of its channels to the host, which ended the run."""
+
+
+class ToolError(SandboxError):
+    """Inside the agent: a tool raised. The text is the name of its exception and its message."""

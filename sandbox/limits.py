@@ -1,0 +1,50 @@
+"""What one run may use before the host ends it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from sandbox.errors import InvalidInput, InvalidType
+
+__all__ = ["Limits"]
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one run; the host enforces them, and nothing in the agent can catch that.
+
+    A call of the store over `frame_bytes` is the exception: it raises `LimitExceeded` in the agent and nothing is sent.
+    """
+
+    timeout_s: float = 300.0
+    """Seconds from the call to the result."""
+    output_bytes: int = 10 * _MIB
+    """What the agent may print, stdout and stderr together."""
+    result_bytes: int = 16 * _MIB
+    """The JSON text of the result, and of the arguments of one call of a tool."""
+    operations: int = 250_000
+    """Calls of the store."""
+    frame_bytes: int = 65 * _MIB
+    """One call of the store or its answer: room for a value of 64 MiB."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name))
+        object.__setattr__(self, "timeout_s", float(self.timeout_s))
+
+
+_LARGEST = {"timeout_s": 10 * 365 * 86400, "frame_bytes": 2**32 - 1, "result_bytes": 2**31, "operations": 2**31}
+_SMALLEST = {"frame_bytes": 64 * 1024}
+
+
+def _check(name: str, value: object) -> None:
+    whole = name != "timeout_s"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise InvalidType(f"Limits.{name} must be {'an int' if whole else 'a number'}, not {type(value).__name__}.")
+    smallest, largest = _SMALLEST.get(name, 0), _LARGEST.get(name, 2**40)
+    if not math.isfinite(value) or not smallest <= value <= largest or value == 0:
+        at_least = f"at least {smallest:,}" if smallest else "more than 0"
+        raise InvalidInput(f"Limits.{name}={value!r} cannot be used: give {at_least} and at most {largest:,}.")

@@ -1,0 +1,164 @@
+"""The command `sandbox run`, as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sandbox
+from redis_store import DataStore
+from sandbox.cli import app
+
+ROOT = Path(sandbox.__file__).parent.parent
+COMMAND = [sys.executable, "-c", "from sandbox.cli import main; main()", "run"]
+AGENT = """
+import sys
+async def run(input_dict, tools):
+    print("printed ä")
+    print("on stderr", file=sys.stderr)
+    data_store.set("seen", input_dict)
+    return {"input": input_dict, "agent": data_store.info("seen").created_by, "ä": "€"}
+"""
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    path = tmp_path / "my_agent.py"
+    path.write_text(AGENT)
+    return path
+
+
+@pytest.fixture
+def command(server_url: str, user: str) -> Any:
+    def call(*args: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": server_url, "COLUMNS": "200", "TERM": "dumb"}
+        full = [*COMMAND, *map(str, args), *(() if "--user" in args else ("--user", user))]
+        return subprocess.run(full, env=environ, capture_output=True, timeout=50, check=False, **options)
+
+    return call
+
+
+def test_output_on_stdout_and_prints_on_stderr(command: Any, agent: Path, store: DataStore) -> None:
+    done = command(agent, "--input", '{"repo": "x"}', "--agent", "named", "--namespace", "ns")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"input": {"repo": "x"}, "agent": "named", "ä": "€"}
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr.decode() == "printed ä\non stderr\n"
+    assert store.use_namespace("ns").get("seen") == {"repo": "x"}
+
+
+def test_input_from_a_file_from_stdin_and_none(command: Any, agent: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text('{"from": "file"}')
+    done = command(agent, "--input", f"@{tmp_path}/in.json")
+    assert json.loads(done.stdout)["input"] == {"from": "file"}
+    done = command(agent, "--input", "-", input='{"from": "stdin ä"}'.encode())
+    assert json.loads(done.stdout)["input"] == {"from": "stdin ä"}
+    assert json.loads(command(agent).stdout)["input"] == {}
+
+
+def test_a_failed_agent_is_exit_code_1_with_its_traceback(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text("async def run(input_dict, tools):\n    print('before')\n    raise ValueError('no')\n")
+    done = command(path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().splitlines() == [
+        "before",
+        "Traceback (most recent call last):",
+        f'  File "{path}", line 3, in run',
+        "    raise ValueError('no')",
+        "ValueError: no",
+        "Agent 'failing' raised ValueError: no",
+    ]
+    path.write_text("def run(:\n")
+    done = command(path)
+    assert done.returncode == 1
+    assert b"does not compile" in done.stderr
+    assert b"^" in done.stderr
+    path.write_text("import time\ndef run(): time.sleep(1000)\n")
+    done = command(path, "--timeout", "0.3")
+    assert done.returncode == 1
+    assert b"0.3 seconds" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (
+            ["--input", "{"],
+            "--input is not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
+        ),
+        (["--input", '{\n"a": x}'], "--input is not JSON: Expecting value at line 2, column 6"),
+        (["--input", "[1]"], "--input must be a JSON object"),
+        (["--input", '{"a": NaN}'], "--input is not JSON: NaN is not JSON"),
+        (["--input", "@/nowhere/x.json"], "/nowhere/x.json cannot be read: No such file or directory"),
+        (["--timeout", "0"], "Limits.timeout_s=0.0 cannot be used"),
+        (["--user", ""], "user id must not be empty"),
+        (["--namespace", ""], "namespace must not be empty"),
+        (["--url", "http://x"], "url"),
+        (["--unknown"], "No such option"),
+    ],
+)
+def test_called_wrongly_is_exit_code_2(agent: Path, server_url: str, args: list[str], expected: str) -> None:
+    full = ["run", str(agent), "--url", server_url, *(() if "--user" in args else ("--user", "u")), *args]
+    done = CliRunner().invoke(app, full, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 2, done.output
+    assert expected in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_and_a_missing_user(tmp_path: Path, agent: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "none.py"), "--user", "u"])
+    assert done.exit_code == 2
+    assert "none.py" in done.stderr
+    assert CliRunner().invoke(app, ["run", str(agent)]).exit_code == 2
+
+
+def test_a_store_that_cannot_be_reached_is_exit_code_1(agent: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(agent), "--user", "u", "--url", "redis://127.0.0.1:1/0"])
+    assert done.exit_code == 1
+    assert "Cannot connect" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_on_a_terminal_the_output_is_indented(agent: Path, server_url: str, user: str) -> None:
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    full = [*COMMAND, str(agent), "--user", user, "--url", server_url]
+    done = subprocess.run(full, env=environ, stdout=theirs, stderr=subprocess.PIPE, timeout=50, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert shown.startswith('{\r\n  "input": {},\r\n')
+    assert done.stderr.decode() == "printed ä\non stderr\n"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_an_interrupt_ends_the_run(server_url: str, user: str, tmp_path: Path) -> None:
+    path = tmp_path / "slow.py"
+    path.write_text("import time\ndef run():\n    print('ready')\n    time.sleep(1000)\n")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    full = [*COMMAND, str(path), "--user", user, "--url", server_url]
+    with subprocess.Popen(full, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read().decode() == "Interrupted: the agent was ended; what it had written stays.\n"
+        assert process.stdout.read() == b""
+
+
+def test_help_names_every_option() -> None:
+    shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
+    for option in ("--user", "--input", "--namespace", "--agent", "--url", "--timeout", "Exit code"):
+        assert option in shown

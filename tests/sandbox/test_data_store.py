@@ -1,0 +1,306 @@
+"""The store as agents see it: all of the API, the same refusals, the same errors."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import redis_store
+from redis_store import DataStore
+from sandbox.child.store import DataStore as InsideStore
+
+OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page"}
+"""What belongs to whoever holds the connection, which an agent does not."""
+
+
+def test_the_whole_api(run: Any, store: DataStore, user: str) -> None:
+    result = run(
+        """
+        from collections.abc import MutableMapping
+        from datetime import datetime, timedelta
+
+        async def run(input_dict, tools):
+            d = data_store
+            assert d.get("k") is None and d.get("k", default={}) == {} and d.get("k", 5) == 5
+            assert d.set("k", {"data": [1, 2.5, None, True, "é"]}) is None
+            assert d.get("k") == {"data": [1, 2.5, None, True, "é"]}
+            d.set("null", None)
+            assert d.get("null", 5) is None and "null" in d
+            assert d.delete("null") is True and d.delete("null") is False
+            d.set("file:b", 2); d.set("file:a", 1); d.set("file*", 3)
+            assert d.list_keys() == ["file*", "file:a", "file:b", "k"]
+            assert d.list_keys(prefix="file:") == ["file:a", "file:b"] and d.list_keys("file*") == ["file*"]
+            assert sorted(d.iter_keys("file:")) == ["file:a", "file:b"]
+            assert dict(d.iter_items(prefix="file:")) == {"file:a": 1, "file:b": 2}
+            assert d.get_many(["file:b", "none", "file:a"]) == {"file:b": 2, "file:a": 1}
+            assert d.get_many([]) == {} and d.set_many({}) == 0 and d.delete_many([]) == 0
+            assert d.get_all("file:") == {"file:a": 1, "file:b": 2}
+            assert d.set_many({"m1": 1, "m2": [2]}, metadata={"by": "test"}) == 2
+            assert d.delete_many(["m1", "none"]) == 1
+            info = d.info("m2")
+            assert info.key == "m2" and info.metadata == {"by": "test"} and info.created_by == "agent"
+            assert isinstance(info.created_at, datetime) and info.created_at.tzinfo and info.size == 3
+            assert info.expires_at is None and d.info("none") is None
+            files = d.use_namespace("files:repo")
+            files.set("a", 10 ** 30)
+            assert files.get("a") == 10 ** 30 and files.namespace == "files:repo" and d.get("a") is None
+            assert d.list_namespaces() == ["default", "files:repo"] and d.list_namespaces("files:") == ["files:repo"]
+            assert files.clear() == 1 and files.list_keys() == [] and d.list_namespaces() == ["default"]
+            assert isinstance(d, MutableMapping) and bool(files) is True and len(files) == 0
+            files["x"] = 1
+            assert files["x"] == 1 and "x" in files and 5 not in files and list(files) == ["x"] and len(files) == 1
+            files.update({"y": 2}, z=3)
+            assert dict(files) == {"x": 1, "y": 2, "z": 3} and sorted(files.values()) == [1, 2, 3]
+            assert files.setdefault("w", 4) == 4 and files.pop("w") == 4 and files.pop("w", None) is None
+            assert sorted(files.items()) == [("x", 1), ("y", 2), ("z", 3)] and sorted(files.keys()) == ["x", "y", "z"]
+            del files["x"]
+            for wrong in (lambda: files["x"], lambda: files.pop("x"), lambda: files.__delitem__("x")):
+                try:
+                    wrong()
+                except KeyError as error:
+                    assert error.args == ("x",)
+                else:
+                    raise AssertionError("no KeyError")
+            assert repr(files) == f"<DataStore user={d.user!r} namespace='files:repo'>"
+            assert files != d and files == files and len({files, d}) == 2
+            return {}
+        """
+    )
+    result.check()
+    assert store.get("k") == {"data": [1, 2.5, None, True, "é"]}
+    assert store.user == user
+
+
+def test_many_keys_come_in_pages(run: Any, store: DataStore) -> None:
+    store.set_many({f"k{n}": n for n in range(3000)})
+    result = run(
+        """
+        def run():
+            return {
+                "keys": len(set(data_store.iter_keys())),
+                "items": sum(dict(data_store.iter_items()).values()),
+                "all": len(data_store.get_all()),
+                "list": len(data_store.list_keys("k1")),
+                "many": len(data_store.get_many(f"k{n}" for n in range(5000))),
+            }
+        """
+    )
+    assert result.check() == {"keys": 3000, "items": sum(range(3000)), "all": 3000, "list": 1111, "many": 3000}
+    assert len([o for o in result.operations if o.operation == "scan_page"]) > 1
+
+
+def test_big_values(run: Any, store: DataStore) -> None:
+    result = run("def run():\n    data_store.set('k', 'x' * 20_000_000)\n    return {'n': len(data_store.get('k'))}\n")
+    assert result.check() == {"n": 20_000_000}
+
+
+BAD_CALLS = [
+    "set('k', {1})",
+    "set('k', {'a': [1, b'']})",
+    "set('k', float('nan'))",
+    "set('k', 10**5000)",
+    "set('k', '\\ud800')",
+    "set('k', __import__('datetime').datetime.now())",
+    "set('k', 1, metadata=[1])",
+    "set('k', 1, metadata={'a': {1}})",
+    "set('k', 1, metadata={'a': 'x' * 100_000})",
+    "set('k', 1, metadata={'a': 'x' * 2_000_000})",
+    "set('k', 1, ttl=0)",
+    "set('k', 1, ttl='5')",
+    "set('k', 1, ttl=True)",
+    "set('k', 1, ttl=float('nan'))",
+    "set('', 1)",
+    "set(5, 1)",
+    "set('\\ud800', 1)",
+    "set('k' * 70_000, 1)",
+    "get(None)",
+    "get('')",
+    "get(b'k')",
+    "delete(1.5)",
+    "info(())",
+    "list_keys(prefix=5)",
+    "list_keys('\\ud800')",
+    "list_namespaces(5)",
+    "get_many('abc')",
+    "get_many([1])",
+    "get_many(5)",
+    "get_many([''])",
+    "delete_many('abc')",
+    "set_many([('a', 1)])",
+    "set_many({'a': {1}})",
+    "set_many({1: 1})",
+    "set_many({'a': 1}, ttl=-1)",
+    "use_namespace('')",
+    "use_namespace(5)",
+    "use_namespace('x' * 2000)",
+    "use_namespace('\\ud800')",
+    "get()",
+    "pop('none')",
+    "__getitem__(5)",
+]
+
+
+def test_refusals_read_the_same_inside_and_outside(run: Any, store: DataStore) -> None:
+    """Class, message and facts; nothing is written by any of them, and the run goes on."""
+    result = run(
+        """
+        def run(input_dict):
+            said = []
+            for call in input_dict["calls"]:
+                try:
+                    eval("data_store." + call)
+                    said.append(None)
+                except Exception as error:
+                    facts = {k: v for k, v in vars(error).items()}
+                    kinds = [kind.__name__ for kind in type(error).__mro__]
+                    said.append([kinds, str(error), facts])
+            return {"said": said, "keys": data_store.list_keys()}
+        """,
+        {"calls": BAD_CALLS},
+    )
+    output = result.check()
+    assert output["keys"] == []
+    for call, said in zip(BAD_CALLS, output["said"], strict=True):
+        try:
+            eval("store." + call)
+        except Exception as error:
+            expected = [[kind.__name__ for kind in type(error).__mro__], str(error), dict(vars(error))]
+        else:
+            raise AssertionError(f"{call} is not refused outside")
+        if "10**400" in call:
+            expected[1] = said[1]
+        if "2_000_000" in call:
+            expected[1:] = said[1:]
+        assert said == expected, call
+
+
+def test_errors_of_the_store_are_its_classes(run: Any, store: DataStore, server_url: str, user: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(server_url) as server:
+        server.hset(f"user:{user}:ns:default", mapping={"corrupt": b"{\xff", "newer": b"\x01abc", "text": b"hello"})
+        server.set(f"user:{user}:ns:wrong", "a string")
+    result = run(
+        """
+        from redis_store import errors
+        from redis_store.errors import CorruptValue, WrongKeyType
+
+        def run():
+            said = {}
+            for key in ("corrupt", "newer", "text"):
+                try:
+                    data_store.get(key)
+                except ValueError as error:
+                    assert isinstance(error, errors.StoredDataError)
+                    first = repr(getattr(error, "first_bytes", None))
+                    said[key] = [type(error).__name__, str(error), error.key, error.namespace, first]
+            try:
+                data_store.use_namespace("wrong").set("k", 1)
+            except TypeError as error:
+                assert isinstance(error, WrongKeyType) and isinstance(error, errors.DataStoreError)
+                said["wrong"] = str(error)
+            return said
+        """
+    )
+    output = result.check()
+    for key in ("corrupt", "newer", "text"):
+        with pytest.raises(redis_store.StoredDataError) as caught:
+            store.get(key)
+        outside = caught.value
+        assert output[key][:4] == [type(outside).__name__, str(outside), key, "default"]
+        assert output[key][4] == repr(getattr(outside, "first_bytes", None))
+    with pytest.raises(redis_store.WrongKeyType) as wrong:
+        store.use_namespace("wrong").set("k", 1)
+    assert output["wrong"] == str(wrong.value)
+
+
+def test_calls_over_the_frame_limit_are_refused_and_the_run_goes_on(run: Any, store: DataStore) -> None:
+    import sandbox
+
+    store.set_many({f"k{n}": "x" * 10_000 for n in range(20)})
+    result = run(
+        """
+        from redis_store.errors import LimitExceeded
+        def run():
+            said = []
+            for call in (lambda: data_store.set("big", "x" * 100_000), lambda: data_store.get_all()):
+                try:
+                    call()
+                except LimitExceeded as error:
+                    said.append([error.limit, error.limit_bytes, error.size_bytes > 65536])
+            return {"said": said, "one": len(data_store.get("k1"))}
+        """,
+        limits=sandbox.Limits(frame_bytes=65536),
+    )
+    assert result.check() == {"said": [["frame_bytes", 65536, True]] * 2, "one": 10_000}
+
+
+def test_threads_of_an_agent_take_turns(run: Any) -> None:
+    result = run(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        def work(n):
+            data_store.set(f"k{n}", n)
+            return data_store.get(f"k{n}")
+        def run():
+            with ThreadPoolExecutor(8) as pool:
+                return {"got": list(pool.map(work, range(200)))}
+        """
+    )
+    assert result.check() == {"got": list(range(200))}
+
+
+def test_a_signal_in_the_middle_of_a_call_leaves_the_next_in_order(run: Any) -> None:
+    result = run(
+        """
+        import signal
+        class Alarm(Exception): pass
+        def ring(*_):
+            if armed:
+                raise Alarm
+        def run():
+            global armed
+            armed = False
+            signal.signal(signal.SIGALRM, ring)
+            data_store.set_many({f"k{n}": n for n in range(100)})
+            alarms = wrong = 0
+            for n in range(2000):
+                try:
+                    armed = True
+                    signal.setitimer(signal.ITIMER_REAL, 0.00005)
+                    got = data_store.get(f"k{n % 100}")
+                    armed = False
+                    wrong += got != n % 100
+                except Alarm:
+                    alarms += 1
+                except ConnectionError:
+                    break
+                finally:
+                    armed = False
+            return {"alarms": alarms > 0, "wrong": wrong}
+        """
+    )
+    assert result.check() == {"alarms": True, "wrong": 0}
+
+
+def test_the_stand_in_has_the_names_and_signatures_of_the_store() -> None:
+    def public(kind: type) -> dict[str, Any]:
+        return {
+            name: member
+            for name, member in inspect.getmembers(kind)
+            if not name.startswith("_") and name not in OUTSIDE_ONLY
+        }
+
+    outside, inside = public(DataStore), public(InsideStore)
+    assert inside.keys() == outside.keys()
+    for name, member in outside.items():
+        if isinstance(member, property):
+            assert isinstance(inside[name], property)
+            continue
+        assert _parameters(inside[name]) == _parameters(member), name
+
+
+def _parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]

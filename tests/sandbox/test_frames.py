@@ -1,0 +1,145 @@
+"""Frames: what is sent comes out the same, and nothing but a flat frame within the bounds comes out at all."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import tracemalloc
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox._frames import Channel, FrameBuffer, FrameError, FrameTooBig, pack, unpack
+
+MAX = 1 << 20
+ints = st.integers(-(2**63), 2**64 - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+parts_of_frames = st.lists(
+    st.none() | st.booleans() | ints | st.floats(allow_nan=False) | texts | st.binary(), max_size=40
+)
+anything = st.recursive(
+    st.none() | st.booleans() | ints | st.floats() | texts | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=30,
+)
+
+
+@given(st.lists(parts_of_frames.filter(bool), min_size=1, max_size=5), st.data())
+def test_frames_come_out_as_they_went_in_however_they_are_cut(messages: list[list[Any]], data: st.DataObject) -> None:
+    stream = b"".join(pack(parts, MAX) for parts in messages)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    buffer, found = FrameBuffer(MAX), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        buffer.feed(stream[start:end])
+        while (body := buffer.next_body()) is not None:
+            found.append(unpack(body))
+    assert found == messages
+    assert [list(map(type, parts)) for parts in found] == [list(map(type, parts)) for parts in messages]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_flat_frame_or_a_frame_error(body: bytes) -> None:
+    try:
+        parts = unpack(body)
+    except FrameError:
+        return
+    assert msgpack.unpackb(body) == parts or any(part != part for part in parts)
+    assert {type(part) for part in parts} <= {type(None), bool, int, float, str, bytes}
+
+
+@given(anything)
+def test_what_is_not_a_flat_array_is_refused(value: Any) -> None:
+    body = msgpack.packb(value)
+    flat = isinstance(value, list) and not any(isinstance(part, (list, dict)) for part in value)
+    if flat:
+        unpack(body)
+        return
+    with pytest.raises(FrameError):
+        unpack(body)
+
+
+@given(parts_of_frames, st.binary(min_size=1, max_size=5))
+def test_bytes_too_many_or_too_few_are_refused(parts: list[Any], more: bytes) -> None:
+    body = msgpack.packb(parts)
+    with pytest.raises(FrameError):
+        unpack(body + more)
+    for end in {len(body) - 1, len(body) // 2} - {len(body)}:
+        with pytest.raises(FrameError):
+            unpack(body[:end])
+
+
+HOSTILE_BODIES = {
+    "nothing": b"",
+    "a map": b"\x80",
+    "a string": b"\xa1x",
+    "an empty map inside": b"\x91\x80",
+    "an empty array inside": b"\x91\x90",
+    "a million empty maps": b"\xdd" + struct.pack(">I", 1_000_000) + b"\x80" * 1_000_000,
+    "a million empty arrays": b"\xdd" + struct.pack(">I", 1_000_000) + b"\x90" * 1_000_000,
+    "eight million empty maps": b"\xdd" + struct.pack(">I", 8_000_000) + b"\x80" * 8_000_000,
+    "eight million nils": b"\xdd" + struct.pack(">I", 8_000_000) + b"\xc0" * 8_000_000,
+    "nested empty maps": b"\x91\xdd" + struct.pack(">I", 8_000_000) + b"\x80" * 8_000_000,
+    "arrays in arrays": b"\x91" * 8_000_000 + b"\xc0",
+    "maps in maps": b"\x81\xa0" * 4_000_000 + b"\xc0",
+    "arrays that claim to be huge": b"\xdd\xff\xff\xff\xff" * 1_000_000,
+    "an array that claims to be huge": b"\xdd\xff\xff\xff\xff",
+    "an inner array that claims to be huge": b"\x91\xdd\xff\xff\xff\xff",
+    "a map that claims to be huge": b"\x91\xdf\xff\xff\xff\xff",
+    "a string that claims to be huge": b"\x91\xdb\xff\xff\xff\xff",
+    "bytes that claim to be huge": b"\x91\xc6\xff\xff\xff\xff",
+    "an extension": b"\x91\xd4\x05a",
+    "an empty extension": b"\x91\xc7\x00\x05",
+    "a timestamp": b"\x91\xd6\xff\x00\x00\x00\x00",
+    "a broken timestamp": b"\x91\xc7\x00\xff",
+    "an extension that claims to be huge": b"\x91\xc9\xff\xff\xff\xff\x05",
+    "a byte that means nothing": b"\x91\xc1",
+    "a string that is not UTF-8": b"\x91\xa1\xff",
+    "a string with a surrogate": b"\x91\xa3\xed\xa0\x80",
+    "a truncated array": b"\xdc\x00",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_BODIES)
+def test_hostile_bodies_are_refused_for_little_memory(name: str) -> None:
+    body = HOSTILE_BODIES[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError) as caught:
+            unpack(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 200
+    assert peak < 3 * len(body) + 80 * 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [0, MAX + 1, 2**31, 2**32 - 1])
+def test_a_length_over_the_bound_is_refused_before_the_body(size: int) -> None:
+    buffer = FrameBuffer(MAX)
+    buffer.feed(struct.pack("<I", size))
+    with pytest.raises(FrameError, match="bytes"):
+        buffer.next_body()
+
+
+def test_a_frame_of_our_own_over_the_bound_is_not_sent() -> None:
+    for parts in ([b"x" * MAX], ["x" * MAX], [b"x" * (MAX // 2)] * 3):
+        with pytest.raises(FrameTooBig) as caught:
+            pack(parts, MAX)
+        assert caught.value.size_bytes > caught.value.limit_bytes == MAX
+
+
+def test_a_channel_carries_frames_bigger_than_any_buffer() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        near, far = Channel(ours, 1 << 26, 0), Channel(theirs, 1 << 26, 50)
+        big = [1, "x", b"y" * 20_000_000, None]
+        sender = threading.Thread(target=lambda: [near.send(big), near.send([2])])
+        sender.start()
+        assert [unpack(far.receive() or b""), unpack(far.receive() or b"")] == [big, [2]]
+        sender.join()
+        ours.shutdown(socket.SHUT_WR)
+        assert far.receive() is None

@@ -1,0 +1,202 @@
+"""An agent that speaks to the host by itself: every rule broken ends the run with a name, and harms nobody else."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sandbox
+from redis_store import DataStore, connect
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+PRELUDE = """
+import os, socket, struct, sys, time
+DATA, CONTROL = (socket.socket(fileno=int(n)) for n in sys.orig_argv[-5:-3])
+def frame(body): return struct.pack("<I", len(body)) + body
+"""
+
+
+def attack(run: Any, body: str, **options: Any) -> sandbox.RunResult:
+    source = PRELUDE + "def run(input_dict, tools):\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
+    return run(source, **{"limits": sandbox.Limits(timeout_s=20), **options})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        r"DATA.send(struct.pack('<I', 2**32 - 1))",
+        r"DATA.send(struct.pack('<I', 0))",
+        r"DATA.sendall(frame(b'\x91' * 1_000_000))",
+        r"DATA.sendall(frame(b'\xdd\x00\x0f\x42\x40' + b'\x80' * 1_000_000))",
+        r"DATA.send(frame(b'\x94\x01\xa5close\xa7default\xc0'))",
+        r"DATA.send(frame(b'\x94\x01\xa7__doc__\xa7default\xc0'))",
+        r"DATA.send(frame(b'\x93\x01\xa3get\xa7default'))",
+        r"DATA.send(frame(b'\x94\x01\xa3get\xc0\xa1k'))",
+        r"DATA.send(frame(b'\x94\xa11\xa3get\xa7default\xa1k'))",
+        r"DATA.send(frame(b'\x94\x01\xa3get\xa7default\xc7\x00\x05'))",
+        r"DATA.send(frame(b'\x97\x01\xa3set\xa7default\xa1k\xc4\x011\xc4\x05[1,2]\xc0'))",
+        r"DATA.send(b'GET / HTTP/1.1\r\n\r\n')",
+        r"CONTROL.send(struct.pack('<I', 2**32 - 1))",
+        r"CONTROL.send(frame(b'\x91\xa5hello'))",
+        r"CONTROL.send(frame(b'\x92\xa6result\xa2{}'))",
+        r"CONTROL.send(frame(b'\x92\xa6result\xc4\x02[]'))",
+        r"CONTROL.send(frame(b'\x92\xa6result\xc4\x03NaN'))",
+        r"CONTROL.send(frame(b'\x95\xa4call\x01\xa7__doc__\xc4\x02[]\xc4\x02{}'))",
+        r"CONTROL.send(frame(b'\x95\xa4call\x01\xa4tool\xc4\x02{}\xc4\x02{}'))",
+        r"CONTROL.send(frame(b'\x95\xa4call\x01\xa4tool\xc4\x02[]\xc4\x03[1]'))",
+        r"CONTROL.shutdown(socket.SHUT_WR)",
+        r"CONTROL.close(); os.closerange(3, 1000); return {}",
+    ],
+)
+def test_a_broken_rule_ends_the_run(run: Any, body: str, caplog: pytest.LogCaptureFixture) -> None:
+    result = attack(run, f"{body}\ntime.sleep(1000)", tools={"tool": lambda: None})
+    assert isinstance(result.error, sandbox.ProtocolViolation), result
+    assert str(result.error).startswith("The agent's process ")
+    assert len(str(result.error)) < 300
+    assert caplog.records == []
+
+
+def test_half_a_frame_waits_for_the_time_limit_and_no_longer(run: Any) -> None:
+    result = attack(
+        run, "DATA.send(struct.pack('<I', 1000) + b'x')\ntime.sleep(1000)", limits=sandbox.Limits(timeout_s=0.5)
+    )
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+
+
+def test_half_a_frame_and_then_the_end(run: Any) -> None:
+    result = attack(run, "DATA.send(struct.pack('<I', 1000) + b'x'); DATA.shutdown(socket.SHUT_RDWR)\nreturn {'ok': 1}")
+    assert result.check() == {"ok": 1}
+
+
+def test_answers_that_nobody_reads_do_not_hold_the_host(run: Any, store: DataStore) -> None:
+    store.set("big", "x" * 5_000_000)
+    result = attack(
+        run,
+        r"""
+        request = frame(b'\x94\x01\xa3get\xa7default\xa3big')
+        for n in range(10):
+            DATA.send(request)
+        return {"ok": 1}
+        """,
+    )
+    assert result.check() == {"ok": 1}
+
+
+def test_a_flood_of_calls_of_tools_is_held_back(run: Any) -> None:
+    result = attack(
+        run,
+        r"""
+        n = 0
+        while True:
+            n += 1
+            CONTROL.sendall(frame(b'\x95\xa4call\xce' + struct.pack('>I', n) + b'\xa4tool\xc4\x02[]\xc4\x02{}'))
+        """,
+        tools={"tool": lambda: None},
+        limits=sandbox.Limits(timeout_s=1),
+    )
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+
+
+def test_a_call_under_a_number_in_use(run: Any) -> None:
+    result = attack(
+        run,
+        r"""
+        for n in range(2):
+            CONTROL.sendall(frame(b'\x95\xa4call\x07\xa4tool\xc4\x02[]\xc4\x02{}'))
+        time.sleep(1000)
+        """,
+        tools={"tool": __import__("asyncio").Event().wait},
+    )
+    assert isinstance(result.error, sandbox.ProtocolViolation)
+
+
+def test_another_users_data_is_out_of_reach(run: Any, server_url: str, user: str) -> None:
+    other = f"{user}-other"
+    with connect(server_url, user=other) as theirs:
+        theirs.set("secret", "theirs")
+        result = run(
+            """
+            def run(input_dict):
+                other, me, found = input_dict["other"], data_store.user, []
+                for name in (other, f"../{other}", f"x:ns:default", f"{other}:ns:default", f"\\0user:{other}:ns:default", "*"):
+                    store = data_store.use_namespace(name)
+                    found += [store.get("secret"), *store.list_keys(), *store.get_many(["secret"])]
+                    store.clear()
+                data_store._user = other
+                found.append(data_store.get("secret"))
+                return {"found": found, "namespaces": data_store.list_namespaces()}
+            """,
+            {"other": other},
+        )
+        assert result.check() == {"found": [None] * 7, "namespaces": []}
+        assert theirs.get("secret") == "theirs"
+
+
+def test_crafted_metadata_and_cursors(run: Any) -> None:
+    result = attack(
+        run,
+        r"""
+        from redis_store.errors import DataStoreError
+        said = []
+        deep = b'{"a":' * 500 + b'1' + b'}' * 500
+        for text in (deep, b'{"a":' + b'[' * 300 + b']' * 300 + b'}'):
+            try:
+                data_store._call("set", "k", b"1", text, None)
+            except DataStoreError as error:
+                said.append(type(error).__name__)
+        for cursor in ("x", "-1", "9" * 30, "0\r\nDEL"):
+            try:
+                data_store._call("scan_page", cursor, None)
+            except DataStoreError as error:
+                said.append(type(error).__name__)
+        for text in (b"{", b"[" * 100_000, b'"\\ud800"', b"NaN", b"1e999", b"\xff", b"", b"1" * 5000):
+            try:
+                data_store._call("set", "k", text, None, None)
+            except DataStoreError as error:
+                said.append(type(error).__name__)
+        return {"said": said, "keys": data_store.list_keys()}
+        """,
+    )
+    output = result.check()
+    assert output["keys"] == []
+    assert output["said"][:2] == ["InvalidValue"] * 2
+    assert output["said"][-8:] == ["InvalidValue"] * 8
+
+
+def _memory_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_big_hostile_frames_cost_the_host_little(run: Any) -> None:
+    run("def run(): return {}").check()
+    before = _memory_mib()
+    for body in (
+        r"DATA.sendall(frame(b'\x91' * 60_000_000))",
+        r"DATA.sendall(frame(b'\x91\xdd' + struct.pack('>I', 60_000_000) + b'\x80' * 60_000_000))",
+        r"DATA.sendall(frame(b'\xdd' + struct.pack('>I', 60_000_000) + b'\x80' * 60_000_000))",
+    ):
+        assert isinstance(attack(run, f"{body}\ntime.sleep(1000)").error, sandbox.ProtocolViolation)
+    assert _memory_mib() - before < 200
+
+
+@settings(max_examples=15)
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=5), st.booleans())
+def test_random_frames(run: Any, bodies: list[bytes], on_control: bool) -> None:
+    sock = "CONTROL" if on_control else "DATA"
+    result = attack(
+        run,
+        f"""
+        for body in {bodies!r}:
+            {sock}.send(frame(body))
+        time.sleep(1000)
+        """,
+        limits=sandbox.Limits(timeout_s=5),
+    )
+    assert isinstance(result.error, sandbox.ProtocolViolation)

@@ -1,0 +1,80 @@
+"""Which messages are taken, whatever their parts."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox._frames import FrameError
+from sandbox._messages import FROM_CHILD, OPERATIONS, Shape, read_from_child, read_request
+from sandbox._operations import HANDLERS, WITH_KEY
+
+SAMPLES: dict[type, Any] = {str: "x", bytes: b"1", int: 1, float: 0.5, type(None): None, bool: True}
+parts = st.sampled_from(list(SAMPLES.values())) | st.text() | st.integers() | st.binary()
+
+
+def fitting(shape: Shape, repeats: int = 2) -> list[Any]:
+    return [SAMPLES[min(kinds, key=lambda kind: kind.__name__)] for kinds in (*shape.fixed, *shape.repeated * repeats)]
+
+
+def test_each_operation_has_one_who_carries_it_out() -> None:
+    assert HANDLERS.keys() == OPERATIONS.keys()
+    assert OPERATIONS.keys() >= WITH_KEY
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_arity_and_types_of_each_operation(operation: str) -> None:
+    shape = OPERATIONS[operation]
+    good = fitting(shape)
+    assert read_request([1, operation, "default", *good]) == (1, operation, "default", good)
+    with pytest.raises(FrameError, match=operation):
+        read_request([1, operation, "default", *good, True])
+    if shape.fixed:
+        with pytest.raises(FrameError):
+            read_request([1, operation, "default", *good[: len(shape.fixed) - 1]])
+    for place in range(len(good)):
+        with pytest.raises(FrameError):
+            read_request([1, operation, "default", *good[:place], True, *good[place + 1 :]])
+
+
+@pytest.mark.parametrize("kind", FROM_CHILD)
+def test_arity_and_types_of_each_message_of_the_child(kind: str) -> None:
+    good = fitting(FROM_CHILD[kind])
+    assert read_from_child([kind, *good]) == (kind, good)
+    for wrong in ([*good, 1], good[:-1] if good else [1], [True, *good[1:]]):
+        with pytest.raises(FrameError):
+            read_from_child([kind, *wrong])
+
+
+@given(st.lists(parts, max_size=8))
+def test_nothing_else_is_taken(frame: list[Any]) -> None:
+    with suppress(FrameError):
+        assert read_request(frame)[1] in OPERATIONS
+    with suppress(FrameError):
+        assert read_from_child(frame)[0] in FROM_CHILD
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "__class__",
+        "close",
+        "_driver",
+        "url",
+        "as_json_text",
+        "use_namespace",
+        "execute",
+        "GET",
+        "get\0",
+        "",
+        "x" * 10_000,
+    ],
+)
+def test_no_name_reaches_an_attribute(operation: str) -> None:
+    with pytest.raises(FrameError) as caught:
+        read_request([1, operation, "default"])
+    assert len(str(caught.value)) < 300

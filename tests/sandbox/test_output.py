@@ -1,0 +1,123 @@
+"""What an agent prints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+import sandbox
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_everything_printed_comes_in_order(run: Any) -> None:
+    result = run(
+        """
+        import ctypes, logging, os, subprocess, sys, warnings
+        def run():
+            print("print", "ä€😀")
+            os.write(1, "write ä\\n".encode())
+            print("stderr", file=sys.stderr)
+            ctypes.CDLL(None).puts(b"from C")
+            ctypes.CDLL(None).fflush(None)
+            subprocess.run(["/bin/echo", "from a process"])
+            logging.warning("logged")
+            print("no newline", end="")
+            return {}
+        """
+    )
+    result.check()
+    assert result.stdout == ("print ä€😀\nwrite ä\nstderr\nfrom C\nfrom a process\nWARNING:root:logged\nno newline")
+
+
+def test_output_of_an_agent_that_crashes_is_kept(run: Any) -> None:
+    result = run("import os\ndef run():\n    print('before', end='')\n    os.abort()\n")
+    assert result.stdout == "before"
+
+
+def test_output_comes_as_it_happens(run: Any) -> None:
+    heard = threading.Event()
+    pieces: list[str] = []
+
+    def on_output(text: str) -> None:
+        pieces.append(text)
+        if "first" in "".join(pieces):
+            heard.set()
+
+    result = run(
+        "def run(i, tools):\n    print('first')\n    tools['wait']()\n    print('second')\n    return {}\n",
+        tools={"wait": lambda: heard.wait(20) or pytest.fail("it did not come")},
+        on_output=on_output,
+    )
+    result.check()
+    assert "".join(pieces) == result.stdout == "first\nsecond\n"
+
+
+def test_no_character_is_split(run: Any) -> None:
+    pieces: list[str] = []
+    run(
+        """
+        import os
+        def run(i, tools):
+            for byte in "a€😀".encode():
+                os.write(1, bytes([byte]))
+                tools["sync"]()
+            os.write(1, b"\\xe2\\x82")
+            return {}
+        """,
+        tools={"sync": lambda: None},
+        on_output=pieces.append,
+    ).check()
+    assert pieces[:3] == ["a", "€", "😀"]
+    assert "".join(pieces[3:]) == "\ufffd"
+
+
+def test_bytes_that_are_no_text(run: Any) -> None:
+    assert run("import os\ndef run():\n    os.write(1, b'a\\xffb')\n    return {}\n").stdout == "a\ufffdb"
+
+
+def test_an_exception_in_on_output_is_logged_once_and_the_run_goes_on(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+
+    def on_output(text: str) -> None:
+        calls.append(text)
+        raise ValueError("of the host")
+
+    source = "def run(i, tools):\n    for n in range(3):\n        print(n)\n        tools['sync']()\n    return {}\n"
+    with caplog.at_level(logging.ERROR, "sandbox"):
+        result = run(source, on_output=on_output, tools={"sync": lambda: None})
+    assert result.check() == {}
+    assert result.stdout == "0\n1\n2\n"
+    assert len(calls) == 1
+    assert len(caplog.records) == 1
+
+
+def test_on_output_of_arun_is_called_on_its_loop(server_url: str, user: str) -> None:
+    async def main() -> tuple[list[Any], str]:
+        seen: list[Any] = []
+
+        def on_output(text: str) -> None:
+            seen.append((text, asyncio.get_running_loop() is loop))
+
+        loop = asyncio.get_running_loop()
+        source = "def run():\n    print('x')\n    return {}\n"
+        result = await sandbox.arun(source, {}, user=user, url=server_url, on_output=on_output)
+        return seen, result.stdout
+
+    seen, stdout = asyncio.run(main())
+    assert "".join(text for text, _ in seen) == stdout == "x\n"
+    assert all(same for _, same in seen)
+
+
+def test_an_interrupt_in_on_output_ends_the_run(run: Any) -> None:
+    def on_output(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("import time\ndef run():\n    print('x')\n    time.sleep(1000)\n", on_output=on_output)

@@ -1,0 +1,278 @@
+"""Functions of the host, called by an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from typing import Any
+
+import pytest
+
+import sandbox
+from redis_store import DataStore
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_plain_tools_are_plain_and_async_ones_are_awaited(run: Any) -> None:
+    async def fetch(url: str, *, retries: int = 0) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"url": url, "retries": retries}
+
+    class Adder:
+        def __init__(self, base: int) -> None:
+            self.base = base
+
+        def __call__(self, n: int) -> int:
+            return self.base + n
+
+        async def later(self, n: int) -> int:
+            return self.base - n
+
+    result = run(
+        """
+        import inspect
+        async def run(input_dict, tools):
+            return {
+                "plain": tools["add"](2),
+                "fetch": await tools["fetch"]("x", retries=3),
+                "partial": await tools["partial"](),
+                "method": await tools["later"](1),
+                "lambda": tools["coro"](),
+                "kinds": [inspect.iscoroutinefunction(t) for t in tools.values()],
+                "names": [t.__name__ for t in tools.values()],
+                "thread": await asyncio.to_thread(tools["add"], 5),
+            }
+        """,
+        tools={
+            "add": Adder(10),
+            "fetch": fetch,
+            "partial": functools.partial(fetch, "p"),
+            "later": Adder(10).later,
+            "coro": lambda: fetch("l"),
+        },
+    )
+    assert result.check() == {
+        "plain": 12,
+        "fetch": {"url": "x", "retries": 3},
+        "partial": {"url": "p", "retries": 0},
+        "method": 9,
+        "lambda": {"url": "l", "retries": 0},
+        "kinds": [False, True, True, True, False],
+        "names": ["add", "fetch", "partial", "later", "coro"],
+        "thread": 15,
+    }
+
+
+def test_a_plain_run_calls_tools_too(run: Any) -> None:
+    async def double(n: int) -> int:
+        return 2 * n
+
+    result = run(
+        "def run(input_dict, tools):\n    return {'a': tools['len']('abc'), 'b': asyncio.run(tools['double'](4))}\n",
+        tools={"len": len, "double": double},
+    )
+    assert result.check() == {"a": 3, "b": 8}
+
+
+CONCURRENT = """
+async def run(input_dict, tools):
+    return {"met": await asyncio.gather(%s)}
+"""
+
+
+def test_concurrent_async_calls_overlap(run: Any) -> None:
+    waiting = 0
+
+    async def meet() -> int:
+        nonlocal waiting
+        waiting += 1
+        while waiting < 3:
+            await asyncio.sleep(0.001)
+        return waiting
+
+    assert run(CONCURRENT % "*(tools['meet']() for _ in range(3))", tools={"meet": meet}).check() == {"met": [3, 3, 3]}
+
+
+def test_concurrent_plain_calls_overlap(run: Any) -> None:
+    barrier = threading.Barrier(3, timeout=20)
+    source = CONCURRENT % "*(asyncio.to_thread(tools['meet']) for _ in range(3))"
+    result = run(source, tools={"meet": lambda: barrier.wait() >= 0})
+    assert result.check() == {"met": [True, True, True]}
+
+
+def test_many_more_calls_than_are_taken_at_once(run: Any) -> None:
+    async def echo(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    result = run(CONCURRENT % "*(tools['echo'](n) for n in range(1000))", tools={"echo": echo})
+    assert result.check() == {"met": list(range(1000))}
+
+
+def test_tools_run_on_the_loop_of_arun(server_url: str, user: str) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+
+        async def same_loop() -> bool:
+            return asyncio.get_running_loop() is loop
+
+        source = "async def run(i, tools): return {'same': await tools['same']()}"
+        return await sandbox.arun(source, {}, user=user, url=server_url, tools={"same": same_loop})
+
+    assert asyncio.run(main()).check() == {"same": True}
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_an_exception_arrives_as_name_and_message(run: Any, kind: str) -> None:
+    def plain() -> None:
+        raise FileNotFoundError("no such page")
+
+    async def later() -> None:
+        plain()
+
+    call = "tools['t']()" if kind == "plain" else "await tools['t']()"
+    source = f"""
+async def run(input_dict, tools):
+    try:
+        {call}
+    except Exception as error:
+        print(type(error).__name__, "/", error, "/", error.__cause__, "/", error.__context__)
+    {call}
+"""
+    result = run(source, tools={"t": plain if kind == "plain" else later})
+    assert result.stdout == "ToolError / FileNotFoundError: no such page / None / None\n"
+    assert isinstance(result.error, sandbox.AgentRaised)
+    assert str(result.error) == "Agent 'agent' raised ToolError: FileNotFoundError: no such page"
+    assert "test_tools.py" not in result.error.traceback
+    assert "sandbox/child" not in result.error.traceback
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)])
+def test_odd_exceptions_of_tools_harm_nobody(run: Any, error: BaseException) -> None:
+    def plain() -> None:
+        raise error
+
+    async def later() -> None:
+        raise error
+
+    source = """
+async def run(input_dict, tools):
+    said = []
+    for call in (lambda: asyncio.to_thread(tools["plain"]), lambda: tools["later"]()):
+        try:
+            await call()
+        except Exception as error:
+            said.append(str(error))
+    return {"said": said, "fine": await tools["fine"]()}
+"""
+
+    async def fine() -> bool:
+        return True
+
+    output = run(source, tools={"plain": plain, "later": later, "fine": fine}).check()
+    assert output["fine"] is True
+    assert type(error).__name__ in output["said"][0]
+    assert len(output["said"]) == 2
+
+
+def test_an_unknown_tool_is_a_key_error_that_lists_them(run: Any) -> None:
+    result = run("def run(i, tools): return {'x': tools['fetch']()}", tools={"a": print, "b": print})
+    assert isinstance(result.error, sandbox.AgentRaised)
+    assert result.error.type_name == "KeyError"
+    assert "there is no tool 'fetch'; there are: 'a', 'b'" in result.error.message
+    assert "none were given" in str(run("def run(i, tools): return tools['x']").error)
+    assert run("def run(i, tools): return {'x': 'a' in tools, 'y': tools.get('x')}").check() == {"x": False, "y": None}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("tools['echo']({1})", "args[0] is a set"),
+        ("tools['echo'](1, {'a': [b'']})", 'args[1]["a"][0] is a bytes'),
+        ("tools['echo'](x=float('nan'))", 'kwargs["x"] is nan'),
+        ("tools['bad']()", "the tool's result[1] is a set"),
+        ("tools['echo'](1, 2, 3)", "TypeError"),
+        ("tools['echo']('x' * 2000)", "2,006 bytes as JSON, and at most 1,500 are allowed"),
+        ("tools['big']()", "the tool's result takes 2,002 bytes as JSON, over the limit"),
+    ],
+)
+def test_what_json_cannot_say_is_refused(run: Any, call: str, message: str) -> None:
+    result = run(
+        f"async def run(input_dict, tools): return {{'x': {call}}}",
+        tools={"echo": lambda a=0, b=0: a, "bad": lambda: [1, {2}], "big": lambda: "x" * 2000},
+        limits=sandbox.Limits(result_bytes=1500),
+    )
+    assert isinstance(result.error, sandbox.AgentRaised)
+    assert message in str(result.error)
+
+
+def test_values_cross_unchanged(run: Any) -> None:
+    value = {"a": [1, 2.5, None, True, "é\u2028", 10**30, {"b": {}}], "": []}
+    assert run("def run(i, tools): return {'back': tools['echo'](i)}", value, tools={"echo": lambda v: v}).check() == {
+        "back": value
+    }
+
+
+def test_a_tool_that_hangs_does_not_hold_the_run(run: Any) -> None:
+    release = threading.Event()
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    result = run(
+        """
+        async def run(input_dict, tools):
+            asyncio.create_task(tools["forever"]())
+            asyncio.get_running_loop().run_in_executor(None, tools["hang"])
+            await asyncio.sleep(0)
+            tools["ready"]()
+            return {"done": True}
+        """,
+        tools={"hang": release.wait, "forever": forever, "ready": lambda: None},
+    )
+    release.set()
+    assert result.check() == {"done": True}
+    assert cancelled.wait(20)
+
+
+def test_a_tool_that_hangs_at_the_time_limit(run: Any) -> None:
+    release = threading.Event()
+    result = run(
+        "def run(i, tools): tools['hang']()", tools={"hang": release.wait}, limits=sandbox.Limits(timeout_s=0.3)
+    )
+    release.set()
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+
+
+def test_giving_up_on_a_tool_leaves_the_next_call_in_order(run: Any) -> None:
+    async def wait(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    result = run(
+        """
+        async def run(input_dict, tools):
+            try:
+                await asyncio.wait_for(tools["wait"](0.05), 0.001)
+            except TimeoutError:
+                print("gave up")
+            return {"next": [await tools["wait"](0.1), await tools["wait"](0)]}
+        """,
+        tools={"wait": wait},
+    )
+    assert result.check() == {"next": [0.1, 0]}
+    assert result.stdout == "gave up\n"
+
+
+def test_a_tool_may_use_the_store_and_run_agents(run: Any, store: DataStore) -> None:
+    def inner(n: int) -> Any:
+        store.set("from-tool", n)
+        return run("def run(i): return {'n': data_store.get('from-tool') + 1}").check()
+
+    assert run("def run(i, tools): return tools['inner'](4)", tools={"inner": inner}).check() == {"n": 5}

@@ -1,0 +1,63 @@
+"""A store that is not there when a run begins, or goes away in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import redis_store
+import sandbox
+from sandbox import _process
+
+AGENT = "def run(input_dict, tools):\n    return {}\n"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_store_that_cannot_be_reached(user: str, tmp_path: Path) -> None:
+    for url in ("redis://127.0.0.1:1/0", f"unix://{tmp_path}/none.sock"):
+        with pytest.raises(redis_store.StoreUnavailable, match="Cannot connect"):
+            sandbox.run(AGENT, {}, user=user, url=url)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here, store, msgpack = _process._PACKAGES
+    monkeypatch.setattr(_process, "_PACKAGES", (here, tmp_path, msgpack))
+    with pytest.raises(
+        sandbox.StartFailed, match="before it began: ImportError: cannot import name '_plain' from 'redis_store'"
+    ) as caught:
+        run(AGENT)
+    assert "Traceback" in caught.value.output
+    monkeypatch.setattr(_process, "_PACKAGES", (here, store, msgpack))
+    assert run(AGENT).check() == {}
+
+
+def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:
+    def kill() -> None:
+        own_server.process.kill()
+        own_server.process.wait()
+
+    result = run(
+        """
+        from redis_store.errors import StoreUnavailable
+        def run(input_dict, tools):
+            data_store.set("a", 1)
+            tools["kill"]()
+            for name, call in {"get": lambda: data_store.get("a"), "set": lambda: data_store.set("a", 2)}.items():
+                try:
+                    call()
+                except ConnectionError as error:
+                    assert isinstance(error, StoreUnavailable), error
+                    print(type(error).__name__, error.outcome_unknown, error)
+            return {}
+        """,
+        tools={"kill": kill},
+        url=own_server.url,
+    )
+    result.check()
+    assert result.stdout.count("ConnectionLost False") == 2
+    assert "the server" in result.stdout
+    assert own_server.url.removeprefix("unix://") not in result.stdout, "an agent learns where the server is"
+    assert [operation.error for operation in result.operations] == [None, "ConnectionLost", "ConnectionLost"]
