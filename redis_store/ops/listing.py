@@ -9,7 +9,7 @@ from redis_store._call import Alone, Call, as_is, read, transaction
 from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
-from redis_store.errors import ServerRefused, StoreUnavailable
+from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable
 from redis_store.ops._script import run_script
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
@@ -49,6 +49,7 @@ def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
 
 async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
     """One page of keys, and the cursor of the next; the last page's is `START`."""
+    _check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
     return following, [decode_name(field) for field in page]
 
@@ -60,6 +61,7 @@ async def scan_items_page(
 
     Without `page_keys` it asks first how many make a page, which costs another round trip.
     """
+    _check_cursor(cursor)
     wanted = encode_prefix(prefix)
     following, page = await _item_page(scope, cursor, wanted, page_keys or await page_size(scope))
     return following, _decoded(scope, page)
@@ -148,6 +150,11 @@ async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> 
     pattern = glob_for_prefix(prefix)
     following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
     return following.decode(), dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _check_cursor(cursor: object) -> None:
+    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 20:
+        raise InvalidInput(f"{cursor!r:.80} is no cursor: begin with {START!r}, and go on with what the last page gave.")
 
 
 def _key_page_size(fields: int) -> int:
