@@ -7,6 +7,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter_ns
 from typing import Any
 
@@ -106,6 +107,17 @@ class LoopConnection(asyncio.Protocol):
         self._fail(failure or ConnectionLost(f"The connection to {self._address.shown} was closed by the store"))
         self._transport.abort()
         self._made._close()
+
+    def abandon(self) -> None:
+        """Close the socket of a connection whose event loop is closed, so that nothing can be scheduled any more."""
+        self._failure = ConnectionLost(f"The event loop of the connection to {self._address.shown} is closed")
+        self._waiting.clear()
+        with suppress(RuntimeError):  # it is the loop that says so
+            self._transport.abort()
+        # What the transport would have the loop call; without it the descriptor stays open until it is collected.
+        finish = getattr(self._transport, "_call_connection_lost", None)
+        if finish is not None and self._made.is_connected:
+            finish(None)
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader

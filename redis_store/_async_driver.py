@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from redis_store._async_connection import LoopConnection
-from redis_store._call import Call, Op, ReplyError
+from redis_store._call import Alone, Call, Op, ReplyError
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver
 from redis_store._spin import Spinner
@@ -37,6 +37,11 @@ class _LoopState:
         self.idle: list[LoopConnection] = []
         self.lent: set[LoopConnection] = set()
 
+    def drop_idle(self) -> None:
+        """Close the idle connections, which most likely broke together with one that did."""
+        while self.idle:
+            self.idle.pop().close()
+
     def connections(self) -> list[LoopConnection]:
         return [*([self.shared] if self.shared else []), *self.idle, *self.lent]
 
@@ -57,16 +62,38 @@ class AsyncDriver:
         """Where the server is, secrets included."""
         return self._resolver.url
 
-    async def run(self, op: Op[T], *, alone: bool = False) -> T:
-        """Carry an operation out and return its result; with `alone`, on one connection from first to last."""
+    async def run(self, op: Op[T]) -> T:
+        """Carry an operation out and return its result."""
+        return await self._drive(op, self._exchange)
+
+    async def run_alone(self, alone: Alone[T]) -> T:
+        """Carry an operation out on one connection, from its first call to its last."""
+        try:
+            return await self._run_on_own(alone.make())
+        except ConnectionLost as error:
+            if error.outcome_unknown:
+                raise
+            self._state().drop_idle()
+            return await self._run_on_own(alone.make())
+
+    async def _run_on_own(self, op: Op[T]) -> T:
+        async with AsyncExitStack() as stack:
+            own: LoopConnection | None = None
+
+            async def exchange(call: Call[Any]) -> Any:
+                nonlocal own
+                if own is None:
+                    own = await stack.enter_async_context(self._own_connection())
+                return await own.request(call.commands, call.repeatable)
+
+            return await self._drive(op, exchange)
+
+    async def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
         try:
             call = op.send(None)
-            if alone:
-                async with self._own_connection() as connection:
-                    return await self._drive_alone(op, call, connection)
             while True:
                 try:
-                    reply = await self._exchange(call)
+                    reply = await exchange(call)
                     if type(reply) is ReplyError or len(call.commands) > 1:
                         raise_error_reply(reply, call.commands)
                 except Exception as error:
@@ -89,27 +116,14 @@ class AsyncDriver:
             for connection in state.connections():
                 if state.loop is here:
                     connection.close()
-                elif not state.loop.is_closed():
+                elif state.loop.is_closed():
+                    connection.abandon()
+                else:
                     state.loop.call_soon_threadsafe(connection.close)
         if self._resolver.may_block:
             await asyncio.to_thread(self._resolver.close)
         else:
             self._resolver.close()
-
-    async def _drive_alone(self, op: Op[T], call: Call[Any], connection: LoopConnection) -> T:
-        try:
-            while True:
-                try:
-                    reply = await connection.request(call.commands, call.repeatable)
-                    if type(reply) is ReplyError or len(call.commands) > 1:
-                        raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
     async def _exchange(self, call: Call[Any]) -> Any:
         try:
@@ -117,6 +131,7 @@ class AsyncDriver:
         except ConnectionLost as error:
             if not call.repeatable and error.outcome_unknown:
                 raise
+            self._state().drop_idle()
             return await self._request(call)
 
     async def _request(self, call: Call[Any]) -> Any:
@@ -186,16 +201,25 @@ class AsyncDriver:
         return await self._connect()
 
     def _forget_closed_loops(self) -> None:
-        self._states = {key: state for key, state in self._states.items() if not state.loop.is_closed()}
+        for key, state in list(self._states.items()):
+            # Loops of several threads may come here at once; who takes a state out is the one who ends it.
+            if state.loop.is_closed() and self._states.pop(key, None) is state:
+                for connection in state.connections():
+                    connection.abandon()
 
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
 
 
+_left_to_parent: list[dict[int, _LoopState]] = []
+
+
 def _after_fork_in_child() -> None:
-    # The child has no running loop of its parent's; what it makes anew gets connections of its own.
+    # What the child makes anew gets connections of its own. The inherited ones are kept and not touched: closing them would
+    # take them out of the epoll instance that the child shares with its parent.
     for driver in list(_drivers):
+        _left_to_parent.append(driver._states)
         driver._start_over()
 
 

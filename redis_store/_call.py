@@ -53,9 +53,12 @@ Op: TypeAlias = Coroutine[Call[Any], Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Alone(Generic[T]):
-    """An operation that needs a connection for itself from its first call to its last (``WATCH``, paging)."""
+    """An operation that needs a connection for itself from its first call to its last (``WATCH``, paging).
 
-    op: Op[T]
+    Where the connection breaks before any byte of a write has gone out, a driver makes the operation anew, once.
+    """
+
+    make: Callable[[], Op[T]]
 
 
 def as_is(reply: Any) -> Any:
@@ -66,6 +69,11 @@ def as_is(reply: Any) -> Any:
 def read(*command: Argument, bulk: bool = False) -> Call[Any]:
     """Ask for one command that only reads."""
     return Call((command,), as_is, True, bulk)
+
+
+def watch(*keys: bytes) -> Call[Any]:
+    """Have the next transaction of this connection fail if one of these keys changes before it."""
+    return Call((("WATCH", *keys),), as_is, True)
 
 
 def transaction(commands: list[Command]) -> Call[list[Any] | None]:

@@ -27,6 +27,7 @@ class ScriptMissing(ServerRefused):
 def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:
     """Return the error of ours that stands for an error reply to one of these commands."""
     text = str(error)
+    text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     code, _, detail = text.partition(" ")
     if code == "ERR" and any(sign in detail for sign in _NOT_ALLOWED_IN_SCRIPT):
         code = "NOPERM"

@@ -6,6 +6,7 @@ address. Nothing behind it has to know.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +16,7 @@ from redis import asyncio as redis_asyncio
 from redis import connection as redis_connection
 from redis.driver_info import DriverInfo
 
-from redis_store.errors import InvalidSettings
+from redis_store.errors import InvalidSettings, StoreClosed
 from redis_store.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ DEFAULT_TIMEOUT_S = 5.0
 LIBRARY_NAME = "agent-data-store"
 """What ``CLIENT LIST`` shows of our connections."""
 
+_SCHEMES = ("redis://", "rediss://", "unix://")
 _NOT_FOR_CONNECTIONS = (
     "max_connections",
     "timeout",
@@ -69,9 +71,13 @@ class Address:
 class Resolver(Protocol):
     """Tells where the server is, each time that a connection is made."""
 
-    url: str
-    may_block: bool
-    """Whether `address` may take long, so that an event loop should not wait for it."""
+    @property
+    def url(self) -> str:
+        """The server's url, secrets included."""
+
+    @property
+    def may_block(self) -> bool:
+        """Whether `address` may take long, so that an event loop should not wait for it."""
 
     def address(self) -> Address:
         """Return where to connect to now, or raise `StoreUnavailable`."""
@@ -98,30 +104,55 @@ class UrlResolver:
 
 
 class EmbeddedResolver:
-    """The embedded server, started again where it has died."""
+    """The embedded server, joined when it is first needed, and started again where it has died."""
 
     may_block = True
 
-    def __init__(self, server: EmbeddedServer, timeout_s: float | None) -> None:
-        self.url = server.url
-        self._server = server
-        self._address = parse_address(server.url, timeout_s)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._joining = threading.Lock()
+        self._server: EmbeddedServer | None = None
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """Where the server is, or will be."""
+        from redis_store.server import status  # only who uses the embedded server pays for importing it
+
+        server = self._server
+        return server.url if server is not None else status(self._settings.data_dir).url
+
+    def join(self) -> EmbeddedServer:
+        """Join the server, and start it if nobody has."""
+        from redis_store.server import join  # as above
+
+        with self._joining:
+            if self._closed:
+                raise StoreClosed("The store is closed: connect again.")
+            if self._server is None:
+                self._server = join(self._settings.data_dir, durability=self._settings.durability)
+            return self._server
 
     def address(self) -> Address:
-        self._server.ensure_running()
-        return self._address
+        server = self._server or self.join()
+        server.ensure_running()
+        return parse_address(server.url, self._settings.timeout_s)
 
     def close(self) -> None:
-        self._server.close()
+        with self._joining:
+            self._closed = True
+            if self._server is not None:
+                self._server.close()
 
 
-def make_resolver(settings: Settings) -> Resolver:
-    """Return the resolver that the settings ask for; joins the embedded server where there is no url."""
+def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
+    """Return the resolver that the settings ask for; `at_once` joins the embedded server now, to say now why it can't run."""
     if settings.url is not None:
         return UrlResolver(settings.url, settings.timeout_s)
-    from redis_store.server import join  # only who uses it pays for importing it
-
-    return EmbeddedResolver(join(settings.data_dir, durability=settings.durability), settings.timeout_s)
+    resolver = EmbeddedResolver(settings)
+    if at_once:
+        resolver.join()
+    return resolver
 
 
 def parse_address(url: str, timeout_s: float | None) -> Address:
@@ -129,10 +160,15 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
     shown = without_secrets(url)
     if url.startswith(("redis+sentinel://", "redis+cluster://")):
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
+    if not url.startswith(_SCHEMES):
+        raise InvalidSettings(f"The url {shown} cannot be used: it must begin with {', '.join(_SCHEMES)}.")
     try:
         options = redis_connection.parse_url(url)
     except ValueError as error:
-        raise InvalidSettings(f"The url {shown} cannot be used: {str(error).rstrip('.')}.") from None
+        # What urllib says may hold a part of the password; what redis-py says of options holds their names only.
+        problem = str(error) if str(error).startswith("Invalid value for '") else "its host or port cannot be read."
+        advice = "Write '/', '#', '?' and '@' in a password as %2F, %23, %3F and %40."
+        raise InvalidSettings(f"The url {shown} cannot be used: {problem} {advice}") from None
     timeout = timeout_s or options.get("socket_timeout") or DEFAULT_TIMEOUT_S
     fixed: dict[str, Any] = {
         "protocol": 2,
@@ -146,11 +182,15 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
 
 def without_secrets(url: str) -> str:
     """Return a url with nothing in it but scheme, host, port and path."""
+    scheme = url.partition("://")[0]
+    hidden = f"{scheme}://..." if len(scheme) < 20 else "..."
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return repr(url.split("@")[-1].split("?")[0])
+        return hidden
+    if "@" in parts.path:  # a password with a slash in it has been taken for a part of the path
+        return hidden
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from redis_store._server_binary import Engine
 from redis_store._server_host import Host, this_host
+from redis_store._server_locks import Scope
 from redis_store.errors import DataStoreError, EmbeddedServerError, InvalidSettings
 
 #: Longer paths are not given to the clients of a socket.
@@ -230,9 +231,10 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
 
 @contextlib.contextmanager
 def translated_errors(folder: Folder) -> Iterator[None]:
-    """Turn what the operating system says into `EmbeddedServerError`."""
+    """Turn what the operating system says into `EmbeddedServerError`, and leave no lock behind on any error."""
     try:
-        yield
+        with Scope():
+            yield
     except DataStoreError:
         raise
     except OSError as error:

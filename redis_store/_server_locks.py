@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from redis_store.errors import EmbeddedServerError
 
@@ -27,6 +29,9 @@ class FileLock:
     def __init__(self, path: Path, fd: int, identity: tuple[int, int]) -> None:
         self.path = path
         self.fd = fd
+        self.is_kept = False
+        self.thread = threading.get_ident()
+        self.number = next(_numbers)
         self._identity = identity
 
     def is_current(self) -> bool:
@@ -47,12 +52,17 @@ class FileLock:
             return False
         return True
 
+    def keep(self) -> FileLock:
+        """Have the lock outlive the `Scope` in which it was taken."""
+        self.is_kept = True
+        return self
+
     def close(self) -> None:
         """Give the lock up, unless a forked child or a started server holds it by the same description; idempotent."""
         with _guard:
             if _table.get(self.fd) is self:
-                del _table[self.fd]
                 self.close_descriptor()
+                del _table[self.fd]  # last: what is interrupted before stays known, and is closed by the `Scope`
 
     def close_descriptor(self) -> None:
         """Close the descriptor, if it is still ours: code that makes daemons closes all that it finds, and numbers come again."""
@@ -64,6 +74,26 @@ class FileLock:
 # across every fork, so that no child inherits one that the table does not know.
 _table: dict[int, FileLock] = {}
 _guard = threading.RLock()
+_numbers = itertools.count()
+
+
+class Scope:
+    """A context manager that, on an error, closes the locks that its thread took inside and did not `keep`.
+
+    A Ctrl-C can come between any two steps, also between taking a lock and the `with` that would give it back.
+    """
+
+    def __enter__(self) -> None:
+        self._first = next(_numbers)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        for lock in list(_table.values()):
+            if lock.thread == threading.get_ident() and lock.number > self._first and not lock.is_kept:
+                lock.close()
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redis_store import _server_locks, _server_probe
 from redis_store._server_folder import Folder, translated_errors
-from redis_store._server_locks import FileLock, Patience, signed_by, try_lock
+from redis_store._server_locks import FileLock, Patience, Scope, signed_by, try_lock
 from redis_store._server_probe import Answer, Talk
 from redis_store._server_process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
 from redis_store.errors import EmbeddedServerError, StoreClosed
@@ -47,7 +47,8 @@ class Membership:
             self._handles += 1
             try:
                 self._always = self._always or always
-                self._rejoin()
+                with Scope():  # before `leave`, which would take a lock of our own for somebody else's
+                    self._rejoin()
             except BaseException:
                 with contextlib.suppress(OSError):
                     self.leave()
@@ -90,7 +91,8 @@ class Membership:
             with contextlib.suppress(
                 OSError
             ):  # a failure is made good by `ensure_running`; EmbeddedServerError is one, too
-                self._lease = try_lock(self.folder.lease_lock, shared=True)
+                lease = try_lock(self.folder.lease_lock, shared=True)
+                self._lease = lease.keep() if lease is not None else None
 
     def _rejoin(self) -> None:
         _call_at_end_of_multiprocessing_child()
@@ -126,7 +128,7 @@ class Membership:
                     f"{signed_by(self.folder.lease_lock)} is stopped, let it go on (kill -CONT) or end it."
                 )
         self._lease = lease
-        return lease
+        return lease.keep()
 
     def _settle(self) -> None:
         with Talk(self.folder.socket_path(), START_TIMEOUT_S) as talk:

@@ -144,7 +144,7 @@ def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> No
         launcher.kill()
         launcher.wait()
         raise
-    if status:
+    if status > 0:  # below: somebody killed it, which is found out like the death of a server
         raise subprocess.SubprocessError(f"it ended with status {status}")
 
 

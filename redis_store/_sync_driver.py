@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TypeVar
 
-from redis_store._call import Op, ReplyError
+from redis_store._call import Alone, Op, ReplyError
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Resolver
 from redis_store._spin import Spinner
@@ -38,13 +39,9 @@ class SyncDriver:
         """Where the server is, secrets included."""
         return self._resolver.url
 
-    def run(self, op: Op[T], *, alone: bool = False) -> T:
-        """Carry an operation out and return its result.
-
-        With `alone`, the operation has one connection from its first call to its last, and none of its calls is repeated.
-        """
+    def run(self, op: Op[T]) -> T:
+        """Carry an operation out and return its result."""
         held: HeldConnection | None = None
-        done = False
         try:
             call = op.send(None)
             held = self._take()
@@ -53,10 +50,42 @@ class SyncDriver:
                     try:
                         reply = held.exchange(call.commands, call.repeatable)
                     except ConnectionLost as error:
-                        if alone or not (call.repeatable or not error.outcome_unknown):
+                        if not call.repeatable and error.outcome_unknown:
                             raise
                         held = self._replace(held)
                         reply = held.exchange(call.commands, call.repeatable)
+                    if type(reply) is ReplyError or len(call.commands) > 1:
+                        raise_error_reply(reply, call.commands)
+                except Exception as error:
+                    call = op.throw(error)
+                else:
+                    call = op.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            op.close()
+            if held is not None:
+                self._put_back(held)
+
+    def run_alone(self, alone: Alone[T]) -> T:
+        """Carry an operation out on one connection, from its first call to its last."""
+        try:
+            return self._run_on(alone.make(), self._take)
+        except ConnectionLost as error:
+            if error.outcome_unknown:
+                raise
+            return self._run_on(alone.make(), self._take_new)
+
+    def _run_on(self, op: Op[T], take: Callable[[], HeldConnection]) -> T:
+        held: HeldConnection | None = None
+        done = False
+        try:
+            call = op.send(None)
+            held = take()
+            while True:
+                try:
+                    reply = held.exchange(call.commands, call.repeatable)
                     if type(reply) is ReplyError or len(call.commands) > 1:
                         raise_error_reply(reply, call.commands)
                 except Exception as error:
@@ -70,7 +99,9 @@ class SyncDriver:
         finally:
             op.close()
             if held is not None:
-                self._put_back(held, usable=done or not alone)
+                # What has not come to its end may have left a WATCH behind.
+                held.busy = held.busy or not done
+                self._put_back(held)
 
     def close(self) -> None:
         """Close all connections and let go of the server; calls under way fail, later ones are refused."""
@@ -104,11 +135,15 @@ class SyncDriver:
         return held
 
     def _replace(self, broken: HeldConnection) -> HeldConnection:
-        """Drop a broken connection, and the idle ones, which most likely broke with it; return a new one.
+        """Drop a broken connection and return a new one.
 
         Where none can be had, the broken one stays the caller's; it refuses every further use by itself.
         """
         self._drop(broken)
+        return self._take_new()
+
+    def _take_new(self) -> HeldConnection:
+        """Return a new connection, where one broke: the idle ones most likely broke with it, and are dropped."""
         while self._idle:
             try:
                 self._drop(self._idle.pop())
@@ -116,11 +151,11 @@ class SyncDriver:
                 break
         return self._connect()
 
-    def _put_back(self, held: HeldConnection, *, usable: bool) -> None:
-        if usable and not held.busy and not self._closed and len(self._idle) < _MOST_IDLE:
-            self._idle.append(held)
-        else:
+    def _put_back(self, held: HeldConnection) -> None:
+        if held.busy or self._closed or len(self._idle) >= _MOST_IDLE:
             self._drop(held)
+        else:
+            self._idle.append(held)
 
     def _drop(self, held: HeldConnection) -> None:
         with self._lock:

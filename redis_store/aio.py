@@ -36,12 +36,12 @@ def connect_async(
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
-    It connects at the first call, once per event loop: one connection that all small calls of a loop share.
+    It connects (and joins the embedded server) at the first call, once per event loop: one connection that all small calls of a loop share.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     settings = make_settings(url, timeout, limits, data_dir, durability)
     scope = make_scope(settings, user, namespace, agent, run)
-    return AsyncDataStore(AsyncDriver(make_resolver(settings)), scope)
+    return AsyncDataStore(AsyncDriver(make_resolver(settings, at_once=False)), scope)
 
 
 class AsyncDataStore:
@@ -190,4 +190,4 @@ class AsyncDataStore:
         return self._driver.run(op)
 
     def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
-        return self._driver.run(op.op, alone=True)
+        return self._driver.run_alone(op)

@@ -216,7 +216,7 @@ class DataStore(StoreMapping):
         return self._driver.run(op)
 
     def _run_alone(self, op: Alone[T]) -> T:
-        return self._driver.run(op.op, alone=True)
+        return self._driver.run_alone(op)
 
 
 def new_id() -> str:

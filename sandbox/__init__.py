@@ -1,5 +1,7 @@
 """Runs agents, each in a process of its own, with a user's `data_store` there."""
 
+import logging
+
 from sandbox.errors import (
     AgentCrashed,
     AgentError,
@@ -49,3 +51,5 @@ __all__ = [
     "arun",
     "run",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

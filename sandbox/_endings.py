@@ -61,7 +61,7 @@ def from_exit_code(code: int, agent: str) -> SandboxError:
 
 def time_limit(limits: Limits) -> TimeLimitExceeded:
     return TimeLimitExceeded(
-        f"The run took longer than its {limits.timeout_s:g} seconds and was ended: raise Limits.timeout_s.",
+        f"The run took longer than {limits.timeout_s:g} s and was ended: raise Limits.timeout_s (--timeout).",
         limit="timeout_s",
         value=limits.timeout_s,
     )

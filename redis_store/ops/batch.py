@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from redis_store._call import Alone, Argument, Call, Command, Op, as_is
+from redis_store._call import Alone, Argument, Call, Command, Op, as_is, watch
 from redis_store._codec import check_value_size
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
@@ -38,18 +38,7 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
     fields = list(_fields(keys))
     if not fields:
         return 0
-    parts = list(_parts(fields, KEYS_PER_SCRIPT))
-    if len(parts) == 1:
-        return int(await run_write(DELETE, scope, tuple(fields)))
-    replies = await write_transaction(
-        scope,
-        _commands(
-            DELETE,
-            scope,
-            [(*head, *part) for head, part in zip(_heads(scope, tx, len(parts)), parts, strict=True)],
-        ),
-    )
-    return sum(replies or ())
+    return int(await run_write(DELETE, scope, (tx, *fields)))
 
 
 async def clear(scope: Scope) -> int:
@@ -65,7 +54,7 @@ def set_many(
 ) -> Op[int] | Alone[int]:
     """Return the operation that stores a batch; with metadata it needs a connection for itself."""
     if metadata:
-        return Alone(_set_many_with_metadata(scope, items, metadata, ttl, tx))
+        return Alone(lambda: _set_many_with_metadata(scope, items, metadata, ttl, tx))
     check_metadata(metadata)
     return _set_many(scope, items, ttl, tx)
 
@@ -93,7 +82,7 @@ async def _set_many_with_metadata(
     for _ in range(TRIES):
         # One script compares the old metadata itself; with several, one could refuse after another has written.
         if len(field_parts) > 1:
-            await Call((("WATCH", scope.keys.data, scope.keys.info),), as_is)
+            await watch(scope.keys.data, scope.keys.info)
         parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
         replies = await write_transaction(scope, _write_commands(scope, tx, parts, ttl_ms, "put"))
         if replies is not None and all(reply == 1 for reply in replies):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis_store._call import Alone, Call, as_is, read, transaction
+from redis_store._call import Alone, Call, read, transaction, watch
 from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
@@ -40,11 +40,13 @@ Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, dict[bytes, Any]]]]
 
 
 def list_keys(scope: Scope, prefix: str | None = None) -> Alone[list[str]]:
-    return Alone(_list_keys(scope, encode_prefix(prefix)))
+    wanted = encode_prefix(prefix)
+    return Alone(lambda: _list_keys(scope, wanted))
 
 
 def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
-    return Alone(_get_all(scope, encode_prefix(prefix)))
+    wanted = encode_prefix(prefix)
+    return Alone(lambda: _get_all(scope, wanted))
 
 
 async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
@@ -91,10 +93,13 @@ async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
 
 
 async def _list_keys(scope: Scope, prefix: str) -> list[str]:
-    fields, _, whole = await _small(scope, "keys")
-    if whole is None and fields <= SNAPSHOT_KEYS and not prefix:
+    fields, memory_bytes, whole = await _small(scope, "keys")
+    at_once = fields <= SNAPSHOT_KEYS and memory_bytes <= SNAPSHOT_BYTES
+    if whole is None and at_once and not prefix:
         whole = await read("HKEYS", scope.keys.data, bulk=True)
-    found = whole if whole is not None else await _one_moment(scope, _key_page, prefix, _key_page_size(fields))
+    # A table has up to twice as many buckets as fields, so that this page takes them all.
+    page_keys = 2 * SNAPSHOT_KEYS if at_once else PAGE_KEYS
+    found = whole if whole is not None else await _one_moment(scope, _key_page, prefix, page_keys)
     return sorted(key for key in map(decode_name, found) if key.startswith(prefix))
 
 
@@ -120,7 +125,7 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
     """Read all pages, again if somebody wrote meanwhile; after some tries each key is true by itself only."""
     found: dict[bytes, Any] = {}
     for _ in range(SNAPSHOT_TRIES):
-        await Call((("WATCH", scope.keys.data),), as_is)
+        await watch(scope.keys.data)
         found = {}
         cursor = START
         while True:
@@ -154,12 +159,9 @@ async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> 
 
 def _check_cursor(cursor: object) -> None:
     if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 20:
-        raise InvalidInput(f"{cursor!r:.80} is no cursor: begin with {START!r}, and go on with what the last page gave.")
-
-
-def _key_page_size(fields: int) -> int:
-    """Up to the size of a snapshot one page takes all (a table has up to twice as many buckets as fields)."""
-    return 2 * SNAPSHOT_KEYS if fields <= SNAPSHOT_KEYS else PAGE_KEYS
+        raise InvalidInput(
+            f"{cursor!r:.80} is no cursor: begin with {START!r}, and go on with what the last page gave."
+        )
 
 
 def _page_size(fields: int, memory_bytes: int) -> int:

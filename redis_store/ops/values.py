@@ -75,7 +75,7 @@ async def set_value(
 
 
 async def delete(scope: Scope, key: str) -> bool:
-    return bool(await run_write(DELETE, scope, (encode_key(key),)))
+    return bool(await run_write(DELETE, scope, ("", encode_key(key))))
 
 
 async def info(scope: Scope, key: str) -> KeyInfo | None:

@@ -1,15 +1,19 @@
--- Deletes fields of a namespace: data, info, log entry, and the registry's entry with the last field.
+-- Deletes fields of a namespace: data, info, log entries, and the registry's entry with the last field.
 --
 -- KEYS, ARGV 1 to 4  as in prelude.lua
--- ARGV  5.. the fields, about 1,000 at most
+-- ARGV  5 id of the transaction, for more than 1,000 fields: the log tells of them in parts
+--       6.. the fields, any number
 -- Reply how many of them were there
 -- Errors  WRONGTYPE, NOPERM
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so that a full server takes it, and then the rest of the script too. It is one script for
+-- any number of fields, because a full Redis 7.0 takes no MULTI.
+
+local PART = 1000 -- unpack fails at 8,000 arguments
 
 -- A field that has expired and is not yet reaped is not there, whatever HDEL would answer (1 on Redis, 0 on Valkey).
 local present = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   if call('HEXISTS', data, ARGV[i]) == 1 then present[#present + 1] = ARGV[i] end
 end
 call('SISMEMBER', registry, name)
@@ -21,23 +25,26 @@ must_be_allowed('UNLINK', info)
 must_be_allowed('SREM', registry, name)
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
-call('HDEL', data, unpack(present))
-local events = 1
-if call('EXISTS', data) == 0 then
-  events = 2
-  call('UNLINK', info)
-  call('SREM', registry, name)
-else
-  call('HDEL', info, unpack(present))
-end
-
-if watched then
-  local told, told_bytes = {}, 0
-  for i = 1, #present do
-    told[#told + 1] = present[i]
-    told[#told + 1] = 'd'
-    told_bytes = told_bytes + #present[i] + 1
+local parts = math.ceil(#present / PART)
+for part = 1, parts do
+  local first, last = (part - 1) * PART + 1, math.min(part * PART, #present)
+  call('HDEL', data, unpack(present, first, last))
+  call('HDEL', info, unpack(present, first, last))
+  local events = 1
+  if part == parts and call('EXISTS', data) == 0 then
+    events = 2
+    call('UNLINK', info)
+    call('SREM', registry, name)
   end
-  tell(events, '', told, told_bytes)
+  if watched then
+    local told, told_bytes = {}, 0
+    for i = first, last do
+      told[#told + 1] = present[i]
+      told[#told + 1] = 'd'
+      told_bytes = told_bytes + #present[i] + 1
+    end
+    local tx = parts > 1 and '"tx":["' .. ARGV[5] .. '",' .. part .. ',' .. parts .. '],' or ''
+    tell(events, '', told, told_bytes, tx)
+  end
 end
 return #present

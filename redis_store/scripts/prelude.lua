@@ -22,9 +22,10 @@ local function must_be_allowed(command, ...)
 end
 
 -- Appends an entry to the log. `events` is how many keyspace events this call fires on the data hash.
+-- `tx` is empty, or the transaction that the entry is a part of: '"tx":["id",1,3],'.
 -- Bounding the number of entries by the size of this one bounds the bytes of them all.
-local function tell(events, expiry, told, told_bytes)
+local function tell(events, expiry, told, told_bytes, tx)
   local kept = math.max(1, math.min(tonumber(ARGV[3]), math.floor(tonumber(ARGV[4]) / math.max(1, told_bytes))))
-  local head = ARGV[2] .. '"n":' .. events .. expiry .. '}'
+  local head = ARGV[2] .. (tx or '') .. '"n":' .. events .. expiry .. '}'
   call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', head, unpack(told))
 end
