@@ -36,7 +36,8 @@ def connect_async(
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
-    It connects (and joins the embedded server) at the first call, once per event loop: one connection that all small calls of a loop share.
+    It connects (and joins the embedded server) at the first call, once per event loop: one connection that all small calls
+    of a loop share.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     settings = make_settings(url, timeout, limits, data_dir, durability)
