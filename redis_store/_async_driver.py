@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from redis_store._async_connection import LoopConnection
-from redis_store._call import Alone, Call, Op, ReplyError
+from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver
 from redis_store._spin import Spinner
@@ -92,6 +92,8 @@ class AsyncDriver:
         try:
             call = op.send(None)
             while True:
+                if type(call) is not Call:
+                    raise not_a_call(call)
                 try:
                     reply = await exchange(call)
                     if type(reply) is ReplyError or len(call.commands) > 1:

@@ -61,6 +61,11 @@ class Alone(Generic[T]):
     make: Callable[[], Op[T]]
 
 
+def not_a_call(awaited: object) -> TypeError:
+    """The error of an operation that awaits something else; drivers raise it outside of the operation."""
+    return TypeError(f"An operation may await calls only, not a {type(awaited).__name__}: it does no I/O of its own.")
+
+
 def as_is(reply: Any) -> Any:
     """The decoder of replies that need none."""
     return reply

@@ -1,41 +1,32 @@
 """The folder of an embedded server: what lies in it, how it is made private, what is written down there.
 
-    start.lock       held, exclusively, by who starts a server and from then on by the server itself until its process is gone
-    lease.lock       held, shared, by every process that uses the server; exclusively by who shuts it down
-    server.json      the engine and version that wrote the data; stays
-    running.json     the machine that the server runs on; removed when it was shut down
-    pinned           there if the server is to run without users; holds the durability asked for
-    server.sock      the socket; the server binds it by this relative name, from inside the folder
-    short-path       where a short way to a folder with a long path was made
-    server.log(.1)   what the server and its start say
-    appendonlydir/   the data
-
-A unix socket's path has at most 108 bytes on Linux, 104 on macOS. The server never sees a long one, as it binds relatively. For
-the clients of a folder whose path is too long, a symbolic link to the folder is made in a private folder under the runtime or
-temporary directory; whoever finds that link gone, or its name taken by somebody else, makes another.
+start.lock       held, exclusively, by who starts a server and from then on by the server itself until its process is gone
+lease.lock       held, shared, by every process that uses the server; exclusively by who shuts it down
+server.json      the engine and version that wrote the data; stays
+running.json     the machine that the server runs on; removed when it was shut down
+pinned           there if the server is to run without users; holds the durability asked for
+server.sock      the socket; the server binds it by this relative name, from inside the folder
+short-path       where a short way to a folder with a long path was made
+server.log(.1)   what the server and its start say
+appendonlydir/   the data
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
-import stat
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from redis_store import _server_socket_path
 from redis_store._server_binary import Engine
+from redis_store._server_files import read_json, write_json, write_whole
 from redis_store._server_host import Host, this_host
 from redis_store._server_locks import Scope
 from redis_store.errors import DataStoreError, EmbeddedServerError, InvalidSettings
-
-#: Longer paths are not given to the clients of a socket.
-MAX_SOCKET_PATH_BYTES = 100
 
 _FORMAT = 1
 _MAX_LOG_BYTES = 1 << 20
@@ -113,7 +104,7 @@ class Folder:
 
     def refuse_other_host(self) -> None:
         """Raise `EmbeddedServerError` if the folder may be in use on another machine."""
-        record = _read_json(self.host_record)
+        record = read_json(self.host_record)
         try:
             host = Host(str(record["hostname"]), str(record["machine"]), str(record["boot"]))
         except KeyError:
@@ -126,8 +117,9 @@ class Folder:
             )
 
     def claim_host(self) -> None:
-        """Write down that a server runs here."""
-        _write_json(self.host_record, asdict(this_host()))
+        """Write down that a server runs here, unless a killed one left just that: on a full disk it can still be started."""
+        if read_json(self.host_record) != asdict(this_host()):
+            write_json(self.host_record, asdict(this_host()))
 
     def release_host(self) -> None:
         """No server runs here any more, nor does a socket stand for one. Call it only with the start lock held."""
@@ -136,7 +128,7 @@ class Folder:
 
     def writer(self) -> Engine | None:
         """The engine that wrote the data, or None if nothing says so."""
-        record = _read_json(self.engine_record)
+        record = read_json(self.engine_record)
         if record.get("format", _FORMAT) != _FORMAT:
             raise EmbeddedServerError(
                 f"The folder {str(self.path)!r} was made by a newer version of agent-data-store (format {record['format']!r}, "
@@ -150,11 +142,11 @@ class Folder:
     def record_writer(self, engine: Engine) -> None:
         """Write down who writes the data, if that is new."""
         if self.writer() != engine:
-            _write_json(self.engine_record, {"format": _FORMAT, "engine": engine.name, "version": engine.version})
+            write_json(self.engine_record, {"format": _FORMAT, "engine": engine.name, "version": engine.version})
 
     def pin(self, durability: str) -> None:
         """Let the server run without users."""
-        _write(self.path / "pinned", durability)
+        write_whole(self.path / "pinned", durability)
 
     def unpin(self) -> None:
         """Let the last user shut the server down."""
@@ -185,23 +177,8 @@ class Folder:
         return f"its last words, from {str(self.log)!r}: {' | '.join(told)}" if told else "it left no word"
 
     def socket_path(self) -> Path:
-        """The socket, by a path that is short enough. Makes a short way to a folder with a long path."""
-        direct = self.path / "server.sock"
-        if _fits(direct):
-            return direct
-        link = self._recorded_link()
-        if link is None:
-            link = _make_link(self.path)
-            with contextlib.suppress(FileNotFoundError):  # `status` of a folder that was never made
-                _write(self.path / "short-path", str(link))
-        return link / "server.sock"
-
-    def _recorded_link(self) -> Path | None:
-        with contextlib.suppress(OSError):
-            link = Path((self.path / "short-path").read_text())
-            if link.is_absolute() and _is_private(link.parent) and link.readlink() == self.path:
-                return link
-        return None
+        """The socket, by a path that is short enough."""
+        return _server_socket_path.socket_path(self.path)
 
     def remove_data(self) -> None:
         """Remove all that the store made here, and the folder if nothing else is in it; both locks must be held.
@@ -212,8 +189,7 @@ class Folder:
             (self.path / "appendonlydir").rename(self.path / f"removed-{uuid.uuid4().hex}")
         for removed in self.path.glob("removed-*"):
             shutil.rmtree(removed)
-        if (link := self._recorded_link()) is not None:
-            shutil.rmtree(link.parent, ignore_errors=True)
+        _server_socket_path.remove_short_path(self.path)
         for name in (*_FILES, "lease.lock", "start.lock"):
             for file in (self.path / name, *self.path.glob(f"{name}.*")):  # the latter: written by who was killed
                 file.unlink(missing_ok=True)
@@ -242,77 +218,3 @@ def translated_errors(folder: Folder) -> Iterator[None]:
             f"The embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; look at its "
             "permissions and free space, or give another folder with REDIS_STORE_DATA_DIR or data_dir=."
         ) from error
-
-
-def _fits(path: Path) -> bool:
-    encoded = os.fsencode(path)
-    try:
-        encoded.decode()  # a url can name only what is UTF-8
-    except UnicodeDecodeError:
-        return False
-    return len(encoded) <= MAX_SOCKET_PATH_BYTES
-
-
-def _make_link(target: Path) -> Path:
-    """A symbolic link to `target` with a short path, in a folder that is ours alone."""
-    digest = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
-    bases = [Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp") if base]
-    for base in bases:
-        # The plain name first, so that all find the same; a random one where another user has taken it.
-        for name in (digest, f"{digest}-{uuid.uuid4().hex[:8]}"):
-            link = base / f"redis-store-{os.geteuid()}-{name}" / "d"
-            if _fits(link / "server.sock") and _place_link(link, target):
-                return link
-    raise EmbeddedServerError(
-        f"The path of {str(target)!r} is too long for a unix socket, and no short way to it could be made in "
-        f"{' or '.join(map(str, bases))}; give a shorter folder with REDIS_STORE_DATA_DIR or data_dir=."
-    )
-
-
-def _place_link(link: Path, target: Path) -> bool:
-    try:
-        with contextlib.suppress(FileExistsError):
-            link.parent.mkdir(mode=0o700)
-        if not _is_private(link.parent):
-            return False
-        with contextlib.suppress(FileExistsError):
-            link.symlink_to(target)
-        return link.readlink() == target
-    except OSError:
-        return False
-
-
-def _is_private(directory: Path) -> bool:
-    """Whether it is a real folder of this user that no other can enter."""
-    status = os.lstat(directory)
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        record = json.loads(path.read_bytes())
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-    ):  # damaged by a machine that died: as if it were not there
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _write_json(path: Path, record: dict[str, object]) -> None:
-    _write(path, json.dumps(record))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole, also for a machine that dies."""
-    fd, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(new).replace(path)
-    except BaseException:
-        Path(new).unlink(missing_ok=True)
-        raise

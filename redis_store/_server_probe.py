@@ -40,11 +40,11 @@ class Answer(enum.Enum):
 class Talk:
     """One connection to the server on a unix socket; a context manager. Raises `OSError` as the socket does."""
 
-    def __init__(self, socket_path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, socket_path: Path, timeout_s: float | None = None) -> None:
         self._reader = hiredis.Reader()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(timeout_s)
+            self._socket.settimeout(timeout_s or ANSWER_TIMEOUT_S)
             self._socket.connect(os.fspath(socket_path))
         except BaseException:
             self._socket.close()

@@ -21,7 +21,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 
 _MAX_STARTS = 3
-_LAUNCH_TIMEOUT_S = 10.0
+_LAUNCH_TIMEOUT_S = 30.0
 
 
 def bring_up(folder: Folder, *, always: bool = False) -> None:

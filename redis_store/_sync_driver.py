@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-from redis_store._call import Alone, Op, ReplyError
+from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Resolver
 from redis_store._spin import Spinner
@@ -46,6 +46,8 @@ class SyncDriver:
             call = op.send(None)
             held = self._take()
             while True:
+                if type(call) is not Call:
+                    raise not_a_call(call)
                 try:
                     try:
                         reply = held.exchange(call.commands, call.repeatable)
@@ -84,6 +86,8 @@ class SyncDriver:
             call = op.send(None)
             held = take()
             while True:
+                if type(call) is not Call:
+                    raise not_a_call(call)
                 try:
                     reply = held.exchange(call.commands, call.repeatable)
                     if type(reply) is ReplyError or len(call.commands) > 1:
