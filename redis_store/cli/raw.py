@@ -1,0 +1,127 @@
+"""``redis-store redis``: any command, as `redis-cli` would run and show it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from typing import Annotated, BinaryIO
+
+import hiredis
+import typer
+from redis import exceptions as redis_errors
+
+from redis_store._resolve import Address, make_resolver
+from redis_store._sync_connection import connecting_failed
+from redis_store.cli import _reply_format
+from redis_store.cli._reply_format import ErrorReply, Reply, read_reply
+from redis_store.cli.server import DataDirOption
+from redis_store.errors import ConnectionLost, InvalidInput
+from redis_store.settings import Settings, resolve_url
+
+_STREAMS = {b"MONITOR", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
+_NOT_HERE = {
+    b"SYNC": "makes the connection a replica's",
+    b"PSYNC": "makes the connection a replica's",
+    b"HELLO": "changes the protocol of a connection that ends with it",
+    b"CLIENT REPLY": "can leave the command without a reply",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("redis", context_settings={"allow_interspersed_args": False})(redis)
+
+
+def redis(
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND", show_default=False)],
+    url: Annotated[
+        str | None,
+        typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False),
+    ] = None,
+    data_dir: DataDirOption = None,
+    raw: Annotated[
+        bool | None,
+        typer.Option("--raw/--no-raw", help="Bare replies, or replies for people. Default: bare unless at a terminal."),
+    ] = None,
+) -> None:
+    """Run any command of the server, and show its reply as redis-cli does.
+
+    Options go before the command; what follows belongs to it:
+
+    redis-store redis --no-raw HGETALL user:alice:ns:default
+
+    SUBSCRIBE and MONITOR go on until Ctrl-C. Exit code 1 if the reply is an error, which redis-cli does only with -e.
+    """
+    command = [os.fsencode(word) for word in words]
+    _refuse_what_cannot_work(command)
+    bare = not sys.stdout.isatty() if raw is None else raw
+    settings = Settings(url=None if data_dir is not None and url is None else resolve_url(url), data_dir=data_dir)
+    failed = False
+    with (
+        contextlib.closing(make_resolver(settings)) as resolver,
+        contextlib.closing(_replies(command, resolver.address())) as replies,
+        contextlib.suppress(KeyboardInterrupt) if _goes_on(command) else contextlib.nullcontext(),
+    ):
+        for reply in replies:
+            _show(command, reply, bare=bare)
+            failed = isinstance(reply, ErrorReply)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _refuse_what_cannot_work(command: Sequence[bytes]) -> None:
+    name = command[0].upper()
+    reason = _NOT_HERE.get(name) or _NOT_HERE.get(b" ".join(word.upper() for word in command[:2]))
+    if reason is not None:
+        raise InvalidInput(f"{name.decode(errors='replace')} {reason}; use redis-cli.")
+
+
+def _goes_on(command: Sequence[bytes]) -> bool:
+    return command[0].upper() in _STREAMS
+
+
+def _replies(command: Sequence[bytes], address: Address) -> Generator[Reply, None, None]:
+    connection = address.new_connection()
+    try:
+        connection.connect()
+    except (redis_errors.RedisError, OSError, ValueError) as error:
+        raise connecting_failed(error, address) from error
+    try:
+        sock = connection._get_socket()
+        assert sock is not None, "redis-py has connected"
+        sock.settimeout(None)  # a command may block for as long as it likes: there is Ctrl-C
+        sock.sendall(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type] # its stub says a tuple of one
+        with sock.makefile("rb") as stream:
+            yield from _read_replies(command, stream)
+    except (EOFError, OSError, ValueError) as error:
+        reason = str(error) or "it closed the connection"
+        raise ConnectionLost(f"The server at {address.shown} gave no reply: {reason}.") from error
+    finally:
+        connection.disconnect()
+
+
+def _read_replies(command: Sequence[bytes], stream: BinaryIO) -> Iterator[Reply]:
+    try:
+        reply = read_reply(stream)
+    except EOFError:
+        if command[0].upper() == b"SHUTDOWN":
+            return
+        raise
+    yield reply
+    if _goes_on(command):
+        print("Reading messages... (press Ctrl-C to quit)", file=sys.stderr)
+        while not isinstance(reply, ErrorReply):
+            yield (reply := read_reply(stream))
+
+
+def _show(command: Sequence[bytes], reply: Reply, *, bare: bool) -> None:
+    if _reply_format.is_text_command(command):
+        shown = _reply_format.for_programs(reply)
+    elif bare:
+        shown = _reply_format.for_programs(reply) + b"\n"
+    else:
+        shown = _reply_format.for_people(reply)
+    sys.stdout.buffer.write(shown)
+    sys.stdout.buffer.flush()

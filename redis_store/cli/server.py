@@ -1,0 +1,124 @@
+"""``redis-store server``: the embedded server of a folder, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redis_store import server
+from redis_store.server import Durability, ServerStatus
+
+NOT_RUNNING = 3
+
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Folder of the embedded server; else REDIS_STORE_DATA_DIR, else this user's data folder.",
+        show_default=False,
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Also while processes use it.")]
+
+app = typer.Typer(
+    help="Start, look at, stop or remove the embedded server.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command()
+def start(
+    data_dir: DataDirOption = None,
+    durability: Annotated[Durability, typer.Option(help="When writes reach the disk.")] = "everysec",
+) -> None:
+    """Start the server and let it run without users, until `stop`; prints its url."""
+    status = server.start(data_dir, durability)
+    _say(f"{_engine(status)} runs as process {status.pid} until `redis-store server stop`.")
+    typer.echo(status.url)
+
+
+@app.command()
+def stop(data_dir: DataDirOption = None, force: ForceOption = False) -> None:
+    """Shut the server down, or let its last user do so.
+
+    Exit code 1 if it still runs. With --force it is shut down at once; users that are left start it again when they next connect.
+    """
+    status = server.stop(data_dir, force=force)
+    if not status.running:
+        _say(f"No server runs in {status.data_dir}.")
+        return
+    users = "some processes" if not status.users else f"{status.users} process{'es' if status.users > 1 else ''}"
+    _say(f"Still in use by {users}: the last of them shuts it down; --force does it now.")
+    raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    data_dir: DataDirOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show what is known about the server. Exit code 0 if it runs, 3 if not; starts nothing."""
+    known = server.status(data_dir)
+    facts = {name: str(fact) if isinstance(fact, Path) else fact for name, fact in dataclasses.asdict(known).items()}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        for name, fact in facts.items():
+            typer.echo(f"{name.replace('_', ' '):<12} {_shown(fact)}")
+    if not known.running:
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def path(
+    data_dir: DataDirOption = None,
+    socket: Annotated[bool, typer.Option("--socket", help="The socket instead, as for `redis-cli -s`.")] = False,
+) -> None:
+    """Print the folder of the data."""
+    typer.echo(server.status(data_dir).socket_path if socket else _chosen(data_dir))
+
+
+@app.command()
+def destroy(
+    data_dir: DataDirOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Stop the server and remove its data for good."""
+    folder = _chosen(data_dir)
+    if not folder.is_dir():
+        _say(f"There is nothing at {folder}.")
+        return
+    if not yes and not _agrees(f"Remove all data in {folder}?"):
+        _say("Nothing was removed.")
+        raise typer.Exit(1)
+    server.destroy(folder, force=force)
+    _say(f"Removed the data in {folder}.")
+
+
+def _chosen(data_dir: Path | None) -> Path:
+    return server.status(data_dir).data_dir
+
+
+def _agrees(question: str) -> bool:
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # `typer.confirm` writes to stdout even so
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _engine(status: ServerStatus) -> str:
+    return f"{(status.engine or 'the server').capitalize()} {status.version or ''}".rstrip()
+
+
+def _shown(fact: object) -> str:
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    return "-" if fact is None else str(fact)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,125 @@
+"""Servers, users and stores for every test; skips with advice where a server is missing, and fails under ``CI``."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+
+from redis_store import DataStore, connect
+from tests.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
+from tests.sides import SIDES
+
+_RELAXED = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+settings.register_profile("dev", deadline=None, suppress_health_check=_RELAXED)
+settings.register_profile("ci", deadline=None, suppress_health_check=_RELAXED, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in (*KINDS, *SIDES):
+        config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
+
+
+def params_of(names: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(name, id=name, marks=getattr(pytest.mark, name)) for name in names]
+
+
+def missing(error: MissingServer) -> Any:
+    """Skip a test for want of a server; in CI, where nothing may be missing, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI is set, so nothing may be skipped. {error}")
+    pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The servers that all tests share."""
+    running = Servers()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session", params=params_of(KINDS))
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Each kind of server in turn, fakeredis included."""
+    try:
+        return servers.get(request.param)
+    except MissingServer as error:
+        return missing(error)
+
+
+@pytest.fixture(scope="session", params=params_of(REAL_KINDS))
+def real_server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Each kind of real server in turn."""
+    try:
+        return servers.get(request.param)
+    except MissingServer as error:
+        return missing(error)
+
+
+@pytest.fixture(scope="session")
+def one_server(servers: Servers) -> Server:
+    """One real server, the fastest that there is."""
+    try:
+        return servers.first_of(reversed(REAL_KINDS))
+    except MissingServer as error:
+        return missing(error)
+
+
+@pytest.fixture(scope="session")
+def server_url(one_server: Server) -> str:
+    """The url of one real server."""
+    return one_server.url
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """`start_server` for servers that a test may kill, fill or configure; they are gone when it ends."""
+    with ExitStack() as stack:
+
+        def start_one(kind: str, *options: str, **more: Any) -> Server:
+            try:
+                started = start_server(kind, *options, **more)
+            except MissingServer as error:
+                return missing(error)
+            stack.callback(started.stop)
+            return started
+
+        yield start_one
+
+
+@pytest.fixture
+def user() -> str:
+    """A user whom nobody has been before, so that no test sees another's data."""
+    return f"user-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def open_store() -> Iterator[Callable[..., DataStore]]:
+    """`connect`, and a close when the test ends."""
+    with ExitStack() as stack:
+
+        def open_one(url: str, user: str = "alice", **options: Any) -> DataStore:
+            return stack.enter_context(connect(url, user=user, **options))
+
+        yield open_one
+
+
+@pytest.fixture
+def raw_of() -> Iterator[Callable[..., redis.Redis]]:
+    """A redis-py client of a server, closed when the test ends."""
+    with ExitStack() as stack:
+
+        def make(server: Server, **options: Any) -> redis.Redis:
+            client = server.client(**options)
+            stack.callback(client.close)
+            return client
+
+        yield make

@@ -1,0 +1,101 @@
+"""`store`: the contract's subject, through each side and against each server."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import connect, connect_async
+from redis_store._keys import UserKeys
+from tests.agent_side import AgentRun, AgentSide
+from tests.conftest import params_of
+from tests.servers import Server
+from tests.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
+
+
+@pytest.fixture(params=params_of(SIDES))
+def side(request: pytest.FixtureRequest) -> str:
+    """The way to the store: sync, async, or from inside the sandbox."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def agent_runs() -> Iterator[Callable[[Server], AgentRun]]:
+    """Agents that stay alive for all tests, one for each server."""
+    runs: dict[str, AgentRun] = {}
+
+    def run_on(server: Server) -> AgentRun:
+        if server.url not in runs:
+            runs[server.url] = AgentRun(server.url, f"agent-user-{uuid.uuid4().hex}", "tester")
+        return runs[server.url]
+
+    yield run_on
+    for run in runs.values():
+        run.close()
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[redis.Redis]:
+    """A redis-py client of the server."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> Iterator[OpenSide]:
+    """Open stores through one side; all are closed when the test ends.
+
+    In the sandbox the user is bound to the run, so there it is the run's own, and its data goes when the test ends.
+    """
+    with ExitStack() as stack:
+        loop: asyncio.AbstractEventLoop | None = None
+
+        def open_one(user: str, namespace: str = "default", agent: str | None = "tester") -> Side:
+            nonlocal loop
+            if side == "sync":
+                return SyncSide(stack.enter_context(connect(server.url, user=user, namespace=namespace, agent=agent)))
+            if loop is None:
+                loop = asyncio.new_event_loop()
+                stack.callback(loop.close)
+            store = connect_async(server.url, user=user, namespace=namespace, agent=agent)
+            stack.callback(lambda: loop.run_until_complete(store.close()))
+            return AsyncSide(store, loop)
+
+        def open_agent(user: str, namespace: str = "default", agent: str | None = "tester") -> AgentSide:
+            run = agent_runs(server)
+            assert (user, agent) == (run.user, "tester"), "in the sandbox there is one user, and one agent"
+            stack.callback(delete_user, raw, run.user)
+            return AgentSide(run, namespace)
+
+        yield open_agent if side == "sandbox" else open_one
+
+
+@pytest.fixture
+def user(side: str, server: Server, agent_runs: Any) -> str:
+    """A user whose data no other test sees; in the sandbox the one of the run."""
+    return agent_runs(server).user if side == "sandbox" else f"user-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(open_side: OpenSide, user: str) -> Side:
+    """An empty store of a fresh user."""
+    return open_side(user)
+
+
+@pytest.fixture
+def keys(user: str) -> UserKeys:
+    """The Redis keys of the test's user."""
+    return UserKeys.of(user)
+
+
+def delete_user(raw: redis.Redis, user: str) -> None:
+    """Remove all that the server holds of a user."""
+    found = list(raw.scan_iter(match=f"user:{user}:*", count=5000))
+    for start in range(0, len(found), 1000):
+        raw.unlink(*found[start : start + 1000])

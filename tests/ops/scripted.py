@@ -1,0 +1,62 @@
+"""A driver without a server: it steps an operation and gives it replies that a test has written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis_store._call import Alone, Call, ReplyError
+from redis_store._codec import VALUES
+from redis_store._keys import UserKeys
+from redis_store._replies import raise_error_reply
+from redis_store._scope import Limits, LogBounds, Scope, Writer
+
+
+def scope_of(user: str = "alice", namespace: str = "default", agent: str | None = None) -> Scope:
+    """The scope of a store of this user."""
+    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, None), VALUES, Limits(), LogBounds())
+
+
+class Play:
+    """What came of an operation: its result, and the calls that it made."""
+
+    def __init__(self, op: Any, replies: list[Any]) -> None:
+        self.calls: list[Call[Any]] = []
+        self.result: Any = None
+        op = op.make() if isinstance(op, Alone) else op
+        rest = list(replies)
+        try:
+            call = op.send(None)
+            while True:
+                self.calls.append(call)
+                assert rest, f"no reply is written down for {call.commands}"
+                reply = rest.pop(0)
+                try:
+                    if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
+                        raise reply
+                    raise_error_reply(reply, call.commands)
+                except Exception as error:
+                    call = op.throw(error)
+                else:
+                    call = op.send(reply)
+        except StopIteration as stop:
+            self.result = stop.value
+            assert not rest, f"it did not ask for {rest}"
+        finally:
+            op.close()
+
+    @property
+    def names(self) -> list[list[str]]:
+        """The names of the commands of each call."""
+        return [[name_of(command) for command in call.commands] for call in self.calls]
+
+
+def name_of(command: Any) -> str:
+    """The name of a command, however it is packed."""
+    first = command[0]
+    first = getattr(first, "name", first)
+    return first.decode() if isinstance(first, bytes) else str(first)
+
+
+def play(op: Any, *replies: Any) -> Play:
+    """Carry an operation out with these replies, in this order."""
+    return Play(op, list(replies))

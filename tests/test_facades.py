@@ -1,0 +1,103 @@
+"""The two facades: the same methods, arguments, defaults and words, each a line over the same operations."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import redis_store
+from redis_store import AsyncDataStore, DataStore, aio, connect, connect_async, store
+from redis_store.mapping import StoreMapping
+from sandbox.child.store import DataStore as AgentDataStore
+
+DESIGNED = {
+    "get", "set", "delete", "list_keys", "list_namespaces", "get_many", "set_many", "clear", "use_namespace", "get_all",
+    "delete_many", "iter_keys", "iter_items", "info",
+}  # fmt: skip
+MAPPING = set(dir(StoreMapping)) - DESIGNED
+
+
+def public(kind: type) -> dict[str, Any]:
+    """The public members of a class by name."""
+    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+
+
+def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
+    """What a function takes: names, kinds, defaults and annotations."""
+    return [(p.name, p.kind, p.default, p.annotation) for p in inspect.signature(function).parameters.values()]
+
+
+def test_both_have_what_the_design_says() -> None:
+    assert public(DataStore).keys() >= DESIGNED
+    assert public(AsyncDataStore).keys() >= DESIGNED
+
+
+def test_both_have_the_same_members() -> None:
+    assert public(DataStore).keys() - MAPPING == public(AsyncDataStore).keys() - MAPPING
+
+
+@pytest.mark.parametrize("name", sorted(public(DataStore).keys() - MAPPING))
+def test_a_member_is_the_same_on_both(name: str) -> None:
+    ours, theirs = public(DataStore)[name], public(AsyncDataStore)[name]
+    assert type(ours) is type(theirs)
+    assert ours.__doc__ == theirs.__doc__
+    assert ours.__doc__
+    if isinstance(ours, property):
+        return
+    assert parameters(ours) == parameters(theirs)
+    returns, async_returns = (inspect.signature(function).return_annotation for function in (ours, theirs))
+    assert returns.replace("Iterator", "AsyncIterator").replace("DataStore", "AsyncDataStore") in (
+        async_returns,
+        async_returns.replace("AsyncDataStore", "DataStore").replace("DataStore", "AsyncDataStore"),
+    )
+
+
+def test_connecting_is_the_same_on_both() -> None:
+    assert parameters(connect) == parameters(connect_async)
+
+
+@pytest.mark.parametrize("name", sorted(DESIGNED))
+def test_an_agents_store_takes_the_same(name: str) -> None:
+    ours, theirs = getattr(DataStore, name), getattr(AgentDataStore, name)
+    assert [p[:3] for p in parameters(ours)] == [p[:3] for p in parameters(theirs)]
+    assert theirs.__doc__
+
+
+@pytest.mark.parametrize("module", [store, aio])
+def test_no_method_has_a_body_worth_testing(module: Any) -> None:
+    """What there is to decide is decided in `ops`, once; only iterators have a loop of their own."""
+    tree = ast.parse(Path(inspect.getfile(module)).read_text())
+    [facade] = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for method in facade.body:
+        if not isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)) or method.name.startswith("iter_"):
+            continue
+        body = [
+            node for node in method.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        ]
+        assert len(body) <= 2, f"{facade.name}.{method.name} does more than hand on"
+
+
+def test_operations_do_no_io() -> None:
+    """An operation imports nothing that waits, and no driver."""
+    for path in Path(inspect.getfile(redis_store)).parent.glob("ops/*.py"):
+        imported = {
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        }
+        forbidden = {"socket", "asyncio", "threading", "time", "random", "secrets", "uuid", "redis", "select"}
+        assert not imported & forbidden, path.name
+        assert not [name for name in imported if re.search("driver|connection|_resolve|[.]store$|aio", name)], path.name
+
+
+def test_everything_public_is_exported_and_documented() -> None:
+    for name in redis_store.__all__:
+        exported = getattr(redis_store, name)
+        assert getattr(exported, "__doc__", None), name

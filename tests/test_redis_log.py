@@ -1,0 +1,322 @@
+"""The change log of a watched namespace: one entry a script call, and `n` the keyspace events that it really fires."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import DataStore
+from redis_store._scope import LogBounds
+from tests.redis_view import NamespaceView
+from tests.servers import Server, wait_until
+
+INLINE_VALUE = 1024
+INLINE_ENTRY = 64 * 1024
+
+
+@pytest.fixture
+def raw(real_server: Server, raw_of: Callable[..., redis.Redis]) -> redis.Redis:
+    return raw_of(real_server)
+
+
+@pytest.fixture
+def store(real_server: Server, open_store: Callable[..., DataStore], user: str) -> DataStore:
+    return open_store(real_server.url, user, agent="ingest", run="run-7")
+
+
+@pytest.fixture
+def view(raw: redis.Redis, user: str) -> NamespaceView:
+    """The store's namespace, watched."""
+    view = NamespaceView(raw, user)
+    view.watch()
+    return view
+
+
+def last(view: NamespaceView) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+    """The head and the changes of the newest entry."""
+    entry = view.entries()[-1]
+    return json.loads(entry.head), entry.changes
+
+
+def test_a_set_with_its_value(store: DataStore, view: NamespaceView) -> None:
+    store.set("é", {"a": [1, "🦊"]})
+    assert view.entries()[-1].head == b'{"agent":"ingest","run":"run-7","n":1}'
+    assert view.entries()[-1].changes == [("é".encode(), 's{"a":[1,"🦊"]}'.encode())]
+    store.set("key", None, metadata={"m": 1})
+    assert last(view) == ({"agent": "ingest", "run": "run-7", "n": 1}, [(b"key", b"snull")])
+    assert len(view.entries()) == 2
+
+
+def test_the_head_of_a_nameless_writer(real_server: Server, open_store: Any, view: NamespaceView, user: str) -> None:
+    open_store(real_server.url, user).set("key", 1)
+    assert view.entries()[-1].head == b'{"n":1}'
+    open_store(real_server.url, user, agent='a"b\\é').set("key", 1)
+    assert view.entries()[-1].head == rb'{"agent":"a\u0022b\u005c\u00e9","n":1}'
+
+
+@pytest.mark.parametrize(("size", "inline"), [(INLINE_VALUE, True), (INLINE_VALUE + 1, False)])
+def test_a_value_up_to_1_kib_stands_inline(store: DataStore, view: NamespaceView, size: int, inline: bool) -> None:
+    value = "x" * (size - 2)
+    text = json.dumps(value).encode()
+    assert len(text) == size
+    expected = b"s" + text if inline else b"r"
+    store.set("key", value)
+    assert last(view)[1] == [(b"key", expected)]
+    store.set("key", value, metadata={"m": 1})
+    assert last(view)[1] == [(b"key", expected)]
+    store.set_many({"a": value, "b": 1})
+    assert last(view)[1] == [(b"a", expected), (b"b", b"s1")]
+
+
+def test_an_entry_has_64_kib_inline_at_most(store: DataStore, view: NamespaceView) -> None:
+    store.set_many({f"key-{number:03}": "x" * (INLINE_VALUE - 2) for number in range(70)} | {"small": 1})
+    _, changes = last(view)
+    assert [key for key, _ in changes] == [*(f"key-{number:03}".encode() for number in range(70)), b"small"]
+    inline = [news for _, news in changes if news[:1] == b"s"]
+    assert sum(len(news) - 1 for news in inline) <= INLINE_ENTRY
+    assert len(inline) == INLINE_ENTRY // INLINE_VALUE
+    assert {news for _, news in changes} - set(inline) == {b"r"}
+
+
+def test_a_batch_of_one_script(store: DataStore, view: NamespaceView) -> None:
+    store.set_many({"b": 1, "a": 2}, metadata={"m": 1})
+    head, changes = last(view)
+    assert head == {"agent": "ingest", "run": "run-7", "n": 1}
+    assert changes == [(b"b", b"s1"), (b"a", b"s2")]
+
+
+@pytest.mark.parametrize("metadata", [None, {"m": 1}], ids=["plain", "metadata"])
+def test_the_parts_of_a_big_batch_belong_together(store: DataStore, view: NamespaceView, metadata: Any) -> None:
+    store.set_many({f"key-{number}": number for number in range(2500)}, metadata=metadata)
+    entries = view.entries()
+    heads = [json.loads(entry.head) for entry in entries]
+    assert [len(entry.changes) for entry in entries] == [1000, 1000, 500]
+    assert [change for entry in entries for change in entry.changes] == [
+        (f"key-{number}".encode(), f"s{number}".encode()) for number in range(2500)
+    ]
+    assert len({head["tx"][0] for head in heads}) == 1
+    assert heads[0]["tx"][0]
+    assert [head["tx"][1:] for head in heads] == [[1, 3], [2, 3], [3, 3]]
+    store.set_many({f"key-{number}": number for number in range(1001)})
+    assert json.loads(view.entries()[-1].head)["tx"][0] != heads[0]["tx"][0]
+
+
+def test_deletes(store: DataStore, view: NamespaceView) -> None:
+    store.set_many({f"key-{number}": number for number in range(2500)})
+    assert store.delete("absent") is False
+    assert store.delete_many(["absent", "gone"]) == 0
+    before = len(view.entries())
+    store.delete("key-0")
+    store.delete_many(["key-1", "absent", "key-2"])
+    entries = view.entries()[before:]
+    assert [entry.changes for entry in entries] == [[(b"key-0", b"d")], [(b"key-1", b"d"), (b"key-2", b"d")]]
+    assert [json.loads(entry.head) for entry in entries] == [{"agent": "ingest", "run": "run-7", "n": 1}] * 2
+    store.delete_many([f"key-{number}" for number in range(2500)])
+    told = [change for entry in view.entries()[before + 2 :] for change in entry.changes]
+    assert told == [(f"key-{number}".encode(), b"d") for number in range(3, 2500)]
+
+
+def test_a_clear(store: DataStore, view: NamespaceView) -> None:
+    store.clear()
+    assert view.entries() == []
+    store.set_many({"a": 1, "b": 2})
+    store.clear()
+    assert last(view) == ({"agent": "ingest", "run": "run-7", "n": 1}, [(b"", b"c")])
+
+
+def test_a_ttl_shows_when_it_ends(store: DataStore, view: NamespaceView, real_server: Server) -> None:
+    if not real_server.has_ttl:
+        with pytest.raises(Exception, match="ttl"):
+            store.set("key", 1, ttl=100)
+        assert view.entries() == []
+        return
+    store.set("key", 1, ttl=100)
+    head, changes = last(view)
+    [at] = view.raw.execute_command("HPEXPIRETIME", view.keys["data"], "FIELDS", 1, "key")
+    assert head == {"agent": "ingest", "run": "run-7", "n": 2, "x": at}
+    assert view.entries()[-1].head.endswith(b'"n":2,"x":%d}' % at)
+    assert changes == [(b"key", b"s1")]
+
+
+def test_a_refused_write_is_not_told(store: DataStore, view: NamespaceView) -> None:
+    store.set("key", 1)
+    view.spoil("info")
+    before = view.entries()
+    for write in (
+        lambda: store.set("key", 2),
+        lambda: store.set_many({"a": 1}),
+        lambda: store.delete("key"),
+        store.clear,
+    ):
+        with pytest.raises(TypeError):
+            write()
+    assert view.entries() == before
+
+
+class Events:
+    """Counts the keyspace events that a data hash fires."""
+
+    def __init__(self, raw: redis.Redis, view: NamespaceView) -> None:
+        self._channel = b"__keyspace@0__:" + view.keys["data"]
+        self._barrier = b"barrier:" + view.keys["data"]
+        self._raw = raw
+        self._pubsub = raw.pubsub()
+        self._pubsub.subscribe(self._channel, self._barrier)
+        wait_until(lambda: self._pubsub.get_message(timeout=0.1), "subscribed")
+        wait_until(lambda: self._pubsub.get_message(timeout=0.1), "subscribed")
+
+    def fired(self) -> list[bytes]:
+        """The events since the last look; a message of our own tells that all have come."""
+        self._raw.publish(self._barrier, "end")
+        events = []
+        while True:
+            message = wait_until(lambda: self._pubsub.get_message(timeout=0.1), "the barrier comes")
+            if message["channel"] == self._barrier:
+                return events
+            events.append(message["data"])
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+
+@pytest.fixture
+def events(raw: redis.Redis, view: NamespaceView) -> Iterator[Events]:
+    former = raw.config_get("notify-keyspace-events")["notify-keyspace-events"]
+    raw.config_set("notify-keyspace-events", "Khgxe")
+    counting = Events(raw, view)
+    yield counting
+    counting.close()
+    raw.config_set("notify-keyspace-events", former)
+
+
+def many(count: int, start: int = 0) -> dict[str, int]:
+    return {f"key-{number}": number for number in range(start, start + count)}
+
+
+STEPS: dict[str, list[Callable[[DataStore], Any]]] = {
+    "set": [lambda s: s.set("a", 1), lambda s: s.set("a", 2), lambda s: s.set("b", 2, metadata={"m": 1})],
+    "set_many of 1": [lambda s: s.set_many({"a": 1}), lambda s: s.set_many({"a": 1}, metadata={"m": 1})],
+    "set_many of 300": [lambda s: s.set_many(many(300)), lambda s: s.set_many(many(300, 150), metadata={"m": 1})],
+    "set_many of 2500": [lambda s: s.set_many(many(2500)), lambda s: s.set_many(many(2500), metadata={"m": 1})],
+    "delete": [lambda s: s.set_many(many(3)), lambda s: s.delete("key-1"), lambda s: s.delete("absent")],
+    "the last delete": [lambda s: s.set("a", 1), lambda s: s.delete("a"), lambda s: s.delete("a")],
+    "delete_many": [lambda s: s.set_many(many(9)), lambda s: s.delete_many(["key-1", "x", "key-2"])],
+    "delete_many of the last": [lambda s: s.set_many(many(9)), lambda s: s.delete_many(list(many(9)))],
+    "delete_many of 2500": [lambda s: s.set_many(many(2600)), lambda s: s.delete_many(list(many(2500)))],
+    "delete_many of all 2500": [lambda s: s.set_many(many(2500)), lambda s: s.delete_many(list(many(2500)))],
+    "clear": [lambda s: s.set_many(many(1200)), lambda s: s.clear(), lambda s: s.clear()],
+}
+STEPS_WITH_TTL: dict[str, list[Callable[[DataStore], Any]]] = {
+    "ttl": [lambda s: s.set("a", 1, ttl=100), lambda s: s.set("a", 1, ttl=200), lambda s: s.set("b", 1, ttl=300)],
+    "ttl dropped": [lambda s: s.set("a", 1, ttl=100), lambda s: s.set("a", 2), lambda s: s.set("a", 3)],
+    "ttl dropped with metadata": [lambda s: s.set("a", 1, ttl=100), lambda s: s.set("a", 2, metadata={"m": 1})],
+    "ttl of a batch": [lambda s: s.set_many(many(300), ttl=100), lambda s: s.set_many(many(300), ttl=200)],
+    "ttl of 2500": [lambda s: s.set_many(many(2500), ttl=100), lambda s: s.set_many(many(2500))],
+    "ttl dropped in a batch": [lambda s: s.set_many(many(9), ttl=100), lambda s: s.set_many(many(300))],
+    "delete with ttl": [lambda s: s.set("a", 1, ttl=100), lambda s: s.delete("a")],
+    "delete_many with ttl": [lambda s: s.set_many(many(9), ttl=100), lambda s: s.delete_many(["key-1", "key-2"])],
+    "clear with ttl": [lambda s: s.set_many(many(9), ttl=100), lambda s: s.clear()],
+}
+
+
+def check_counts(store: DataStore, view: NamespaceView, events: Events, steps: list[Any]) -> None:
+    """After each step, what the heads say must be what the server fired."""
+    told = len(view.entries())
+    for number, step in enumerate(steps):
+        step(store)
+        fired = events.fired()
+        entries = view.entries()[told:]
+        told += len(entries)
+        assert sum(json.loads(entry.head)["n"] for entry in entries) == len(fired), (number, fired)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_n_is_what_the_server_fires(store: DataStore, view: NamespaceView, events: Events, steps: str) -> None:
+    check_counts(store, view, events, STEPS[steps])
+
+
+@pytest.mark.parametrize("real_server", ["redis8", "valkey9"], indirect=True)
+@pytest.mark.parametrize("steps", STEPS_WITH_TTL)
+def test_n_is_what_the_server_fires_with_ttl(store: DataStore, view: NamespaceView, events: Events, steps: str) -> None:
+    check_counts(store, view, events, STEPS_WITH_TTL[steps])
+
+
+@pytest.mark.parametrize("real_server", ["redis8", "valkey9"], indirect=True)
+def test_n_of_writes_over_fields_that_have_expired(store: DataStore, view: NamespaceView, events: Events) -> None:
+    """Expired and not yet reaped: the server must not be given the time to reap them."""
+    view.raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+    try:
+        for write in (
+            lambda: store.set("a", 2),
+            lambda: store.set_many({"a": 2, "b": 2}),
+            lambda: store.delete("a"),
+            lambda: store.delete_many(["a", "b", "stays"]),
+            store.clear,
+        ):
+            store.set_many({"stays": 0})
+            store.set_many({"a": 1, "b": 1}, ttl=0.005)
+            time.sleep(0.02)  # nothing may touch the hash meanwhile: looking would reap
+            events.fired()
+            told = len(view.entries())
+            write()
+            fired = events.fired()
+            entries = view.entries()[told:]
+            n = sum(json.loads(entry.head)["n"] for entry in entries)
+            assert n == len([event for event in fired if event != b"hexpired"]), fired
+    finally:
+        view.raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "1")
+
+
+def test_the_log_is_bounded_by_entries(real_server: Server, open_store: Any, view: NamespaceView, user: str) -> None:
+    store = bounded(open_store(real_server.url, user), LogBounds(entries=300))
+    for number in range(900):
+        store.set("key", number)
+    assert 300 <= view.raw.xlen(view.keys["log"]) <= 300 + 100, "the server trims whole blocks of its own"
+    assert view.entries()[-1].changes == [(b"key", b"s899")]
+
+
+def test_the_log_is_bounded_by_bytes(real_server: Server, open_store: Any, view: NamespaceView, user: str) -> None:
+    limit = 2 * 1024 * 1024
+    store = bounded(open_store(real_server.url, user), LogBounds(max_bytes=limit))
+    batch = {f"key-{number}": "x" * 1000 for number in range(1000)}
+    for _ in range(60):
+        store.set_many(batch)
+    assert view.raw.memory_usage(view.keys["log"], samples=0) < 2 * limit
+    assert len(view.entries()) >= 10
+    default = open_store(real_server.url, user)
+    for _ in range(150):
+        default.set_many(batch)
+    assert view.raw.memory_usage(view.keys["log"], samples=0) < 2 * LogBounds().max_bytes
+
+
+def bounded(store: DataStore, bounds: LogBounds) -> DataStore:
+    """The same store with other bounds of its log."""
+    scope = store._scope
+    return DataStore(
+        store._driver, type(scope).of(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
+    )
+
+
+def test_the_log_outlives_what_it_tells_of(store: DataStore, view: NamespaceView) -> None:
+    store.set("key", 1)
+    store.clear()
+    assert view.raw.exists(view.keys["log"]) == 1
+    store.set("key", 2)
+    assert [entry.changes for entry in view.entries()] == [[(b"key", b"s1")], [(b"", b"c")], [(b"key", b"s2")]]
+
+
+def test_times_are_the_servers(store: DataStore, view: NamespaceView) -> None:
+    """The id of an entry and the times in info come from one clock."""
+    store.set("key", 1)
+    ms = int(view.entries()[-1].id.split(b"-")[0])
+    created = json.loads(view.raw.hget(view.keys["info"], "key"))["created"]
+    assert abs(ms - created) <= 5000
+    info = store.info("key")
+    assert info is not None
+    assert info.created_at is not None
+    assert round(info.created_at.timestamp() * 1000) == created
