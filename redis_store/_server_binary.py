@@ -114,8 +114,7 @@ def _wrong_engine(writer: Engine, usable: list[Binary], folder: Path) -> Embedde
     here = ", ".join(f"{binary.engine} ({binary.path})" for binary in usable)
     return EmbeddedServerError(
         f"The data in {str(folder)!r} were written by {writer}, whose files {here} cannot read; put {writer} on the PATH as "
-        f"{writer.name}-server, or, on a machine that has it, take the data out with `redis-store export` and import them into a "
-        "new folder."
+        f"{writer.name}-server; or run {writer} there, read the values out with a client, and write them into a new folder."
     )
 
 

@@ -89,7 +89,6 @@ class Strange:
         yield "not a call"
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="BUG 9: a driver steps an op that awaits something else")
 @pytest.mark.parametrize("foreign", [Strange, lambda: asyncio.sleep(0)], ids=["strange", "asyncio's"])
 @pytest.mark.parametrize("first", [True, False], ids=["at once", "later"])
 @pytest.mark.parametrize("alone", [False, True], ids=["shared", "alone"])

@@ -98,6 +98,37 @@ def test_a_childs_end_leaves_the_parent_its_connection(
     wait_until(lambda: sorted(row["id"] for row in raw.client_list()) == before, "the child's connections are gone")
 
 
+def test_a_child_holds_none_of_its_parents_connections(
+    one_server: Server, open_store: Any, raw_of: Any, user: str
+) -> None:
+    store, raw = open_store(one_server.url, user), raw_of(one_server)
+    before = {row["id"] for row in raw.client_list()}
+    store.get("key")
+    ours = {row["id"] for row in raw.client_list()} - before
+    assert len(ours) == 1
+    read_end, write_end = os.pipe()
+    wait = forked(lambda: os.read(read_end, 1))
+    store.close()
+    wait_until(lambda: not ours & {row["id"] for row in raw.client_list()}, "it ended while the child still lives")
+    os.write(write_end, b"x")
+    wait()
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_lock_held_at_the_fork_does_not_hang_the_child(one_server: Server, open_store: Any, user: str) -> None:
+    store = open_store(one_server.url, user)
+    store.set("key", 1)
+
+    def work() -> None:
+        assert store.get("key") == 1
+        store.close()
+
+    with store._driver._lock:  # as a thread that connects at that moment does
+        forked(work)()
+    assert store.get("key") == 1
+
+
 def test_a_fork_while_another_thread_is_in_mid_call(one_server: Server, open_store: Any, user: str) -> None:
     with proxied(one_server) as proxy:
         store = open_store(proxy.url, user, namespace="the-ns")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redis_store import InvalidInput, InvalidType, InvalidValue, LimitExceeded
+from tests.servers import REAL_KINDS
 from tests.sides import OpenSide, Side
 
 
@@ -67,7 +68,8 @@ def test_any_mapping_is_a_batch(store: Side, kind: Any) -> None:
     assert store.get_all() == {"a": 1, "b": 2}
 
 
-@pytest.mark.parametrize("side", ["sync"], indirect=True)
+# fakeredis carries out the commands of a MULTI one by one while others read.
+@pytest.mark.parametrize(("side", "server"), [("sync", kind) for kind in REAL_KINDS], indirect=True)
 @pytest.mark.parametrize("count", [300, 2500])
 def test_readers_see_a_batch_whole(open_side: OpenSide, user: str, count: int) -> None:
     writer, reader = open_side(user), open_side(user)

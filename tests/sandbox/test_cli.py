@@ -86,7 +86,7 @@ def test_a_failed_agent_is_exit_code_1_with_its_traceback(command: Any, tmp_path
     path.write_text("import time\ndef run(): time.sleep(1000)\n")
     done = command(path, "--timeout", "0.3")
     assert done.returncode == 1
-    assert b"0.3 seconds" in done.stderr
+    assert b"0.3 s" in done.stderr
 
 
 @pytest.mark.parametrize(
