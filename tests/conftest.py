@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,6 +26,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def pytest_configure(config: pytest.Config) -> None:
     for name in (*KINDS, *SIDES):
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
+
+
+# Who starts the tests in the background of a shell has them ignore Ctrl-C, and so all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def params_of(names: tuple[str, ...]) -> list[Any]:
@@ -123,3 +129,9 @@ def raw_of() -> Iterator[Callable[..., redis.Redis]]:
             return client
 
         yield make
+
+
+@pytest.fixture
+def raw(real_server: Server, raw_of: Callable[..., redis.Redis]) -> redis.Redis:
+    """A redis-py client of the real server of this test."""
+    return raw_of(real_server)

@@ -16,11 +16,6 @@ from tests.servers import KINDS_WITH_TTL, Server, wait_until
 
 
 @pytest.fixture
-def raw(real_server: Server, raw_of: Callable[..., redis.Redis]) -> redis.Redis:
-    return raw_of(real_server)
-
-
-@pytest.fixture
 def store(real_server: Server, open_store: Callable[..., DataStore], user: str) -> DataStore:
     return open_store(real_server.url, user, namespace="files:my repo", agent="ingest")
 

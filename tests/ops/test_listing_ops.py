@@ -81,6 +81,13 @@ def test_namespaces_are_looked_at_in_one_pipeline() -> None:
     assert b"ns-00999" in played.calls[2].commands[0]
 
 
+def test_ten_thousand_namespaces_are_two_round_trips() -> None:
+    names = [b"ns-%d" % number for number in range(10_000)]
+    played = play(listing.list_namespaces(scope_of()), [b"0", names], [[1] * 500] * 20)
+    assert len(played.result) == 10_000
+    assert played.names == [["SSCAN"], ["EVALSHA"] * 20]
+
+
 def test_no_namespaces_is_one_round_trip() -> None:
     assert play(listing.list_namespaces(scope_of()), [b"0", []]).result == []
     assert play(listing.list_namespaces(scope_of(), "x"), [b"0", [b"a"]]).result == []
