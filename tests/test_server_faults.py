@@ -373,7 +373,7 @@ def test_files_of_another_engine_are_refused_by_name(
     record = {"format": 1, "engine": engine, **({"version": version} if version else {})}
     (folder / "server.json").write_text(json.dumps(record))
     if refused:
-        with pytest.raises(EmbeddedServerError, match=rf"{engine.capitalize()} {version}.*Valkey 9.*export"):
+        with pytest.raises(EmbeddedServerError, match=rf"{engine.capitalize()} {version}.*Valkey 9.*new folder"):
             server.join(folder)
     else:
         server.join(folder).close()
