@@ -99,7 +99,7 @@ def test_a_cancelled_connect_leaves_the_way_free(start: Callable[..., Server]) -
     server = start("valkey9")
 
     async def main() -> None:
-        async with connect_async(server.url, user="alice") as store:
+        async with connect_async(server.url, user="alice", timeout=20) as store:
             server.pause()
             tasks = [asyncio.ensure_future(store.get("key")) for _ in range(3)]
             await asyncio.sleep(0.01)

@@ -76,6 +76,26 @@ def test_a_dead_server(start: Callable[..., Server]) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.xfail(strict=True, raises=ConnectionLost, reason="BUG 10: silence at an async connect is no StoreTimeout")
+def test_a_server_that_says_nothing_at_connect(start: Callable[..., Server]) -> None:
+    server = start("valkey9")
+
+    async def main() -> None:
+        async with connect_async(server.url, user="alice", timeout=0.15) as store:
+            server.pause()
+            try:
+                for call in (lambda: store.set("key", 1), lambda: store.get("key"), store.get_all):
+                    with pytest.raises(StoreTimeout) as caught:
+                        await call()
+                    assert caught.value.outcome_unknown is False
+            finally:
+                server.resume()
+            await store.set("key", 2)
+            assert await store.get("key") == 2
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_IN_REPLY])
 @pytest.mark.parametrize("read", READS)
 def test_a_read_is_retried_once(opened: Any, proxy: Proxy, read: str, fault: Fault) -> None:
