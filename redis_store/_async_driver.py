@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,8 @@ from redis_store._spin import Spinner
 from redis_store.errors import ConnectionLost, StoreClosed
 
 T = TypeVar("T")
+
+logger = logging.getLogger("redis_store")
 
 MOST_OWN_CONNECTIONS = 8
 """How many big or lonely operations of one event loop run at once; further ones wait."""
@@ -133,6 +136,7 @@ class AsyncDriver:
         except ConnectionLost as error:
             if not call.repeatable and error.outcome_unknown:
                 raise
+            logger.info("a connection broke before it had done anything that counts; trying once more on a new one")
             self._state().drop_idle()
             return await self._request(call)
 
@@ -166,7 +170,9 @@ class AsyncDriver:
             return state.shared
 
     async def _connect(self) -> LoopConnection:
-        connection = await LoopConnection.open(await self._address(), self._spinner)
+        address = await self._address()
+        connection = await LoopConnection.open(address, self._spinner)
+        logger.debug("connected to %s", address.shown)
         if self._closed:
             connection.close()
             raise StoreClosed("The store was closed while it connected: connect again.")

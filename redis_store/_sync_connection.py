@@ -163,7 +163,7 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
         return AuthenticationFailed(
             f"The server at {address.shown} does not accept this user name or password ({reason}): check the url."
         )
-    if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
+    if _is_timeout(error):
         return StoreTimeout(
             f"The server at {address.shown} did not take the connection within {address.timeout_s:g} seconds: is it"
             " running, and does a firewall stand before it?"
@@ -171,6 +171,15 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
     if isinstance(error, (redis_errors.ResponseError, ValueError)):
         return InvalidSettings(f"The server at {address.shown} refused the connection's options: {reason}.")
     return ConnectionLost(f"Cannot connect to {address.shown} ({reason}): is it running, and is the url right?")
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    """Whether it, or what it stands for, is that nothing came in time: redis-py's asyncio side hides that in another."""
+    while error is not None:
+        if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def afterwards(outcome_unknown: bool) -> str:

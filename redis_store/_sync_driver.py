@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -16,6 +17,8 @@ from redis_store._sync_connection import HeldConnection
 from redis_store.errors import ConnectionLost, StoreClosed
 
 T = TypeVar("T")
+
+logger = logging.getLogger("redis_store")
 
 _MOST_IDLE = 64
 _drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
@@ -130,7 +133,9 @@ class SyncDriver:
     def _connect(self) -> HeldConnection:
         if self._closed:
             raise StoreClosed("The store is closed: connect again.")
-        held = HeldConnection(self._resolver.address(), self._spinner)
+        address = self._resolver.address()
+        held = HeldConnection(address, self._spinner)
+        logger.debug("connected to %s", address.shown)
         with self._lock:
             self._connections.add(held)
         if self._closed:  # while it connected: `close` may not have seen it
@@ -143,6 +148,7 @@ class SyncDriver:
 
         Where none can be had, the broken one stays the caller's; it refuses every further use by itself.
         """
+        logger.info("a connection broke before it had done anything that counts; trying once more on a new one")
         self._drop(broken)
         return self._take_new()
 

@@ -76,7 +76,6 @@ def test_a_dead_server(start: Callable[..., Server]) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.xfail(strict=True, raises=ConnectionLost, reason="BUG 10: silence at an async connect is no StoreTimeout")
 def test_a_server_that_says_nothing_at_connect(start: Callable[..., Server]) -> None:
     server = start("valkey9")
 

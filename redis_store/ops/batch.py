@@ -100,7 +100,7 @@ async def _with_merged_metadata(
     return [
         part
         for field, old in zip(fields, known, strict=True)
-        for part in (field, texts[field], merge_metadata(old, added), old)
+        for part in (field, texts[field], merge_metadata(scope, old, added), old)
     ]
 
 

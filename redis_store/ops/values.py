@@ -68,7 +68,7 @@ async def set_value(
         if reply == 1:
             return
         expected = reply[1]
-        merged = merge_metadata(expected, added)
+        merged = merge_metadata(scope, expected, added)
     raise Conflict(
         f"The metadata of {key!r} was changed by others at each of {MERGE_TRIES} tries: nothing was written."
     )
@@ -109,12 +109,12 @@ def encode_metadata(scope: Scope, metadata: dict[str, Json]) -> bytes:
     return _bounded(scope.limits.max_metadata_bytes, VALUES.encode(metadata))
 
 
-def merge_metadata(old: bytes, added: bytes) -> bytes:
-    """Return the JSON text of old metadata with the added entries on top."""
+def merge_metadata(scope: Scope, old: bytes, added: bytes) -> bytes:
+    """Return the JSON text of old metadata with the added entries on top, within the limit."""
     if not old:
         return added
     known = _load_object(old)
-    return VALUES.encode({**known, **_load_object(added)})
+    return _bounded(scope.limits.max_metadata_bytes, VALUES.encode({**known, **_load_object(added)}))
 
 
 def _bounded(limit_bytes: int, text: bytes) -> bytes:

@@ -119,3 +119,15 @@ def test_a_ttl_and_metadata_together(store: Side) -> None:
     info = store.info("key")
     assert info.metadata == {"a": 1, "b": 2}
     assert 190 < (info.expires_at - info.updated_at).total_seconds() <= 200
+
+
+def test_merged_metadata_keeps_to_its_limit(store: Side) -> None:
+    store.set("key", 1, metadata={"first": "x" * 60_000})
+    for write in (
+        lambda: store.set("key", 2, metadata={"second": "y" * 60_000}),
+        lambda: store.set_many({"key": 2}, metadata={"second": "y" * 60_000}),
+    ):
+        with pytest.raises(LimitExceeded, match="metadata"):
+            write()
+    assert store.get("key") == 1
+    assert list(store.info("key").metadata) == ["first"]
