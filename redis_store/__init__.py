@@ -11,6 +11,7 @@ import logging
 from redis_store.aio import AsyncDataStore, connect_async
 from redis_store.errors import (
     AuthenticationFailed,
+    ComputeFailed,
     Conflict,
     ConnectionLost,
     CorruptValue,
@@ -22,6 +23,8 @@ from redis_store.errors import (
     InvalidType,
     InvalidValue,
     LimitExceeded,
+    LockLost,
+    LockTimeout,
     PermissionDenied,
     ServerFull,
     ServerReadOnly,
@@ -34,13 +37,18 @@ from redis_store.errors import (
     UnsupportedEncoding,
     WrongEventLoop,
     WrongKeyType,
+    WrongValueType,
 )
+from redis_store.ops.updates import MISSING
 from redis_store.store import DataStore, connect
-from redis_store.types import Json, JsonInput, KeyInfo
+from redis_store.types import NEVER, Json, JsonInput, KeyInfo, Never, Ttl
 
 __all__ = [
+    "MISSING",
+    "NEVER",
     "AsyncDataStore",
     "AuthenticationFailed",
+    "ComputeFailed",
     "Conflict",
     "ConnectionLost",
     "CorruptValue",
@@ -56,6 +64,9 @@ __all__ = [
     "JsonInput",
     "KeyInfo",
     "LimitExceeded",
+    "LockLost",
+    "LockTimeout",
+    "Never",
     "PermissionDenied",
     "ServerFull",
     "ServerReadOnly",
@@ -64,10 +75,12 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StoredDataError",
+    "Ttl",
     "UnsupportedByServer",
     "UnsupportedEncoding",
     "WrongEventLoop",
     "WrongKeyType",
+    "WrongValueType",
     "connect",
     "connect_async",
 ]

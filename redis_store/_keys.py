@@ -29,6 +29,8 @@ class NamespaceKeys:
     registry: bytes
     info: bytes
     log: bytes
+    flight: bytes
+    """Who computes what in this namespace (`ops.flights`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,40 @@ class UserKeys:
     def namespace(self, name: str) -> NamespaceKeys:
         """Check a namespace's name and return its keys."""
         raw = encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
+        prefix = self.prefix
         return NamespaceKeys(
-            raw, self.data(raw), self.registry, self.prefix + b"info:" + raw, self.prefix + b"log:" + raw
+            raw,
+            self.data(raw),
+            self.registry,
+            prefix + b"info:" + raw,
+            prefix + b"log:" + raw,
+            prefix + b"flight:" + raw,
         )
 
     def data(self, name: bytes) -> bytes:
         """Return the key of a namespace's hash, from its name as the registry holds it."""
         return self.prefix + b"ns:" + name
+
+    @property
+    def fence(self) -> bytes:
+        """The hash that counts, by the names of locks, how often each was taken."""
+        return self.prefix + b"fence"
+
+    def lock(self, name: bytes) -> bytes:
+        """Return the key of a lock."""
+        return self.prefix + b"lock:" + name
+
+    def limit(self, name: bytes) -> bytes:
+        """Return the key of a semaphore or of a rate limit."""
+        return self.prefix + b"limit:" + name
+
+    def queue(self, kind: bytes, name: bytes) -> bytes:
+        """Return the key of those who wait for a ``lock`` or, with a semaphore, for a ``limit``."""
+        return self.prefix + b"queue:" + kind + b":" + name
+
+    def tag(self, name: bytes) -> bytes:
+        """Return the key of what carries a tag."""
+        return self.prefix + b"tag:" + name
 
 
 def encode_key(key: str) -> bytes:

@@ -67,9 +67,22 @@ class Scope:
     """The ARGV that every such script begins with (`scripts/prelude.lua`)."""
     set_opening: Opening
     """The everyday write up to its field and value."""
+    delete_keys: tuple[bytes, ...]
+    """The KEYS of every script that deletes: with the hash of what is being computed, so that it cannot come back."""
+    ttl_ms: int | None = None
+    """What is written here lives so long where the call does not say otherwise; None stands for ever."""
 
     @classmethod
-    def of(cls, user: UserKeys, namespace: str, writer: Writer, codec: Codec, limits: Limits, log: LogBounds) -> Scope:
+    def of(
+        cls,
+        user: UserKeys,
+        namespace: str,
+        writer: Writer,
+        codec: Codec,
+        limits: Limits,
+        log: LogBounds,
+        ttl_ms: int | None = None,
+    ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
         script_keys = (keys.data, keys.registry, keys.info, keys.log)
@@ -85,11 +98,13 @@ class Scope:
             script_keys,
             script_head,
             SET.opening(script_keys, (*script_head, writer.agent_json)),
+            delete_keys=(*script_keys, keys.flight),
+            ttl_ms=ttl_ms,
         )
 
-    def moved(self, namespace: str) -> Scope:
-        """The same for another namespace of the user."""
-        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log)
+    def moved(self, namespace: str, ttl_ms: int | None = None) -> Scope:
+        """The same for another namespace of the user; a time to live belongs to the namespace that it was said for."""
+        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms)
 
     def recoded(self, codec: Codec) -> Scope:
         """The same with values in another form."""

@@ -14,6 +14,7 @@ from redis_store._replies import raise_error_reply
 from redis_store._resolve import Resolver
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
+from redis_store._sync_flow import Keeper
 from redis_store.errors import ConnectionLost, StoreClosed
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ class SyncDriver:
         self._connections: set[HeldConnection] = set()
         self._spinner = Spinner()
         self._cores_allow = self._spinner.enabled
+        self.keeper = Keeper(self.run)
+        """Renews what the flows of this driver hold."""
         _drivers.add(self)
 
     @property
@@ -113,6 +116,7 @@ class SyncDriver:
     def close(self) -> None:
         """Close all connections and let go of the server; calls under way fail, later ones are refused."""
         self._closed = True
+        self.keeper.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []
         for connection in connections:
@@ -176,6 +180,7 @@ class SyncDriver:
         """In a forked child: close our copies of the descriptors, which the parent goes on using."""
         inherited, self._connections, self._idle = self._connections, set(), []
         self._lock = threading.Lock()  # a thread that is not here may have held it
+        self.keeper.start_over()
         for connection in inherited:
             connection.close()
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from random import random
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
+from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
 from redis_store._codec import JSON_TEXT
+from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
-from redis_store.ops import batch, listing, values
+from redis_store.ops import batch, expiry, listing, updates, values
+from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability
 from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
-from redis_store.types import Json, JsonInput, KeyInfo
+from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
 T = TypeVar("T")
 
@@ -80,13 +84,63 @@ class AsyncDataStore:
         key: str,
         value: JsonInput,
         metadata: dict[str, Json] | None = None,
-        ttl: float | timedelta | None = None,
+        ttl: Ttl = None,
     ) -> None:
         """Store a value; metadata is merged into what the key has; a time to live that it had is dropped.
 
-        `ttl` is in seconds, or a timedelta.
+        `ttl` is in seconds, or a timedelta; without one the namespace's default counts, against which there is `NEVER`.
         """
         await self._run(values.set_value(self._scope, key, value, metadata, ttl))
+
+    async def expire(self, key: str, ttl: float | timedelta) -> bool:
+        """Let a key expire that long from now, whatever it had before, and return whether it was there."""
+        return await self._run(expiry.expire(self._scope, key, ttl))
+
+    async def persist(self, key: str) -> bool:
+        """Take a key's time to live away and return whether it had one."""
+        return await self._run(expiry.persist(self._scope, key))
+
+    async def increment(self, key: str, by: float = 1) -> Json:
+        """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
+
+        Whole numbers stay exact; a ttl that the key has stays. Raises `WrongValueType` where it holds anything but a number.
+        """
+        return await self._run_flow(updates.increment(self._scope, key, by, random))
+
+    async def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
+        """Append to the list under a key, or begin one; with `max_items`, only so many of the newest stay.
+
+        A ttl that the key has stays. Raises `WrongValueType` where it holds anything but a list.
+        """
+        await self._run_flow(updates.append(self._scope, key, items, max_items, random))
+
+    async def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
+        """Store a value where the key holds none, and return whether that was so: one of many callers gets True."""
+        return await self._run(updates.set_if_absent(self._scope, key, value, ttl))
+
+    async def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
+        """Store a value if the key holds `expected`, or nothing with `MISSING`, and return whether it did.
+
+        A stored null is a value, so None does not stand for nothing; nor is 1 the same as 1.0 or true. As with `set`, a ttl
+        that the key had is dropped.
+        """
+        return await self._run(updates.compare_and_set(self._scope, key, expected, value, ttl))
+
+    async def rename(self, key: str, new: str) -> bool:
+        """Move a value with its metadata and ttl to another key, in place of what that holds; False where there is none."""
+        return await self._run(updates.rename(self._scope, key, new))
+
+    async def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
+        """Replace a key's value by what a function makes of it, and return that.
+
+        The function gets `default` where the key is absent; it may be asynchronous, and is called again whenever others
+        wrote meanwhile. A ttl that the key has stays. What it raises comes out, and nothing is written.
+        """
+        return await self._run_flow(updates.update(self._scope, key, function, default, rand=random))
+
+    async def pop(self, key: str, default: Any = MISSING) -> Json:
+        """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
+        return await self._run(updates.pop(self._scope, key, default))
 
     async def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""
@@ -147,7 +201,7 @@ class AsyncDataStore:
         self,
         items: Mapping[str, JsonInput],
         metadata: dict[str, Json] | None = None,
-        ttl: float | timedelta | None = None,
+        ttl: Ttl = None,
     ) -> int:
         """Store a batch, all or nothing, also for readers, and return how many; metadata and ttl as in `set`."""
         op = batch.set_many(self._scope, items, metadata, ttl, new_id())
@@ -161,9 +215,12 @@ class AsyncDataStore:
         """Return what is known about a key beside its value, None where it is absent."""
         return await self._run(values.info(self._scope, key))
 
-    def use_namespace(self, name: str) -> AsyncDataStore:
-        """Return the same user's store for another namespace; it shares the connections, and closes with this one."""
-        return AsyncDataStore(self._driver, self._scope.moved(name))
+    def use_namespace(self, name: str, ttl: Ttl = None) -> AsyncDataStore:
+        """Return the same user's store for another namespace; it shares the connections, and closes with this one.
+
+        With `ttl`, what is written through it expires by default.
+        """
+        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
 
     def as_json_text(self) -> AsyncDataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
@@ -189,6 +246,9 @@ class AsyncDataStore:
 
     def _run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
         return self._driver.run(op)
+
+    def _run_flow(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
+        return run_flow(self._driver, flow)
 
     def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
         return self._driver.run_alone(op)

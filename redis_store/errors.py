@@ -22,6 +22,10 @@
     │   ├── ServerReadOnly                    a replica, or a server that cannot save
     │   └── UnsupportedByServer               the server is too old for this
     ├── Conflict (RuntimeError)               others kept changing the same data; nothing was written
+    ├── WrongValueType (TypeError)            the stored value is not of the kind that the operation changes
+    ├── LockTimeout (TimeoutError)            a lock, a semaphore or a rate limit had no room in time
+    ├── LockLost (RuntimeError)               it was held no longer before its holder let go
+    ├── ComputeFailed (RuntimeError)          somebody else computed the value that was waited for, and failed
     ├── WrongEventLoop (RuntimeError)         an asyncio object was used from a loop that is not its own
     └── StoreClosed (RuntimeError)            used after ``close()``
 
@@ -35,6 +39,7 @@ from typing import Any
 
 __all__ = [
     "AuthenticationFailed",
+    "ComputeFailed",
     "Conflict",
     "ConnectionLost",
     "CorruptValue",
@@ -46,6 +51,8 @@ __all__ = [
     "InvalidType",
     "InvalidValue",
     "LimitExceeded",
+    "LockLost",
+    "LockTimeout",
     "PermissionDenied",
     "ServerFull",
     "ServerReadOnly",
@@ -58,6 +65,7 @@ __all__ = [
     "UnsupportedEncoding",
     "WrongEventLoop",
     "WrongKeyType",
+    "WrongValueType",
 ]
 
 
@@ -177,6 +185,46 @@ class UnsupportedByServer(ServerRefused):
 
 class Conflict(DataStoreError, RuntimeError):
     """Other writers changed the same data at every try; nothing was written."""
+
+
+class WrongValueType(DataStoreError, TypeError):
+    """The stored value is of another kind than the operation changes: an increment of a string, an append to a dict.
+
+    Nothing was written. Attributes: `namespace`, `key`.
+    """
+
+    namespace: str
+    key: str
+
+
+class LockTimeout(DataStoreError, TimeoutError):
+    """A lock, a semaphore or a rate limit had no room within the caller's timeout; nothing is held.
+
+    Attributes: `name`; `retry_after_ms`, when there may be room, where that is known.
+    """
+
+    name: str
+    retry_after_ms: int | None = None
+
+
+class LockLost(DataStoreError, RuntimeError):
+    """A lock or a semaphore's place was held no longer when its holder let go: it could not be renewed in time.
+
+    Somebody else may have had it meanwhile; a lock's fencing number shows who came last. Attributes: `name`.
+    """
+
+    name: str
+
+
+class ComputeFailed(DataStoreError, RuntimeError):
+    """Another caller computed the value that this one waited for, and its function raised; nothing was cached.
+
+    Attributes: `key`; `error_type` and `error_message`, of the exception there.
+    """
+
+    key: str
+    error_type: str
+    error_message: str
 
 
 class WrongEventLoop(DataStoreError, RuntimeError):

@@ -10,7 +10,8 @@ from redis_store._scope import Scope
 from redis_store.errors import WrongKeyType
 from redis_store.scripts import Script
 
-_TYPES_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream")
+_KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
+"""What the keys of a script that writes or deletes should be, in their order."""
 
 
 async def run_script(
@@ -30,6 +31,27 @@ async def run_script(
         raise await _with_key_named(keys, (b"hash",) * len(keys), error) from None
 
 
+async def run_checked(
+    script: Script,
+    keys: tuple[bytes, ...],
+    kinds: tuple[bytes, ...],
+    arguments: tuple[Argument, ...],
+) -> Any:
+    """Run a script on keys of these kinds in one round trip, or in two where the server's script cache is empty."""
+    try:
+        try:
+            return await Call((script.by_digest(keys, arguments),), as_is)
+        except ScriptMissing:
+            return await Call((script.by_text(keys, arguments),), as_is)
+    except WrongKeyType as error:
+        raise await _with_key_named(keys, kinds, error) from None
+
+
+async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
+    """Run a script that deletes from a namespace (`scripts/remove.lua`)."""
+    return await run_checked(script, scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
+
+
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
     """Run a script that writes to a namespace (`scripts/prelude.lua`)."""
     arguments = scope.script_head + arguments
@@ -39,7 +61,7 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
         except ScriptMissing:
             return await Call((script.by_text(scope.script_keys, arguments),), as_is)
     except WrongKeyType as error:
-        raise await _with_key_named(scope.script_keys, _TYPES_OF_SCRIPT_KEYS, error) from None
+        raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
 
 
 async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
@@ -47,7 +69,7 @@ async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] 
     try:
         return await transaction(commands)
     except WrongKeyType as error:
-        raise await _with_key_named(scope.script_keys, _TYPES_OF_SCRIPT_KEYS, error) from None
+        raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
 
 
 async def _with_key_named(

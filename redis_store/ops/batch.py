@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 from redis_store._call import Alone, Argument, Call, Command, Op, as_is, watch
@@ -11,10 +10,10 @@ from redis_store._codec import check_value_size
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
-from redis_store.ops._script import run_script, run_write, write_transaction
-from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, ttl_to_ms
+from redis_store.ops._script import run_delete, run_script, write_transaction
+from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.scripts import CLEAR, DELETE, METADATA, WRITE, Script
-from redis_store.types import Json
+from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
 """``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""
@@ -38,18 +37,18 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
     fields = list(_fields(keys))
     if not fields:
         return 0
-    return int(await run_write(DELETE, scope, (tx, *fields)))
+    return int(await run_delete(DELETE, scope, (tx, *fields)))
 
 
 async def clear(scope: Scope) -> int:
-    return int(await run_write(CLEAR, scope, ()))
+    return int(await run_delete(CLEAR, scope, ()))
 
 
 def set_many(
     scope: Scope,
     items: Mapping[str, Any],
     metadata: dict[str, Json] | None,
-    ttl: float | timedelta | None,
+    ttl: Ttl,
     tx: str,
 ) -> Op[int] | Alone[int]:
     """Return the operation that stores a batch; with metadata it needs a connection for itself."""
@@ -59,8 +58,8 @@ def set_many(
     return _set_many(scope, items, ttl, tx)
 
 
-async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: float | timedelta | None, tx: str) -> int:
-    ttl_ms = "" if ttl is None else ttl_to_ms(ttl)
+async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -> int:
+    ttl_ms = wanted_ttl(scope, ttl)
     texts = _texts(scope, items)
     if not texts:
         return 0
@@ -71,9 +70,9 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: float | timedel
 
 
 async def _set_many_with_metadata(
-    scope: Scope, items: Mapping[str, Any], metadata: dict[str, Json], ttl: float | timedelta | None, tx: str
+    scope: Scope, items: Mapping[str, Any], metadata: dict[str, Json], ttl: Ttl, tx: str
 ) -> int:
-    ttl_ms = "" if ttl is None else ttl_to_ms(ttl)
+    ttl_ms = wanted_ttl(scope, ttl)
     added = encode_metadata(scope, metadata)
     texts = _texts(scope, items)
     if not texts:
@@ -108,16 +107,18 @@ def _write_commands(scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int
     agent = scope.writer.agent_json
     heads = _heads(scope, tx, len(parts))
     return _commands(
-        WRITE, scope, [(*head, agent, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)]
+        WRITE,
+        scope.script_keys,
+        [(*head, agent, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)],
     )
 
 
-def _commands(script: Script, scope: Scope, arguments: list[tuple[Argument, ...]]) -> list[Command]:
+def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]]) -> list[Command]:
     """Return the commands of a transaction: the text goes first, so that the digest cannot be missing behind it."""
     first, *others = arguments
     return [
-        script.by_text(scope.script_keys, first),
-        *(script.by_digest(scope.script_keys, more) for more in others),
+        script.by_text(keys, first),
+        *(script.by_digest(keys, more) for more in others),
     ]
 
 

@@ -12,9 +12,9 @@ from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded, WrongKeyType
-from redis_store.ops._script import run_script, run_write
+from redis_store.ops._script import run_delete, run_script, run_write
 from redis_store.scripts import DELETE, INFO, SET, WRITE
-from redis_store.types import Json, KeyInfo
+from redis_store.types import NEVER, Json, KeyInfo, Ttl
 
 MAX_TTL_S = 100 * 365 * 86400
 """A hundred years: beyond it the servers' own bounds on times of expiry come near."""
@@ -45,14 +45,14 @@ async def set_value(
     key: str,
     value: Any,
     metadata: dict[str, Json] | None = None,
-    ttl: float | timedelta | None = None,
+    ttl: Ttl = None,
 ) -> None:
     field = encode_key(key)
     text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
     if not metadata:
         check_metadata(metadata)
-        if ttl is not None:
-            await run_write(WRITE, scope, (scope.writer.agent_json, ttl_to_ms(ttl), "keep", field, text))
+        if (ttl is not None or scope.ttl_ms is not None) and (ttl_ms := wanted_ttl(scope, ttl)) != "":
+            await run_write(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text))
             return
         try:
             await Call(((scope.set_opening, field, text),), as_is)
@@ -60,7 +60,7 @@ async def set_value(
             # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
             await run_write(SET, scope, (scope.writer.agent_json, field, text))
         return
-    head = (scope.writer.agent_json, "" if ttl is None else ttl_to_ms(ttl), "put", field, text)
+    head = (scope.writer.agent_json, wanted_ttl(scope, ttl), "put", field, text)
     added = encode_metadata(scope, metadata)
     expected, merged = b"", added
     for _ in range(MERGE_TRIES):
@@ -75,7 +75,7 @@ async def set_value(
 
 
 async def delete(scope: Scope, key: str) -> bool:
-    return bool(await run_write(DELETE, scope, ("", encode_key(key))))
+    return bool(await run_delete(DELETE, scope, ("", encode_key(key))))
 
 
 async def info(scope: Scope, key: str) -> KeyInfo | None:
@@ -95,6 +95,18 @@ def ttl_to_ms(ttl: object) -> int:
     if not 0 < seconds <= MAX_TTL_S:
         raise InvalidInput(f"This ttl is out of range: give more than 0 and at most {MAX_TTL_S} seconds (100 years).")
     return max(1, round(seconds * 1000))
+
+
+def wanted_ttl(scope: Scope, ttl: Ttl) -> int | str:
+    """Return the time to live of something written now, in ms, and '' where it is not to expire."""
+    if ttl is None:
+        return "" if scope.ttl_ms is None else scope.ttl_ms
+    return "" if ttl is NEVER else ttl_to_ms(ttl)
+
+
+def default_ttl(ttl: Ttl) -> int | None:
+    """Return a namespace's default time to live, in ms, and None for none."""
+    return None if ttl is None or ttl is NEVER else ttl_to_ms(ttl)
 
 
 def check_metadata(metadata: object) -> None:

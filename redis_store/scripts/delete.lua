@@ -1,41 +1,30 @@
 -- Deletes fields of a namespace: data, info, log entries, and the registry's entry with the last field.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua
+-- KEYS, ARGV 1 to 4  as in prelude.lua and remove.lua
 -- ARGV  5 id of the transaction, for more than 1,000 fields: the log tells of them in parts
 --       6.. the fields, any number
 -- Reply how many of them were there
 -- Errors  WRONGTYPE, NOPERM
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too. It is one script for
--- any number of fields, because a full Redis 7.0 takes no MULTI.
+-- The first write frees memory, so that a full server takes it, and then the rest of the script too.
 
-local PART = 1000 -- unpack fails at 8,000 arguments
+local PART = 1000 -- unpack fails at 8,000
 
 -- A field that has expired and is not yet reaped is not there, whatever HDEL would answer (1 on Redis, 0 on Valkey).
 local present = {}
 for i = 6, #ARGV do
   if call('HEXISTS', data, ARGV[i]) == 1 then present[#present + 1] = ARGV[i] end
 end
-call('SISMEMBER', registry, name)
-call('HLEN', info)
-local watched = call('XLEN', log) > 0
+local watched, computing = look()
+if #present > 0 then must_be_allowed_to_remove(watched) end
+
+if computing then forget(ARGV, 6) end
 if #present == 0 then return 0 end
-must_be_allowed('HDEL', info, 'field')
-must_be_allowed('UNLINK', info)
-must_be_allowed('SREM', registry, name)
-if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 local parts = math.ceil(#present / PART)
 for part = 1, parts do
   local first, last = (part - 1) * PART + 1, math.min(part * PART, #present)
-  call('HDEL', data, unpack(present, first, last))
-  call('HDEL', info, unpack(present, first, last))
-  local events = 1
-  if part == parts and call('EXISTS', data) == 0 then
-    events = 2
-    call('UNLINK', info)
-    call('SREM', registry, name)
-  end
+  local events = remove(present, first, last)
   if watched then
     local told, told_bytes = {}, 0
     for i = first, last do

@@ -4,5 +4,5 @@
 -- Reply an array of 1 and 0, in the same order
 
 local present = {}
-for i = 1, #KEYS do present[i] = redis.call('EXISTS', KEYS[i]) end
+for i = 1, #KEYS do present[i] = holds(KEYS[i]) end
 return present

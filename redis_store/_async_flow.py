@@ -1,0 +1,84 @@
+"""Runs flows for asyncio, and renews what they hold from a task for each."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store.errors import DataStoreError, StoreClosed
+
+if TYPE_CHECKING:
+    from redis_store._async_driver import AsyncDriver
+
+T = TypeVar("T")
+
+
+async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:
+    """Carry a flow out and return its result."""
+    try:
+        step = flow.send(None)
+        while True:
+            try:
+                result = await (driver.run(step.op) if type(step) is Do else _carry_out(driver, step))
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        flow.close()
+
+
+async def _carry_out(driver: AsyncDriver, step: Step) -> Any:
+    if isinstance(step, Pause):
+        return await asyncio.sleep(step.seconds)
+    if isinstance(step, Now):
+        return time.monotonic()
+    if isinstance(step, Keep):
+        return _TaskKeeping(driver, step)
+    assert isinstance(step, Ask), step
+    result = step.function(*step.arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+class _TaskKeeping(Keeping):
+    """Renews in a task of its own, if it is tied as long as the task that began it is not done."""
+
+    __slots__ = ("_driver", "_holder", "_task")
+
+    def __init__(self, driver: AsyncDriver, step: Keep) -> None:
+        super().__init__(step.renew, step.ttl_s, step.since)
+        self._driver = driver
+        self._holder = asyncio.current_task() if step.tied else None
+        self._task = asyncio.create_task(self._work(), name="redis-store-keeper")
+
+    def stop(self) -> None:
+        super().stop()
+        self._task.cancel()
+
+    async def _work(self) -> None:
+        pause_s = self.pause_s
+        while True:
+            await asyncio.sleep(pause_s)
+            if self._holder is not None and self._holder.done():
+                return
+            began = time.monotonic()
+            try:
+                kept = await self._driver.run(self.renew())
+            except StoreClosed:
+                return
+            except DataStoreError:
+                # It stays ours for a while: try again soon, until it surely is not.
+                if self.lost(time.monotonic()):
+                    return
+                pause_s = self.pause_s / 4
+                continue
+            self.renewed(began, kept)
+            if not kept:
+                return
+            pause_s = self.pause_s

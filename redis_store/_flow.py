@@ -1,0 +1,126 @@
+"""What a flow asks for: operations with pauses and callers' functions between them, written once for both sides.
+
+A flow is to operations what an operation is to commands: an ``async def`` function without I/O. It awaits the steps below
+only, and a runner (`_sync_flow`, `_async_flow`) carries them out. It holds no connection between two operations, so whoever
+waits in one holds none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from redis_store._call import Op
+
+T = TypeVar("T")
+
+Rand: TypeAlias = Callable[[], float]
+"""A source of randomness, as `random.random`."""
+
+FIRST_PAUSE_S = 0.002
+LONGEST_PAUSE_S = 0.1
+
+
+class Do(NamedTuple, Generic[T]):
+    """Carry out an operation."""
+
+    op: Op[T]
+
+    def __await__(self) -> Generator[Do[T], Any, T]:
+        result: T = yield self
+        return result
+
+
+class Ask(NamedTuple, Generic[T]):
+    """Call a function of the caller's; on the asynchronous side what it returns is awaited where it can be."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+    def __await__(self) -> Generator[Ask[T], Any, T]:
+        result: T = yield self
+        return result
+
+
+class Pause(NamedTuple):
+    """Wait until something may have happened to a Redis key, at most so long.
+
+    Today that is a sleep. The change feed can wake whoever waits for `redis_key` earlier; a flow looks again by itself after
+    each pause, so that a lost wake-up costs time and nothing else.
+    """
+
+    seconds: float
+    redis_key: bytes | None = None
+
+    def __await__(self) -> Generator[Pause, Any, None]:
+        yield self
+
+
+class Now(NamedTuple):
+    """Read a clock that only goes forward, in seconds."""
+
+    def __await__(self) -> Generator[Now, Any, float]:
+        now: float = yield self
+        return now
+
+
+class Keep(NamedTuple):
+    """Begin to renew something that expires in the server, until it is stopped; gives a `Keeping`."""
+
+    renew: Callable[[], Op[bool]]
+    ttl_s: float
+    since: float
+    """When the request went out that made it ours."""
+    tied: bool = True
+    """Whether it ends with the thread or the task that began it."""
+
+    def __await__(self) -> Generator[Keep, Any, Keeping]:
+        keeping: Keeping = yield self
+        return keeping
+
+
+Step: TypeAlias = "Do[Any] | Ask[Any] | Pause | Now | Keep"
+Flow: TypeAlias = Coroutine[Step, Any, T]
+"""A flow under way, to be run once by a runner."""
+
+
+class Keeping:
+    """Something of ours that the server lets go of unless it is renewed, and how long it is surely ours."""
+
+    __slots__ = ("_until", "renew", "stopped", "ttl_s")
+
+    def __init__(self, renew: Callable[[], Op[bool]], ttl_s: float, since: float) -> None:
+        self.renew = renew
+        self.ttl_s = ttl_s
+        self.stopped = False
+        self._until = since + ttl_s
+
+    @property
+    def pause_s(self) -> float:
+        """How long after a renewal to renew again."""
+        return self.ttl_s / 3
+
+    def renewed(self, since: float, kept: bool) -> None:
+        """Note the answer to a renewal that began at `since`."""
+        if kept:
+            self._until = since + self.ttl_s
+        else:
+            self._until = float("-inf")
+
+    def lost(self, now: float) -> bool:
+        """Whether it is no longer surely ours."""
+        return now >= self._until
+
+    def stop(self) -> None:
+        """Renew no more. Harmless when repeated."""
+        self.stopped = True
+
+
+def next_pause(pause_s: float, longest_s: float = LONGEST_PAUSE_S) -> float:
+    """Return the pause that follows one that was in vain."""
+    return min(longest_s, pause_s * 1.5)
+
+
+def spread(pause_s: float, rand: Rand) -> float:
+    """Return a pause near to this one, so that those who wait together do not look together."""
+    return pause_s * (0.5 + rand())
