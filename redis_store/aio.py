@@ -16,7 +16,9 @@ from redis_store._codec import JSON_TEXT
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
+from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.ops import batch, expiry, listing, updates, values
+from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability
 from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
@@ -141,6 +143,22 @@ class AsyncDataStore:
     async def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
         return await self._run(updates.pop(self._scope, key, default))
+
+    def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
+        """Return a lock of the user's, to be held in an ``async with``; every namespace's store means the same one.
+
+        It is renewed while its holder lives, and gone `ttl` seconds after he died; those who wait get it in their turn.
+        With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0 tries once.
+        """
+        return AsyncLock(self._driver, LockOps.of(self._scope, name, ttl), timeout)
+
+    def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncSemaphore:
+        """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
+        return AsyncSemaphore(self._driver, SemaphoreOps.of(self._scope, name, n, ttl), timeout)
+
+    def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> AsyncRateLimit:
+        """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
+        return AsyncRateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
 
     async def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""

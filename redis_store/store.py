@@ -18,8 +18,10 @@ from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope, Writer
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
+from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.ops import batch, expiry, listing, updates, values
+from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability, Settings, resolve_url
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
@@ -174,6 +176,22 @@ class DataStore(StoreMapping):
     def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
         return self._run(updates.pop(self._scope, key, default))
+
+    def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
+        """Return a lock of the user's, to be held in a ``with``; every namespace's store means the same one.
+
+        It is renewed while its holder lives, and gone `ttl` seconds after he died; those who wait get it in their turn.
+        With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0 tries once.
+        """
+        return Lock(self._driver, LockOps.of(self._scope, name, ttl), timeout)
+
+    def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> Semaphore:
+        """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
+        return Semaphore(self._driver, SemaphoreOps.of(self._scope, name, n, ttl), timeout)
+
+    def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> RateLimit:
+        """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
+        return RateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
 
     def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""

@@ -1,0 +1,20 @@
+-- Gives a lock back, if this token still holds it, and keeps it for the first in the queue; or leaves the queue.
+--
+-- KEYS  1 lock string   2 queue list
+-- ARGV  1 token   2 grace in ms (queue.lua)
+-- Reply 1, or 0 where it is held no longer, or was not
+-- Errors  WRONGTYPE
+--
+-- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+
+local lock, queue, token = KEYS[1], KEYS[2], ARGV[1]
+local held = call('GET', lock)
+call('LLEN', queue)
+
+call('LREM', queue, 0, token)
+local owned = held and string.find(held, '"owner":"' .. token .. '"', 1, true)
+if not owned and held ~= '{"kept_for":"' .. token .. '"}' then return 0 end
+call('DEL', lock)
+local first = call('LPOP', queue)
+if first then call('SET', lock, '{"kept_for":"' .. first .. '"}', 'PX', ARGV[2]) end
+return owned and 1 or 0

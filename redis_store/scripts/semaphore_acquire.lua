@@ -1,0 +1,42 @@
+-- Takes one of a semaphore's places, or stands in its queue.
+--
+-- KEYS  1 sorted set of those who have a place, by the ms at which it lapses   2 queue list
+-- ARGV  1 token of this try   2 how many places there are   3 time to live in ms   4 grace in ms (queue.lua)
+--       5 '1' to stand in the queue, '' only to try
+-- Reply {1}; or {0, ms after which to look again at the latest, place in the queue}
+-- Errors  WRONGTYPE
+
+local places, queue = KEYS[1], KEYS[2]
+local token, ttl_ms, grace_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+call('ZCARD', places)
+local first = call('LINDEX', queue, 0)
+local now = now_ms()
+
+-- Notes that a token has a place until then, and lets the whole set live as long as the last place.
+local function give(to, until_ms)
+  call('ZADD', places, string.format('%.0f', until_ms), to)
+  local last = call('ZRANGE', places, -1, -1, 'WITHSCORES')
+  call('PEXPIREAT', places, last[2])
+end
+
+call('ZREMRANGEBYSCORE', places, '-inf', string.format('%.0f', now))
+local free = tonumber(ARGV[2]) - call('ZCARD', places)
+local kept = call('ZSCORE', places, token)
+while not kept and free > 0 and first and first ~= token do
+  call('LPOP', queue)
+  give(first, now + grace_ms)
+  free = free - 1
+  first = call('LINDEX', queue, 0)
+end
+if kept or free > 0 then
+  call('LREM', queue, 0, token)
+  give(token, now + ttl_ms)
+  return {1}
+end
+
+local next = call('ZRANGE', places, 0, 0, 'WITHSCORES')
+local wait_ms = math.max(1, tonumber(next[2] or now) - now)
+if ARGV[5] == '' then return {0, wait_ms, 0} end
+local place = wait_in(queue, token, 10 * grace_ms)
+return {0, wait_ms, place}
