@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from random import random
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
@@ -17,14 +17,19 @@ from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
-from redis_store.ops import batch, expiry, listing, updates, values
+from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
+from redis_store.ops import batch, expiry, flights, listing, updates, values
+from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
+from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability
 from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def connect_async(
@@ -143,6 +148,50 @@ class AsyncDataStore:
     async def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
         return await self._run(updates.pop(self._scope, key, default))
+
+    async def get_or_set(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        tags: Iterable[str] | None = None,
+    ) -> Json:
+        """Return the value; where there is none, compute it with `make` and store it.
+
+        Of any number of callers in any number of processes one computes. The others wait, holding no connection, and get its
+        result, or `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its process dies,
+        another caller computes after `lock_timeout` seconds. It may be asynchronous. A stored null is a value like others.
+
+        With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
+        A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
+        """
+        plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
+        return await self._run_flow(flights.get_or_set(plan, make, new_id, random))
+
+    def cached(
+        self,
+        ttl: Ttl = None,
+        key: KeyMaker = None,
+        version: str | int | None = None,
+        tags: TagMaker = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+    ) -> Callable[[Callable[P, Awaitable[R]] | Callable[P, R]], AsyncCachedFunction[P, R]]:
+        """Decorate a function, asynchronous or not, so that its results are kept in this namespace, as by `get_or_set`.
+
+        The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
+        it: a text like ``"user:{user_id}"``, filled with the arguments, or a function of them. So may `tags`, a list of such
+        texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
+        The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
+        """
+        options = Options(ttl, key, version, tags, stale, lock_timeout)
+        return lambda function: cached_async(self, function, options)
+
+    async def invalidate_tag(self, tag: str) -> int:
+        """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
+        return await self._run_flow(invalidate_tag(self._scope, tag))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
         """Return a lock of the user's, to be held in an ``async with``; every namespace's store means the same one.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from random import random
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from redis_store._call import Alone, Op
 from redis_store._codec import JSON_TEXT, VALUES
@@ -20,13 +20,18 @@ from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
-from redis_store.ops import batch, expiry, listing, updates, values
+from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
+from redis_store.ops import batch, expiry, flights, listing, updates, values
+from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
+from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability, Settings, resolve_url
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DEFAULT_NAMESPACE = "default"
 
@@ -176,6 +181,50 @@ class DataStore(StoreMapping):
     def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
         return self._run(updates.pop(self._scope, key, default))
+
+    def get_or_set(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        tags: Iterable[str] | None = None,
+    ) -> Json:
+        """Return the value; where there is none, compute it with `make` and store it.
+
+        Of any number of callers in any number of processes one computes. The others wait, holding no connection, and get its
+        result, or `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its process dies,
+        another caller computes after `lock_timeout` seconds. A stored null is a value like others.
+
+        With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
+        A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
+        """
+        plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
+        return self._run_flow(flights.get_or_set(plan, make, new_id, random))
+
+    def cached(
+        self,
+        ttl: Ttl = None,
+        key: KeyMaker = None,
+        version: str | int | None = None,
+        tags: TagMaker = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+        """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
+
+        The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
+        it: a text like ``"user:{user_id}"``, filled with the arguments, or a function of them. So may `tags`, a list of such
+        texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
+        The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
+        """
+        options = Options(ttl, key, version, tags, stale, lock_timeout)
+        return lambda function: cached(self, function, options)
+
+    def invalidate_tag(self, tag: str) -> int:
+        """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
+        return self._run_flow(invalidate_tag(self._scope, tag))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
         """Return a lock of the user's, to be held in a ``with``; every namespace's store means the same one.

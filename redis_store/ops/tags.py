@@ -1,0 +1,54 @@
+"""Operations on tags: names under which cached values of any namespace are deleted together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from redis_store._call import read
+from redis_store._flow import Do
+from redis_store._keys import decode_name
+from redis_store._scope import Scope
+from redis_store.ops._script import write_transaction
+from redis_store.ops.flights import encode_tag, tag_member_prefix
+from redis_store.scripts import DELETE
+
+PAGE = 1000
+KEYS_PER_SCRIPT = 1000
+
+
+async def invalidate_tag(scope: Scope, tag: str) -> int:
+    """The flow of `DataStore.invalidate_tag`."""
+    redis_key = scope.user.tag(encode_tag(tag))
+    count = 0
+    for name, fields in (await Do(_tagged(redis_key))).items():
+        place = scope.moved(decode_name(name))
+        for start in range(0, len(fields), KEYS_PER_SCRIPT):
+            count += await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT]))
+    return count
+
+
+async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:
+    """What carries a tag: fields by the names of their namespaces. All that did at the beginning is among it."""
+    found: dict[bytes, dict[bytes, None]] = defaultdict(dict)
+    cursor = b"0"
+    while True:
+        cursor, flat = await read("ZSCAN", redis_key, cursor, "COUNT", PAGE, bulk=True)
+        for member in flat[::2]:
+            length, _, rest = member.partition(b":")
+            name_bytes = int(length)
+            found[rest[:name_bytes]][rest[name_bytes + 1 :]] = None
+        if cursor == b"0":
+            return {name: list(fields) for name, fields in found.items()}
+
+
+async def _delete(scope: Scope, redis_key: bytes, fields: list[bytes]) -> int:
+    """Delete values and what the tag says of them, at one moment: who tags one anew afterwards is not undone."""
+    prefix = tag_member_prefix(scope)
+    replies = await write_transaction(
+        scope,
+        [
+            DELETE.by_text(scope.delete_keys, (*scope.script_head, *fields)),
+            ("ZREM", redis_key, *(prefix + field for field in fields)),
+        ],
+    )
+    return int(replies[0]) if replies else 0

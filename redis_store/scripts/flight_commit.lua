@@ -1,0 +1,33 @@
+-- Stores a computed value, if the claim still holds and nobody has written the key meanwhile.
+--
+-- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
+-- KEYS  5 flight hash   6.. the tags that the value carries
+-- ARGV  6 field   7 value   8 time to live in ms, or ''   9 token   10 what stands for the field in a tag
+-- Reply 1; or {bytes that stand there, or false}: nothing was written
+-- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+
+local flight = KEYS[5]
+local field, value, ttl_ms = ARGV[6], ARGV[7], ARGV[8]
+
+local there = call('HGET', data, field)
+local listed, watched = look_around()
+for i = 6, #KEYS do call('ZCARD', KEYS[i]) end
+if ttl_ms ~= '' and not expiry_of(field) then return unsupported() end
+local at = now_ms()
+local _, from, token = computing(flight, field, at)
+if token ~= ARGV[9] then return {there} end
+if from ~= identity(data, field) then
+  call('HDEL', flight, 'c' .. field)
+  return {there}
+end
+
+local now = digits(at)
+local expires = expiry_after(now, ttl_ms)
+local text = info_text(now, there and call('HGET', info, field) or nil)
+must_be_allowed_to_put(expires, listed, watched)
+
+local events = put(field, value, text, expires, listed)
+call('HDEL', flight, 'c' .. field, 'e' .. field)
+for i = 6, #KEYS do put_tag(KEYS[i], ARGV[10], expires == '' and math.huge or tonumber(expires), at) end
+if watched then tell_set(events, expires, field, value) end
+return 1

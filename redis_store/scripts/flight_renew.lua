@@ -1,0 +1,13 @@
+-- Lets a claim to compute a value hold on, if it still does.
+--
+-- KEYS  1 flight hash   2.. the tags that the value will carry
+-- ARGV  1 field   2 token   3 how long it holds, in ms   4 what stands for the field in a tag
+-- Reply 1, or 0 where it holds no longer
+-- Errors  WRONGTYPE
+
+local now = now_ms()
+local _, from, token = computing(KEYS[1], ARGV[1], now)
+if token ~= ARGV[2] then return 0 end
+claim_for(KEYS[1], ARGV[1], from, token, now, tonumber(ARGV[3]))
+for i = 2, #KEYS do put_tag(KEYS[i], ARGV[4], now + tonumber(ARGV[3]), now) end
+return 1
