@@ -18,13 +18,15 @@ from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
-from redis_store.ops import batch, expiry, flights, listing, updates, values
+from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
+from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability
 from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
+from redis_store.transaction import AsyncTransaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
 T = TypeVar("T")
@@ -193,6 +195,21 @@ class AsyncDataStore:
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
         return await self._run_flow(invalidate_tag(self._scope, tag))
 
+    def transaction(self) -> AsyncTransaction:
+        """Begin a transaction in the user's namespaces: what its block reads must still stand when the block ends.
+
+        Then everything that it wrote is written at one moment; else `Conflict` is raised and nothing is. Writers of keys that
+        it has not read never disturb it. `transact` runs a function again instead.
+        """
+        return self._transaction(Draft(self._scope))
+
+    async def transact(self, function: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
+        """Run a function with a `transaction`, again whenever others wrote what it read, and return what it returns.
+
+        The function should do nothing but read and write through the transaction. `Conflict` after very many tries.
+        """
+        return await self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
+
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
         """Return a lock of the user's, to be held in an ``async with``; every namespace's store means the same one.
 
@@ -316,6 +333,9 @@ class AsyncDataStore:
 
     def _run_flow(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         return run_flow(self._driver, flow)
+
+    def _transaction(self, draft: Draft) -> AsyncTransaction:
+        return AsyncTransaction(self._driver, self._scope, draft, new_id())
 
     def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
         return self._driver.run_alone(op)

@@ -21,12 +21,15 @@ from redis_store._sync_flow import run_flow
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
-from redis_store.ops import batch, expiry, flights, listing, updates, values
+from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
+from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability, Settings, resolve_url
+from redis_store.steps import Steps
+from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
 T = TypeVar("T")
@@ -226,6 +229,21 @@ class DataStore(StoreMapping):
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
         return self._run_flow(invalidate_tag(self._scope, tag))
 
+    def transaction(self) -> Transaction:
+        """Begin a transaction in the user's namespaces: what its block reads must still stand when the block ends.
+
+        Then everything that it wrote is written at one moment; else `Conflict` is raised and nothing is. Writers of keys that
+        it has not read never disturb it. `transact` runs a function again instead.
+        """
+        return self._transaction(Draft(self._scope))
+
+    def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Run a function with a `transaction`, again whenever others wrote what it read, and return what it returns.
+
+        The function should do nothing but read and write through the transaction. `Conflict` after very many tries.
+        """
+        return self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
+
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
         """Return a lock of the user's, to be held in a ``with``; every namespace's store means the same one.
 
@@ -322,6 +340,10 @@ class DataStore(StoreMapping):
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
         return DataStore(self._driver, self._scope.recoded(JSON_TEXT))
 
+    def steps(self) -> Steps:
+        """Return the single steps of what waits or calls functions, for brokers whose callers live in other processes."""
+        return Steps(self._driver, self._scope)
+
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
         self._driver.close()
@@ -348,6 +370,9 @@ class DataStore(StoreMapping):
 
     def _run_flow(self, flow: Flow[T]) -> T:
         return run_flow(self._driver, flow)
+
+    def _transaction(self, draft: Draft) -> Transaction:
+        return Transaction(self._driver, self._scope, draft, new_id())
 
     def _run_alone(self, op: Alone[T]) -> T:
         return self._driver.run_alone(op)

@@ -170,7 +170,7 @@ async def fail(plan: Plan, token: str, failed: Failed | None) -> bool:
     """Give a claim up; without an error, one of those who wait computes in turn."""
     about = ""
     if failed is not None:
-        about = json.dumps({"type": failed.error_type, "message": failed.message[:MAX_ERROR_CHARS]})
+        about = json.dumps({"type": failed.error_type[:100], "message": failed.message[:MAX_ERROR_CHARS]})
     arguments = (plan.field, token, about)
     return bool(await run_checked(FLIGHT_FAIL, (plan.scope.keys.flight,), (b"hash",), arguments))
 

@@ -44,7 +44,7 @@ Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
-    field, text = encode_key(key), _encode(scope, key, value)
+    field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
     return bool(await run_write(REPLACE, scope, arguments) == 1)
 
@@ -52,14 +52,14 @@ async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
     if expected is MISSING:
         return await set_if_absent(scope, key, value, ttl)
-    field, text = encode_key(key), _encode(scope, key, value)
+    field, text = encode_key(key), encode_value(scope, key, value)
     old = scope.codec.encode(expected)
-    there = await _replace(scope, field, text, wanted_ttl(scope, ttl), "", old)
+    there = await replace(scope, field, text, wanted_ttl(scope, ttl), "", old)
     if there is True:
         return True
     # The same value may have been written in another way: by hand, or with its keys in another order.
     if there is not None and _same(there, old):
-        return await _replace(scope, field, text, wanted_ttl(scope, ttl), "", there) is True
+        return await replace(scope, field, text, wanted_ttl(scope, ttl), "", there) is True
     return False
 
 
@@ -115,7 +115,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
             return
         there = reply[0]
     else:
-        there = await Do(_stored(scope, field))
+        there = await Do(stored(scope, field))
     await _change(scope, key, field, extend, there, rand)
 
 
@@ -129,7 +129,7 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
         value = default if there is None else scope.codec.decode(there, scope.namespace, key)
         return scope.codec.encode(await Ask[Any](function, (value,)))
 
-    text = await _change(scope, key, field, call, await Do(_stored(scope, field)), rand)
+    text = await _change(scope, key, field, call, await Do(stored(scope, field)), rand)
     return scope.codec.decode(text, scope.namespace, key)
 
 
@@ -142,19 +142,19 @@ async def _change(scope: Scope, key: str, field: bytes, change: Change, there: b
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)
         text = check_value_size(await change(there), scope.limits.max_value_bytes, field)
-        found = await Do(_replace(scope, field, text, ttl_ms, "keep", there))
+        found = await Do(replace(scope, field, text, ttl_ms, "keep", there))
         if found is True:
             return text
         there = found
     raise Conflict(f"The key {key!r} was changed by others at each of {TRIES} tries: nothing was written.")
 
 
-async def _stored(scope: Scope, field: bytes) -> bytes | None:
+async def stored(scope: Scope, field: bytes) -> bytes | None:
     text: bytes | None = await Call((("HGET", scope.keys.data, field),), as_is, True)
     return text
 
 
-async def _replace(
+async def replace(
     scope: Scope, field: bytes, text: bytes, ttl_ms: int | str, keep: Literal["keep", ""], there: bytes | None
 ) -> Literal[True] | bytes | None:
     """Write if these bytes stand there, None for nothing; else return what does."""
@@ -163,12 +163,12 @@ async def _replace(
     if reply == 1:
         return True
     if reply == 0:
-        return await _stored(scope, field)
+        return await stored(scope, field)
     found: bytes | None = reply[0]
     return found
 
 
-def _encode(scope: Scope, key: str, value: Any) -> bytes:
+def encode_value(scope: Scope, key: str, value: Any) -> bytes:
     return check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, encode_key(key))
 
 

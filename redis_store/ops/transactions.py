@@ -1,0 +1,167 @@
+"""Transactions: what they read and would write is collected here, and written by one script if it still stands as read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from redis_store._call import Argument
+from redis_store._codec import check_value_size
+from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store._keys import decode_name, encode_key
+from redis_store._scope import Scope
+from redis_store.errors import Conflict, InvalidInput, LimitExceeded
+from redis_store.ops._script import run_checked
+from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, stored
+from redis_store.ops.values import wanted_ttl
+from redis_store.scripts import TRANSACT
+from redis_store.types import Json, Ttl
+
+T = TypeVar("T")
+
+MAX_PARTS = 1000
+"""So many reads and writes one transaction may have; the server does nothing else while it carries them out."""
+
+_KINDS = (b"hash", b"set", b"hash", b"stream", b"hash")
+
+Place: TypeAlias = tuple[bytes, bytes]
+"""A namespace's name and a field."""
+
+
+class Write(NamedTuple):
+    """What is to stand in a place: bytes, or nothing with None."""
+
+    text: bytes | None
+    ttl_ms: int | str = ""
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a transaction has read, and what it would write."""
+
+    scope: Scope
+    reads: dict[Place, bytes | None] = field(default_factory=dict)
+    writes: dict[Place, Write] = field(default_factory=dict)
+    over: bool = False
+    size_bytes: int = 0
+
+    def check_open(self) -> None:
+        """Raise `InvalidInput` where the transaction has ended."""
+        if self.over:
+            raise InvalidInput("This transaction is over: begin another one.")
+
+    def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
+        """Note a write."""
+        self.check_open()
+        raw = encode_key(key)
+        text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, raw)
+        self.writes[scope.keys.name, raw] = Write(text, wanted_ttl(scope, ttl))
+        self._check_size(len(text))
+
+    def delete(self, scope: Scope, key: str) -> None:
+        """Note a delete."""
+        self.check_open()
+        self.writes[scope.keys.name, encode_key(key)] = Write(None)
+        self._check_size()
+
+    def _check_size(self, more_bytes: int = 0) -> None:
+        self.size_bytes += more_bytes
+        limit_bytes = self.scope.limits.max_batch_bytes
+        if self.size_bytes > limit_bytes:
+            raise LimitExceeded(
+                f"What the transaction has read and written takes {self.size_bytes:,} bytes, and at most {limit_bytes:,} are"
+                " allowed: make it smaller, or raise max_batch_bytes.",
+                limit="max_batch_bytes",
+                limit_bytes=limit_bytes,
+                size_bytes=self.size_bytes,
+            )
+        count = len(self.reads) + len(self.writes)
+        if count > MAX_PARTS:
+            raise LimitExceeded(
+                f"The transaction has more than {MAX_PARTS:,} reads and writes: make it smaller, or use set_many.",
+                limit="max_transaction_parts",
+                limit_count=MAX_PARTS,
+                size_bytes=count,
+            )
+
+    async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
+        """Read as the transaction sees it: its own writes, and each key as it was read first."""
+        self.check_open()
+        raw = encode_key(key)
+        place = (scope.keys.name, raw)
+        if place in self.writes:
+            text = self.writes[place].text
+        else:
+            if place not in self.reads:
+                text = self.reads[place] = await stored(scope, raw)
+                self._check_size(len(text or b""))
+            text = self.reads[place]
+        return default if text is None else scope.codec.decode(text, scope.namespace, key)
+
+
+async def commit(draft: Draft, tx: str) -> None:
+    """Write it all if everything still stands as read; else raise `Conflict`."""
+    draft.check_open()
+    draft.over = True
+    if not draft.reads and not draft.writes:
+        return
+    failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx)
+    if failed is not None:
+        name, raw = failed
+        raise Conflict(
+            f"The key {decode_name(raw)!r} in namespace {decode_name(name)!r} was changed by others after this transaction"
+            " had read it: nothing was written. Run it again.",
+            namespace=decode_name(name),
+            key=decode_name(raw),
+        )
+
+
+async def commit_parts(
+    scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
+) -> Place | None:
+    """Write, if these bytes stand in these places; the first place where others do, None where it was written."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
+    places = [scope.user.namespace(decode_name(name)) for name in numbers]
+    keys = tuple(key for at in places for key in (at.data, at.registry, at.info, at.log, at.flight))
+    arguments: list[Argument] = [
+        places[0].name,
+        *scope.script_head[1:],
+        scope.writer.agent_json,
+        tx,
+        len(reads),
+        *numbers,
+    ]
+    for (name, raw), there in reads.items():
+        arguments += (numbers[name], raw, "absent", b"") if there is None else (numbers[name], raw, "is", there)
+    for (name, raw), write in writes.items():
+        if write.text is None:
+            arguments += (numbers[name], raw, "delete", b"", "")
+        else:
+            arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
+    reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
+    return None if reply == 1 else list(reads)[reply[0]]
+
+
+async def transact(
+    scope: Scope,
+    view: Callable[[Draft], Any],
+    function: Callable[..., Awaitable[T] | T],
+    new_id: Callable[[], str],
+    rand: Rand,
+) -> T:
+    """The flow that runs a function with a new transaction until nobody has disturbed it."""
+    pause_s = FIRST_PAUSE_S / 2
+    for attempt in range(TRIES):
+        if attempt >= TRIES_AT_ONCE:
+            await Pause(spread(pause_s, rand))
+            pause_s = next_pause(pause_s)
+        draft = Draft(scope)
+        result: T = await Ask[T](function, (view(draft),))
+        try:
+            await Do(commit(draft, new_id()))
+        except Conflict as conflict:
+            last = conflict
+        else:
+            return result
+    raise last
