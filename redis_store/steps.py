@@ -2,7 +2,8 @@
 
 For brokers, whose callers live in other processes: functions never cross, so there the caller runs its own between two of
 these steps. Values are those of the store's codec (`DataStore.as_json_text`: bytes). Tokens are random texts of the caller's,
-8 to 64 letters, digits, ``-`` and ``_``, that nobody else can guess. Whoever holds something renews it, at best at a third of its ttl.
+8 to 64 letters, digits, ``-`` and ``_``, that nobody else can guess. Whoever holds something renews it, at best at a third of
+its ttl.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ async def _delete(scope: Scope, redis_key: bytes, fields: list[bytes]) -> int:
     replies = await write_transaction(
         scope,
         [
-            DELETE.by_text(scope.delete_keys, (*scope.script_head, *fields)),
+            DELETE.by_text(scope.delete_keys, (*scope.script_head, "", *fields)),
             ("ZREM", redis_key, *(prefix + field for field in fields)),
         ],
     )

@@ -12,7 +12,7 @@
 
 local INLINE_BYTES = 65536
 
-local head, tx, compared = ARGV[2], ARGV[6], tonumber(ARGV[7])
+local tx, compared = ARGV[6], tonumber(ARGV[7])
 local places = #KEYS / 5
 local FIRST_COMPARED = 8 + places
 local FIRST_WRITE = FIRST_COMPARED + 4 * compared
@@ -92,14 +92,14 @@ for place, plan in pairs(plans) do
   enter(place)
   if plan.computing and #plan.asked > 0 then forget(plan.asked, 1) end
   if #plan.deletes > 0 then
-    note(plan, '', remove(plan.deletes))
+    note(plan, '', remove(plan.deletes, 1, #plan.deletes))
     for _, field in ipairs(plan.deletes) do note(plan, '', 0, field, 'd') end
   end
   if plan.watched then
     local parts = #plan.entries
     for part, entry in ipairs(plan.entries) do
-      ARGV[2] = parts == 1 and head or head .. '"tx":["' .. tx .. '",' .. part .. ',' .. parts .. '],'
-      tell(entry.events, expiry_told(entry.expires), entry.told, entry.bytes)
+      local part_of = parts > 1 and '"tx":["' .. tx .. '",' .. part .. ',' .. parts .. '],' or ''
+      tell(entry.events, expiry_told(entry.expires), entry.told, entry.bytes, part_of)
     end
   end
 end
