@@ -164,7 +164,8 @@ class AsyncDataStore:
 
         Of any number of callers in any number of processes one computes. The others wait, holding no connection, and get its
         result, or `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its process dies,
-        another caller computes after `lock_timeout` seconds. It may be asynchronous. A stored null is a value like others.
+        another caller computes after `lock_timeout` seconds. An asynchronous store awaits what `make` returns, if it can be.
+        A stored null is a value like others.
 
         With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
@@ -181,7 +182,7 @@ class AsyncDataStore:
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
     ) -> Callable[[Callable[P, Awaitable[R]] | Callable[P, R]], AsyncCachedFunction[P, R]]:
-        """Decorate a function, asynchronous or not, so that its results are kept in this namespace, as by `get_or_set`.
+        """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
 
         The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
         it: a text like ``"user:{user_id}"``, filled with the arguments, or a function of them. So may `tags`, a list of such
@@ -211,7 +212,7 @@ class AsyncDataStore:
         return await self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
-        """Return a lock of the user's, to be held in an ``async with``; every namespace's store means the same one.
+        """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
 
         It is renewed while its holder lives, and gone `ttl` seconds after he died; those who wait get it in their turn.
         With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0 tries once.

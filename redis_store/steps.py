@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from redis_store._keys import encode_key
-from redis_store._scope import Scope
-from redis_store._sync_driver import SyncDriver
 from redis_store.errors import InvalidInput
 from redis_store.ops import flights, updates
 from redis_store.ops.flights import Claimed, Computing, Failed, Found, Plan
@@ -23,6 +21,7 @@ from redis_store.ops.locks import Busy, Holdable, LockOps, RateLimitOps, Semapho
 from redis_store.ops.transactions import Place, Write, commit_parts
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.ops.values import wanted_ttl
+from redis_store.store import DataStore
 from redis_store.types import Json, Ttl
 
 __all__ = ["Acquired", "ClaimAnswer", "Steps"]
@@ -53,11 +52,11 @@ class Acquired(NamedTuple):
 
 
 class Steps:
-    """Made by `DataStore.steps`."""
+    """The steps in one namespace of one user: that of the store that it is made of."""
 
-    def __init__(self, driver: SyncDriver, scope: Scope) -> None:
-        self._driver = driver
-        self._scope = scope
+    def __init__(self, store: DataStore) -> None:
+        self._driver = store._driver
+        self._scope = store._scope
 
     def claim_value(
         self,

@@ -28,7 +28,6 @@ from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability, Settings, resolve_url
-from redis_store.steps import Steps
 from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 
@@ -198,7 +197,8 @@ class DataStore(StoreMapping):
 
         Of any number of callers in any number of processes one computes. The others wait, holding no connection, and get its
         result, or `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its process dies,
-        another caller computes after `lock_timeout` seconds. A stored null is a value like others.
+        another caller computes after `lock_timeout` seconds. An asynchronous store awaits what `make` returns, if it can be.
+        A stored null is a value like others.
 
         With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
@@ -245,7 +245,7 @@ class DataStore(StoreMapping):
         return self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
-        """Return a lock of the user's, to be held in a ``with``; every namespace's store means the same one.
+        """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
 
         It is renewed while its holder lives, and gone `ttl` seconds after he died; those who wait get it in their turn.
         With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0 tries once.
@@ -339,10 +339,6 @@ class DataStore(StoreMapping):
     def as_json_text(self) -> DataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
         return DataStore(self._driver, self._scope.recoded(JSON_TEXT))
-
-    def steps(self) -> Steps:
-        """Return the single steps of what waits or calls functions, for brokers whose callers live in other processes."""
-        return Steps(self._driver, self._scope)
 
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
