@@ -19,8 +19,8 @@ local kept_for = held and match(held, '^{"kept_for":"([^"]*)"}$')
 if not held and first and first ~= token then
   -- Whoever had it, or was to have it, is gone: it is the first one's turn.
   held = '{"kept_for":"' .. first .. '"}'
-  call('LPOP', queue)
   call('SET', lock, held, 'PX', grace_ms)
+  call('LPOP', queue)
 end
 if held and kept_for ~= token then
   if ARGV[5] == '' then return {0, call('PTTL', lock), 0} end

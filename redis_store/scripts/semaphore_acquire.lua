@@ -20,22 +20,24 @@ local function give(to, until_ms)
   call('PEXPIREAT', places, last[2])
 end
 
-call('ZREMRANGEBYSCORE', places, '-inf', string.format('%.0f', now))
-local free = tonumber(ARGV[2]) - call('ZCARD', places)
-local kept = call('ZSCORE', places, token)
+-- A full server refuses the first write, so that is never one that frees memory.
+local living = '(' .. string.format('%.0f', now)
+local free = tonumber(ARGV[2]) - call('ZCOUNT', places, living, '+inf')
+local kept = tonumber(call('ZSCORE', places, token) or 0) > now
 while not kept and free > 0 and first and first ~= token do
-  call('LPOP', queue)
   give(first, now + grace_ms)
+  call('LPOP', queue)
   free = free - 1
   first = call('LINDEX', queue, 0)
 end
 if kept or free > 0 then
-  call('LREM', queue, 0, token)
   give(token, now + ttl_ms)
+  call('LREM', queue, 0, token)
+  call('ZREMRANGEBYSCORE', places, '-inf', string.format('%.0f', now))
   return {1}
 end
 
-local next = call('ZRANGE', places, 0, 0, 'WITHSCORES')
+local next = call('ZRANGEBYSCORE', places, living, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local wait_ms = math.max(1, tonumber(next[2] or now) - now)
 if ARGV[5] == '' then return {0, wait_ms, 0} end
 local place = wait_in(queue, token, 10 * grace_ms)

@@ -1,0 +1,291 @@
+"""Computing once: what callers get, what is kept, and what a delete in between does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import (
+    ComputeFailed,
+    DataStore,
+    InvalidInput,
+    InvalidName,
+    InvalidType,
+    InvalidValue,
+    LimitExceeded,
+    WrongKeyType,
+    connect,
+    connect_async,
+)
+from redis_store._keys import UserKeys
+from tests.servers import KINDS_WITH_TTL, Server, wait_until
+from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.threads import in_thread
+
+pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
+
+
+class Work:
+    """A function that computes when it is told to, and counts."""
+
+    def __init__(self, result: Any = "computed") -> None:
+        self.calls = 0
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.result = result
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        self.begun.set()
+        assert self.go_on.wait(20)
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def other(server: Server, user: str, open_store: Callable[..., DataStore]) -> DataStore:
+    """A second store of the user, that blocks its thread."""
+    return open_store(server.url, user)
+
+
+@pytest.mark.parametrize("value", [None, 0, "", False, [], {"a": [1, None]}], ids=repr)
+def test_what_was_computed_is_a_hit_whatever_it_is(store: Side, value: Any) -> None:
+    calls = []
+    for _ in range(3):
+        assert store.get_or_set("key", lambda: calls.append(1) or value) == value
+    assert len(calls) == 1
+    assert store.get("key", "absent") == value
+    assert store.info("key").created_by == "tester"
+
+
+def test_everybody_gets_what_json_makes_of_it(store: Side) -> None:
+    kept = [1]
+    assert store.get_or_set("key", lambda: (kept, {1: 2})) == [[1], {"1": 2}]
+    kept.append(2)
+    assert store.get_or_set("key", lambda: None) == [[1], {"1": 2}]
+
+
+def test_what_fails_is_not_kept(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+    with pytest.raises(ZeroDivisionError):
+        store.get_or_set("key", lambda: 1 / 0)
+    with pytest.raises(InvalidValue) as caught:
+        store.get_or_set("key", lambda: [{1}])
+    assert caught.value.path == "value[0]"
+    assert store.list_namespaces() == []
+    assert store.get_or_set("key", lambda: "at last") == "at last"
+    assert not raw.exists(keys.namespace("default").flight)
+
+
+def test_bad_input(store: Side) -> None:
+    def never() -> None:
+        raise AssertionError("nothing is computed")
+
+    calls: list[tuple[Callable[[], Any], type[Exception]]] = [
+        (lambda: store.get_or_set("", never), InvalidName),
+        (lambda: store.get_or_set("key", "value"), InvalidType),
+        (lambda: store.get_or_set("key", None), InvalidType),
+        (lambda: store.get_or_set("key", never, stale=1), InvalidInput),
+        (lambda: store.get_or_set("key", never, lock_timeout=0), InvalidInput),
+        (lambda: store.get_or_set("key", never, lock_timeout=None), InvalidType),
+        (lambda: store.get_or_set("key", never, tags="tag"), InvalidType),
+        (lambda: store.get_or_set("key", never, tags=[1]), InvalidType),
+        (lambda: store.get_or_set("key", never, tags=[""]), InvalidName),
+        (lambda: store.get_or_set("key", never, tags=["\ud800"]), InvalidName),
+        (lambda: store.get_or_set("key", never, tags=["t" * 2000]), LimitExceeded),
+        (lambda: store.invalidate_tag(1), InvalidType),
+        (lambda: store.invalidate_tag(""), InvalidName),
+    ]
+    for call, error in calls:
+        with pytest.raises(error):
+            call()
+    assert store.list_namespaces() == []
+
+
+def test_a_function_that_asks_for_itself_is_told(other: DataStore, server: Server, user: str, side: str) -> None:
+    if side == "sync":
+        with pytest.raises(InvalidInput, match="never end"):
+            other.get_or_set("key", lambda: other.get_or_set("key", lambda: 1))
+        assert other.get_or_set("key", lambda: other.get_or_set("another", lambda: 1)) == 1
+        return
+
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+
+            async def own() -> Any:
+                return await store.get_or_set("key", lambda: 1)
+
+            with pytest.raises(InvalidInput, match="never end"):
+                await store.get_or_set("key", own)
+
+    asyncio.run(main())
+
+
+def test_one_computes_and_the_others_get_its_result(store: Side, other: DataStore) -> None:
+    work = Work()
+    with in_thread(lambda: other.get_or_set("key", work)) as first:
+        work.begun.wait(20)
+        threading.Timer(0.05, work.go_on.set).start()
+        assert store.get_or_set("key", lambda: "mine") == "computed"
+    assert first.result == "computed"
+    assert work.calls == 1
+
+
+def test_an_error_reaches_those_who_waited(store: Side, other: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    work = Work(ValueError("no such thing: é\ud800"))
+    with in_thread(lambda: other.get_or_set("key", work)) as first:
+        work.begun.wait(20)
+        threading.Timer(0.05, work.go_on.set).start()
+        with pytest.raises(ComputeFailed, match="ValueError") as caught:
+            store.get_or_set("key", lambda: "mine")
+    assert isinstance(first.error, ValueError)
+    assert (caught.value.key, caught.value.error_type) == ("key", "ValueError")
+    assert caught.value.error_message == "no such thing: é\\ud800"
+    assert store.get("key", "absent") == "absent"
+    assert store.get_or_set("key", lambda: "mine") == "mine", "who comes later computes"
+
+
+def test_an_interrupt_lets_another_compute(store: Side, other: DataStore) -> None:
+    work = Work(KeyboardInterrupt())
+    with in_thread(lambda: other.get_or_set("key", work)) as first:
+        work.begun.wait(20)
+        threading.Timer(0.05, work.go_on.set).start()
+        assert store.get_or_set("key", lambda: "mine") == "mine"
+    assert isinstance(first.error, KeyboardInterrupt)
+
+
+DELETES: dict[str, Callable[[Any], Any]] = {
+    "delete": lambda store: store.delete("key"),
+    "delete_many": lambda store: store.delete_many(["other", "key"]),
+    "clear": lambda store: store.clear(),
+    "pop": lambda store: store.pop("key", None),
+    "rename": lambda store: store.set("other", 1) or (store.rename("other", "key") and store.delete("key")),
+    "invalidate_tag": lambda store: store.use_namespace("elsewhere").invalidate_tag("tag"),
+}
+
+
+@pytest.mark.parametrize("name", DELETES)
+def test_what_is_deleted_while_it_is_computed_does_not_come_back(store: Side, other: DataStore, name: str) -> None:
+    work = Work()
+    with in_thread(lambda: other.get_or_set("key", work, tags=["tag"])) as first:
+        work.begun.wait(20)
+        DELETES[name](store)
+        work.go_on.set()
+    assert first.result == "computed", "who asked before the delete gets what he computed"
+    assert store.get("key", "absent") == "absent"
+    assert store.list_keys() == []
+
+
+def test_what_is_written_while_it_is_computed_stays(store: Side, other: DataStore) -> None:
+    work = Work()
+    with in_thread(lambda: other.get_or_set("key", work)) as first:
+        work.begun.wait(20)
+        store.set("key", "newer")
+        work.go_on.set()
+    assert first.result == "newer"
+    assert store.get("key") == "newer"
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_a_stale_value_is_served_while_one_refreshes(store: Side, other: DataStore) -> None:
+    options = {"ttl": 0.03, "stale": 1000}
+    assert store.get_or_set("key", lambda: "old", **options) == "old"
+    work = Work("new")
+    with in_thread(lambda: wait_until(lambda: other.get_or_set("key", work, **options) == "new", "refreshed")):
+        work.begun.wait(20)
+        for _ in range(5):
+            assert store.get_or_set("key", lambda: "mine", **options) == "old"
+        work.go_on.set()
+    assert work.calls >= 1
+    assert store.get("key") == "new"
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_a_refresh_that_fails_leaves_the_stale_value(store: Side) -> None:
+    store.get_or_set("key", lambda: "old", ttl=0.01, stale=1000)
+
+    def refreshed() -> bool:
+        try:
+            return store.get_or_set("key", lambda: 1 / 0, ttl=0.01, stale=1000) != "old"
+        except ZeroDivisionError:
+            return True
+
+    wait_until(refreshed, "the value is stale, and the refresh has failed")
+    assert store.get("key") == "old"
+
+
+def test_tags_reach_every_namespace_of_the_user(
+    store: Side, server: Server, raw: redis.Redis, keys: UserKeys, open_store: Callable[..., DataStore]
+) -> None:
+    there = store.use_namespace("a:b é")
+    store.get_or_set("one", lambda: 1, tags=["repo:x", "y"])
+    there.get_or_set("two:é", lambda: 2, tags=["repo:x", "repo:x"])
+    store.get_or_set("three", lambda: 3, tags=["y"])
+    store.set("untagged", 4)
+    stranger = open_store(server.url, "somebody else")
+    stranger.get_or_set("one", lambda: 1, tags=["repo:x"])
+    assert store.invalidate_tag("repo:x") == 2
+    assert store.invalidate_tag("repo:x") == 0
+    assert store.get_all() == {"three": 3, "untagged": 4}
+    assert there.list_keys() == []
+    assert store.list_namespaces() == ["default"]
+    assert stranger.get("one") == 1
+    stranger.clear()
+    assert not raw.exists(keys.tag(b"repo:x"))
+
+
+@pytest.mark.parametrize("server", ["valkey9"], indirect=True)
+def test_a_tag_of_thousands(store: Side) -> None:
+    for number in range(2100):
+        store.get_or_set(f"k{number}", lambda: 1, tags=["tag"])
+    assert store.invalidate_tag("tag") == 2100
+    assert store.list_keys() == []
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_a_tag_does_not_outlive_what_carries_it(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+    tag = keys.tag(b"tag")
+    store.get_or_set("short", lambda: 1, ttl=0.02, tags=["tag"], lock_timeout=0.02)
+    wait_until(lambda: not raw.exists(tag), "the tag has gone with its last value")
+    store.get_or_set("short", lambda: 1, ttl=0.02, tags=["tag"], lock_timeout=0.02)
+    wait_until(lambda: store.get("short", "gone") == "gone", "the value has expired")
+    store.get_or_set("long", lambda: 1, ttl=1000, tags=["tag"])
+    assert raw.zrange(tag, 0, -1) == [b"7:default:long"]
+    store.get_or_set("ever", lambda: 1, tags=["tag"])
+    store.get_or_set("long too", lambda: 1, ttl=1000, tags=["tag"])
+    assert raw.ttl(tag) == -1
+    assert store.invalidate_tag("tag") == 3
+
+
+@pytest.mark.parametrize("server", ["redis8"], indirect=True)
+def test_what_failed_long_ago_is_swept(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+    """The hash of what is computed does not grow with keys that nobody asks for again."""
+    flight = keys.namespace("default").flight
+    raw.hset(flight, mapping={f"e{number}": "1000 {}" for number in range(500)})
+    raw.hset(flight, mapping={f"c{number}": "1000 - token" for number in range(500)})
+    for number in range(1500):
+        store.get_or_set(f"key-{number}", lambda: 1)
+    assert raw.hlen(flight) < 100
+
+
+def test_a_wrong_type_is_named(store: Side, raw: redis.Redis, keys: UserKeys, server: Server, user: str) -> None:
+    flight = keys.namespace("default").flight
+    raw.set(flight, "text")
+    store.set("key", 1)
+    for call in (lambda: store.get_or_set("new", lambda: 1), lambda: store.delete("key"), lambda: store.pop("key")):
+        with pytest.raises(WrongKeyType) as caught:
+            call()
+        assert caught.value.redis_key == flight.decode()
+    assert store.get("key") == 1
+    raw.delete(flight)
+    raw.set(keys.tag(b"tag"), "text")
+    with pytest.raises(WrongKeyType) as caught:
+        store.get_or_set("new", lambda: 1, tags=["tag"])
+    assert caught.value.redis_key == keys.tag(b"tag").decode()
+    with connect(server.url, user=user) as blocking, pytest.raises(WrongKeyType):
+        blocking.invalidate_tag("tag")

@@ -1,0 +1,105 @@
+"""A reply that is lost in a broken connection: the change happened or it did not, and never twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redis_store import AsyncDataStore, DataStore, StoreUnavailable, connect_async
+from tests.proxy import Fault, Proxy, proxied
+from tests.servers import Server
+
+CHANGES: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "increment": (lambda store: store.increment("key"), 1),
+    "increment by a float": (lambda store: store.increment("key", 0.5), 0.5),
+    "append": (lambda store: store.append("key", 1), [1]),
+    "append some": (lambda store: store.append("key", 1, max_items=5), [1]),
+    "update": (lambda store: store.update("key", lambda value: value + 1, 0), 1),
+    "set_if_absent": (lambda store: store.set_if_absent("key", 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_IN_REPLY], ids=lambda fault: fault.name)
+def test_a_change_is_never_made_twice(
+    name: str, fault: Fault, real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    change, once = CHANGES[name]
+    direct = open_store(real_server.url, user)
+    change(direct)  # the server knows the script now
+    direct.clear()
+    with proxied(real_server) as proxy:
+        store = open_store(proxy.url, user)
+        store.get("key")
+        proxy.strike(b"EVALSHA", fault)
+        with pytest.raises(StoreUnavailable) as caught:
+            change(store)
+        assert caught.value.outcome_unknown
+        assert direct.get("key") == (None if fault is Fault.CUT_BEFORE else once)
+        store.close()
+
+
+def test_counts_are_exact_where_connections_break(
+    real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    """Of many increments, each that was acknowledged counts once, each that was not at most once."""
+    direct = open_store(real_server.url, user)
+    direct.increment("key", 0)
+    with proxied(real_server) as proxy:
+        store = open_store(proxy.url, user)
+        acknowledged, unknown, executed = _count(proxy, store)
+        assert direct.get("key") == acknowledged + executed
+        assert unknown == 20
+        store.close()
+
+
+def _count(proxy: Proxy, store: DataStore) -> tuple[int, int, int]:
+    acknowledged = unknown = executed = 0
+    for number in range(60):
+        if number % 3 == 2:
+            happened = number % 2 == 0
+            proxy.strike(b"EVALSHA", Fault.CUT_AFTER if happened else Fault.CUT_BEFORE)
+            executed += happened
+        try:
+            store.increment("key")
+            acknowledged += 1
+        except StoreUnavailable as error:
+            unknown += error.outcome_unknown
+    return acknowledged, unknown, executed
+
+
+def test_it_is_the_same_for_asyncio(real_server: Server, open_store: Callable[..., DataStore], user: str) -> None:
+    direct = open_store(real_server.url, user)
+    direct.increment("key", 0)
+
+    async def main(store: AsyncDataStore, proxy: Proxy) -> None:
+        async with store:
+            await store.get("key")
+            proxy.strike(b"EVALSHA", Fault.CUT_AFTER)
+            results = await asyncio.gather(*[store.increment("key") for _ in range(5)], return_exceptions=True)
+            assert all(isinstance(result, StoreUnavailable) and result.outcome_unknown for result in results)
+            await store.increment("key")
+
+    with proxied(real_server) as proxy:
+        asyncio.run(main(connect_async(proxy.url, user=user), proxy))
+    assert direct.get("key") == 6
+
+
+def test_a_lock_whose_reply_was_lost_is_given_back(
+    real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    direct = open_store(real_server.url, user)
+    with direct.lock("name"):
+        pass
+    with proxied(real_server) as proxy:
+        store = open_store(proxy.url, user)
+        store.get("key")
+        proxy.strike(b"EVALSHA", Fault.CUT_AFTER)
+        with pytest.raises(StoreUnavailable):
+            store.lock("name").acquire()
+        store.close()
+    with direct.lock("name", timeout=0) as lock:
+        assert lock.fence == 3
