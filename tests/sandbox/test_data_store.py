@@ -14,6 +14,15 @@ from sandbox.child.store import DataStore as InsideStore
 OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page"}
 """What belongs to whoever holds the connection, which an agent does not."""
 
+NOT_INSIDE_YET = {
+    "append", "cached", "compare_and_set", "expire", "get_or_set", "increment", "invalidate_tag", "lock", "persist",
+    "rate_limit", "rename", "semaphore", "set_if_absent", "transact", "transaction",
+}  # fmt: skip
+"""What the broker does not carry yet; its steps are there (`redis_store.steps`)."""
+
+OTHERWISE_INSIDE_YET = {"pop", "update", "use_namespace"}
+"""What an agent has in a simpler form until then."""
+
 
 def test_the_whole_api(run: Any, store: DataStore, user: str) -> None:
     result = run(
@@ -294,8 +303,9 @@ def test_the_stand_in_has_the_names_and_signatures_of_the_store() -> None:
         }
 
     outside, inside = public(DataStore), public(InsideStore)
-    assert inside.keys() == outside.keys()
-    for name, member in outside.items():
+    assert inside.keys() == outside.keys() - NOT_INSIDE_YET
+    for name in inside.keys() - OTHERWISE_INSIDE_YET:
+        member = outside[name]
         if isinstance(member, property):
             assert isinstance(inside[name], property)
             continue
