@@ -33,7 +33,7 @@ def make():
     return {"by": sys.argv[3]}
 
 def ask():
-    found.append(store.get_or_set("key", make, lock_timeout=0.6)["by"])
+    found.append(store.get_or_set("key", make, lock_timeout=float(sys.argv[5]))["by"])
 
 found = []
 threads = [threading.Thread(target=ask, daemon=True) for _ in range(int(sys.argv[4]))]
@@ -48,10 +48,10 @@ print(*found, flush=True)
 class Caller:
     """A process whose threads all ask for one value."""
 
-    def __init__(self, url: str, user: str, name: str, threads: int) -> None:
+    def __init__(self, url: str, user: str, name: str, threads: int, lock_timeout: float) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, url, user, name, str(threads)],
+            [sys.executable, "-c", CHILD, url, user, name, str(threads), str(lock_timeout)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -78,11 +78,11 @@ class Caller:
 
 
 @pytest.fixture
-def call(real_server: Server, user: str) -> Iterator[Callable[[str, int], Caller]]:
+def call(real_server: Server, user: str) -> Iterator[Callable[..., Caller]]:
     with ExitStack() as stack:
 
-        def start(name: str, threads: int = 1) -> Caller:
-            caller = Caller(real_server.url, user, name, threads)
+        def start(name: str, threads: int = 1, lock_timeout: float = 0.9) -> Caller:
+            caller = Caller(real_server.url, user, name, threads, lock_timeout)
             stack.callback(caller.close)
             return caller
 
@@ -97,7 +97,7 @@ def store(real_server: Server, open_store: Callable[..., DataStore], user: str) 
 def test_a_stampede_computes_once(store: DataStore, call: Callable[..., Caller]) -> None:
     """50 threads in each of 4 processes."""
     log = store.use_namespace("log")
-    callers = [call(f"process-{number}", 50) for number in range(4)]
+    callers = [call(f"process-{number}", threads=50, lock_timeout=30) for number in range(4)]
     for caller in callers:
         caller.begin()
     wait_until(lambda: log.get("computed"), "one computes")

@@ -111,7 +111,7 @@ def test_a_removed_lock_is_reported(store: DataStore, raw: redis.Redis, keys: Us
     with pytest.raises(ZeroDivisionError), lock:  # what went wrong first is what is told
         raw.delete(keys.lock(b"name"))
         raise ZeroDivisionError
-    with store.lock("name", ttl=0.06) as lock:
+    with store.lock("name", ttl=0.6) as lock:
         raw.delete(keys.lock(b"name"))
         wait_until(lambda: lock.lost, "the next renewal finds it gone")
         with pytest.raises(LockLost):
@@ -133,7 +133,7 @@ def test_only_its_owner_releases(store: DataStore, raw: redis.Redis, keys: UserK
 
 
 def test_a_held_lock_is_renewed(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
-    with store.lock("name", ttl=0.3) as lock:
+    with store.lock("name", ttl=0.6) as lock:
         renewals = []
 
         def renewed() -> bool:
@@ -162,7 +162,7 @@ def test_a_lock_goes_with_the_thread_that_held_it(store: DataStore) -> None:
 
 
 def test_an_acquired_lock_outlives_its_thread(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
-    lock = store.lock("name", ttl=0.2)
+    lock = store.lock("name", ttl=0.6)
     thread = threading.Thread(target=lock.acquire)
     thread.start()
     thread.join()
@@ -373,7 +373,7 @@ def test_tasks_take_turns_and_cancelled_ones_leave(server: Server, user: str, ra
                         inside.pop()
 
             await asyncio.gather(*[work() for _ in range(8)])
-            lock = store.lock("name", ttl=0.2)
+            lock = store.lock("name", ttl=0.6)
             assert await asyncio.wait_for(lock.acquire(), 10) == 25
             waiter = asyncio.create_task(store.lock("name").acquire())
             while not waiting(raw, keys):
@@ -487,7 +487,7 @@ def test_a_forked_child_does_not_release_its_parents_lock(
 ) -> None:
     store = open_store(real_server.url, user)
     raw, key = raw_of(real_server), UserKeys.of(user).lock(b"name")
-    lock = store.lock("name", ttl=0.3)
+    lock = store.lock("name", ttl=0.6)
     lock.acquire()
     pid = os.fork()
     if pid == 0:

@@ -22,7 +22,9 @@ from redis_store import (
     connect,
     connect_async,
 )
+from redis_store._flow import Rand
 from redis_store._keys import UserKeys
+from redis_store.ops import flights
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
 from tests.sides import SIDES_OF_THE_HOST, Side
 from tests.threads import in_thread
@@ -46,6 +48,20 @@ class Work:
         if isinstance(self.result, BaseException):
             raise self.result
         return self.result
+
+
+@pytest.fixture
+def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Arrange for a call as soon as somebody has found that another computes."""
+
+    def arrange(call: Callable[[], None]) -> None:
+        def first_pause(pause_s: float, rand: Rand) -> float:
+            call()
+            return pause_s
+
+        monkeypatch.setattr(flights, "spread", first_pause)
+
+    return arrange
 
 
 @pytest.fixture
@@ -126,21 +142,25 @@ def test_a_function_that_asks_for_itself_is_told(other: DataStore, server: Serve
     asyncio.run(main())
 
 
-def test_one_computes_and_the_others_get_its_result(store: Side, other: DataStore) -> None:
+def test_one_computes_and_the_others_get_its_result(
+    store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
+) -> None:
     work = Work()
     with in_thread(lambda: other.get_or_set("key", work)) as first:
         work.begun.wait(20)
-        threading.Timer(0.05, work.go_on.set).start()
+        when_somebody_waits(work.go_on.set)
         assert store.get_or_set("key", lambda: "mine") == "computed"
     assert first.result == "computed"
     assert work.calls == 1
 
 
-def test_an_error_reaches_those_who_waited(store: Side, other: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_an_error_reaches_those_who_waited(
+    store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
+) -> None:
     work = Work(ValueError("no such thing: é\ud800"))
     with in_thread(lambda: other.get_or_set("key", work)) as first:
         work.begun.wait(20)
-        threading.Timer(0.05, work.go_on.set).start()
+        when_somebody_waits(work.go_on.set)
         with pytest.raises(ComputeFailed, match="ValueError") as caught:
             store.get_or_set("key", lambda: "mine")
     assert isinstance(first.error, ValueError)
@@ -150,11 +170,13 @@ def test_an_error_reaches_those_who_waited(store: Side, other: DataStore, raw: r
     assert store.get_or_set("key", lambda: "mine") == "mine", "who comes later computes"
 
 
-def test_an_interrupt_lets_another_compute(store: Side, other: DataStore) -> None:
+def test_an_interrupt_lets_another_compute(
+    store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
+) -> None:
     work = Work(KeyboardInterrupt())
     with in_thread(lambda: other.get_or_set("key", work)) as first:
         work.begun.wait(20)
-        threading.Timer(0.05, work.go_on.set).start()
+        when_somebody_waits(work.go_on.set)
         assert store.get_or_set("key", lambda: "mine") == "mine"
     assert isinstance(first.error, KeyboardInterrupt)
 
