@@ -6,6 +6,7 @@ address. Nothing behind it has to know.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ class Address:
         try:
             return kind(**{**options, **self.options})
         except (TypeError, ValueError) as error:
-            raise InvalidSettings(f"The url of {self.shown} has an option that cannot be used: {error}.") from None
+            unknown = re.search("unexpected keyword argument ('.*')", str(error))
+            problem = f"the option {unknown[1]}, which does not exist" if unknown else f"an unusable option ({error})"
+            raise InvalidSettings(f"The url of {self.shown} has {problem}.") from None
 
 
 class Resolver(Protocol):
