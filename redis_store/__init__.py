@@ -35,19 +35,21 @@ from redis_store.errors import (
     StoreUnavailable,
     UnsupportedByServer,
     UnsupportedEncoding,
+    WaitTimeout,
     WrongEventLoop,
     WrongKeyType,
     WrongValueType,
 )
 from redis_store.ops.updates import MISSING
 from redis_store.store import DataStore, connect
-from redis_store.types import NEVER, Json, JsonInput, KeyInfo, Never, Ttl
+from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
 
 __all__ = [
     "MISSING",
     "NEVER",
     "AsyncDataStore",
     "AuthenticationFailed",
+    "Change",
     "ComputeFailed",
     "Conflict",
     "ConnectionLost",
@@ -78,6 +80,7 @@ __all__ = [
     "Ttl",
     "UnsupportedByServer",
     "UnsupportedEncoding",
+    "WaitTimeout",
     "WrongEventLoop",
     "WrongKeyType",
     "WrongValueType",

@@ -8,12 +8,12 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from redis_store._async_connection import LoopConnection
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
-from redis_store._resolve import Address, Resolver
+from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
 from redis_store.errors import ConnectionLost, StoreClosed
 
@@ -25,6 +25,12 @@ MOST_OWN_CONNECTIONS = 8
 """How many big or lonely operations of one event loop run at once; further ones wait."""
 
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+
+
+class Endable(Protocol):
+    """Something that ends with the store."""
+
+    def end(self) -> object: ...
 
 
 class _LoopState:
@@ -52,8 +58,13 @@ class _LoopState:
 class AsyncDriver:
     """Runs operations against one server, from any number of event loops, each with connections of its own."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
+        self.timeout_s = timeout_s
+        self.source = Source(resolver, configures)
+        """What the hub of this server needs to know, for those who watch."""
+        self.watches: weakref.WeakSet[Endable] = weakref.WeakSet()
+        """What waits for changes, and ends with the store."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
@@ -114,6 +125,8 @@ class AsyncDriver:
     async def close(self) -> None:
         """Close the connections of every event loop and let go of the server."""
         self._closed = True
+        for watch in list(self.watches):
+            watch.end()
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()

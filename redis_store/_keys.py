@@ -31,6 +31,8 @@ class NamespaceKeys:
     log: bytes
     flight: bytes
     """Who computes what in this namespace (`ops.flights`)."""
+    seen: bytes
+    """What the last watcher knew when it looked: see `_digests`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,17 @@ class UserKeys:
     def of(cls, user: str, *, hash_tag: bool = False) -> UserKeys:
         """Check a user id and return its keys; with `hash_tag` as Redis Cluster wants them."""
         raw = encode_name(user, "user id", MAX_USER_BYTES)
-        encoded = _UNSAFE.sub(lambda match: b"%%%02X" % match.group()[0], raw)
+        encoded = _percent(raw)
         prefix = b"user:{%s}:" % encoded if hash_tag else b"user:%s:" % encoded
         return cls(user, prefix, prefix + b"namespaces")
 
     def namespace(self, name: str) -> NamespaceKeys:
         """Check a namespace's name and return its keys."""
         raw = encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
+        return self.of_stored(raw)
+
+    def of_stored(self, raw: bytes) -> NamespaceKeys:
+        """Return the keys of a namespace, from its name as the registry holds it."""
         prefix = self.prefix
         return NamespaceKeys(
             raw,
@@ -60,6 +66,7 @@ class UserKeys:
             prefix + b"info:" + raw,
             prefix + b"log:" + raw,
             prefix + b"flight:" + raw,
+            prefix + b"seen:" + raw,
         )
 
     def data(self, name: bytes) -> bytes:
@@ -86,6 +93,17 @@ class UserKeys:
     def tag(self, name: bytes) -> bytes:
         """Return the key of what carries a tag."""
         return self.prefix + b"tag:" + name
+    def barrier(self, random: str) -> bytes:
+        """Return the channel, and the key to probe with, of one watching process."""
+        return self.prefix + b"w:" + random.encode()
+
+    def consumer(self, name: str) -> bytes:
+        """Check a consumer's name and return the key of its cursors."""
+        return self.prefix + b"consumer:" + encode_name(name, "consumer name", MAX_AGENT_BYTES)
+
+    def consumer_lock(self, name: str, namespace: bytes) -> bytes:
+        """Return the key of the lock that says which process is this consumer; an empty namespace stands for all."""
+        return self.prefix + b"lock:consumer:" + _percent(name.encode()) + b":" + namespace
 
 
 def encode_key(key: str) -> bytes:
@@ -140,6 +158,10 @@ def decode_name(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode(errors="backslashreplace")
+
+
+def _percent(raw: bytes) -> bytes:
+    return _UNSAFE.sub(lambda match: b"%%%02X" % match.group()[0], raw)
 
 
 def _surrogate(kind: str, name: str) -> InvalidName:

@@ -148,6 +148,14 @@ class EmbeddedResolver:
                 self._server.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a watcher's server is, and whether its settings may be changed."""
+
+    resolver: Resolver
+    configures: bool
+
+
 def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     """Return the resolver that the settings ask for; `at_once` joins the embedded server now, to say now why it can't run."""
     if settings.url is not None:

@@ -12,6 +12,9 @@ from redis_store.scripts import SET
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
+LOG_ENTRIES = 10_000
+LOG_BYTES = 8 * 1024 * 1024
+LOG_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LogBounds:
-    """How much of a watched namespace's history its log keeps: the newest entries, and about so many bytes."""
+    """How much of a watched namespace's history its log keeps: the newest entries, and about so many bytes.
 
-    entries: int = 10_000
-    max_bytes: int = 8 * 1024 * 1024
+    A log that nobody has watched for so many days goes.
+    """
+
+    entries: int = LOG_ENTRIES
+    max_bytes: int = LOG_BYTES
+    days: int = LOG_DAYS
+
+    @property
+    def life_ms(self) -> int:
+        """How long a log is kept unwatched."""
+        return self.days * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)

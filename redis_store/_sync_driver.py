@@ -7,11 +7,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
-from redis_store._resolve import Resolver
+from redis_store._resolve import Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
@@ -25,11 +25,22 @@ _MOST_IDLE = 64
 _drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
 
 
+class Closable(Protocol):
+    """Something that a store closes with itself."""
+
+    def close(self) -> object: ...
+
+
 class SyncDriver:
     """Runs operations against one server; any number of threads may use it at once."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
+        self.timeout_s = timeout_s
+        self.source = Source(resolver, configures)
+        """What the hub of this server needs to know, for those who watch."""
+        self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
+        """What waits for changes, and ends with the store."""
         self._closed = False
         self._lock = threading.Lock()
         self._idle: list[HeldConnection] = []
@@ -117,6 +128,8 @@ class SyncDriver:
         """Close all connections and let go of the server; calls under way fail, later ones are refused."""
         self._closed = True
         self.keeper.close()
+        for watch in list(self.watches):
+            watch.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []
         for connection in connections:

@@ -15,7 +15,18 @@ from redis_store._call import Alone, Op
 from redis_store._codec import JSON_TEXT
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
-from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope
+from redis_store._scope import (
+    LOG_BYTES,
+    LOG_DAYS,
+    LOG_ENTRIES,
+    MAX_BATCH_BYTES,
+    MAX_VALUE_BYTES,
+    Limits,
+    LogBounds,
+    Scope,
+)
+from redis_store._watch_plan import Plan as WatchPlan
+from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
@@ -46,6 +57,10 @@ def connect_async(
     max_batch_bytes: int = MAX_BATCH_BYTES,
     data_dir: str | Path | None = None,
     durability: Durability = "everysec",
+    log_entries: int = LOG_ENTRIES,
+    log_bytes: int = LOG_BYTES,
+    log_days: int = LOG_DAYS,
+    configure_server: bool = False,
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
@@ -53,9 +68,11 @@ def connect_async(
     of a loop share.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
-    settings = make_settings(url, timeout, limits, data_dir, durability)
+    log = LogBounds(log_entries, log_bytes, log_days)
+    settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
     scope = make_scope(settings, user, namespace, agent, run)
-    return AsyncDataStore(AsyncDriver(make_resolver(settings, at_once=False)), scope)
+    resolver = make_resolver(settings, at_once=False)
+    return AsyncDataStore(AsyncDriver(resolver, settings.timeout_s, configures=settings.configures), scope)
 
 
 class AsyncDataStore:
@@ -299,6 +316,42 @@ class AsyncDataStore:
     async def info(self, key: str) -> KeyInfo | None:
         """Return what is known about a key beside its value, None where it is absent."""
         return await self._run(values.info(self._scope, key))
+
+    def watch(
+        self,
+        prefix: str | None = None,
+        since: str | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> AsyncWatch:
+        """Iterate over the changes of this namespace as they come; everything as in `DataStore.watch`.
+
+        It begins when it is entered (``async with``) or first asked for a change.
+        """
+        plan = WatchPlan.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
+        return AsyncWatch(self._driver, self._driver.source, plan)
+
+    def watch_all(
+        self,
+        prefix: str | None = None,
+        since: Mapping[str, str] | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> AsyncWatch:
+        """Iterate over the changes in all of the user's namespaces; everything as in `DataStore.watch_all`."""
+        plan = WatchPlan.of_all(self._scope, prefix, since, consumer, initial, new_id())
+        return AsyncWatch(self._driver, self._driver.source, plan)
+
+    async def wait_for(self, key: str, timeout: float | None = None) -> Json:
+        """Return the value at once if the key is there, else as soon as it is written.
+
+        Raises `WaitTimeout`, a `TimeoutError`, if `timeout` seconds pass.
+        """
+        return await wait_until(self._driver, self._scope, key, None, timeout)
+
+    async def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
+        """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
+        return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
     def use_namespace(self, name: str, ttl: Ttl = None) -> AsyncDataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.

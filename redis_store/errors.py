@@ -26,6 +26,7 @@
     ├── LockTimeout (TimeoutError)            a lock, a semaphore or a rate limit had no room in time
     ├── LockLost (RuntimeError)               it was held no longer before its holder let go
     ├── ComputeFailed (RuntimeError)          somebody else computed the value that was waited for, and failed
+    ├── WaitTimeout (TimeoutError)            what was waited for did not happen in time
     ├── WrongEventLoop (RuntimeError)         an asyncio object was used from a loop that is not its own
     └── StoreClosed (RuntimeError)            used after ``close()``
 
@@ -63,6 +64,7 @@ __all__ = [
     "StoredDataError",
     "UnsupportedByServer",
     "UnsupportedEncoding",
+    "WaitTimeout",
     "WrongEventLoop",
     "WrongKeyType",
     "WrongValueType",
@@ -225,6 +227,10 @@ class ComputeFailed(DataStoreError, RuntimeError):
     key: str
     error_type: str
     error_message: str
+
+
+class WaitTimeout(DataStoreError, TimeoutError):
+    """What was waited for did not happen in time; the server is well. Attributes: `namespace`, `key`."""
 
 
 class WrongEventLoop(DataStoreError, RuntimeError):

@@ -30,12 +30,21 @@ class Settings:
     """When the embedded server flushes its log to disk: ``always`` survives a machine that dies."""
     limits: Limits = field(default_factory=Limits)
     log: LogBounds = field(default_factory=LogBounds)
+    configure_server: bool = False
+    """Whether watchers may add the events that they need to `notify-keyspace-events`; on the embedded server they do."""
+
+    @property
+    def configures(self) -> bool:
+        """Whether watchers may change the server's settings: they may on the embedded one, which is ours."""
+        return self.configure_server or self.url is None
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
             _check_positive("timeout", self.timeout_s)
         if self.durability not in ("everysec", "always"):
             raise InvalidSettings(f"durability must be 'everysec' or 'always', not {self.durability!r}.")
+        if not isinstance(self.configure_server, bool):
+            raise InvalidSettings(f"configure_server must be True or False, not {self.configure_server!r}.")
         for bounds in (self.limits, self.log):
             for bound in fields(bounds):
                 _check_count(bound.name, getattr(bounds, bound.name))

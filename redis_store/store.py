@@ -15,10 +15,21 @@ from redis_store._codec import JSON_TEXT, VALUES
 from redis_store._flow import Flow
 from redis_store._keys import UserKeys
 from redis_store._resolve import make_resolver, without_secrets
-from redis_store._scope import MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, Scope, Writer
+from redis_store._scope import (
+    LOG_BYTES,
+    LOG_DAYS,
+    LOG_ENTRIES,
+    MAX_BATCH_BYTES,
+    MAX_VALUE_BYTES,
+    Limits,
+    LogBounds,
+    Scope,
+    Writer,
+)
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
 from redis_store.locks import Lock, RateLimit, Semaphore
+from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
@@ -30,6 +41,7 @@ from redis_store.ops.updates import MISSING, Missing
 from redis_store.settings import Durability, Settings, resolve_url
 from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
+from redis_store.watch import Watch, wait_until
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -50,20 +62,29 @@ def connect(
     max_batch_bytes: int = MAX_BATCH_BYTES,
     data_dir: str | Path | None = None,
     durability: Durability = "everysec",
+    log_entries: int = LOG_ENTRIES,
+    log_bytes: int = LOG_BYTES,
+    log_days: int = LOG_DAYS,
+    configure_server: bool = False,
 ) -> DataStore:
     """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
 
     `agent` and `run` name who writes; `info` and the change log show them. `timeout` is in seconds, for each answer of the
     server (default: the url's ``socket_timeout``, else 5). `data_dir` and `durability` are the embedded server's.
 
+    `log_entries` and `log_bytes` bound the history that is kept of each watched namespace, and a log that nobody has watched for
+    `log_days` goes; the writers' settings count. With `configure_server` watchers may add the events that they need to the
+    server's ``notify-keyspace-events``; on the embedded server they do.
+
     Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
     Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
     server cannot run.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
-    settings = make_settings(url, timeout, limits, data_dir, durability)
+    log = LogBounds(log_entries, log_bytes, log_days)
+    settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
     scope = make_scope(settings, user, namespace, agent, run)
-    return DataStore(SyncDriver(make_resolver(settings)), scope)
+    return DataStore(SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures), scope)
 
 
 def make_settings(
@@ -72,10 +93,12 @@ def make_settings(
     limits: Limits,
     data_dir: str | Path | None,
     durability: Durability,
+    log: LogBounds,
+    configure_server: bool,
 ) -> Settings:
     """Check what `connect` and `connect_async` were given about the server."""
     folder = None if data_dir is None else Path(data_dir)
-    return Settings(resolve_url(url), timeout, folder, durability, limits)
+    return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server)
 
 
 def make_scope(settings: Settings, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
@@ -328,6 +351,49 @@ class DataStore(StoreMapping):
     def info(self, key: str) -> KeyInfo | None:
         """Return what is known about a key beside its value, None where it is absent."""
         return self._run(values.info(self._scope, key))
+
+    def watch(
+        self,
+        prefix: str | None = None,
+        since: str | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> Watch:
+        """Iterate over the changes of this namespace as they come, from now on; see `Change` and ``docs/watching.md``.
+
+        `prefix` narrows it to keys that begin so. `since` goes on behind a change, by its `cursor`. `consumer` keeps the cursor
+        in Redis under that name and moves it when the next change is asked for, so that a process that is killed sees the change
+        again that it was working on; of several processes with the same name one works and the others stand by. `initial` gives
+        every key first. Raises `InvalidInput` for a cursor of another namespace.
+        """
+        plan = WatchPlan.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
+        return Watch(self._driver, self._driver.source, plan)
+
+    def watch_all(
+        self,
+        prefix: str | None = None,
+        since: Mapping[str, str] | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> Watch:
+        """Iterate over the changes in all of the user's namespaces, or those whose names begin so, those to come included.
+
+        Everything as in `watch`, but that `since` is a dict of namespaces and cursors: of those that are not in it, every key
+        is given.
+        """
+        plan = WatchPlan.of_all(self._scope, prefix, since, consumer, initial, new_id())
+        return Watch(self._driver, self._driver.source, plan)
+
+    def wait_for(self, key: str, timeout: float | None = None) -> Json:
+        """Return the value at once if the key is there, else as soon as it is written.
+
+        Raises `WaitTimeout`, a `TimeoutError`, if `timeout` seconds pass.
+        """
+        return wait_until(self._driver, self._scope, key, None, timeout)
+
+    def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
+        """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
+        return wait_until(self._driver, self._scope, key, predicate, timeout)
 
     def use_namespace(self, name: str, ttl: Ttl = None) -> DataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.

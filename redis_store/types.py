@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
-__all__ = ["NEVER", "Json", "JsonInput", "KeyInfo", "Never", "Ttl"]
+__all__ = ["NEVER", "Change", "ChangeOp", "ChangeSource", "Json", "JsonInput", "KeyInfo", "Never", "Ttl"]
 
 Json: TypeAlias = Any
 """A value as it is read: None, bool, int, float, str, list or dict with str keys, nested."""
@@ -46,3 +46,35 @@ class KeyInfo:
     size: int
     """Bytes of the stored JSON text."""
     expires_at: datetime | None
+
+
+ChangeOp: TypeAlias = Literal["set", "delete", "clear", "expire", "reset"]
+"""What happened to a key, or to the namespace (`clear`, `reset`)."""
+
+ChangeSource: TypeAlias = Literal["log", "found", "snapshot"]
+"""How it is known: its writer told the log; a watcher found it by comparing (written by hand, expired, evicted); or it is
+how things stand, as `initial=True` asks for and as follows a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that happened in a namespace, as `watch` gives it.
+
+    A `reset` says that history is gone or was too much to keep: forget what you know of the namespace; a `set` for every key
+    that is there follows, then the changes after that.
+    """
+
+    namespace: str
+    key: str | None
+    """The key; None for `clear` and `reset`, which are about the whole namespace."""
+    op: ChangeOp
+    value: Json
+    """What was stored, for `set`. For `reset` the number of changes that were dropped because nobody read them, None where
+    it is not known. Else None."""
+    cursor: str
+    """Where to go on: `watch(since=cursor)` gives what comes after this change."""
+    source: ChangeSource
+    agent: str | None = None
+    """Who wrote, where that is known."""
+    run: str | None = None
+    """The writer's run, where that is known."""

@@ -1,0 +1,327 @@
+"""The thread that carries out what a hub says, on two connections; and the hubs of this process, one for each server.
+
+It begins with the first watcher and ends, with its connections, soon after the last. Broken connections are made again, with
+the resolver of any watcher that is there, and the hub reconciles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import socket
+import ssl
+import threading
+from time import monotonic
+from typing import Any
+
+import hiredis
+from redis import connection as redis_connection
+from redis import exceptions as redis_errors
+
+from redis_store._call import Call, Command, ReplyError
+from redis_store._feed_hub import Hub, Join, JoinAll, Leave, Pause
+from redis_store._mailbox import Mailbox
+from redis_store._replies import raise_error_reply
+from redis_store._resolve import Address, Source
+from redis_store._spin import Spinner
+from redis_store._sync_connection import HeldConnection, connecting_failed, pack
+from redis_store.errors import ConnectionLost, DataStoreError
+
+_log = logging.getLogger("redis_store.watch")
+
+LINGER_S = 0.5
+"""So long a hub stays that nobody uses, in case somebody comes back."""
+
+_FIRST_RETRY_S = 0.05
+_LONGEST_RETRY_S = 1.0
+_READ_BYTES = 256 * 1024
+_INCOMPLETE = object()
+
+
+class _Listener:
+    """The connection on which messages come."""
+
+    def __init__(self, address: Address) -> None:
+        self._made: redis_connection.AbstractConnection = address.new_connection()
+        self._timeout_s = address.timeout_s
+        try:
+            self._made.connect()
+        except (redis_errors.RedisError, OSError, ValueError) as error:
+            raise connecting_failed(error, address) from error
+        sock = self._made._get_socket()
+        assert sock is not None, "redis-py has connected"
+        self.sock: socket.socket = sock
+        self.sock.setblocking(False)
+        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._buffer = bytearray(_READ_BYTES)
+
+    def tell(self, command: Command) -> None:
+        self.sock.settimeout(self._timeout_s)
+        try:
+            self.sock.sendall(pack((command,)))
+        except OSError as error:
+            raise ConnectionLost(f"A watcher's connection broke ({error})") from error
+        finally:
+            self.sock.setblocking(False)
+
+    def drain(self, hub: Hub) -> None:
+        """Let the hub hear all that has come."""
+        reader = self._reader
+        while True:
+            try:
+                size = self.sock.recv_into(self._buffer)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                return
+            except OSError as error:
+                raise ConnectionLost(f"A watcher's connection broke ({error})") from error
+            if size == 0:
+                raise ConnectionLost("A watcher's connection broke (the server closed it)")
+            try:
+                reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
+                reply = reader.gets()
+                while reply is not _INCOMPLETE:
+                    hub.heard(reply)
+                    reply = reader.gets()
+            except hiredis.ProtocolError as error:
+                raise ConnectionLost(f"A watcher's connection broke ({error})") from error
+            if size < _READ_BYTES and not isinstance(self.sock, ssl.SSLSocket):
+                return
+
+    def close(self) -> None:
+        self._made.disconnect()
+
+
+class HubThread:
+    """One hub, its thread and its connections."""
+
+    def __init__(self, key: str, database: int) -> None:
+        self.key = key
+        self._database = database
+        self._hub = Hub(database, secrets.token_hex, warn=_log.warning)
+        self._lock = threading.Lock()
+        self._requests: list[Join | JoinAll | Leave] = []
+        self._sources: dict[int, Source] = {}
+        self._told, self._teller = socket.socketpair()
+        self._told.setblocking(False)
+        self._teller.setblocking(False)
+        self._listener: _Listener | None = None
+        self._reading: HeldConnection | None = None
+        self._retry_s = _FIRST_RETRY_S
+        self._spinner = Spinner()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="redis-store-watch", daemon=True)
+        self._thread.start()
+
+    def ask(self, request: Join | JoinAll | Leave, source: Source | None) -> None:
+        """Pass on what a watcher wants; from any thread, under the lock of `_hubs`."""
+        with self._lock:
+            self._requests.append(request)
+            if source is not None:
+                self._sources[id(request.mailbox)] = source
+            else:
+                self._sources.pop(id(request.mailbox), None)
+        self.wake()
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._teller.send(b"!")
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of what the parent's thread goes on using."""
+        self._ended = True
+        for mailbox in self._hub.mailboxes():
+            mailbox.close()
+        if self._listener is not None:
+            self._listener.close()
+        if self._reading is not None:
+            self._reading.close()
+        self._told.close()
+        self._teller.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._may_end():
+                try:
+                    self._connect()
+                    self._drive()
+                except DataStoreError as error:
+                    self._lost(error)
+        except BaseException as error:
+            _log.exception("The watching thread failed; its watchers end.")
+            self._end_all(error)
+        finally:
+            self._disconnect()
+            self._told.close()
+            self._teller.close()
+
+    def _connect(self) -> None:
+        source = self._any_source()
+        address = source.resolver.address()
+        self._hub.configures = any(each.configures for each in list(self._sources.values()))
+        self._reading = HeldConnection(address, self._spinner)
+        self._listener = _Listener(address)
+
+    def _any_source(self) -> Source:
+        with self._lock:
+            for source in self._sources.values():
+                return source
+        raise ConnectionLost("Nobody watches")
+
+    def _drive(self) -> None:
+        """Carry out the hub's session, until nobody uses it or a connection breaks."""
+        hub, reading, listener = self._hub, self._reading, self._listener
+        assert reading is not None
+        assert listener is not None
+        self._pass_requests()
+        session = hub.session()
+        try:
+            hub.now = monotonic()
+            step = session.send(None)
+            while True:
+                reply: Any = None
+                if type(step) is Pause:
+                    if hub.unused and self._rest():
+                        return
+                    self._listen(listener, step.until)
+                elif isinstance(step, Call):
+                    try:
+                        reply = reading.exchange(step.commands, True)
+                        if type(reply) is ReplyError or len(step.commands) > 1:
+                            raise_error_reply(reply, step.commands)
+                    except DataStoreError as error:
+                        hub.now = monotonic()
+                        step = session.throw(error)
+                        continue
+                    self._retry_s = _FIRST_RETRY_S
+                else:
+                    listener.tell(step.command)
+                hub.now = monotonic()
+                step = session.send(reply)
+        except StopIteration:
+            return
+        finally:
+            session.close()
+            self._disconnect()
+
+    def _listen(self, listener: _Listener, until: float) -> None:
+        """Wait for messages, for requests, or for a time."""
+        ready = self._poll(until - monotonic(), listener.sock)
+        if listener.sock.fileno() in ready:
+            listener.drain(self._hub)
+        self._pass_requests()
+
+    def _poll(self, wait_s: float, *socks: socket.socket) -> set[int]:
+        poller = select.poll()
+        for sock in (self._told, *socks):
+            poller.register(sock, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poller.poll(max(0.0, wait_s * 1000))}
+        if self._told.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._told.recv(4096)
+        return ready
+
+    def _pass_requests(self) -> None:
+        if self._requests:
+            with self._lock:
+                requests, self._requests = self._requests, []
+            for request in requests:
+                self._hub.ask(request)
+
+    def _rest(self) -> bool:
+        """Nobody watches: wait a little for somebody to come back; True to end."""
+        self._poll(LINGER_S)
+        self._pass_requests()
+        return self._hub.unused
+
+    def _lost(self, error: DataStoreError) -> None:
+        self._disconnect()
+        self._hub.disconnected()
+        self._pass_requests()
+        self._hub.fail_newcomers(error)
+        if self._hub.unused:
+            return
+        if self._retry_s == _LONGEST_RETRY_S / 2:
+            _log.warning("Watching is interrupted, and is tried again: %s", error)
+        end = monotonic() + self._retry_s
+        self._retry_s = min(_LONGEST_RETRY_S, self._retry_s * 2)
+        while (left := end - monotonic()) > 0 and not self._requests:
+            self._poll(left)
+        self._pass_requests()
+
+    def _may_end(self) -> bool:
+        self._pass_requests()
+        with _hubs_lock:
+            with self._lock:
+                if self._requests or not self._hub.unused:
+                    return False
+            self._ended = True
+            if _hubs.get(self.key) is self:
+                del _hubs[self.key]
+            return True
+
+    def _end_all(self, error: BaseException) -> None:
+        with _hubs_lock:
+            self._ended = True
+            if _hubs.get(self.key) is self:
+                del _hubs[self.key]
+        self._pass_requests()
+        for mailbox in self._hub.mailboxes():
+            mailbox.close()
+
+    def _disconnect(self) -> None:
+        listener, self._listener = self._listener, None
+        reading, self._reading = self._reading, None
+        if listener is not None:
+            listener.close()
+        if reading is not None:
+            reading.close()
+
+
+_hubs: dict[str, HubThread] = {}
+_hubs_lock = threading.Lock()
+
+
+def join(request: Join | JoinAll, source: Source, timeout_s: float | None) -> None:
+    """Have a watcher served by the hub of its server."""
+    url = source.resolver.url
+    key = f"{url} {timeout_s}"
+    with _hubs_lock:
+        hub = _hubs.get(key)
+        if hub is None:
+            hub = _hubs[key] = HubThread(key, database_of(url))
+        hub.ask(request, source)
+    _hub_of[id(request.mailbox)] = hub
+
+
+def leave(mailbox: Mailbox) -> None:
+    """Have a watcher served no more; harmless when repeated."""
+    with _hubs_lock:
+        hub = _hub_of.pop(id(mailbox), None)
+        if hub is not None:
+            hub.ask(Leave(mailbox), None)
+
+
+_hub_of: dict[int, HubThread] = {}
+
+
+def database_of(url: str) -> int:
+    """Return the number of the database that a url names, as redis-py reads it; it is part of keyspace channels."""
+    database: int = redis_connection.parse_url(url).get("db", 0)
+    return database
+
+
+def _after_fork_in_child() -> None:
+    global _hubs_lock
+    _hubs_lock = threading.Lock()
+    for hub in [*_hubs.values()]:
+        hub.abandon()
+    _hubs.clear()
+    _hub_of.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["HubThread", "Source", "database_of", "join", "leave"]

@@ -1,0 +1,144 @@
+"""Entries of a namespace's change log, as the scripts write them, and the cursors that point into it. No I/O.
+
+An entry's first field is empty and holds its head, a JSON object. The pairs behind it are the news: a key with ``s<json>``
+(set), ``r`` (set, too big for the log: read it), ``d`` (deleted), ``e`` (expired), or an empty field with ``c`` (cleared).
+Heads: ``n`` events that the write fired on the data hash, ``x`` when its keys expire, ``agent``, ``run``, ``tx``; ``epoch`` in
+the entry that made the log; ``found`` in what a watcher found by comparing; ``gap`` where a watcher could not tell what had
+been written by hand while nobody watched.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from redis_store._keys import UserKeys
+from redis_store.errors import InvalidInput
+from redis_store.types import ChangeOp
+
+News: TypeAlias = "tuple[ChangeOp, bytes | None, bytes | None] | None"
+"""One change: what, the key's field, the JSON text (None for a set: it has to be read). None: it proved to be no news."""
+
+_OPS: Final[dict[bytes, ChangeOp]] = {b"d": "delete", b"e": "expire"}
+
+
+@dataclass(slots=True)
+class Entry:
+    """One entry of a log."""
+
+    id: bytes
+    mark: int
+    """A checksum of what it says, so that an entry of another history with the same id is not taken for it."""
+    news: list[News]
+    events: int = 0
+    """How many keyspace events the write fired on the data hash."""
+    expires_ms: int | None = None
+    agent: str | None = None
+    run: str | None = None
+    found: bool = False
+    gap: bool = False
+    local: bool = False
+    """It stands in no log, because that could not be written; its id is that of the entry before."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What entries are ordered by."""
+        return id_order(self.id)
+
+
+class Position(NamedTuple):
+    """A place in a log: behind an entry, or behind the first `taken` of its news."""
+
+    id: bytes
+    mark: int
+    taken: int = -1
+    """How many of the entry's news are done with; -1 for all."""
+
+
+class Cursor(NamedTuple):
+    """What a cursor's text says."""
+
+    epoch: bytes
+    position: Position
+
+
+def id_order(entry_id: bytes) -> tuple[int, int]:
+    """Return an entry id as numbers."""
+    ms, _, sequence = entry_id.partition(b"-")
+    return int(ms), int(sequence)
+
+
+def parse_entry(raw: Any) -> Entry:
+    """Read an entry from a reply. What nobody of ours can have written is an entry without news."""
+    entry_id, flat = raw
+    entry = Entry(entry_id, zlib.crc32(b"\0".join(flat)), [])
+    if not flat or flat[0]:
+        return entry
+    try:
+        head = orjson.loads(flat[1])
+        entry.events = int(head.get("n", 0))
+        expires_ms = head.get("x")
+        entry.expires_ms = None if expires_ms is None else int(expires_ms)
+    except (ValueError, TypeError, AttributeError):
+        return entry
+    entry.agent, entry.run = head.get("agent"), head.get("run")
+    entry.found, entry.gap = "found" in head, "gap" in head
+    entry.news = [_news(field, said) for field, said in zip(flat[2::2], flat[3::2], strict=True)]
+    return entry
+
+
+def _news(field: bytes, said: bytes) -> News:
+    if not field:
+        return ("clear", None, None) if said == b"c" else None
+    kind = said[:1]
+    if kind == b"s":
+        return "set", field, said[1:]
+    if kind == b"r":
+        return "set", field, None
+    op = _OPS.get(kind)
+    return None if op is None else (op, field, None)
+
+
+# A cursor is text: version, whose it is, the log's epoch, entry id, how many of its news are taken, and its checksum.
+_CURSOR = re.compile(
+    r"1\.([0-9a-f]{12})\.(?:reset|([0-9a-f]{16})\.([0-9]{1,20}-[0-9]{1,20})\.(-1|[0-9]{1,9})\.([0-9a-f]{8}))"
+)
+
+
+class CursorFormat:
+    """Writes and reads the cursors of one namespace of one user."""
+
+    __slots__ = ("_head", "_tag", "namespace", "reset")
+
+    def __init__(self, user: UserKeys, namespace: bytes) -> None:
+        self._tag = blake2b(user.prefix + namespace, digest_size=6).hexdigest()
+        self._head = f"1.{self._tag}."
+        self.namespace = namespace
+        self.reset = self._head + "reset"
+        """The cursor of whoever has to begin with a reset."""
+
+    def write(self, epoch: bytes, position: Position) -> str:
+        """Return the text of a position."""
+        return f"{self._head}{epoch.decode()}.{position.id.decode()}.{position.taken}.{position.mark:08x}"
+
+    def read(self, text: object) -> Cursor | None:
+        """Return what a cursor says, None for that of a reset; raises `InvalidInput` where it cannot be one of here."""
+        if not isinstance(text, str):
+            raise InvalidInput(f"A cursor must be the str of a change's .cursor, not {type(text).__name__}.")
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise InvalidInput(f"{text[:80]!r} is not a cursor: give the .cursor of a change, as it is.")
+        tag, epoch, entry_id, taken, mark = match.groups()
+        if tag != self._tag:
+            raise InvalidInput(
+                f"The cursor {text!r} belongs to another namespace or another user: give one of a change in"
+                f" {self.namespace.decode(errors='backslashreplace')!r}."
+            )
+        if epoch is None:
+            return None
+        return Cursor(epoch.encode(), Position(entry_id.encode(), int(mark, 16), int(taken)))

@@ -1,0 +1,75 @@
+"""Waiting for a key: what is looked at, and when. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis_store._call import Op
+from redis_store._feed_hub import Join
+from redis_store._keys import encode_key
+from redis_store._mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
+from redis_store._scope import Scope
+from redis_store.errors import InvalidType, StoreClosed, WaitTimeout
+from redis_store.ops import values
+from redis_store.types import Json
+
+ABSENT = object()
+
+
+class Waiting:
+    """One wait: for a key to be there, with a value for which the predicate holds."""
+
+    def __init__(self, scope: Scope, key: str, predicate: Callable[[Json], bool] | None) -> None:
+        if predicate is not None and not callable(predicate):
+            raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")
+        self._scope = scope
+        self._key = key
+        self._field = encode_key(key)
+        self._predicate = predicate
+        self.value: Json = None
+        self.fulfilled = False
+
+    def look(self) -> Op[Json]:
+        """Read the key; `ABSENT` where it is not there."""
+        return values.get(self._scope, self._key, ABSENT)
+
+    def accepts(self, value: Json) -> bool:
+        """Whether this is the value that is waited for."""
+        if value is ABSENT:
+            return False
+        if self._predicate is None or self._predicate(value):
+            self.value, self.fulfilled = value, True
+        return self.fulfilled
+
+    def request(self, mailbox: Mailbox) -> Join:
+        scope = self._scope
+        return Join(mailbox, scope.user, scope.keys, scope.log)
+
+    def concerns(self, item: Item, mailbox: Mailbox) -> bool:
+        """Look through what the hub hands over; True where the key has to be read."""
+        if isinstance(item, Delivery):
+            for entry in item.entries:
+                for news in entry.news:
+                    if news is not None and news[1] == self._field and news[2] is not None:
+                        value = self._scope.codec.decode(news[2], self._scope.namespace, self._key)
+                        if self.accepts(value):
+                            return False
+            return False
+        if isinstance(item, Overflow):
+            mailbox.reopen()
+            return True
+        if isinstance(item, Failed):
+            raise item.error
+        if isinstance(item, Closed):
+            raise StoreClosed("The store was closed while it waited for a key.")
+        return isinstance(item, (Opened, Suspicion, HistoryGone))
+
+    def too_late(self, timeout: float | None) -> WaitTimeout:
+        """Return the error of a wait that was in vain."""
+        namespace = self._scope.namespace
+        what = "was not there" if self._predicate is None else "had no value that was waited for"
+        return WaitTimeout(
+            f"The key {self._key!r} in namespace {namespace!r} {what} within {timeout:g} seconds.",
+            namespace=namespace,
+            key=self._key,
+        )

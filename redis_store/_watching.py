@@ -1,0 +1,245 @@
+"""What a watcher does, step by step, written once for threads and asyncio. No I/O, no clock.
+
+Its ``async def`` methods await three kinds of things that a facade (`watch`, `aio_watch`) carries out: `Run` an operation on the
+store's driver, `Receive` an item from the mailbox, `Nap`. A server that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from redis_store._call import Op
+from redis_store._hub_thread import join, leave
+from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
+from redis_store._resolve import Source
+from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.types import Change
+
+_log = logging.getLogger("redis_store.watch")
+
+T = TypeVar("T")
+
+_RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Generic[T]):
+    """Carry out an operation of the store."""
+
+    op: Op[T]
+
+    def __await__(self) -> Generator[Run[T], T, T]:
+        return (yield self)
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for an item; None where the deadline passes. Deadlines are times of the facade's clock, None for never."""
+
+    deadline: float | None
+
+    def __await__(self) -> Generator[Receive, Item | None, Item | None]:
+        return (yield self)
+
+
+@dataclass(frozen=True, slots=True)
+class Nap:
+    """Wait; False where the deadline passes before."""
+
+    seconds: float
+    deadline: float | None
+
+    def __await__(self) -> Generator[Nap, bool, bool]:
+        return (yield self)
+
+
+class Watching:
+    """The state of one watcher."""
+
+    def __init__(self, plan: Plan, source: Source, timeout_s: float | None, wake: Callable[[], None] | None) -> None:
+        self.plan = plan
+        self.standing_by = False
+        self.closing = False
+        self._source = source
+        self._timeout_s = timeout_s
+        self._wake = wake
+        self._pid = os.getpid()
+        self._given: Change | None = None
+        self._passed = 0
+        self.mailbox = Mailbox(wake=wake)
+        self._follower = plan.new_follower()
+
+    async def begin(self) -> None:
+        """Have the hub follow, and wait until it does, so that what is written from now on is seen; or stand by."""
+        if self.plan.consumer is None or await Run(self.plan.claim()):
+            await self._join()
+        else:
+            self._stand_by()
+
+    async def take(self, most: int, deadline: float | None) -> list[Change]:
+        """Return at least one change and at most so many; none where the deadline passes."""
+        found: list[Change] = []
+        while not found:
+            await self._make_ready(deadline)
+            if not self._follower.has_ready:
+                return found
+            # From here on nothing is awaited: a caller that is cancelled must not take changes with it.
+            while len(found) < most and self._more_is_there():
+                ready = self._follower.pop()
+                if isinstance(ready.change, DataStoreError):
+                    if found:
+                        self._follower.put_back(ready)
+                        return found
+                    await self._advance({ready.track.keys.name: ready.cursor}, None)
+                    raise ready.change
+                found.append(ready.change)
+        return found
+
+    async def next_change(self, deadline: float | None) -> Change | None:
+        """Return the next change; the one given before is done."""
+        if self._given is not None:
+            await self.done(self._given, deadline)
+            self._given = None
+        found = await self.take(1, deadline)
+        if found:
+            self._given = found[0]
+        return self._given
+
+    async def done(self, change: Change, deadline: float | None = None) -> None:
+        """Move the consumer's cursor behind a change."""
+        if self.plan.consumer is not None:
+            name = self.plan.scope.user.namespace(change.namespace).name
+            await self._advance({name: change.cursor}, deadline)
+
+    def end(self) -> bool:
+        """Take nothing more; True where there is a lock to release."""
+        first, self.closing = not self.closing, True
+        self.mailbox.close()
+        leave(self.mailbox)
+        mine = self.plan.consumer is not None and not self.standing_by
+        return first and mine and self._pid == os.getpid()
+
+    async def _join(self) -> None:
+        plan, mailbox = self.plan, self.mailbox
+        if plan.consumer is not None:
+            mailbox.lock = (plan.consumer.lock, plan.consumer.cursors, plan.consumer.holder)
+        mailbox.resumes = plan.since is not None
+        join(plan.request(mailbox), self._source, self._timeout_s)
+        until = Listed if plan.everywhere else Opened
+        item: Item | None = None
+        while not isinstance(item, until):
+            item = await Receive(None)
+            self._refuse_end(item)
+            if isinstance(item, Failed):
+                raise item.error
+            if item is not None:
+                self._follower.accept(item)
+        if plan.consumer is not None and (moved := plan.first_cursors(self._follower.tracks)):
+            await self._advance(moved, None)
+
+    async def _make_ready(self, deadline: float | None) -> None:
+        """Do and await what leads to a change; come back without one where the deadline passes."""
+        while not self._follower.has_ready:
+            if self.closing:
+                raise StoreClosed("The watch is closed.")
+            if self.standing_by:
+                if not await self._try_to_take_over(deadline):
+                    return
+            elif self._follower.busy:
+                if not await self._run_patiently(self._follower.next_work, deadline):
+                    return
+            else:
+                item = await Receive(deadline)
+                if item is None:
+                    return
+                self._accept(item)
+                await self._save_passed(item)
+
+    def _more_is_there(self) -> bool:
+        """Whether there is a change that can be had without waiting."""
+        while not self._follower.has_ready:
+            if self._follower.busy or self.standing_by or (item := self.mailbox.take(0)) is None:
+                return False
+            self._accept(item)
+        return True
+
+    def _accept(self, item: Item) -> None:
+        self._refuse_end(item)
+        if isinstance(item, Replaced):
+            self._replaced()
+        elif isinstance(item, Overflow):
+            self._follower.accept(item, self.mailbox.reopen())
+        else:
+            self._follower.accept(item)
+
+    async def _run_patiently(self, make: Callable[[], Op[T]], deadline: float | None) -> bool:
+        """Run an operation, made anew for each try, until the server is there; False where the deadline passes."""
+        while True:
+            try:
+                await Run(make())
+            except (ConnectionLost, StoreTimeout):
+                if not await Nap(_RETRY_S, deadline):
+                    return False
+                if self.closing:
+                    raise StoreClosed("The watch is closed.") from None
+            else:
+                return True
+
+    async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> None:
+        if self.plan.consumer is None or self.standing_by:
+            return
+        self._passed = 0
+        if await self._run_patiently(lambda: self.plan.advance(moved), deadline) and self.plan.lost:
+            self._replaced()
+
+    async def _save_passed(self, item: Item) -> None:
+        """Move the cursor past entries that did not concern this consumer, from time to time."""
+        if self.plan.consumer is None or not isinstance(item, Delivery):
+            return
+        self._passed += len(item.entries)
+        track = self._follower.tracks.get(item.feed)
+        if self._passed >= SAVE_AFTER and track is not None and not self._follower.has_ready and self._given is None:
+            await self._advance({track.keys.name: track.cursor_of(track.position)}, None)
+
+    def _stand_by(self) -> None:
+        self.standing_by = True
+        assert self.plan.consumer is not None
+        _log.info("Another process works as the consumer %r: this one stands by.", self.plan.consumer.name)
+
+    def _replaced(self) -> None:
+        """Another process is the consumer now: what waits here is its business."""
+        leave(self.mailbox)
+        self.mailbox = Mailbox(wake=self._wake)
+        self._follower = self.plan.new_follower()
+        self._given = None
+        self._stand_by()
+
+    async def _try_to_take_over(self, deadline: float | None) -> bool:
+        """Ask whether the consumer is gone; False where the deadline passes."""
+        try:
+            if await Run(self.plan.claim()):
+                self.standing_by = False
+                self._follower = self.plan.new_follower()
+                await self._join()
+                return True
+        except (ConnectionLost, StoreTimeout) as error:
+            _log.debug("Standing by, without the server: %s", error)
+            self.standing_by = True
+        return await Nap(STAND_BY_S, deadline)
+
+    def _refuse_end(self, item: Item | None) -> None:
+        if isinstance(item, Closed):
+            self.mailbox.put(item)
+            if self.closing:
+                raise StoreClosed("The watch is closed.")
+            raise StoreClosed(
+                "This watch has ended, or belongs to the process that this one was forked from: open another."
+            )
+
+
+__all__ = ["Nap", "Receive", "Run", "Watching"]

@@ -1,0 +1,230 @@
+"""Watching, for asyncio: an asynchronous iterator of changes, and waiting for a key.
+
+What a watcher does stands in `_watching` and `_follower`. The hub is the process's, in its thread (`_hub_thread`), so that
+blocking and asyncio users share it, and a busy event loop does not make it miss what the server says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis_store._async_driver import AsyncDriver
+from redis_store._hub_thread import join, leave
+from redis_store._mailbox import Item, Mailbox
+from redis_store._resolve import Source
+from redis_store._scope import Scope
+from redis_store._waiting import Waiting
+from redis_store._watch_plan import Plan, check_most, check_timeout
+from redis_store._watching import Nap, Receive, Run, Watching
+from redis_store.errors import DataStoreError, StoreClosed
+from redis_store.types import Change, Json
+
+T = TypeVar("T")
+
+
+class _Bell:
+    """Wakes a task of an event loop from the hub's thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._rung = False
+
+    def ring(self) -> None:
+        if self._rung:
+            return
+        self._rung = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def receive(self, mailbox: Mailbox, deadline: float | None) -> Item | None:
+        """Return the next item, None where the deadline passes."""
+        while True:
+            self._rung = False
+            item = mailbox.take(0)
+            if item is not None:
+                return item
+            if deadline is not None and self._loop.time() >= deadline:
+                return None
+            self._event.clear()
+            if self._rung:
+                continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._event.wait()
+            except TimeoutError:
+                continue
+
+
+class AsyncWatch(AsyncIterator[Change]):
+    """The changes of a namespace, or of all of a user's, as they come; made by `AsyncDataStore.watch` and `watch_all`.
+
+    An asynchronous iterator and context manager. It begins with ``async with``, with `begin`, or else with the first change that
+    is asked for: what is written before that is not seen. One task at a time may take changes; a cancelled one takes none with
+    it. It outlives a server that is restarted: then it waits.
+    """
+
+    def __init__(self, driver: AsyncDriver, source: Source, plan: Plan) -> None:
+        self._driver = driver
+        self._source = source
+        self._plan = plan
+        self._bell: _Bell | None = None
+        self._watching: Watching | None = None
+        self._closed = asyncio.Event()
+        driver.watches.add(self)
+
+    @property
+    def standing_by(self) -> bool:
+        """Whether another process works as this consumer, and this one waits for its end."""
+        return self._watching is not None and self._watching.standing_by
+
+    async def begin(self) -> Self:
+        """Begin to watch, and return when what is written from then on will be seen. Harmless when repeated."""
+        if self._closed.is_set():
+            raise StoreClosed("The watch is closed.")
+        if self._watching is None:
+            self._bell = _Bell()
+            self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
+            weakref.finalize(self, _leave, self._watching)
+            try:
+                await self._drive(self._watching, self._watching.begin())
+            except BaseException:
+                leave(self._watching.mailbox)
+                self._watching = None
+                raise
+        return self
+
+    async def take(self, most: int = 1, timeout: float | None = None) -> list[Change]:
+        """Wait for a change and return it, with what is there besides up to `most`; nothing if `timeout` seconds pass.
+
+        A consumer's cursor does not move: say `done` of the last change that you are done with. Raises `StoredDataError` for a
+        value that is not JSON, once, and goes on behind it; raises `StoreClosed` after `close`.
+        """
+        watching = await self._begun()
+        return await self._drive(watching, watching.take(check_most(most), _deadline(timeout)))
+
+    async def done(self, change: Change) -> None:
+        """Move the consumer's cursor behind this change; without a consumer's name there is nothing to move."""
+        watching = await self._begun()
+        await self._drive(watching, watching.done(change))
+
+    async def next_change(self, timeout: float | None = None) -> Change | None:
+        """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
+        watching = await self._begun()
+        return await self._drive(watching, watching.next_change(_deadline(timeout)))
+
+    async def close(self) -> None:
+        """End it; whoever waits for the next change gets none. Harmless when repeated."""
+        self._closed.set()
+        watching = self._watching
+        if watching is not None and watching.end():
+            with contextlib.suppress(DataStoreError):
+                await self._driver.run(watching.plan.release())
+
+    def end(self) -> None:
+        """End it without a word to the server; the store does so when it is closed."""
+        self._closed.set()
+        if self._watching is not None:
+            self._watching.end()
+
+    async def __anext__(self) -> Change:
+        try:
+            change = await self.next_change()
+        except StoreClosed:
+            if self._closed.is_set():
+                raise StopAsyncIteration from None
+            raise
+        assert change is not None, "without a timeout there is one"
+        return change
+
+    async def __aenter__(self) -> Self:
+        return await self.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncWatch of {self._plan}{' (closed)' if self._closed.is_set() else ''}>"
+
+    async def _begun(self) -> Watching:
+        if self._watching is None:
+            await self.begin()
+        assert self._watching is not None
+        return self._watching
+
+    async def _drive(self, watching: Watching, steps: Coroutine[Any, Any, T]) -> T:
+        answer: Any = None
+        try:
+            step = steps.send(None)
+            while True:
+                try:
+                    if isinstance(step, Run):
+                        answer = await self._driver.run(step.op)
+                    elif isinstance(step, Receive):
+                        assert self._bell is not None
+                        answer = await self._bell.receive(watching.mailbox, step.deadline)
+                    else:
+                        answer = await self._nap(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            steps.close()
+
+    async def _nap(self, nap: Nap) -> bool:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + nap.seconds
+        until = end if nap.deadline is None else min(end, nap.deadline)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._closed.wait()
+        return nap.deadline is None or nap.deadline > end
+
+
+async def wait_until(
+    driver: AsyncDriver,
+    scope: Scope,
+    key: str,
+    predicate: Callable[[Json], bool] | None,
+    timeout: float | None,
+) -> Json:
+    """Wait until a key is there, with a value for which the predicate holds, and return the value."""
+    waiting = Waiting(scope, key, predicate)
+    deadline = _deadline(timeout)
+    if waiting.accepts(await driver.run(waiting.look())):
+        return waiting.value
+    bell = _Bell()
+    mailbox = Mailbox(light=True, wake=bell.ring)
+    driver.watches.add(mailbox)
+    join(waiting.request(mailbox), driver.source, driver.timeout_s)
+    try:
+        while True:
+            item = await bell.receive(mailbox, deadline)
+            if item is None:
+                raise waiting.too_late(timeout)
+            if waiting.concerns(item, mailbox) and waiting.accepts(await driver.run(waiting.look())):
+                return waiting.value
+            if waiting.fulfilled:
+                return waiting.value
+    finally:
+        leave(mailbox)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    limit_s = check_timeout(timeout)
+    return None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+
+
+def _leave(watching: Watching) -> None:
+    leave(watching.mailbox)

@@ -1,0 +1,221 @@
+"""What watching says to the server: requests and the decoders of their replies. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from redis_store._call import Call, Command, as_is, read, transaction
+from redis_store._digests import SKETCH_BYTES
+from redis_store._keys import NamespaceKeys, UserKeys, glob_for_prefix
+from redis_store._log_entry import Entry, Position, parse_entry
+from redis_store._replies import ScriptMissing
+from redis_store._scope import LogBounds
+from redis_store.ops._script import run_script
+from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
+from redis_store.scripts import ATTACH, NOTE, SMALL
+
+FLAGS = "Khgsxe"
+"""What `notify-keyspace-events` must contain: events by key, of hashes, sets, generic commands, expiry, eviction."""
+
+_ALL_CLASSES = set("g$lshzxetd")
+"""What the flag ``A`` stands for."""
+
+FIELDS_PER_NOTE = 500
+FIELDS_PER_READ = 100
+LOG_PAGE = 500
+SEEN_HEAD_BYTES = 16 + 8 + 42
+
+
+class Seen(NamedTuple):
+    """What the last watcher left behind: where it stood, and a sketch of the namespace there (`_digests`)."""
+
+    epoch: bytes
+    position: Position
+    sketch: bytes
+
+
+class Attached(NamedTuple):
+    """A namespace's log, which is there now."""
+
+    epoch: bytes
+    made: bool
+    last: Entry
+    seen: Seen | None
+
+
+class Tail(NamedTuple):
+    """The log from a known entry on, that one included, and how many fields the namespace has at the same moment."""
+
+    entries: list[Any]
+    fields: int
+
+
+class Page(NamedTuple):
+    """A page of a namespace and, of the same moment, its log from a known entry on (or its last entry)."""
+
+    entries: list[Any]
+    cursor: str
+    texts: dict[bytes, bytes]
+
+
+def missing_flags(flags: str) -> str:
+    """Return which of `FLAGS` are not among the server's; ``A`` stands for most."""
+    known = set(flags) | (_ALL_CLASSES if "A" in flags else set())
+    return "".join(flag for flag in FLAGS if flag not in known)
+
+
+def read_flags() -> Call[str]:
+    return Call((("CONFIG", "GET", "notify-keyspace-events"),), _flags, True)
+
+
+def add_flags(flags: str) -> Call[Any]:
+    """Ask for those flags besides the ones that are there; ``CONFIG SET`` replaces them all."""
+    return Call((("CONFIG", "SET", "notify-keyspace-events", flags + missing_flags(flags)),), as_is)
+
+
+def probe(key: bytes, token: int) -> Call[list[Any] | None]:
+    """Make the events of a hash on a key of our own, and a token behind them."""
+    return transaction([("HSET", key, "probe", 1), ("UNLINK", key), ("PUBLISH", key, token)])
+
+
+async def attach(
+    namespaces: Sequence[NamespaceKeys], epochs: Sequence[bytes], bounds: Sequence[LogBounds]
+) -> list[Attached]:
+    """Make sure that the namespaces have logs, and tell where those stand."""
+    parts = [
+        ((keys.log, keys.seen), (epoch, bound.life_ms))
+        for keys, epoch, bound in zip(namespaces, epochs, bounds, strict=True)
+    ]
+    try:
+        replies = await Call(tuple(ATTACH.by_digest(*part) for part in parts), as_is)
+    except ScriptMissing:
+        replies = await Call(tuple(ATTACH.by_text(*part) for part in parts), as_is)
+    return [_attached(reply) for reply in (replies if len(parts) > 1 else [replies])]
+
+
+async def tails(
+    feeds: Iterable[tuple[NamespaceKeys, bytes]], channel: bytes | None, token: int
+) -> tuple[int, list[Tail]]:
+    """Read logs from known entries on, and have a token published behind it; the server's clock in ms, and the tails."""
+    commands: list[Command] = []
+    for keys, entry_id in feeds:
+        commands += (("XRANGE", keys.log, entry_id, "+"), ("HLEN", keys.data))
+    commands.append(("TIME",))
+    if channel is not None:
+        commands.append(("PUBLISH", channel, token))
+    replies = await transaction(commands)
+    assert replies is not None, "nothing is watched"
+    end = len(replies) - (1 if channel is None else 2)
+    seconds, micros = replies[end]
+    return (
+        int(seconds) * 1000 + int(micros) // 1000,
+        [Tail(replies[at], replies[at + 1]) for at in range(0, end, 2)],
+    )
+
+
+async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | None, prefix: str = "") -> Page:
+    """Read a page of a namespace, and the log from an entry on; without one, the last entry alone."""
+    log: Command = (
+        ("XREVRANGE", keys.log, "+", "-", "COUNT", 1) if entry_id is None else ("XRANGE", keys.log, entry_id, "+")
+    )
+    scan: Command = ("HSCAN", keys.data, cursor, "COUNT", count)
+    if prefix:
+        scan = (*scan, "MATCH", glob_for_prefix(prefix))
+    replies = await transaction([log, scan])
+    assert replies is not None, "nothing is watched"
+    following, flat = replies[1]
+    return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
+    """How many keys make a page that is not too big; with more than a page allowed, a small namespace is one page."""
+    fields, memory_bytes, _ = await run_script(SMALL, (keys.data,), ("keys", 0, 0), repeatable=True)
+    if fields <= SNAPSHOT_KEYS < most and memory_bytes <= SNAPSHOT_BYTES:
+        return most
+    if not fields or memory_bytes <= 0:
+        return PAGE_KEYS
+    return max(1, min(PAGE_KEYS, PAGE_BYTES * int(fields) // int(memory_bytes)))
+
+
+def log_between(keys: NamespaceKeys, first: bytes, last: bytes, count: int | None = None) -> Call[list[Any]]:
+    """Ask for entries, both ends included."""
+    limit = () if count is None else ("COUNT", count)
+    return Call((("XRANGE", keys.log, first, last, *limit),), as_is, True, True)
+
+
+def texts_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | None]]:
+    return Call((("HMGET", keys.data, *fields),), as_is, True, True)
+
+
+async def fill_in(keys: NamespaceKeys, entries: Sequence[Entry]) -> None:
+    """Read the values that were too big for the log. Those that are gone are no news: the log will tell that, too."""
+    wanted: dict[bytes, bytes | None] = {}
+    for entry in entries:
+        for news in entry.news:
+            if news is not None and news[0] == "set" and news[2] is None and news[1] is not None:
+                wanted[news[1]] = None
+    if not wanted:
+        return
+    names = list(wanted)
+    for start in range(0, len(names), FIELDS_PER_READ):
+        part = names[start : start + FIELDS_PER_READ]
+        wanted.update(zip(part, await texts_of(keys, part), strict=True))
+    for entry in entries:
+        for at, news in enumerate(entry.news):
+            if news is not None and news[0] == "set" and news[2] is None and news[1] is not None:
+                text = wanted[news[1]]
+                entry.news[at] = None if text is None else (news[0], news[1], text)
+
+
+def infos_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | None]]:
+    return Call((("HMGET", keys.info, *fields),), as_is, True, True)
+
+
+def expiries_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[int] | None]:
+    """Ask when fields expire, in ms since 1970, negative for never; servers before Redis 7.4 do not know the command."""
+    return read("HPEXPIRETIME", keys.data, "FIELDS", len(fields), *fields)
+
+
+async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: str, fields: Sequence[bytes]) -> bool:
+    """Tell in the log how fields are now; False where somebody has told something since the expected entry."""
+    head = (keys.name, bounds.entries, bounds.max_bytes, expected, mode)
+    return bool(await run_script(NOTE, (keys.data, keys.registry, keys.log), (*head, *fields)))
+
+
+def note_gap(keys: NamespaceKeys) -> Call[Any]:
+    """Tell in the log that what was written by hand before is not known."""
+    return Call((("XADD", keys.log, "NOMKSTREAM", "*", "", '{"n":0,"gap":1}'),), as_is)
+
+
+def save_seen(keys: NamespaceKeys, seen: Seen, life_ms: int) -> Command:
+    """The command that leaves behind what a watcher knows."""
+    epoch, position, sketch = seen
+    raw = b"%b%08x%-42b%b" % (epoch, position.mark, position.id, sketch)
+    return ("SET", keys.seen, raw, "PX", life_ms)
+
+
+def registry_page(user: UserKeys, cursor: str) -> Call[tuple[str, list[bytes]]]:
+    return Call((("SSCAN", user.registry, cursor, "COUNT", 1000),), lambda reply: (reply[0].decode(), reply[1]), True)
+
+
+def _flags(reply: Any) -> str:
+    return reply[1].decode() if len(reply) > 1 else ""
+
+
+def _attached(reply: Any) -> Attached:
+    epoch, made, last, seen = reply
+    return Attached(epoch, bool(made), parse_entry(last), None if seen is None else _seen(seen))
+
+
+def _seen(raw: bytes) -> Seen | None:
+    if len(raw) != SEEN_HEAD_BYTES + SKETCH_BYTES:
+        return None
+    try:
+        position = Position(raw[24:66].rstrip(), int(raw[16:24], 16))
+    except ValueError:
+        return None
+    return Seen(raw[:16], position, raw[66:])
+
+
+__all__ = ["START", "Attached", "Page", "Seen", "Tail"]

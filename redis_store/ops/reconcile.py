@@ -1,0 +1,134 @@
+"""Whether a log tells all that happened to a namespace since somebody watched last, and what it does not. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from redis_store._digests import digest_of
+from redis_store._feed import Feed
+from redis_store._log_entry import Entry, id_order, parse_entry
+from redis_store.ops import feed as says
+from redis_store.ops.feed import Seen
+
+_TOO_BIG = -1
+"""Stands for the digest of a value that was too big for the log."""
+
+_PART = 500
+_SAME_MS = 5
+"""A script's clock and the log's may differ by as much."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What the log says about the keys that it names: their digests (None: gone), and when they expire."""
+
+    digests: dict[bytes, int | None] = field(default_factory=dict)
+    expires: dict[bytes, int] = field(default_factory=dict)
+    first: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    """What was first said about a key, and when, in ms."""
+    cleared: bool = False
+
+    def add(self, entry: Entry) -> None:
+        for news in entry.news:
+            if news is None:
+                continue
+            op, name, text = news
+            if name is None:
+                self.cleared = True
+                self.digests.clear()
+                self.expires.clear()
+                continue
+            self.first.setdefault(name, (op, entry.order[0]))
+            self.expires.pop(name, None)
+            if op != "set":
+                self.digests[name] = None
+                continue
+            self.digests[name] = _TOO_BIG if text is None else digest_of(text)
+            if entry.expires_ms is not None:
+                self.expires[name] = entry.expires_ms
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What happened besides what the log tells: keys that expired, and keys that somebody wrote by hand."""
+
+    expired: list[bytes]
+    changed: list[bytes]
+
+
+async def explain(feed: Feed, seen: Seen, server_ms: int) -> Verdict | None:
+    """Compare a namespace that is known now with what was seen of it; None where it cannot be said what happened."""
+    raw = await says.log_between(feed.keys, seen.position.id, feed.position.id)
+    if not raw:
+        return None
+    first, *later = (parse_entry(each) for each in raw)
+    if first.id != seen.position.id or first.mark != seen.position.mark:
+        return None
+    told = Told()
+    for entry in later:
+        told.add(entry)
+    verdict = _differences(feed, told, server_ms)
+    if told.cleared:
+        verdict.changed += [name for name in feed.digests if name not in told.digests]
+        return verdict
+    touched = list(told.digests)
+    if feed.digests.follow_from(seen.sketch, touched, {}):
+        return verdict
+    # There are too many, or keys have expired that were written before: see what the log and the infos know of that time.
+    earlier = await _told_before(feed, seen)
+    lost = [name for name, at in earlier.expires.items() if at <= server_ms and name not in feed.digests]
+    before = await _known_before(feed, seen, told, earlier)
+    if not feed.digests.follow_from(seen.sketch, [*touched, *(set(lost) - set(touched))], before):
+        return None
+    verdict.expired += [name for name in lost if name not in told.digests]
+    return verdict
+
+
+def _differences(feed: Feed, told: Told, server_ms: int) -> Verdict:
+    """Compare the keys that the log names with how they are."""
+    verdict = Verdict([], [])
+    for name, digest in told.digests.items():
+        present = feed.digests.of.get(name)
+        if present == digest or (digest == _TOO_BIG and present is not None):
+            continue
+        gone = present is None and told.expires.get(name, server_ms + 1) <= server_ms
+        (verdict.expired if gone else verdict.changed).append(name)
+    return verdict
+
+
+async def _told_before(feed: Feed, seen: Seen) -> Told:
+    earlier = Told()
+    for raw in await says.log_between(feed.keys, b"-", seen.position.id):
+        earlier.add(parse_entry(raw))
+    return earlier
+
+
+async def _known_before(feed: Feed, seen: Seen, told: Told, earlier: Told) -> dict[bytes, int | None]:
+    """Return what touched keys were like when the namespace was seen, as far as the log or their infos tell."""
+    before: dict[bytes, int | None] = {}
+    unknown = []
+    for name in told.digests:
+        digest = earlier.digests.get(name, _TOO_BIG)
+        if digest != _TOO_BIG:
+            before[name] = digest
+        elif told.first[name][0] == "set" and name not in earlier.digests:
+            unknown.append(name)
+    seen_ms = id_order(seen.position.id)[0]
+    for start in range(0, len(unknown), _PART):
+        part = unknown[start : start + _PART]
+        for name, info in zip(part, await says.infos_of(feed.keys, part), strict=True):
+            # A key that was made just when the log first tells of it was not there before.
+            created, told_ms = _created(info), told.first[name][1]
+            if created is not None and abs(created - told_ms) <= _SAME_MS and created > seen_ms:
+                before[name] = None
+    return before
+
+
+def _created(info: bytes | None) -> int | None:
+    try:
+        created = orjson.loads(info or b"{}")["created"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return created if isinstance(created, int) else None

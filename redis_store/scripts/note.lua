@@ -1,0 +1,52 @@
+-- Tells in the log what a watcher found by comparing: keys written by hand or expired, as they are at this moment.
+--
+-- KEYS  1 data hash   2 registry set   3 log stream
+-- ARGV  1 the namespace's name, as the registry holds it
+--       2, 3 log bounds: entries, bytes
+--       4 the log's last entry as the watcher knows it, or '' to tell in any case
+--       5 'c': if the namespace is gone, it was cleared;  'd': tell of each key
+--         'e': tell only of keys that are gone, as expired
+--       6.. the fields, about 500 at most
+-- Reply 1, or 0 where somebody has told something since: look again
+-- Errors  WRONGTYPE
+
+local data, registry, log, name, mode = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[5]
+local call = redis.call
+
+local listed = call('SISMEMBER', registry, name)
+local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if not last or (ARGV[4] ~= '' and last[1] ~= ARGV[4]) then return 0 end
+
+local told, told_bytes, inline_bytes = {}, 0, 0
+local there = call('EXISTS', data)
+if there == 0 and mode == 'c' then
+  told = {'', 'c'}
+else
+  for i = 6, #ARGV do
+    local field = ARGV[i]
+    local value, news = call('HGET', data, field), nil
+    if not value then
+      news = mode == 'e' and 'e' or 'd'
+    elseif mode ~= 'e' then
+      news = 'r'
+      if #value <= 1024 and inline_bytes + #value <= 65536 then
+        news = 's' .. value
+        inline_bytes = inline_bytes + #value
+      end
+    end
+    if news then
+      told[#told + 1] = field
+      told[#told + 1] = news
+      told_bytes = told_bytes + #field + #news
+    end
+  end
+end
+
+if #told > 0 then
+  local kept = math.max(1, math.min(tonumber(ARGV[2]), math.floor(tonumber(ARGV[3]) / math.max(1, told_bytes))))
+  call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', '{"n":0,"found":1}', unpack(told))
+end
+-- Who writes by hand may forget the registry.
+if there == 1 and listed == 0 then call('SADD', registry, name) end
+if there == 0 and listed == 1 then call('SREM', registry, name) end
+return 1
