@@ -61,29 +61,38 @@ class Sketch:
         """Return what is in one of both only."""
         return Sketch([a ^ b for a, b in zip(self.cells, other.cells, strict=True)])
 
-    def is_made_of(self, fields: Iterable[bytes]) -> bool:
-        """Whether nothing but some of these keys, each with whatever digest, is in it. Uses it up."""
-        left = {field: (*_places(crc := zlib.crc32(field)), crc) for field in fields}
+    def resolve(self, fields: Iterable[bytes]) -> dict[bytes, int | None] | None:
+        """Return the digests with which these keys are in it (None: not), if it holds nothing else; else None. Uses it up."""
+        left: dict[bytes, tuple[int, tuple[int, int, int]]] = {}
         inside: list[set[bytes]] = [set() for _ in range(CELLS)]
-        for field, (a, b, c, _) in left.items():
-            for place in (a, b, c):
+        for field in fields:
+            crc = zlib.crc32(field)
+            left[field] = crc, _places(crc)
+            for place in left[field][1]:
                 inside[place].add(field)
+        found: dict[bytes, int | None] = {}
         alone = [place for place in range(CELLS) if len(inside[place]) == 1]
         while alone:
             place = alone.pop()
             if len(inside[place]) != 1:
                 continue
             (field,) = inside[place]
-            *places, crc = left.pop(field)
-            found = self.cells[place]
-            if found and not _is_of(crc, found):
-                return False
+            crc, places = left.pop(field)
+            mixed = self.cells[place]
+            if mixed and not _is_of(crc, mixed):
+                return None
+            found[field] = mixed >> 32 if mixed else None
             for other in places:
-                self.cells[other] ^= found
+                self.cells[other] ^= mixed
                 inside[other].discard(field)
                 if len(inside[other]) == 1:
                     alone.append(other)
-        return not left and not any(self.cells)
+        return None if left or any(self.cells) else found
+
+    def may_hold(self, field: bytes) -> bool:
+        """Whether a key may be in it: none of its cells is empty."""
+        a, b, c = _places(zlib.crc32(field))
+        return bool(self.cells[a] and self.cells[b] and self.cells[c])
 
 
 class Digests:
@@ -130,21 +139,27 @@ class Digests:
         self.sketch = Sketch()
         return had
 
-    def follow_from(self, saved: bytes, touched: Iterable[bytes], before: Mapping[bytes, int | None]) -> bool:
-        """Whether this state comes from a saved sketch by changes to the touched keys alone.
+    def before(
+        self, saved: bytes, touched: Iterable[bytes], known: Mapping[bytes, int | None]
+    ) -> dict[bytes, int | None] | None:
+        """Return the digests that keys had at the time of a saved sketch, if nothing but the touched ones has changed since.
 
-        `before` tells what is known of touched keys at the time of the sketch: a digest, or None where they were absent.
+        `known` tells what is known of them: a digest, or None where they were absent. The others are read off the sketch.
         """
+        touched = list(touched)
+        rest = self.difference(saved, touched, known)
+        found = rest.resolve(field for field in touched if field not in known)
+        return None if found is None else {**known, **found}
+
+    def difference(self, saved: bytes, touched: Iterable[bytes], known: Mapping[bytes, int | None]) -> Sketch:
+        """Return what a saved sketch holds besides the keys that are there unchanged and those whose digests are known."""
         rest = Sketch.from_bytes(saved).minus(self.sketch)
-        unknown = []
         for field in touched:
             if (now := self.of.get(field)) is not None:
                 rest.toggle(field, now)
-            if field not in before:
-                unknown.append(field)
-            elif (was := before[field]) is not None:
+            if (was := known.get(field)) is not None:
                 rest.toggle(field, was)
-        return rest.is_made_of(unknown)
+        return rest
 
 
 def _places(crc: int) -> tuple[int, int, int]:

@@ -6,15 +6,20 @@ No I/O: `_feed_hub` says when to look, and hands in what was found.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from redis_store._digests import Digests, digest_of
 from redis_store._keys import NamespaceKeys, UserKeys
 from redis_store._log_entry import Entry, Position, parse_entry
-from redis_store._mailbox import Delivery, Item, Mailbox, Opened, Suspicion
+from redis_store._mailbox import Delivery, Mailbox, Opened, Suspicion
 from redis_store._scope import LogBounds
-from redis_store.ops.feed import START, Page, Seen
+from redis_store.ops.feed import START, Attached, Page, Seen
+
+LEAVE_S = 2.0
+"""So long a namespace that nobody watches any more is kept at most, to be known when somebody comes back."""
 
 
 @dataclass(slots=True)
@@ -30,10 +35,45 @@ class Scan:
     suspects: dict[bytes, None] = field(default_factory=dict)
 
 
+class Agenda:
+    """Which of a hub's namespaces need what; ordered, so that each gets its turn."""
+
+    def __init__(self) -> None:
+        self.unopened: dict[Feed, None] = {}
+        self.dirty: dict[Feed, None] = {}
+        """Something was heard of them, so that their logs have to be read."""
+        self.doubtful: dict[Feed, None] = {}
+        """They have to be learned or compared."""
+        self.expiring: dict[Feed, None] = {}
+        """Keys of theirs will expire."""
+        self.left: dict[Feed, None] = {}
+        """Nobody watches them any more; they end when it is known what they are like, for those who come later."""
+
+    @staticmethod
+    def first(feeds: dict[Feed, None], most: int) -> list[Feed]:
+        return list(islice(feeds, most))
+
+    def strike(self, feed: Feed) -> None:
+        """It needs nothing any more."""
+        for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
+            feeds.pop(feed, None)
+
+
 class Feed:
     """A namespace that is watched."""
 
-    def __init__(self, user: UserKeys, keys: NamespaceKeys, channel: bytes, bounds: LogBounds, fresh: bool) -> None:
+    def __init__(
+        self,
+        user: UserKeys,
+        keys: NamespaceKeys,
+        channel: bytes,
+        bounds: LogBounds,
+        agenda: Agenda,
+        *,
+        fresh: bool,
+    ) -> None:
+        self._agenda = agenda
+        agenda.unopened[self] = None
         self.user = user
         self.keys = keys
         self.channel = channel
@@ -43,8 +83,9 @@ class Feed:
         self.followers: list[Mailbox] = []
         self.unsure: list[Mailbox] = []
         """Followers that go on where somebody stopped, while it is not yet known whether the log tells all since."""
+        self.wants_digests = False
+        """Whether anybody needs more than suspicions."""
         self.subscribed = False
-        self.attached = False
         self.epoch = b""
         self.position = Position(b"0-0", 0)
         self.seen: Seen | None = None
@@ -52,9 +93,12 @@ class Feed:
         self.digests = Digests()
         self.knows = False
         """Whether the digests are complete, and so something to compare with."""
-        self.dirty = False
+        self.checked = False
+        """Whether it is known that the log tells all since somebody watched last."""
         self.events = 0
         """Keyspace events since the last token, those of expiry not counted."""
+        self.counted = 0
+        """Keyspace events up to the last token."""
         self.told = 0
         """Keyspace events that the log entries read since the last token account for."""
         self.fields = 0
@@ -69,31 +113,80 @@ class Feed:
         self._due: list[tuple[int, bytes]] = []
         self._last_event = b""
         self._rest_until = 0.0
+        self._left_at: float | None = None
+
+    def may_end(self, now: float) -> bool:
+        """Whether a namespace that nobody watches any more can be let go."""
+        self._left_at = self._left_at or now
+        return self.sure or not self.wants_digests or now - self._left_at > LEAVE_S
 
     @property
-    def wants_digests(self) -> bool:
-        """Whether anybody needs more than suspicions."""
-        return any(not mailbox.light for mailbox in self.followers)
+    def sure(self) -> bool:
+        """Whether it is known whole, and without doubts."""
+        return self.knows and self.checked and self.subscribed and self.compare_at is None and self.scan is None
+
+    def is_followed_by(self, mailbox: Mailbox) -> bool:
+        return any(other is mailbox for other in self.followers)
 
     def follow(self, mailbox: Mailbox) -> None:
         """Let a watcher have what comes from here on."""
         self.followers.append(mailbox)
-        if mailbox.resumes and not self.knows:
+        self.wants_digests = self.wants_digests or not mailbox.light
+        self._agenda.left.pop(self, None)
+        self._left_at = None
+        if mailbox.resumes and not self.checked:
             self.unsure.append(mailbox)
-        if self.attached:
+        if self.epoch:
             mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
+            self._learn()
 
     def unfollow(self, mailbox: Mailbox) -> None:
         self.followers = [other for other in self.followers if other is not mailbox]
         self.unsure = [other for other in self.unsure if other is not mailbox]
 
-    def announce(self, item: Item) -> None:
-        for mailbox in self.followers:
-            mailbox.put(item)
+    def attach(self, attached: Attached) -> bool:
+        """The log is there, on new connections; True where it is another than before."""
+        self._agenda.unopened.pop(self, None)
+        self.wake()
+        if self.epoch == attached.epoch:
+            return False
+        first = not self.epoch
+        self.begin_at(attached)
+        if first:
+            for mailbox in self.followers:
+                mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
+        return not first
+
+    def begin_at(self, attached: Attached) -> None:
+        """Follow a log from its end on, and learn what the namespace is like."""
+        self.digests.clear()
+        self.expires.clear()
+        self.knows = self.checked = False
+        self.scan = None
+        self.compare_at = None
+        self.events = self.counted = self.told = 0
+        self.epoch = attached.epoch
+        self.position = Position(attached.last.id, attached.last.mark)
+        self.made_here, self.seen = attached.made, attached.seen
+        self.wake()
+        self._learn()
+
+    def disconnected(self) -> None:
+        """What happens from now on is not heard: compare when there are connections again."""
+        self._agenda.unopened[self] = None
+        self.subscribed = False
+        self.scan = None
+        self.events = self.counted = self.told = 0
+        if self.knows:
+            self.suspect(0.0)
+
+    def wake(self) -> None:
+        """Have the log read."""
+        self._agenda.dirty[self] = None
 
     def heard(self, event: bytes) -> None:
         """A keyspace event has come."""
-        self.dirty = True
+        self._agenda.dirty[self] = None
         if event == b"hexpired":
             self.reaping = True
         elif event == b"del" and self._last_event == b"hexpired":
@@ -103,6 +196,11 @@ class Feed:
             self.events += 1
         self._last_event = event
 
+    def count(self) -> None:
+        """The token has come: what has been heard so far belongs to what was read with it, or before."""
+        self.counted += self.events
+        self.events = 0
+
     def take(self, raw_entries: list[Any]) -> list[Entry] | None:
         """Return the entries behind the known one, with which a read must begin; None where it does not."""
         if not raw_entries:
@@ -110,22 +208,31 @@ class Feed:
         first, *others = (parse_entry(raw) for raw in raw_entries)
         if first.id != self.position.id or first.mark != self.position.mark:
             return None
-        if others:
-            self.told += sum(entry.events for entry in others)
-            self.position = Position(others[-1].id, others[-1].mark)
         return others
+
+    def accept(self, entries: list[Entry]) -> None:
+        """Move on behind entries whose values have been read, remember what they say, and hand them to all who follow.
+
+        In one step, so that a connection that breaks while values are read leaves nothing undelivered.
+        """
+        if entries:
+            self.told += sum(entry.events for entry in entries)
+            self.position = Position(entries[-1].id, entries[-1].mark)
+            self.apply(entries)
+            self.deliver(entries)
 
     def settle(self, now: float, server_ms: int, *, counted: bool = True) -> None:
         """All events from before the last read have come (where they are `counted`): they and the log must agree."""
-        agrees = not counted or self.events == self.told
-        self.events = self.told = 0
+        agrees = not counted or self.counted == self.told
+        self.counted = self.told = 0
         if not self.wants_digests:
             if not agrees or not counted:
-                self.announce(Suspicion(self.keys.data))
+                for mailbox in self.followers:
+                    mailbox.put(Suspicion(self.keys.data))
             return
         if not self.knows:
             if not agrees and self.scan is not None:
-                self.compare_at = now
+                self.suspect(now)
             return
         surplus = self.fields - len(self.digests)
         if surplus == 0:
@@ -141,6 +248,7 @@ class Feed:
         """Ask for a comparison."""
         if self.compare_at is None:
             self.compare_at = max(now, self._rest_until)
+            self._agenda.doubtful[self] = None
 
     def rest(self, until: float) -> None:
         """Make no comparison before then."""
@@ -192,9 +300,21 @@ class Feed:
             for mailbox in self.followers:
                 mailbox.deliver(delivery)
 
+    def may_be_scanned(self, now: float) -> bool:
+        """Whether there is something to learn or to compare at this time."""
+        if not self.wants_digests or not self.epoch:
+            return False
+        if self.scan is not None or not self.checked:
+            return True
+        return self.compare_at is not None and self.compare_at <= now
+
     def begin_scan(self, page_keys: int, now: float) -> None:
         self.scan = Scan(not self.knows, page_keys, now)
         self.compare_at = None
+
+    def _learn(self) -> None:
+        if not self.checked and self.wants_digests:
+            self._agenda.doubtful[self] = None
 
     def look_at(self, page: Page, touched_now: set[bytes]) -> None:
         """Learn or compare a page, read at the moment at which the log was read too."""
@@ -217,21 +337,23 @@ class Feed:
         if scan.learns:
             self.knows = True
             return []
+        if self.compare_at is None:
+            self._agenda.doubtful.pop(self, None)
         # A field that was there from the start of the walk to its end has been met.
         missing = [name for name in self.digests if name not in scan.met and name not in scan.touched]
         return [*scan.suspects, *missing]
 
-    def forget(self) -> None:
-        """History is gone: begin anew from where the log stands."""
-        self.digests.clear()
-        self.expires.clear()
-        self.knows = False
-        self.scan = None
-        self.compare_at = None
-        self.events = self.told = 0
+    def believe(self, digests: Mapping[bytes, int | None]) -> None:
+        """Take keys for what they were before somebody wrote them by hand, so that the comparison finds it."""
+        for name, digest in digests.items():
+            if digest is None:
+                self.digests.drop(name)
+            else:
+                self.digests.put(name, digest)
 
     def expect_expiry(self, name: bytes, at_ms: int) -> None:
         self.expires[name] = at_ms
+        self._agenda.expiring[self] = None
         heapq.heappush(self._due, (at_ms, name))
 
     def next_expiry(self) -> int | None:
@@ -240,6 +362,10 @@ class Feed:
         while due and due[0][1] not in self.expires:
             heapq.heappop(due)
         return due[0][0] if due else None
+
+    def is_due(self, server_ms: int) -> bool:
+        at_ms = self.next_expiry()
+        return at_ms is not None and at_ms <= server_ms
 
     def take_due(self, server_ms: int, most: int, again_ms: int) -> list[bytes]:
         """Return fields that should have expired; they come up again later, unless the log says that they are gone."""
@@ -255,4 +381,4 @@ class Feed:
         return list(names)
 
 
-__all__ = ["Feed", "Scan"]
+__all__ = ["Agenda", "Feed", "Scan"]

@@ -22,7 +22,8 @@ from redis import connection as redis_connection
 from redis import exceptions as redis_errors
 
 from redis_store._call import Call, Command, ReplyError
-from redis_store._feed_hub import Hub, Join, JoinAll, Leave, Pause
+from redis_store._feed_hub import Hub
+from redis_store._hub_requests import Join, JoinAll, Leave, Pause, Request
 from redis_store._mailbox import Mailbox
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Source
@@ -100,9 +101,9 @@ class HubThread:
     def __init__(self, key: str, database: int) -> None:
         self.key = key
         self._database = database
-        self._hub = Hub(database, secrets.token_hex, warn=_log.warning)
+        self._hub = Hub(database, secrets.token_hex, _log.warning)
         self._lock = threading.Lock()
-        self._requests: list[Join | JoinAll | Leave] = []
+        self._requests: list[Request] = []
         self._sources: dict[int, Source] = {}
         self._told, self._teller = socket.socketpair()
         self._told.setblocking(False)
@@ -115,7 +116,7 @@ class HubThread:
         self._thread = threading.Thread(target=self._run, name="redis-store-watch", daemon=True)
         self._thread.start()
 
-    def ask(self, request: Join | JoinAll | Leave, source: Source | None) -> None:
+    def ask(self, request: Request, source: Source | None) -> None:
         """Pass on what a watcher wants; from any thread, under the lock of `_hubs`."""
         with self._lock:
             self._requests.append(request)
@@ -178,7 +179,7 @@ class HubThread:
         self._pass_requests()
         session = hub.session()
         try:
-            hub.now = monotonic()
+            hub.set_clock(monotonic())
             step = session.send(None)
             while True:
                 reply: Any = None
@@ -192,13 +193,13 @@ class HubThread:
                         if type(reply) is ReplyError or len(step.commands) > 1:
                             raise_error_reply(reply, step.commands)
                     except DataStoreError as error:
-                        hub.now = monotonic()
+                        hub.set_clock(monotonic())
                         step = session.throw(error)
                         continue
                     self._retry_s = _FIRST_RETRY_S
                 else:
                     listener.tell(step.command)
-                hub.now = monotonic()
+                hub.set_clock(monotonic())
                 step = session.send(reply)
         except StopIteration:
             return
@@ -238,9 +239,8 @@ class HubThread:
 
     def _lost(self, error: DataStoreError) -> None:
         self._disconnect()
-        self._hub.disconnected()
         self._pass_requests()
-        self._hub.fail_newcomers(error)
+        self._hub.disconnected(error)
         if self._hub.unused:
             return
         if self._retry_s == _LONGEST_RETRY_S / 2:

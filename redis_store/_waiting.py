@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redis_store._call import Op
-from redis_store._feed_hub import Join
+from redis_store._hub_requests import Join
 from redis_store._keys import encode_key
 from redis_store._mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
 from redis_store._scope import Scope

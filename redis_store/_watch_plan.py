@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from redis_store._feed_hub import Join, JoinAll
 from redis_store._follower import Follower, Track
+from redis_store._hub_requests import Join, JoinAll
 from redis_store._keys import encode_name, encode_prefix
 from redis_store._log_entry import Cursor, CursorFormat
 from redis_store._mailbox import Mailbox

@@ -126,6 +126,7 @@ class Watching:
 
     async def _join(self) -> None:
         plan, mailbox = self.plan, self.mailbox
+        self._follower = plan.new_follower()
         if plan.consumer is not None:
             mailbox.lock = (plan.consumer.lock, plan.consumer.cursors, plan.consumer.holder)
         mailbox.resumes = plan.since is not None
@@ -224,7 +225,6 @@ class Watching:
         try:
             if await Run(self.plan.claim()):
                 self.standing_by = False
-                self._follower = self.plan.new_follower()
                 await self._join()
                 return True
         except (ConnectionLost, StoreTimeout) as error:

@@ -128,6 +128,12 @@ async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | N
     return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
+async def info_page(keys: NamespaceKeys, cursor: str) -> Page:
+    """Read a page of what is known about keys."""
+    following, flat = await read("HSCAN", keys.info, cursor, "COUNT", PAGE_KEYS, bulk=True)
+    return Page([], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
 async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
     """How many keys make a page that is not too big; with more than a page allowed, a small namespace is one page."""
     fields, memory_bytes, _ = await run_script(SMALL, (keys.data,), ("keys", 0, 0), repeatable=True)

@@ -10,9 +10,9 @@ from redis_store._digests import digest_of
 from redis_store._feed import Feed
 from redis_store._log_entry import Entry, id_order, parse_entry
 from redis_store.ops import feed as says
-from redis_store.ops.feed import Seen
+from redis_store.ops.feed import START, Seen
 
-_TOO_BIG = -1
+TOO_BIG = 0
 """Stands for the digest of a value that was too big for the log."""
 
 _PART = 500
@@ -45,17 +45,17 @@ class Told:
             if op != "set":
                 self.digests[name] = None
                 continue
-            self.digests[name] = _TOO_BIG if text is None else digest_of(text)
+            self.digests[name] = TOO_BIG if text is None else digest_of(text)
             if entry.expires_ms is not None:
                 self.expires[name] = entry.expires_ms
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What happened besides what the log tells: keys that expired, and keys that somebody wrote by hand."""
+    """What happened besides what the log tells, with the digests that were last known (None: absent)."""
 
-    expired: list[bytes]
-    changed: list[bytes]
+    expired: dict[bytes, int | None] = field(default_factory=dict)
+    changed: dict[bytes, int | None] = field(default_factory=dict)
 
 
 async def explain(feed: Feed, seen: Seen, server_ms: int) -> Verdict | None:
@@ -71,31 +71,58 @@ async def explain(feed: Feed, seen: Seen, server_ms: int) -> Verdict | None:
         told.add(entry)
     verdict = _differences(feed, told, server_ms)
     if told.cleared:
-        verdict.changed += [name for name in feed.digests if name not in told.digests]
+        verdict.changed.update((name, None) for name in feed.digests if name not in told.digests)
         return verdict
-    touched = list(told.digests)
-    if feed.digests.follow_from(seen.sketch, touched, {}):
+    if feed.digests.before(seen.sketch, told.digests, {}) is not None:
         return verdict
-    # There are too many, or keys have expired that were written before: see what the log and the infos know of that time.
+    return await _explain_rest(feed, seen, told, verdict, server_ms)
+
+
+async def _explain_rest(feed: Feed, seen: Seen, told: Told, verdict: Verdict, server_ms: int) -> Verdict | None:
+    """Too many keys were written, or others than the log names: see what fits what is known of the time before."""
     earlier = await _told_before(feed, seen)
-    lost = [name for name, at in earlier.expires.items() if at <= server_ms and name not in feed.digests]
-    before = await _known_before(feed, seen, told, earlier)
-    if not feed.digests.follow_from(seen.sketch, [*touched, *(set(lost) - set(touched))], before):
+    known = await _known_before(feed, seen, told, earlier)
+    lost = {
+        name for name, at in earlier.expires.items() if at <= server_ms and name not in feed.digests.of
+    } - told.digests.keys()
+    touched = told.digests.keys() | lost
+    rest = feed.digests.difference(seen.sketch, touched, known)
+    fitting = {name for name in feed.digests if name not in touched and rest.may_hold(name)}
+    fitting |= {name for name in await _left_infos(feed) if name not in touched and rest.may_hold(name)}
+    before = feed.digests.before(seen.sketch, touched | fitting, known)
+    if before is None:
         return None
-    verdict.expired += [name for name in lost if name not in told.digests]
+    for name in lost:
+        if before[name] is not None:
+            verdict.expired[name] = before[name]
+    for name in fitting:
+        if before[name] != feed.digests.of.get(name):
+            verdict.changed[name] = before[name]
     return verdict
 
 
 def _differences(feed: Feed, told: Told, server_ms: int) -> Verdict:
     """Compare the keys that the log names with how they are."""
-    verdict = Verdict([], [])
+    verdict = Verdict()
     for name, digest in told.digests.items():
         present = feed.digests.of.get(name)
-        if present == digest or (digest == _TOO_BIG and present is not None):
+        if present == digest or (digest == TOO_BIG and present is not None):
             continue
         gone = present is None and told.expires.get(name, server_ms + 1) <= server_ms
-        (verdict.expired if gone else verdict.changed).append(name)
+        (verdict.expired if gone else verdict.changed)[name] = digest
     return verdict
+
+
+async def _left_infos(feed: Feed) -> list[bytes]:
+    """Return keys that have an info and no value: somebody deleted them by hand."""
+    left: list[bytes] = []
+    cursor = START
+    while True:
+        page = await says.info_page(feed.keys, cursor)
+        cursor = page.cursor
+        left += [name for name in page.texts if name not in feed.digests]
+        if cursor == START:
+            return left
 
 
 async def _told_before(feed: Feed, seen: Seen) -> Told:
@@ -110,8 +137,8 @@ async def _known_before(feed: Feed, seen: Seen, told: Told, earlier: Told) -> di
     before: dict[bytes, int | None] = {}
     unknown = []
     for name in told.digests:
-        digest = earlier.digests.get(name, _TOO_BIG)
-        if digest != _TOO_BIG:
+        digest = earlier.digests.get(name, TOO_BIG)
+        if digest != TOO_BIG:
             before[name] = digest
         elif told.first[name][0] == "set" and name not in earlier.digests:
             unknown.append(name)

@@ -1,0 +1,159 @@
+"""What a hub does where log and namespace may not agree: it compares, explains, and tells the log what it found. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+from redis_store._call import Call, Command
+from redis_store._feed import Feed
+from redis_store._log_entry import Entry
+from redis_store._mailbox import HistoryGone
+from redis_store.errors import PermissionDenied, ServerRefused
+from redis_store.ops import feed as says
+from redis_store.ops.feed import START, Seen
+from redis_store.ops.reconcile import explain
+
+SCAN_REST = 10
+"""A comparison is followed by a rest of so many times its length, so that who writes by hand all the time is bearable."""
+
+EXPIRY_AGAIN_MS = 1000
+"""A key that should have expired and has not is looked at again after so long."""
+
+NOTES_REFUSED = 3
+"""So often what was found is compared anew because others have told the log something; then it is told in any case."""
+
+REST_S = 1.0
+
+
+class Doubts:
+    """Looks after what the log does not tell."""
+
+    def __init__(
+        self, read: Callable[[list[Feed]], Awaitable[None]], start_over: Callable[[Feed], Awaitable[None]]
+    ) -> None:
+        self.now = 0.0
+        self.clock_ms = 0.0
+        """The server's clock less ours, in ms."""
+        self._read = read
+        self._start_over = start_over
+        self._fields_expire = True
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock."""
+        return int(self.now * 1000 + self.clock_ms)
+
+    async def scan(self, feed: Feed) -> None:
+        """Learn or compare one page of a namespace; where it is known whole, see what happened before."""
+        if feed.knows and not feed.checked:
+            await self._check_history(feed)
+            return
+        if feed.scan is None:
+            feed.begin_scan(await says.page_size(feed.keys), self.now)
+        scan = feed.scan
+        assert scan is not None
+        page = await says.page(feed.keys, scan.cursor, scan.page_keys, feed.position.id)
+        entries = feed.take(page.entries)
+        if entries is None:
+            await self._start_over(feed)
+            return
+        await says.fill_in(feed.keys, entries)
+        feed.accept(entries)
+        feed.look_at(page, {news[1] for entry in entries for news in entry.news if news is not None and news[1]})
+        await self._learn_expiries(feed, list(page.texts))
+        if scan.cursor == START:
+            feed.rest(self.now + SCAN_REST * (self.now - scan.started))
+            suspects = feed.end_scan()
+            if suspects:
+                await self._note(feed, suspects, "c")
+
+    async def expire(self, feed: Feed) -> None:
+        """Look at keys that should have expired."""
+        if not feed.wants_digests:
+            feed.expires.clear()
+            return
+        names = feed.take_due(self.server_ms, says.FIELDS_PER_NOTE, EXPIRY_AGAIN_MS)
+        if names:
+            await self._note(feed, names, "e")
+
+    def save(self, feed: Feed) -> list[Command]:
+        """The command that leaves behind what is known of a namespace, unless there are doubts."""
+        if not feed.sure:
+            return []
+        feed.saved_at, feed.saved_position = self.now, feed.position.id
+        seen = Seen(feed.epoch, feed.position, feed.digests.sketch.to_bytes())
+        return [says.save_seen(feed.keys, seen, feed.bounds.life_ms)]
+
+    async def _learn_expiries(self, feed: Feed, names: list[bytes]) -> None:
+        if not names or not self._fields_expire:
+            return
+        try:
+            times = await says.expiries_of(feed.keys, names)
+        except ServerRefused:
+            self._fields_expire = False
+            return
+        for name, at_ms in zip(names, times or (), strict=False):
+            if at_ms > 0 and feed.expires.get(name) != at_ms:
+                feed.expect_expiry(name, at_ms)
+
+    async def _check_history(self, feed: Feed) -> None:
+        """The namespace is known now: does the log tell all that happened since somebody watched last?"""
+        if not feed.made_here:
+            verdict = None
+            if feed.seen is not None and feed.seen.epoch == feed.epoch:
+                verdict = await explain(feed, feed.seen, self.server_ms)
+            if verdict is None:
+                await says.note_gap(feed.keys)
+                for mailbox in feed.unsure:
+                    mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
+            else:
+                # What is told now is news to those who know what the log has told so far.
+                feed.believe(verdict.changed)
+                feed.believe(verdict.expired)
+                for name in verdict.expired:
+                    feed.expect_expiry(name, self.server_ms)
+                if verdict.expired or verdict.changed:
+                    feed.suspect(0.0)
+        feed.checked = True
+        feed.seen = None
+        feed.unsure = []
+        feed.wake()
+        for command in self.save(feed):
+            await Call((command,), lambda reply: reply)
+
+    async def _note(self, feed: Feed, names: list[bytes], mode: str) -> None:
+        """Tell in the log what was found, unless others have just told something: then look again."""
+        if mode != "e":
+            expired = [name for name in names if feed.expires.get(name, math.inf) <= self.server_ms]
+            if expired:
+                await self._note(feed, expired, "e")
+                gone = set(expired)
+                names, mode = [name for name in names if name not in gone], "d"
+        for start in range(0, len(names), says.FIELDS_PER_NOTE):
+            part = names[start : start + says.FIELDS_PER_NOTE]
+            expected = feed.position.id if feed.notes_refused < NOTES_REFUSED else b""
+            try:
+                if not await says.note(feed.keys, feed.bounds, expected, mode, part):
+                    feed.notes_refused += 1
+                    feed.wake()
+                    feed.suspect(self.now)
+                    return
+            except (ServerRefused, PermissionDenied):
+                await self._tell_followers(feed, part, mode)
+                feed.rest(self.now + REST_S)
+                continue
+            feed.notes_refused = 0
+            await self._read([feed])
+
+    async def _tell_followers(self, feed: Feed, names: list[bytes], mode: str) -> None:
+        """The log takes nothing (a full server, a replica): tell at least those who are here."""
+        texts = await says.texts_of(feed.keys, names)
+        entry = Entry(feed.position.id, feed.position.mark, [], found=True, local=True)
+        for name, text in zip(names, texts, strict=True):
+            if text is None:
+                entry.news.append(("expire" if mode == "e" else "delete", name, None))
+            elif mode != "e":
+                entry.news.append(("set", name, text))
+        feed.apply([entry])
+        feed.deliver([entry])

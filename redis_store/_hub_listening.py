@@ -1,0 +1,172 @@
+"""A hub's listening connection: subscriptions, tokens, whether the server sends events at all, and doing without. No I/O."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis_store._call import Call
+from redis_store._feed import Feed
+from redis_store._hub_members import Members
+from redis_store._hub_requests import Pause, Tell
+from redis_store._keys import UserKeys
+from redis_store.errors import ConnectionLost, PermissionDenied, ServerRefused
+from redis_store.ops import feed as says
+
+TOKEN_S = 3.0
+"""A token that is not back by then is lost, and with it perhaps events: the connections are made anew."""
+
+BLOCK_MS = 500
+"""How long an ``XREAD`` blocks at most: shorter than any socket's timeout, and than anybody's patience."""
+
+
+class Listening:
+    """What is heard, and what was said so that it is."""
+
+    def __init__(self, members: Members, random_hex: Callable[[int], str], warn: Callable[[str], None]) -> None:
+        self.now = 0.0
+        self.counts_events = True
+        """Whether the server sends keyspace events, so that they can be counted."""
+        self.barrier: bytes | None = None
+        self._members = members
+        self._random_hex = random_hex
+        self._warn = warn
+        self._warned = False
+        self._confirmed: set[bytes] = set()
+        self._probed: set[bytes] = set()
+        self._token = 0
+        self._token_heard = -1
+        self._settling: Sequence[Feed] = ()
+        self._listener_id: int | None = None
+        self._blocked = False
+
+    def disconnected(self) -> None:
+        self._confirmed.clear()
+        self._token_heard = -1
+        self._blocked = False
+        self._listener_id = None
+
+    def heard(self, reply: Any) -> None:
+        """Something came."""
+        if isinstance(reply, Exception):
+            raise ConnectionLost(f"The server refused what a watcher listens to: {reply}.")
+        if not self.counts_events:
+            self._heard_unblocked(reply)
+            return
+        if not isinstance(reply, list) or len(reply) != 3:
+            return
+        kind, channel, payload = reply
+        if kind == b"message":
+            feed = self._members.by_channel.get(channel)
+            if feed is not None:
+                feed.heard(payload)
+            elif channel == self.barrier:
+                self._heard_token(int(payload))
+            else:
+                self._heard_elsewhere(channel, payload)
+        elif kind == b"subscribe":
+            self._confirmed.add(channel)
+
+    async def begin(self, user: UserKeys, configures: bool) -> None:
+        """On new connections: find out, by effect, whether the server sends events."""
+        if self.barrier is None:
+            self.barrier = user.barrier(self._random_hex(8))
+        if configures:
+            await self._configure()
+        self.counts_events = True
+        try:
+            await self.subscribe([self.barrier, self._members.channel_head + self.barrier])
+            self._probed.clear()
+            await says.probe(self.barrier, token := self.new_token(()))
+            await self.token_back(token)
+        except (ServerRefused, PermissionDenied) as error:
+            self._warn_once(f"it does not let this user publish or subscribe ({error})")
+        else:
+            if {b"hset", b"del"} <= self._probed:
+                return
+            self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.FLAGS}")
+        self.counts_events = False
+        await Tell(("UNSUBSCRIBE",))
+        await Tell(("CLIENT", "ID"))
+
+    async def subscribe(self, channels: Sequence[bytes]) -> None:
+        """Subscribe, and return when the server has."""
+        self._confirmed.difference_update(channels)
+        await Tell((b"SUBSCRIBE", *channels))
+        await self._wait_for(lambda: self._confirmed.issuperset(channels))
+
+    def new_token(self, settling: Sequence[Feed]) -> int:
+        """Return a token to publish; when it comes back, these namespaces' events up to then are counted."""
+        self._settling = settling
+        self._token += 1
+        return self._token
+
+    async def token_back(self, token: int) -> None:
+        await self._wait_for(lambda: self._token_heard >= token)
+
+    async def block(self, feeds: Iterable[Feed]) -> None:
+        """Without events: have the connection wait for the next entry of any log."""
+        if self._blocked:
+            return
+        self._blocked = True
+        feeds = list(feeds)
+        logs, ids = [feed.keys.log for feed in feeds], [feed.position.id for feed in feeds]
+        await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *logs, *ids))
+
+    async def unblock(self) -> None:
+        """There are other logs to wait for."""
+        if self._blocked and self._listener_id is not None:
+            with contextlib.suppress(ServerRefused, PermissionDenied):
+                await Call((("CLIENT", "UNBLOCK", self._listener_id),), lambda reply: reply)
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        end = self.now + TOKEN_S
+        while True:
+            await Pause(end)
+            if condition():
+                return
+            if self.now >= end:
+                raise ConnectionLost("The server's messages to a watcher stopped coming")
+
+    async def _configure(self) -> None:
+        try:
+            flags = await says.read_flags()
+            if says.missing_flags(flags):
+                await says.add_flags(flags)
+        except (ServerRefused, PermissionDenied) as error:
+            if not self._warned:
+                self._warn(f"Cannot add to the server's notify-keyspace-events: {error}")
+
+    def _warn_once(self, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(
+                f"The server sends no keyspace events: {reason}. Watching goes on with XREAD: changes come as before, but"
+                " values that were overwritten by hand (HSET of a key that is there) go unnoticed, other writes by hand,"
+                " expiries and evictions are noticed after about a second, and new watchers and namespaces wait up to"
+                f" {BLOCK_MS / 1000:g} s. To have them: redis-store doctor, or connect(..., configure_server=True)."
+            )
+
+    def _heard_token(self, token: int) -> None:
+        self._token_heard = token
+        if token == self._token:
+            for feed in self._settling:
+                feed.count()
+
+    def _heard_elsewhere(self, channel: bytes, event: bytes) -> None:
+        if self.barrier is not None and channel == self._members.channel_head + self.barrier:
+            self._probed.add(event)
+        for registry in self._members.registries.values():
+            if registry.channel == channel:
+                registry.dirty = True
+
+    def _heard_unblocked(self, reply: Any) -> None:
+        if isinstance(reply, int):
+            self._listener_id = reply
+        elif reply is None or (isinstance(reply, list) and reply and isinstance(reply[0], list)):
+            self._blocked = False
+            logs = {log for log, _ in reply or ()}
+            for feed in self._members.feeds.values():
+                if feed.keys.log in logs:
+                    feed.wake()

@@ -1,0 +1,143 @@
+"""Who watches what through a hub: its namespaces, those who want all namespaces of a user, and who comes and goes. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from redis_store._feed import Agenda, Feed
+from redis_store._hub_requests import Join, JoinAll, Leave, Request
+from redis_store._keys import UserKeys
+from redis_store._mailbox import Failed, Mailbox
+from redis_store.errors import DataStoreError
+
+
+@dataclass(slots=True)
+class Registry:
+    """The namespaces of a user, watched by those who want all of them."""
+
+    user: UserKeys
+    channel: bytes
+    wanted: list[JoinAll] = field(default_factory=list)
+    listed: set[int] = field(default_factory=set)
+    """Who has been given the first list, by the identity of the mailbox."""
+    subscribed: bool = False
+    dirty: bool = True
+
+
+class Members:
+    """The namespaces of a hub, and their watchers."""
+
+    def __init__(self, database: int) -> None:
+        self.agenda = Agenda()
+        self.feeds: dict[bytes, Feed] = {}
+        self.by_channel: dict[bytes, Feed] = {}
+        self.registries: dict[bytes, Registry] = {}
+        self.ended: list[Feed] = []
+        """Namespaces that nobody watches any more, and of which the server has not been told."""
+        self.channel_head = b"__keyspace@%d__:" % database
+        self._requests: list[Request] = []
+
+    @property
+    def none(self) -> bool:
+        """Whether there is nobody."""
+        return not (self.feeds or self.registries or self._requests or self.ended)
+
+    def ask(self, request: Request) -> None:
+        """Note what a watcher wants; `admit` sees to it."""
+        self._requests.append(request)
+
+    def all(self) -> list[Mailbox]:
+        """All who watch, or want to."""
+        found = {id(mailbox): mailbox for feed in self.feeds.values() for mailbox in feed.followers}
+        for registry in self.registries.values():
+            found |= {id(wanted.mailbox): wanted.mailbox for wanted in registry.wanted}
+        for request in self._requests:
+            found[id(request.mailbox)] = request.mailbox
+        return list(found.values())
+
+    def some_user(self) -> UserKeys | None:
+        """Return a user for whom somebody watches."""
+        users = [*(feed.user for feed in self.feeds.values()), *(each.user for each in self.registries.values())]
+        return users[0] if users else None
+
+    def admit(self) -> None:
+        """Let in who wants to watch, and out who does not."""
+        while self._requests:
+            request = self._requests.pop(0)
+            if isinstance(request, Leave):
+                self._let_go(request.mailbox)
+            elif request.mailbox.closed:
+                continue
+            elif isinstance(request, Join):
+                self.join(request, fresh=False)
+            else:
+                self._join_all(request)
+
+    def join(self, join: Join, *, fresh: bool) -> None:
+        """Let a watcher have a namespace; `fresh` where it came into being while all were watched."""
+        feed = self.feeds.get(join.keys.data)
+        if feed is None:
+            channel = self.channel_head + join.keys.data
+            feed = Feed(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
+            self.feeds[join.keys.data] = self.by_channel[channel] = feed
+        feed.follow(join.mailbox)
+
+    def missing(self, registry: Registry, names: set[bytes]) -> None:
+        """Let those who want all namespaces have those that are new to them."""
+        for join in registry.wanted:
+            fresh = id(join.mailbox) in registry.listed
+            for name in sorted(name for name in names if name.startswith(join.prefix)):
+                keys = registry.user.of_stored(name)
+                feed = self.feeds.get(keys.data)
+                if feed is None or not feed.is_followed_by(join.mailbox):
+                    self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
+
+    def refuse(self, mailboxes: list[Mailbox], error: DataStoreError) -> None:
+        """Tell watchers that they cannot watch."""
+        for mailbox in mailboxes:
+            mailbox.put(Failed(error))
+            self._let_go(mailbox)
+
+    def newcomers(self) -> list[Mailbox]:
+        """Those who have not begun to watch yet."""
+        found = [mailbox for feed in self.feeds.values() if not feed.epoch for mailbox in feed.followers]
+        for registry in self.registries.values():
+            found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
+        return found
+
+    def disconnected(self) -> None:
+        """The connections are gone, and with them everything that was on its way."""
+        for feed in list(self.agenda.left):
+            self.end(feed)
+        self.ended.clear()
+        for feed in self.feeds.values():
+            feed.disconnected()
+        for registry in self.registries.values():
+            registry.subscribed = False
+            registry.dirty = True
+
+    def _join_all(self, request: JoinAll) -> None:
+        registry = self.registries.get(request.user.prefix)
+        if registry is None:
+            registry = Registry(request.user, self.channel_head + request.user.registry)
+            self.registries[request.user.prefix] = registry
+        registry.wanted.append(request)
+        registry.dirty = True
+
+    def _let_go(self, mailbox: Mailbox) -> None:
+        for registry in list(self.registries.values()):
+            registry.wanted = [join for join in registry.wanted if join.mailbox is not mailbox]
+            registry.listed.discard(id(mailbox))
+            if not registry.wanted:
+                del self.registries[registry.user.prefix]
+        for feed in list(self.feeds.values()):
+            if feed.is_followed_by(mailbox):
+                feed.unfollow(mailbox)
+                if not feed.followers:
+                    self.agenda.left[feed] = None
+
+    def end(self, feed: Feed) -> None:
+        """Watch a namespace no more."""
+        del self.feeds[feed.keys.data], self.by_channel[feed.channel]
+        self.agenda.strike(feed)
+        self.ended.append(feed)
