@@ -14,9 +14,13 @@ from typing import Any
 from redis_store._digests import Digests, digest_of
 from redis_store._keys import NamespaceKeys, UserKeys
 from redis_store._log_entry import Entry, Position, parse_entry
-from redis_store._mailbox import Delivery, Mailbox, Opened, Suspicion
+from redis_store._mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
 from redis_store._scope import LogBounds
 from redis_store.ops.feed import START, Attached, Page, Seen
+
+LEARNED_FIRST = 2000
+"""A namespace of at most so many keys is learned before anybody is told that it is watched. In a bigger one hand-made writes
+of the time in which it is learned lead to a reset."""
 
 LEAVE_S = 2.0
 """So long a namespace that nobody watches any more is kept at most, to be known when somebody comes back."""
@@ -86,6 +90,8 @@ class Feed:
         self.wants_digests = False
         """Whether anybody needs more than suspicions."""
         self.subscribed = False
+        self.opened = False
+        """Whether those who follow have been told that they do."""
         self.epoch = b""
         self.position = Position(b"0-0", 0)
         self.seen: Seen | None = None
@@ -111,6 +117,7 @@ class Feed:
         self.saved_position = b""
         self.expires: dict[bytes, int] = {}
         self._due: list[tuple[int, bytes]] = []
+        self._overdue: list[bytes] = []
         self._last_event = b""
         self._rest_until = 0.0
         self._left_at: float | None = None
@@ -136,9 +143,16 @@ class Feed:
         self._left_at = None
         if mailbox.resumes and not self.checked:
             self.unsure.append(mailbox)
-        if self.epoch:
+        self._learn()
+        if self.opened:
             mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
-            self._learn()
+
+    def _open(self) -> None:
+        """From here on whatever happens is told to those who follow."""
+        if not self.opened:
+            self.opened = True
+            for mailbox in self.followers:
+                mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
 
     def unfollow(self, mailbox: Mailbox) -> None:
         self.followers = [other for other in self.followers if other is not mailbox]
@@ -148,14 +162,11 @@ class Feed:
         """The log is there, on new connections; True where it is another than before."""
         self._agenda.unopened.pop(self, None)
         self.wake()
+        self.counted = self.told = 0
         if self.epoch == attached.epoch:
             return False
-        first = not self.epoch
         self.begin_at(attached)
-        if first:
-            for mailbox in self.followers:
-                mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
-        return not first
+        return self.opened
 
     def begin_at(self, attached: Attached) -> None:
         """Follow a log from its end on, and learn what the namespace is like."""
@@ -164,7 +175,7 @@ class Feed:
         self.knows = self.checked = False
         self.scan = None
         self.compare_at = None
-        self.events = self.counted = self.told = 0
+        self.counted = self.told = 0
         self.epoch = attached.epoch
         self.position = Position(attached.last.id, attached.last.mark)
         self.made_here, self.seen = attached.made, attached.seen
@@ -226,23 +237,34 @@ class Feed:
         agrees = not counted or self.counted == self.told
         self.counted = self.told = 0
         if not self.wants_digests:
+            self._open()
             if not agrees or not counted:
                 for mailbox in self.followers:
                     mailbox.put(Suspicion(self.keys.data))
             return
         if not self.knows:
-            if not agrees and self.scan is not None:
-                self.suspect(now)
+            self._settle_unknown(now, agrees)
             return
         surplus = self.fields - len(self.digests)
         if surplus == 0:
             self.reaping = False
-        next_expiry = self.next_expiry()
-        if agrees and next_expiry is not None and next_expiry <= server_ms:
+        self._overdue = [name for name in self._overdue if self.expires.get(name, server_ms + 1) <= server_ms]
+        if agrees and (self._overdue or self.is_due(server_ms)):
             return  # who is gone will be told first, then numbers count
         # Fields that have expired are counted by the server until it reaps them.
         if not agrees or surplus < 0 or (surplus > 0 and not self.reaping):
             self.suspect(now)
+
+    def _settle_unknown(self, now: float, agrees: bool) -> None:
+        """Somebody may have written by hand before it was known what there had been."""
+        if not agrees:
+            if self.opened:
+                for mailbox in self.followers:
+                    mailbox.put(HistoryGone(self.keys.data, self.epoch))
+            if self.scan is not None:
+                self.suspect(now)
+        if self.fields > LEARNED_FIRST:
+            self._open()
 
     def suspect(self, now: float) -> None:
         """Ask for a comparison."""
@@ -336,6 +358,7 @@ class Feed:
         assert scan is not None
         if scan.learns:
             self.knows = True
+            self._open()
             return []
         if self.compare_at is None:
             self._agenda.doubtful.pop(self, None)
@@ -378,7 +401,8 @@ class Feed:
                 names[name] = None
         for name in names:
             heapq.heappush(due, (server_ms + again_ms, name))
-        return list(names)
+        self._overdue = list(names)
+        return self._overdue
 
 
 __all__ = ["Agenda", "Feed", "Scan"]

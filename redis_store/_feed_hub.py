@@ -30,16 +30,15 @@ namespace); here is the order in which things are done.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from redis_store._call import Call, Command
+from redis_store._call import Command
 from redis_store._feed import Feed
 from redis_store._hub_doubts import Doubts
 from redis_store._hub_listening import Listening
 from redis_store._hub_members import Members, Registry
-from redis_store._hub_requests import Pause, Request, Tell
+from redis_store._hub_requests import Pause, Request, Tell, say
 from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused
 from redis_store.ops import feed as says
@@ -52,7 +51,6 @@ COALESCE_S = 0.002
 
 FEEDS_PER_READ = 64
 FEEDS_PER_TICK = 500
-COMMANDS_PER_CALL = 100
 SAVE_S = 5.0
 """What is known of a namespace is left behind so often, while it changes; that are 2 KB each time."""
 
@@ -118,6 +116,7 @@ class Hub:
         self._tick_at = self._now + TICK_S
         while True:
             self.members.admit()
+            self._tell_listed()
             if not await self._work():
                 await Pause(self._next_time())
 
@@ -162,7 +161,7 @@ class Hub:
     async def _say_goodbye(self) -> None:
         """Nobody watches some namespaces any more."""
         ended, self.members.ended = self.members.ended, []
-        await self._say([command for feed in ended for command in self._doubts.save(feed)])
+        await say([command for feed in ended for command in self._doubts.save(feed)])
         # Somebody may have come back meanwhile.
         channels = [feed.channel for feed in ended if feed.subscribed and feed.channel not in self.members.by_channel]
         if channels and self._listening.counts_events:
@@ -176,9 +175,8 @@ class Hub:
             await self._listening.unblock()
         for feed in feeds:
             feed.subscribed = True
-        epochs = [self._random_hex(8).encode() for _ in feeds]
         try:
-            found = await says.attach([feed.keys for feed in feeds], epochs, [feed.bounds for feed in feeds])
+            found = await self._attach(feeds)
         except (ServerRefused, PermissionDenied) as error:
             if len(feeds) == 1:
                 self._refuse(feeds[0], error)
@@ -190,14 +188,24 @@ class Hub:
             if feed.attach(attached):
                 self._announce_loss(feed)
 
+    async def _attach(self, feeds: list[Feed]) -> list[says.Attached]:
+        """See where logs stand, and which events belong to the time before that."""
+        epochs = [self._random_hex(8).encode() for _ in feeds]
+        channel = self._listening.barrier if self._listening.counts_events else None
+        token = self._listening.new_token(feeds)
+        found = await says.attach([(feed.keys, feed.bounds) for feed in feeds], epochs, channel, token)
+        if channel is not None:
+            await self._listening.token_back(token)
+        return found
+
     def _refuse(self, feed: Feed, error: DataStoreError) -> None:
-        if feed.epoch:
+        if feed.opened:
             raise ConnectionLost(f"A watched namespace cannot be followed any more: {error}")
         self.members.refuse(feed.followers, error)
 
     async def _start_over(self, feed: Feed) -> None:
         """History is gone: all who follow begin anew."""
-        (attached,) = await says.attach([feed.keys], [self._random_hex(8).encode()], [feed.bounds])
+        (attached,) = await self._attach([feed])
         feed.begin_at(attached)
         self._announce_loss(feed)
 
@@ -223,10 +231,14 @@ class Hub:
         agenda = self.members.agenda
         while agenda.unopened:
             await self._open(agenda.first(agenda.unopened, FEEDS_PER_READ))
-        for join in registry.wanted:
-            if id(join.mailbox) not in registry.listed:
-                registry.listed.add(id(join.mailbox))
-                join.mailbox.put(Listed())
+
+    def _tell_listed(self) -> None:
+        """Tell those who want all namespaces when they have all that there were."""
+        for registry in self.members.registries.values():
+            for join in registry.wanted:
+                if not registry.dirty and id(join.mailbox) not in registry.listed and self.members.has_opened(join):
+                    registry.listed.add(id(join.mailbox))
+                    join.mailbox.put(Listed())
 
     # The log.
 
@@ -272,14 +284,8 @@ class Hub:
             self._refresh_at = self._now + REFRESH_S
             for feed in feeds:
                 commands += [("PEXPIRE", key, feed.bounds.life_ms) for key in (feed.keys.log, feed.keys.seen)]
-        await self._say(commands)
+        await say(commands)
         await self._keep_locks()
-
-    async def _say(self, commands: list[Command]) -> None:
-        """Say what is good to have said and does no harm where it is refused."""
-        for start in range(0, len(commands), COMMANDS_PER_CALL):
-            with contextlib.suppress(ServerRefused, PermissionDenied):
-                await Call(tuple(commands[start : start + COMMANDS_PER_CALL]), lambda reply: reply)
 
     async def _keep_locks(self) -> None:
         """Show that the consumers of this process live."""

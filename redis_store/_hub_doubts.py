@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
-from redis_store._call import Call, Command
+from redis_store._call import Command
 from redis_store._feed import Feed
+from redis_store._hub_requests import say
 from redis_store._log_entry import Entry
 from redis_store._mailbox import HistoryGone
 from redis_store.errors import PermissionDenied, ServerRefused
@@ -17,7 +18,7 @@ from redis_store.ops.reconcile import explain
 SCAN_REST = 10
 """A comparison is followed by a rest of so many times its length, so that who writes by hand all the time is bearable."""
 
-EXPIRY_AGAIN_MS = 1000
+EXPIRY_AGAIN_MS = 50
 """A key that should have expired and has not is looked at again after so long."""
 
 NOTES_REFUSED = 3
@@ -94,7 +95,9 @@ class Doubts:
             self._fields_expire = False
             return
         for name, at_ms in zip(names, times or (), strict=False):
-            if at_ms > 0 and feed.expires.get(name) != at_ms:
+            if at_ms <= 0:
+                feed.expires.pop(name, None)
+            elif feed.expires.get(name) != at_ms:
                 feed.expect_expiry(name, at_ms)
 
     async def _check_history(self, feed: Feed) -> None:
@@ -104,7 +107,7 @@ class Doubts:
             if feed.seen is not None and feed.seen.epoch == feed.epoch:
                 verdict = await explain(feed, feed.seen, self.server_ms)
             if verdict is None:
-                await says.note_gap(feed.keys)
+                await say([says.note_gap(feed.keys)])
                 for mailbox in feed.unsure:
                     mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
             else:
@@ -119,8 +122,7 @@ class Doubts:
         feed.seen = None
         feed.unsure = []
         feed.wake()
-        for command in self.save(feed):
-            await Call((command,), lambda reply: reply)
+        await say(self.save(feed))
 
     async def _note(self, feed: Feed, names: list[bytes], mode: str) -> None:
         """Tell in the log what was found, unless others have just told something: then look again."""

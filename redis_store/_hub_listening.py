@@ -11,7 +11,7 @@ from redis_store._feed import Feed
 from redis_store._hub_members import Members
 from redis_store._hub_requests import Pause, Tell
 from redis_store._keys import UserKeys
-from redis_store.errors import ConnectionLost, PermissionDenied, ServerRefused
+from redis_store.errors import ConnectionLost, PermissionDenied, ServerFull, ServerRefused
 from redis_store.ops import feed as says
 
 TOKEN_S = 3.0
@@ -37,12 +37,13 @@ class Listening:
         self._probed: set[bytes] = set()
         self._token = 0
         self._token_heard = -1
-        self._settling: Sequence[Feed] = ()
+        self._settling: dict[int, Sequence[Feed]] = {}
         self._listener_id: int | None = None
         self._blocked = False
 
     def disconnected(self) -> None:
         self._confirmed.clear()
+        self._settling.clear()
         self._token_heard = -1
         self._blocked = False
         self._listener_id = None
@@ -80,6 +81,11 @@ class Listening:
             self._probed.clear()
             await says.probe(self.barrier, token := self.new_token(()))
             await self.token_back(token)
+        except ServerFull:
+            # It takes no probe, so believe what it says of itself.
+            if not says.missing_flags(await says.read_flags()):
+                return
+            self._warn_once("it is full, and its notify-keyspace-events lacks flags")
         except (ServerRefused, PermissionDenied) as error:
             self._warn_once(f"it does not let this user publish or subscribe ({error})")
         else:
@@ -98,8 +104,8 @@ class Listening:
 
     def new_token(self, settling: Sequence[Feed]) -> int:
         """Return a token to publish; when it comes back, these namespaces' events up to then are counted."""
-        self._settling = settling
         self._token += 1
+        self._settling[self._token] = settling
         return self._token
 
     async def token_back(self, token: int) -> None:
@@ -150,9 +156,8 @@ class Listening:
 
     def _heard_token(self, token: int) -> None:
         self._token_heard = token
-        if token == self._token:
-            for feed in self._settling:
-                feed.count()
+        for feed in self._settling.pop(token, ()):
+            feed.count()
 
     def _heard_elsewhere(self, channel: bytes, event: bytes) -> None:
         if self.barrier is not None and channel == self._members.channel_head + self.barrier:

@@ -92,6 +92,15 @@ class Members:
                 if feed is None or not feed.is_followed_by(join.mailbox):
                     self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
 
+    def has_opened(self, join: JoinAll) -> bool:
+        """Whether all namespaces that a watcher got are watched."""
+        prefix = join.user.prefix + b"ns:"
+        return all(
+            feed.opened
+            for data, feed in self.feeds.items()
+            if data.startswith(prefix) and feed.is_followed_by(join.mailbox)
+        )
+
     def refuse(self, mailboxes: list[Mailbox], error: DataStoreError) -> None:
         """Tell watchers that they cannot watch."""
         for mailbox in mailboxes:
@@ -100,7 +109,7 @@ class Members:
 
     def newcomers(self) -> list[Mailbox]:
         """Those who have not begun to watch yet."""
-        found = [mailbox for feed in self.feeds.values() if not feed.epoch for mailbox in feed.followers]
+        found = [mailbox for feed in self.feeds.values() if not feed.opened for mailbox in feed.followers]
         for registry in self.registries.values():
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
         return found

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from redis_store._call import Command
+from redis_store._call import Call, Command
 from redis_store._keys import NamespaceKeys, UserKeys
 from redis_store._mailbox import Mailbox
 from redis_store._scope import LogBounds
+from redis_store.errors import PermissionDenied, ServerRefused
+
+_COMMANDS_PER_CALL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,13 @@ class Leave:
     """A watcher goes."""
 
     mailbox: Mailbox
+
+
+async def say(commands: Sequence[Command]) -> None:
+    """Say what is good to have said and does no harm where it is refused: by a full server, by access rules."""
+    for start in range(0, len(commands), _COMMANDS_PER_CALL):
+        with contextlib.suppress(ServerRefused, PermissionDenied):
+            await Call(tuple(commands[start : start + _COMMANDS_PER_CALL]), lambda reply: reply)
 
 
 Request: TypeAlias = Join | JoinAll | Leave

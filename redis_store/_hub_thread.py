@@ -25,10 +25,11 @@ from redis_store._call import Call, Command, ReplyError
 from redis_store._feed_hub import Hub
 from redis_store._hub_requests import Join, JoinAll, Leave, Pause, Request
 from redis_store._mailbox import Mailbox
+from redis_store._pack import pack
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Source
 from redis_store._spin import Spinner
-from redis_store._sync_connection import HeldConnection, connecting_failed, pack
+from redis_store._sync_connection import HeldConnection, connecting_failed
 from redis_store.errors import ConnectionLost, DataStoreError
 
 _log = logging.getLogger("redis_store.watch")

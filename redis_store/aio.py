@@ -324,9 +324,13 @@ class AsyncDataStore:
         consumer: str | None = None,
         initial: bool = False,
     ) -> AsyncWatch:
-        """Iterate over the changes of this namespace as they come; everything as in `DataStore.watch`.
+        """Iterate over the changes of this namespace as they come, from now on; see `Change` and ``docs/watching.md``.
 
-        It begins when it is entered (``async with``) or first asked for a change.
+        `prefix` narrows it to keys that begin so. `since` goes on behind a change, by its `cursor`. `consumer` keeps the cursor
+        in Redis under that name and moves it when the next change is asked for, so that a process that is killed sees the change
+        again that it was working on; of several processes with the same name one works and the others stand by. `initial` gives
+        every key first. Raises `InvalidInput` for a cursor of another namespace. For asyncio "now" is when it is entered
+        (``async with``) or first asked for a change.
         """
         plan = WatchPlan.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
         return AsyncWatch(self._driver, self._driver.source, plan)
@@ -338,7 +342,11 @@ class AsyncDataStore:
         consumer: str | None = None,
         initial: bool = False,
     ) -> AsyncWatch:
-        """Iterate over the changes in all of the user's namespaces; everything as in `DataStore.watch_all`."""
+        """Iterate over the changes in all of the user's namespaces, or those whose names begin so, those to come included.
+
+        Everything as in `watch`, but that `since` is a dict of namespaces and cursors: of those that are not in it, every key
+        is given.
+        """
         plan = WatchPlan.of_all(self._scope, prefix, since, consumer, initial, new_id())
         return AsyncWatch(self._driver, self._driver.source, plan)
 

@@ -364,7 +364,8 @@ class DataStore(StoreMapping):
         `prefix` narrows it to keys that begin so. `since` goes on behind a change, by its `cursor`. `consumer` keeps the cursor
         in Redis under that name and moves it when the next change is asked for, so that a process that is killed sees the change
         again that it was working on; of several processes with the same name one works and the others stand by. `initial` gives
-        every key first. Raises `InvalidInput` for a cursor of another namespace.
+        every key first. Raises `InvalidInput` for a cursor of another namespace. For asyncio "now" is when it is entered
+        (``async with``) or first asked for a change.
         """
         plan = WatchPlan.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
         return Watch(self._driver, self._driver.source, plan)

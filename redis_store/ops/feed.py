@@ -9,8 +9,8 @@ from redis_store._call import Call, Command, as_is, read, transaction
 from redis_store._digests import SKETCH_BYTES
 from redis_store._keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store._log_entry import Entry, Position, parse_entry
-from redis_store._replies import ScriptMissing
 from redis_store._scope import LogBounds
+from redis_store.errors import ServerFull
 from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.scripts import ATTACH, NOTE, SMALL
@@ -80,18 +80,18 @@ def probe(key: bytes, token: int) -> Call[list[Any] | None]:
 
 
 async def attach(
-    namespaces: Sequence[NamespaceKeys], epochs: Sequence[bytes], bounds: Sequence[LogBounds]
+    namespaces: Sequence[tuple[NamespaceKeys, LogBounds]], epochs: Sequence[bytes], channel: bytes | None, token: int
 ) -> list[Attached]:
-    """Make sure that the namespaces have logs, and tell where those stand."""
-    parts = [
-        ((keys.log, keys.seen), (epoch, bound.life_ms))
-        for keys, epoch, bound in zip(namespaces, epochs, bounds, strict=True)
-    ]
-    try:
-        replies = await Call(tuple(ATTACH.by_digest(*part) for part in parts), as_is)
-    except ScriptMissing:
-        replies = await Call(tuple(ATTACH.by_text(*part) for part in parts), as_is)
-    return [_attached(reply) for reply in (replies if len(parts) > 1 else [replies])]
+    """Make sure that namespaces have logs, tell where those stand, and have a token published at that moment."""
+    commands: list[Command] = []
+    for (keys, bounds), epoch in zip(namespaces, epochs, strict=True):
+        # The text goes first, so that the digest cannot be missing behind it.
+        say = ATTACH.by_digest if commands else ATTACH.by_text
+        commands.append(say((keys.log, keys.seen), (epoch, bounds.life_ms)))
+    if channel is not None:
+        commands.append(("PUBLISH", channel, token))
+    replies = await _at_one_moment(commands)
+    return [_attached(reply) for reply in replies[: len(namespaces)]]
 
 
 async def tails(
@@ -104,8 +104,7 @@ async def tails(
     commands.append(("TIME",))
     if channel is not None:
         commands.append(("PUBLISH", channel, token))
-    replies = await transaction(commands)
-    assert replies is not None, "nothing is watched"
+    replies = await _at_one_moment(commands)
     end = len(replies) - (1 if channel is None else 2)
     seconds, micros = replies[end]
     return (
@@ -122,8 +121,7 @@ async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | N
     scan: Command = ("HSCAN", keys.data, cursor, "COUNT", count)
     if prefix:
         scan = (*scan, "MATCH", glob_for_prefix(prefix))
-    replies = await transaction([log, scan])
-    assert replies is not None, "nothing is watched"
+    replies = await _at_one_moment([log, scan])
     following, flat = replies[1]
     return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
 
@@ -189,9 +187,9 @@ async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: st
     return bool(await run_script(NOTE, (keys.data, keys.registry, keys.log), (*head, *fields)))
 
 
-def note_gap(keys: NamespaceKeys) -> Call[Any]:
-    """Tell in the log that what was written by hand before is not known."""
-    return Call((("XADD", keys.log, "NOMKSTREAM", "*", "", '{"n":0,"gap":1}'),), as_is)
+def note_gap(keys: NamespaceKeys) -> Command:
+    """The command that tells in the log that what was written by hand before is not known."""
+    return ("XADD", keys.log, "NOMKSTREAM", "*", "", '{"n":0,"gap":1}')
 
 
 def save_seen(keys: NamespaceKeys, seen: Seen, life_ms: int) -> Command:
@@ -203,6 +201,17 @@ def save_seen(keys: NamespaceKeys, seen: Seen, life_ms: int) -> Command:
 
 def registry_page(user: UserKeys, cursor: str) -> Call[tuple[str, list[bytes]]]:
     return Call((("SSCAN", user.registry, cursor, "COUNT", 1000),), lambda reply: (reply[0].decode(), reply[1]), True)
+
+
+async def _at_one_moment(commands: list[Command]) -> list[Any]:
+    """Read in a transaction; a full server (Redis 7.0) takes none, and then one after the other, which may raise doubts."""
+    try:
+        replies = await transaction(commands)
+    except ServerFull:
+        found = await Call(tuple(commands), as_is, True)
+        replies = found if len(commands) > 1 else [found]
+    assert replies is not None, "nothing is watched"
+    return replies
 
 
 def _flags(reply: Any) -> str:
