@@ -262,6 +262,7 @@ class Hub:
         self._read_at = self._now + COALESCE_S
         if counted:
             await self._listening.token_back(token)
+            self._listening.expect_events(feeds)
         for feed in feeds:
             feed.settle(self._now, server_ms, counted=counted)
 
@@ -286,6 +287,7 @@ class Hub:
                 commands += [("PEXPIRE", key, feed.bounds.life_ms) for key in (feed.keys.log, feed.keys.seen)]
         await say(commands)
         await self._keep_locks()
+        await self._listening.recheck()
 
     async def _keep_locks(self) -> None:
         """Show that the consumers of this process live."""

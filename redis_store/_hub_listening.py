@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis_store._call import Call
+from redis_store._call import Call, ReplyError
 from redis_store._feed import Feed
 from redis_store._hub_members import Members
 from redis_store._hub_requests import Pause, Tell
 from redis_store._keys import UserKeys
-from redis_store.errors import ConnectionLost, PermissionDenied, ServerFull, ServerRefused
+from redis_store._replies import translate
+from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
 from redis_store.ops import feed as says
 
 TOKEN_S = 3.0
@@ -19,6 +20,9 @@ TOKEN_S = 3.0
 
 BLOCK_MS = 500
 """How long an ``XREAD`` blocks at most: shorter than any socket's timeout, and than anybody's patience."""
+
+
+RECHECK_S = 5.0
 
 
 class Listening:
@@ -40,8 +44,12 @@ class Listening:
         self._settling: dict[int, Sequence[Feed]] = {}
         self._listener_id: int | None = None
         self._blocked = False
+        self._lacks_flags = False
+        self._recheck_at = 0.0
+        self._refusal: DataStoreError | None = None
 
     def disconnected(self) -> None:
+        self._refusal = None
         self._confirmed.clear()
         self._settling.clear()
         self._token_heard = -1
@@ -50,8 +58,9 @@ class Listening:
 
     def heard(self, reply: Any) -> None:
         """Something came."""
-        if isinstance(reply, Exception):
-            raise ConnectionLost(f"The server refused what a watcher listens to: {reply}.")
+        if isinstance(reply, ReplyError):
+            self._refusal = translate(reply)
+            return
         if not self.counts_events:
             self._heard_unblocked(reply)
             return
@@ -76,6 +85,7 @@ class Listening:
         if configures:
             await self._configure()
         self.counts_events = True
+        self._lacks_flags = False
         try:
             await self.subscribe([self.barrier, self._members.channel_head + self.barrier])
             self._probed.clear()
@@ -91,10 +101,27 @@ class Listening:
         else:
             if {b"hset", b"del"} <= self._probed:
                 return
+            self._lacks_flags = True
             self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.FLAGS}")
         self.counts_events = False
         await Tell(("UNSUBSCRIBE",))
         await Tell(("CLIENT", "ID"))
+
+    async def recheck(self) -> None:
+        """Without events: see from time to time whether somebody has turned them on."""
+        if self._lacks_flags and self.now >= self._recheck_at:
+            self._recheck_at = self.now + RECHECK_S
+            with contextlib.suppress(ServerRefused, PermissionDenied):
+                if not says.missing_flags(await says.read_flags()):
+                    raise ConnectionLost("The server sends keyspace events now, so a watcher connects anew")
+
+    def expect_events(self, feeds: Iterable[Feed]) -> None:
+        """After a read whose token is back: if logs tell of writes and no event came, somebody has turned them off."""
+        told = counted = 0
+        for feed in feeds:
+            told, counted = told + feed.told, counted + feed.counted
+        if told and not counted:
+            raise ConnectionLost("The server's keyspace events stopped coming, so a watcher connects anew")
 
     async def subscribe(self, channels: Sequence[bytes]) -> None:
         """Subscribe, and return when the server has."""
@@ -113,6 +140,7 @@ class Listening:
 
     async def block(self, feeds: Iterable[Feed]) -> None:
         """Without events: have the connection wait for the next entry of any log."""
+        self._raise_refusal()
         if self._blocked:
             return
         self._blocked = True
@@ -126,10 +154,16 @@ class Listening:
             with contextlib.suppress(ServerRefused, PermissionDenied):
                 await Call((("CLIENT", "UNBLOCK", self._listener_id),), lambda reply: reply)
 
+    def _raise_refusal(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
         end = self.now + TOKEN_S
         while True:
             await Pause(end)
+            self._raise_refusal()
             if condition():
                 return
             if self.now >= end:

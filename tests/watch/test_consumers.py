@@ -1,0 +1,195 @@
+"""Durable consumers: the cursor is in Redis, one process works, and a kill of any loses nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import connect
+from tests.servers import Server, wait_until
+from tests.watch.conftest import WatchSide, said
+
+CONSUMER = """
+import json, sys
+from redis_store import connect
+url, user, path = sys.argv[1:]
+with connect(url, user=user, configure_server=True) as store, open(path, "a", buffering=1) as out:
+    with store.watch(consumer="c") as watch:
+        out.write(json.dumps(["stands by" if watch.standing_by else "works", None]) + "\\n")
+        for change in watch:
+            out.write(json.dumps([change.op, change.value]) + "\\n")
+"""
+
+
+class Consumers:
+    """Processes that consume, and what they have written down."""
+
+    def __init__(self, url: str, user: str, folder: Path) -> None:
+        self._arguments = [url, user]
+        self._folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> Any:
+        path = self._folder / f"out{len(self.running)}"
+        path.touch()
+        self.running.append(subprocess.Popen([sys.executable, "-c", CONSUMER, *self._arguments, str(path)]))
+
+        def lines() -> list[Any]:
+            return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+        wait_until(lines, "the consumer has begun")
+        return lines
+
+
+@pytest.fixture
+def consumers(real_server: Server, user: str, tmp_path: Path) -> Iterator[Consumers]:
+    found = Consumers(real_server.url, user, tmp_path)
+    yield found
+    for process in found.running:
+        process.kill()
+        process.wait()
+
+
+def test_the_cursor_moves_when_the_next_change_is_asked_for(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    watch = side.watch(consumer="c")
+    side.set_many({"a": 1, "b": 2, "c": 3})
+    assert said([watch.next(), watch.next()]) == [("set", "a", 1), ("set", "b", 2)]
+    watch.close()
+    assert list(raw.hgetall(f"user:{user}:consumer:c")) == [b"default"]
+    again = side.watch(consumer="c")
+    assert said([again.next(), again.next()]) == [("set", "b", 2), ("set", "c", 3)]
+
+
+def test_what_came_before_the_first_change_is_not_lost(side: WatchSide) -> None:
+    side.watch(consumer="c").close()
+    side.set("a", 1)
+    assert said([side.watch(consumer="c").next()]) == [("set", "a", 1)]
+
+
+def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> None:
+    watch = side.watch(consumer="c")
+    side.set_many({f"k{i}": i for i in range(10)})
+    batch = watch.take(10)
+    watch.done(batch[4])
+    watch.close()
+    again = side.watch(consumer="c")
+    assert said([again.next()]) == [("set", batch[5].key, batch[5].value)]
+
+
+def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
+    side.set_many({f"k{i}": i for i in range(10)})
+    watch = side.watch(consumer="c", initial=True)
+    assert [watch.next().source for _ in range(5)] == ["snapshot"] * 5
+    watch.close()
+    again = side.watch(consumer="c", initial=True)
+    assert again.next().op == "reset"
+    assert {c.key: c.value for c in (again.next() for _ in range(10))} == side.get_all()
+    assert again.run(again.watch.next_change(0.01)) is None
+    again.close()
+    side.set("after", 1)
+    last = side.watch(consumer="c", initial=True)
+    assert last.until(lambda change: change.key == "after")[-1].source == "log"
+
+
+def test_entries_that_do_not_concern_it_move_the_cursor_too(side: WatchSide, raw: redis.Redis, data: str) -> None:
+    watch = side.watch(prefix="mine:", consumer="c")
+    side.set("mine:1", 1)
+    assert watch.next().key == "mine:1"
+    for _ in range(3):
+        for i in range(300):
+            side.set("other", i)
+        assert watch.run(watch.watch.next_change(0.05)) is None
+    watch.close()
+    raw.xtrim(data.replace(":ns:", ":log:"), maxlen=500, approximate=False)
+    again = side.watch(prefix="mine:", consumer="c")
+    side.set("mine:2", 2)
+    assert said([again.next()]) == [("set", "mine:2", 2)]
+
+
+def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
+    side.watch_all(consumer="c").close()
+    side.use_namespace("a").set("x", 1)
+    watch = side.watch_all(consumer="c")
+    assert [(c.namespace, c.value) for c in [watch.next()]] == [("a", 1)]
+    side.use_namespace("b").set("x", 2)
+    assert [(c.namespace, c.value) for c in [watch.next()]] == [("b", 2)]
+    watch.close()
+    side.use_namespace("a").set("x", 3)
+    again = side.watch_all(consumer="c")
+    assert sorted((c.namespace, c.value) for c in [again.next(), again.next()]) == [("a", 3), ("b", 2)]
+
+
+def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
+    side: WatchSide, consumers: Consumers
+) -> None:
+    first = consumers.start()
+    second = consumers.start()
+    assert (first()[0][0], second()[0][0]) == ("works", "stands by")
+    for i in range(20):
+        side.set("k", i)
+    wait_until(lambda: len(first()) == 21, "the first has seen all")
+    consumers.running[0].kill()
+    for i in range(20, 40):
+        side.set("k", i)
+    wait_until(lambda: second()[-1] == ["set", 39], "the second has taken over")
+    seen = [value for _, value in second()[1:]]
+    # Only the change that the first was working on comes again.
+    assert seen in (list(range(19, 40)), list(range(20, 40)))
+
+
+def test_who_was_stopped_for_long_finds_itself_replaced(
+    side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str
+) -> None:
+    first = consumers.start()
+    second = consumers.start()
+    consumers.running[0].send_signal(signal.SIGSTOP)
+    raw.delete(f"user:{user}:lock:consumer:c:default")  # as if its time were over
+    wait_until(lambda: raw.exists(f"user:{user}:lock:consumer:c:default"), "the second has taken over")
+    side.set("k", 1)
+    wait_until(lambda: second()[-1] == ["set", 1], "the second works")
+    consumers.running[0].send_signal(signal.SIGCONT)
+    side.set("k", 2)
+    wait_until(lambda: second()[-1] == ["set", 2], "the second goes on")
+    consumers.running[1].kill()
+    raw.delete(f"user:{user}:lock:consumer:c:default")
+    side.set("k", 3)
+    wait_until(lambda: first()[-1] == ["set", 3], "the first takes over again")
+
+
+def test_standing_by_ends_with_the_others_close(side: WatchSide) -> None:
+    first = side.watch(consumer="c")
+    second = side.watch(consumer="c")
+    assert (first.watch.standing_by, second.watch.standing_by) == (False, True)
+    assert second.take(1, timeout=0.02) == []
+    first.close()
+    side.set("a", 1)
+    assert said([second.next()]) == [("set", "a", 1)]
+
+
+def test_one_that_stands_by_can_be_closed(real_server: Server, user: str) -> None:
+    with connect(real_server.url, user=user, configure_server=True) as store, store.watch(consumer="c"):
+        second = store.watch(consumer="c")
+        threading.Timer(0.05, second.close).start()
+        assert list(second) == []
+
+
+def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
+    side.watch(consumer="c")
+    assert not side.use_namespace("other").watch(consumer="c").watch.standing_by
+
+
+def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    side.watch(consumer="c").close()
+    raw.hset(f"user:{user}:consumer:c", "default", "nonsense")
+    side.set("a", 1)
+    watch = side.watch(consumer="c")
+    assert said([watch.next(), watch.next()]) == [("reset", None, None), ("set", "a", 1)]

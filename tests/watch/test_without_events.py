@@ -1,0 +1,112 @@
+"""A server that sends no keyspace events: watching goes on with ``XREAD``, and says once what is slower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redis_store import connect
+from tests.servers import Server, wait_until
+from tests.watch.conftest import OpenWatchSide, said
+
+
+@pytest.fixture
+def silent(start: Callable[..., Server], real_server: Server) -> Server:
+    return start(real_server.kind)
+
+
+def test_writes_come_in_order_and_it_is_said_once(
+    silent: Server, open_watch_side: OpenWatchSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    side = open_watch_side(silent.url, user="u", configure_server=False)
+    watch, other = side.watch(), side.use_namespace("other").watch()
+    side.set("a", 1)
+    side.set_many({"b": "x" * 3000, "c": 3})
+    assert said([watch.next() for _ in range(3)]) == [("set", "a", 1), ("set", "b", "x" * 3000), ("set", "c", 3)]
+    side.clear()
+    assert said([watch.next()]) == [("clear", None, None)]
+    side.use_namespace("other").set("o", 1)
+    assert other.next().key == "o"
+    assert len([record for record in caplog.records if "no keyspace events" in record.message]) == 1
+
+
+def test_what_changes_the_number_of_keys_by_hand_is_noticed(silent: Server, open_watch_side: OpenWatchSide) -> None:
+    side = open_watch_side(silent.url, user="u", configure_server=False)
+    side.set_many({"a": 1, "b": 2})
+    watch = side.watch()
+    with silent.client() as raw:
+        raw.hset("user:u:ns:default", "by hand", "1")
+        assert said([watch.next()]) == [("set", "by hand", 1)]
+        raw.hdel("user:u:ns:default", "a")
+        assert said([watch.next()]) == [("delete", "a", None)]
+        raw.flushall()
+        assert watch.next().op in ("clear", "reset")
+
+
+def test_an_expired_key_is_noticed(silent: Server, open_watch_side: OpenWatchSide) -> None:
+    if not silent.has_ttl:
+        pytest.skip("single keys do not expire there")
+    side = open_watch_side(silent.url, user="u", configure_server=False)
+    watch = side.watch()
+    side.set("a", 1, ttl=0.05)
+    assert said([watch.next(), watch.next()]) == [("set", "a", 1), ("expire", "a", None)]
+
+
+def test_waiting_and_new_namespaces(silent: Server, open_watch_side: OpenWatchSide) -> None:
+    side = open_watch_side(silent.url, user="u", configure_server=False)
+    watch = side.watch_all()
+    side.use_namespace("new").set("a", 1)
+    assert watch.next().namespace == "new"
+    with silent.client() as raw:
+        raw.hset("user:u:ns:default", "by hand", "1")
+    assert side.wait_for("by hand", timeout=20) == 1
+
+
+def test_a_lost_server_is_found_again(silent: Server, open_watch_side: OpenWatchSide) -> None:
+    side = open_watch_side(silent.url, user="u", configure_server=False)
+    watch = side.watch()
+    silent.restart()
+    wait_until(lambda: _written(side), "the server is back")
+    assert watch.until(lambda change: change.key == "a")[0].op == "reset"
+
+
+def _written(side: Any) -> bool:
+    from redis_store import StoreUnavailable
+
+    try:
+        side.set("a", 1)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("rights", ["+@all -config", "+@all -config -publish", "+@all -config resetchannels"])
+def test_a_user_without_the_right_to_configure(
+    silent: Server, open_watch_side: OpenWatchSide, rights: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with silent.client() as raw:
+        raw.execute_command("ACL", "SETUSER", "weak", "on", ">secret", "~*", "&*", *rights.split())
+    url = silent.url.replace("unix://", "unix://weak:secret@")
+    side = open_watch_side(url, user="u", configure_server=True)
+    watch = side.watch()
+    side.set("a", 1)
+    assert said([watch.next()]) == [("set", "a", 1)]
+    assert "no keyspace events" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_events_that_are_turned_off_and_on(silent: Server) -> None:
+    with connect(silent.url, user="u", configure_server=True) as store, store.watch() as watch, silent.client() as raw:
+        raw.config_set("notify-keyspace-events", "")
+        for i in range(3):
+            store.set("a", i)
+            change = watch.next_change(20)
+            assert change is not None
+            assert change.value == i
+        wait_until(lambda: _flags(raw), "they are turned on again")
+
+
+def _flags(raw: Any) -> str:
+    return str(raw.config_get("notify-keyspace-events")["notify-keyspace-events"])
