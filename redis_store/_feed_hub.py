@@ -99,10 +99,7 @@ class Hub:
     def disconnected(self, error: DataStoreError) -> None:
         """The connections are gone; who has not begun to watch yet is told why."""
         self._listening.disconnected()
-        self.members.disconnected()
-        self.members.admit()
-        self.members.refuse(self.members.newcomers(), error)
-        self.members.ended.clear()
+        self.members.disconnected(error)
 
     # What the hub says.
 

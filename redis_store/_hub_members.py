@@ -107,18 +107,24 @@ class Members:
             mailbox.put(Failed(error))
             self._let_go(mailbox)
 
-    def newcomers(self) -> list[Mailbox]:
+    def _forget_left(self) -> None:
+        """Let go of what nobody watches, when nothing can be said of it to the server."""
+        for feed in list(self.agenda.left):
+            self.end(feed)
+        self.ended.clear()
+
+    def _newcomers(self) -> list[Mailbox]:
         """Those who have not begun to watch yet."""
         found = [mailbox for feed in self.feeds.values() if not feed.opened for mailbox in feed.followers]
         for registry in self.registries.values():
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
         return found
 
-    def disconnected(self) -> None:
-        """The connections are gone, and with them everything that was on its way."""
-        for feed in list(self.agenda.left):
-            self.end(feed)
-        self.ended.clear()
+    def disconnected(self, error: DataStoreError) -> None:
+        """The connections are gone, and with them everything that was on its way; who has not begun to watch is told why."""
+        self.admit()
+        self.refuse(self._newcomers(), error)
+        self._forget_left()
         for feed in self.feeds.values():
             feed.disconnected()
         for registry in self.registries.values():

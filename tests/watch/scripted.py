@@ -1,0 +1,283 @@
+"""A server in a hundred lines and a runner with a clock of its own, for tests of the hub without sockets, threads or time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis_store._call import Call, ReplyError
+from redis_store._feed_hub import Hub
+from redis_store._hub_requests import Join, Leave, Pause
+from redis_store._keys import NamespaceKeys, UserKeys
+from redis_store._mailbox import Delivery, Item, Mailbox
+from redis_store._replies import raise_error_reply
+from redis_store._scope import LogBounds
+from redis_store.errors import ConnectionLost, DataStoreError
+from redis_store.scripts import ATTACH, NOTE, SMALL
+
+USER = UserKeys.of("u")
+KEYS = USER.namespace("n")
+Pairs = list[tuple[bytes, bytes]]
+
+
+class ScriptedServer:
+    """One database: hashes, and streams that are lists of entries. Events are published if `events` is set."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[bytes, dict[bytes, bytes]] = {}
+        self.logs: dict[bytes, list[list[Any]]] = {}
+        self.epochs: dict[bytes, bytes] = {}
+        self.strings: dict[bytes, bytes] = {}
+        self.heard: list[Any] = []
+        self.subscribed: set[bytes] = set()
+        self.events = True
+        self.ms = 1_000_000
+        self.calls: list[str] = []
+
+    # What others do.
+
+    def write(self, *pairs: tuple[bytes, bytes | None], keys: NamespaceKeys = KEYS, events: int = 1) -> None:
+        """A writer of ours sets fields, or deletes them (None)."""
+        news: Pairs = [(field, b"d" if text is None else b"s" + text) for field, text in pairs]
+        self.by_hand(*pairs, keys=keys, events=events)
+        self.append(keys.log, b'{"n":%d}' % events, news)
+
+    def by_hand(self, *pairs: tuple[bytes, bytes | None], keys: NamespaceKeys = KEYS, events: int = 1) -> None:
+        """Somebody writes without telling the log."""
+        data = self.hashes.setdefault(keys.data, {})
+        for field, text in pairs:
+            if text is None:
+                data.pop(field, None)
+            else:
+                data[field] = text
+        for _ in range(events):
+            self.fire(keys.data, b"hset")
+
+    def fire(self, key: bytes, event: bytes) -> None:
+        if self.events:
+            self._publish(b"__keyspace@0__:" + key, event)
+
+    def append(self, log: bytes, head: bytes, news: Pairs) -> None:
+        if log in self.logs:
+            self.ms += 1
+            flat = [part for pair in [(b"", head), *news] for part in pair]
+            self.logs[log].append([b"%d-0" % self.ms, flat])
+
+    # What the hub says.
+
+    def tell(self, command: Any) -> None:
+        name, *arguments = command
+        if name in ("SUBSCRIBE", b"SUBSCRIBE"):
+            self.subscribed.update(arguments)
+            self.heard += [[b"subscribe", channel, 1] for channel in arguments]
+        elif name in ("UNSUBSCRIBE", b"UNSUBSCRIBE"):
+            self.subscribed.difference_update(arguments or set(self.subscribed))
+
+    def answer(self, call: Call[Any]) -> Any:
+        names = [str(c[0] if isinstance(c[0], str) else c[0].decode()) for c in call.commands]
+        self.calls.append(" ".join(names))
+        if names[0] == "MULTI":
+            return [b"OK"] * (len(names) - 1) + [[self._do(*command) for command in call.commands[1:-1]]]
+        replies = [self._do(*command) for command in call.commands]
+        return replies if len(replies) > 1 else replies[0]
+
+    def _do(self, name: Any, *arguments: Any) -> Any:
+        name = name.decode() if isinstance(name, bytes) else name
+        return getattr(self, f"_do_{name.lower()}")(*arguments)
+
+    def _do_hset(self, key: bytes, *pairs: Any) -> int:
+        self.fire(key, b"hset")
+        return 1
+
+    def _do_unlink(self, key: bytes) -> int:
+        self.fire(key, b"del")
+        return 1
+
+    def _do_publish(self, channel: bytes, token: int) -> int:
+        self._publish(channel, str(token).encode())
+        return 1
+
+    def _do_time(self) -> list[bytes]:
+        return [str(self.ms // 1000).encode(), str(self.ms % 1000 * 1000).encode()]
+
+    def _do_xrange(self, log: bytes, first: bytes, last: bytes, *count: Any) -> list[Any]:
+        start = (0, 0) if first == b"-" else _order(first)
+        end = (1 << 62, 0) if last in (b"+", "+") else _order(last)
+        return [entry for entry in self.logs.get(log, []) if start <= _order(entry[0]) <= end]
+
+    def _do_hlen(self, key: bytes) -> int:
+        return len(self.hashes.get(key, {}))
+
+    def _do_hscan(self, key: bytes, cursor: str, *options: Any) -> list[Any]:
+        flat = [part for pair in sorted(self.hashes.get(key, {}).items()) for part in pair]
+        start, size = int(cursor), 4
+        following = start + size if start + size < len(flat) else 0
+        return [str(following).encode(), flat[start : start + size]]
+
+    def _do_hmget(self, key: bytes, *fields: bytes) -> list[Any]:
+        return [self.hashes.get(key, {}).get(field) for field in fields]
+
+    def _do_hpexpiretime(self, *arguments: Any) -> Any:
+        return ReplyError("ERR unknown command")
+
+    def _do_set(self, key: bytes, text: bytes, *options: Any) -> bytes:
+        self.strings[key] = text
+        return b"OK"
+
+    def _do_config(self, *arguments: Any) -> list[bytes]:
+        return [b"notify-keyspace-events", b""]
+
+    def _do_pexpire(self, *arguments: Any) -> int:
+        return 1
+
+    def _do_xadd(self, log: bytes, *rest: Any) -> Any:
+        self.append(log, rest[-1].encode(), [])
+
+    def _do_evalsha(self, sha: bytes, count: int, *arguments: Any) -> Any:
+        keys, rest = arguments[:count], arguments[count:]
+        if sha == SMALL.sha:
+            return [len(self.hashes.get(keys[0], {})), 100, False]
+        if sha == NOTE.sha:
+            return self._note(keys, rest)
+        return self._attach(keys, rest)
+
+    def _do_eval(self, text: bytes, count: int, *arguments: Any) -> Any:
+        assert text == ATTACH.text
+        return self._attach(arguments[:count], arguments[count:])
+
+    def _attach(self, keys: Any, rest: Any) -> Any:
+        log, seen = keys
+        made = log not in self.logs
+        if made:
+            self.logs[log] = []
+            self.epochs[log] = rest[0]
+            self.append(log, b'{"n":0,"epoch":"%s"}' % rest[0], [])
+        return [self.epochs[log], int(made), self.logs[log][-1], self.strings.get(seen)]
+
+    def _note(self, keys: Any, rest: Any) -> int:
+        data, _, log = keys
+        _, _, _, expected, mode, *fields = rest
+        if expected and self.logs[log][-1][0] != expected:
+            return 0
+        there = self.hashes.get(data, {})
+        news: Pairs = []
+        if not there and mode == "c":
+            news = [(b"", b"c")]
+        else:
+            for field in fields:
+                text = there.get(field)
+                if text is None:
+                    news.append((field, b"e" if mode == "e" else b"d"))
+                elif mode != "e":
+                    news.append((field, b"s" + text))
+        if news:
+            self.append(log, b'{"n":0,"found":1}', news)
+        return 1
+
+    def _publish(self, channel: bytes, payload: bytes) -> None:
+        if channel in self.subscribed:
+            self.heard.append([b"message", channel, payload])
+
+
+class ScriptedRunner:
+    """Drives a hub against a scripted server; time passes only while the hub waits."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.server = server
+        self.now = 100.0
+        self.warnings: list[str] = []
+        self.hub = Hub(0, lambda size: "ab" * size, self.warnings.append)
+        self.break_at: int | None = None
+        """The connections break instead of carrying out this call, counted from now on."""
+        self.hold_back: Callable[[Any], bool] = lambda message: False
+        """Messages that get lost."""
+        self._session: Any = None
+
+    def join(self, *, resumes: bool = False, light: bool = False) -> Mailbox:
+        mailbox = Mailbox(resumes=resumes, light=light)
+        self.hub.ask(Join(mailbox, USER, KEYS, LogBounds()))
+        return mailbox
+
+    def leave(self, mailbox: Mailbox) -> None:
+        self.hub.ask(Leave(mailbox))
+
+    def run(self, seconds: float = 0.5) -> None:
+        """Let so much time pass; broken connections are made again."""
+        end = self.now + seconds
+        while self.now < end and not self.hub.unused:
+            try:
+                self._run_session(end)
+            except ConnectionLost as error:
+                self.server.subscribed.clear()
+                self.server.heard.clear()
+                self.hub.disconnected(error)
+                self._session = None
+
+    def _run_session(self, end: float) -> None:
+        reply: Any = None
+        if self._session is None:
+            self._session = self.hub.session()
+        session = self._session
+        while True:
+            self.hub.set_clock(self.now)
+            try:
+                step = session.send(reply)
+            except StopIteration:
+                self._session = None
+                return
+            while isinstance(step, Call):
+                try:
+                    reply = self._answer(step)
+                    raise_error_reply(reply, step.commands)
+                except DataStoreError as error:
+                    step = session.throw(error)
+                else:
+                    step = session.send(reply)
+            reply = None
+            if isinstance(step, Pause):
+                if not self._hear():
+                    self.now = max(self.now, min(step.until, end))
+                    if self.now >= end:
+                        return
+            else:
+                self.server.tell(step.command)
+
+    def _answer(self, call: Call[Any]) -> Any:
+        if self.break_at is not None:
+            self.break_at -= 1
+            if self.break_at < 0:
+                self.break_at = None
+                raise ConnectionLost("cut")
+        return self.server.answer(call)
+
+    def _hear(self) -> bool:
+        heard, self.server.heard = self.server.heard, []
+        for message in heard:
+            if not self.hold_back(message):
+                self.hub.heard(message)
+        return bool(heard)
+
+
+def items(mailbox: Mailbox) -> list[Item]:
+    """What lies in a mailbox."""
+    found = []
+    while (item := mailbox.take(0)) is not None:
+        found.append(item)
+    return found
+
+
+def told(mailbox: Mailbox) -> list[Any]:
+    """The news that were delivered, and the names of what else was."""
+    found: list[Any] = []
+    for item in items(mailbox):
+        if isinstance(item, Delivery):
+            found += [news for entry in item.entries for news in entry.news if news is not None]
+        else:
+            found.append(type(item).__name__)
+    return found
+
+
+def _order(entry_id: Any) -> tuple[int, int]:
+    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    ms, _, sequence = text.partition("-")
+    return int(ms), int(sequence)
