@@ -93,6 +93,7 @@ class UserKeys:
     def tag(self, name: bytes) -> bytes:
         """Return the key of what carries a tag."""
         return self.prefix + b"tag:" + name
+
     def barrier(self, random: str) -> bytes:
         """Return the channel, and the key to probe with, of one watching process."""
         return self.prefix + b"w:" + random.encode()

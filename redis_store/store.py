@@ -28,8 +28,8 @@ from redis_store._scope import (
 )
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
-from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store._watch_plan import Plan as WatchPlan
+from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
