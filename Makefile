@@ -16,7 +16,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo test lint format bench-quick clean distclean FORCE
+.PHONY: help demo test lint format bench-quick bench-watch soak clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -39,6 +39,12 @@ format: .venv/.test ## put the code into shape
 
 bench-quick: .venv/.test ## the speed of get, set and batches beside redis-py, in a minute
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
+
+bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREAD BLOCK
+	@$(BIN)/python -m benchmarks.watching $(ARGS)
+
+soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for an hour
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## remove the demo's data, the benchmarks' and the caches
 	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \

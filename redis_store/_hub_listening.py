@@ -102,7 +102,7 @@ class Listening:
             if {b"hset", b"del"} <= self._probed:
                 return
             self._lacks_flags = True
-            self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.FLAGS}")
+            self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.NEEDED_FLAGS}")
         self.counts_events = False
         await Tell(("UNSUBSCRIBE",))
         await Tell(("CLIENT", "ID"))
@@ -172,7 +172,7 @@ class Listening:
     async def _configure(self) -> None:
         try:
             flags = await says.read_flags()
-            if says.missing_flags(flags):
+            if says.missing_flags(flags, says.WISHED_FLAGS):
                 await says.add_flags(flags)
         except (ServerRefused, PermissionDenied) as error:
             if not self._warned:

@@ -187,7 +187,8 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
         return None
     encode_name(name, "consumer name", 256)
     cursors, lock = scope.user.consumer(name), scope.user.consumer_lock(name, namespace)
-    return Consumer(name, holder, lock, cursors)
+    # As a lock's value looks elsewhere.
+    return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
 
 
 __all__ = ["Consumer", "Plan", "check_most", "check_timeout"]

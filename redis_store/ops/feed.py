@@ -15,8 +15,11 @@ from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.scripts import ATTACH, NOTE, SMALL
 
-FLAGS = "Khgsxe"
-"""What `notify-keyspace-events` must contain: events by key, of hashes, sets, generic commands, expiry, eviction."""
+NEEDED_FLAGS = "Khgxe"
+"""What `notify-keyspace-events` must contain: events by key, of hashes, generic commands, expiry, eviction."""
+
+WISHED_FLAGS = "Khgsxe"
+"""Those, and of sets, so that a new namespace is noticed at once and not within a second."""
 
 _ALL_CLASSES = set("g$lshzxetd")
 """What the flag ``A`` stands for."""
@@ -59,10 +62,10 @@ class Page(NamedTuple):
     texts: dict[bytes, bytes]
 
 
-def missing_flags(flags: str) -> str:
-    """Return which of `FLAGS` are not among the server's; ``A`` stands for most."""
+def missing_flags(flags: str, wanted: str = NEEDED_FLAGS) -> str:
+    """Return which flags are not among the server's; ``A`` stands for most."""
     known = set(flags) | (_ALL_CLASSES if "A" in flags else set())
-    return "".join(flag for flag in FLAGS if flag not in known)
+    return "".join(flag for flag in wanted if flag not in known)
 
 
 def read_flags() -> Call[str]:
@@ -71,7 +74,7 @@ def read_flags() -> Call[str]:
 
 def add_flags(flags: str) -> Call[Any]:
     """Ask for those flags besides the ones that are there; ``CONFIG SET`` replaces them all."""
-    return Call((("CONFIG", "SET", "notify-keyspace-events", flags + missing_flags(flags)),), as_is)
+    return Call((("CONFIG", "SET", "notify-keyspace-events", flags + missing_flags(flags, WISHED_FLAGS)),), as_is)
 
 
 def probe(key: bytes, token: int) -> Call[list[Any] | None]:

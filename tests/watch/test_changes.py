@@ -329,3 +329,38 @@ def test_waiting_for_a_value(side: WatchSide, real_server: Server, user: str) ->
     thread.join()
     with pytest.raises(ZeroDivisionError):
         side.wait_until("n", lambda value: 1 / 0 > 1)
+
+
+def test_no_operation_of_ours_is_taken_for_a_write_by_hand(
+    side: WatchSide, raw: redis.Redis, data: str, real_server: Server
+) -> None:
+    """Each script says in its log entry how many events it fires: if one is wrong, a comparison follows."""
+    side.set_many({f"k{i}": i for i in range(1500)})
+    watch = side.watch()
+    wait_until(lambda: raw.exists(data.replace(":ns:", ":seen:")), "the namespace is learned")
+    before = _scans(raw)
+    side.set("a", 1, metadata={"m": 1})
+    side.increment("a")
+    side.append("list", 1, 2)
+    side.update("a", lambda value: value + 1)
+    side.set_if_absent("b", 1)
+    side.compare_and_set("b", 1, {"n": 2})
+    side.rename("b", "c")
+    side.pop("c")
+    side.get_or_set("made", lambda: "x" * 3000)
+    side.delete_many([f"k{i}" for i in range(1200)])
+    if real_server.has_ttl:
+        side.set("t", 1, ttl=1000)
+        side.increment("t")
+        side.expire("t", 2000)
+        side.rename("t", "u")
+        side.persist("u")
+        side.set_many({f"t{i}": i for i in range(1100)}, ttl=1000)
+    side.set("last", 0)
+    changes = watch.up_to("last")
+    side.clear()
+    side.set("only", 1)
+    side.delete("only")
+    changes += watch.until(lambda change: (change.op, change.key) == ("delete", "only"))
+    assert {change.source for change in changes} == {"log"}
+    assert _scans(raw) == before
