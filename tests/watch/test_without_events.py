@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from redis_store import connect
 from tests.servers import Server, wait_until
@@ -95,6 +99,40 @@ def test_a_user_without_the_right_to_configure(
     assert said([watch.next()]) == [("set", "a", 1)]
     assert "no keyspace events" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_the_rights_that_the_docs_name_are_enough(
+    silent: Server, open_watch_side: OpenWatchSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = Path(__file__).parent.parent.parent / "docs"
+    text = (docs / "data-model.md").read_text() + (docs / "watching.md").read_text()
+    rights = re.findall(r"(?<= )\+[a-z|]+|^\+[a-z|]+", text, re.MULTILINE)
+    with silent.client() as raw:
+        raw.execute_command(
+            "ACL",
+            "SETUSER",
+            "plain",
+            "on",
+            ">secret",
+            "resetchannels",
+            "&user:*",
+            "&__keyspace@*__:user:*",
+            "~user:*",
+            "-@all",
+        )
+        for right in rights:
+            with contextlib.suppress(redis.ResponseError):  # Redis 7.0 does not know them all
+                raw.execute_command("ACL", "SETUSER", "plain", right)
+    side = open_watch_side(silent.url.replace("unix://", "unix://plain:secret@"), user="u")
+    watch = side.watch_all(consumer="c", initial=True)
+    side.set("a", 1)
+    assert watch.next().key == "a"
+    with silent.client() as raw:
+        raw.hset("user:u:ns:default", "b", "2")
+        assert watch.next().key == "b"
+        assert side.wait_for("b") == 2
+        assert [entry for entry in raw.acl_log() if entry["username"] == "plain"] == []
+    assert "no keyspace events" not in caplog.text
 
 
 def test_events_that_are_turned_off_and_on(silent: Server) -> None:
