@@ -162,6 +162,9 @@ def test_an_exception_thrown_into_a_thread(one_server: Server, open_store: Any, 
     assert store.get_all() == {f"key-{number}": number for number in range(50)}
 
 
+# An interrupt that strikes while a socket is being made leaves it to the collector, whose warning is no concern here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_keyboard_interrupt(one_server: Server, open_store: Any, user: str) -> None:
     with proxied(one_server) as proxy:
         store = open_store(proxy.url, user, namespace="the-ns")
