@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import random
 import signal
 import threading
@@ -20,6 +21,13 @@ from tests.threads import all_at_once, in_thread
 
 class Interrupt(BaseException):
     """Raised by a signal's handler, as KeyboardInterrupt is."""
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What an interrupt has left half made goes while its own test is still running."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
