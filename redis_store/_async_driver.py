@@ -27,10 +27,10 @@ MOST_OWN_CONNECTIONS = 8
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
 
 
-class Endable(Protocol):
-    """Something that ends with the store."""
+class Closable(Protocol):
+    """Something that a store closes with itself."""
 
-    def end(self) -> object: ...
+    def close(self) -> Awaitable[None] | None: ...
 
 
 class _LoopState:
@@ -63,7 +63,7 @@ class AsyncDriver:
         self.timeout_s = timeout_s
         self.source = Source(resolver, configures)
         """What the hub of this server needs to know, for those who watch."""
-        self.watches: weakref.WeakSet[Endable] = weakref.WeakSet()
+        self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
@@ -124,9 +124,11 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """Close the connections of every event loop and let go of the server."""
-        self._closed = True
         for watch in list(self.watches):
-            watch.end()
+            closing = watch.close()  # a consumer lets go of its name, for which it needs us
+            if closing is not None:
+                await closing
+        self._closed = True
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()

@@ -142,5 +142,3 @@ class Mailbox:
         """Let whoever waits, and whoever will, know that there is no more."""
         self.closed = True
         self.put(Closed())
-
-    end = close

@@ -126,10 +126,10 @@ class SyncDriver:
 
     def close(self) -> None:
         """Close all connections and let go of the server; calls under way fail, later ones are refused."""
+        for watch in list(self.watches):
+            watch.close()  # a consumer lets go of its name, for which it needs us
         self._closed = True
         self.keeper.close()
-        for watch in list(self.watches):
-            watch.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []
         for connection in connections:

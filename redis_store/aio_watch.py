@@ -126,12 +126,6 @@ class AsyncWatch(AsyncIterator[Change]):
             with contextlib.suppress(DataStoreError):
                 await self._driver.run(watching.plan.release())
 
-    def end(self) -> None:
-        """End it without a word to the server; the store does so when it is closed."""
-        self._closed.set()
-        if self._watching is not None:
-            self._watching.end()
-
     async def __anext__(self) -> Change:
         try:
             change = await self.next_change()

@@ -16,8 +16,8 @@ TOO_BIG = 0
 """Stands for the digest of a value that was too big for the log."""
 
 _PART = 500
-_SAME_MS = 5
-"""A script's clock and the log's may differ by as much."""
+_SAME_MS = 1000
+"""A script's clock and the log's may differ by as much, on a busy machine; if this misleads, the sketch does not agree."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import redis
 
 from redis_store import connect
 from tests.servers import Server, wait_until
-from tests.watch.conftest import WatchSide, said
+from tests.watch.conftest import OpenWatchSide, WatchSide, said
 
 CONSUMER = """
 import json, sys
@@ -193,3 +193,13 @@ def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, 
     side.set("a", 1)
     watch = side.watch(consumer="c")
     assert said([watch.next(), watch.next()]) == [("reset", None, None), ("set", "a", 1)]
+
+
+def test_closing_the_store_lets_another_take_over_at_once(
+    open_watch_side: OpenWatchSide, real_server: Server, user: str, raw: redis.Redis
+) -> None:
+    side = open_watch_side(real_server.url, user=user)
+    side.watch(consumer="c")
+    assert raw.exists(f"user:{user}:lock:consumer:c:default")
+    side.close()
+    assert not raw.exists(f"user:{user}:lock:consumer:c:default")
