@@ -5,13 +5,13 @@ No I/O: `_feed_hub` says when to look, and hands in what was found.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from redis_store._digests import Digests, digest_of
+from redis_store._expiries import Expiries
+from redis_store._feed_agenda import Agenda
 from redis_store._keys import NamespaceKeys, UserKeys
 from redis_store._log_entry import Entry, Position, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
@@ -37,30 +37,6 @@ class Scan:
     met: set[bytes] = field(default_factory=set)
     touched: set[bytes] = field(default_factory=set)
     suspects: dict[bytes, None] = field(default_factory=dict)
-
-
-class Agenda:
-    """Which of a hub's namespaces need what; ordered, so that each gets its turn."""
-
-    def __init__(self) -> None:
-        self.unopened: dict[Feed, None] = {}
-        self.dirty: dict[Feed, None] = {}
-        """Something was heard of them, so that their logs have to be read."""
-        self.doubtful: dict[Feed, None] = {}
-        """They have to be learned or compared."""
-        self.expiring: dict[Feed, None] = {}
-        """Keys of theirs will expire."""
-        self.left: dict[Feed, None] = {}
-        """Nobody watches them any more; they end when it is known what they are like, for those who come later."""
-
-    @staticmethod
-    def first(feeds: dict[Feed, None], most: int) -> list[Feed]:
-        return list(islice(feeds, most))
-
-    def strike(self, feed: Feed) -> None:
-        """It needs nothing any more."""
-        for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
-            feeds.pop(feed, None)
 
 
 class Feed:
@@ -115,9 +91,7 @@ class Feed:
         self.notes_refused = 0
         self.saved_at = 0.0
         self.saved_position = b""
-        self.expires: dict[bytes, int] = {}
-        self._due: list[tuple[int, bytes]] = []
-        self._overdue: list[bytes] = []
+        self.expiries = Expiries()
         self._last_event = b""
         self._rest_until = 0.0
         self._left_at: float | None = None
@@ -171,7 +145,7 @@ class Feed:
     def begin_at(self, attached: Attached) -> None:
         """Follow a log from its end on, and learn what the namespace is like."""
         self.digests.clear()
-        self.expires.clear()
+        self.expiries.clear()
         self.knows = self.checked = False
         self.scan = None
         self.compare_at = None
@@ -248,8 +222,7 @@ class Feed:
         surplus = self.fields - len(self.digests)
         if surplus == 0:
             self.reaping = False
-        self._overdue = [name for name in self._overdue if self.expires.get(name, server_ms + 1) <= server_ms]
-        if agrees and (self._overdue or self.is_due(server_ms)):
+        if agrees and self.expiries.pending(server_ms):
             return  # who is gone will be told first, then numbers count
         # Fields that have expired are counted by the server until it reaps them.
         if not agrees or surplus < 0 or (surplus > 0 and not self.reaping):
@@ -289,7 +262,7 @@ class Feed:
                 op, name, text = news
                 if op == "clear":
                     is_news = self.digests.clear()
-                    self.expires.clear()
+                    self.expiries.clear()
                     if self.scan is not None:
                         self.scan.suspects.clear()
                 else:
@@ -303,14 +276,14 @@ class Feed:
             self.scan.touched.add(name)
             self.scan.suspects.pop(name, None)
         if op != "set":
-            self.expires.pop(name, None)
+            self.expiries.forget(name)
             self.reaping = self.reaping or op == "expire"
             return self.digests.drop(name)
         assert text is not None, "values are read before"
         if entry.expires_ms is not None:
             self.expect_expiry(name, entry.expires_ms)
         else:
-            self.expires.pop(name, None)
+            self.expiries.forget(name)
         return self.digests.put(name, digest_of(text))
 
     def deliver(self, entries: list[Entry]) -> None:
@@ -375,34 +348,6 @@ class Feed:
                 self.digests.put(name, digest)
 
     def expect_expiry(self, name: bytes, at_ms: int) -> None:
-        self.expires[name] = at_ms
+        """A key expires then, in ms of the server's clock."""
+        self.expiries.expect(name, at_ms)
         self._agenda.expiring[self] = None
-        heapq.heappush(self._due, (at_ms, name))
-
-    def next_expiry(self) -> int | None:
-        """When the next key expires, in ms of the server's clock."""
-        due = self._due
-        while due and due[0][1] not in self.expires:
-            heapq.heappop(due)
-        return due[0][0] if due else None
-
-    def is_due(self, server_ms: int) -> bool:
-        at_ms = self.next_expiry()
-        return at_ms is not None and at_ms <= server_ms
-
-    def take_due(self, server_ms: int, most: int, again_ms: int) -> list[bytes]:
-        """Return fields that should have expired; they come up again later, unless the log says that they are gone."""
-        names: dict[bytes, None] = {}
-        due = self._due
-        while due and due[0][0] <= server_ms and len(names) < most:
-            _, name = heapq.heappop(due)
-            at = self.expires.get(name)
-            if at is not None and at <= server_ms:
-                names[name] = None
-        for name in names:
-            heapq.heappush(due, (server_ms + again_ms, name))
-        self._overdue = list(names)
-        return self._overdue
-
-
-__all__ = ["Agenda", "Feed", "Scan"]

@@ -130,7 +130,7 @@ class Hub:
             await self._list(registry)
         elif agenda.dirty and self._now >= self._read_at:
             await self._read(agenda.first(agenda.dirty, FEEDS_PER_READ))
-        elif due := next((feed for feed in agenda.expiring if feed.is_due(self._doubts.server_ms)), None):
+        elif due := next((feed for feed in agenda.expiring if feed.expiries.is_due(self._doubts.server_ms)), None):
             await self._doubts.expire(due)
         elif doubtful := next((feed for feed in agenda.doubtful if feed.may_be_scanned(self._now)), None):
             await self._doubts.scan(doubtful)
@@ -149,7 +149,7 @@ class Hub:
             times.append(self._read_at)
         times += [feed.compare_at for feed in agenda.doubtful if feed.compare_at is not None]
         for feed in agenda.expiring:
-            if (due_ms := feed.next_expiry()) is not None:
+            if (due_ms := feed.expiries.next()) is not None:
                 times.append((due_ms + 1 - self._doubts.clock_ms) / 1000)
         return min(times)
 

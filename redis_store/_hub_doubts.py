@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 
 from redis_store._call import Command
@@ -72,9 +71,9 @@ class Doubts:
     async def expire(self, feed: Feed) -> None:
         """Look at keys that should have expired."""
         if not feed.wants_digests:
-            feed.expires.clear()
+            feed.expiries.clear()
             return
-        names = feed.take_due(self.server_ms, says.FIELDS_PER_NOTE, EXPIRY_AGAIN_MS)
+        names = feed.expiries.take_due(self.server_ms, says.FIELDS_PER_NOTE, EXPIRY_AGAIN_MS)
         if names:
             await self._note(feed, names, "e")
 
@@ -96,8 +95,8 @@ class Doubts:
             return
         for name, at_ms in zip(names, times or (), strict=False):
             if at_ms <= 0:
-                feed.expires.pop(name, None)
-            elif feed.expires.get(name) != at_ms:
+                feed.expiries.forget(name)
+            else:
                 feed.expect_expiry(name, at_ms)
 
     async def _check_history(self, feed: Feed) -> None:
@@ -127,7 +126,7 @@ class Doubts:
     async def _note(self, feed: Feed, names: list[bytes], mode: str) -> None:
         """Tell in the log what was found, unless others have just told something: then look again."""
         if mode != "e":
-            expired = [name for name in names if feed.expires.get(name, math.inf) <= self.server_ms]
+            expired = [name for name in names if feed.expiries.is_past(name, self.server_ms)]
             if expired:
                 await self._note(feed, expired, "e")
                 gone = set(expired)

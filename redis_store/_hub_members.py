@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from redis_store._feed import Agenda, Feed
+from redis_store._feed import Feed
+from redis_store._feed_agenda import Agenda
 from redis_store._hub_requests import Join, JoinAll, Leave, Request
 from redis_store._keys import UserKeys
 from redis_store._mailbox import Failed, Mailbox

@@ -12,24 +12,21 @@ import os
 import secrets
 import select
 import socket
-import ssl
 import threading
 from time import monotonic
 from typing import Any
 
-import hiredis
 from redis import connection as redis_connection
-from redis import exceptions as redis_errors
 
-from redis_store._call import Call, Command, ReplyError
+from redis_store._call import Call, ReplyError
 from redis_store._feed_hub import Hub
+from redis_store._hub_listener import Listener
 from redis_store._hub_requests import Join, JoinAll, Leave, Pause, Request
 from redis_store._mailbox import Mailbox
-from redis_store._pack import pack
 from redis_store._replies import raise_error_reply
-from redis_store._resolve import Address, Source
+from redis_store._resolve import Source
 from redis_store._spin import Spinner
-from redis_store._sync_connection import HeldConnection, connecting_failed
+from redis_store._sync_connection import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
 
 _log = logging.getLogger("redis_store.watch")
@@ -39,61 +36,6 @@ LINGER_S = 0.5
 
 _FIRST_RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
-_READ_BYTES = 256 * 1024
-_INCOMPLETE = object()
-
-
-class _Listener:
-    """The connection on which messages come."""
-
-    def __init__(self, address: Address) -> None:
-        self._made: redis_connection.AbstractConnection = address.new_connection()
-        self._timeout_s = address.timeout_s
-        try:
-            self._made.connect()
-        except (redis_errors.RedisError, OSError, ValueError) as error:
-            raise connecting_failed(error, address) from error
-        sock = self._made._get_socket()
-        assert sock is not None, "redis-py has connected"
-        self.sock: socket.socket = sock
-        self.sock.setblocking(False)
-        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
-        self._buffer = bytearray(_READ_BYTES)
-
-    def tell(self, command: Command) -> None:
-        self.sock.settimeout(self._timeout_s)
-        try:
-            self.sock.sendall(pack((command,)))
-        except OSError as error:
-            raise ConnectionLost(f"A watcher's connection broke ({error})") from error
-        finally:
-            self.sock.setblocking(False)
-
-    def drain(self, hub: Hub) -> None:
-        """Let the hub hear all that has come."""
-        reader = self._reader
-        while True:
-            try:
-                size = self.sock.recv_into(self._buffer)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-                return
-            except OSError as error:
-                raise ConnectionLost(f"A watcher's connection broke ({error})") from error
-            if size == 0:
-                raise ConnectionLost("A watcher's connection broke (the server closed it)")
-            try:
-                reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
-                reply = reader.gets()
-                while reply is not _INCOMPLETE:
-                    hub.heard(reply)
-                    reply = reader.gets()
-            except hiredis.ProtocolError as error:
-                raise ConnectionLost(f"A watcher's connection broke ({error})") from error
-            if size < _READ_BYTES and not isinstance(self.sock, ssl.SSLSocket):
-                return
-
-    def close(self) -> None:
-        self._made.disconnect()
 
 
 class HubThread:
@@ -109,7 +51,7 @@ class HubThread:
         self._told, self._teller = socket.socketpair()
         self._told.setblocking(False)
         self._teller.setblocking(False)
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._reading: HeldConnection | None = None
         self._retry_s = _FIRST_RETRY_S
         self._spinner = Spinner()
@@ -164,7 +106,7 @@ class HubThread:
         address = source.resolver.address()
         self._hub.configures = any(each.configures for each in list(self._sources.values()))
         self._reading = HeldConnection(address, self._spinner)
-        self._listener = _Listener(address)
+        self._listener = Listener(address)
 
     def _any_source(self) -> Source:
         with self._lock:
@@ -208,11 +150,11 @@ class HubThread:
             session.close()
             self._disconnect()
 
-    def _listen(self, listener: _Listener, until: float) -> None:
+    def _listen(self, listener: Listener, until: float) -> None:
         """Wait for messages, for requests, or for a time."""
         ready = self._poll(until - monotonic(), listener.sock)
         if listener.sock.fileno() in ready:
-            listener.drain(self._hub)
+            listener.drain(self._hub.heard)
         self._pass_requests()
 
     def _poll(self, wait_s: float, *socks: socket.socket) -> set[int]:
