@@ -14,15 +14,26 @@ from sandbox.errors import (
     AgentCrashed,
     AgentExited,
     AgentRaised,
+    CpuLimitExceeded,
     InvalidAgent,
     InvalidResult,
+    LimitExceeded,
+    MemoryLimitExceeded,
     OutputLimitExceeded,
     ProtocolViolation,
     ResultLimitExceeded,
     SandboxError,
+    ScratchLimitExceeded,
+    ThreadLimitExceeded,
     TimeLimitExceeded,
 )
 from sandbox.limits import Limits
+
+_CPU_TOLERANCE_S = 0.1
+_OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
+    "threads": (ThreadLimitExceeded, "had", " threads"),
+    "scratch_bytes": (ScratchLimitExceeded, "stored", " bytes in its folder"),
+}
 
 
 def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dict[str, Json] | SandboxError:
@@ -34,6 +45,8 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dic
         return _result_too_big(parts[0], limits)
     if kind == "raised":
         name, message, trace = parts
+        if name == "MemoryError":
+            return _memory_limit(limits, trace)
         raised = f"{name}: {message}" if message else name
         return AgentRaised(f"{who} raised {raised}", agent=agent, type_name=name, message=message, traceback=trace)
     if kind == "invalid_agent":
@@ -46,9 +59,11 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dic
     return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
 
 
-def from_exit_code(code: int, agent: str) -> SandboxError:
+def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> SandboxError:
     """Return the error of an agent whose process ended by itself without a last message."""
     who = f"Agent {agent!r}"
+    if code == -signal.SIGKILL and cpu_s > limits.cpu_s - _CPU_TOLERANCE_S:
+        return _cpu_limit(limits)
     if code == LOST_CHANNEL_EXIT_CODE:
         return closed_channel()
     if code >= 0:
@@ -57,6 +72,13 @@ def from_exit_code(code: int, agent: str) -> SandboxError:
     with suppress(ValueError):
         name = signal.Signals(-code).name
     return AgentCrashed(f"{who} crashed: its process was ended by {name}.", agent=agent, signal=name)
+
+
+def overused(name: str, limits: Limits) -> LimitExceeded:
+    """Return the error of a run that the host ended because it found it over a limit."""
+    kind, what, unit = _OVERUSED[name]
+    value = getattr(limits, name)
+    return kind(f"The agent {what} more than {value:,}{unit}: raise Limits.{name}.", limit=name, value=value)
 
 
 def time_limit(limits: Limits) -> TimeLimitExceeded:
@@ -72,6 +94,23 @@ def output_limit(limits: Limits) -> OutputLimitExceeded:
         f"The agent printed more than {limits.output_bytes:,} bytes: print less, or raise Limits.output_bytes.",
         limit="output_bytes",
         value=limits.output_bytes,
+    )
+
+
+def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
+    return CpuLimitExceeded(
+        f"The agent used its {limits.cpu_s:,} seconds of processor time and was ended: raise Limits.cpu_s.",
+        limit="cpu_s",
+        value=limits.cpu_s,
+    )
+
+
+def _memory_limit(limits: Limits, trace: str) -> MemoryLimitExceeded:
+    return MemoryLimitExceeded(
+        f"The agent ran out of memory: it may take {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
+        limit="memory_bytes",
+        value=limits.memory_bytes,
+        traceback=trace,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from redis_store import _plain
 from redis_store.errors import InvalidValue
+from sandbox import isolation as isolation_module
 from sandbox._output import guarded
 from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
 from sandbox.limits import Limits
@@ -34,6 +35,7 @@ class Job:
     tools: dict[str, Callable[..., Any]]
     limits: Limits
     on_output: Callable[[str], None]
+    isolation: str | None
     run: str
 
 
@@ -47,6 +49,7 @@ def make_job(
     url: str | None,
     limits: Limits | None,
     on_output: Callable[[str], object] | None,
+    isolation: str | None,
 ) -> Job:
     """Check what a caller passed; every error here is the caller's."""
     source, path = _read(source_or_path)
@@ -74,6 +77,7 @@ def make_job(
         tools=_tools(tools),
         limits=checked,
         on_output=guarded(on_output),
+        isolation=isolation_module.checked(isolation),
         run=secrets.token_hex(8),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -13,16 +14,21 @@ from typing import Any
 
 from redis_store.types import Json
 from sandbox import _endings
+from sandbox._child import Child
 from sandbox._frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox._job import Job
 from sandbox._messages import read_from_child
 from sandbox._output import Output
-from sandbox._process import Process
 from sandbox._tool_host import MOST_UNDER_WAY, ToolHost
 from sandbox.errors import SandboxError, StartFailed
 
 _POLL_S = 0.05
 """How often to look whether the process is over, where the system has no pidfd."""
+
+_WATCH_S = 0.05
+"""How often to look at what a process uses, where the kernel does not bound it."""
+_WATCH_SHARE = 20
+"""Looking takes at most one part in so many of the time."""
 
 _LAST_BREATH_S = 1.0
 """How long a process that has closed its channel may take to end."""
@@ -71,7 +77,7 @@ class Stop:
 class Supervisor:
     """Carries one run from the first message to the last, in the thread that asked for it."""
 
-    def __init__(self, job: Job, process: Process, stop: Stop, tools: ToolHost, output: Output) -> None:
+    def __init__(self, job: Job, process: Child, stop: Stop, tools: ToolHost, output: Output) -> None:
         self._job = job
         self._process = process
         self._stop = stop
@@ -80,6 +86,7 @@ class Supervisor:
         self._buffer = FrameBuffer(job.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
         self._outbox: deque[memoryview] = deque()
         self._started = False
+        self._next_look = time.monotonic() if process.is_watched else math.inf
         self._outcome: dict[str, Json] | SandboxError | None = None
 
     def post(self, message: list[Part]) -> None:
@@ -106,9 +113,21 @@ class Supervisor:
                 if left <= 0:
                     return _endings.time_limit(self._job.limits)
                 self._choose_events(selector)
-                ready = selector.select(left if process.pidfd is not None else min(left, _POLL_S))
+                most = left if process.pidfd is not None else min(left, _POLL_S)
+                ready = selector.select(min(most, max(0.0, self._next_look - time.monotonic())))
                 self._attend(selector, {key.fileobj for key, _ in ready})
+                self._look()
         return outcome
+
+    def _look(self) -> None:
+        """Now and then see what the process uses of that which the kernel does not bound."""
+        start = time.monotonic()
+        if self._outcome is None and start >= self._next_look:
+            name = self._process.overused(self._job.limits)
+            if name is not None:
+                self._outcome = _endings.overused(name, self._job.limits)
+            end = time.monotonic()
+            self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
     def drain(self) -> bool:
         """After the process's end: take what it still had printed, and return whether that was within the limit."""
@@ -197,7 +216,9 @@ class Supervisor:
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (
-                self._not_started(code) if not self._started else _endings.from_exit_code(code, self._job.agent)
+                _endings.from_exit_code(code, self._process.cpu_s, self._job.agent, self._job.limits)
+                if self._started
+                else self._not_started(code)
             )
 
     def _not_started(self, code: int) -> StartFailed:

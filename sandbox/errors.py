@@ -5,6 +5,7 @@
     │   ├── InvalidType (TypeError)            an argument of the wrong type
     │   └── AgentNotFound (FileNotFoundError)  there is no file to run
     ├── StartFailed (RuntimeError)             raised: no process for the agent could be started
+    ├── IsolationUnavailable (RuntimeError)    raised: this system cannot keep agents in, or not as was asked
     ├── AgentError                             in `RunResult.error`: the agent's own doing
     │   ├── InvalidAgent (ValueError)          no Python, no `run`, or one that nobody can call
     │   ├── AgentRaised                        an exception left the agent's `run`
@@ -15,7 +16,11 @@
     │   ├── TimeLimitExceeded (TimeoutError)
     │   ├── OutputLimitExceeded
     │   ├── ResultLimitExceeded
-    │   └── OperationLimitExceeded
+    │   ├── OperationLimitExceeded
+    │   ├── CpuLimitExceeded
+    │   ├── MemoryLimitExceeded (MemoryError)
+    │   ├── ThreadLimitExceeded
+    │   └── ScratchLimitExceeded
     ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
     └── ToolError                              inside the agent: a tool of the host failed
 
@@ -32,17 +37,22 @@ __all__ = [
     "AgentExited",
     "AgentNotFound",
     "AgentRaised",
+    "CpuLimitExceeded",
     "InvalidAgent",
     "InvalidInput",
     "InvalidResult",
     "InvalidType",
+    "IsolationUnavailable",
     "LimitExceeded",
+    "MemoryLimitExceeded",
     "OperationLimitExceeded",
     "OutputLimitExceeded",
     "ProtocolViolation",
     "ResultLimitExceeded",
     "SandboxError",
+    "ScratchLimitExceeded",
     "StartFailed",
+    "ThreadLimitExceeded",
     "TimeLimitExceeded",
     "ToolError",
 ]
@@ -79,6 +89,15 @@ class StartFailed(SandboxError, RuntimeError):
     """The agent's process ended before any of the agent's code ran. Attributes: `output`, what it printed."""
 
     output: str
+
+
+class IsolationUnavailable(SandboxError, RuntimeError):
+    """No tier of isolation, or not the one asked for, can be had; the message says what to do.
+
+    Attributes: `reasons`, what the system refused, by the way that was tried.
+    """
+
+    reasons: dict[str, str]
 
 
 class AgentError(SandboxError):
@@ -147,6 +166,24 @@ class ResultLimitExceeded(LimitExceeded):
 
 class OperationLimitExceeded(LimitExceeded):
     """The agent called the store more often than `Limits.operations`."""
+
+
+class CpuLimitExceeded(LimitExceeded):
+    """The agent used more than `Limits.cpu_s` of processor time."""
+
+
+class MemoryLimitExceeded(LimitExceeded, MemoryError):
+    """A `MemoryError` left the agent's code, under `Limits.memory_bytes`. Attributes: `traceback`, as of `AgentRaised`."""
+
+    traceback: str
+
+
+class ThreadLimitExceeded(LimitExceeded):
+    """The agent had more than `Limits.threads`, where the kernel does not refuse them one by one."""
+
+
+class ScratchLimitExceeded(LimitExceeded):
+    """The agent's folder took more than `Limits.scratch_bytes`, where the kernel does not refuse that."""
 
 
 class ProtocolViolation(SandboxError):

@@ -29,15 +29,38 @@ class Limits:
     """Calls of the store."""
     frame_bytes: int = 65 * _MIB
     """One call of the store or its answer: room for a value of 64 MiB."""
+    cpu_s: int = 120
+    """Seconds of processor time, of all the agent's threads together."""
+    memory_bytes: int = 1024 * _MIB
+    """Address space beside what the interpreter takes; over it, allocating raises `MemoryError` in the agent."""
+    threads: int = 64
+    """Threads that the agent may start; over it, starting one raises `RuntimeError` in the agent, or ends the run."""
+    descriptors: int = 256
+    """Open files and sockets; over it, opening one raises `OSError` in the agent."""
+    scratch_bytes: int = 128 * _MIB
+    """Files in the agent's folder; over it, writing raises `OSError` in the agent, or the run ends."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _check(field.name, getattr(self, field.name))
         object.__setattr__(self, "timeout_s", float(self.timeout_s))
 
+    def for_the_kernel(self) -> dict[str, int]:
+        """Return what the agent's process sets for itself before the agent begins."""
+        return {name: getattr(self, name) for name in _KERNEL}
 
-_LARGEST = {"timeout_s": 10 * 365 * 86400, "frame_bytes": 2**32 - 1, "result_bytes": 2**31, "operations": 2**31}
-_SMALLEST = {"frame_bytes": 64 * 1024}
+
+_KERNEL = ("cpu_s", "memory_bytes", "threads", "descriptors", "scratch_bytes")
+_LARGEST = {
+    "timeout_s": 10 * 365 * 86400,
+    "frame_bytes": 2**32 - 1,
+    "result_bytes": 2**31,
+    "operations": 2**31,
+    "cpu_s": 10 * 365 * 86400,
+    "threads": 100_000,
+    "descriptors": 100_000,
+}
+_SMALLEST = {"frame_bytes": 64 * 1024, "memory_bytes": _MIB, "descriptors": 16, "scratch_bytes": 64 * 1024}
 
 
 def _check(name: str, value: object) -> None:

@@ -46,6 +46,8 @@ class RunResult:
     operations: list[Operation]
     duration: float
     """Seconds from the call to the result."""
+    isolation: str
+    """How the agent was kept in: "full", "namespaces", "restricted" or "unsafe-process"; `sandbox.isolation` explains."""
     run: str
     """The id of this run, which also stands in the log entries of what it wrote."""
 

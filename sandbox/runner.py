@@ -17,14 +17,15 @@ import redis_store
 from redis_store.errors import StoredDataError
 from redis_store.types import Json
 from sandbox._background import background_loop
+from sandbox._child import Child
 from sandbox._endings import output_limit
 from sandbox._job import Job, make_job
 from sandbox._output import Output
-from sandbox._process import Process
 from sandbox._supervisor import Stop, Supervisor
 from sandbox._tool_host import ToolHost
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError, StartFailed
+from sandbox.isolation import start_child
 from sandbox.limits import Limits
 from sandbox.result import RunResult
 
@@ -43,19 +44,22 @@ def run(
     url: str | None = None,
     limits: Limits | None = None,
     on_output: Callable[[str], object] | None = None,
+    isolation: str | None = None,
 ) -> RunResult:
     """Run an agent in a process of its own and return what came of it, also where it failed.
 
     The agent is Python source (a text with a line break or a ``def``) or the path of a file; its `run(input_dict, tools)`
     is called, with `data_store` there as the store of `user` at `url` (as `redis_store.connect` finds it). `tools` are
     called in this process, plain ones in threads, async ones on one event loop that all blocking runs share; what they
-    take and return is JSON. `on_output` gets what the agent prints, as it comes, in the thread of this call.
+    take and return is JSON. `on_output` gets what the agent prints, as it comes, in the thread of this call. `isolation` is
+    the tier to use (`sandbox.isolation`), else that of the environment variable SANDBOX_ISOLATION, else the best there is.
 
     Works where an event loop is running; it blocks that loop, which `arun` does not.
     Raises `sandbox.InvalidInput` before anything is started for what cannot be used, an error of `redis_store` where the
-    store cannot be reached, `StartFailed` where no process can be started. Everything else is `RunResult.error`.
+    store cannot be reached, `IsolationUnavailable` where the system cannot keep agents in, `StartFailed` where no process
+    can be started. Everything else is `RunResult.error`.
     """
-    job = make_job(source_or_path, input_dict, user, namespace, agent, tools, url, limits, on_output)
+    job = make_job(source_or_path, input_dict, user, namespace, agent, tools, url, limits, on_output, isolation)
     with closing(Stop()) as stop:
         return _execute(job, background_loop, stop)
 
@@ -71,12 +75,13 @@ async def arun(
     url: str | None = None,
     limits: Limits | None = None,
     on_output: Callable[[str], object] | None = None,
+    isolation: str | None = None,
 ) -> RunResult:
     """Run an agent as `run` does, awaited; async tools and `on_output` are called on the caller's event loop.
 
     Cancelling it ends the run and what it started, at once; what the agent had written stays.
     """
-    job = make_job(source_or_path, input_dict, user, namespace, agent, tools, url, limits, on_output)
+    job = make_job(source_or_path, input_dict, user, namespace, agent, tools, url, limits, on_output, isolation)
     loop = asyncio.get_running_loop()
     job = replace(job, on_output=_on_loop(loop, job.on_output))
     finished: asyncio.Future[RunResult] = loop.create_future()
@@ -104,7 +109,7 @@ def _execute(job: Job, loop: Callable[[], asyncio.AbstractEventLoop], stop: Stop
     start = time.monotonic()
     with (
         redis_store.connect(job.url, user=job.user, namespace=job.namespace, agent=job.agent, run=job.run) as store,
-        Process() as process,
+        start_child(job.isolation, job.limits) as process,
     ):
         _check_reachable(store)
         output = Output(job.limits.output_bytes, job.on_output)
@@ -128,13 +133,14 @@ def _execute(job: Job, loop: Callable[[], asyncio.AbstractEventLoop], stop: Stop
         stdout=output.text,
         operations=list(broker.operations),
         duration=time.monotonic() - start,
+        isolation=process.isolation,
         run=job.run,
     )
 
 
 def _watch(
     job: Job,
-    process: Process,
+    process: Child,
     stop: Stop,
     output: Output,
     loop: Callable[[], asyncio.AbstractEventLoop],
