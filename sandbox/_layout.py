@@ -58,6 +58,11 @@ class Layout:
     hidden: tuple[str, ...] = ()
     """In a room: folders to show empty."""
 
+    def folders(self) -> list[str]:
+        """In a room: the folders that hold what is shown, outer ones first."""
+        inside = (path for _, path in (*self.binds, *self.links))
+        return sorted({str(parent) for path in inside for parent in Path(path).parents} - {"/"})
+
 
 def in_place(packages: Sequence[str] = ()) -> Layout:
     """Return the layout without a room: everything lies where the host has it."""

@@ -85,6 +85,8 @@ def _bubblewrap(bwrap: str, as_root: bool) -> Any:
             arguments += ["--unshare-user", "--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED)]
         for name, value in layout.environment.items():
             arguments += ["--setenv", name, value]
+        for folder in layout.folders():
+            arguments += ["--dir", folder]  # bubblewrap's own would be readable for their owner alone
         for source, inside in layout.binds:
             arguments += ["--ro-bind", source, inside]
         for text, inside in layout.links:

@@ -12,7 +12,7 @@ import typer
 
 from redis_store import _plain
 from redis_store.errors import DataStoreError, InvalidInput
-from sandbox import errors
+from sandbox import _doctor, errors
 from sandbox.limits import Limits
 from sandbox.result import RunResult
 from sandbox.runner import run as run_agent
@@ -29,11 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run agents, each in a process of its own, with a user's data_store there.",
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `run` a command of its own while it is the only one."""
 
 
 @app.command()
@@ -72,6 +67,20 @@ def run(
     except (errors.SandboxError, DataStoreError) as error:
         _leave(str(error), FAILED)
     _show(result)
+
+
+@app.command()
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+) -> None:
+    """Say how well agents are kept in on this system, how that was tested, and what would help.
+
+    Exit code 0: there is isolation. 1: there is none, and agents are refused.
+    """
+    report = _doctor.examine()
+    _write(sys.stdout, _doctor.as_json(report) if json_output else _doctor.text(report))
+    if report.tier == "none":
+        raise typer.Exit(FAILED)
 
 
 def main() -> None:

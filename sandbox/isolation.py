@@ -14,7 +14,7 @@ import os
 import threading
 
 from sandbox import _zygotes
-from sandbox._advice import advice
+from sandbox._advice import advice, surroundings
 from sandbox._child import Child
 from sandbox._process import Process
 from sandbox._recipes import Recipe, recipes
@@ -82,10 +82,17 @@ def _choose(tiers: tuple[str, ...]) -> Recipe:
                 return recipe
     what = "No isolation for agents" if len(tiers) > 1 else f"No isolation {tiers[0]!r}"
     raise IsolationUnavailable(
-        f"{what} can be had on this system: {advice()} `sandbox doctor` says more. To run agents that you trust as you trust"
-        f" your own code, pass isolation={UNSAFE!r}.",
+        f"{what} can be had on this system. {_first_advice()}`sandbox doctor` says more. To run agents that you trust as you"
+        f" trust your own code, pass isolation={UNSAFE!r}, or set {ENVIRONMENT}={UNSAFE}.",
         reasons=reasons,
     )
+
+
+def _first_advice() -> str:
+    """Return a sentence for systems where it is known without trying."""
+    where = surroundings()
+    known = where.platform != "linux" or where.apparmor_restricts or where.clone_forbidden or where.no_user_namespaces
+    return " ".join(advice("none", {"bubblewrap", "Landlock", "seccomp"}, where)) + " " if known else ""
 
 
 def _after_fork_in_child() -> None:

@@ -1,7 +1,7 @@
 """Begins an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
 
 Run as a script: ``python -I -S boot.py <folder of sandbox> <of redis_store> <of msgpack> <what to be>``, where the last is
-``run <data fd> <control fd> <limits>`` or ``zygote <fd> <settings>``, with limits and settings as JSON.
+``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, both with JSON, or ``probe``.
 The packages' own ``__init__`` is not executed: it would import redis-py and more.
 """
 
@@ -21,6 +21,7 @@ SHARED = {
         "kernel",
         "landlock",
         "namespaces",
+        "probe",
         "reports",
         "rlimits",
         "seccomp",
@@ -61,6 +62,10 @@ def main() -> None:
         from sandbox.child import zygote
 
         zygote.main(int(arguments[0]), json.loads(arguments[1]), folders)
+    elif role == "probe":
+        from sandbox.child import probe
+
+        probe.main()
     else:
         from sandbox.child import rlimits, start
 

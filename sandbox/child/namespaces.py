@@ -28,6 +28,7 @@ def enter(scratch_bytes: int) -> None:
     `/tmp` is an empty folder in memory with so much room, `/proc` an empty one with none.
     """
     uid, gid = os.geteuid(), os.getegid()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1, "PR_SET_DUMPABLE")  # where a zygote has given up root, /proc/self is root's
     kernel.unshare(_EVERY)
     map_ids(uid, gid, uid, gid)
     files = max(64, scratch_bytes // _BYTES_PER_FILE)

@@ -22,6 +22,7 @@ _AT_RECURSIVE = 0x8000
 def build(settings: dict[str, Any], kernel: Any) -> None:
     """Make the room and move into it, for good."""
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    os.umask(0o022)
     # By descriptor, because what lies under /tmp is out of sight in a moment.
     sources = {source: os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in settings["binds"]}
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4m,mode=755")

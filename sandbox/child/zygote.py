@@ -233,7 +233,6 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1, "PR_SET_DUMPABLE")  # else /proc/self would be root's
     os.environ.clear()
     os.environ["LANG"] = "C.UTF-8"
     zygote = Zygote(sock, settings, folders)
