@@ -17,6 +17,8 @@ _OWN_THREADS = 2
 _OWN_MEMORY_BYTES = 24 * 1024 * 1024
 """What we take ourselves after the interpreter's size is measured: the stack of a thread, buffers."""
 
+_SMALL = {"RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_NICE": 0, "RLIMIT_RTPRIO": 0, "RLIMIT_SIGPENDING": 1024}
+
 
 def place(data: int, control: int, output: int | None = None) -> None:
     """Give the channels their numbers; what lies there is closed."""
@@ -53,9 +55,9 @@ def limit(limits: dict[str, int], memory_in_use: int, count_threads: bool) -> No
         except (OSError, ValueError):
             if which != resource.RLIMIT_AS:  # which macOS refuses
                 raise
-    for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO"):
+    for name, value in _SMALL.items():
         if hasattr(resource, name):
-            resource.setrlimit(getattr(resource, name), (0, 0))
+            resource.setrlimit(getattr(resource, name), (value, value))
 
 
 def memory_in_use() -> int:

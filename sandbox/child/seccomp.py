@@ -89,7 +89,7 @@ def _by_ranges(answers: list[int]) -> list[_Instruction]:
 
 
 def _judgements(pid: int) -> dict[str, list[_Instruction]]:
-    """Return what decides on each of the calls whose arguments count. All of these are 32 bits wide for the kernel."""
+    """Return what decides on each of the calls whose arguments count. But for pointers, all are 32 bits wide for the kernel."""
     own_pid = _one_of(0, (pid,), _EPERM)
     return {
         "open": _not_masked(1, _O_ACCMODE_AND_TRUNC, _O_TRUNC),
@@ -109,6 +109,7 @@ def _judgements(pid: int) -> dict[str, list[_Instruction]]:
         "prctl": _one_of(0, _PRCTLS, _EPERM),
         "prlimit64": _one_of(0, (0,), _EPERM),
         "getsockopt": _one_of(2, _SOCKET_OPTIONS, _EPERM),
+        "sendto": _no_pointer(4),  # an address: half of a pair of datagram sockets could send to the host's by name
     }
 
 
@@ -120,6 +121,17 @@ def _argument(index: int) -> _Instruction:
 def _one_of(index: int, values: tuple[int, ...], otherwise: int) -> list[_Instruction]:
     compare = [_Instruction(_EQUAL, value, len(values) - at, 0) for at, value in enumerate(values)]
     return [_argument(index), *compare, _Instruction(_RETURN, otherwise), _Instruction(_RETURN, _ALLOW)]
+
+
+def _no_pointer(index: int) -> list[_Instruction]:
+    return [
+        _argument(index),
+        _Instruction(_EQUAL, 0, 0, 3),
+        _Instruction(_LOAD, _ARGUMENTS_OFFSET + 8 * index + 4),
+        _Instruction(_EQUAL, 0, 0, 1),
+        _Instruction(_RETURN, _ALLOW),
+        _Instruction(_RETURN, _EPERM),
+    ]
 
 
 def _not_masked(index: int, mask: int, refused: int) -> list[_Instruction]:

@@ -18,7 +18,7 @@ ALLOWED: Table = {
     "pipe": (22, None), "select": (23, None), "sched_yield": (24, 124), "mremap": (25, 216), "msync": (26, 227),
     "mincore": (27, 232), "madvise": (28, 233), "dup": (32, 23), "dup2": (33, None), "pause": (34, None),
     "nanosleep": (35, 101), "getitimer": (36, 102), "alarm": (37, None), "setitimer": (38, 103),
-    "getpid": (39, 172), "sendfile": (40, 71), "sendto": (44, 206), "recvfrom": (45, 207), "shutdown": (48, 210),
+    "getpid": (39, 172), "sendfile": (40, 71), "recvfrom": (45, 207), "shutdown": (48, 210),
     "getsockname": (51, 204), "getpeername": (52, 205), "exit": (60, 93), "wait4": (61, 260), "uname": (63, 160),
     "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46), "getdents": (78, None),
     "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "rename": (82, None), "mkdir": (83, None),
@@ -72,7 +72,7 @@ UNKNOWN: Table = {
 JUDGED: Table = {
     "open": (2, None), "openat": (257, 56), "clone": (56, 220), "kill": (62, 129), "tgkill": (234, 131),
     "ioctl": (16, 29), "fcntl": (72, 25), "socketpair": (53, 199), "prctl": (157, 167), "prlimit64": (302, 261),
-    "getsockopt": (55, 209),
+    "getsockopt": (55, 209), "sendto": (44, 206),
 }
 # fmt: on
 """Allowed with certain arguments."""
