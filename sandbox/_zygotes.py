@@ -65,7 +65,7 @@ def trial(zygote: Zygote) -> None:
 def process_ids() -> set[str]:
     """Return the ids of the zygotes' processes, as far as they are children of this one."""
     with _lock:
-        return {str(zygote.process_id) for zygote in (*_zygotes.values(), *_superseded)}
+        return {str(one.process_id) for one in (*_zygotes.values(), *_superseded) if not one.is_closed}
 
 
 def close_all() -> None:

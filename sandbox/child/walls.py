@@ -49,15 +49,19 @@ def put_up(walls: Walls, limits: dict[str, int], scratch: str) -> None:
     os.closerange(rlimits.FIRST_FREE_DESCRIPTOR, rlimits.MOST_DESCRIPTORS)
     if "limits" not in walls.left_out:
         rlimits.limit(limits, walls.memory_bytes, walls.in_a_room)
+    verify = "verification" not in walls.left_out
+    if verify:  # before seccomp, which would refuse this too
+        _expect(_is_refused(lambda: socket.sethostname(socket.gethostname())), "capabilities")
     if "seccomp" not in walls.left_out:
         seccomp.install(os.getpid(), walls.in_a_room)
-    if "verification" not in walls.left_out:
+    if verify:
         _verify(walls, scratch)
 
 
 def _verify(walls: Walls, scratch: str) -> None:
     """Try what must not work, and the one thing that must."""
-    _expect(_is_refused(lambda: socket.sethostname(socket.gethostname())), "capabilities")
+    if walls.landlock:
+        _expect(_is_refused(lambda: os.listdir("/")), "landlock")  # noqa: PTH208
     _expect(_is_refused(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()), "seccomp (a socket)")
     _expect(_is_refused(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close()), "seccomp (a unix socket)")
     _expect(_is_refused(_fork), "seccomp (a fork)")
@@ -65,8 +69,6 @@ def _verify(walls: Walls, scratch: str) -> None:
     _expect(_is_refused(lambda: _open(os.__file__, os.O_WRONLY)), "read-only folders")
     for path in ("/etc/passwd", "/proc/self/environ"):
         _expect(_is_refused(lambda path=path: _open(path, os.O_RDONLY)), "the host's files")  # type: ignore[misc]
-    if walls.landlock:
-        _expect(_is_refused(lambda: os.listdir("/")), "landlock")  # noqa: PTH208
     probe = os.path.join(scratch, ".probe")  # noqa: PTH118
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     os.unlink(probe)  # noqa: PTH108
