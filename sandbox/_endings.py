@@ -29,7 +29,8 @@ from sandbox.errors import (
 )
 from sandbox.limits import Limits
 
-_CPU_TOLERANCE_S = 0.1
+_CPU_SHARE = 0.5
+"""The kernel counts a limit in ticks and reports in nanoseconds; on a busy machine the two differ much."""
 _OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
     "threads": (ThreadLimitExceeded, "had", " threads"),
     "scratch_bytes": (ScratchLimitExceeded, "stored", " bytes in its folder"),
@@ -62,7 +63,7 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dic
 def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> SandboxError:
     """Return the error of an agent whose process ended by itself without a last message."""
     who = f"Agent {agent!r}"
-    if code == -signal.SIGKILL and cpu_s > limits.cpu_s - _CPU_TOLERANCE_S:
+    if code == -signal.SIGKILL and cpu_s > limits.cpu_s * _CPU_SHARE:
         return _cpu_limit(limits)
     if code == LOST_CHANNEL_EXIT_CODE:
         return closed_channel()

@@ -103,6 +103,7 @@ class Supervisor:
         process = self._process
         process.control.setblocking(False)
         process.output.setblocking(False)
+        self._write_control()  # what to run is there when the process is
         with selectors.DefaultSelector() as selector:
             selector.register(process.output, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)

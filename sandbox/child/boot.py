@@ -17,6 +17,7 @@ SHARED = {
     "sandbox": ("_frames", "_messages", "errors"),
     "sandbox.child": (
         "agent",
+        "birth",
         "channels",
         "kernel",
         "landlock",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from functools import cache
 from typing import NamedTuple
 
 from sandbox.child import kernel, syscalls
@@ -26,6 +27,8 @@ _CLONE_NEW_ANYTHING = 0x7E020080
 _O_ACCMODE_AND_TRUNC, _O_TRUNC = 0o1003, 0o1000
 _AF_UNIX = 1
 
+_SOME_PID = 0x7F5A_A5F1
+"""No process has so high a number, and no instruction has these bytes for another reason."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS and TIOCGWINSZ (`isatty`), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
 _FCNTLS = (*range(8), 36, 37, 38, 1030, 1032)
@@ -45,7 +48,17 @@ class _Instruction(NamedTuple):
 
 def install(pid: int, in_a_room: bool) -> None:
     """Filter the calls of this process from here on; signals may go to `pid`, its own, alone."""
-    kernel.set_seccomp_filter(program(kernel.machine(), pid, in_a_room))
+    kernel.set_seccomp_filter(prepared(in_a_room).replace(_pid_bytes(_SOME_PID), _pid_bytes(pid)))
+
+
+@cache
+def prepared(in_a_room: bool) -> bytes:
+    """Return the filter of this machine with `_SOME_PID` for the process's own, because making it takes a millisecond."""
+    return program(kernel.machine(), _SOME_PID, in_a_room)
+
+
+def _pid_bytes(pid: int) -> bytes:
+    return struct.pack("=I", pid)
 
 
 def program(machine: str, pid: int, in_a_room: bool) -> bytes:

@@ -1,13 +1,11 @@
 """A process that waits with everything imported, and is forked for each run; it never runs an agent's code itself.
 
-A request of the host carries the limits of a run and four descriptors: data, control, output, birth. Over *birth*, which
-the agent never holds, the host gets a pidfd of the agent's process, or why there is none, and at the end its exit status.
-
     zygote ── fork ── middle: new namespaces ── fork ── agent: process 1 of its own, walls, `start.main`
-                      sends the pidfd, tells the zygote whose child it adopts, ends
+                      tells the zygote whose child it adopts, and ends
 
-Where there are no namespaces the zygote's child is the agent. When the host closes its socket, or dies, the zygote ends and
-with it every process of its namespace; where there is none, those that it started.
+Where there are no namespaces the zygote's child is the agent. One child is kept ready for the next run, with the limits of
+the last one. When the host closes its socket, or dies, the zygote ends and with it every process of its namespace; where
+there is none, those that it started.
 """
 
 from __future__ import annotations
@@ -19,47 +17,53 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 from contextlib import suppress
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
-from sandbox.child import kernel, landlock, namespaces, rlimits, start, walls
+from sandbox.child import birth, landlock, rlimits, seccomp, walls
 
-_MOST_REQUEST_BYTES = 64 * 1024
-_DESCRIPTORS = 4
-_FAILED = 70
-_ADOPTION = struct.Struct("=II")
+
+@dataclass(slots=True)
+class _Child:
+    """A child from its fork to its end."""
+
+    number: int
+    scratch_bytes: int
+    waiting: socket.socket | None
+    """Where it waits for its run, until it has one and is known to be there."""
+    pid: int | None = None
+    birth: int | None = None
+    """The run's socket to the host, from the run on."""
 
 
 class Zygote:
-    """Serves one host until it is gone, nobody asks any more, or it has been forked often enough."""
+    """Serves one host until it is gone, nobody asks any more, or it has given birth often enough."""
 
     def __init__(self, sock: socket.socket, settings: dict[str, Any], folders: dict[str, str]) -> None:
         self._socket = sock
-        self._pid = os.getpid()
         self._folders = folders
-        self._in_a_room: bool = settings["in_a_room"]
         self._idle_ms = int(settings["idle_s"] * 1000)
         self._births_left: int = settings["births"]
         self._retired = False
         self._count = 0
-        self._births: dict[int, int] = {}
-        """Number of a run to its birth socket, until the agent's process is known."""
-        self._agents: dict[int, int] = {}
-        """Process of an agent to its birth socket, until it has ended."""
+        self._last_scratch_bytes: int | None = None
+        self._spare: _Child | None = None
+        self._children: dict[int, _Child] = {}
         self._middles: dict[int, int] = {}
-        """Process between us and an agent to the number of the run."""
+        """Process between us and an agent to the number of the child."""
         self._ended: dict[int, tuple[int, float]] = {}
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._adopted, self._adopt = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._adoption = birth.Adoption()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        seccomp.prepared(settings["in_a_room"])
         version = landlock.abi()
         if not version and settings["landlock"] == "required":
             raise OSError("this kernel has no Landlock, or has it turned off")
         self._walls = walls.Walls(
-            in_a_room=self._in_a_room,
+            in_a_room=settings["in_a_room"],
             landlock=version,
             read_only=landlock.open_paths(settings["read_only"]),
             read_write=landlock.open_paths(("/dev/null", "/dev/zero")),
@@ -73,10 +77,13 @@ class Zygote:
         for descriptor in (self._socket.fileno(), self._woken):
             poller.register(descriptor, select.POLLIN)
         while True:
-            ready = dict(poller.poll(self._idle_ms))
+            ready = dict(poller.poll(0))
+            if not ready and self._make_spare():
+                continue
+            ready = ready or dict(poller.poll(self._idle_ms))
             if self._woken in ready:
                 self._reap()
-            elif not ready and not self._agents and not self._births:
+            elif not ready and not self._has_runs():
                 self._retire()
             events = ready.get(self._socket.fileno(), 0)
             if events & select.POLLIN and not self._retired:
@@ -86,14 +93,18 @@ class Zygote:
                 return
             if self._retired:
                 poller.modify(self._socket, 0)  # the end of the host is reported all the same
-                if not self._agents and not self._births:
+                if not self._has_runs():
                     return
 
     def end_all(self) -> None:
         """End what is still there; where we are process 1 of a namespace the kernel does so by itself."""
-        for pid in self._agents:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for child in self._children.values():
+            if child.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+
+    def _has_runs(self) -> bool:
+        return any(child.birth is not None for child in self._children.values())
 
     def _retire(self) -> None:
         """Take no more requests, but those that have been sent already: from now on the host's sending fails."""
@@ -106,14 +117,14 @@ class Zygote:
         """Carry out one request; False where there is none to come."""
         try:
             message, descriptors, _, _ = socket.recv_fds(
-                self._socket, _MOST_REQUEST_BYTES, _DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                self._socket, birth.MOST_REQUEST_BYTES, birth.DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return not self._retired
         if not message:
             return False
         try:
-            self._bear(json.loads(message), descriptors)
+            self._bear(message, descriptors)
         finally:
             for descriptor in descriptors[:-1]:
                 os.close(descriptor)
@@ -122,58 +133,53 @@ class Zygote:
             self._retire()
         return True
 
-    def _bear(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        self._count += 1
-        birth = descriptors[-1]
+    def _bear(self, message: bytes, descriptors: list[int]) -> None:
+        """Hand a run to the child that waits for one, or to a new one where its namespaces do not fit."""
+        scratch_bytes = self._last_scratch_bytes = json.loads(message)["limits"]["scratch_bytes"]
+        child, self._spare = self._spare, None
+        if child is not None and child.scratch_bytes != scratch_bytes:
+            self._close_waiting(child)
+            child = None
         try:
-            pid = os.fork()
+            child = child or self._make_child(scratch_bytes)
         except OSError as error:
-            _say(birth, failed=f"fork: {error.strerror}")
-            os.close(birth)
+            birth.say(descriptors[-1], failed=f"fork: {error.strerror}")
+            os.close(descriptors[-1])
             return
-        if pid == 0:
-            self._in_child(request, descriptors)
-        if self._in_a_room:
-            self._births[self._count] = birth
-            self._middles[pid] = self._count
+        child.birth = descriptors[-1]
+        assert child.waiting is not None
+        with suppress(OSError):  # it has failed, which `_reap` learns
+            socket.send_fds(child.waiting, [message], descriptors)
+        if child.pid is not None:
+            self._close_waiting(child)
+
+    def _make_spare(self) -> bool:
+        """Make a child for the next run, where there has been one and it is missing."""
+        if self._spare is not None or self._last_scratch_bytes is None or self._retired:
+            return False
+        with suppress(OSError):
+            self._spare = self._make_child(self._last_scratch_bytes)
+        return self._spare is not None
+
+    def _make_child(self, scratch_bytes: int) -> _Child:
+        self._count += 1
+        number = self._adoption.number = self._count
+        waiting, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                birth.be_born(theirs, self._walls, scratch_bytes, self._adoption, self._folders)
+        child = self._children[number] = _Child(number, scratch_bytes, waiting)
+        if self._walls.in_a_room:
+            self._middles[pid] = number
         else:
-            self._agents[pid] = birth
-            _send_pidfd(birth, pid)
+            child.pid = pid
+        return child
 
-    def _in_child(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        birth = descriptors[-1]
-        try:
-            if self._in_a_room:
-                namespaces.enter(request["limits"]["scratch_bytes"])
-                pid = os.fork()
-                if pid:
-                    _send_pidfd(birth, pid)
-                    os.write(self._adopt, _ADOPTION.pack(self._count, pid))
-                    os._exit(0)
-            else:
-                _die_with(self._pid)
-            self._become_agent(request, descriptors)
-        except BaseException as error:
-            reason = str(error) if isinstance(error, (OSError, walls.WallMissing)) else repr(error)
-            _say(birth, failed=reason)  # from the process in the middle
-            with suppress(OSError):
-                os.write(2, reason.encode())  # from the agent's process, whose output that is
-        os._exit(_FAILED)
-
-    def _become_agent(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        data, control, output, _ = descriptors
-        rlimits.place(data, control, output)
-        scratch = request["scratch"]
-        os.environ.update(HOME=scratch, TMPDIR=scratch)
-        os.chdir(scratch)
-        walls.put_up(self._walls, request["limits"], scratch)
-        if request["trial"]:
-            os.write(1, b"ok")
-            os._exit(0)
-        start.main(rlimits.DATA, rlimits.CONTROL, self._folders)
+    def _close_waiting(self, child: _Child) -> None:
+        if child.waiting is not None:
+            child.waiting.close()
+            child.waiting = None
 
     def _reap(self) -> None:
         with suppress(BlockingIOError):
@@ -185,41 +191,46 @@ class Zygote:
                     break
                 self._ended[pid] = status, usage.ru_utime + usage.ru_stime
         self._learn_adoptions()
-        for pid in [pid for pid in self._ended if pid in self._agents]:
-            status, cpu_s = self._ended.pop(pid)
-            birth = self._agents.pop(pid)
-            _say(birth, code=os.waitstatus_to_exitcode(status), cpu_s=cpu_s)
-            os.close(birth)
         for pid in [pid for pid in self._ended if pid in self._middles]:
             del self._ended[pid]
-            birth = self._births.pop(self._middles.pop(pid), -1)
-            if birth >= 0:  # it ended before there was an agent
-                os.close(birth)
+            child = self._children.get(self._middles.pop(pid))
+            if child is not None and child.pid is None:
+                self._end(child, failed=self._reason(child))
+        by_pid = {child.pid: child for child in self._children.values()}
+        for pid in [pid for pid in self._ended if pid in by_pid]:
+            status, cpu_s = self._ended.pop(pid)
+            child = by_pid[pid]
+            if child.waiting is not None and (reason := self._reason(child)):
+                self._end(child, failed=reason)
+            else:
+                self._end(child, code=os.waitstatus_to_exitcode(status), cpu_s=cpu_s)
 
     def _learn_adoptions(self) -> None:
         """A process in the middle writes before it ends, so that this is known when its child has become ours."""
-        with suppress(BlockingIOError):
-            while True:
-                number, pid = _ADOPTION.unpack(os.read(self._adopted, _ADOPTION.size))
-                self._agents[pid] = self._births.pop(number)
+        for number, pid in self._adoption.heard():
+            child = self._children[number]
+            child.pid = pid
+            if child.birth is not None:
+                self._close_waiting(child)
 
+    def _reason(self, child: _Child) -> str:
+        """Return why there is no agent, as the child has said it while it waited."""
+        for _ in range(2):  # the first answer may be that it ended without having read of its run
+            if child.waiting is not None:
+                with suppress(OSError):
+                    return child.waiting.recv(4096, socket.MSG_DONTWAIT).decode(errors="replace")
+        return ""
 
-def _die_with(parent: int) -> None:
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
-    if os.getppid() != parent:
-        os._exit(_FAILED)
-
-
-def _send_pidfd(birth: int, pid: int) -> None:
-    pidfd = os.pidfd_open(pid)
-    _say(birth, pidfd, born=True)
-    os.close(pidfd)
-
-
-def _say(birth: int, *descriptors: int, **what: Any) -> None:
-    """Tell the host something about one run; it may have gone."""
-    with suppress(OSError), socket.socket(fileno=os.dup(birth)) as sock:
-        socket.send_fds(sock, [json.dumps(what).encode()], descriptors)
+    def _end(self, child: _Child, **what: Any) -> None:
+        """Forget a child that has ended, and say so to the host where it had a run."""
+        del self._children[child.number]
+        self._close_waiting(child)
+        if child is self._spare:
+            self._spare = None
+            self._last_scratch_bytes = None  # not again and again, where it cannot be
+        if child.birth is not None:
+            birth.say(child.birth, **what)
+            os.close(child.birth)
 
 
 def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> None:
@@ -239,7 +250,7 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
     gc.collect()
     gc.freeze()
     pidfd = os.pidfd_open(os.getpid())
-    _say(descriptor, pidfd, ready=True)
+    birth.say(descriptor, pidfd, ready=True)
     os.close(pidfd)
     sys.stderr.flush()
     for stream in (1, 2):

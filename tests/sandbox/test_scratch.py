@@ -24,7 +24,7 @@ def deep(folder: Path, levels: int) -> None:
 def test_a_folder_that_is_too_deep_for_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    deep(folder, 5000)
+    deep(folder, 2500)
     assert folder_bytes(str(folder), 10**12) > 10**12
     remove_folder(str(folder))
     assert not folder.exists()

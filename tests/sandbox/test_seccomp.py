@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 import pytest
@@ -126,3 +127,12 @@ def test_the_tables_do_not_overlap() -> None:
     for column in (0, 1):
         numbers = [entry[column] for table in tables for entry in table.values() if entry[column] is not None]
         assert len(numbers) == len(set(numbers))
+
+
+def test_the_prepared_filter_is_that_of_the_process() -> None:
+    machine = os.uname().machine
+    for in_a_room in (True, False):
+        prepared = seccomp.prepared(in_a_room)
+        marker = struct.pack("=I", seccomp._SOME_PID)
+        for pid in (1, 4711, 2**22):
+            assert prepared.replace(marker, struct.pack("=I", pid)) == seccomp.program(machine, pid, in_a_room)

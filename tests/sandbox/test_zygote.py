@@ -22,11 +22,11 @@ from sandbox._zygote import Zygote, ZygoteGone
 from .conftest import wait_until
 
 AGENT = "def run(): return {}\n"
-TIER = isolation.available()
+TIER = isolation.available(isolation.checked(None))
 
 
 def make(**settings: Any) -> Zygote:
-    recipe = next(one for one in recipes(TIER) if isolation._recipe_of(None).way == one.way)
+    recipe = next(one for one in recipes(TIER) if isolation._recipe_of(TIER).way == one.way)
     return Zygote(recipe, **settings)
 
 
