@@ -16,7 +16,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo test lint format bench-quick clean distclean FORCE
+.PHONY: help demo test lint format bench-quick bench-sandbox clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -39,6 +39,9 @@ format: .venv/.test ## put the code into shape
 
 bench-quick: .venv/.test ## the speed of get, set and batches beside redis-py, in a minute
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
+
+bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
+	@$(BIN)/python -m benchmarks.sandbox $(ARGS)
 
 clean: ## remove the demo's data, the benchmarks' and the caches
 	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \
