@@ -103,9 +103,8 @@ def _zygote() -> Figure:
 
 def _throughput(server: BenchServer) -> None:
     ours, theirs = (_a_second(work) for work in (lambda: _run(server), _bare))
-    print(
-        f"  {f'runs a second, {SIDE_BY_SIDE} at once':28} {ours / theirs:5.1f} times      ours {ours:9.1f}      theirs {theirs:9.1f}"
-    )
+    name = f"runs a second, {SIDE_BY_SIDE} at once"
+    print(f"  {name:28} {ours / theirs:5.1f} times as many   ours {ours:9.1f}      theirs {theirs:9.1f}")
 
 
 def _a_second(work: Callable[[], None]) -> float:

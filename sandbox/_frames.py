@@ -53,7 +53,10 @@ class FrameTooBig(Exception):
 
 def pack(parts: list[Part], max_bytes: int) -> bytes:
     """Return a frame, or raise `FrameTooBig`; ints over 64 bits raise `OverflowError`, lone surrogates `ValueError`."""
-    size = sum(len(part) for part in parts if type(part) is bytes)
+    size = 0
+    for part in parts:
+        if type(part) is bytes:
+            size += len(part)
     if size > max_bytes:
         raise FrameTooBig(size, max_bytes)
     body: bytes = Packer(buf_size=min(size, RECEIVE_BYTES) + 4096).pack(parts)

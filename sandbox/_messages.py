@@ -30,8 +30,10 @@ class Shape(NamedTuple):
 
     def fits(self, parts: list[Any]) -> bool:
         """Whether the parts are of the types and the number that this shape asks for."""
+        if not self.repeated:  # most messages, and those in a hurry
+            return len(parts) == len(self.fixed) and all(map(frozenset.__contains__, self.fixed, map(type, parts)))
         rest = len(parts) - len(self.fixed)
-        if rest < 0 or (rest and not self.repeated) or (self.repeated and rest % len(self.repeated)):
+        if rest < 0 or rest % len(self.repeated):
             return False
         if not all(type(part) in kinds for part, kinds in zip(parts, self.fixed, strict=False)):
             return False
