@@ -10,6 +10,7 @@ import logging
 
 from redis_store.aio import AsyncDataStore, connect_async
 from redis_store.errors import (
+    AccessDenied,
     AuthenticationFailed,
     ComputeFailed,
     Conflict,
@@ -46,6 +47,7 @@ from redis_store.types import NEVER, Json, JsonInput, KeyInfo, Never, Ttl
 __all__ = [
     "MISSING",
     "NEVER",
+    "AccessDenied",
     "AsyncDataStore",
     "AuthenticationFailed",
     "ComputeFailed",

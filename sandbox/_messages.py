@@ -62,6 +62,9 @@ OPERATIONS: dict[str, Shape] = {
 }
 """The operations of the store, with the arguments that follow id, name and namespace."""
 
+WRITES = frozenset({"set", "delete", "delete_many", "set_many", "clear"})
+"""Operations that write to their namespace; all others but `list_namespaces` read it."""
+
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
     "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, tool, args, kwargs

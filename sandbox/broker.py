@@ -142,4 +142,6 @@ def _error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Pa
 def _plain_fact(fact: Any) -> Any:
     if isinstance(fact, bytes):
         return {"bytes": fact.decode("latin-1")}
+    if isinstance(fact, list) and all(isinstance(one, str) for one in fact):
+        return fact
     return fact if isinstance(fact, (bool, int, float, str)) else None

@@ -53,7 +53,8 @@ async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ..
 
 
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that writes to a namespace (`scripts/prelude.lua`)."""
+    """Run a script that writes to a namespace (`scripts/prelude.lua`), if it may be written."""
+    scope.check_writable()
     arguments = scope.script_head + arguments
     try:
         try:
@@ -66,6 +67,7 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
 
 async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
     """Run several such scripts as one; the replies, or None where a watched key had changed."""
+    scope.check_writable()
     try:
         return await transaction(commands)
     except WrongKeyType as error:

@@ -13,7 +13,7 @@ from types import ModuleType
 
 SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
-    "redis_store": ("_keys", "_plain", "_spin", "errors", "mapping", "types"),
+    "redis_store": ("_access", "_keys", "_plain", "_spin", "errors", "mapping", "types"),
     "sandbox": ("_frames", "_messages", "errors"),
     "sandbox.child": (
         "agent",
