@@ -304,6 +304,10 @@ class DataStore(StoreMapping):
         """Return the user's namespaces that hold data, sorted; the prefix is literal."""
         return self._run(listing.list_namespaces(self._scope, prefix))
 
+    def memory_bytes(self) -> int:
+        """Return how many bytes of the server's memory this namespace takes, by the server's own estimate."""
+        return self._run(listing.memory_bytes(self._scope))
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
         return self._run(batch.get_many(self._scope, keys))

@@ -16,19 +16,27 @@ from sandbox.errors import (
     IsolationUnavailable,
     LimitExceeded,
     MemoryLimitExceeded,
+    NestingLimitExceeded,
     OperationLimitExceeded,
     OutputLimitExceeded,
     ProtocolViolation,
     ResultLimitExceeded,
+    RunCancelled,
     SandboxError,
     ScratchLimitExceeded,
     StartFailed,
     ThreadLimitExceeded,
     TimeLimitExceeded,
+    ToolCallLimitExceeded,
     ToolError,
+    UnknownAgent,
+    WriteLimitExceeded,
 )
+from sandbox.handle import RunHandle
 from sandbox.limits import Limits
-from sandbox.result import Operation, RunResult
+from sandbox.policy import Permissions
+from sandbox.pool import Sandbox
+from sandbox.result import Call, Hint, Operation, RunResult
 from sandbox.runner import arun, run
 
 __all__ = [
@@ -37,7 +45,9 @@ __all__ = [
     "AgentExited",
     "AgentNotFound",
     "AgentRaised",
+    "Call",
     "CpuLimitExceeded",
+    "Hint",
     "InvalidAgent",
     "InvalidInput",
     "InvalidResult",
@@ -46,18 +56,26 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "MemoryLimitExceeded",
+    "NestingLimitExceeded",
     "Operation",
     "OperationLimitExceeded",
     "OutputLimitExceeded",
+    "Permissions",
     "ProtocolViolation",
     "ResultLimitExceeded",
+    "RunCancelled",
+    "RunHandle",
     "RunResult",
+    "Sandbox",
     "SandboxError",
     "ScratchLimitExceeded",
     "StartFailed",
     "ThreadLimitExceeded",
     "TimeLimitExceeded",
+    "ToolCallLimitExceeded",
     "ToolError",
+    "UnknownAgent",
+    "WriteLimitExceeded",
     "arun",
     "run",
 ]

@@ -43,6 +43,7 @@ class BornChild:
     ) -> None:
         self.data, self.control, self.output = channels
         self.isolation = recipe.tier
+        self.in_a_room = recipe.in_a_room
         self.is_watched = not (recipe.counts_threads and recipe.in_a_room)
         self.cpu_s = 0.0
         self._birth = birth

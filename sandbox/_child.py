@@ -20,6 +20,8 @@ class Child(Protocol):
     output: socket.socket
     isolation: str
     """The tier of `sandbox.isolation` that it runs in."""
+    in_a_room: bool
+    """Whether it sees files where `_layout.in_a_room` shows them, else where the host has them."""
     is_watched: bool
     """Whether `overused` has to be asked now and then."""
     cpu_s: float

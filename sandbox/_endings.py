@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_store.types import Json
 from sandbox._frames import FrameError
@@ -37,7 +37,14 @@ _OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
 }
 
 
-def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dict[str, Json] | SandboxError:
+class Returned(NamedTuple):
+    """What an agent returned, and its JSON text."""
+
+    output: dict[str, Json]
+    text: bytes
+
+
+def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Returned | SandboxError:
     """Return the output or the error that the agent's process reported."""
     who = f"Agent {agent!r}"
     if kind == "result":
@@ -123,14 +130,14 @@ def violation(what: object) -> ProtocolViolation:
     return ProtocolViolation(f"The agent's process sent {what} on its control channel.")
 
 
-def _output(text: bytes, limits: Limits) -> dict[str, Json] | SandboxError:
+def _output(text: bytes, limits: Limits) -> Returned | SandboxError:
     if len(text) > limits.result_bytes:
         return _result_too_big(len(text), limits)
     try:
         output: dict[str, Json] = load_json(text, dict)
     except FrameError as error:
         return violation(error)
-    return output
+    return Returned(output, text)
 
 
 def _result_too_big(size: int, limits: Limits) -> ResultLimitExceeded:

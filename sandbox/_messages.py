@@ -67,7 +67,8 @@ WRITES = frozenset({"set", "delete", "delete_many", "set_many", "clear"})
 
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
-    "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, tool, args, kwargs
+    "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, address of a function, args, kwargs
+    "agent": Shape((WHOLE, TEXT, JSON)),  # id, name, input
     "result": Shape((JSON,)),
     "raised": Shape((TEXT, TEXT, TEXT)),  # type, message, traceback
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details

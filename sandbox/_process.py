@@ -31,6 +31,7 @@ class Process:
     """
 
     isolation = "unsafe-process"
+    in_a_room = False
     is_watched = True
 
     def __init__(self, limits: Limits) -> None:

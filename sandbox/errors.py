@@ -20,11 +20,18 @@
     │   ├── CpuLimitExceeded
     │   ├── MemoryLimitExceeded (MemoryError)
     │   ├── ThreadLimitExceeded
-    │   └── ScratchLimitExceeded
+    │   ├── ScratchLimitExceeded
+    │   ├── WriteLimitExceeded
+    │   ├── ToolCallLimitExceeded
+    │   └── NestingLimitExceeded               agents called each other too deep, or too often
+    ├── RunCancelled                           in `RunResult.error`: the host ended the run because it was told to
     ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
+    ├── UnknownAgent (LookupError)             inside the agent: there is no agent of that name
     └── ToolError                              inside the agent: a tool of the host failed
 
-Errors of the store (`redis_store.errors`) reach the agent as the classes that they are.
+Errors of the store (`redis_store.errors`) reach the agent as the classes that they are. What ends a nested agent reaches the
+agent that called it as the class that it is; an exception that left its code is an `AgentRaised` that is also of the builtin
+class it was.
 """
 
 from __future__ import annotations
@@ -45,16 +52,21 @@ __all__ = [
     "IsolationUnavailable",
     "LimitExceeded",
     "MemoryLimitExceeded",
+    "NestingLimitExceeded",
     "OperationLimitExceeded",
     "OutputLimitExceeded",
     "ProtocolViolation",
     "ResultLimitExceeded",
+    "RunCancelled",
     "SandboxError",
     "ScratchLimitExceeded",
     "StartFailed",
     "ThreadLimitExceeded",
     "TimeLimitExceeded",
+    "ToolCallLimitExceeded",
     "ToolError",
+    "UnknownAgent",
+    "WriteLimitExceeded",
 ]
 
 
@@ -186,8 +198,34 @@ class ScratchLimitExceeded(LimitExceeded):
     """The agent's folder took more than `Limits.scratch_bytes`, where the kernel does not refuse that."""
 
 
+class WriteLimitExceeded(LimitExceeded):
+    """The agents wrote more than `Limits.bytes_written`; what would have gone over it was not written."""
+
+
+class ToolCallLimitExceeded(LimitExceeded):
+    """The agents called tools more often than `Limits.tool_calls`."""
+
+
+class NestingLimitExceeded(LimitExceeded):
+    """Agents called agents deeper than `Limits.nested_depth`, or more often than `Limits.nested_runs`."""
+
+
+class RunCancelled(SandboxError):
+    """The host ended the run because it was told to; what the agent had written stays."""
+
+
 class ProtocolViolation(SandboxError):
     """The agent's process broke the rules of its channels to the host, which ended the run."""
+
+
+class UnknownAgent(InvalidInput, LookupError):
+    """Inside the agent: no agent of this name was given to the run. Attributes: `name`, `known`."""
+
+    name: str
+    known: list[str]
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class ToolError(SandboxError):

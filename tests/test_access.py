@@ -26,6 +26,7 @@ READS: dict[str, tuple[Any, ...]] = {
     "scan_page": (),
     "scan_items_page": (),
     "info": ("k",),
+    "memory_bytes": (),
 }
 WRITES: dict[str, tuple[Any, ...]] = {
     "set": ("k", 1),

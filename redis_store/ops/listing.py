@@ -9,7 +9,7 @@ from redis_store._call import Alone, Call, read, transaction, watch
 from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
-from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable
+from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.ops._script import run_script
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
@@ -76,6 +76,15 @@ async def page_size(scope: Scope) -> int:
     scope.check_readable()
     fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
     return _page_size(fields, memory_bytes)
+
+
+async def memory_bytes(scope: Scope) -> int:
+    """How much memory of the server the namespace takes, without what is known about its keys."""
+    scope.check_readable()
+    _, memory, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
+    if memory < 0:
+        raise UnsupportedByServer("The server does not tell how much memory a key takes (MEMORY USAGE).")
+    return int(memory)
 
 
 async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:

@@ -17,8 +17,11 @@ SHARED = {
     "sandbox": ("_frames", "_messages", "errors"),
     "sandbox.child": (
         "agent",
+        "agents",
         "birth",
         "channels",
+        "functions",
+        "given",
         "kernel",
         "landlock",
         "namespaces",
