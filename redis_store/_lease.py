@@ -58,18 +58,26 @@ class _LeasedDriver(SyncDriver):
             raise StoreClosed("The store is closed: connect again.")
         return self._lent(self._owner._take())
 
-    def _replace(self, broken: HeldConnection) -> HeldConnection:
-        self._in_use.discard(broken)
-        return self._lent(self._owner._replace(broken))
+    def _take_new(self) -> HeldConnection:
+        return self._lent(self._owner._take_new())
 
-    def _put_back(self, held: HeldConnection, *, usable: bool) -> None:
-        self._in_use.discard(held)
-        self._owner._put_back(held, usable=usable and not self._closed)
+    def _put_back(self, held: HeldConnection) -> None:
+        with self._lock:
+            self._in_use.discard(held)
+        if self._closed:
+            self._owner._drop(held)
+        else:
+            self._owner._put_back(held)
+
+    def _drop(self, held: HeldConnection) -> None:
+        with self._lock:
+            self._in_use.discard(held)
+        self._owner._drop(held)
 
     def _lent(self, held: HeldConnection) -> HeldConnection:
         with self._lock:
             if not self._closed:
                 self._in_use.add(held)
                 return held
-        self._owner._put_back(held, usable=True)
+        self._owner._put_back(held)
         raise StoreClosed("The store was closed while it connected: connect again.")
