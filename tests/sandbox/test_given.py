@@ -61,7 +61,7 @@ def test_signatures_and_docstrings_are_those_of_the_host(run: Any) -> None:
     assert output["signatures"]["fetch"] == (
         "(url: str, *, retries: int = 3, mode: Literal['a', 'b'] = 'a', headers: dict[str, str] | None = None)"
         " -> dict[str, Any]"
-    ).replace("['a', 'b']", '["a", "b"]')
+    )
     assert output["signatures"]["ask"] == "(question: str, api_key: str = ..., limit: Any = ...) -> str"
     assert output["signatures"]["upper"] == "(self, /)"
     assert output["docs"]["fetch"] == inspect.getdoc(fetch)
