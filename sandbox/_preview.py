@@ -51,7 +51,7 @@ def _masked(tokens: list[str], everything: bool) -> list[str]:
     for place, token in enumerate(tokens):
         if token.startswith('"'):
             if _is_key(tokens, place):
-                is_secret = is_secret_name(token)
+                is_secret = is_secret_name(token.strip('"'))
                 token = without_secrets(token)
             else:
                 token = f'"{MASK}"' if is_secret or hidden_above is not None else without_secrets(token)

@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry, where the host uses it; a host that has not imported it pays nothing."""
+"""Spans for OpenTelemetry, where the host has set it up; others pay for one look."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NS = 1_000_000_000
 def begin(who: Who, context: contextvars.Context) -> RunSpan | None:
     """Start the span of a run as a child of the caller's, and make it the current one for tools; None without a tracer."""
     api = sys.modules.get("opentelemetry.trace")
-    if api is None:
-        return None
+    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+        return None  # nobody has set it up
     return RunSpan(api, who, context)
 
 
