@@ -103,7 +103,11 @@ class RunResult:
     """How many calls of the store `operations` does not show."""
 
     def check(self) -> dict[str, Json]:
-        """Return the output, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return self.output or {}
+        """Return the output, or raise the error, with the agent's own lines as a note."""
+        error = self.error
+        if error is None:
+            return self.output or {}
+        lines = getattr(error, "traceback", "") or getattr(error, "details", "")
+        if lines and not getattr(error, "__notes__", ()):
+            error.add_note(f"In the agent:\n{lines.rstrip()}")
+        raise error
