@@ -44,9 +44,14 @@ def show(result: RunResult, trace: bool, trace_file: Path | None) -> int:
             write_trace(result, trace_file)
         except OSError as error:
             say(f"The trace cannot be written to {trace_file}: {error.strerror}.")
+    code = _show_outcome(result)
     if trace or trace_file is not None or sys.stderr.isatty():
         for hint in result.hints:
             say(f"hint: {hint}")
+    return code
+
+
+def _show_outcome(result: RunResult) -> int:
     failure = result.error
     if failure is None:
         indent = 2 if sys.stdout.isatty() else None

@@ -92,9 +92,11 @@ def run(
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end the run.")] = Limits().timeout_s,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON writes it for Perfetto.")
+        bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON is short for --trace-file.")
     ] = False,
-    trace_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    trace_file: Annotated[
+        Path | None, typer.Option(metavar="OUT.JSON", help="Write what it did, for Perfetto and Chrome's tracing.")
+    ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Run it again whenever its file is saved.")] = False,
 ) -> None:
     """Run an agent: its output as JSON on stdout, what it prints and its errors on stderr.
