@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 import threading
 from collections.abc import Callable
@@ -16,13 +17,15 @@ class Transcript:
     def __init__(self, limit_bytes: int, on_output: Callable[[str], None]) -> None:
         self._left = limit_bytes
         self._on_output = on_output
-        self._pieces: list[str] = []
+        self._text = io.StringIO()
         self._lock = threading.Lock()
+        self._passing_on = threading.Lock()
 
     @property
     def text(self) -> str:
         """Everything so far."""
-        return "".join(self._pieces)
+        with self._lock:
+            return self._text.getvalue()
 
     def take(self, size: int) -> int:
         """Return how many of so many bytes still fit, and count them."""
@@ -33,8 +36,9 @@ class Transcript:
 
     def add(self, text: str) -> None:
         """Keep a piece, and pass it on."""
-        with self._lock:
-            self._pieces.append(text)
+        with self._passing_on:
+            with self._lock:
+                self._text.write(text)
             self._on_output(text)
 
 

@@ -12,6 +12,9 @@ from sandbox.result import Call, Operation
 
 T = TypeVar("T")
 
+KEY_CHARACTERS = 256
+"""A longer key is cut in the timeline."""
+
 
 class Who(NamedTuple):
     """One process of a tree: the agent in it and the id of its run."""
@@ -92,6 +95,13 @@ class Timeline:
 
 def _time(record: Done | Called) -> float:
     return record.time
+
+
+def shortened(key: str | None) -> str | None:
+    """Return a key as the timeline keeps it: hostile ones of 64 KiB each would fill the host's memory."""
+    if key is None or len(key) <= KEY_CHARACTERS:
+        return key
+    return key[: KEY_CHARACTERS - 1] + "…"
 
 
 def _operation(done: Done) -> Operation:

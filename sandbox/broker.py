@@ -18,7 +18,8 @@ from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox._messages import read_request
 from sandbox._operations import HANDLERS, WITH_KEY, TextStore
-from sandbox._timeline import Done, Who
+from sandbox._preview import PREVIEW_SOURCE_BYTES
+from sandbox._timeline import Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
 
@@ -82,7 +83,7 @@ class Broker:
             failed = type(error).__name__
             done, parts = _NOTHING, _error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
         duration_ms = (time.perf_counter() - start) * 1000
-        key = arguments[0] if operation in WITH_KEY else None
+        key = shortened(arguments[0]) if operation in WITH_KEY else None
         self._tree.timeline.done.add(
             Done(
                 received,
@@ -95,7 +96,7 @@ class Broker:
                 done.size,
                 duration_ms,
                 failed,
-                done.value,
+                None if done.value is None else done.value[: PREVIEW_SOURCE_BYTES + 1],
             )
         )
         return parts

@@ -46,7 +46,9 @@ class RunHandle:
     def stdout(self) -> str:
         """What the agent has printed so far."""
         tree = self._tree
-        return "" if tree is None else tree.transcript.text
+        if tree is not None:
+            return tree.transcript.text
+        return self._future.result().stdout if self._future.done() and not self._future.exception() else ""
 
     def done(self) -> bool:
         """Whether the run is over."""
@@ -117,6 +119,7 @@ class RunHandle:
             self._fail(error)
             raise
         self._settle(result)
+        self._tree = None  # all that is worth keeping is in the result
         return result
 
     def finish(self, slots: Slots) -> None:

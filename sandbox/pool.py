@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -172,7 +173,15 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)
+        # Not in the loop's own executor, whose threads may all be busy with the host's work.
+        closed: Future[None] = Future()
+
+        def close() -> None:
+            self.close()
+            closed.set_result(None)
+
+        threading.Thread(target=close, name="sandbox-close", daemon=True).start()
+        await asyncio.shield(asyncio.wrap_future(closed))
 
     def _handle(
         self,

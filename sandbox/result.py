@@ -22,7 +22,7 @@ class Operation:
     operation: str
     namespace: str
     key: str | None
-    """The key, where the operation has one."""
+    """The key, where the operation has one; of more than 256 characters the beginning, with an ellipsis."""
     count: int
     """How many keys it read, wrote, found or deleted."""
     hit: bool | None

@@ -159,6 +159,12 @@ def test_the_timeline_is_bounded(run: Any) -> None:
     assert "90 operations are left out" in drawn(result)
 
 
+def test_long_keys_do_not_fill_the_hosts_memory(run: Any) -> None:
+    result = run("def run():\n    data_store.get('k' * 60_000); data_store.get('k' * 256)\n    return {}")
+    assert [len(one.key) for one in result.operations] == [256, 256]
+    assert result.operations[0].key.endswith("k…")
+
+
 def drawn(result: sandbox.RunResult) -> str:
     console = Console(file=io.StringIO(), width=160, color_system=None)
     console.print(trace_tree(result))
