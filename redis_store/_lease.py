@@ -10,6 +10,7 @@ from redis_store._keys import UserKeys
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
+from redis_store._sync_flow import Keeper
 from redis_store.errors import StoreClosed
 from redis_store.store import DataStore
 
@@ -28,7 +29,7 @@ def lease(
     Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
     """
     scope = store._scope
-    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, scope.limits, scope.log, access)
+    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, scope.limits, scope.log, access=access)
     return DataStore(_LeasedDriver(store._driver), lent)
 
 
@@ -41,12 +42,14 @@ class _LeasedDriver(SyncDriver):
         self._in_use: set[HeldConnection] = set()
         self._closed = False
         self._lock = threading.Lock()
+        self.keeper = Keeper(self.run)
 
     @property
     def url(self) -> str:
         return self._owner.url
 
     def close(self) -> None:
+        self.keeper.close()
         with self._lock:
             self._closed = True
             in_use, self._in_use = self._in_use, set()

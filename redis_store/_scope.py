@@ -134,6 +134,16 @@ class Scope:
         if not self.writable:
             raise self.access.refusal("write", self.namespace)
 
+    def check_changeable(self) -> None:
+        """Raise `AccessDenied` where this namespace may not be read and written, for what writes by what it read."""
+        self.check_readable()
+        self.check_writable()
+
+    def check_writes_somewhere(self) -> None:
+        """Raise `AccessDenied` where no namespace may be written, for what belongs to the user and to none of them."""
+        if not self.access.write:
+            raise self.access.refusal("write", self.namespace)
+
     def recoded(self, codec: Codec) -> Scope:
         """The same with values in another form."""
         return replace(self, codec=codec)

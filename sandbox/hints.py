@@ -132,13 +132,13 @@ def _never_hit(group: list[Operation]) -> bool:
 def _useless_caches(caches: dict[tuple[str, str], list[Operation]], store: Questions) -> Iterator[Hint]:
     """A cache that is filled for the first time misses too; one that held as much before, and gave nothing, is useless."""
     for (agent, namespace), group in caches.items():
-        missed = {one.key for one in group if one.operation == "get"}
+        missed = list(dict.fromkeys(one.key for one in group if one.operation == "get"))
         before = len(store.use_namespace(namespace)) - len({one.key for one in group if one.operation == "set"})
         if before >= len(missed):
             yield Hint(
                 "useless_cache",
                 f"{agent} asked the cache {namespace!r} for {len(missed):,} keys and found none, though {before:,} others"
-                f" lie there: does {next(iter(missed))!r} hold something that is new each time, such as a time or an id?",
+                f" lie there: does {missed[0]!r} hold something that is new each time, such as a time or an id?",
                 agent,
                 namespace,
             )

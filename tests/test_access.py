@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from redis_store import AccessDenied, AsyncDataStore, DataStore, InvalidInput, InvalidName, connect, connect_async
 from redis_store._access import Access, Pattern
+from redis_store.steps import Steps
 from tests.sides import AsyncSide, SyncSide
 
 READS: dict[str, tuple[Any, ...]] = {
@@ -34,12 +35,32 @@ WRITES: dict[str, tuple[Any, ...]] = {
     "delete": ("k",),
     "delete_many": (["k"],),
     "clear": (),
+    "expire": ("k", 5),
+    "persist": ("k",),
+    "set_if_absent": ("new", 1),
+    "rename": ("k", "new"),
 }
+CHANGES: dict[str, tuple[Any, ...]] = {
+    "increment": ("k",),
+    "append": ("list", 1),
+    "update": ("k", lambda value: 1),
+    "pop": ("k",),
+    "compare_and_set": ("k", 0, 1),
+    "get_or_set": ("k", lambda: 1),
+}
+"""What reads and writes at once, and so needs both rights."""
+OF_THE_USER: dict[str, tuple[Any, ...]] = {
+    "lock": ("name",),
+    "semaphore": ("name", 2),
+    "rate_limit": ("name", 2, 1),
+    "invalidate_tag": ("tag",),
+}
+"""What belongs to no namespace, and needs the right to write to at least one."""
 NEITHER = {
     *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces"),
-    *("read_only", "restricted"),
+    *("read_only", "restricted", "cached", "transaction", "transact"),
 }
-OF_MAPPINGS = {"items", "keys", "values", "update", "pop", "popitem", "setdefault"}
+OF_MAPPINGS = {"items", "keys", "values", "popitem", "setdefault"}
 
 
 @pytest.fixture
@@ -76,7 +97,7 @@ AsyncSide.name = "async"  # type: ignore[attr-defined]
 def test_every_method_reads_or_writes_or_does_neither() -> None:
     for kind in (DataStore, AsyncDataStore):
         public = {name for name, _ in inspect.getmembers(kind) if not name.startswith("_")} - OF_MAPPINGS
-        assert public == READS.keys() | WRITES.keys() | NEITHER, kind
+        assert public == READS.keys() | WRITES.keys() | CHANGES.keys() | OF_THE_USER.keys() | NEITHER, kind
 
 
 @pytest.mark.parametrize("method", READS)
@@ -103,9 +124,84 @@ def test_what_may_not_be_written(side: Any, method: str, more: dict[str, Any]) -
     assert side.get("k") == 0
 
 
+@pytest.mark.parametrize("method", CHANGES)
+def test_what_reads_and_writes_needs_both_rights(side: Any, method: str) -> None:
+    for rights, action in (({"read": ["*"]}, "Writing to"), ({"write": ["*"]}, "Reading")):
+        handle = moved(side, lambda store, rights=rights: store.restricted(**rights))  # type: ignore[misc]
+        with pytest.raises(AccessDenied, match=f"{action} namespace 'default'"):
+            getattr(handle, method)(*CHANGES[method])
+    assert side.list_keys() == ["k"]
+    assert side.get("k") == 0
+
+
+@pytest.mark.parametrize("method", OF_THE_USER)
+def test_what_is_the_users_needs_a_right_to_write(side: Any, method: str) -> None:
+    with pytest.raises(AccessDenied):
+        getattr(moved(side, lambda store: store.read_only()), method)(*OF_THE_USER[method])
+    getattr(moved(side, lambda store: store.restricted(write=["shared"])), method)(*OF_THE_USER[method])
+
+
+def test_a_tag_is_invalidated_whole_or_not_at_all(store: DataStore) -> None:
+    for name in ("cache:a", "cache:b"):
+        store.use_namespace(name).get_or_set("k", lambda: 1, tags=["t"])
+    with pytest.raises(AccessDenied, match=r"Writing to namespace 'cache:[ab]'"):
+        store.restricted(write=["default"]).invalidate_tag("t")
+    with pytest.raises(AccessDenied, match="Writing to namespace 'cache:b'"):
+        store.restricted(write=["cache:a"]).invalidate_tag("t")
+    assert len(store.use_namespace("cache:a")) == 1
+    assert store.restricted(write=["cache:*"]).invalidate_tag("t") == 2
+
+
+def test_transactions_are_bound_place_by_place(store: DataStore) -> None:
+    handle = store.restricted(read=["shared"], write=["files:a"])
+    with handle.transaction() as transaction:
+        plan = transaction.use_namespace("shared").get("k")
+        transaction.use_namespace("files:a").set("plan", plan)
+        for forbidden in (
+            lambda: transaction.get("k"),
+            lambda: transaction.use_namespace("shared").set("k", 1),
+            lambda: transaction.use_namespace("shared").delete("k"),
+            lambda: transaction.use_namespace("files:a").get("plan"),
+        ):
+            with pytest.raises(AccessDenied):
+                forbidden()
+    assert store.use_namespace("files:a").get("plan") == "shared"
+    assert store.use_namespace("shared").get("k") == "shared"
+
+
+def test_the_steps_of_brokers_are_bound_too(store: DataStore) -> None:
+    token = "0123456789abcdef"
+    for handle in (store.read_only(), store.restricted(write=["default"])):
+        steps = Steps(handle)
+        for forbidden in (
+            lambda steps=steps: steps.replace("k", 0, 1),  # type: ignore[misc]
+            lambda steps=steps: steps.claim_value("new", token),  # type: ignore[misc]
+            lambda steps=steps: steps.commit_value("new", token, 1),  # type: ignore[misc]
+            lambda steps=steps: steps.renew_value("new", token),  # type: ignore[misc]
+            lambda steps=steps: steps.fail_value("new", token),  # type: ignore[misc]
+        ):
+            with pytest.raises(AccessDenied):
+                forbidden()
+    with pytest.raises(AccessDenied):
+        Steps(store.read_only()).acquire_lock("name", token)
+
+
+def test_cached_functions_are_bound(store: DataStore) -> None:
+    called = []
+
+    @store.read_only().cached()
+    def compute(n: int) -> int:
+        called.append(n)
+        return n
+
+    with pytest.raises(AccessDenied):
+        compute(1)
+    assert called == []
+
+
 def test_nothing_is_sent(server_url: str, user: str) -> None:
     with connect("redis://127.0.0.1:1", user=user) as nowhere:
-        for method, arguments in WRITES.items():
+        for method, arguments in {**WRITES, **CHANGES, **OF_THE_USER}.items():
             with pytest.raises(AccessDenied):
                 getattr(nowhere.read_only(), method)(*arguments)
         with pytest.raises(AccessDenied):
@@ -118,7 +214,6 @@ def test_a_mapping_is_bound_too(store: DataStore) -> None:
     reader, writer = store.read_only(), store.restricted(write=["default"])
     for forbidden in (
         lambda: reader.update(a=1),
-        lambda: reader.pop("k"),
         lambda: reader.setdefault("new", 1),
         lambda: reader.__delitem__("k"),
         lambda: writer["k"],

@@ -48,7 +48,8 @@ async def run_checked(
 
 
 async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that deletes from a namespace (`scripts/remove.lua`)."""
+    """Run a script that deletes from a namespace (`scripts/remove.lua`), if it may be written."""
+    scope.check_writable()
     return await run_checked(script, scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
 
 
