@@ -24,7 +24,7 @@ class Packages:
     """What `packages=` comes to: names that may be imported with the folders they are in, and what must be readable."""
 
     modules: dict[str, list[str]] = field(default_factory=dict)
-    """Top-level module or package, and the folders to look for it in."""
+    """Top-level module or package, and its file or folder; several folders are a namespace package's."""
     metadata: list[str] = field(default_factory=list)
     """The folders ``*.dist-info``, for `importlib.metadata`."""
     paths: list[str] = field(default_factory=list)
@@ -32,12 +32,9 @@ class Packages:
 
     def described(self, in_a_room: bool) -> bytes:
         """What the agent's process is told, as JSON: where it finds them, which in a room is elsewhere."""
-        modules, metadata = self.modules, self.metadata
-        if in_a_room:
-            folder = str(Path(package_in_a_room("any")).parent)
-            modules = {name: [folder] for name in modules}
-            metadata = [package_in_a_room(path) for path in metadata]
-        return json.dumps({"modules": modules, "metadata": metadata}).encode()
+        where = package_in_a_room if in_a_room else str
+        modules = {name: list(dict.fromkeys(map(where, paths))) for name, paths in self.modules.items()}
+        return json.dumps({"modules": modules, "metadata": list(map(where, self.metadata))}).encode()
 
 
 def find_packages(names: object) -> Packages:
@@ -90,9 +87,9 @@ def _laid_out(distributions: Iterable[Distribution]) -> Packages:
             if path.suffix == ".dist-info":
                 packages.metadata.append(str(path))
             elif (module := _module_name(top)) is not None:
-                folders = packages.modules.setdefault(module, [])
-                if str(path.parent) not in folders:
-                    folders.append(str(path.parent))
+                paths = packages.modules.setdefault(module, [])
+                if str(path) not in paths:
+                    paths.append(str(path))
     packages.paths[:] = dict.fromkeys(packages.paths)
     packages.metadata[:] = dict.fromkeys(packages.metadata)
     return packages

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,15 +66,26 @@ def _thing(one: dict[str, Any], function: Function) -> Any:
 
 
 class PackageFinder(MetaPathFinder):
-    """Finds the packages that the host names, each in its folders, and nothing else that lies there."""
+    """Finds the packages that the host names, each where it lies, without a look at what lies beside it."""
 
     def __init__(self, modules: dict[str, list[str]], metadata: list[str]) -> None:
         self._modules = modules
         self._metadata = metadata
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        folders = self._modules.get(name)
-        return None if folders is None else PathFinder.find_spec(name, folders)
+        paths = self._modules.get(name)
+        if paths is None:
+            return None
+        folders = [folder for folder in paths if os.path.isdir(folder)]  # noqa: PTH112  # pathlib is slow to import
+        if not folders:
+            return spec_from_file_location(name, paths[0])
+        for folder in folders:
+            code = f"{folder}/__init__.py"
+            if os.path.isfile(code):  # noqa: PTH113
+                return spec_from_file_location(name, code, submodule_search_locations=[folder])
+        namespace = ModuleSpec(name, None, is_package=True)
+        namespace.submodule_search_locations = folders
+        return namespace
 
     def find_distributions(self, context: Any = None) -> Iterable[Any]:
         """For `importlib.metadata`, by which packages find their own version."""

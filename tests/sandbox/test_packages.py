@@ -12,10 +12,11 @@ from sandbox import _zygotes
 
 
 @pytest.fixture(autouse=True)
-def no_zygote_for_packages_is_left() -> Iterator[None]:
-    """Each set of packages has a zygote of its own, which waits for more runs."""
+def no_zygote_for_packages_is_left(run: Any) -> Iterator[None]:
+    """Each set of packages has a zygote of its own, which waits for more runs; the usual one is started again."""
     yield
     _zygotes.close_all()
+    run("def run(): return {}").check()
 
 
 IMPORTS = """
