@@ -19,7 +19,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore, connect
-from sandbox import isolation, runner
+from sandbox import _life, isolation
 from sandbox._background import background_loop
 from sandbox._recipes import recipes
 from sandbox._zygote import Zygote
@@ -278,7 +278,7 @@ def wins(
     def check(one: Attack) -> None:
         if one.why_no_control or (one.needs_root and os.geteuid()):
             return
-        monkeypatch.setattr(runner, "start_child", lambda isolation, limits: open_house.bear(limits))
+        monkeypatch.setattr(_life, "start_child", lambda isolation, limits, packages: open_house.bear(limits))
         result = attack(one, "restricted")
         assert succeeded(result), (one.name, result)
 
