@@ -33,6 +33,7 @@ try:
     import sandbox
     from redis_store import DataStoreError
     from redis_store.server import join, status
+    from sandbox.isolation import ENVIRONMENT, UNSAFE, available
 except ImportError as error:
     sys.exit(f"The demo failed: {error}. Run it with `make demo`, which installs what it needs into .venv first.")
 
@@ -60,8 +61,9 @@ class Step:
 class Host:
     """What the agents' host does: it runs them, gives them tools, and keeps what came of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, isolation: str) -> None:
         self.url = url
+        self.isolation = isolation
         self.steps: list[Step] = []
 
     def run(
@@ -73,7 +75,7 @@ class Host:
     ) -> dict[str, Any]:
         """Run one of the examples and return its output, which `describe` puts into a few words."""
         path = EXAMPLES / f"{agent}.py"
-        result = sandbox.run(path, input_dict, user=USER, tools=tools, url=self.url)
+        result = sandbox.run(path, input_dict, user=USER, tools=tools, url=self.url, isolation=self.isolation)
         output = result.check()
         if "error" in output:
             raise DemoFailed(f"{agent} says: {output['error']}")
@@ -91,6 +93,20 @@ def standard_library() -> Iterator[tuple[str, str]]:
                 yield name.as_posix(), path.read_bytes().decode()
             except (UnicodeDecodeError, OSError):
                 continue
+
+
+def choose_isolation(console: Console) -> str:
+    """Return the best tier of isolation that this system has; without one, the demo's own agents run all the same."""
+    try:
+        return available()
+    except sandbox.IsolationUnavailable:
+        console.print(
+            "This system cannot keep agents in (see `sandbox doctor`). The demo runs its own agents alone, so it goes on"
+            f" without isolation: isolation={UNSAFE!r}.\n",
+            soft_wrap=True,
+            markup=False,
+        )
+        return UNSAFE
 
 
 def ingest(host: Host, sources: dict[str, str], console: Console) -> None:
@@ -193,19 +209,20 @@ def total_size(sizes: Iterable[int]) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
-def show_commands(data_dir: Path, file: str, console: Console) -> None:
+def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -> None:
     """Show how to look at what the agents left; every line can be pasted as it stands."""
     folder, programs = shlex.quote(str(data_dir)), shlex.quote(str(Path(sys.executable).parent))
     search = shlex.quote(str(EXAMPLES / "search.py"))
     socket = shlex.quote(str(status(data_dir).socket_path))
     unset = "unset REDIS_URL; " if os.environ.get("REDIS_URL") else ""
+    trusting = f"{ENVIRONMENT}={UNSAFE} " if isolation == UNSAFE else ""
     parts = {
         "Look at the data; the server starts again for each command:": [
             f"{unset}export PATH={programs}:$PATH REDIS_STORE_DATA_DIR={folder}",
             f"redis-store redis SMEMBERS user:{USER}:namespaces",
             f"redis-store redis HGET user:{USER}:ns:summary:{REPO} {shlex.quote(file)}",
             f"redis-store redis HGET user:{USER}:info:shared latest-analysis",
-            f'sandbox run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
+            f'{trusting}sandbox run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
         ],
         "Or keep it running, and use any client:": [
             "redis-store server start",
@@ -261,10 +278,12 @@ def demo(files: int | None, data_dir: Path, console: Console) -> None:
             soft_wrap=True,
             markup=False,
         )
-        host = Host(server.url)
+        host = Host(server.url, choose_isolation(console))
         run_agents(host, sources, console)
         report(host, sources, time.perf_counter() - start, console)
-        show_commands(data_dir, "json/decoder.py" if "json/decoder.py" in sources else min(sources), console)
+        show_commands(
+            data_dir, host.isolation, "json/decoder.py" if "json/decoder.py" in sources else min(sources), console
+        )
 
 
 if __name__ == "__main__":

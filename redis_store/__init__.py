@@ -10,6 +10,7 @@ import logging
 
 from redis_store.aio import AsyncDataStore, connect_async
 from redis_store.errors import (
+    AccessDenied,
     AuthenticationFailed,
     ComputeFailed,
     Conflict,
@@ -47,6 +48,7 @@ from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Tt
 __all__ = [
     "MISSING",
     "NEVER",
+    "AccessDenied",
     "AsyncDataStore",
     "AuthenticationFailed",
     "Change",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from redis_store._access import EVERYTHING, Access
 from redis_store._call import Argument, Opening
 from redis_store._codec import Codec
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
@@ -81,6 +82,9 @@ class Scope:
     """The everyday write up to its field and value."""
     delete_keys: tuple[bytes, ...]
     """The KEYS of every script that deletes: with the hash of what is being computed, so that it cannot come back."""
+    access: Access
+    readable: bool
+    writable: bool
     ttl_ms: int | None = None
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
 
@@ -94,6 +98,7 @@ class Scope:
         limits: Limits,
         log: LogBounds,
         ttl_ms: int | None = None,
+        access: Access = EVERYTHING,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -111,12 +116,45 @@ class Scope:
             script_head,
             SET.opening(script_keys, (*script_head, writer.agent_json)),
             delete_keys=(*script_keys, keys.flight),
+            access=access,
+            readable=access.may_read(namespace),
+            writable=access.may_write(namespace),
             ttl_ms=ttl_ms,
         )
 
     def moved(self, namespace: str, ttl_ms: int | None = None) -> Scope:
         """The same for another namespace of the user; a time to live belongs to the namespace that it was said for."""
-        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms)
+        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms, self.access)
+
+    def narrowed(self, access: Access) -> Scope:
+        """The same with no more rights than these."""
+        access = self.access.narrowed(access)
+        return replace(
+            self,
+            access=access,
+            readable=access.may_read(self.namespace),
+            writable=access.may_write(self.namespace),
+        )
+
+    def check_readable(self) -> None:
+        """Raise `AccessDenied` where this namespace may not be read; every operation that reads asks first."""
+        if not self.readable:
+            raise self.access.refusal("read", self.namespace)
+
+    def check_writable(self) -> None:
+        """Raise `AccessDenied` where this namespace may not be written."""
+        if not self.writable:
+            raise self.access.refusal("write", self.namespace)
+
+    def check_changeable(self) -> None:
+        """Raise `AccessDenied` where this namespace may not be read and written, for what writes by what it read."""
+        self.check_readable()
+        self.check_writable()
+
+    def check_writes_somewhere(self) -> None:
+        """Raise `AccessDenied` where no namespace may be written, for what belongs to the user and to none of them."""
+        if not self.access.write:
+            raise self.access.refusal("write", self.namespace)
 
     def recoded(self, codec: Codec) -> Scope:
         """The same with values in another form."""

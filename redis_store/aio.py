@@ -9,6 +9,7 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from redis_store._access import NO_WRITES, Access
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
@@ -291,6 +292,10 @@ class AsyncDataStore:
         """Return the user's namespaces that hold data, sorted; the prefix is literal."""
         return await self._run(listing.list_namespaces(self._scope, prefix))
 
+    async def memory_bytes(self) -> int:
+        """Return how many bytes of the server's memory this namespace takes, by the server's own estimate."""
+        return await self._run(listing.memory_bytes(self._scope))
+
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
         return await self._run(batch.get_many(self._scope, keys))
@@ -367,6 +372,25 @@ class AsyncDataStore:
         With `ttl`, what is written through it expires by default.
         """
         return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+
+    def read_only(self) -> AsyncDataStore:
+        """Return this store without the right to write, for the user's other namespaces too."""
+        return AsyncDataStore(self._driver, self._scope.narrowed(NO_WRITES))
+
+    def restricted(
+        self,
+        *,
+        read: Iterable[str] | None = None,
+        write: Iterable[str] | None = None,
+        namespaces: Iterable[str] | None = None,
+    ) -> AsyncDataStore:
+        """Return a store that may read and write these namespaces and no others of the user's; both for `namespaces`.
+
+        Each is a name, or the beginning of names with a ``*`` as its last character. What is named replaces the right to
+        everything, so that ``restricted(read=["shared"])`` writes nowhere; a handle can only be narrowed. What is not
+        allowed raises `AccessDenied` before anything is sent; `list_namespaces` shows what may be read.
+        """
+        return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)))
 
     def as_json_text(self) -> AsyncDataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""

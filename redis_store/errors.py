@@ -5,7 +5,8 @@
     │   ├── InvalidName                       a key, namespace, user id or agent name that cannot be one
     │   ├── InvalidType (TypeError)           an argument of the wrong type
     │   ├── InvalidValue (TypeError)          a value that JSON cannot say, with the path of the element
-    │   ├── LimitExceeded                     a value, batch or name over its limit
+    │   ├── LimitExceeded                     a value, batch, name or quota over its limit
+    │   ├── AccessDenied (PermissionError)    this handle, or this agent, may not do that
     │   └── InvalidSettings                   a url or an option that cannot be used
     ├── StoredDataError (ValueError)          what lies in the server cannot be read
     │   ├── CorruptValue                      a value that is not JSON
@@ -39,6 +40,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessDenied",
     "AuthenticationFailed",
     "ComputeFailed",
     "Conflict",
@@ -114,6 +116,22 @@ class LimitExceeded(InvalidInput):
     """Something is over its limit. Attributes: `limit` (its name), `limit_bytes` or `limit_count`, `size_bytes`."""
 
     limit: str
+
+
+class AccessDenied(InvalidInput, PermissionError):
+    """A restricted handle was asked for what it may not do; nothing was sent.
+
+    Attributes: `action` ("read", "write", or the name of an operation), `namespace` where there is one, `readable` and
+    `writable`, the patterns of what is allowed.
+    """
+
+    action: str
+    namespace: str | None = None
+    readable: list[str]
+    writable: list[str]
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class InvalidSettings(InvalidInput):

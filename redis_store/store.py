@@ -10,6 +10,7 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
 from redis_store._codec import JSON_TEXT, VALUES
 from redis_store._flow import Flow
@@ -326,6 +327,10 @@ class DataStore(StoreMapping):
         """Return the user's namespaces that hold data, sorted; the prefix is literal."""
         return self._run(listing.list_namespaces(self._scope, prefix))
 
+    def memory_bytes(self) -> int:
+        """Return how many bytes of the server's memory this namespace takes, by the server's own estimate."""
+        return self._run(listing.memory_bytes(self._scope))
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
         return self._run(batch.get_many(self._scope, keys))
@@ -402,6 +407,25 @@ class DataStore(StoreMapping):
         With `ttl`, what is written through it expires by default.
         """
         return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+
+    def read_only(self) -> DataStore:
+        """Return this store without the right to write, for the user's other namespaces too."""
+        return DataStore(self._driver, self._scope.narrowed(NO_WRITES))
+
+    def restricted(
+        self,
+        *,
+        read: Iterable[str] | None = None,
+        write: Iterable[str] | None = None,
+        namespaces: Iterable[str] | None = None,
+    ) -> DataStore:
+        """Return a store that may read and write these namespaces and no others of the user's; both for `namespaces`.
+
+        Each is a name, or the beginning of names with a ``*`` as its last character. What is named replaces the right to
+        everything, so that ``restricted(read=["shared"])`` writes nowhere; a handle can only be narrowed. What is not
+        allowed raises `AccessDenied` before anything is sent; `list_namespaces` shows what may be read.
+        """
+        return DataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)))
 
     def as_json_text(self) -> DataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""

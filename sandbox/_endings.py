@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_store.types import Json
 from sandbox._frames import FrameError
@@ -14,18 +14,37 @@ from sandbox.errors import (
     AgentCrashed,
     AgentExited,
     AgentRaised,
+    CpuLimitExceeded,
     InvalidAgent,
     InvalidResult,
+    LimitExceeded,
+    MemoryLimitExceeded,
     OutputLimitExceeded,
     ProtocolViolation,
     ResultLimitExceeded,
     SandboxError,
+    ScratchLimitExceeded,
+    ThreadLimitExceeded,
     TimeLimitExceeded,
 )
 from sandbox.limits import Limits
 
+_CPU_SHARE = 0.5
+"""The kernel counts a limit in ticks and reports in nanoseconds; on a busy machine the two differ much."""
+_OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
+    "threads": (ThreadLimitExceeded, "had", " threads"),
+    "scratch_bytes": (ScratchLimitExceeded, "stored", " bytes in its folder"),
+}
 
-def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dict[str, Json] | SandboxError:
+
+class Returned(NamedTuple):
+    """What an agent returned, and its JSON text."""
+
+    output: dict[str, Json]
+    text: bytes
+
+
+def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Returned | SandboxError:
     """Return the output or the error that the agent's process reported."""
     who = f"Agent {agent!r}"
     if kind == "result":
@@ -34,6 +53,8 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dic
         return _result_too_big(parts[0], limits)
     if kind == "raised":
         name, message, trace = parts
+        if name == "MemoryError":
+            return _memory_limit(limits, trace)
         raised = f"{name}: {message}" if message else name
         return AgentRaised(f"{who} raised {raised}", agent=agent, type_name=name, message=message, traceback=trace)
     if kind == "invalid_agent":
@@ -46,9 +67,11 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> dic
     return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
 
 
-def from_exit_code(code: int, agent: str) -> SandboxError:
+def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> SandboxError:
     """Return the error of an agent whose process ended by itself without a last message."""
     who = f"Agent {agent!r}"
+    if code == -signal.SIGKILL and cpu_s > limits.cpu_s * _CPU_SHARE:
+        return _cpu_limit(limits)
     if code == LOST_CHANNEL_EXIT_CODE:
         return closed_channel()
     if code >= 0:
@@ -57,6 +80,13 @@ def from_exit_code(code: int, agent: str) -> SandboxError:
     with suppress(ValueError):
         name = signal.Signals(-code).name
     return AgentCrashed(f"{who} crashed: its process was ended by {name}.", agent=agent, signal=name)
+
+
+def overused(name: str, limits: Limits) -> LimitExceeded:
+    """Return the error of a run that the host ended because it found it over a limit."""
+    kind, what, unit = _OVERUSED[name]
+    value = getattr(limits, name)
+    return kind(f"The agent {what} more than {value:,}{unit}: raise Limits.{name}.", limit=name, value=value)
 
 
 def time_limit(limits: Limits) -> TimeLimitExceeded:
@@ -75,6 +105,23 @@ def output_limit(limits: Limits) -> OutputLimitExceeded:
     )
 
 
+def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
+    return CpuLimitExceeded(
+        f"The agent used its {limits.cpu_s:,} seconds of processor time and was ended: raise Limits.cpu_s.",
+        limit="cpu_s",
+        value=limits.cpu_s,
+    )
+
+
+def _memory_limit(limits: Limits, trace: str) -> MemoryLimitExceeded:
+    return MemoryLimitExceeded(
+        f"The agent ran out of memory: it may take {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
+        limit="memory_bytes",
+        value=limits.memory_bytes,
+        traceback=trace,
+    )
+
+
 def closed_channel() -> ProtocolViolation:
     return ProtocolViolation("The agent's process closed its control channel.")
 
@@ -83,14 +130,14 @@ def violation(what: object) -> ProtocolViolation:
     return ProtocolViolation(f"The agent's process sent {what} on its control channel.")
 
 
-def _output(text: bytes, limits: Limits) -> dict[str, Json] | SandboxError:
+def _output(text: bytes, limits: Limits) -> Returned | SandboxError:
     if len(text) > limits.result_bytes:
         return _result_too_big(len(text), limits)
     try:
         output: dict[str, Json] = load_json(text, dict)
     except FrameError as error:
         return violation(error)
-    return output
+    return Returned(output, text)
 
 
 def _result_too_big(size: int, limits: Limits) -> ResultLimitExceeded:

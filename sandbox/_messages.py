@@ -30,8 +30,10 @@ class Shape(NamedTuple):
 
     def fits(self, parts: list[Any]) -> bool:
         """Whether the parts are of the types and the number that this shape asks for."""
+        if not self.repeated:  # most messages, and those in a hurry
+            return len(parts) == len(self.fixed) and all(map(frozenset.__contains__, self.fixed, map(type, parts)))
         rest = len(parts) - len(self.fixed)
-        if rest < 0 or (rest and not self.repeated) or (self.repeated and rest % len(self.repeated)):
+        if rest < 0 or rest % len(self.repeated):
             return False
         if not all(type(part) in kinds for part, kinds in zip(parts, self.fixed, strict=False)):
             return False
@@ -60,9 +62,13 @@ OPERATIONS: dict[str, Shape] = {
 }
 """The operations of the store, with the arguments that follow id, name and namespace."""
 
+WRITES = frozenset({"set", "delete", "delete_many", "set_many", "clear"})
+"""Operations that write to their namespace; all others but `list_namespaces` read it."""
+
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
-    "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, tool, args, kwargs
+    "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, address of a function, args, kwargs
+    "agent": Shape((WHOLE, TEXT, JSON)),  # id, name, input
     "result": Shape((JSON,)),
     "raised": Shape((TEXT, TEXT, TEXT)),  # type, message, traceback
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details

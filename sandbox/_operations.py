@@ -48,6 +48,8 @@ class Done(NamedTuple):
     keys: int = 1
     hit: bool | None = None
     size: int = 0
+    value: bytes | None = None
+    """A value that was read or written, the first of several, as JSON text."""
 
 
 def _metadata(text: bytes | None) -> dict[str, Any] | None:
@@ -77,15 +79,19 @@ def _total(texts: Any) -> int:
     return sum(map(len, texts))
 
 
+def _first(items: Mapping[str, bytes]) -> bytes | None:
+    return next(iter(items.values()), None)
+
+
 def _get(store: TextStore, arguments: list[Any]) -> Done:
     text = store.get(arguments[0])
-    return Done([], 0, False) if text is None else Done([text], 1, True, len(text))
+    return Done([], 0, False) if text is None else Done([text], 1, True, len(text), text)
 
 
 def _set(store: TextStore, arguments: list[Any]) -> Done:
     key, text, metadata, ttl = arguments
     store.set(key, text, _metadata(metadata), ttl)
-    return Done([], size=len(text))
+    return Done([], size=len(text), value=text)
 
 
 def _delete(store: TextStore, arguments: list[Any]) -> Done:
@@ -110,7 +116,7 @@ def _scan_page(store: TextStore, arguments: list[Any]) -> Done:
 
 def _scan_items_page(store: TextStore, arguments: list[Any]) -> Done:
     cursor, items = store.scan_items_page(*arguments)
-    return Done([cursor, *_pairs(items)], len(items), size=_total(items.values()))
+    return Done([cursor, *_pairs(items)], len(items), size=_total(items.values()), value=_first(items))
 
 
 def _list_namespaces(store: TextStore, arguments: list[Any]) -> Done:
@@ -120,19 +126,19 @@ def _list_namespaces(store: TextStore, arguments: list[Any]) -> Done:
 
 def _get_many(store: TextStore, arguments: list[Any]) -> Done:
     items = store.get_many(arguments)
-    return Done(_pairs(items), len(items), size=_total(items.values()))
+    return Done(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
 
 
 def _get_all(store: TextStore, arguments: list[Any]) -> Done:
     items = store.get_all(arguments[0])
-    return Done(_pairs(items), len(items), size=_total(items.values()))
+    return Done(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
 
 
 def _set_many(store: TextStore, arguments: list[Any]) -> Done:
     metadata, ttl, *pairs = arguments
     items = dict(zip(pairs[::2], pairs[1::2], strict=True))
     count = store.set_many(items, _metadata(metadata), ttl)
-    return Done([count], count, size=_total(items.values()))
+    return Done([count], count, size=_total(items.values()), value=_first(items))
 
 
 def _clear(store: TextStore, arguments: list[Any]) -> Done:
@@ -185,3 +191,14 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
 
 WITH_KEY = frozenset({"get", "set", "delete", "info", "contains"})
 """Operations whose first argument is a key."""
+
+
+def bytes_written(operation: str, arguments: list[Any]) -> int:
+    """Return how many bytes a call would have stored: keys, values and metadata."""
+    if operation == "set":
+        key, text, metadata, _ = arguments
+        return len(key) + len(text) + len(metadata or b"")
+    if operation == "set_many":
+        metadata, _, *pairs = arguments
+        return sum(map(len, pairs)) + len(pairs) // 2 * len(metadata or b"")
+    return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,13 +14,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-import msgpack
-
-import redis_store
-
-_HERE = Path(__file__).parent
-_PACKAGES = (_HERE, Path(redis_store.__file__).parent, Path(msgpack.__file__).parent)
-_FLAGS = ("-I", "-S", "-u", "-X", "utf8")
+from sandbox import _layout
+from sandbox._born_child import threads_of
+from sandbox._scratch import folder_bytes, remove_folder
+from sandbox.limits import Limits
 
 _PATIENCE_S = 1.0
 """How long to wait for a killed process to be gone."""
@@ -33,7 +30,12 @@ class Process:
     and its folder are gone. A daemon that left both (double fork with `setsid`) is out of reach here.
     """
 
-    def __init__(self) -> None:
+    isolation = "unsafe-process"
+    in_a_room = False
+    is_watched = True
+
+    def __init__(self, limits: Limits) -> None:
+        self.cpu_s = 0.0
         self.data, data = socket.socketpair()
         self.control, control = socket.socketpair()
         self.output, output = socket.socketpair()
@@ -42,13 +44,13 @@ class Process:
         try:
             with data, control, output:
                 self._popen = subprocess.Popen(
-                    self._command(data.fileno(), control.fileno()),
+                    self._command(data.fileno(), control.fileno(), limits),
                     stdin=subprocess.DEVNULL,
                     stdout=output.fileno(),
                     stderr=output.fileno(),
                     pass_fds=(data.fileno(), control.fileno()),
                     cwd=self._folder,
-                    env={"LANG": "C.UTF-8", "HOME": self._folder, "TMPDIR": self._folder},
+                    env=_layout.ENVIRONMENT | {"HOME": self._folder, "TMPDIR": self._folder},
                     start_new_session=True,
                 )
         except BaseException:
@@ -57,9 +59,9 @@ class Process:
         self.pidfd = _open_pidfd(self._popen.pid)
 
     @staticmethod
-    def _command(data_fd: int, control_fd: int) -> list[str]:
-        boot = _HERE / "child" / "boot.py"
-        return [sys.executable, *_FLAGS, str(boot), str(data_fd), str(control_fd), *map(str, _PACKAGES)]
+    def _command(data_fd: int, control_fd: int, limits: Limits) -> list[str]:
+        command = [sys.executable, *_layout.in_place().command[1:]]
+        return [*command, "run", str(data_fd), str(control_fd), json.dumps(limits.for_the_kernel())]
 
     def has_ended(self) -> bool:
         """Whether the process itself is over; it stays a zombie, so that its id is nobody else's until `kill`."""
@@ -81,10 +83,23 @@ class Process:
             for pidfd in started:
                 with suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            code = self._popen.wait()
+            code = self._wait()
             for pidfd in started:
                 _wait_for(pidfd)
         return code
+
+    def overused(self, limits: Limits) -> str | None:
+        """Return the name of a limit that the process is over, of those that the kernel does not hold."""
+        if folder_bytes(self._folder, limits.scratch_bytes) > limits.scratch_bytes:
+            return "scratch_bytes"
+        return "threads" if threads_of(self._popen.pid) > limits.threads + 2 else None
+
+    def _wait(self) -> int:
+        with suppress(ChildProcessError):  # somebody else in the host has waited for it
+            _, status, usage = os.wait4(self._popen.pid, 0)
+            self.cpu_s = usage.ru_utime + usage.ru_stime
+            self._popen.returncode = os.waitstatus_to_exitcode(status)
+        return self._popen.wait()
 
     def __enter__(self) -> Process:
         return self
@@ -103,7 +118,7 @@ class Process:
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
-        _remove_folder(self._folder)
+        remove_folder(self._folder)
 
 
 def _open_pidfd(pid: int) -> int | None:
@@ -130,23 +145,3 @@ def _descendants(pid: int) -> list[int]:
                 found += pids
                 waiting += pids
     return found
-
-
-def _remove_folder(folder: str) -> None:
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(folder, onexc=_remove_anyway)
-    else:
-        shutil.rmtree(folder, onerror=_remove_anyway)
-
-
-def _remove_anyway(function: object, path: str, info: object) -> None:
-    """Remove what the agent made unreadable; what is gone already is fine."""
-    with suppress(OSError):
-        parent = Path(path).parent
-        parent.chmod(0o700)
-        target = Path(path)
-        if target.is_dir() and not target.is_symlink():
-            target.chmod(0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            target.unlink()

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import math
 import selectors
 import socket
-import threading
 import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from redis_store.types import Json
 from sandbox import _endings
+from sandbox._child import Child
+from sandbox._endings import Returned
 from sandbox._frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox._job import Job
 from sandbox._messages import read_from_child
+from sandbox._nested import NestedHost
 from sandbox._output import Output
-from sandbox._process import Process
+from sandbox._stop import Stop
 from sandbox._tool_host import MOST_UNDER_WAY, ToolHost
+from sandbox._tree import Tree
 from sandbox.errors import SandboxError, StartFailed
 
 _POLL_S = 0.05
 """How often to look whether the process is over, where the system has no pidfd."""
+
+_WATCH_S = 0.05
+"""How often to look at what a process uses, where the kernel does not bound it."""
+_WATCH_SHARE = 20
+"""Looking takes at most one part in so many of the time."""
 
 _LAST_BREATH_S = 1.0
 """How long a process that has closed its channel may take to end."""
@@ -31,56 +38,23 @@ _CONTROL_OVERHEAD_BYTES = 1024 * 1024
 """Room in a frame for what stands beside a result: names, a traceback."""
 
 
-class Stop:
-    """The way for any thread to end a run; the first error counts."""
-
-    def __init__(self) -> None:
-        self.error: SandboxError | None = None
-        self._lock = threading.Lock()
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-
-    def end(self, error: SandboxError) -> None:
-        """End the run with this error, unless it has one."""
-        if self.error is None:
-            self.error = error
-        self.wake()
-
-    def wake(self) -> None:
-        """Make the supervisor look around."""
-        with self._lock, suppress(OSError):
-            os.write(self._write, b"!")
-
-    def fileno(self) -> int:
-        return self._read
-
-    def drain(self) -> None:
-        """Forget the wake-ups so far."""
-        with suppress(BlockingIOError):
-            os.read(self._read, 4096)
-
-    def close(self) -> None:
-        """Give up the descriptors; whoever still wants to end the run comes too late."""
-        with self._lock:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
-
-
 class Supervisor:
-    """Carries one run from the first message to the last, in the thread that asked for it."""
+    """Carries one process from the first message to the last, in the thread that asked for it."""
 
-    def __init__(self, job: Job, process: Process, stop: Stop, tools: ToolHost, output: Output) -> None:
+    tools: ToolHost
+    nested: NestedHost
+
+    def __init__(self, job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> None:
         self._job = job
+        self._tree = tree
         self._process = process
         self._stop = stop
-        self._tools = tools
         self._output = output
-        self._buffer = FrameBuffer(job.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
+        self._buffer = FrameBuffer(tree.given.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
         self._outbox: deque[memoryview] = deque()
         self._started = False
-        self._outcome: dict[str, Json] | SandboxError | None = None
+        self._next_look = time.monotonic() if process.is_watched else math.inf
+        self._outcome: Returned | SandboxError | None = None
 
     def post(self, message: list[Part]) -> None:
         """Send a message to the process; from any thread."""
@@ -91,24 +65,37 @@ class Supervisor:
         self._outbox.append(memoryview(frame))
         self._stop.wake()
 
-    def watch(self, deadline: float) -> dict[str, Json] | SandboxError:
+    def watch(self) -> Returned | SandboxError:
         """Attend to the process until the run is over, and return the output or the error."""
         process = self._process
         process.control.setblocking(False)
         process.output.setblocking(False)
+        self._write_control()  # what to run is there when the process is
         with selectors.DefaultSelector() as selector:
             selector.register(process.output, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
             if process.pidfd is not None:
                 selector.register(process.pidfd, selectors.EVENT_READ)
             while (outcome := self._stop.error or self._outcome) is None:
-                left = deadline - time.monotonic()
+                left = self._tree.deadline - time.monotonic()
                 if left <= 0:
-                    return _endings.time_limit(self._job.limits)
+                    return self._ended(_endings.time_limit(self._tree.given.limits))
                 self._choose_events(selector)
-                ready = selector.select(left if process.pidfd is not None else min(left, _POLL_S))
+                most = left if process.pidfd is not None else min(left, _POLL_S)
+                ready = selector.select(min(most, max(0.0, self._next_look - time.monotonic())))
                 self._attend(selector, {key.fileobj for key, _ in ready})
+                self._look()
         return outcome
+
+    def _look(self) -> None:
+        """Now and then see what the process uses of that which the kernel does not bound."""
+        start = time.monotonic()
+        if self._outcome is None and start >= self._next_look:
+            name = self._process.overused(self._tree.given.limits)
+            if name is not None:
+                self._outcome = _endings.overused(name, self._tree.given.limits)
+            end = time.monotonic()
+            self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
     def drain(self) -> bool:
         """After the process's end: take what it still had printed, and return whether that was within the limit."""
@@ -119,7 +106,7 @@ class Supervisor:
 
     def _choose_events(self, selector: selectors.BaseSelector) -> None:
         """Read from the process while it has not too many calls under way; write while there is something to say."""
-        busy = self._tools.under_way + len(self._outbox) >= MOST_UNDER_WAY
+        busy = self.tools.under_way + self.nested.under_way + len(self._outbox) >= MOST_UNDER_WAY
         wanted = (0 if busy else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
         control = self._process.control
         known = selector.get_map().get(control)
@@ -145,8 +132,13 @@ class Supervisor:
         """Take what the process has printed; False at its end."""
         data = _receive(self._process.output)
         if data and not self._output.feed(data):
-            self._outcome = _endings.output_limit(self._job.limits)
+            self._outcome = self._ended(_endings.output_limit(self._tree.given.limits))
         return data != b""
+
+    def _ended(self, error: SandboxError) -> SandboxError:
+        """End the tree with an error that no agent of it shall catch."""
+        self._tree.end(error)
+        return error
 
     def _write_control(self) -> None:
         with suppress(BlockingIOError, ConnectionError):
@@ -166,6 +158,8 @@ class Supervisor:
                 self._heard(*read_from_child(unpack(body)))
         except FrameError as error:
             self._outcome = _endings.violation(error)
+        except SandboxError as error:  # a limit has ended the tree
+            self._outcome = error
         if not data and self._outcome is None:
             self._after_close()
 
@@ -173,9 +167,11 @@ class Supervisor:
         if kind == "started":
             self._started = True
         elif kind == "call":
-            self._tools.call(*parts)
+            self.tools.call(*parts)
+        elif kind == "agent":
+            self.nested.call(*parts)
         else:
-            self._outcome = _endings.from_message(kind, parts, self._job.agent, self._job.limits)
+            self._outcome = _endings.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
 
     def _after_close(self) -> None:
         """The control channel is closed: by the end of the process, or else against the rules."""
@@ -193,11 +189,15 @@ class Supervisor:
             self._buffer.feed(data)
             with suppress(FrameError):
                 while self._outcome is None and (body := self._buffer.next_body()) is not None:
-                    self._heard(*read_from_child(unpack(body)))
+                    kind, parts = read_from_child(unpack(body))
+                    if kind not in ("call", "agent"):  # nobody is there any more to hear the answer
+                        self._heard(kind, parts)
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (
-                self._not_started(code) if not self._started else _endings.from_exit_code(code, self._job.agent)
+                _endings.from_exit_code(code, self._process.cpu_s, self._job.who.agent, self._tree.given.limits)
+                if self._started
+                else self._not_started(code)
             )
 
     def _not_started(self, code: int) -> StartFailed:

@@ -1,18 +1,21 @@
-"""Carries out an agent's calls of tools: plain ones in threads, async ones on an event loop of the host."""
+"""Carries out an agent's calls of the host's functions: plain ones in threads, async ones on an event loop of the host."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_store import _plain
 from redis_store.errors import InvalidValue
 from sandbox._frames import FrameError, Part
+from sandbox._functions import Function, is_async
+from sandbox._timeline import Called, Who
+from sandbox._tree import Tree
 
 MOST_UNDER_WAY = 256
 """Calls of one run at once; while there are so many, the host reads no further from the agent's process."""
@@ -20,64 +23,63 @@ MOST_UNDER_WAY = 256
 _MAX_MESSAGE = 64 * 1024
 
 
-class ToolHost:
-    """The tools of one run. Answers are handed to `post`, from any thread, until `close`."""
+class _UnderWay(NamedTuple):
+    name: str
+    received: float
+    start: float
 
-    def __init__(
-        self,
-        tools: Mapping[str, Callable[..., Any]],
-        loop: Callable[[], asyncio.AbstractEventLoop],
-        post: Callable[[list[Part]], None],
-        max_bytes: int,
-    ) -> None:
-        self._tools = tools
-        self._loop = loop
+
+class ToolHost:
+    """The functions that one process may call. Answers are handed to `post`, from any thread, until `close`."""
+
+    def __init__(self, tree: Tree, who: Who, post: Callable[[list[Part]], None]) -> None:
+        self._tree = tree
+        self._who = who
         self._post = post
-        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._numbers: set[int] = set()
+        self._calls: dict[int, _UnderWay] = {}
         self._tasks: set[Future[None]] = set()
         self._closed = False
 
     @property
-    def kinds(self) -> list[Part]:
-        """Name and kind of each tool, flat, as the agent's process is told."""
-        return [part for name, tool in self._tools.items() for part in (name, "async" if is_async(tool) else "plain")]
-
-    @property
     def under_way(self) -> int:
         """How many calls have not been answered yet."""
-        return len(self._numbers)
+        return len(self._calls)
 
-    def call(self, number: int, name: str, args: bytes, kwargs: bytes) -> None:
+    def call(self, number: int, address: str, args: bytes, kwargs: bytes) -> None:
         """Start a call; its answer is posted when it is there."""
-        tool = self._tools.get(name)
-        if tool is None or number in self._numbers:
+        function = self._tree.given.functions.get(address)
+        if function is None or number in self._calls:
             raise FrameError("a call of a tool that does not exist, or under a number in use")
         values, named = load_json(args, list), load_json(kwargs, dict)
-        self._numbers.add(number)
-        if is_async(tool):
-            self._await(number, _invoke(tool, values, named))
-        else:
-            worker = threading.Thread(
-                target=self._work, args=(number, tool, values, named), name=f"sandbox-tool-{name}", daemon=True
-            )
-            try:
-                worker.start()
-            except RuntimeError as error:  # the system gives no more threads
-                self._answer(number, error)
+        self._tree.spend_tool_call()
+        self._calls[number] = _UnderWay(address, time.time(), time.perf_counter())
+        context = self._tree.context.copy()
+        if is_async(function):
+            context.run(self._await, number, _invoke(function, values, named))
+            return
+        worker = threading.Thread(
+            target=context.run,
+            args=(self._work, number, function, values, named),
+            name=f"sandbox-tool-{address}",
+            daemon=True,
+        )
+        try:
+            worker.start()
+        except RuntimeError as error:  # the system gives no more threads
+            self._answer(number, error)
 
     def close(self) -> None:
-        """Cancel what can be cancelled. A plain tool that is under way goes on, and its answer is dropped."""
+        """Cancel what can be cancelled. A plain function that is under way goes on, and its answer is dropped."""
         with self._lock:
             self._closed = True
             tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
 
-    def _work(self, number: int, tool: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+    def _work(self, number: int, function: Function, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
-            value = tool(*args, **kwargs)
+            value = function(*args, **kwargs)
             if inspect.isawaitable(value):
                 self._await(number, value)
                 return
@@ -92,7 +94,7 @@ class ToolHost:
                 if inspect.iscoroutine(value):
                     value.close()
                 return
-            task = asyncio.run_coroutine_threadsafe(self._awaited(number, value), self._loop())
+            task = asyncio.run_coroutine_threadsafe(self._awaited(number, value), self._tree.loop())
             self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -107,32 +109,35 @@ class ToolHost:
             self._answer(number, None, result)
 
     def _answer(self, number: int, error: BaseException | None, value: Any = None) -> None:
+        failed = None if error is None else type(error).__name__
         message: list[Part]
         if error is None:
             try:
                 text = _plain.dump(value)
                 message = ["answer", number, text]
-                if len(text) > self._max_bytes:
+                if len(text) > self._tree.given.limits.result_bytes:
+                    failed = "ResultLimitExceeded"
                     message = ["failed", number, f"the tool's result takes {len(text):,} bytes as JSON, over the limit"]
             except InvalidValue as refusal:
+                failed = "InvalidValue"
                 message = ["failed", number, str(refusal).replace("value", "the tool's result", 1)]
         else:
             message = ["failed", number, describe(error)]
         with self._lock:
-            self._numbers.discard(number)
+            call = self._calls.pop(number)
+            self._note(call, failed)
             if not self._closed:
                 self._post(message)
 
+    def _note(self, call: _UnderWay, failed: str | None) -> None:
+        duration_ms = (time.perf_counter() - call.start) * 1000
+        self._tree.timeline.called.add(
+            Called(call.received, self._who, "tool", call.name, duration_ms, failed, nested_run=None)
+        )
 
-async def _invoke(tool: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    return await tool(*args, **kwargs)
 
-
-def is_async(tool: Callable[..., Any]) -> bool:
-    """Whether calling the tool gives something to await."""
-    while isinstance(tool, functools.partial):
-        tool = tool.func
-    return inspect.iscoroutinefunction(tool) or inspect.iscoroutinefunction(getattr(tool, "__call__", None))  # noqa: B004
+async def _invoke(function: Function, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    return await function(*args, **kwargs)
 
 
 def describe(error: BaseException) -> str:

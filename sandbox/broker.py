@@ -1,6 +1,7 @@
 """Serves one agent's calls of the store: names of operations and JSON text come in, Redis never shows.
 
-The store is bound to its user before the agent starts, and no message can say another. Values pass through as JSON text.
+The store is bound to its user and its permissions before the agent starts, and no message can say others. Values pass
+through as JSON text.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from redis_store import errors as store_errors
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
+from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox._messages import read_request
-from sandbox._operations import HANDLERS, WITH_KEY, Done, TextStore
-from sandbox.errors import OperationLimitExceeded, ProtocolViolation, SandboxError
-from sandbox.limits import Limits
-from sandbox.result import Operation
+from sandbox._operations import HANDLERS, WITH_KEY, TextStore
+from sandbox._preview import PREVIEW_SOURCE_BYTES
+from sandbox._timeline import Done, Who, shortened
+from sandbox._tree import Tree
+from sandbox.errors import ProtocolViolation, SandboxError
 
 _NAMESPACES_KEPT = 256
 
@@ -28,46 +29,37 @@ logger = logging.getLogger("sandbox")
 
 
 class Broker:
-    """Answers the calls of one run, in a thread that the runner gives it, until the socket ends.
+    """Answers the calls of one process, in a thread that its life gives it, until the socket ends.
 
-    `end` is called with the error that the run must end with; what the agent can catch goes back to the agent.
+    What the run must not survive ends `tree`; what the agent can catch goes back to the agent.
     """
 
     def __init__(
-        self,
-        sock: socket.socket,
-        store: TextStore,
-        agent: str,
-        limits: Limits,
-        end: Callable[[SandboxError], None],
-        hidden: tuple[str, ...] = (),
+        self, sock: socket.socket, store: TextStore, who: Who, tree: Tree, hidden: tuple[str, ...] = ()
     ) -> None:
-        self.operations: list[Operation] = []
-        self._channel = Channel(sock, limits.frame_bytes, SPIN_FOR_REQUEST_US)
+        self._channel = Channel(sock, tree.given.limits.frame_bytes, SPIN_FOR_REQUEST_US)
         self._store = store
         self._namespaces: dict[str, TextStore] = {}
-        self._agent = agent
-        self._limits = limits
-        self._end = end
+        self._who = who
+        self._tree = tree
         self._hidden = hidden
 
-    def serve(self) -> None:
-        """Answer until the child closes its end, the run is over, or a rule is broken."""
+    def serve(self) -> SandboxError | None:
+        """Answer until the child closes its end or the run is over; return what is wrong where a rule is broken."""
         try:
             while (body := self._channel.receive()) is not None:
                 number, operation, namespace, arguments = read_request(unpack(body))
                 del body
-                if len(self.operations) >= self._limits.operations:
-                    self._end(_too_many(self._limits))
-                    return
+                self._tree.spend_operation()
                 self._reply(number, self._record(operation, namespace, arguments))
         except FrameError as error:
-            self._end(ProtocolViolation(f"The agent's process sent {error} on its data channel."))
-        except OSError:
-            return
+            return ProtocolViolation(f"The agent's process sent {error} on its data channel.")
+        except (OSError, SandboxError):  # the socket is closed, or a limit has ended the tree
+            return None
         except Exception as error:
             logger.exception("the broker of a run failed")
-            self._end(ProtocolViolation(f"The agent's process could not be served: {type(error).__name__}."))
+            return ProtocolViolation(f"The agent's process could not be served: {type(error).__name__}.")
+        return None
 
     def _reply(self, number: int, parts: list[Part]) -> None:
         try:
@@ -77,27 +69,46 @@ class Broker:
 
     def _record(self, operation: str, namespace: str, arguments: list[Any]) -> list[Part]:
         """Carry out a call and return its answer; the timeline gets a line either way."""
-        received, start = datetime.now(UTC), time.perf_counter()
+        received, start = time.time(), time.perf_counter()
         failed: str | None = None
         try:
-            done = HANDLERS[operation](self._namespace(namespace), arguments)
+            done = self._carry_out(operation, namespace, arguments)
             parts = [1, *done.parts]
         except DataStoreError as error:
-            done, parts, failed = Done([], 0), _error_parts(error, self._hidden), type(error).__name__
-        except FrameError:
+            done, parts, failed = _NOTHING, _error_parts(error, self._hidden), type(error).__name__
+        except (FrameError, SandboxError):
             raise
         except Exception as error:
             logger.exception("the store failed in %s", operation)
             failed = type(error).__name__
-            done, parts = Done([], 0), _error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
+            done, parts = _NOTHING, _error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
         duration_ms = (time.perf_counter() - start) * 1000
-        key = arguments[0] if operation in WITH_KEY else None
-        self.operations.append(
-            Operation(
-                received, self._agent, operation, namespace, key, done.keys, done.hit, done.size, duration_ms, failed
+        key = shortened(arguments[0]) if operation in WITH_KEY else None
+        self._tree.timeline.done.add(
+            Done(
+                received,
+                self._who,
+                operation,
+                namespace,
+                key,
+                done.keys,
+                done.hit,
+                done.size,
+                duration_ms,
+                failed,
+                None if done.value is None else done.value[: PREVIEW_SOURCE_BYTES + 1],
             )
         )
         return parts
+
+    def _carry_out(self, operation: str, namespace: str, arguments: list[Any]) -> _operations.Done:
+        tree = self._tree
+        tree.granted.check(operation)
+        written = _operations.bytes_written(operation, arguments)
+        if written and tree.granted.access.may_write(namespace):  # else the store refuses, and nothing was written
+            tree.quota.check(written)
+            tree.spend_written(written)
+        return HANDLERS[operation](self._namespace(namespace), arguments)
 
     def _namespace(self, name: str) -> TextStore:
         store = self._namespaces.get(name)
@@ -108,13 +119,7 @@ class Broker:
         return store
 
 
-def _too_many(limits: Limits) -> OperationLimitExceeded:
-    return OperationLimitExceeded(
-        f"The agent called the store more than {limits.operations:,} times: raise Limits.operations, or use get_many and"
-        " set_many.",
-        limit="operations",
-        value=limits.operations,
-    )
+_NOTHING = _operations.Done([], 0)
 
 
 def _answer_too_big(error: FrameTooBig) -> LimitExceeded:
@@ -142,4 +147,6 @@ def _error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Pa
 def _plain_fact(fact: Any) -> Any:
     if isinstance(fact, bytes):
         return {"bytes": fact.decode("latin-1")}
+    if isinstance(fact, list) and all(isinstance(one, str) for one in fact):
+        return fact
     return fact if isinstance(fact, (bool, int, float, str)) else None

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from redis_store import _plain
 from redis_store.errors import DataStoreError, InvalidInput
-from sandbox import errors
+from sandbox import _cli_options, _doctor, errors
+from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
+from sandbox._reload import Files, run_on_every_save
 from sandbox.limits import Limits
+from sandbox.pool import Sandbox
 from sandbox.result import RunResult
-from sandbox.runner import run as run_agent
 
-FAILED = 1
-CALLED_WRONGLY = 2
-INTERRUPTED = 130
+_POLL_S = 0.1
 
 app = typer.Typer(
     add_completion=False,
@@ -31,12 +34,22 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `run` a command of its own while it is the only one."""
+class _RunCommand(TyperCommand):
+    """Lets `--trace` stand alone and with a file behind it, which no option of click's can."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        read: list[str] = []
+        for arg in args:
+            if arg.startswith("--trace="):
+                read += ["--trace-file", arg.partition("=")[2]]
+            elif arg.endswith(".json") and read and read[-1] == "--trace":
+                read[-1:] = ["--trace-file", arg]
+            else:
+                read.append(arg)
+        return super().parse_args(ctx, read)
 
 
-@app.command()
+@app.command(cls=_RunCommand)
 def run(
     agent_file: Annotated[Path, typer.Argument(metavar="AGENT.PY", help="The agent: a file with a run function.")],
     user: Annotated[str, typer.Option(help="Whose data the agent works on.")],
@@ -48,45 +61,145 @@ def run(
     url: Annotated[
         str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
     ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTRIBUTE", help="Functions the agent may call: a dict of them, or one. Repeatable."
+        ),
+    ] = None,
+    agents: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Agents it may call, by the names of their files.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A variable for the agent; NAME alone takes it from here. Repeatable."),
+    ] = None,
+    packages: Annotated[
+        list[str] | None,
+        typer.Option("--package", metavar="NAME", help="An installed package the agent may import. Repeatable."),
+    ] = None,
+    permissions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--permission",
+            metavar="KIND=VALUE",
+            help="What it may do, as in read=shared or write='files:*'. Repeatable.",
+        ),
+    ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=VALUE", help="How much it may use, as in operations=1000. Repeatable."),
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end the run.")] = Limits().timeout_s,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON is short for --trace-file.")
+    ] = False,
+    trace_file: Annotated[
+        Path | None, typer.Option(metavar="OUT.JSON", help="Write what it did, for Perfetto and Chrome's tracing.")
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Run it again whenever its file is saved.")] = False,
 ) -> None:
     """Run an agent: its output as JSON on stdout, what it prints and its errors on stderr.
 
     Exit code 0: it returned. 1: it failed. 2: the command cannot be carried out as given. 130: interrupted.
     """
-    try:
-        result = run_agent(
-            agent_file,
-            _read_input(input_json),
-            user=user,
-            namespace=namespace,
-            agent=agent,
+    input_dict = _read_input(input_json)
+
+    def run_once(should_stop: Callable[[], bool] | None) -> RunResult | None:
+        with Sandbox(
             url=url,
-            limits=Limits(timeout_s=timeout),
-            on_output=_to_stderr,
-        )
-    except KeyboardInterrupt:
-        _leave("Interrupted: the agent was ended; what it had written stays.", INTERRUPTED)
-    except (errors.InvalidInput, InvalidInput) as error:
-        _leave(str(error), CALLED_WRONGLY)
-    except (errors.SandboxError, DataStoreError) as error:
-        _leave(str(error), FAILED)
-    _show(result)
+            tools=_cli_options.read_tools(tools or []),
+            agents=agents,
+            env=_cli_options.read_env(env or []),
+            packages=packages,
+            permissions=_cli_options.read_permissions(permissions or []),
+            limits=_cli_options.read_limits(limits or [], timeout),
+        ) as box:
+            return _attended(
+                partial(
+                    box.start,
+                    agent_file,
+                    input_dict,
+                    user=user,
+                    namespace=namespace,
+                    agent=agent,
+                    on_output=to_stderr,
+                ),
+                should_stop,
+            )
+
+    def shown(result: RunResult) -> int:
+        return show(result, trace, trace_file)
+
+    if reload:
+        _keep_running(Files(agent_file, agents), run_once, shown)
+    result = _or_leave(lambda: run_once(None))
+    raise typer.Exit(0 if result is None else shown(result))
+
+
+@app.command()
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+) -> None:
+    """Say how well agents are kept in on this system, how that was tested, and what would help.
+
+    Exit code 0: there is isolation. 1: there is none, and agents are refused.
+    """
+    report = _doctor.examine()
+    write(sys.stdout, _doctor.as_json(report) if json_output else _doctor.text(report))
+    if report.tier == "none":
+        raise typer.Exit(FAILED)
 
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    app(prog_name="sandbox")
 
 
-def _show(result: RunResult) -> None:
-    error = result.error
-    if error is None:
-        indent = 2 if sys.stdout.isatty() else None
-        _write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
-        return
-    details = getattr(error, "traceback", "") or getattr(error, "details", "")
-    _leave((details.rstrip() + "\n" if details else "") + str(error), FAILED)
+def _attended(start: Callable[[], Any], should_stop: Callable[[], bool] | None) -> RunResult | None:
+    """Start a run and wait for it; an interrupt ends it, and so does a save of its file, where that is asked for."""
+    handle = start()
+    try:
+        while should_stop is not None and not handle.wait(_POLL_S):
+            if should_stop():
+                handle.cancel()
+                handle.wait()
+                return None
+        return handle.result()  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        handle.cancel()
+        handle.wait()
+        leave(f"Interrupted: the agent was ended; {kept(handle.result())}.", INTERRUPTED)
+
+
+def _or_leave(call: Callable[[], RunResult | None]) -> RunResult | None:
+    try:
+        return call()
+    except KeyboardInterrupt:
+        leave("Interrupted: nothing was started.", INTERRUPTED)
+    except (errors.InvalidInput, InvalidInput) as error:
+        leave(str(error), CALLED_WRONGLY)
+    except (errors.SandboxError, DataStoreError) as error:
+        leave(str(error), FAILED)
+
+
+def _keep_running(
+    files: Files, run_once: Callable[[Callable[[], bool]], RunResult | None], shown: Callable[[RunResult], int]
+) -> NoReturn:
+    def run_and_show(should_stop: Callable[[], bool]) -> None:
+        try:
+            result = run_once(should_stop)
+        except (errors.SandboxError, DataStoreError) as error:
+            say(str(error))  # the next save may mend it
+        else:
+            if result is not None:
+                shown(result)
+
+    try:
+        run_on_every_save(files, run_and_show, say)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    raise AssertionError("unreachable")
 
 
 def _read_input(text: str) -> dict[str, Any]:
@@ -99,33 +212,15 @@ def _read_input(text: str) -> dict[str, Any]:
         try:
             raw = Path(text[1:]).read_bytes()
         except OSError as error:
-            _leave(f"{where} cannot be read: {error.strerror}.", CALLED_WRONGLY)
+            leave(f"{where} cannot be read: {error.strerror}.", CALLED_WRONGLY)
     else:
         raw = os.fsencode(text)
     try:
         value = _plain.load(raw)
     except json.JSONDecodeError as error:
-        _leave(f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", CALLED_WRONGLY)
+        leave(f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", CALLED_WRONGLY)
     except (ValueError, RecursionError) as error:
-        _leave(f"{where} is not JSON: {error}.", CALLED_WRONGLY)
+        leave(f"{where} is not JSON: {error}.", CALLED_WRONGLY)
     if not isinstance(value, dict):
-        _leave(
-            f'{where} must be a JSON object such as {{"repo": "..."}}, not a {type(value).__name__}.', CALLED_WRONGLY
-        )
+        leave(f'{where} must be a JSON object such as {{"repo": "..."}}, not a {type(value).__name__}.', CALLED_WRONGLY)
     return value
-
-
-def _to_stderr(text: str) -> None:
-    _write(sys.stderr, text)
-
-
-def _write(stream: Any, text: str) -> None:
-    """Write text as UTF-8 whatever the locale, at once."""
-    stream.flush()
-    stream.buffer.write(text.encode(errors="backslashreplace"))
-    stream.buffer.flush()
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    _write(sys.stderr, message + "\n")
-    raise typer.Exit(code)

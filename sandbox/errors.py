@@ -5,6 +5,7 @@
     │   ├── InvalidType (TypeError)            an argument of the wrong type
     │   └── AgentNotFound (FileNotFoundError)  there is no file to run
     ├── StartFailed (RuntimeError)             raised: no process for the agent could be started
+    ├── IsolationUnavailable (RuntimeError)    raised: this system cannot keep agents in, or not as was asked
     ├── AgentError                             in `RunResult.error`: the agent's own doing
     │   ├── InvalidAgent (ValueError)          no Python, no `run`, or one that nobody can call
     │   ├── AgentRaised                        an exception left the agent's `run`
@@ -15,11 +16,22 @@
     │   ├── TimeLimitExceeded (TimeoutError)
     │   ├── OutputLimitExceeded
     │   ├── ResultLimitExceeded
-    │   └── OperationLimitExceeded
+    │   ├── OperationLimitExceeded
+    │   ├── CpuLimitExceeded
+    │   ├── MemoryLimitExceeded (MemoryError)
+    │   ├── ThreadLimitExceeded
+    │   ├── ScratchLimitExceeded
+    │   ├── WriteLimitExceeded
+    │   ├── ToolCallLimitExceeded
+    │   └── NestingLimitExceeded               agents called each other too deep, or too often
+    ├── RunCancelled                           in `RunResult.error`: the host ended the run because it was told to
     ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
+    ├── UnknownAgent (LookupError)             inside the agent: there is no agent of that name
     └── ToolError                              inside the agent: a tool of the host failed
 
-Errors of the store (`redis_store.errors`) reach the agent as the classes that they are.
+Errors of the store (`redis_store.errors`) reach the agent as the classes that they are. What ends a nested agent reaches the
+agent that called it as the class that it is; an exception that left its code is an `AgentRaised` that is also of the builtin
+class it was.
 """
 
 from __future__ import annotations
@@ -32,19 +44,29 @@ __all__ = [
     "AgentExited",
     "AgentNotFound",
     "AgentRaised",
+    "CpuLimitExceeded",
     "InvalidAgent",
     "InvalidInput",
     "InvalidResult",
     "InvalidType",
+    "IsolationUnavailable",
     "LimitExceeded",
+    "MemoryLimitExceeded",
+    "NestingLimitExceeded",
     "OperationLimitExceeded",
     "OutputLimitExceeded",
     "ProtocolViolation",
     "ResultLimitExceeded",
+    "RunCancelled",
     "SandboxError",
+    "ScratchLimitExceeded",
     "StartFailed",
+    "ThreadLimitExceeded",
     "TimeLimitExceeded",
+    "ToolCallLimitExceeded",
     "ToolError",
+    "UnknownAgent",
+    "WriteLimitExceeded",
 ]
 
 
@@ -79,6 +101,15 @@ class StartFailed(SandboxError, RuntimeError):
     """The agent's process ended before any of the agent's code ran. Attributes: `output`, what it printed."""
 
     output: str
+
+
+class IsolationUnavailable(SandboxError, RuntimeError):
+    """No tier of isolation, or not the one asked for, can be had; the message says what to do.
+
+    Attributes: `reasons`, what the system refused, by the way that was tried.
+    """
+
+    reasons: dict[str, str]
 
 
 class AgentError(SandboxError):
@@ -149,8 +180,52 @@ class OperationLimitExceeded(LimitExceeded):
     """The agent called the store more often than `Limits.operations`."""
 
 
+class CpuLimitExceeded(LimitExceeded):
+    """The agent used more than `Limits.cpu_s` of processor time."""
+
+
+class MemoryLimitExceeded(LimitExceeded, MemoryError):
+    """A `MemoryError` left the agent's code, under `Limits.memory_bytes`. Attributes: `traceback`, as of `AgentRaised`."""
+
+    traceback: str
+
+
+class ThreadLimitExceeded(LimitExceeded):
+    """The agent had more than `Limits.threads`, where the kernel does not refuse them one by one."""
+
+
+class ScratchLimitExceeded(LimitExceeded):
+    """The agent's folder took more than `Limits.scratch_bytes`, where the kernel does not refuse that."""
+
+
+class WriteLimitExceeded(LimitExceeded):
+    """The agents wrote more than `Limits.bytes_written`; what would have gone over it was not written."""
+
+
+class ToolCallLimitExceeded(LimitExceeded):
+    """The agents called tools more often than `Limits.tool_calls`."""
+
+
+class NestingLimitExceeded(LimitExceeded):
+    """Agents called agents deeper than `Limits.nested_depth`, or more often than `Limits.nested_runs`."""
+
+
+class RunCancelled(SandboxError):
+    """The host ended the run because it was told to; what the agent had written stays."""
+
+
 class ProtocolViolation(SandboxError):
     """The agent's process broke the rules of its channels to the host, which ended the run."""
+
+
+class UnknownAgent(InvalidInput, LookupError):
+    """Inside the agent: no agent of this name was given to the run. Attributes: `name`, `known`."""
+
+    name: str
+    known: list[str]
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class ToolError(SandboxError):

@@ -48,12 +48,14 @@ async def run_checked(
 
 
 async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that deletes from a namespace (`scripts/remove.lua`)."""
+    """Run a script that deletes from a namespace (`scripts/remove.lua`), if it may be written."""
+    scope.check_writable()
     return await run_checked(script, scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
 
 
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that writes to a namespace (`scripts/prelude.lua`)."""
+    """Run a script that writes to a namespace (`scripts/prelude.lua`), if it may be written."""
+    scope.check_writable()
     arguments = scope.script_head + arguments
     try:
         try:
@@ -66,6 +68,7 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
 
 async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
     """Run several such scripts as one; the replies, or None where a watched key had changed."""
+    scope.check_writable()
     try:
         return await transaction(commands)
     except WrongKeyType as error:

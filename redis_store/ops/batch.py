@@ -26,6 +26,7 @@ TRIES = 50
 
 
 async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
+    scope.check_readable()
     fields = _fields(keys)
     if not fields:
         return {}
@@ -34,6 +35,7 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
 
 
 async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
+    scope.check_writable()
     fields = list(_fields(keys))
     if not fields:
         return 0
@@ -59,6 +61,7 @@ def set_many(
 
 
 async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -> int:
+    scope.check_writable()
     ttl_ms = wanted_ttl(scope, ttl)
     texts = _texts(scope, items)
     if not texts:
@@ -72,6 +75,7 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
 async def _set_many_with_metadata(
     scope: Scope, items: Mapping[str, Any], metadata: dict[str, Json], ttl: Ttl, tx: str
 ) -> int:
+    scope.check_writable()
     ttl_ms = wanted_ttl(scope, ttl)
     added = encode_metadata(scope, metadata)
     texts = _texts(scope, items)

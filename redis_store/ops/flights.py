@@ -83,7 +83,8 @@ class Plan:
         lock_timeout: Ttl = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
     ) -> Plan:
-        """Check the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
+        """Check the rights and the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
+        scope.check_changeable()
         ttl_ms = wanted_ttl(scope, ttl)
         stale_ms: int | Literal[""] = ""
         if stale is not None:

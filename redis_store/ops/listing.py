@@ -9,7 +9,7 @@ from redis_store._call import Alone, Call, read, transaction, watch
 from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
-from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable
+from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.ops._script import run_script
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
@@ -51,6 +51,7 @@ def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
 
 async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
     """One page of keys, and the cursor of the next; the last page's is `START`."""
+    scope.check_readable()
     _check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
     return following, [decode_name(field) for field in page]
@@ -63,6 +64,7 @@ async def scan_items_page(
 
     Without `page_keys` it asks first how many make a page, which costs another round trip.
     """
+    scope.check_readable()
     _check_cursor(cursor)
     wanted = encode_prefix(prefix)
     following, page = await _item_page(scope, cursor, wanted, page_keys or await page_size(scope))
@@ -71,11 +73,22 @@ async def scan_items_page(
 
 async def page_size(scope: Scope) -> int:
     """How many keys of this namespace make a page of values that is not too big."""
+    scope.check_readable()
     fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
     return _page_size(fields, memory_bytes)
 
 
+async def memory_bytes(scope: Scope) -> int:
+    """How much memory of the server the namespace takes, without what is known about its keys."""
+    scope.check_readable()
+    _, memory, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
+    if memory < 0:
+        raise UnsupportedByServer("The server does not tell how much memory a key takes (MEMORY USAGE).")
+    return int(memory)
+
+
 async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
+    """Return the namespaces that hold data and may be read."""
     wanted = encode_prefix(prefix).encode()
     names = sorted(name for name in await _registered(scope) if name.startswith(wanted))
     holding: list[str] = []
@@ -87,12 +100,15 @@ async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
                 holding.append(decode_name(name))
             else:
                 empty.append(name)
-    if empty:
-        await _prune(scope, empty[:NAMESPACES_PER_SCRIPT])
-    return sorted(holding)
+    if scope.access.is_everything:
+        if empty:
+            await _prune(scope, empty[:NAMESPACES_PER_SCRIPT])
+        return sorted(holding)
+    return sorted(name for name in holding if scope.access.may_read(name))
 
 
 async def _list_keys(scope: Scope, prefix: str) -> list[str]:
+    scope.check_readable()
     fields, memory_bytes, whole = await _small(scope, "keys")
     at_once = fields <= SNAPSHOT_KEYS and memory_bytes <= SNAPSHOT_BYTES
     if whole is None and at_once and not prefix:
@@ -104,6 +120,7 @@ async def _list_keys(scope: Scope, prefix: str) -> list[str]:
 
 
 async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:
+    scope.check_readable()
     fields, memory_bytes, flat = await _small(scope, "items")
     if flat is None and fields <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
         flat = await read("HGETALL", scope.keys.data, bulk=True)

@@ -82,6 +82,7 @@ class LockOps:
     @classmethod
     def of(cls, scope: Scope, name: str, ttl: Ttl) -> LockOps:
         """Check the name and the time to live of a lock."""
+        scope.check_writes_somewhere()
         return cls(scope, encode_name(name, "lock name", MAX_NAMESPACE_BYTES), ttl_to_ms(ttl))
 
     @property
@@ -124,6 +125,7 @@ class SemaphoreOps:
     @classmethod
     def of(cls, scope: Scope, name: str, n: int, ttl: Ttl) -> SemaphoreOps:
         """Check the name, the places and the time to live of a semaphore."""
+        scope.check_writes_somewhere()
         raw = encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
         return cls(scope, raw, check_places(n), ttl_to_ms(ttl))
 
@@ -165,6 +167,7 @@ class RateLimitOps:
     @classmethod
     def of(cls, scope: Scope, name: str, n: int, per: Ttl) -> RateLimitOps:
         """Check the name, the number and the period of a rate limit."""
+        scope.check_writes_somewhere()
         raw = encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         return cls(scope, raw, check_places(n), ttl_to_ms(per))
 

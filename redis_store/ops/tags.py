@@ -19,9 +19,12 @@ KEYS_PER_SCRIPT = 1000
 async def invalidate_tag(scope: Scope, tag: str) -> int:
     """The flow of `DataStore.invalidate_tag`."""
     redis_key = scope.user.tag(encode_tag(tag))
+    scope.check_writes_somewhere()
+    tagged = [(scope.moved(decode_name(name)), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
+    for place, _ in tagged:
+        place.check_writable()
     count = 0
-    for name, fields in (await Do(_tagged(redis_key))).items():
-        place = scope.moved(decode_name(name))
+    for place, fields in tagged:
         for start in range(0, len(fields), KEYS_PER_SCRIPT):
             count += await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT]))
     return count

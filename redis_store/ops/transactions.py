@@ -53,6 +53,7 @@ class Draft:
 
     def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
         """Note a write."""
+        scope.check_writable()
         self.check_open()
         raw = encode_key(key)
         text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, raw)
@@ -61,6 +62,7 @@ class Draft:
 
     def delete(self, scope: Scope, key: str) -> None:
         """Note a delete."""
+        scope.check_writable()
         self.check_open()
         self.writes[scope.keys.name, encode_key(key)] = Write(None)
         self._check_size()
@@ -87,6 +89,7 @@ class Draft:
 
     async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
         """Read as the transaction sees it: its own writes, and each key as it was read first."""
+        scope.check_readable()
         self.check_open()
         raw = encode_key(key)
         place = (scope.keys.name, raw)
@@ -121,6 +124,7 @@ async def commit_parts(
     scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
 ) -> Place | None:
     """Write, if these bytes stand in these places; the first place where others do, None where it was written."""
+    _check_rights(scope, reads, writes)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
     places = [scope.user.namespace(decode_name(name)) for name in numbers]
     keys = tuple(key for at in places for key in (at.data, at.registry, at.info, at.log, at.flight))
@@ -141,6 +145,16 @@ async def commit_parts(
             arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
     reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
     return None if reply == 1 else list(reads)[reply[0]]
+
+
+def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:
+    """Raise `AccessDenied` where a place may not be read or written, before anything is sent."""
+    if scope.access.is_everything:
+        return
+    for name, _ in reads:
+        scope.moved(decode_name(name)).check_readable()
+    for name, _ in writes:
+        scope.moved(decode_name(name)).check_writable()
 
 
 async def transact(

@@ -52,6 +52,7 @@ async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
     if expected is MISSING:
         return await set_if_absent(scope, key, value, ttl)
+    scope.check_changeable()
     field, text = encode_key(key), encode_value(scope, key, value)
     old = scope.codec.encode(expected)
     there = await replace(scope, field, text, wanted_ttl(scope, ttl), "", old)
@@ -64,6 +65,7 @@ async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl
 
 
 async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json:
+    scope.check_readable()
     text = await run_delete(TAKE, scope, (encode_key(key),))
     if text is not None:
         return scope.codec.decode(text, scope.namespace, key)
@@ -78,6 +80,7 @@ async def rename(scope: Scope, key: str, new: str) -> bool:
 
 async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
     """The flow of `DataStore.increment`."""
+    scope.check_changeable()
     field, added = encode_key(key), scope.codec.encode(by)
     number = VALUES.decode(added, scope.namespace, key)
     if not _is_number(number):
@@ -93,6 +96,7 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
 
 async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int | None, rand: Rand) -> None:
     """The flow of `DataStore.append`."""
+    scope.check_changeable()
     field = encode_key(key)
     if max_items is not None:
         _check_count("max_items", max_items)
@@ -121,6 +125,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
 
 async def update(scope: Scope, key: str, function: Callable[[Any], Any], default: Any = None, *, rand: Rand) -> Json:
     """The flow of `DataStore.update`."""
+    scope.check_changeable()
     field = encode_key(key)
     if not callable(function):
         raise InvalidType(f"A key is updated by a function of its value, not by {_kind(function)}.")
@@ -150,6 +155,7 @@ async def _change(scope: Scope, key: str, field: bytes, change: Change, there: b
 
 
 async def stored(scope: Scope, field: bytes) -> bytes | None:
+    scope.check_readable()
     text: bytes | None = await Call((("HGET", scope.keys.data, field),), as_is, True)
     return text
 
@@ -158,6 +164,7 @@ async def replace(
     scope: Scope, field: bytes, text: bytes, ttl_ms: int | str, keep: Literal["keep", ""], there: bytes | None
 ) -> Literal[True] | bytes | None:
     """Write if these bytes stand there, None for nothing; else return what does."""
+    scope.check_readable()
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_write(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition))
     if reply == 1:

@@ -27,16 +27,19 @@ MERGE_TRIES = 100
 
 
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
+    scope.check_readable()
     field = encode_key(key)
     text = await Call((("HGET", scope.keys.data, field),), as_is, True)
     return default if text is None else scope.codec.decode(text, scope.namespace, key)
 
 
 async def contains(scope: Scope, key: str) -> bool:
+    scope.check_readable()
     return bool(await read("HEXISTS", scope.keys.data, encode_key(key)))
 
 
 async def count(scope: Scope) -> int:
+    scope.check_readable()
     return int(await read("HLEN", scope.keys.data))
 
 
@@ -47,6 +50,7 @@ async def set_value(
     metadata: dict[str, Json] | None = None,
     ttl: Ttl = None,
 ) -> None:
+    scope.check_writable()
     field = encode_key(key)
     text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
     if not metadata:
@@ -79,6 +83,7 @@ async def delete(scope: Scope, key: str) -> bool:
 
 
 async def info(scope: Scope, key: str) -> KeyInfo | None:
+    scope.check_readable()
     field = encode_key(key)
     reply = await run_script(INFO, (scope.keys.data, scope.keys.info), (field,), repeatable=True)
     if reply is None:

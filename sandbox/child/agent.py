@@ -10,13 +10,14 @@ import linecache
 import re
 import sys
 import tokenize
+from _sitebuiltins import _Helper  # `site`, which is not run here, gives it to all
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from types import ModuleType
 from typing import Any
 
-_GIVEN = ("data_store", "asyncio", "json", "re")
+_GIVEN = ("agents", "asyncio", "data_store", "gofannon_client", "json", "re")
 _ANNOUNCED = ("input_dict", "tools")
 
 
@@ -24,13 +25,17 @@ class NotAnAgent(Exception):
     """The source holds no `run` that could be called; the message says why."""
 
 
-def make_module(name: str, filename: str, source: bytes, data_store: object) -> ModuleType:
-    """Return an empty module for the agent, registered, with its source where tracebacks and `inspect` look for it."""
+def make_module(name: str, filename: str, source: bytes, given: dict[str, Any]) -> ModuleType:
+    """Return a module for the agent that holds what it is given, and nothing of its own yet.
+
+    It is registered, with its source where tracebacks and `inspect` look for it.
+    """
     while name in sys.modules or name in sys.stdlib_module_names:
         name = f"agent_{name}"
     module = ModuleType(name)
     module.__file__ = filename
-    module.__dict__.update(data_store=data_store, asyncio=asyncio, json=json, re=re, dir=agents_dir)
+    module.__dict__.update(asyncio=asyncio, json=json, re=re, dir=agents_dir, help=_Helper())
+    module.__dict__.update(given)
     sys.modules[name] = module
     text = source_text(source)
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)

@@ -1,18 +1,41 @@
 """Begins an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
 
-Run as a script: ``python -I -S boot.py <data fd> <control fd> <folder of sandbox> <of redis_store> <of msgpack>``.
+Run as a script: ``python -I -S boot.py <folder of sandbox> <of redis_store> <of msgpack> <what to be>``, where the last is
+``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, both with JSON, or ``probe``.
 The packages' own ``__init__`` is not executed: it would import redis-py and more.
 """
 
+import json
+import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
-    "redis_store": ("_keys", "_plain", "_spin", "errors", "mapping", "types"),
+    "redis_store": ("_access", "_keys", "_plain", "_spin", "errors", "mapping", "types"),
     "sandbox": ("_frames", "_messages", "errors"),
-    "sandbox.child": ("agent", "channels", "reports", "start", "store", "tools"),
+    "sandbox.child": (
+        "agent",
+        "agents",
+        "birth",
+        "channels",
+        "functions",
+        "given",
+        "kernel",
+        "landlock",
+        "namespaces",
+        "probe",
+        "reports",
+        "rlimits",
+        "seccomp",
+        "start",
+        "store",
+        "syscalls",
+        "tools",
+        "walls",
+        "zygote",
+    ),
 }
 
 
@@ -32,16 +55,28 @@ class SharedFinder:
 
 
 def main() -> None:
-    data_fd, control_fd, sandbox, redis_store, msgpack = sys.argv[1:]
+    sandbox, redis_store, msgpack, role, *arguments = sys.argv[1:]
     folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox, "sandbox.child": f"{sandbox}/child"}
     for package in SHARED:
         stub = sys.modules[package] = ModuleType(package)
         stub.__path__ = []  # a package, with nothing for the usual finders
     sys.meta_path.insert(0, SharedFinder(folders))
     sys.argv[:] = [""]
-    from sandbox.child import start
+    if role == "zygote":
+        from sandbox.child import zygote
 
-    start.main(int(data_fd), int(control_fd), folders)
+        zygote.main(int(arguments[0]), json.loads(arguments[1]), folders)
+    elif role == "probe":
+        from sandbox.child import probe
+
+        probe.main()
+    else:
+        from sandbox.child import rlimits, start
+
+        rlimits.place(int(arguments[0]), int(arguments[1]))
+        os.closerange(rlimits.FIRST_FREE_DESCRIPTOR, rlimits.MOST_DESCRIPTORS)
+        rlimits.limit(json.loads(arguments[2]), rlimits.memory_in_use(), count_threads=False)
+        start.main(rlimits.DATA, rlimits.CONTROL, folders)
 
 
 if __name__ == "__main__":  # multiprocessing imports it under another name

@@ -101,7 +101,10 @@ class ControlChannel:
 
     def receive(self) -> list[Any]:
         """Return the next message; the process ends where there is none to come."""
-        body = self._channel.receive()
+        try:
+            body = self._channel.receive()
+        except ConnectionError:  # the host was killed before it had read all that we sent
+            body = None
         if body is None:
             os._exit(1)
         return unpack(body, _ANY_NUMBER_OF_PARTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -15,10 +16,13 @@ from redis_store.errors import InvalidValue
 from sandbox._frames import Part
 from sandbox._messages import LOST_CHANNEL_EXIT_CODE
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
+from sandbox.child.agents import Agents, failure
 from sandbox.child.channels import ControlChannel, DataChannel
+from sandbox.child.functions import Calls, renamed
+from sandbox.child.given import put_in_place, tools_of
 from sandbox.child.reports import Reports
 from sandbox.child.store import DataStore
-from sandbox.child.tools import ToolCalls, Tools, renamed
+from sandbox.child.tools import Tools
 
 _LARGEST_FRAME = 2**32 - 1
 
@@ -26,21 +30,20 @@ _LARGEST_FRAME = 2**32 - 1
 def main(data_fd: int, control_fd: int, folders: dict[str, str]) -> None:
     """Run the agent that the host names on the control channel; never returns."""
     control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME)
-    _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *kinds = control.receive()
+    _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *described = control.receive()
     data = DataChannel(socket.socket(fileno=data_fd), frame_bytes)
     os.register_at_fork(after_in_child=data.close)
     os.register_at_fork(after_in_child=control.close)
-    calls = ToolCalls(control, result_bytes)
+    calls = Calls(control, result_bytes)
+    calls.failure = failure
     control.listen(calls.answered)
-    tools = Tools(
-        (tool, calls.awaited(tool) if kind == "async" else calls.plain(tool))
-        for tool, kind in zip(kinds[::2], kinds[1::2], strict=True)
-    )
+    given, packages = map(json.loads, described)
+    names = put_in_place(given, packages, calls, Agents(calls, given["agents"]))
     reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
     control.send("started")
     pid = os.getpid()
-    module = make_module(name, filename, source, DataStore(data, user, namespace))
-    message = _outcome(module, source, _plain.load(text), tools, reports, result_bytes)
+    module = make_module(name, filename, source, {"data_store": DataStore(data, user, namespace), **names})
+    message = _outcome(module, source, _plain.load(text), tools_of(given, calls), reports, result_bytes)
     _flush()
     try:
         control.send(*message)

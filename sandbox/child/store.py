@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from redis_store import _plain
+from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name, encode_prefix
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, UnsupportedEncoding
 from redis_store.mapping import StoreMapping
 from redis_store.types import Json, JsonInput, KeyInfo
+from sandbox._messages import WRITES
 from sandbox.child.channels import DataChannel
 
 _RESERVED_FIRST_BYTE = 0x01
@@ -25,10 +27,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class DataStore(StoreMapping):
     """JSON under keys, in one namespace of the user for whom the agent runs."""
 
-    def __init__(self, channel: DataChannel, user: str, namespace: str) -> None:
+    def __init__(self, channel: DataChannel, user: str, namespace: str, access: Access = EVERYTHING) -> None:
         self._channel = channel
         self._user = user
         self._namespace = namespace
+        self._access = access
 
     @property
     def namespace(self) -> str:
@@ -79,7 +82,8 @@ class DataStore(StoreMapping):
 
     def list_namespaces(self, prefix: str | None = None) -> list[str]:
         """Return the user's namespaces that hold data, sorted."""
-        return self._call("list_namespaces", encode_prefix(prefix) or None)
+        names = self._channel.call("list_namespaces", self._namespace, encode_prefix(prefix) or None)
+        return [name for name in names if self._access.may_read(name)]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for."""
@@ -118,7 +122,25 @@ class DataStore(StoreMapping):
     def use_namespace(self, name: str) -> DataStore:
         """Return the store of another namespace of the same user."""
         encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
-        return DataStore(self._channel, self._user, str.__str__(name))
+        return DataStore(self._channel, self._user, str.__str__(name), self._access)
+
+    def read_only(self) -> DataStore:
+        """Return this store without the right to write, for the user's other namespaces too."""
+        return DataStore(self._channel, self._user, self._namespace, self._access.narrowed(NO_WRITES))
+
+    def restricted(
+        self,
+        *,
+        read: Iterable[str] | None = None,
+        write: Iterable[str] | None = None,
+        namespaces: Iterable[str] | None = None,
+    ) -> DataStore:
+        """Return a store that may read and write these namespaces and no others; both for `namespaces`.
+
+        Each is a name, or the beginning of names with a ``*`` as its last character.
+        """
+        access = self._access.narrowed(Access.of(read, write, namespaces))
+        return DataStore(self._channel, self._user, self._namespace, access)
 
     def __repr__(self) -> str:
         return f"<DataStore user={self._user!r} namespace={self._namespace!r}>"
@@ -130,7 +152,16 @@ class DataStore(StoreMapping):
         return int(self._call("count")[0])
 
     def _call(self, operation: str, *arguments: Any) -> list[Any]:
+        if self._access is not EVERYTHING:
+            self._check(operation)
         return self._channel.call(operation, self._namespace, *arguments)
+
+    def _check(self, operation: str) -> None:
+        """Keep a handle to what it was narrowed to; what the agent as a whole may do is the host's to judge."""
+        action = "write" if operation in WRITES else "read"
+        may = self._access.may_write if operation in WRITES else self._access.may_read
+        if not may(self._namespace):
+            raise self._access.refusal(action, self._namespace)
 
     def _pages(self, operation: str, prefix: str | None) -> Iterator[list[Any]]:
         checked = encode_prefix(prefix) or None

@@ -47,7 +47,7 @@ def test_the_commands_in_the_table(environment: dict[str, str], user: str) -> No
         outputs[name] = json.loads(done.stdout)
         assert "error" not in outputs[name]
 
-    assert len(outputs) == 6
+    assert len(outputs) == 8
     assert outputs["consumer"]["written_by"] == "producer"
     assert [hit["file"] for hit in outputs["search"]["results"]] == ["a.py"]
 

@@ -19,6 +19,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore, connect
+from sandbox import _zygotes, isolation
 from sandbox._background import background_loop
 
 DEADLINE_S = 20.0
@@ -115,7 +116,7 @@ def _state() -> dict[str, Any]:
     return {
         "descriptors": len(list((me / "fd").iterdir())),
         "threads": {t for t in threading.enumerate() if t.name != "sandbox-tools"},
-        "children": {pid for f in me.glob("task/*/children") for pid in f.read_text().split()},
+        "children": {pid for f in me.glob("task/*/children") for pid in f.read_text().split()} - _zygotes.process_ids(),
         "folders": {path.name for path in Path(tempfile.gettempdir()).glob("sandbox-*")},
     }
 
@@ -126,7 +127,9 @@ def nothing_left(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
         pytest.skip("/proc tells what is left, and is not there")
-    background_loop()  # one for all runs, for as long as the process lives
+    background_loop()  # one for all runs, for as long as the process lives, as is the zygote
+    if isolation.checked(None) != isolation.UNSAFE:
+        isolation.available(isolation.checked(None))
     gc.collect()
     before = _state()
     yield

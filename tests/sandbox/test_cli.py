@@ -154,7 +154,7 @@ def test_an_interrupt_ends_the_run(server_url: str, user: str, tmp_path: Path) -
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
-        assert process.stderr.read().decode() == "Interrupted: the agent was ended; what it had written stays.\n"
+        assert process.stderr.read().decode() == "Interrupted: the agent was ended; it had written nothing.\n"
         assert process.stdout.read() == b""
 
 

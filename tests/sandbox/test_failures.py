@@ -227,10 +227,19 @@ def test_exit_at_the_top_of_the_module(run: Any) -> None:
     ],
 )
 def test_an_agent_that_crashes(run: Any, body: str, name: str) -> None:
-    error = failure(run(f"import os, signal\ndef run():\n    print('before')\n    {body}\n"))
+    source = f"import os, signal\ndef run():\n    print('before')\n    {body}\n"
+    error = failure(run(source, isolation=sandbox.isolation.UNSAFE))
     assert isinstance(error, sandbox.AgentCrashed)
     assert error.signal == name
     assert name in str(error)
+
+
+def test_an_agent_that_crashes_in_isolation(run: Any) -> None:
+    """As process 1 of its own, the agent gets no signal that it does not handle; `os.abort` then ends it by a fault."""
+    error = failure(run("import ctypes\ndef run(): ctypes.string_at(0)\n"))
+    assert isinstance(error, sandbox.AgentCrashed)
+    assert error.signal == "SIGSEGV"
+    assert isinstance(failure(run("import os\ndef run(): os.abort()\n")), sandbox.AgentCrashed)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +284,7 @@ def test_an_agent_that_leaves_things_behind_ends_in_time(run: Any) -> None:
             return {"pids": [process.pid for process in left]}
         """
     start = time.monotonic()
-    result = run(source)
+    result = run(source, isolation=sandbox.isolation.UNSAFE)
     assert len(result.check()["pids"]) == 3
     assert time.monotonic() - start < 5
     for pid in result.check()["pids"]:
@@ -315,7 +324,8 @@ def test_a_fork_that_returns_is_not_the_agent(run: Any) -> None:
             os.waitpid(pid, 0)
             data_store.set("from", "parent")
             return {"who": "parent", "from": data_store.get("from")}
-        """
+        """,
+        isolation=sandbox.isolation.UNSAFE,
     )
     assert result.check() == {"who": "parent", "from": "parent"}
     assert "refused:" in result.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import math
 import subprocess
 from pathlib import Path
@@ -59,6 +61,8 @@ def test_input_that_is_not_a_json_object(input_dict: Any, expected: str, user: s
         ({"limits": 5}, "limits must be a sandbox.Limits, not int"),
         ({"on_output": "x"}, "on_output must be a plain function"),
         ({"agent": 7}, "agent must be a str, not int"),
+        ({"agents": 5}, "agents must be a dict of names and sources or paths, or a folder, not int"),
+        ({"permissions": ["read"]}, "permissions must be a sandbox.Permissions, not list"),
     ],
 )
 def test_options_that_cannot_be_used(options: Any, expected: str, user: str) -> None:
@@ -82,6 +86,15 @@ def test_options_that_cannot_be_used(options: Any, expected: str, user: str) -> 
         {"operations": None},
         {"frame_bytes": 10},
         {"frame_bytes": 2**40},
+        {"bytes_written": 0},
+        {"tool_calls": -5},
+        {"nested_depth": 0},
+        {"nested_depth": 1000},
+        {"nested_runs": 1.5},
+        {"nested_at_once": 0},
+        {"nested_at_once": 10_000},
+        {"timeline": 0},
+        {"timeline": "many"},
     ],
 )
 def test_nonsense_limits(values: Any) -> None:
@@ -125,3 +138,30 @@ def test_names_that_the_store_refuses(options: Any, kind: Any, server_url: str) 
 def test_input_and_source_over_the_frame_limit(user: str) -> None:
     with pytest.raises(sandbox.InvalidInput, match="frame_bytes"):
         sandbox.run(AGENT, {"a": "x" * 100_000}, user=user, limits=sandbox.Limits(frame_bytes=65536))
+
+
+def test_unknown_options_and_limits(user: str) -> None:
+    with pytest.raises(TypeError, match="permission"):
+        sandbox.run(AGENT, {}, user=user, permission=None)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="operation"):
+        sandbox.Limits(operation=5)  # type: ignore[call-arg]
+
+
+def test_the_logger_is_silent_until_the_host_configures_it() -> None:
+    handlers = logging.getLogger("sandbox").handlers
+    assert [type(handler) for handler in handlers] == [logging.NullHandler]
+
+
+def test_run_arun_and_a_sandbox_take_the_same_options() -> None:
+    def options(function: Any) -> dict[str, Any]:
+        return {name: (one.kind, one.default) for name, one in inspect.signature(function).parameters.items()}
+
+    of_run = options(sandbox.run)
+    assert options(sandbox.arun) == of_run
+    for name in ("run", "arun", "start"):
+        of_method = options(getattr(sandbox.Sandbox, name))
+        del of_method["self"]
+        assert of_method.items() <= of_run.items()
+        shared = options(sandbox.Sandbox)
+        del shared["concurrency"]
+        assert of_run == {**of_method, **shared}

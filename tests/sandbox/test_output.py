@@ -28,7 +28,8 @@ def test_everything_printed_comes_in_order(run: Any) -> None:
             logging.warning("logged")
             print("no newline", end="")
             return {}
-        """
+        """,
+        isolation=sandbox.isolation.UNSAFE,
     )
     result.check()
     assert result.stdout == ("print ä€😀\nwrite ä\nstderr\nfrom C\nfrom a process\nWARNING:root:logged\nno newline")

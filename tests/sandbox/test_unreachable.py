@@ -9,7 +9,7 @@ import pytest
 
 import redis_store
 import sandbox
-from sandbox import _process
+from sandbox import _layout, isolation
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"
 
@@ -23,15 +23,15 @@ def test_a_store_that_cannot_be_reached(user: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here, store, msgpack = _process._PACKAGES
-    monkeypatch.setattr(_process, "_PACKAGES", (here, tmp_path, msgpack))
+    packages = dict(_layout.PACKAGES)
+    monkeypatch.setitem(_layout.PACKAGES, "redis_store", tmp_path)
     with pytest.raises(
         sandbox.StartFailed, match="before it began: ImportError: cannot import name '_plain' from 'redis_store'"
     ) as caught:
-        run(AGENT)
+        run(AGENT, isolation=isolation.UNSAFE)
     assert "Traceback" in caught.value.output
-    monkeypatch.setattr(_process, "_PACKAGES", (here, store, msgpack))
-    assert run(AGENT).check() == {}
+    monkeypatch.setitem(_layout.PACKAGES, "redis_store", packages["redis_store"])
+    assert run(AGENT, isolation=isolation.UNSAFE).check() == {}
 
 
 def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:

@@ -1,0 +1,156 @@
+"""`make bench-sandbox`: what isolation costs, beside starting a bare interpreter and beside redis-py without any.
+
+Runs are compared with ``python -I -S -c "import asyncio"``, calls from inside with the same work by redis-py outside, in the
+host. Rounds alternate; the cores are shared as users' are, so that nothing is pinned but the server.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import orjson
+import redis
+
+import sandbox
+from benchmarks.quick import BATCH, DOCUMENTS, HASH
+from benchmarks.rounds import Figure, compare, figure
+from benchmarks.server import BenchServer, placed, running_server
+from redis_store import connect
+from sandbox import isolation
+from sandbox._recipes import Recipe
+from sandbox._zygote import Zygote
+
+BARE = [sys.executable, "-I", "-S", "-c", "import asyncio"]
+IDLE = "def run(input_dict, tools):\n    return {}\n"
+ROUNDS, CALLS, SECONDS, SIDE_BY_SIDE = 15, 300, 3.0, 4
+
+CALLER = f"""
+from time import perf_counter
+def run(input_dict, tools):
+    small, big, many = "100 B", "2 KB", [f"k{{n}}" for n in range({BATCH})]
+    values = {{key: data_store.get(key) for key in (small, big)}}
+    work = {{
+        "get 100 B": ({CALLS}, lambda: data_store.get(small)),
+        "get 2 KB": ({CALLS}, lambda: data_store.get(big)),
+        "get, miss": ({CALLS}, lambda: data_store.get("absent")),
+        "set 100 B": ({CALLS}, lambda: data_store.set(small, values[small])),
+        "get_many {BATCH} x 2 KB": (1, lambda: data_store.get_many(many)),
+        "tool call": ({CALLS}, lambda: tools["nothing"]()),
+    }}
+    times = {{name: [] for name in work}}
+    for turn in range({ROUNDS}):
+        for name, (calls, call) in work.items():
+            theirs = tools["theirs"](name, calls) if turn % 2 else None
+            start = perf_counter()
+            for _ in range(calls):
+                call()
+            ours = (perf_counter() - start) / calls * 1e6
+            times[name].append([ours, theirs or tools["theirs"](name, calls)])
+    return times
+"""
+
+
+def main() -> int:
+    """Print the table; 0."""
+    with running_server() as server, placed(server, pinned=False):
+        print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback")
+        print("median of the ratios of neighbouring rounds [quartiles]\n")
+        print(f"ratio to a bare interpreter, {' '.join(['python', *BARE[1:3], '-c', repr(BARE[-1])])}:")
+        for tier in (*isolation.TIERS, isolation.UNSAFE):
+            with suppress(sandbox.IsolationUnavailable):
+                _show(_runs(server, tier))
+        _show(_zygote())
+        _throughput(server)
+        print("\nratio to redis-py outside, in the host; both with JSON:")
+        for one in _calls(server):
+            _show(one)
+    return 0
+
+
+def _show(one: Figure) -> None:
+    low, high = one.spread
+    print(
+        f"  {one.name:28} {one.ratio:5.2f} [{low:.2f} {high:.2f}]   ours {one.ours_us:9.1f} µs"
+        f"   theirs {one.theirs_us:9.1f} µs"
+    )
+
+
+def _bare() -> None:
+    subprocess.run(BARE, check=True)
+
+
+def _run(server: BenchServer, tier: str | None = None) -> None:
+    sandbox.run(IDLE, {}, user="bench", url=server.url, isolation=tier).check()
+
+
+def _runs(server: BenchServer, tier: str) -> Figure:
+    return compare(f"run, {tier}", lambda: _run(server, tier), _bare, calls=3, rounds=ROUNDS)
+
+
+def _zygote() -> Figure:
+    recipe: Recipe = isolation._recipe_of(None)
+
+    def start() -> None:
+        Zygote(recipe).close()
+
+    return compare(f"start of a zygote, {recipe.tier}", start, _bare, calls=1, rounds=ROUNDS)
+
+
+def _throughput(server: BenchServer) -> None:
+    ours, theirs = (_a_second(work) for work in (lambda: _run(server), _bare))
+    name = f"runs a second, {SIDE_BY_SIDE} at once"
+    print(f"  {name:28} {ours / theirs:5.1f} times as many   ours {ours:9.1f}      theirs {theirs:9.1f}")
+
+
+def _a_second(work: Callable[[], None]) -> float:
+    """Return how often threads get something done in a second, together."""
+    end, counts = time.monotonic() + SECONDS, [0] * SIDE_BY_SIDE
+
+    def repeat(number: int) -> None:
+        while time.monotonic() < end:
+            work()
+            counts[number] += 1
+
+    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(SIDE_BY_SIDE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / SECONDS
+
+
+def _calls(server: BenchServer) -> list[Figure]:
+    """Time calls in an agent, which has the host time redis-py in between through a tool."""
+    many = [f"k{n}" for n in range(BATCH)]
+    with connect(server.url, user="bench") as store, redis.Redis(port=server.port) as bare:
+        for key, document in DOCUMENTS.items():
+            store.set(key, document), bare.hset(HASH, key, orjson.dumps(document))
+        big = DOCUMENTS["2 KB"]
+        store.set_many(dict.fromkeys(many, big)), bare.hset(HASH, mapping=dict.fromkeys(many, orjson.dumps(big)))
+        work: dict[str, Callable[[], object]] = {
+            "get 100 B": lambda: orjson.loads(bare.hget(HASH, "100 B")),
+            "get 2 KB": lambda: orjson.loads(bare.hget(HASH, "2 KB")),
+            "get, miss": lambda: bare.hget(HASH, "absent"),
+            "set 100 B": lambda: bare.hset(HASH, "100 B", orjson.dumps(DOCUMENTS["100 B"])),
+            f"get_many {BATCH} x 2 KB": lambda: [orjson.loads(text) for text in bare.hmget(HASH, many)],
+            "tool call": lambda: bare.hget(HASH, "absent"),
+        }
+
+        def theirs(name: str, calls: int) -> float:
+            start = time.perf_counter()
+            for _ in range(calls):
+                work[name]()
+            return (time.perf_counter() - start) / calls * 1e6
+
+        tools = {"theirs": theirs, "nothing": lambda: None}
+        result = sandbox.run(CALLER, {}, user="bench", url=server.url, tools=tools)
+        return [figure(name, [(a, b) for a, b in times]) for name, times in result.check().items()]  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Have a Python file reviewed by eight other agents at once, and put together what they say.
+
+Input: {"name": "a.py", "text": "..."}.
+Agents: those of the folder reviewers/, each of which looks at one thing and returns {"findings": [{"line": 1, "text": "..."}]}.
+The text goes to them through the store, not through each one's input. Stores: review:files, review:reports.
+"""
+
+import asyncio
+
+
+async def run(input_dict: dict, tools: dict) -> dict:
+    """Review a file and return the findings, those of the first lines first."""
+    name, text = input_dict.get("name"), input_dict.get("text")
+    if not isinstance(name, str) or not name or not isinstance(text, str):
+        return {"error": 'Say what to review: {"name": "a.py", "text": "..."}.'}
+    if not len(agents):
+        return {"error": "The host gives no reviewers: pass agents='examples/reviewers' (--agents)."}
+
+    data_store.use_namespace("review:files").set(name, text)
+    answers = await asyncio.gather(
+        *(agents.call(reviewer, {"name": name}) for reviewer in agents), return_exceptions=True
+    )
+    findings, failed = [], {}
+    for reviewer, answer in zip(agents, answers, strict=True):
+        if isinstance(answer, Exception):
+            failed[reviewer] = str(answer)
+        else:
+            findings += [{**finding, "reviewer": reviewer} for finding in answer["findings"]]
+
+    report = {
+        "name": name,
+        "reviewers": len(agents),
+        "findings": sorted(findings, key=lambda finding: (finding["line"], finding["reviewer"])),
+        "failed": failed,
+    }
+    data_store.use_namespace("review:reports").set(name, report)
+    return report

@@ -1,0 +1,86 @@
+"""Lends a store's connections to others: another user, another agent, and an end of its own."""
+
+from __future__ import annotations
+
+import threading
+
+from redis_store._access import EVERYTHING, Access
+from redis_store._codec import VALUES
+from redis_store._keys import UserKeys
+from redis_store._scope import Scope, Writer
+from redis_store._sync_connection import HeldConnection
+from redis_store._sync_driver import SyncDriver
+from redis_store._sync_flow import Keeper
+from redis_store.errors import StoreClosed
+from redis_store.store import DataStore
+
+
+def lease(
+    store: DataStore,
+    *,
+    user: str,
+    namespace: str,
+    agent: str | None = None,
+    run: str | None = None,
+    access: Access = EVERYTHING,
+) -> DataStore:
+    """Return a store for somebody else at the same server, which takes its idle connections from this one and gives them back.
+
+    Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
+    """
+    scope = store._scope
+    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, scope.limits, scope.log, access=access)
+    return DataStore(_LeasedDriver(store._driver), lent)
+
+
+class _LeasedDriver(SyncDriver):
+    """Runs operations on connections of another driver."""
+
+    def __init__(self, owner: SyncDriver) -> None:
+        # Not the owner's own set-up: this one has no resolver and no idle connections.
+        self._owner = owner
+        self._in_use: set[HeldConnection] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+        self.keeper = Keeper(self.run)
+
+    @property
+    def url(self) -> str:
+        return self._owner.url
+
+    def close(self) -> None:
+        self.keeper.close()
+        with self._lock:
+            self._closed = True
+            in_use, self._in_use = self._in_use, set()
+        for held in in_use:
+            self._owner._drop(held)
+
+    def _take(self) -> HeldConnection:
+        if self._closed:
+            raise StoreClosed("The store is closed: connect again.")
+        return self._lent(self._owner._take())
+
+    def _take_new(self) -> HeldConnection:
+        return self._lent(self._owner._take_new())
+
+    def _put_back(self, held: HeldConnection) -> None:
+        with self._lock:
+            self._in_use.discard(held)
+        if self._closed:
+            self._owner._drop(held)
+        else:
+            self._owner._put_back(held)
+
+    def _drop(self, held: HeldConnection) -> None:
+        with self._lock:
+            self._in_use.discard(held)
+        self._owner._drop(held)
+
+    def _lent(self, held: HeldConnection) -> HeldConnection:
+        with self._lock:
+            if not self._closed:
+                self._in_use.add(held)
+                return held
+        self._owner._put_back(held)
+        raise StoreClosed("The store was closed while it connected: connect again.")

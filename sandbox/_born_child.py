@@ -1,0 +1,166 @@
+"""A child of a zygote: the sockets to it, its pidfd, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sandbox._recipes import Recipe
+from sandbox._scratch import folder_bytes, remove_folder
+from sandbox.errors import StartFailed
+from sandbox.limits import Limits
+
+_BIRTH_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 5.0
+_MOST_MESSAGE_BYTES = 64 * 1024
+_NEVER_BORN = -signal.SIGKILL
+
+_living: weakref.WeakSet[BornChild] = weakref.WeakSet()
+
+
+class BornChild:
+    """A `Child` that a zygote bears. It is not the host's own, so that a pidfd stands for it, and the zygote says how it ended.
+
+    The birth of it takes milliseconds, for which only `pidfd` waits.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        channels: list[socket.socket],
+        birth: socket.socket,
+        folder: str | None,
+        release: Callable[[], None],
+    ) -> None:
+        self.data, self.control, self.output = channels
+        self.isolation = recipe.tier
+        self.in_a_room = recipe.in_a_room
+        self.is_watched = not (recipe.counts_threads and recipe.in_a_room)
+        self.cpu_s = 0.0
+        self._birth = birth
+        self._folder = folder
+        self._release = release
+        self._pidfd: int | None = None
+        self._failure: StartFailed | None = None
+        self._code: int | None = None
+        self._closed = False
+        _living.add(self)
+
+    @property
+    def pidfd(self) -> int:
+        if self._pidfd is None:
+            self._pidfd = self._await_birth()
+        return self._pidfd
+
+    def has_ended(self) -> bool:
+        return self._code is not None or _is_ready(self.pidfd, 0)
+
+    def overused(self, limits: Limits) -> str | None:
+        """Return the name of a limit that the process is over, of those that the kernel does not hold here."""
+        if self._folder and folder_bytes(self._folder, limits.scratch_bytes) > limits.scratch_bytes:
+            return "scratch_bytes"
+        return "threads" if threads_of(_pid_of(self.pidfd)) > limits.threads + 2 else None
+
+    def kill(self) -> int:
+        if self._code is None:
+            try:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                self._code = self._await_end()
+            except StartFailed:
+                self._code = _NEVER_BORN
+        return self._code
+
+    def __enter__(self) -> BornChild:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.kill()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up the sockets and the folder of a process that has ended."""
+        if not self._closed:
+            self.forget()
+            if self._folder:
+                remove_folder(self._folder)
+            self._release()
+
+    def forget(self) -> None:
+        """In a forked copy of the host: give up the descriptors."""
+        self._closed = True
+        for sock in (self.data, self.control, self.output, self._birth):
+            sock.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _await_birth(self) -> int:
+        if self._failure is None:
+            message, pidfd = receive(self._birth, _BIRTH_TIMEOUT_S)
+            if pidfd is not None:
+                return pidfd
+            why = message.get("failed", "the process that starts others has ended")
+            self._failure = StartFailed(
+                f"No process for the agent could be started ({self.isolation}): {why}", output=""
+            )
+        raise self._failure
+
+    def _await_end(self) -> int:
+        while message := receive(self._birth, _END_TIMEOUT_S)[0]:
+            if "code" in message:
+                self.cpu_s = message["cpu_s"]
+                return int(message["code"])
+        _is_ready(self.pidfd, _END_TIMEOUT_S)
+        return _NEVER_BORN
+
+
+def receive(sock: socket.socket, timeout_s: float = 0) -> tuple[dict[str, Any], int | None]:
+    """Return a message of a zygote and the descriptor that came with it; nothing at the end or where it takes too long."""
+    if timeout_s and not _is_ready(sock.fileno(), timeout_s):
+        return {}, None
+    with suppress(ConnectionError):
+        text, descriptors, _, _ = socket.recv_fds(sock, _MOST_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        if text:
+            return json.loads(text), descriptors[0] if descriptors else None
+    return {}, None
+
+
+def forget_all() -> None:
+    """In a forked copy of the host: give up the descriptors of all children that are there."""
+    for child in list(_living):
+        child.forget()
+
+
+def threads_of(pid: int | None) -> int:
+    """Return how many threads a process has, 0 where that cannot be known."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    return 0
+
+
+def _pid_of(pidfd: int) -> int | None:
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+            if line.startswith("Pid:"):
+                return int(line[4:])
+    return None
+
+
+def _is_ready(descriptor: int, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))

@@ -1,0 +1,82 @@
+"""What `sandbox run` says: the output on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from sandbox._messages import WRITES
+from sandbox.result import RunResult
+from sandbox.trace import trace_tree, write_trace
+
+FAILED = 1
+CALLED_WRONGLY = 2
+INTERRUPTED = 130
+
+
+def kept(result: RunResult) -> str:
+    """Say what a run that was interrupted has written."""
+    written: Counter[str] = Counter()
+    for one in result.operations:
+        if one.operation in WRITES and one.error is None:
+            written[one.namespace] += 1
+    if not written:
+        return "it had written nothing"
+    times = sum(written.values())
+    names = ", ".join(map(repr, sorted(written)[:5])) + (" and others" if len(written) > 5 else "")
+    more = "at least " if result.operations_left_out else ""
+    where = "namespace" if len(written) == 1 else "namespaces"
+    return f"it had written {more}{times:,} {'time' if times == 1 else 'times'} to {where} {names}, which stays"
+
+
+def show(result: RunResult, trace: bool, trace_file: Path | None) -> int:
+    """Show what came of a run, and return the exit code."""
+    if trace:
+        Console(stderr=True, highlight=False).print(trace_tree(result))
+    if trace_file is not None:
+        try:
+            write_trace(result, trace_file)
+        except OSError as error:
+            say(f"The trace cannot be written to {trace_file}: {error.strerror}.")
+    code = _show_outcome(result)
+    if trace or trace_file is not None or sys.stderr.isatty():
+        for hint in result.hints:
+            say(f"hint: {hint}")
+    return code
+
+
+def _show_outcome(result: RunResult) -> int:
+    failure = result.error
+    if failure is None:
+        indent = 2 if sys.stdout.isatty() else None
+        write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
+        return 0
+    details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
+    say((details.rstrip() + "\n" if details else "") + str(failure))
+    return FAILED
+
+
+def to_stderr(text: str) -> None:
+    write(sys.stderr, text)
+
+
+def say(text: str) -> None:
+    write(sys.stderr, text + "\n")
+
+
+def write(stream: Any, text: str) -> None:
+    """Write text as UTF-8 whatever the locale, at once."""
+    stream.flush()
+    stream.buffer.write(text.encode(errors="backslashreplace"))
+    stream.buffer.flush()
+
+
+def leave(message: str, code: int) -> NoReturn:
+    say(message)
+    raise typer.Exit(code)

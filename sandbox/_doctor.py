@@ -1,0 +1,116 @@
+"""Finds out what isolation this system gives, layer by layer and tier by tier, and says so."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+from sandbox import _layout, _zygotes
+from sandbox._advice import advice, surroundings
+from sandbox._recipes import recipes
+from sandbox._zygote import ZygoteFailed
+from sandbox.isolation import TIERS
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One layer or one way to a tier: whether it is there, and how that is known."""
+
+    name: str
+    works: bool
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `sandbox doctor` says."""
+
+    system: str
+    layers: list[Finding] = field(default_factory=list)
+    tiers: list[Finding] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def tier(self) -> str:
+        """The tier that runs get here."""
+        return next((tier for tier in TIERS if any(one.works for one in self.tiers if one.name == tier)), "none")
+
+
+def examine() -> Report:
+    """Try everything; takes about a second."""
+    layers = [*_layers(), _bubblewrap()]
+    tiers = [finding for tier in TIERS for finding in _tier(tier)]
+    found = Report(f"{platform.system()} {platform.release()} {platform.machine()}", layers, tiers)
+    works = {one.name for one in layers if one.works}
+    found.advice.extend(advice(found.tier, works, surroundings()))
+    return found
+
+
+def text(report: Report) -> str:
+    """Return the report for people."""
+    lines = [f"Isolation: {report.tier}  ({report.system})", "", "Layers, each tried by itself:"]
+    lines += [_line(one) for one in report.layers]
+    lines += ["", "Tiers, each tried with a run that looks for a gap in every wall:"]
+    lines += [_line(one) for one in report.tiers]
+    if report.advice:
+        lines += ["", "What would help:", *(f"  - {one}" for one in report.advice)]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(report: Report) -> str:
+    """Return the report for programs."""
+    rows = {
+        name: [{"name": one.name, "works": one.works, "seen": one.seen} for one in found]
+        for name, found in (("layers", report.layers), ("tiers", report.tiers))
+    }
+    return json.dumps({"isolation": report.tier, "system": report.system, **rows, "advice": report.advice}) + "\n"
+
+
+def _line(one: Finding) -> str:
+    return f"  {'yes' if one.works else 'no ':3}  {one.name:20} {one.seen}"
+
+
+def _layers() -> list[Finding]:
+    if not sys.platform.startswith("linux"):
+        return []
+    layout = _layout.in_place()
+    done = subprocess.run(
+        [*layout.command, "probe"], env=layout.environment, capture_output=True, timeout=_TIMEOUT_S, check=False
+    )
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.decode(errors="replace").strip()
+        return [Finding("layers", False, said.splitlines()[-1] if said else f"the test ended with {done.returncode}")]
+    return [Finding(name, works, seen) for name, (works, seen) in found.items()]
+
+
+def _bubblewrap() -> Finding:
+    path = shutil.which("bwrap")
+    if not path:
+        return Finding("bubblewrap", False, "there is no bwrap on the PATH")
+    command = [path, "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "true"]
+    done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    if done.returncode == 0:
+        return Finding("bubblewrap", True, f"{path} started a process in a room")
+    said = done.stderr.decode(errors="replace").strip()
+    return Finding("bubblewrap", False, said.splitlines()[-1] if said else f"{path} ended with {done.returncode}")
+
+
+def _tier(tier: str) -> list[Finding]:
+    """Try the ways to a tier until one works."""
+    found = []
+    for recipe in recipes(tier):
+        try:
+            _zygotes.try_out(recipe)
+        except ZygoteFailed as error:
+            found.append(Finding(tier, False, f"{recipe.way}: {error}"))
+        else:
+            return [*found, Finding(tier, True, recipe.way)]
+    return found or [Finding(tier, False, "there is no way to it on this system")]

@@ -1,0 +1,97 @@
+"""Functions of the host that agents may call, and what agents are told about them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis_store import _plain
+from redis_store.errors import InvalidValue
+from sandbox._secrets import is_secret_name, without_secrets
+from sandbox.errors import InvalidType
+
+_MOST_TEXT = 16 * 1024
+_MOST_DEFAULT_BYTES = 1024
+
+Function = Callable[..., Any]
+
+
+def is_async(function: Function) -> bool:
+    """Whether calling the function gives something to await."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def check_tools(tools: object) -> dict[str, Function]:
+    """Return the tools that a caller passed, or say what is wrong with them."""
+    if tools is None:
+        return {}
+    if not isinstance(tools, Mapping):
+        raise InvalidType(f"tools must be a dict of callables, not {type(tools).__name__}.")
+    for name, tool in tools.items():
+        if not isinstance(name, str):
+            raise InvalidType(f"The name of a tool must be a str, not {type(name).__name__}: {name!r}.")
+        if not callable(tool):
+            raise InvalidType(f"The tool {name!r} is a {type(tool).__name__}, which cannot be called.")
+    return dict(tools)
+
+
+def describe_function(name: str, address: str, function: Function) -> dict[str, Any]:
+    """Return name, address, kind, signature and docstring, as JSON."""
+    doc = inspect.getdoc(function) if not isinstance(function, functools.partial) else inspect.getdoc(function.func)
+    return {
+        "name": name,
+        "address": address,
+        "async": is_async(function),
+        "doc": _text(doc or ""),
+        **_signature(function),
+    }
+
+
+def _signature(function: Function) -> dict[str, Any]:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return {"parameters": None, "returns": None}
+    return {
+        "parameters": [_parameter(parameter) for parameter in signature.parameters.values()],
+        "returns": _annotation(signature.return_annotation),
+    }
+
+
+def _parameter(parameter: inspect.Parameter) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": parameter.name,
+        "kind": int(parameter.kind),
+        "annotation": _annotation(parameter.annotation),
+    }
+    if parameter.default is not inspect.Parameter.empty:
+        described["default"] = _default(parameter)
+    return described
+
+
+def _default(parameter: inspect.Parameter) -> dict[str, Any]:
+    """Return a default that JSON can say; others, and what may be a secret, are the host's own business."""
+    value = parameter.default
+    hidden = is_secret_name(parameter.name) and isinstance(value, str)
+    try:
+        text = _plain.dump(value).decode()
+    except InvalidValue:
+        return {}
+    if hidden or len(text) > _MOST_DEFAULT_BYTES or without_secrets(text) != text:
+        return {}
+    return {"value": value}
+
+
+def _annotation(annotation: Any) -> str | None:
+    if annotation is inspect.Parameter.empty:
+        return None
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _text(text.replace("typing.", ""))
+
+
+def _text(text: str) -> str:
+    return text[:_MOST_TEXT].encode(errors="backslashreplace").decode()

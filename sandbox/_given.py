@@ -1,0 +1,177 @@
+"""What an agent is given beside its input, checked before anything is started; the same for all runs that share it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis_store import _plain
+from redis_store.errors import InvalidValue
+from sandbox import isolation as isolation_module
+from sandbox._functions import Function, check_tools, describe_function
+from sandbox._packages import Packages, find_packages
+from sandbox._sources import Source, read_agents
+from sandbox.errors import InvalidInput, InvalidType
+from sandbox.limits import Limits
+from sandbox.policy import Permissions
+
+RESERVED_GLOBALS = frozenset({"data_store", "agents", "gofannon_client", "run"})
+_OUR_MODULES = frozenset({"redis_store", "sandbox", "msgpack"})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Everything that runs may share."""
+
+    functions: dict[str, Function] = field(default_factory=dict)
+    """The functions of the host by their addresses: the name of a tool, ``global:name``, ``module:a.b:name``."""
+    agents: dict[str, Source] = field(default_factory=dict)
+    packages: Packages = field(default_factory=Packages)
+    permissions: Permissions | None = None
+    limits: Limits = field(default_factory=Limits)
+    isolation: str | None = None
+    """The tier of `sandbox.isolation` that was asked for; None for the best there is."""
+    described: bytes = b"{}"
+    """What the agent's process is told, as JSON."""
+
+
+def make_given(
+    tools: object = None,
+    agents: object = None,
+    globals: object = None,  # noqa: A002  # the name that callers use
+    modules: object = None,
+    env: object = None,
+    packages: object = None,
+    permissions: object = None,
+    limits: object = None,
+    isolation: object = None,
+) -> Given:
+    """Check what callers passed; every error here is theirs."""
+    functions: dict[str, Function] = {}
+    checked_tools = check_tools(tools)
+    sources = read_agents(agents)
+    found = find_packages(packages)
+    described = {
+        "tools": [_describe(name, name, tool, functions) for name, tool in checked_tools.items()],
+        "globals": _globals(globals, functions),
+        "modules": _modules(modules, functions),
+        "env": _env(env),
+        "agents": list(sources),
+    }
+    return Given(
+        functions,
+        sources,
+        found,
+        _permissions(permissions),
+        _limits(limits),
+        isolation_module.checked(isolation),
+        json.dumps(described).encode(),
+    )
+
+
+def _describe(name: str, address: str, function: Function, functions: dict[str, Function]) -> dict[str, Any]:
+    if address in functions:
+        raise InvalidInput(
+            f"{address!r} is the name of a tool, and that of something else that is given: rename the tool."
+        )
+    functions[address] = function
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"The name {name!r} has a lone surrogate, which cannot be sent.") from None
+    return describe_function(name, address, function)
+
+
+def _globals(given: object, functions: dict[str, Function]) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidType(f"globals must be a dict of names and values, not {type(given).__name__}.")
+    described = {}
+    for name, value in given.items():
+        _check_identifier(name, "global")
+        if name in RESERVED_GLOBALS:
+            raise InvalidInput(f"The global {name!r} cannot be given: the name is the sandbox's.")
+        described[name] = _thing(f"globals[{name!r}]", name, f"global:{name}", value, functions)
+    return described
+
+
+def _modules(given: object, functions: dict[str, Function]) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidType(f"modules must be a dict of names and their contents, not {type(given).__name__}.")
+    described: dict[str, Any] = {}
+    for module, content in given.items():
+        _check_module(module)
+        if not isinstance(content, Mapping):
+            raise InvalidType(
+                f"The module {module!r} must be a dict of names and values, not {type(content).__name__}."
+            )
+        described[module] = {}
+        for name, value in content.items():
+            _check_identifier(name, f"name in the module {module!r}")
+            where = f"modules[{module!r}][{name!r}]"
+            described[module][name] = _thing(where, name, f"module:{module}:{name}", value, functions)
+    return described
+
+
+def _thing(where: str, name: str, address: str, value: Any, functions: dict[str, Function]) -> dict[str, Any]:
+    """Return what stands for a value or a function."""
+    if callable(value):
+        return {"function": _describe(name, address, value, functions)}
+    try:
+        return {"value": _plain.to_plain(value)}
+    except InvalidValue as error:
+        raise InvalidType(f"{str(error).replace('value', where, 1)} Or give a function.") from None
+
+
+def _check_identifier(name: object, what: str) -> None:
+    if not isinstance(name, str):
+        raise InvalidType(f"The name of a {what} must be a str, not {type(name).__name__}: {name!r}.")
+    if not name.isidentifier() or (name.startswith("__") and name.endswith("__")):
+        raise InvalidInput(f"{name!r} cannot be the name of a {what}: it must be one that Python code can use.")
+
+
+def _check_module(name: object) -> None:
+    if not isinstance(name, str):
+        raise InvalidType(f"The name of a module must be a str, not {type(name).__name__}: {name!r}.")
+    top, *_ = parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise InvalidInput(f"{name!r} cannot be the name of a module: write it as in 'services.llm_service'.")
+    if top in sys.stdlib_module_names or top in _OUR_MODULES:
+        raise InvalidInput(f"The module {name!r} cannot be given: {top!r} is there already.")
+
+
+def _env(given: object) -> dict[str, str]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidType(f"env must be a dict of names and texts, not {type(given).__name__}.")
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidType(f"env must hold texts only, and {name!r} is a {type(value).__name__}.")
+        if not name or "=" in name or "\0" in name + value or _has_surrogate(name + value):
+            raise InvalidInput(f"The variable {name!r} cannot be put into an environment.")
+    return dict(given)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _permissions(given: object) -> Permissions | None:
+    if given is not None and not isinstance(given, Permissions):
+        raise InvalidType(f"permissions must be a sandbox.Permissions, not {type(given).__name__}.")
+    return given
+
+
+def _limits(given: object) -> Limits:
+    if given is None:
+        return Limits()
+    if not isinstance(given, Limits):
+        raise InvalidType(f"limits must be a sandbox.Limits, not {type(given).__name__}.")
+    return given

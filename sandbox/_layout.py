@@ -1,0 +1,138 @@
+"""What of the host's files an agent's process can see, and where: the interpreter, its library, and our modules."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+
+import redis_store
+from sandbox.child.boot import SHARED
+
+CHILD = Path(__file__).parent / "child"
+PACKAGES = {
+    "sandbox": Path(__file__).parent,
+    "redis_store": Path(redis_store.__file__).parent,
+    "msgpack": Path(msgpack.__file__).parent,
+}
+"""Our packages, in the order in which `boot.py` takes their folders."""
+
+_FLAGS = ("-I", "-S", "-B", "-u", "-X", "utf8")
+_PYTHON, _MODULES, _EXTRA = "/python", "/modules", "/packages"
+_SYSTEM = (
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+)
+ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+"""For the start of the interpreter; agents get another. One arena, because each reserves 64 MiB that a limit would count."""
+_INSTALLED = ("site-packages", "dist-packages", "python*/site-packages", "python*/dist-packages")
+_MOST_LIBRARIES = 100
+"""Shared libraries beside the interpreter that are shown one by one; where there are more, their whole folder is."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are for an agent's process."""
+
+    command: list[str]
+    """How to start `boot.py`; what to be follows."""
+    environment: dict[str, str]
+    read_only: list[str]
+    """What Landlock lets an agent read."""
+    binds: tuple[Pair, ...] = ()
+    """In a room: paths of the host, and where they are shown."""
+    links: tuple[Pair, ...] = ()
+    """In a room: symbolic links, their text first."""
+    hidden: tuple[str, ...] = ()
+    """In a room: folders to show empty."""
+
+    def folders(self) -> list[str]:
+        """In a room: the folders that hold what is shown, outer ones first."""
+        inside = (path for _, path in (*self.binds, *self.links))
+        return sorted({str(parent) for path in inside for parent in Path(path).parents} - {"/"})
+
+
+def in_place(packages: Sequence[str] = ()) -> Layout:
+    """Return the layout without a room: everything lies where the host has it."""
+    python = interpreter()
+    read_only = [_library(), *_SYSTEM, *map(str, _libraries(python)), *map(str, _our_files()), *packages]
+    return Layout(_command(str(python), map(str, PACKAGES.values())), dict(ENVIRONMENT), read_only)
+
+
+def in_a_room(packages: Sequence[str] = ()) -> Layout:
+    """Return the layout of a room, where the interpreter is `/python` and its home on the host does not show."""
+    python, library = interpreter(), Path(_library())
+    libraries = _libraries(python)
+    binds = [(str(python), f"{_PYTHON}/bin/{python.name}")]
+    binds += [(str(one), f"{_PYTHON}/lib/{one.name}" if one.is_file() else f"{_PYTHON}/lib") for one in libraries]
+    if library.parent not in libraries:
+        binds.append((str(library), f"{_PYTHON}/{library.parent.name}/{library.name}"))
+    links = [(os.readlink(path), path) for path in _SYSTEM if Path(path).is_symlink()]  # noqa: PTH115  # as it is written
+    binds += [(path, path) for path in _SYSTEM if Path(path).exists() and not Path(path).is_symlink()]
+    hidden = [
+        f"{inside}/{found.relative_to(source)}"
+        for source, inside in binds
+        for pattern in _INSTALLED
+        for found in Path(source).glob(pattern)
+    ]
+    binds += [(str(file), f"{_MODULES}/{_path_in_package(file)}") for file in _our_files()]
+    binds += [(path, package_in_a_room(path)) for path in packages]
+    return Layout(
+        command=_command(f"{_PYTHON}/bin/{python.name}", (f"{_MODULES}/{name}" for name in PACKAGES)),
+        environment=ENVIRONMENT | ({"LD_LIBRARY_PATH": f"{_PYTHON}/lib"} if libraries else {}),
+        read_only=[_PYTHON, _MODULES, _EXTRA, *_SYSTEM],
+        binds=tuple(binds),
+        links=tuple(links),
+        hidden=tuple(hidden),
+    )
+
+
+def package_in_a_room(path: str) -> str:
+    """Return where a further path of the host, a package's, is shown in a room."""
+    return f"{_EXTRA}/{Path(path).name}"
+
+
+def interpreter() -> Path:
+    """Return the file of the running Python itself, not a virtual environment's link to it."""
+    return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
+
+
+def _command(python: str, folders: Iterable[str]) -> list[str]:
+    names = list(folders)
+    return [python, *_FLAGS, f"{names[0]}/child/boot.py", *names]
+
+
+def _library() -> str:
+    return str(Path(os.__file__).resolve().parent)
+
+
+def _libraries(python: Path) -> list[Path]:
+    """Return the shared libraries that lie beside the interpreter: its own, and those of its modules."""
+    folder = python.parent.parent / "lib"
+    if folder == Path("/usr/lib"):
+        return []
+    found = [file for file in folder.glob("*.so*") if file.is_file()]
+    return found if len(found) <= _MOST_LIBRARIES else [folder]
+
+
+def _our_files() -> list[Path]:
+    """Return the files and folders that hold what `boot.SHARED` names."""
+    modules = [PACKAGES[package] / f"{name}.py" for package in ("redis_store", "sandbox") for name in SHARED[package]]
+    return [CHILD, *modules, PACKAGES["msgpack"]]
+
+
+def _path_in_package(file: Path) -> str:
+    package = next(name for name, folder in PACKAGES.items() if file.is_relative_to(folder))
+    return str(Path(package) / file.relative_to(PACKAGES[package]))

@@ -1,0 +1,157 @@
+"""Carries out an agent's calls of other agents: each in a process of its own, within what the whole tree may use."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from redis_store.errors import DataStoreError
+from sandbox import errors as sandbox_errors
+from sandbox._frames import FrameError, Part
+from sandbox._job import Job, new_run_id
+from sandbox._slots import Ticket
+from sandbox._stop import Stop
+from sandbox._timeline import Called, Who
+from sandbox._tool_host import describe, load_json
+from sandbox._tree import Tree
+from sandbox.errors import SandboxError, UnknownAgent
+
+logger = logging.getLogger("sandbox")
+
+_PATIENCE_S = 2.0
+"""How long to wait for nested runs that were told to end."""
+
+CarryOut = Callable[[Job, Tree, Stop], "bytes | SandboxError"]
+
+
+class NestedHost:
+    """The runs that one process has started by calling agents; they end with it."""
+
+    def __init__(self, tree: Tree, job: Job, post: Callable[[list[Part]], None], carry_out: CarryOut) -> None:
+        self._tree = tree
+        self._job = job
+        self._post = post
+        self._carry_out = carry_out
+        self._lock = threading.Lock()
+        self._numbers: set[int] = set()
+        self._tickets: dict[int, Ticket] = {}
+        self._running: dict[int, tuple[Stop, threading.Thread]] = {}
+        self._closed = False
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have not been answered yet."""
+        return len(self._numbers)
+
+    def call(self, number: int, name: str, input_text: bytes) -> None:
+        """Start a call, or let it wait for a place; its answer is posted when it is there."""
+        if number in self._numbers:
+            raise FrameError("a call of an agent under a number in use")
+        load_json(input_text, dict)
+        callers = (*self._job.callers, self._job.who.agent)
+        self._tree.spend_nested_run(callers)
+        source = self._tree.given.agents.get(name)
+        self._numbers.add(number)
+        if source is None:
+            self._answer(number, _unknown(name, list(self._tree.given.agents)))
+            return
+        job = Job(Who(source.name, new_run_id()), source, input_text, callers)
+        slots = self._tree.level(job.depth)
+        ticket = slots.enter(self._job.who.run, lambda: self._begin(number, job))
+        with self._lock:
+            if number in self._numbers:
+                self._tickets[number] = ticket
+
+    def close(self) -> None:
+        """End what is under way, and wait until it is gone."""
+        with self._lock:
+            self._closed = True
+            tickets, self._tickets = list(self._tickets.values()), {}
+            running = list(self._running.values())
+        for ticket in tickets:
+            ticket.withdraw()
+        for stop, _ in running:
+            stop.end(SandboxError("The agent that called this one has ended."))
+        deadline = time.monotonic() + _PATIENCE_S
+        for _, thread in running:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _begin(self, number: int, job: Job) -> None:
+        """Take a place that has come free; in the thread that freed it, so that a new one does the work."""
+        with self._lock:
+            if not self._closed:
+                stop = Stop()
+                thread = threading.Thread(
+                    target=self._work, args=(number, job, stop), name=f"sandbox-run-{job.who.run}", daemon=True
+                )
+                self._running[number] = stop, thread
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system gives no more threads
+                    del self._running[number]
+                    stop.close()
+                    failure: BaseException = error
+                else:
+                    return
+            else:
+                failure = SandboxError("The agent that called this one has ended.")
+        self._tree.level(job.depth).leave()
+        self._answer(number, failure)
+
+    def _work(self, number: int, job: Job, stop: Stop) -> None:
+        received, start = time.time(), time.perf_counter()
+        outcome: bytes | BaseException
+        try:
+            with closing(stop), self._tree.stopping(stop):
+                outcome = self._carry_out(job, self._tree, stop)
+        except (SandboxError, DataStoreError) as error:
+            outcome = error
+        except Exception as error:
+            logger.exception("a nested run failed")
+            outcome = error
+        finally:
+            self._tree.level(job.depth).leave()
+        failed = type(outcome).__name__ if isinstance(outcome, BaseException) else None
+        duration_ms = (time.perf_counter() - start) * 1000
+        self._tree.timeline.called.add(
+            Called(received, self._job.who, "agent", job.who.agent, duration_ms, failed, job.who.run)
+        )
+        self._answer(number, outcome)
+
+    def _answer(self, number: int, outcome: bytes | BaseException) -> None:
+        message: list[Part]
+        if isinstance(outcome, bytes):
+            message = ["answer", number, outcome]
+        elif isinstance(outcome, SandboxError):
+            message = ["agent_failed", number, *_error_parts(outcome)]
+        else:
+            message = ["failed", number, describe(outcome)]
+        with self._lock:
+            self._numbers.discard(number)
+            self._tickets.pop(number, None)
+            self._running.pop(number, None)
+            if not self._closed:
+                self._post(message)
+
+
+def _unknown(name: str, known: list[str]) -> UnknownAgent:
+    shown = name if len(name) <= 80 else name[:77] + "..."
+    there = ", ".join(map(repr, known)) if known else "none were given"
+    return UnknownAgent(f"There is no agent {shown!r}; there are: {there}.", name=shown, known=known)
+
+
+def _error_parts(error: SandboxError) -> list[Part]:
+    """Return an error as it crosses: its class, its message, its facts as JSON."""
+    known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in sandbox_errors.__all__)
+    facts = {name: fact for name, fact in error.__dict__.items() if _is_plain(fact)}
+    message = str(error).encode(errors="backslashreplace").decode()
+    return [known, message, json.dumps(facts).encode()]
+
+
+def _is_plain(fact: Any) -> bool:
+    return fact is None or isinstance(fact, (bool, int, float, str, list))

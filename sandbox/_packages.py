@@ -1,0 +1,139 @@
+"""Installed packages of the host's environment, as far as an agent may import them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path, PurePosixPath
+
+from sandbox._layout import package_in_a_room
+from sandbox.errors import InvalidInput, InvalidType
+
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?([^;]*)(?:;(.*))?", re.DOTALL)
+_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+_SUFFIXES = (".py", ".so", ".pyd")
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """What `packages=` comes to: names that may be imported with the folders they are in, and what must be readable."""
+
+    modules: dict[str, list[str]] = field(default_factory=dict)
+    """Top-level module or package, and its file or folder; several folders are a namespace package's."""
+    metadata: list[str] = field(default_factory=list)
+    """The folders ``*.dist-info``, for `importlib.metadata`."""
+    paths: list[str] = field(default_factory=list)
+    """Every file and folder of them all, for whoever builds the walls."""
+
+    def described(self, in_a_room: bool) -> bytes:
+        """What the agent's process is told, as JSON: where it finds them, which in a room is elsewhere."""
+        where = package_in_a_room if in_a_room else str
+        modules = {name: list(dict.fromkeys(map(where, paths))) for name, paths in self.modules.items()}
+        return json.dumps({"modules": modules, "metadata": list(map(where, self.metadata))}).encode()
+
+
+def find_packages(names: object) -> Packages:
+    """Return the installed packages of these names with what they depend on, as it is installed here."""
+    if names is None:
+        return Packages()
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise InvalidType(f"packages must be a list of names, not {type(names).__name__}: put a single one in a list.")
+    found: dict[str, Distribution] = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidType(f"The name of a package must be a str, not {type(name).__name__}: {name!r}.")
+        match = _REQUIREMENT.fullmatch(name)
+        if match is None or match.group(3).strip() or match.group(4):
+            raise InvalidInput(f"{name!r} is no name of a package: write it as in 'numpy' or 'httpx[http2]'.")
+        _collect(match.group(1), _extras(match.group(2)), found, wanted_by=None)
+    return _laid_out(found.values())
+
+
+def _collect(name: str, extras: frozenset[str], found: dict[str, Distribution], wanted_by: str | None) -> None:
+    """Add a distribution and those that it requires; one that is required but not installed is not needed here."""
+    key = f"{_normal(name)}[{','.join(sorted(extras))}]"
+    if key in found:
+        return
+    try:
+        known = distribution(name)
+    except (PackageNotFoundError, ValueError):
+        if wanted_by is not None:
+            return
+        raise InvalidInput(
+            f"The package {name!r} is not installed in the host's environment: pip install {name}, or take it out of"
+            " packages."
+        ) from None
+    found[key] = known
+    for requirement in known.requires or ():
+        match = _REQUIREMENT.fullmatch(requirement)
+        if match is None:
+            continue
+        wanted = {_normal(extra) for extra in _EXTRA.findall(match.group(4) or "")}
+        if not wanted or wanted & extras:
+            _collect(match.group(1), _extras(match.group(2)), found, wanted_by=name)
+
+
+def _laid_out(distributions: Iterable[Distribution]) -> Packages:
+    packages = Packages()
+    for known in distributions:
+        for top, place in _tops(known).items():
+            path = Path(place)
+            packages.paths.append(str(path))
+            if path.suffix == ".dist-info":
+                packages.metadata.append(str(path))
+            elif (module := _module_name(top)) is not None:
+                paths = packages.modules.setdefault(module, [])
+                if str(path) not in paths:
+                    paths.append(str(path))
+    packages.paths[:] = dict.fromkeys(packages.paths)
+    packages.metadata[:] = dict.fromkeys(packages.metadata)
+    return packages
+
+
+def _tops(known: Distribution) -> dict[str, str]:
+    """Return what a distribution has put into its folder, by name; an editable one is asked where its code is."""
+    files = [PurePosixPath(str(file)) for file in known.files or ()]
+    tops = {
+        file.parts[0]: str(known.locate_file(file.parts[0]))
+        for file in files
+        if file.parts[0] not in ("..", "__pycache__") and not file.name.endswith(".pth")
+    }
+    if any(_module_name(top) is not None for top in tops if not top.startswith("__editable__")):
+        return tops
+    editable = {top: place for top, place in tops.items() if top.endswith(".dist-info")}
+    for name in _top_level_names(known):
+        spec = importlib.util.find_spec(name)
+        for place in _places(spec):
+            editable[Path(place).name] = place
+    return editable
+
+
+def _places(spec: ModuleSpec | None) -> list[str]:
+    """Return the folders of a package, or the file of a module."""
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))
+
+
+def _top_level_names(known: Distribution) -> list[str]:
+    listed = (known.read_text("top_level.txt") or "").split()
+    return listed or [_normal(known.metadata["Name"]).replace("-", "_")]
+
+
+def _module_name(top: str) -> str | None:
+    """Return the name under which an entry of a folder of packages is imported, None for what is none."""
+    name = top.partition(".")[0] if top.endswith(_SUFFIXES) else top
+    return name if name.isidentifier() and not name.startswith("__editable__") else None
+
+
+def _extras(text: str | None) -> frozenset[str]:
+    return frozenset(_normal(extra) for extra in (text or "").split(",") if extra.strip())
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -1,0 +1,77 @@
+"""The beginning of a value for people to look at, with secrets masked."""
+
+from __future__ import annotations
+
+import re
+
+from sandbox._secrets import MASK, is_secret_name, without_secrets
+
+PREVIEW_CHARACTERS = 200
+
+PREVIEW_SOURCE_BYTES = 512
+"""So much of a text is looked at; a value that is cut off here is masked by what is there of it."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}:,]|\s+|[^\s\[\]{}:,"]+', re.DOTALL)
+
+
+class Hidden:
+    """The beginning of a value as it was stored: never shown but masked, and masked only when somebody looks."""
+
+    __slots__ = ("_cut", "_key", "_start")
+
+    def __init__(self, text: bytes, key: str | None) -> None:
+        self._start = text[:PREVIEW_SOURCE_BYTES]
+        self._cut = len(text) > PREVIEW_SOURCE_BYTES
+        self._key = key
+
+    def preview(self) -> str:
+        """Return what may be shown."""
+        return preview(self._start + b" " if self._cut else self._start, self._key)
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+def preview(text: bytes, key: str | None = None) -> str:
+    """Return the first 200 characters of a JSON text; strings under a name such as ``password`` are masked, at any depth."""
+    source = text[:PREVIEW_SOURCE_BYTES].decode(errors="ignore")
+    tokens = _TOKEN.findall(source)
+    shown = "".join(_masked(tokens, everything=key is not None and is_secret_name(key)))
+    if len(shown) <= PREVIEW_CHARACTERS and len(text) <= PREVIEW_SOURCE_BYTES:
+        return shown
+    return shown[: PREVIEW_CHARACTERS - 1] + "…"
+
+
+def _masked(tokens: list[str], everything: bool) -> list[str]:
+    """Return the tokens of a JSON text with the strings masked that belong to a secret name."""
+    shown: list[str] = []
+    depth = 0
+    hidden_above = -1 if everything else None
+    is_secret = False
+    for place, token in enumerate(tokens):
+        if token.startswith('"'):
+            if _is_key(tokens, place):
+                is_secret = is_secret_name(token.strip('"'))
+                token = without_secrets(token)
+            else:
+                token = f'"{MASK}"' if is_secret or hidden_above is not None else without_secrets(token)
+                is_secret = False
+        elif token in "{[":
+            if is_secret and hidden_above is None:
+                hidden_above = depth
+            depth, is_secret = depth + 1, False
+        elif token in "}]":
+            depth -= 1
+            if depth == hidden_above:
+                hidden_above = None
+        elif token == ",":
+            is_secret = False
+        shown.append(token)
+    return shown
+
+
+def _is_key(tokens: list[str], place: int) -> bool:
+    following = place + 1
+    if following < len(tokens) and tokens[following].isspace():
+        following += 1
+    return following < len(tokens) and tokens[following] == ":"

@@ -1,0 +1,83 @@
+"""One run with all that is nested in it, from the call to the result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import TypeAlias
+
+import redis_store
+from redis_store.errors import DataStoreError, StoredDataError
+from sandbox import _telemetry
+from sandbox._endings import Returned
+from sandbox._given import Given
+from sandbox._job import Task
+from sandbox._life import carry_out
+from sandbox._stop import Stop
+from sandbox._timeline import moment
+from sandbox._tree import Tree
+from sandbox.errors import SandboxError, StartFailed
+from sandbox.hints import Store, find_hints
+from sandbox.result import Hint, Operation, RunResult
+
+Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
+
+
+def execute(
+    task: Task,
+    given: Given,
+    store: redis_store.DataStore,
+    loop: Loop,
+    context: contextvars.Context,
+    attach: Callable[[Tree], None],
+) -> RunResult:
+    """Carry a run out in this thread. `attach` is told what to end the run with."""
+    started, start = time.time(), time.monotonic()
+    tree = Tree(task, given, store, loop, context)
+    attach(tree)
+    _check_reachable(tree)
+    span = _telemetry.begin(task.job.who, context)
+    outcome: Returned | SandboxError | None = None
+    try:
+        with closing(Stop()) as stop, tree.stopping(stop):
+            outcome = carry_out(task.job, tree, stop)
+    finally:
+        if span is not None:
+            span.end(tree.timeline, outcome if isinstance(outcome, SandboxError) else None)
+    if isinstance(outcome, StartFailed):
+        raise outcome
+    duration = time.monotonic() - start
+    operations = tree.timeline.operations()
+    return RunResult(
+        output=outcome.output if isinstance(outcome, Returned) else None,
+        error=outcome if isinstance(outcome, SandboxError) else None,
+        stdout=tree.transcript.text,
+        operations=operations,
+        duration=duration,
+        isolation=tree.isolation,
+        run=task.job.who.run,
+        agent=task.job.who.agent,
+        started=moment(started),
+        calls=tree.timeline.calls(),
+        hints=_hints(tree, operations),
+        operations_left_out=tree.timeline.done.left_out,
+    )
+
+
+def _check_reachable(tree: Tree) -> None:
+    """Raise an error of the store's where the server cannot be used, before the agent runs into it."""
+    with tree.open_unrestricted() as store, suppress(StoredDataError):  # what lies there is the agent's to find out
+        len(store)
+
+
+def _hints(tree: Tree, operations: list[Operation]) -> list[Hint]:
+    def open_store() -> Store:
+        return tree.open_for_questions()
+
+    try:
+        return find_hints(operations, tree.given.limits, open_store)
+    except DataStoreError:  # a run is over, and its result is worth more than advice
+        return []

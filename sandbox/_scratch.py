@@ -1,0 +1,71 @@
+"""A run's folder on disk, where it has none in memory: how full it is, and its end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+
+
+def folder_bytes(folder: str, enough: int) -> int:
+    """Return the space that a folder takes, or something over `enough` as soon as that is certain.
+
+    What cannot be looked into, because it is too deep or made unreadable, counts as too much.
+    """
+    total, waiting = 0, [folder]
+    try:
+        while waiting and total <= enough:
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512 + 256
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                    if total > enough:
+                        break
+    except OSError:
+        return enough + 1
+    return total
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder and all in it, whatever the agent did to it: no path is too long and no folder too deep.
+
+    Folders that lie in others are moved to the top before they are emptied.
+    """
+    prefix = f".{secrets.token_hex(8)}-"  # not to be guessed, so that no name is taken
+    with suppress(FileNotFoundError):
+        names = (f"{prefix}{number}" for number in itertools.count())
+        top = _open(folder, None)
+        try:
+            _empty(top, top, names)
+            while folders := [name for name in os.listdir(top) if name.startswith(prefix)]:  # noqa: PTH208
+                for name in folders:
+                    inner = _open(name, top)
+                    try:
+                        _empty(inner, top, names)
+                    finally:
+                        os.close(inner)
+                    os.rmdir(name, dir_fd=top)
+        finally:
+            os.close(top)
+        os.rmdir(folder)  # noqa: PTH106
+
+
+def _open(name: str, parent: int | None) -> int:
+    with suppress(PermissionError):
+        os.chmod(name, 0o700, dir_fd=parent)  # the agent may have made it unreadable
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _empty(folder: int, top: int, names: Iterator[str]) -> None:
+    """Delete what is no folder, and move what is one to the top, under the next name that is free."""
+    for entry in os.listdir(folder):
+        if not stat.S_ISDIR(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(entry, dir_fd=folder)
+        else:
+            os.chmod(entry, 0o700, dir_fd=folder)  # moving a folder writes to it
+            os.rename(entry, next(names), src_dir_fd=folder, dst_dir_fd=top)

@@ -1,0 +1,121 @@
+"""Where agents come from: a text, a file, a dict of either, a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from redis_store._keys import MAX_AGENT_BYTES, encode_name
+from redis_store.errors import DataStoreError
+from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
+
+DEFAULT_AGENT = "agent"
+
+SourceOrPath: TypeAlias = "str | os.PathLike[str]"
+Agents: TypeAlias = "Mapping[str, SourceOrPath] | SourceOrPath"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An agent's source, and what to call it."""
+
+    name: str
+    module: str
+    filename: str
+    text: bytes
+
+
+def read_source(source_or_path: object, name: str | None = None) -> Source:
+    """Return an agent from its source (a text with a line break or a ``def``) or from its file."""
+    text, path = _read(source_or_path)
+    if path is None:
+        called = name or DEFAULT_AGENT
+        return Source(called, DEFAULT_AGENT if name is None else _identifier(called), f"<{called}>", text)
+    stem = _clean(path.stem)
+    return Source(name or stem, stem, _clean(str(path.absolute())), text)
+
+
+def read_agents(agents: object) -> dict[str, Source]:
+    """Return the agents that a run may call, read once: from a dict by their names, or from a folder by those of the files."""
+    if agents is None:
+        return {}
+    if isinstance(agents, (str, os.PathLike)):
+        return _read_folder(Path(agents))
+    if not isinstance(agents, Mapping):
+        raise InvalidType(
+            f"agents must be a dict of names and sources or paths, or a folder, not {type(agents).__name__}."
+        )
+    return {_checked_name(name): _named_source(name, source) for name, source in agents.items()}
+
+
+def _named_source(name: str, source: object) -> Source:
+    try:
+        return read_source(source, name)
+    except InvalidInput as error:
+        raise type(error)(f"The agent {name!r}: {error}", **error.__dict__) from None
+
+
+def _read_folder(folder: Path) -> dict[str, Source]:
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".py" and path.is_file())
+    except FileNotFoundError:
+        raise AgentNotFound(f"There is no folder of agents at {str(folder)!r}.", path=str(folder)) from None
+    except NotADirectoryError:
+        raise InvalidInput(
+            f"{str(folder)!r} is no folder: pass a folder of agents, or a dict of names and paths."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"The folder of agents {str(folder)!r} cannot be read: {_reason(error)}.") from None
+    found = [read_source(path) for path in paths if not path.name.startswith(("_", "."))]
+    if not found:
+        raise InvalidInput(f"The folder of agents {str(folder)!r} holds none: an agent is a file such as search.py.")
+    return {source.name: source for source in found}
+
+
+def _checked_name(name: object) -> str:
+    try:
+        encode_name(name, "name of an agent", MAX_AGENT_BYTES)
+    except DataStoreError as error:
+        kind = InvalidType if isinstance(error, TypeError) else InvalidInput
+        raise kind(str(error)) from None
+    return str(name)
+
+
+def _read(source_or_path: object) -> tuple[bytes, Path | None]:
+    """Return an agent's source and, where it came from a file, the path."""
+    if isinstance(source_or_path, str):
+        has_def = "def " in source_or_path and not os.path.isfile(source_or_path)  # noqa: PTH113  # never raises
+        if "\n" in source_or_path or has_def:
+            return source_or_path.encode(errors="surrogatepass"), None
+        if not source_or_path.strip():
+            raise InvalidInput("The agent is an empty text: pass its source, or the path of its file.")
+    elif not isinstance(source_or_path, os.PathLike):
+        raise InvalidType(f"An agent must be its source or the path of its file, not {type(source_or_path).__name__}.")
+    path = Path(source_or_path)
+    try:
+        return path.read_bytes(), path
+    except (FileNotFoundError, NotADirectoryError):
+        raise AgentNotFound(
+            f"There is no agent's file at {str(path)!r} (a source would have a line break).", path=str(path)
+        ) from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{str(path)!r} is a folder: pass the path of the agent's file.") from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"The agent's file {str(path)!r} cannot be read: {_reason(error)}.") from None
+
+
+def _reason(error: OSError | ValueError) -> object:
+    return error.strerror if isinstance(error, OSError) and error.strerror else error
+
+
+def _clean(name: str) -> str:
+    """Return a file's name as text that can be sent, also where it is not UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _identifier(name: str) -> str:
+    """Return a name for the module of an agent that is no file."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name) or DEFAULT_AGENT

@@ -1,0 +1,174 @@
+"""A zygote, as the host sees it: a process that is started once and gives a fresh child for each run."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from contextlib import suppress
+from typing import Any
+
+from sandbox._born_child import BornChild, receive
+from sandbox._recipes import Recipe
+from sandbox._scratch import remove_folder
+from sandbox.limits import Limits
+
+_START_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 5.0
+_SCRATCH_IN_A_ROOM = "/tmp"
+
+
+class ZygoteFailed(Exception):
+    """A zygote could not be started, or its children do not come to be; the message says what the system refused."""
+
+
+class ZygoteGone(Exception):
+    """The zygote takes no more requests: nobody had asked for long, or it has had its number of children."""
+
+
+class Zygote:
+    """One zygote. Any thread may ask it for children; it ends when it is superseded and the last of them is gone."""
+
+    def __init__(self, recipe: Recipe, packages: tuple[str, ...] = (), **settings: Any) -> None:
+        self.recipe = recipe
+        self._lock = threading.Lock()
+        self._children = 0
+        self._superseded = False
+        self.is_closed = False
+        self._pidfd: int | None = None
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors, write = os.pipe()
+        try:
+            with theirs:
+                command, environment = recipe.command(theirs.fileno(), packages, settings)
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=write,
+                    pass_fds=(theirs.fileno(),),
+                    cwd="/",
+                    env=environment,
+                    start_new_session=True,
+                )
+        except BaseException as error:
+            os.close(errors)
+            self._socket.close()
+            if isinstance(error, (OSError, ValueError)):
+                raise ZygoteFailed(str(error)) from None
+            raise
+        finally:
+            os.close(write)
+        try:
+            self._wait_until_ready(errors)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(errors)
+
+    @property
+    def process_id(self) -> int:
+        """Of the process that the host has started, which is bubblewrap's or the zygote itself."""
+        return self._process.pid
+
+    def bear(self, limits: Limits, trial: bool = False) -> BornChild:
+        """Return a new child, which may still be on its way; raises `ZygoteGone`."""
+        with self._lock:
+            if self._superseded:
+                raise ZygoteGone
+            self._children += 1
+        folder = None
+        try:
+            if not self.recipe.in_a_room:
+                folder = tempfile.mkdtemp(prefix="sandbox-")
+                if self.recipe.folder_of != os.geteuid():
+                    os.chown(folder, self.recipe.folder_of or 0, -1)
+            request = {"limits": limits.for_the_kernel(), "scratch": folder or _SCRATCH_IN_A_ROOM, "trial": trial}
+            return self._ask(request, folder)
+        except BaseException as error:
+            if folder:
+                remove_folder(folder)
+            self._release()
+            if isinstance(error, ConnectionError):
+                raise ZygoteGone from None
+            raise
+
+    def supersede(self) -> None:
+        """Take no more requests, and end with the last child."""
+        with self._lock:
+            self._superseded = True
+            close = self._children == 0
+        if close:
+            self.close()
+
+    def close(self) -> None:
+        """End the zygote and what it started."""
+        self.is_closed = True
+        self._socket.close()
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it never runs an agent's code; only the system can have stopped it
+            if self._pidfd is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._process.kill()
+            self._process.wait()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def forget(self) -> None:
+        """In a forked copy of the host: give up the descriptors, by whose end the zygote knows that the host has gone."""
+        self._socket.close()
+        self._process.returncode = 0  # it is no child of this process
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _ask(self, request: dict[str, Any], folder: str | None) -> BornChild:
+        pairs = [socket.socketpair() for _ in range(3)]
+        birth, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours = [pair[0] for pair in pairs]
+        given = [pair[1] for pair in pairs] + [theirs]
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [one.fileno() for one in given])
+        except BaseException as error:
+            for sock in (*ours, birth):
+                sock.close()
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+                raise ConnectionError(str(error)) from None  # a closed socket: superseded at this moment
+            raise
+        finally:
+            for sock in given:
+                sock.close()
+        return BornChild(self.recipe, ours, birth, folder, self._release)
+
+    def _release(self) -> None:
+        """A child is gone."""
+        with self._lock:
+            self._children -= 1
+            close = self._superseded and self._children == 0
+        if close:
+            self.close()
+
+    def _wait_until_ready(self, errors: int) -> None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        if not poller.poll(_START_TIMEOUT_S * 1000):
+            raise ZygoteFailed(f"it was not ready within {_START_TIMEOUT_S:g} seconds")
+        message, self._pidfd = receive(self._socket)
+        if not message.get("ready"):
+            said = os.read(errors, 64 * 1024).decode(errors="replace").strip() if _is_readable(errors) else ""
+            raise ZygoteFailed(said.splitlines()[-1] if said else "it ended without a word")
+
+
+def _is_readable(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(1000))

@@ -1,0 +1,112 @@
+"""The zygotes of this process: one a kind, started when the first run needs it, shared by all runs, gone at exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+from sandbox import _born_child
+from sandbox._born_child import BornChild
+from sandbox._recipes import Recipe
+from sandbox._zygote import Zygote, ZygoteFailed, ZygoteGone
+from sandbox.errors import StartFailed
+from sandbox.limits import Limits
+
+_TRIAL_TIMEOUT_S = 20.0
+_ATTEMPTS = 5
+
+_lock = threading.Lock()
+_zygotes: dict[tuple[str, str, tuple[str, ...]], Zygote] = {}
+_superseded: list[Zygote] = []
+
+
+def bear(recipe: Recipe, packages: tuple[str, ...], limits: Limits) -> BornChild:
+    """Return a child of the zygote of a kind, of a new one where there is none or the old one has retired."""
+    for _ in range(_ATTEMPTS):
+        try:
+            zygote = _zygote_of(recipe, packages)
+        except ZygoteFailed as error:
+            raise StartFailed(f"The process that starts agents ({recipe.tier}) failed: {error}", output="") from None
+        try:
+            return zygote.bear(limits)
+        except ZygoteGone:
+            _replace(recipe, packages, zygote)
+    raise StartFailed(f"The process that starts agents ({recipe.tier}) ended {_ATTEMPTS} times in a row.", output="")
+
+
+def try_out(recipe: Recipe) -> None:
+    """Start the zygote of a kind and have a run find out whether every wall stands; raises `ZygoteFailed`."""
+    zygote = _zygote_of(recipe, ())
+    try:
+        trial(zygote)
+    except ZygoteFailed:
+        _replace(recipe, (), zygote)
+        raise
+
+
+def trial(zygote: Zygote) -> None:
+    """Have a run without an agent, which ends when every wall stands; raises `ZygoteFailed` where one does not."""
+    said = b""
+    try:
+        with zygote.bear(Limits(), trial=True) as child:
+            child.output.settimeout(_TRIAL_TIMEOUT_S)
+            assert child.pidfd is not None
+            while data := child.output.recv(4096):
+                said += data
+    except ZygoteGone:
+        raise ZygoteFailed("it ended before the first run") from None
+    except (StartFailed, OSError) as error:
+        raise ZygoteFailed(str(error)) from None
+    if said != b"ok":
+        raise ZygoteFailed(said.decode(errors="replace") or "the trial run ended without a word")
+
+
+def process_ids() -> set[str]:
+    """Return the ids of the zygotes' processes, as far as they are children of this one."""
+    with _lock:
+        return {str(one.process_id) for one in (*_zygotes.values(), *_superseded) if not one.is_closed}
+
+
+def close_all() -> None:
+    """End the zygotes; the next run starts another."""
+    with _lock:
+        zygotes = [*_zygotes.values(), *_superseded]
+        _zygotes.clear()
+        _superseded.clear()
+    for zygote in zygotes:
+        zygote.close()
+
+
+def _zygote_of(recipe: Recipe, packages: tuple[str, ...]) -> Zygote:
+    with _lock:
+        key = (recipe.tier, recipe.way, packages)
+        zygote = _zygotes.get(key)
+        if zygote is None:
+            zygote = _zygotes[key] = Zygote(recipe, packages)
+        return zygote
+
+
+def _replace(recipe: Recipe, packages: tuple[str, ...], zygote: Zygote) -> None:
+    with _lock:
+        key = (recipe.tier, recipe.way, packages)
+        if _zygotes.get(key) is zygote:
+            del _zygotes[key]
+            _superseded[:] = [one for one in _superseded if not one.is_closed] + [zygote]
+    zygote.supersede()
+
+
+atexit.register(close_all)
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for zygote in (*_zygotes.values(), *_superseded):
+        zygote.forget()
+    _zygotes.clear()
+    _superseded.clear()
+    _born_child.forget_all()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

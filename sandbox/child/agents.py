@@ -1,0 +1,81 @@
+"""The other agents, as an agent calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from redis_store import _plain
+from sandbox import errors
+from sandbox.child.functions import Calls, dump
+from sandbox.errors import AgentRaised, InvalidType, SandboxError
+
+
+class Agents:
+    """Runs other agents that the host has given: ``await agents.call(name, input_dict)``.
+
+    Each call runs in a process of its own, for the same user, and takes from this run's limits. Iterating gives the names.
+    """
+
+    def __init__(self, calls: Calls, names: list[str]) -> None:
+        self._calls = calls
+        self._names = names
+
+    async def call(self, agent_name: str, input_dict: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run an agent and return what it returns; what it raises is raised here, and is of its builtin class too."""
+        if not isinstance(agent_name, str):
+            raise InvalidType(f"The name of an agent must be a str, not {type(agent_name).__name__}.")
+        given = {} if input_dict is None else input_dict
+        if not isinstance(given, dict):
+            raise InvalidType(f"input_dict must be a dict, not {type(given).__name__}.")
+        name = agent_name.encode(errors="backslashreplace").decode()
+        future = self._calls.start("agent", name, dump(given, "input_dict"))
+        text: bytes = await asyncio.wrap_future(future)
+        return _plain.load(text)  # type: ignore[no-any-return]  # the host has looked that it is an object
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __repr__(self) -> str:
+        return f"<agents: {', '.join(self._names) or 'none were given'}>"
+
+
+def failure(kind: str, message: str, facts: bytes) -> Exception:
+    """Return the exception for an agent that failed, as the host tells it."""
+    known = json.loads(facts)
+    if kind == AgentRaised.__name__:
+        return _raised(message, known)
+    found = getattr(errors, kind, SandboxError) if kind in errors.__all__ else SandboxError
+    error: Exception = found(message, **known)
+    return error
+
+
+def _raised(message: str, facts: dict[str, Any]) -> Exception:
+    """Return an `AgentRaised` that is also of the builtin class that was raised, so that ``except ValueError`` catches it."""
+    error = _of_both_kinds(message, facts)
+    error.add_note(f"The agent {facts['agent']!r} said:\n{facts['traceback'].rstrip()}")
+    return error
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0])
+
+
+def _of_both_kinds(message: str, facts: dict[str, Any]) -> AgentRaised:
+    builtin = getattr(builtins, facts["type_name"], None)
+    if isinstance(builtin, type) and issubclass(builtin, Exception):
+        try:
+            mixed = type(facts["type_name"], (AgentRaised, builtin), {"__str__": _text, "__module__": "builtins"})
+            return mixed(message, **facts)  # type: ignore[no-any-return]
+        except (TypeError, AttributeError):  # a class that wants arguments of its own
+            pass
+    return AgentRaised(message, **facts)

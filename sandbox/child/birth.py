@@ -1,0 +1,128 @@
+"""What happens between a zygote's fork and the agent: new namespaces, another fork, waiting for a run, walls.
+
+A child is made before there is a run for it, because namespaces take longer than anything else. It waits on a socket of its
+own to the zygote; with the run come four descriptors: data, control, output, birth. Over *birth*, which the agent never
+holds, the host gets a pidfd of the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from sandbox.child import kernel, namespaces, rlimits, start, walls
+
+DESCRIPTORS = 4
+MOST_REQUEST_BYTES = 64 * 1024
+_FAILED = 70
+
+
+def be_born(
+    waiting: socket.socket,
+    built: walls.Walls,
+    scratch_bytes: int,
+    adopt: Adoption,
+    folders: dict[str, str],
+) -> NoReturn:
+    """In a fork of the zygote: become the agent's process, or the one between, which ends. `adopt` hears of its child."""
+    zygote = os.getppid()
+    birth = -1
+    try:
+        _close_others({waiting.fileno(), adopt.fileno(), *built.read_only, *built.read_write})
+        if built.in_a_room:
+            namespaces.enter(scratch_bytes)
+            pid = os.fork()
+            if pid:
+                adopt.tell(pid)
+                os._exit(0)
+        else:
+            _die_with(zygote)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        message, descriptors, _, _ = socket.recv_fds(waiting, MOST_REQUEST_BYTES, DESCRIPTORS)
+        if not message:
+            os._exit(0)
+        *channels, birth = descriptors
+        _become_agent(json.loads(message), channels, birth, built, folders)
+    except BaseException as error:
+        _report(error, waiting, birth)
+    os._exit(_FAILED)
+
+
+class Adoption:
+    """Where a process in the middle says whose child the zygote is about to adopt."""
+
+    _FORMAT = struct.Struct("=II")
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.number = 0
+        """Of the child that is being made; a fork keeps the one of its time."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that the process in the middle needs."""
+        return self._write
+
+    def tell(self, pid: int) -> None:
+        """Say which process the child is."""
+        os.write(self._write, self._FORMAT.pack(self.number, pid))
+
+    def heard(self) -> Iterator[tuple[int, int]]:
+        """Give number and process of those that have been told."""
+        with suppress(BlockingIOError):
+            while True:
+                yield self._FORMAT.unpack(os.read(self._read, self._FORMAT.size))
+
+
+def say(birth: int, *descriptors: int, **what: Any) -> None:
+    """Tell the host something about one run; it may have gone."""
+    with suppress(OSError), socket.socket(fileno=os.dup(birth)) as sock:
+        socket.send_fds(sock, [json.dumps(what).encode()], descriptors)
+
+
+def _become_agent(
+    request: dict[str, Any], channels: list[int], birth: int, built: walls.Walls, folders: dict[str, str]
+) -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    say(birth, pidfd, born=True)
+    rlimits.place(*channels)
+    scratch = request["scratch"]
+    os.environ.update(HOME=scratch, TMPDIR=scratch)
+    os.chdir(scratch)
+    walls.put_up(built, request["limits"], scratch)
+    if request["trial"]:
+        os.write(1, b"ok")
+        os._exit(0)
+    start.main(rlimits.DATA, rlimits.CONTROL, folders)
+
+
+def _report(error: BaseException, waiting: socket.socket, birth: int) -> None:
+    """Say why there is no agent: to the zygote before there was a run, else as the agent's output, which the host reads."""
+    reason = str(error) if isinstance(error, (OSError, walls.WallMissing)) else repr(error)
+    with suppress(OSError):
+        if birth < 0:
+            waiting.send(reason.encode())
+        else:
+            os.write(2, reason.encode())
+
+
+def _close_others(kept: set[int]) -> None:
+    """Close what belongs to the zygote and to other runs; whose end somebody waits for must not live on here."""
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, rlimits.MOST_DESCRIPTORS)
+
+
+def _die_with(parent: int) -> None:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        os._exit(_FAILED)

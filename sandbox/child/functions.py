@@ -1,0 +1,135 @@
+"""Stand-ins for functions of the host: they look like those, and a call goes to the host."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any
+
+from redis_store import _plain
+from redis_store.errors import InvalidValue
+from sandbox._frames import Part
+from sandbox.child.channels import ControlChannel
+from sandbox.errors import ToolError
+
+_KINDS = list(inspect._ParameterKind)
+_BUILTIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "bytes": bytes}
+
+
+class Calls:
+    """Calls under way: each has a number, under which its answer comes back."""
+
+    def __init__(self, control: ControlChannel, max_bytes: int) -> None:
+        self._control = control
+        self._max_bytes = max_bytes
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Future[bytes]] = {}
+        self.failure: Callable[[str, str, bytes], Exception] | None = None
+        """Makes the exception for an agent that failed; set by whoever calls agents."""
+
+    def answered(self, message: list[Any]) -> None:
+        """Take an answer: ``["answer", id, JSON]``, ``["failed", id, text]``, ``["agent_failed", id, class, text, facts]``."""
+        kind, number, *content = message
+        future = self._waiting.pop(number, None)
+        if future is None:
+            return
+        with suppress(InvalidStateError):  # the agent gave up waiting
+            if kind == "answer":
+                future.set_result(content[0])
+            elif kind == "agent_failed" and self.failure is not None:
+                future.set_exception(self.failure(*content))
+            else:
+                future.set_exception(ToolError(content[0]))
+
+    def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
+        """Send a call and return what its answer will come in."""
+        size = sum(map(len, texts))
+        if size > self._max_bytes:
+            raise ToolError(
+                f"the arguments of {what.rpartition(':')[2]!r} take {size:,} bytes as JSON, and at most"
+                f" {self._max_bytes:,} are allowed (Limits.result_bytes)"
+            )
+        number = next(self._numbers)
+        future = self._waiting[number] = Future()
+        message: list[Part] = [kind, number, what, *texts]
+        try:
+            self._control.send(*message)
+        except OSError:
+            raise ToolError("the channel to the host is broken (a fork of the agent's process has none)") from None
+        return future
+
+    def function(self, described: dict[str, Any]) -> Callable[..., Any]:
+        """Return the stand-in for a function that the host has described."""
+        address = described["address"]
+
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            return _plain.load(self._call(address, args, kwargs).result())
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            answer: bytes = await asyncio.wrap_future(self._call(address, args, kwargs))
+            return _plain.load(answer)
+
+        return _dressed(awaited if described["async"] else plain, described)
+
+    def _call(self, address: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[bytes]:
+        return self.start("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
+
+
+def dump(value: Any, name: str) -> bytes:
+    """Return the JSON text of a value; a refusal's path begins with `name`."""
+    try:
+        return _plain.dump(value)
+    except InvalidValue as error:
+        raise renamed(error, name) from None
+
+
+def renamed(error: InvalidValue, name: str) -> InvalidValue:
+    """Return the error with its path beginning at `name` instead of "value"."""
+    message, path = (text.replace("value", name, 1) for text in (str(error), error.path))
+    return InvalidValue(message, path=path)
+
+
+class _Shown:
+    """Stands for something of the host's, and shows as it does there."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _dressed(function: Callable[..., Any], described: dict[str, Any]) -> Callable[..., Any]:
+    """Give a stand-in the name, the docstring and the signature of the function itself."""
+    function.__name__ = function.__qualname__ = described["name"]
+    function.__module__ = "host"
+    function.__doc__ = described["doc"] or None
+    if described["parameters"] is not None:
+        with suppress(ValueError):  # such as a name that is none, from a signature made by hand
+            function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+                [_parameter(one) for one in described["parameters"]],
+                return_annotation=_annotation(described["returns"]),
+            )
+    return function
+
+
+def _parameter(described: dict[str, Any]) -> inspect.Parameter:
+    default: Any = inspect.Parameter.empty
+    if "default" in described:
+        default = described["default"].get("value", _Shown("..."))
+    return inspect.Parameter(
+        described["name"],
+        _KINDS[described["kind"]],
+        default=default,
+        annotation=_annotation(described["annotation"]),
+    )
+
+
+def _annotation(text: str | None) -> Any:
+    if text is None:
+        return inspect.Parameter.empty
+    return None if text == "None" else _BUILTIN.get(text) or _Shown(text)

@@ -1,0 +1,98 @@
+"""Puts in place what the host has given to an agent beside its input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sandbox.child.agents import Agents
+from sandbox.child.functions import Calls
+from sandbox.child.tools import Tools
+
+Function = Callable[[dict[str, Any]], Callable[..., Any]]
+
+
+def tools_of(given: dict[str, Any], calls: Calls) -> Tools:
+    """Return the agent's tools."""
+    return Tools((one["name"], calls.function(one)) for one in given["tools"])
+
+
+def put_in_place(given: dict[str, Any], packages: dict[str, Any], calls: Calls, agents: Agents) -> dict[str, Any]:
+    """Make environment, packages and modules what they should be, and return the agent's globals."""
+    os.environ.update(given["env"])
+    if packages["modules"]:
+        sys.meta_path.append(PackageFinder(packages["modules"], packages["metadata"]))
+    for name, content in given["modules"].items():
+        _fill(_module(name), content, calls.function)
+    client = _module("gofannon_client")
+    client.__dict__.setdefault("call", agents.call)
+    return {
+        "agents": agents,
+        "gofannon_client": agents,
+        **{name: _thing(one, calls.function) for name, one in given["globals"].items()},
+    }
+
+
+def _module(name: str) -> ModuleType:
+    """Return a module that can be imported, with the packages that its name goes through."""
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    module = sys.modules[name] = ModuleType(name)
+    module.__path__ = []  # what is in it is there already
+    parent, _, last = name.rpartition(".")
+    if parent:
+        setattr(_module(parent), last, module)
+    return module
+
+
+def _fill(module: ModuleType, content: dict[str, Any], function: Function) -> None:
+    for name, one in content.items():
+        thing = _thing(one, function)
+        if "function" in one:
+            thing.__module__ = module.__name__
+        setattr(module, name, thing)
+
+
+def _thing(one: dict[str, Any], function: Function) -> Any:
+    return function(one["function"]) if "function" in one else one["value"]
+
+
+class PackageFinder(MetaPathFinder):
+    """Finds the packages that the host names, each where it lies, without a look at what lies beside it."""
+
+    def __init__(self, modules: dict[str, list[str]], metadata: list[str]) -> None:
+        self._modules = modules
+        self._metadata = metadata
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        paths = self._modules.get(name)
+        if paths is None:
+            return None
+        folders = [folder for folder in paths if os.path.isdir(folder)]  # noqa: PTH112  # pathlib is slow to import
+        if not folders:
+            return spec_from_file_location(name, paths[0])
+        for folder in folders:
+            code = f"{folder}/__init__.py"
+            if os.path.isfile(code):  # noqa: PTH113
+                return spec_from_file_location(name, code, submodule_search_locations=[folder])
+        namespace = ModuleSpec(name, None, is_package=True)
+        namespace.submodule_search_locations = folders
+        return namespace
+
+    def find_distributions(self, context: Any = None) -> Iterable[Any]:
+        """For `importlib.metadata`, by which packages find their own version."""
+        from importlib.metadata import PathDistribution, Prepared  # type: ignore[attr-defined]
+
+        wanted = getattr(context, "name", None)
+        for folder in map(Path, self._metadata):
+            name = folder.name.partition("-")[0]
+            if wanted is None or Prepared(wanted).normalized == Prepared(name).normalized:
+                yield PathDistribution(folder)

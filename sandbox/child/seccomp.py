@@ -1,0 +1,158 @@
+"""seccomp: which system calls an agent's process may make, as a program for the kernel's packet filter.
+
+Calls of another architecture end the process. What the tables of `syscalls` allow is allowed, some of it with certain
+arguments only; what is newer than the tables answers ENOSYS, so that libraries fall back; all else answers EPERM.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from functools import cache
+from typing import NamedTuple
+
+from sandbox.child import kernel, syscalls
+
+_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
+
+_KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_EPERM, _ENOSYS, _ENOTTY = (_ERRNO | number for number in (errno.EPERM, errno.ENOSYS, errno.ENOTTY))
+
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_X32_BIT = 0x40000000
+
+_CLONE_THREAD = 0x00010000
+_CLONE_NEW_ANYTHING = 0x7E020080
+_O_ACCMODE_AND_TRUNC, _O_TRUNC = 0o1003, 0o1000
+_AF_UNIX = 1
+
+_SOME_PID = 0x7F5A_A5F1
+"""No process has so high a number, and no instruction has these bytes for another reason."""
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS and TIOCGWINSZ (`isatty`), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_FCNTLS = (*range(8), 36, 37, 38, 1030, 1032)
+"""Duplicates, flags, locks, the size of a pipe. Not F_SETOWN and F_SETSIG, by which the kernel sends signals to others."""
+_PRCTLS = (3, 15, 16, 23, 39, 0x53564D41)
+"""The name of a thread, of a piece of memory; reading dumpable, the bounding set, no_new_privs."""
+_SOCKET_OPTIONS = (3, 4, 7, 8, 38, 39)
+"""SO_TYPE, SO_ERROR, the sizes of buffers, SO_PROTOCOL, SO_DOMAIN. Not SO_PEERPIDFD, a descriptor of the host."""
+
+
+class _Instruction(NamedTuple):
+    code: int
+    value: int
+    if_true: int = 0
+    if_false: int = 0
+
+
+def install(pid: int, in_a_room: bool) -> None:
+    """Filter the calls of this process from here on; signals may go to `pid`, its own, alone."""
+    kernel.set_seccomp_filter(prepared(in_a_room).replace(_pid_bytes(_SOME_PID), _pid_bytes(pid)))
+
+
+@cache
+def prepared(in_a_room: bool) -> bytes:
+    """Return the filter of this machine with `_SOME_PID` for the process's own, because making it takes a millisecond."""
+    return program(kernel.machine(), _SOME_PID, in_a_room)
+
+
+def _pid_bytes(pid: int) -> bytes:
+    return struct.pack("=I", pid)
+
+
+def program(machine: str, pid: int, in_a_room: bool) -> bytes:
+    """Return the filter's instructions for an architecture."""
+    column, arch = _ARCHITECTURES[machine]
+    code = [
+        _Instruction(_LOAD, _ARCH_OFFSET),
+        _Instruction(_EQUAL, arch, 1, 0),
+        _Instruction(_RETURN, _KILL_PROCESS),
+        _Instruction(_LOAD, _NUMBER_OFFSET),
+        _Instruction(_AT_LEAST, _X32_BIT, 0, 1),
+        _Instruction(_RETURN, _KILL_PROCESS),
+    ]
+    judged = _judgements(pid)
+    for name, numbers in syscalls.JUDGED.items():
+        if (number := numbers[column]) is not None:
+            body = judged[name]
+            code += [_Instruction(_EQUAL, number, 0, len(body)), *body]
+    code += _by_ranges(_answers(column, in_a_room))
+    return b"".join(struct.pack("=HBBI", one.code, one.if_true, one.if_false, one.value) for one in code)
+
+
+def _answers(column: int, in_a_room: bool) -> list[int]:
+    """Return the answer to each number that the tables know, and for the first that they do not."""
+    answers = [_EPERM] * (syscalls.LAST_KNOWN + 1) + [_ENOSYS]
+    allowed = syscalls.ALLOWED | (syscalls.IN_A_ROOM if in_a_room else {})
+    for table, answer in ((allowed, _ALLOW), (syscalls.UNKNOWN, _ENOSYS)):
+        for numbers in table.values():
+            if (number := numbers[column]) is not None:
+                answers[number] = answer
+    return answers
+
+
+def _by_ranges(answers: list[int]) -> list[_Instruction]:
+    """Compare the number with the end of each run of equal answers, from the lowest on."""
+    code = []
+    for number, answer in enumerate(answers[:-1]):
+        if answer != answers[number + 1]:
+            code += [_Instruction(_AT_LEAST, number + 1, 1, 0), _Instruction(_RETURN, answer)]
+    return [*code, _Instruction(_RETURN, answers[-1])]
+
+
+def _judgements(pid: int) -> dict[str, list[_Instruction]]:
+    """Return what decides on each of the calls whose arguments count. But for pointers, all are 32 bits wide for the kernel."""
+    own_pid = _one_of(0, (pid,), _EPERM)
+    return {
+        "open": _not_masked(1, _O_ACCMODE_AND_TRUNC, _O_TRUNC),
+        "openat": _not_masked(2, _O_ACCMODE_AND_TRUNC, _O_TRUNC),
+        "clone": [
+            _argument(0),
+            _Instruction(_AND, _CLONE_THREAD | _CLONE_NEW_ANYTHING),
+            _Instruction(_EQUAL, _CLONE_THREAD, 0, 1),
+            _Instruction(_RETURN, _ALLOW),
+            _Instruction(_RETURN, _EPERM),
+        ],
+        "kill": own_pid,
+        "tgkill": own_pid,
+        "ioctl": _one_of(1, _IOCTLS, _ENOTTY),
+        "fcntl": _one_of(1, _FCNTLS, _EPERM),
+        "socketpair": _one_of(0, (_AF_UNIX,), _EPERM),
+        "prctl": _one_of(0, _PRCTLS, _EPERM),
+        "prlimit64": _one_of(0, (0,), _EPERM),
+        "getsockopt": _one_of(2, _SOCKET_OPTIONS, _EPERM),
+        "sendto": _no_pointer(4),  # an address: half of a pair of datagram sockets could send to the host's by name
+    }
+
+
+def _argument(index: int) -> _Instruction:
+    """Load the lower half of an argument (both architectures are little endian)."""
+    return _Instruction(_LOAD, _ARGUMENTS_OFFSET + 8 * index)
+
+
+def _one_of(index: int, values: tuple[int, ...], otherwise: int) -> list[_Instruction]:
+    compare = [_Instruction(_EQUAL, value, len(values) - at, 0) for at, value in enumerate(values)]
+    return [_argument(index), *compare, _Instruction(_RETURN, otherwise), _Instruction(_RETURN, _ALLOW)]
+
+
+def _no_pointer(index: int) -> list[_Instruction]:
+    return [
+        _argument(index),
+        _Instruction(_EQUAL, 0, 0, 3),
+        _Instruction(_LOAD, _ARGUMENTS_OFFSET + 8 * index + 4),
+        _Instruction(_EQUAL, 0, 0, 1),
+        _Instruction(_RETURN, _ALLOW),
+        _Instruction(_RETURN, _EPERM),
+    ]
+
+
+def _not_masked(index: int, mask: int, refused: int) -> list[_Instruction]:
+    """Refuse a value of the bits under a mask: to truncate a file that is opened for reading, which old Landlocks let."""
+    return [
+        _argument(index),
+        _Instruction(_AND, mask),
+        _Instruction(_EQUAL, refused, 0, 1),
+        _Instruction(_RETURN, _EPERM),
+        _Instruction(_RETURN, _ALLOW),
+    ]

@@ -1,0 +1,145 @@
+"""A run that goes on while its caller does other things."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from typing import Any
+
+from sandbox._job import Task
+from sandbox._slots import Slots, Ticket
+from sandbox._tree import Tree
+from sandbox.errors import RunCancelled
+from sandbox.result import RunResult
+
+__all__ = ["RunHandle"]
+
+
+class RunHandle:
+    """Waits for a run, or ends it; made by `Sandbox.start`. Safe to use from any thread; awaitable."""
+
+    def __init__(self, task: Task, execute: Callable[[RunHandle], RunResult]) -> None:
+        self._task = task
+        self._execute = execute
+        self._future: Future[RunResult] = Future()
+        self._lock = threading.Lock()
+        self._ticket: Ticket | None = None
+        self._tree: Tree | None = None
+        self._cancelled = False
+        self._has_place = False
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return self._task.job.who.run
+
+    @property
+    def agent(self) -> str:
+        """The name of the agent."""
+        return self._task.job.who.agent
+
+    @property
+    def stdout(self) -> str:
+        """What the agent has printed so far."""
+        tree = self._tree
+        if tree is not None:
+            return tree.transcript.text
+        return self._future.result().stdout if self._future.done() and not self._future.exception() else ""
+
+    def done(self) -> bool:
+        """Whether the run is over."""
+        return self._future.done()
+
+    def cancel(self) -> None:
+        """End the run and all that it started, at once; what was written stays, and `RunResult.error` is `RunCancelled`."""
+        with self._lock:
+            self._cancelled = True
+            tree, ticket = self._tree, self._ticket
+        if tree is not None:
+            tree.cancel()
+        elif ticket is not None and ticket.withdraw():
+            self._settle(self._without_a_start())
+
+    def result(self, timeout: float | None = None) -> RunResult:
+        """Wait for the run and return what came of it, or raise what `sandbox.run` raises; `TimeoutError` after `timeout`."""
+        try:
+            return self._future.result(timeout)
+        except FutureTimeout:
+            if self._future.done():
+                raise
+            raise TimeoutError(f"The run is not over after {timeout:g} s.") from None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the run, and return whether it is over."""
+        with suppress(BaseException):
+            self._future.exception(timeout)
+        return self._future.done()
+
+    def __await__(self) -> Generator[Any, None, RunResult]:
+        return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
+
+    async def settled(self, timeout: float) -> None:
+        """Wait until the run is over, however it ends, but no longer than this."""
+        await asyncio.wait([asyncio.wrap_future(self._future)], timeout=timeout)
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.agent!r} {self.run} {'done' if self.done() else 'under way'}>"
+
+    def attach(self, tree: Tree) -> None:
+        """Take note of what the run consists of, so that it can be ended."""
+        with self._lock:
+            self._tree = tree
+            cancelled = self._cancelled
+        if cancelled:
+            tree.cancel()
+
+    def wait_for(self, slots: Slots, begin: Callable[[], None]) -> None:
+        """Have `begin` called when there is a place."""
+
+        def enter() -> None:
+            self._has_place = True
+            begin()
+
+        ticket = slots.enter(self._task.user, enter)
+        with self._lock:
+            self._ticket = ticket
+            cancelled = self._cancelled
+        if cancelled:
+            self.cancel()
+
+    def work(self) -> RunResult:
+        """Carry the run out in this thread."""
+        try:
+            result = self._execute(self)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._settle(result)
+        self._tree = None  # all that is worth keeping is in the result
+        return result
+
+    def finish(self, slots: Slots) -> None:
+        """Give the place back, or the wish for one."""
+        if self._has_place or (self._ticket is not None and not self._ticket.withdraw() and self._has_place):
+            slots.leave()
+        self._settle(self._without_a_start())  # where the wait was interrupted; else it has an outcome
+
+    def when_done(self, callback: Callable[[RunHandle], None]) -> None:
+        """Have a function called when the run is over."""
+        self._future.add_done_callback(lambda _: callback(self))
+
+    def _without_a_start(self) -> RunResult:
+        error = RunCancelled("The run was cancelled before it began.")
+        return RunResult(None, error, "", [], 0.0, isolation="", run=self.run, agent=self.agent)
+
+    def _settle(self, result: RunResult) -> None:
+        with suppress(InvalidStateError):  # it has an outcome already
+            self._future.set_result(result)
+
+    def _fail(self, error: BaseException) -> None:
+        with suppress(InvalidStateError):
+            self._future.set_exception(error)

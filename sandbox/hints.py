@@ -1,0 +1,144 @@
+"""What the author of an agent might do better, seen from what it did."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import groupby
+from typing import Protocol, TypeAlias
+
+from redis_store._scope import MAX_VALUE_BYTES
+from sandbox._messages import WRITES
+from sandbox.limits import Limits
+from sandbox.result import Hint, Operation
+
+GETS_IN_A_ROW = 20
+"""From so many single gets on, one `get_many` is worth a word."""
+
+MISSES_OF_A_CACHE = 5
+"""From so many misses that were all filled on, a namespace is looked at as a cache."""
+
+NEAR = 0.8
+"""The part of a limit at which a value is near it."""
+
+
+class Questions(Protocol):
+    """What hints ask the store; it shows no more than the agent may read."""
+
+    def list_namespaces(self) -> list[str]: ...
+    def use_namespace(self, name: str) -> Questions: ...
+    def __len__(self) -> int: ...
+
+
+Store: TypeAlias = "AbstractContextManager[Questions]"
+
+
+def find_hints(operations: list[Operation], limits: Limits, open_store: Callable[[], Store]) -> list[Hint]:
+    """Return hints in the order of what they are about; the store is opened only where a question is left to ask."""
+    hints = [*_single_gets(operations), *_near_limit(operations, limits)]
+    by_place = {place: list(group) for place, group in groupby(sorted(operations, key=_place), key=_place)}
+    empty = {place: group for place, group in by_place.items() if _found_nothing(group)}
+    caches = {place: group for place, group in by_place.items() if _never_hit(group)}
+    if empty or caches:
+        with open_store() as store:
+            hints += _empty_namespaces(empty, store)
+            hints += _useless_caches(caches, store)
+    return hints
+
+
+def _place(operation: Operation) -> tuple[str, str]:
+    return operation.agent, operation.namespace
+
+
+def _single_gets(operations: list[Operation]) -> Iterator[Hint]:
+    """Look for gets of different keys that one agent made one after the other in one namespace."""
+    longest: dict[tuple[str, str], list[Operation]] = {}
+    by_run = groupby(sorted(operations, key=lambda one: one.run), key=lambda one: one.run)
+    for _, group in by_run:
+        for (_, operation), streak in groupby(group, key=lambda one: (one.namespace, one.operation)):
+            if operation != "get":
+                continue
+            gets = list({one.key: one for one in streak}.values())
+            place = _place(gets[0])
+            if len(gets) > len(longest.get(place, ())):
+                longest[place] = gets
+    for (agent, namespace), gets in longest.items():
+        if len(gets) >= GETS_IN_A_ROW:
+            took = sum(one.duration_ms for one in gets)
+            yield Hint(
+                "single_gets",
+                f"{agent} made {len(gets):,} single gets in a row in namespace {namespace!r} ({gets[0].key!r} first;"
+                f" {took:.0f} ms in the store): get_many(keys) answers them at once.",
+                agent,
+                namespace,
+            )
+
+
+def _near_limit(operations: list[Operation], limits: Limits) -> Iterator[Hint]:
+    most, name = min((MAX_VALUE_BYTES, "max_value_bytes"), (limits.frame_bytes, "Limits.frame_bytes"))
+    big = [one for one in operations if one.bytes >= NEAR * most and one.error is None]
+    if big:
+        one = max(big, key=lambda one: one.bytes)
+        what = f"the value of {one.key!r}" if one.key is not None else f"a {one.operation}"
+        yield Hint(
+            "near_limit",
+            f"{one.agent}: {what} in namespace {one.namespace!r} takes {one.bytes:,} bytes, and {most:,} are the most"
+            f" ({name}): store it in parts.",
+            one.agent,
+            one.namespace,
+        )
+
+
+def _found_nothing(group: list[Operation]) -> bool:
+    """Whether there were reads that all found nothing, and no writes."""
+    done = [one for one in group if one.error is None and one.operation != "list_namespaces"]
+    return bool(done) and not any(one.count or one.operation in WRITES for one in done)
+
+
+def _empty_namespaces(empty: dict[tuple[str, str], list[Operation]], store: Questions) -> Iterator[Hint]:
+    if not empty:
+        return
+    there = store.list_namespaces()
+    for (agent, namespace), group in empty.items():
+        if namespace in there:
+            continue
+        near = difflib.get_close_matches(namespace, there, n=3)
+        instead = f"did it mean {' or '.join(map(repr, near))}?" if near else _others(there)
+        yield Hint(
+            "empty_namespace",
+            f"{agent} read from namespace {namespace!r} {len(group):,} {'time' if len(group) == 1 else 'times'}, which"
+            f" holds nothing: {instead}",
+            agent,
+            namespace,
+        )
+
+
+def _others(there: list[str]) -> str:
+    if not there:
+        return "the user has no data yet."
+    shown = ", ".join(map(repr, there[:5]))
+    return f"there are {shown}{' and more' if len(there) > 5 else ''}."
+
+
+def _never_hit(group: list[Operation]) -> bool:
+    """Whether keys were asked for, none was there, and each was stored then."""
+    asked = [one for one in group if one.operation == "get"]
+    missed = {one.key for one in asked if one.hit is False}
+    stored = {one.key for one in group if one.operation == "set" and one.error is None}
+    return len(missed) >= MISSES_OF_A_CACHE and not any(one.hit for one in asked) and missed <= stored
+
+
+def _useless_caches(caches: dict[tuple[str, str], list[Operation]], store: Questions) -> Iterator[Hint]:
+    """A cache that is filled for the first time misses too; one that held as much before, and gave nothing, is useless."""
+    for (agent, namespace), group in caches.items():
+        missed = list(dict.fromkeys(one.key for one in group if one.operation == "get"))
+        before = len(store.use_namespace(namespace)) - len({one.key for one in group if one.operation == "set"})
+        if before >= len(missed):
+            yield Hint(
+                "useless_cache",
+                f"{agent} asked the cache {namespace!r} for {len(missed):,} keys and found none, though {before:,} others"
+                f" lie there: does {missed[0]!r} hold something that is new each time, such as a time or an id?",
+                agent,
+                namespace,
+            )

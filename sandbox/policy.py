@@ -1,0 +1,143 @@
+"""What an agent may do with the store of its user; the host enforces it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis_store._access import EVERYTHING, Access, Pattern, Patterns
+from redis_store.errors import AccessDenied, DataStoreError
+from sandbox._messages import OPERATIONS
+from sandbox.errors import InvalidInput, InvalidType
+
+__all__ = ["Permissions"]
+
+_NAMES = {"scan_page": "iter_keys", "scan_items_page": "iter_items"}
+KNOWN_OPERATIONS = frozenset(_NAMES.get(name, name) for name in OPERATIONS)
+"""The operations by the names that agents know them by; ``contains`` is ``in``, ``count`` is ``len``."""
+
+_PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """Which namespaces an agent may read and write, with which operations, and how much may lie there.
+
+    A namespace is named as it is, or by its beginning and a ``*`` as the last character; no other character means anything
+    but itself. ``{name}`` is filled in from `input_dict`, always literally, ``{{`` and ``}}`` are braces.
+    Without `read`, `write` and `namespaces` everything is allowed; with any of them that, and no more. The right to write is
+    none to read. Nested agents have the permissions of the run that they belong to.
+    """
+
+    read: Iterable[str] | None = None
+    write: Iterable[str] | None = None
+    namespaces: Iterable[str] | None = None
+    """What may be read and written."""
+    quota_bytes: int | None = None
+    """How much memory of the server the namespaces that may be written to may take in all, by the server's estimate."""
+    operations: Collection[str] | None = None
+    """The operations allowed, such as ``get``; None for all."""
+
+    def __post_init__(self) -> None:
+        for name in ("read", "write", "namespaces"):
+            written = getattr(self, name)
+            if written is not None:
+                object.__setattr__(self, name, _templates(written, name))
+        if self.operations is not None:
+            object.__setattr__(self, "operations", _operations(self.operations))
+        _check_quota(self.quota_bytes)
+
+    def granted(self, input_dict: Mapping[str, Any]) -> Granted:
+        """Fill in what the input says, or raise `InvalidInput`."""
+        if self.read is None and self.write is None and self.namespaces is None:
+            return Granted(EVERYTHING, self.quota_bytes, _as_protocol(self.operations))
+        both = _filled(self.namespaces, input_dict)
+        access = Access(_filled(self.read, input_dict) + both, _filled(self.write, input_dict) + both)
+        return Granted(access, self.quota_bytes, _as_protocol(self.operations))
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Permissions for one run, with its input filled in."""
+
+    access: Access = EVERYTHING
+    quota_bytes: int | None = None
+    operations: frozenset[str] | None = None
+
+    def check(self, operation: str) -> None:
+        """Raise `AccessDenied` for an operation that is not allowed."""
+        if self.operations is None or operation in self.operations:
+            return
+        allowed = sorted(_NAMES.get(name, name) for name in self.operations)
+        raise AccessDenied(
+            f"The operation {_NAMES.get(operation, operation)!r} is not allowed here: allowed are"
+            f" {', '.join(map(repr, allowed)) or 'none'}.",
+            action=operation,
+            readable=[str(pattern) for pattern in self.access.read],
+            writable=[str(pattern) for pattern in self.access.write],
+        )
+
+
+def _templates(written: object, what: str) -> tuple[str, ...]:
+    if isinstance(written, (str, bytes)) or not isinstance(written, Iterable):
+        raise InvalidType(
+            f"Permissions.{what} must be a list of namespace patterns, not {type(written).__name__}: put a single one in a"
+            " list."
+        )
+    templates = tuple(written)
+    for template in templates:
+        try:
+            Pattern.of(template)
+        except DataStoreError as error:
+            kind = InvalidType if isinstance(error, TypeError) else InvalidInput
+            raise kind(f"Permissions.{what}: {error}") from None
+    return templates
+
+
+def _operations(names: object) -> frozenset[str]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Collection):
+        raise InvalidType(f"Permissions.operations must be a list of names, not {type(names).__name__}.")
+    unknown = [name for name in names if name not in KNOWN_OPERATIONS]
+    if unknown:
+        known = ", ".join(sorted(KNOWN_OPERATIONS))
+        raise InvalidInput(f"Permissions.operations has {unknown[0]!r}, which is no operation; there are: {known}.")
+    return frozenset(names)
+
+
+def _as_protocol(names: Collection[str] | None) -> frozenset[str] | None:
+    if names is None:
+        return None
+    return frozenset(name for name in OPERATIONS if _NAMES.get(name, name) in names)
+
+
+def _check_quota(quota: object) -> None:
+    if quota is None:
+        return
+    if isinstance(quota, bool) or not isinstance(quota, int):
+        raise InvalidType(f"Permissions.quota_bytes must be an int or None, not {type(quota).__name__}.")
+    if quota < 1:
+        raise InvalidInput(f"Permissions.quota_bytes={quota} cannot be used: give at least 1, or allow no writing.")
+
+
+def _filled(templates: Iterable[str] | None, input_dict: Mapping[str, Any]) -> Patterns:
+    return tuple(_fill(template, input_dict) for template in templates or ())
+
+
+def _fill(template: str, input_dict: Mapping[str, Any]) -> Pattern:
+    """Return a pattern with the input in it; a star that comes from the input is a letter."""
+    pattern = Pattern.of(template)
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name is None:
+            return match.group()[0]
+        given = input_dict.get(name)
+        if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
+            raise InvalidInput(
+                f"The permission {template!r} needs {name!r} in input_dict, as a text or a whole number."
+            )
+        return str(given)
+
+    return replace(pattern, text=_PLACE.sub(value, pattern.text))

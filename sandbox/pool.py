@@ -1,0 +1,249 @@
+"""Runs many agents at once, with what they share: connections, tools, agents, permissions, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import redis_store
+from sandbox._background import background_loop
+from sandbox._given import make_given
+from sandbox._job import make_task
+from sandbox._run import Loop, execute
+from sandbox._slots import Slots
+from sandbox._sources import Agents
+from sandbox.errors import InvalidInput, InvalidType, RunCancelled
+from sandbox.handle import RunHandle
+from sandbox.limits import Limits
+from sandbox.policy import Permissions
+from sandbox.result import RunResult
+
+__all__ = ["Sandbox"]
+
+_PATIENCE_S = 2.0
+"""How long to wait for a run that was told to end."""
+
+OnOutput = Callable[[str], object]
+
+
+class Sandbox:
+    """What many runs share. Safe to use from threads and from asyncio at once; a context manager of both kinds.
+
+    At most `concurrency` runs go on at the same time, None for as many as are asked for; the others wait, and users take
+    turns, so that nobody waits for another's hundred runs. The time that a run waits does not count. The other arguments are
+    those of `sandbox.run`. They are checked and read here, once: an agent's file that changes later does not matter.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        concurrency: int | None = None,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        agents: Agents | None = None,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002  # the name that says it
+        modules: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+        packages: Iterable[str] | None = None,
+        permissions: Permissions | None = None,
+        limits: Limits | None = None,
+        isolation: str | None = None,
+    ) -> None:
+        self._given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
+        self._slots = Slots(_checked_concurrency(concurrency))
+        self._url = url
+        self._lock = threading.Lock()
+        self._store: redis_store.DataStore | None = None
+        self._handles: set[RunHandle] = set()
+        self._closed = False
+
+    def run(
+        self,
+        source_or_path: str | os.PathLike[str],
+        input_dict: dict[str, Any],
+        *,
+        user: str,
+        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        agent: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run an agent and return what came of it, as `sandbox.run` does, once there is a place."""
+        handle = self._handle(source_or_path, input_dict, user, namespace, agent, on_output, background_loop)
+        place = threading.Event()
+        handle.when_done(lambda _: place.set())  # cancelled while it waited
+        handle.wait_for(self._slots, place.set)
+        try:
+            place.wait()
+            return handle.result() if handle.done() else handle.work()
+        finally:
+            handle.finish(self._slots)
+
+    async def arun(
+        self,
+        source_or_path: str | os.PathLike[str],
+        input_dict: dict[str, Any],
+        *,
+        user: str,
+        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        agent: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run an agent as `run` does, awaited, as `sandbox.arun` does; cancelling it ends the run at once."""
+        handle = self.start(
+            source_or_path, input_dict, user=user, namespace=namespace, agent=agent, on_output=on_output
+        )
+        try:
+            return await handle
+        except asyncio.CancelledError:
+            handle.cancel()
+            await handle.settled(_PATIENCE_S)
+            raise
+
+    def start(
+        self,
+        source_or_path: str | os.PathLike[str],
+        input_dict: dict[str, Any],
+        *,
+        user: str,
+        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        agent: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> RunHandle:
+        """Start an agent and return a handle to wait for it with, or to cancel it.
+
+        Where an event loop is running, async tools and `on_output` are called on it: await the handle then.
+        """
+        loop = _running_loop()
+        handle = self._handle(
+            source_or_path,
+            input_dict,
+            user,
+            namespace,
+            agent,
+            on_output,
+            background_loop if loop is None else lambda: loop,
+            loop,
+        )
+
+        def work() -> None:
+            try:
+                handle.work()
+            except BaseException:  # it is the handle's, and raised where somebody asks for the result
+                pass
+            finally:
+                handle.finish(self._slots)
+
+        name = f"sandbox-run-{handle.run}"
+        handle.wait_for(self._slots, lambda: threading.Thread(target=work, name=name, daemon=True).start())
+        return handle
+
+    def close(self) -> None:
+        """End the runs that are under way, and close the connections. Harmless when repeated."""
+        with self._lock:
+            self._closed = True
+            handles, store, self._store = list(self._handles), self._store, None
+        for handle in handles:
+            handle.cancel()
+        deadline = time.monotonic() + _PATIENCE_S
+        for handle in handles:
+            handle.wait(max(0.0, deadline - time.monotonic()))
+        if store is not None:
+            store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Not in the loop's own executor, whose threads may all be busy with the host's work.
+        closed: Future[None] = Future()
+
+        def close() -> None:
+            self.close()
+            closed.set_result(None)
+
+        threading.Thread(target=close, name="sandbox-close", daemon=True).start()
+        await asyncio.shield(asyncio.wrap_future(closed))
+
+    def _handle(
+        self,
+        source_or_path: object,
+        input_dict: object,
+        user: str,
+        namespace: str,
+        agent: str | None,
+        on_output: OnOutput | None,
+        loop: Loop,
+        outputs_to: asyncio.AbstractEventLoop | None = None,
+    ) -> RunHandle:
+        """Check what the caller passed and return the handle of a run that has not begun."""
+        task = make_task(self._given, source_or_path, input_dict, user, namespace, agent, on_output)
+        if outputs_to is not None:
+            task = replace(task, on_output=_on_loop(outputs_to, task.on_output))
+        context = contextvars.copy_context()
+        handle = RunHandle(
+            task, lambda own: execute(task, self._given, self._shared_store(), loop, context, own.attach)
+        )
+        with self._lock:
+            if self._closed:
+                raise RunCancelled("The sandbox is closed: make another.")
+            self._handles.add(handle)
+        handle.when_done(self._forget)
+        return handle
+
+    def _forget(self, handle: RunHandle) -> None:
+        with self._lock:
+            self._handles.discard(handle)
+
+    def _shared_store(self) -> redis_store.DataStore:
+        """Return the store whose connections all runs take turns with; its own user never shows."""
+        with self._lock:
+            if self._closed:
+                raise RunCancelled("The sandbox is closed: make another.")
+            if self._store is None:
+                self._store = redis_store.connect(self._url, user="sandbox")
+            return self._store
+
+
+def _checked_concurrency(concurrency: object) -> int | None:
+    if concurrency is None:
+        return None
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int):
+        raise InvalidType(f"concurrency must be an int or None, not {type(concurrency).__name__}.")
+    if concurrency < 1:
+        raise InvalidInput(f"concurrency={concurrency} cannot be used: give at least 1, or None for no bound.")
+    return concurrency
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, on_output: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that has `on_output` called on the loop, in order."""
+
+    def pass_on(text: str) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(on_output, text)
+
+    return pass_on

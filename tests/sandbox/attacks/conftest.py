@@ -1,0 +1,286 @@
+"""A host with secrets, and the check that an attack has changed nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from redis_store import DataStore, connect
+from sandbox import _life, isolation
+from sandbox._background import background_loop
+from sandbox._recipes import recipes
+from sandbox._zygote import Zygote
+
+from ..conftest import _state, wait_until
+from .corpus import Attack, succeeded
+
+SECRET = "the host's secret"
+MOST_MEMORY_KEPT_BYTES = 48 * 1024 * 1024
+
+
+def _ways() -> dict[str, Any]:
+    """Return the tiers that this machine has, by the way that is most worth testing: with the fewest rights of its own."""
+    found = {}
+    for tier in isolation.TIERS:
+        with suppress(sandbox.IsolationUnavailable):
+            found[tier] = isolation.available(tier)
+    return found
+
+
+_HERE = None
+
+
+def tiers_here() -> list[str]:
+    global _HERE
+    if _HERE is None:
+        _HERE = list(_ways())
+    return _HERE
+
+
+@pytest.fixture(params=isolation.TIERS)
+def tier(request: pytest.FixtureRequest) -> str:
+    """Each tier of isolation; CI's machine has all of them."""
+    if request.param not in tiers_here():
+        if os.environ.get("CI"):
+            pytest.fail(f"CI is set, so nothing may be skipped, and this machine has no tier {request.param!r}")
+        pytest.skip(f"this machine has no tier {request.param!r}: see `sandbox doctor`")
+    return str(request.param)
+
+
+class World:
+    """What a host has that an agent must not get at; `facts` is what the agent is told about it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.folder = Path(tempfile.mkdtemp(prefix="attack-world-"))
+        self.folder.chmod(0o777)
+        self.scratch = Path(tempfile.mkdtemp(prefix="attack-scratch-"))
+        self.scratch.chmod(0o711)
+        self.secret = self.folder / "secret"
+        self.secret.write_text(SECRET)
+        self.secret.chmod(0o666)
+        self.shared = Path("/dev/shm") / f"attack-{uuid.uuid4().hex}"
+        self.shared.write_text(SECRET)
+        os.mkfifo(self.folder / "fifo")
+        self.victim = subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET})
+        self.other = f"other-{uuid.uuid4().hex}"
+        self.sockets = self._listen()
+        self.segment = _make_segment()
+        self.mail: list[bytes] = []
+        os.environ["ATTACK_SECRET"] = SECRET
+        with connect(url, user=self.other) as store:
+            store.set("secret", SECRET)
+
+    def _listen(self) -> dict[str, socket.socket]:
+        tcp = socket.create_server(("0.0.0.0", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        stream, datagrams, abstract = (
+            socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
+        )
+        stream.bind(str(self.folder / "stream.sock"))
+        datagrams.bind(str(self.folder / "datagrams.sock"))
+        abstract.bind(f"\0attack-{uuid.uuid4().hex}")
+        for name in ("stream.sock", "datagrams.sock"):
+            (self.folder / name).chmod(0o777)
+        for sock in (stream, abstract):
+            sock.listen(16)
+        for sock in (udp, datagrams):
+            sock.setblocking(False)
+        return {"tcp": tcp, "udp": udp, "stream": stream, "datagrams": datagrams, "abstract": abstract}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "secret": SECRET,
+            "secret_path": str(self.secret),
+            "folder": str(self.folder),
+            "shared_path": str(self.shared),
+            "host_pid": os.getpid(),
+            "victim_pid": self.victim.pid,
+            "server_socket": self.url.removeprefix("unix://").split("?")[0],
+            "tcp_port": self.sockets["tcp"].getsockname()[1],
+            "udp_port": self.sockets["udp"].getsockname()[1],
+            "abstract": self.sockets["abstract"].getsockname()[1:].decode(),
+            "segment": self.segment,
+            "other": self.other,
+            "packages": str(Path(__import__("redis").__file__).parent),
+            "marker": f"/tmp/attack-marker-{uuid.uuid4().hex}",
+        }
+
+    def check(self) -> None:
+        """Fail where something is not as it was."""
+        assert self.secret.read_text() == SECRET
+        assert stat.S_IMODE(self.secret.stat().st_mode) == 0o666
+        assert {path.name for path in self.folder.iterdir()} == {"secret", "fifo", "stream.sock", "datagrams.sock"}
+        assert self.shared.read_text() == SECRET
+        assert self.victim.poll() is None
+        assert os.getpriority(os.PRIO_PROCESS, self.victim.pid) == 0
+        assert os.sched_getaffinity(self.victim.pid) == os.sched_getaffinity(0)
+        for name in ("udp", "datagrams"):
+            with pytest.raises(BlockingIOError):
+                self.sockets[name].recv(100)
+        with connect(self.url, user=self.other) as store:
+            assert store.get("secret") == SECRET
+            assert store.list_namespaces() == ["default"]
+
+    def restore(self) -> None:
+        """Put right what a control has done."""
+        for path in self.folder.iterdir():
+            if path.name not in ("secret", "fifo", "stream.sock", "datagrams.sock"):
+                path.unlink()
+        self.secret.unlink(missing_ok=True)
+        self.secret.write_text(SECRET)
+        self.secret.chmod(0o666)
+        for name in ("udp", "datagrams"):
+            with suppress(BlockingIOError):
+                while self.sockets[name].recv(100):
+                    pass
+        if self.victim.poll() is not None or os.getpriority(os.PRIO_PROCESS, self.victim.pid):
+            self.victim.kill()
+            self.victim.wait()
+            self.victim = subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET})
+        os.sched_setaffinity(self.victim.pid, os.sched_getaffinity(0))
+        for left in Path("/tmp").glob("attack-marker-*"):
+            left.unlink()
+        with connect(self.url, user=self.other) as store:
+            store.set("secret", SECRET)
+
+    def close(self) -> None:
+        self.victim.kill()
+        self.victim.wait()
+        for sock in self.sockets.values():
+            sock.close()
+        self.shared.unlink()
+        shutil.rmtree(self.folder)
+        self.scratch.rmdir()
+        ctypes.CDLL(None).shmctl(self.segment, 0, None)
+        del os.environ["ATTACK_SECRET"]
+
+
+def _make_segment() -> int:
+    """Return a SysV segment of shared memory, open to all, with the secret in it."""
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    segment = int(libc.shmget(0, 4096, 0o1666))
+    address = libc.shmat(segment, None, 0)
+    ctypes.memmove(address, SECRET.encode(), len(SECRET))
+    libc.shmdt(ctypes.c_void_p(address))
+    return segment
+
+
+@pytest.fixture(scope="session")
+def world(server_url: str) -> Iterator[World]:
+    made = World(server_url)
+    yield made
+    made.close()
+
+
+def _memory() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.fixture
+def as_before(world: World, store: DataStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check after an attack that the host is as it was, and that another run works."""
+    monkeypatch.setattr(tempfile, "tempdir", str(world.scratch))
+    background_loop()
+    store.set("k", 1)
+    tiers_here()
+    before, memory = _state(), _memory()
+    yield
+    wait_until(lambda: _is_as(_state(), before), f"everything is as before: {before}")
+    assert _memory() - memory < MOST_MEMORY_KEPT_BYTES
+    world.check()
+
+
+def _is_as(after: dict[str, Any], before: dict[str, Any]) -> bool:
+    return all(after[what] <= before[what] for what in before)
+
+
+@pytest.fixture
+def benign(user: str, server_url: str) -> Callable[[str], None]:
+    """Run an agent that does nothing wrong, in a tier."""
+
+    def check(tier: str) -> None:
+        result = sandbox.run(
+            "import os\ndef run():\n    data_store.set('k', os.listdir())\n    return {'k': data_store.get('k')}\n",
+            {},
+            user=user,
+            url=server_url,
+            isolation=tier,
+        )
+        assert result.check() == {"k": []}
+        assert result.isolation == tier
+
+    return check
+
+
+@pytest.fixture
+def attack(world: World, user: str, server_url: str) -> Callable[..., sandbox.RunResult]:
+    """Run an attack in a tier and return how it ended."""
+
+    def call(one: Attack, tier: str, **options: Any) -> sandbox.RunResult:
+        limits = sandbox.Limits(**{"timeout_s": 20, **one.limits})
+        tools = {"add": lambda a, b: a + b, **options.pop("tools", {})}
+        return sandbox.run(
+            one.source, world.facts, user=user, url=server_url, isolation=tier, limits=limits, tools=tools, **options
+        )
+
+    return call
+
+
+@pytest.fixture
+def holds(attack: Any, benign: Any, as_before: None) -> Callable[[Attack, str], sandbox.RunResult]:
+    """Check that an attack does not succeed in a tier, and that the host is fine afterwards."""
+
+    def check(one: Attack, tier: str) -> sandbox.RunResult:
+        result = attack(one, tier)
+        assert succeeded(result) == (tier not in one.tiers), (
+            result
+        )  # a known gap that has closed is to be said in the docs
+        if one.ends_with:
+            assert isinstance(result.error, one.ends_with), result
+        benign(tier)
+        return result
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def open_house() -> Iterator[Zygote]:
+    """A zygote whose children have no walls: a plain subprocess, but that it is there at once."""
+    recipe = list(recipes("restricted"))[-1]
+    zygote = Zygote(recipe, left_out=["capabilities", "landlock", "limits", "seccomp", "verification"])
+    yield zygote
+    zygote.supersede()
+
+
+@pytest.fixture
+def wins(
+    attack: Any, world: World, open_house: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Attack], None]]:
+    """Check that an attack succeeds against a plain subprocess: else that it fails elsewhere would say nothing."""
+
+    def check(one: Attack) -> None:
+        if one.why_no_control or (one.needs_root and os.geteuid()):
+            return
+        monkeypatch.setattr(_life, "start_child", lambda isolation, limits, packages: open_house.bear(limits))
+        result = attack(one, "restricted")
+        assert succeeded(result), (one.name, result)
+
+    yield check
+    world.restore()

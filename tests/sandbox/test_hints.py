@@ -1,0 +1,132 @@
+"""Advice to the authors of agents: given where it helps, and not where all is well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sandbox
+from redis_store import DataStore
+
+
+def hints(run: Any, source: str, **options: Any) -> list[tuple[str, str]]:
+    result: sandbox.RunResult = run(source, **options)
+    result.check()
+    return [(hint.kind, str(hint)) for hint in result.hints]
+
+
+def test_a_loop_of_single_gets(run: Any, store: DataStore) -> None:
+    store.use_namespace("files").set_many({f"k{n}": n for n in range(50)})
+    source = """
+        def run():
+            files = data_store.use_namespace("files")
+            return {"n": [files.get(f"k{n}") for n in range(50)]}
+    """
+    ((kind, text),) = hints(run, source, agent="reader")
+    assert kind == "single_gets"
+    assert text.startswith("reader made 50 single gets in a row in namespace 'files' ('k0' first;")
+    assert "get_many(keys)" in text
+
+
+def test_it_is_one_hint_for_a_place_and_each_run_counts_by_itself(run: Any, store: DataStore) -> None:
+    store.set_many({f"k{n}": n for n in range(30)})
+    found = hints(
+        run,
+        "async def run(i):\n"
+        "    for _ in range(3):\n"
+        "        for n in range(30): data_store.get(f'k{n}')\n"
+        "        data_store.set('x', 1)\n"
+        "    await asyncio.gather(*(agents.call('few') for _ in range(3)))\n    return {}",
+        agents={"few": "def run():\n    for n in range(15): data_store.get(f'k{n}')\n    return {}"},
+    )
+    assert [kind for kind, _ in found] == ["single_gets"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "data_store.get_many([f'k{n}' for n in range(50)])",
+        "[data_store.get('k1') for _ in range(50)]",
+        "[data_store.get(f'k{n}') for n in range(15)]",
+        "[data_store.set(f'k{n}', data_store.get(f'k{n}')) for n in range(50)]",
+    ],
+)
+def test_what_get_many_would_not_help(run: Any, store: DataStore, body: str) -> None:
+    store.set_many({f"k{n}": n for n in range(50)})
+    assert hints(run, f"def run():\n    {body}\n    return {{}}") == []
+
+
+def test_reads_from_a_namespace_that_holds_nothing(run: Any, store: DataStore) -> None:
+    for name in ("shared", "shares", "files:repo"):
+        store.use_namespace(name).set("k", 1)
+    source = "def run():\n    n = data_store.use_namespace('shraed')\n    n.get('k'); n.list_keys()\n    return {}"
+    ((kind, text),) = hints(run, source)
+    assert kind == "empty_namespace"
+    assert "read from namespace 'shraed' 2 times, which holds nothing: did it mean 'shared'" in text
+    source = "def run(): data_store.use_namespace('zzz').get('k'); return {}"
+    assert hints(run, source)[0][1].endswith("1 time, which holds nothing: there are 'files:repo', 'shared', 'shares'.")
+
+
+def test_nothing_at_all_is_there_yet(run: Any) -> None:
+    assert hints(run, "def run(): data_store.get('k'); return {}")[0][1].endswith("the user has no data yet.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "data_store.get('k'); data_store.set('k', 1)",
+        "data_store.get('none')",
+        "data_store.list_namespaces()",
+        "data_store.clear()",
+    ],
+)
+def test_reads_that_find_nothing_for_a_reason(run: Any, store: DataStore, body: str) -> None:
+    if "none" in body:
+        store.set("k", 1)
+    assert hints(run, f"def run():\n    {body}\n    return {{}}") == []
+
+
+def test_a_value_near_the_limit(run: Any) -> None:
+    source = (
+        "def run():\n    data_store.set('big', 'x' * 60_000)\n    data_store.set('small', 'x' * 50_000)\n    return {}"
+    )
+    ((kind, text),) = hints(run, source, limits=sandbox.Limits(frame_bytes=70_000))
+    assert kind == "near_limit"
+    assert (
+        "the value of 'big' in namespace 'default' takes 60,002 bytes, and 70,000 are the most (Limits.frame_bytes)"
+        in text
+    )
+
+
+CACHE = """
+import time
+def run(input_dict):
+    cache = data_store.use_namespace("cache")
+    for n in range(8):
+        key = f"{input_dict['prefix']}{n}"
+        if cache.get(key) is None:
+            cache.set(key, n)
+    return {}
+"""
+
+
+def test_a_cache_whose_key_never_repeats(run: Any) -> None:
+    assert [run(CACHE, {"prefix": "1700000001-"}).hints for _ in range(1)] == [[]]
+    ((hint),) = run(CACHE, {"prefix": "1700000002-"}).hints
+    assert hint.kind == "useless_cache"
+    assert "asked the cache 'cache' for 8 keys and found none, though 8 others lie there" in hint.message
+    assert "does '1700000002-0' hold something that is new each time" in hint.message
+    assert run(CACHE, {"prefix": "1700000002-"}).hints == []
+
+
+def test_no_hint_costs_a_run_its_result(run: Any, own_server: Any, user: str) -> None:
+    result = sandbox.run(
+        "def run(i, tools):\n    data_store.get('k')\n    tools['kill']()\n    return {'fine': 1}",
+        {},
+        user=user,
+        url=own_server.url,
+        tools={"kill": lambda: (own_server.process.kill(), None)[1]},
+    )
+    assert result.check() == {"fine": 1}
+    assert result.hints == []

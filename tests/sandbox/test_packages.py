@@ -1,0 +1,80 @@
+"""Installed packages of the host's environment, as far as an agent may import them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import _zygotes
+
+
+@pytest.fixture(autouse=True)
+def no_zygote_for_packages_is_left(run: Any) -> Iterator[None]:
+    """Each set of packages has a zygote of its own, which waits for more runs; the usual one is started again."""
+    yield
+    _zygotes.close_all()
+    run("def run(): return {}").check()
+
+
+IMPORTS = """
+def run(input_dict):
+    import importlib, importlib.metadata
+    said = {}
+    for name in input_dict["names"]:
+        try:
+            said[name] = importlib.import_module(name).__name__
+        except ImportError as error:
+            said[name] = type(error).__name__
+    try:
+        said["version"] = importlib.metadata.version("orjson")
+    except importlib.metadata.PackageNotFoundError:
+        said["version"] = None
+    return said
+"""
+
+
+def test_no_package_by_default(run: Any) -> None:
+    output = run(IMPORTS, {"names": ["orjson", "redis", "yaml", "pytest"]}).check()
+    assert output == dict.fromkeys(["orjson", "redis", "yaml", "pytest"], "ModuleNotFoundError") | {"version": None}
+
+
+def test_packages_with_what_they_depend_on_and_nothing_else(run: Any) -> None:
+    import orjson
+
+    output = run(
+        IMPORTS,
+        {"names": ["orjson", "rich.text", "markdown_it", "pygments", "redis", "pytest"]},
+        packages=["rich", "OrJSON"],
+    ).check()
+    assert output == {
+        "orjson": "orjson",
+        "rich.text": "rich.text",
+        "markdown_it": "markdown_it",
+        "pygments": "pygments",
+        "redis": "ModuleNotFoundError",
+        "pytest": "ModuleNotFoundError",
+        "version": orjson.__version__,
+    }
+
+
+def test_extras_of_packages(run: Any) -> None:
+    names = {"names": ["redis", "hiredis"]}
+    assert run(IMPORTS, names, packages=["redis"]).check()["hiredis"] == "ModuleNotFoundError"
+    assert run(IMPORTS, names, packages=["redis[hiredis]"]).check()["hiredis"] == "hiredis"
+
+
+def test_an_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is installed as a link to a folder, the way of `pip install --editable`."""
+    (tmp_path / "code" / "linked_one").mkdir(parents=True)
+    (tmp_path / "code" / "linked_one" / "__init__.py").write_text("VALUE = 5\n")
+    info = tmp_path / "site" / "linked_one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: linked-one\nVersion: 1.0\n")
+    (info / "RECORD").write_text("__editable__.linked_one-1.0.pth,,\nlinked_one-1.0.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    result = run("import linked_one\ndef run(): return {'v': linked_one.VALUE}", packages=["linked-one"])
+    assert result.check() == {"v": 5}

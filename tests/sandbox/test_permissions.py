@@ -1,0 +1,253 @@
+"""What an agent may do with its user's store: granted in the host, and enforced there whatever the agent does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sandbox
+from redis_store import AccessDenied, DataStore
+from sandbox import Permissions
+from sandbox.policy import KNOWN_OPERATIONS
+
+from .test_hostile import attack
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+TRY = """
+def run(input_dict):
+    said = []
+    for namespace, method, args in input_dict["calls"]:
+        try:
+            getattr(data_store.use_namespace(namespace), method)(*args)
+            said.append("done")
+        except Exception as error:
+            said.append(type(error).__name__)
+    return {"said": said, "names": data_store.list_namespaces()}
+"""
+
+
+@pytest.fixture
+def filled(store: DataStore) -> DataStore:
+    for name in ("default", "shared", "files:a", "files:b"):
+        store.use_namespace(name).set("k", name)
+    return store
+
+
+def tried(run: Any, calls: list[Any], permissions: Permissions | None, **more: Any) -> dict[str, Any]:
+    output: dict[str, Any] = run(TRY, {"calls": calls, **more}, permissions=permissions).check()
+    return output
+
+
+def test_reading_and_writing_are_granted_by_namespace(run: Any, filled: DataStore) -> None:
+    output = tried(
+        run,
+        [
+            ("shared", "get", ["k"]),
+            ("shared", "set", ["k", 1]),
+            ("files:a", "set", ["k", 1]),
+            ("files:b", "set", ["k", 1]),
+            ("files:b", "get", ["k"]),
+            ("default", "get", ["k"]),
+            ("default", "clear", []),
+        ],
+        Permissions(read=["shared", "files:*"], write=["files:{repo}"]),
+        repo="a",
+    )
+    assert output["said"] == ["done", "AccessDenied", "done", "AccessDenied", "done", "AccessDenied", "AccessDenied"]
+    assert output["names"] == ["files:a", "files:b", "shared"]
+    assert filled.get("k") == "default"
+    assert filled.use_namespace("files:b").get("k") == "files:b"
+
+
+def test_the_error_tells_what_is_allowed(run: Any, filled: DataStore) -> None:
+    result = run(
+        "def run(input_dict): data_store.set('k', 1)",
+        {"repo": "a"},
+        permissions=Permissions(read=["shared"], write=["files:{repo}"]),
+    )
+    assert isinstance(result.error, sandbox.AgentRaised)
+    assert result.error.type_name == "AccessDenied"
+    assert result.error.message == (
+        "Writing to namespace 'default' is not allowed here: allowed are reading 'shared', writing 'files:a'."
+    )
+
+
+def test_the_host_enforces_it_and_not_the_child(run: Any, filled: DataStore) -> None:
+    result = attack(
+        run,
+        r"""
+        from redis_store._access import EVERYTHING
+        from redis_store.errors import AccessDenied
+        said = []
+        data_store._access = EVERYTHING
+        for call in (
+            lambda: data_store._channel.call("get", "files:a", "k"),
+            lambda: data_store._channel.call("set", "files:a", "k", b"1", None, None),
+            lambda: data_store._channel.call("get_many", "files:a", "k"),
+            lambda: data_store._channel.call("scan_page", "files:a", "0", None),
+            lambda: data_store._channel.call("count", "files:a"),
+            lambda: data_store._channel.call("contains", "files:a", "k"),
+            lambda: data_store._channel.call("info", "files:a", "k"),
+            lambda: data_store._channel.call("delete_many", "files:a", "k"),
+        ):
+            try:
+                said.append(repr(call()))
+            except AccessDenied:
+                said.append("denied")
+        return {"said": said, "names": data_store._channel.call("list_namespaces", "files:a", None)}
+        """,
+        permissions=Permissions(namespaces=["shared"]),
+    )
+    assert result.check() == {"said": ["denied"] * 8, "names": ["shared"]}
+
+
+def test_a_star_in_the_input_is_a_letter(run: Any, filled: DataStore) -> None:
+    permissions = Permissions(namespaces=["files:{repo}"])
+    calls = [("files:a", "get", ["k"]), ("files:*", "set", ["k", 1])]
+    assert tried(run, calls, permissions, repo="*") == {"said": ["AccessDenied", "done"], "names": ["files:*"]}
+
+
+def test_braces_and_whole_numbers(run: Any, store: DataStore) -> None:
+    permissions = Permissions(namespaces=["{{{n}}}", "{not a name}"])
+    calls = [("{7}", "set", ["k", 1]), ("{not a name}", "set", ["k", 1]), ("7", "set", ["k", 1])]
+    assert tried(run, calls, permissions, n=7)["said"] == ["done", "done", "AccessDenied"]
+
+
+@pytest.mark.parametrize("given", [{}, {"repo": ""}, {"repo": None}, {"repo": ["a"]}, {"repo": True}])
+def test_input_that_does_not_fill_a_permission(run: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(sandbox.InvalidInput, match=r"'files:\{repo\}' needs 'repo' in input_dict"):
+        run("def run(): return {}", given, permissions=Permissions(write=["files:{repo}"]))
+
+
+def test_nothing_named_grants_everything_and_nothing_listed_nothing(run: Any, filled: DataStore) -> None:
+    calls = [("shared", "get", ["k"]), ("shared", "set", ["k", 1])]
+    assert tried(run, calls, Permissions())["said"] == ["done", "done"]
+    assert tried(run, calls, Permissions(read=[]))["said"] == ["AccessDenied"] * 2
+    assert tried(run, calls, Permissions(read=["*"]))["said"] == ["done", "AccessDenied"]
+    assert tried(run, calls, Permissions(write=["*"]))["said"] == ["AccessDenied", "done"]
+
+
+def test_operations(run: Any, filled: DataStore) -> None:
+    source = """
+        from redis_store.errors import AccessDenied
+        def run():
+            said = []
+            for call in (lambda: data_store.get("k"), lambda: list(data_store.iter_keys()), lambda: "k" in data_store,
+                         lambda: data_store.set("k", 1), lambda: data_store.list_namespaces(), lambda: len(data_store)):
+                try:
+                    call()
+                    said.append("done")
+                except AccessDenied as error:
+                    said.append(str(error))
+            return {"said": said}
+    """
+    result = run(source, permissions=Permissions(operations=["get", "iter_keys", "contains"]))
+    said = result.check()["said"]
+    assert said[:3] == ["done"] * 3
+    assert said[3] == "The operation 'set' is not allowed here: allowed are 'contains', 'get', 'iter_keys'."
+    assert all("is not allowed" in one for one in said[3:])
+    assert [one.error for one in result.operations if one.operation == "count"] == ["AccessDenied"]
+
+
+def test_quota(run: Any, store: DataStore) -> None:
+    source = """
+        from redis_store.errors import LimitExceeded
+        def run():
+            files, said = data_store.use_namespace("files"), []
+            try:
+                for n in range(100):
+                    files.set(f"k{n}", "x" * 1000)
+            except LimitExceeded as error:
+                said.append([error.limit, error.limit_bytes, n])
+            try:
+                files.set_many({f"m{n}": "x" * 1000 for n in range(100)})
+            except LimitExceeded as error:
+                said.append(error.limit)
+            files.clear()
+            files.set("again", "x" * 1000)
+            return {"said": said}
+    """
+    permissions = Permissions(namespaces=["files"], quota_bytes=20_000)
+    said = run(source, permissions=permissions).check()["said"]
+    assert said[0][:2] == ["quota_bytes", 20_000]
+    assert 5 < said[0][2] < 20
+    assert said[1] == "quota_bytes"
+    assert store.use_namespace("files").list_keys() == ["again"]
+
+
+def test_a_quota_counts_what_was_there_before_and_not_what_is_out_of_reach(run: Any, store: DataStore) -> None:
+    store.use_namespace("elsewhere").set("k", "x" * 100_000)
+    permissions = Permissions(read=["*"], write=["files:*"], quota_bytes=20_000)
+    source = "def run(): data_store.use_namespace('files:new').set('k', 'x' * 1000); return {}"
+    run(source, permissions=permissions).check()
+    store.use_namespace("files:old").set("k", "x" * 100_000)
+    result = run(source, permissions=permissions)
+    assert isinstance(result.error, sandbox.AgentRaised)
+    assert "over the quota of 20,000 bytes, of which 0 are left" in result.error.message
+
+
+def test_nested_agents_have_the_same_permissions(run: Any, filled: DataStore) -> None:
+    result = run(
+        "async def run(input_dict): return await agents.call('child', {'repo': 'b'})",
+        {"repo": "a"},
+        permissions=Permissions(write=["files:{repo}"]),
+        agents={
+            "child": """
+def run(input_dict):
+    data_store.use_namespace("files:a").set("from", "child")
+    data_store.use_namespace("files:b").set("from", "child")
+"""
+        },
+    )
+    assert "Writing to namespace 'files:b' is not allowed here" in str(result.error)
+    assert filled.use_namespace("files:a").get("from") == "child"
+
+
+def test_hints_show_nothing_that_may_not_be_read(run: Any, filled: DataStore) -> None:
+    filled.use_namespace("secrets-2").set("k", 1)
+    result = run(
+        "def run(): data_store.use_namespace('secrets').get('k'); return {}",
+        permissions=Permissions(read=["shared", "secrets"]),
+    )
+    assert "'shared'" in str(result.hints[0])
+    assert "secrets-2" not in str(result.hints[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"read": "shared"}, "Permissions.read must be a list of namespace patterns, not str"),
+        ({"write": 5}, "Permissions.write must be a list"),
+        ({"namespaces": [""]}, "Permissions.namespaces: A namespace pattern must not be empty"),
+        ({"read": [5]}, "Permissions.read: A namespace pattern must be a str"),
+        ({"operations": "get"}, "Permissions.operations must be a list of names"),
+        ({"operations": ["execute"]}, "'execute', which is no operation; there are: clear"),
+        ({"quota_bytes": 0}, "Permissions.quota_bytes=0 cannot be used"),
+        ({"quota_bytes": 1.5}, "Permissions.quota_bytes must be an int or None, not float"),
+        ({"quota_bytes": True}, "Permissions.quota_bytes must be an int or None, not bool"),
+    ],
+)
+def test_permissions_that_cannot_be_used(given: Any, expected: str) -> None:
+    with pytest.raises(sandbox.InvalidInput) as caught:
+        Permissions(**given)
+    assert expected in str(caught.value)
+
+
+def test_unknown_permissions_and_what_is_none(run: Any) -> None:
+    with pytest.raises(TypeError, match="reed"):
+        Permissions(reed=["shared"])  # type: ignore[call-arg]
+    with pytest.raises(sandbox.InvalidType, match=r"permissions must be a sandbox.Permissions, not dict"):
+        run("def run(): return {}", permissions={"read": ["shared"]})
+
+
+def test_every_operation_has_the_name_that_agents_know() -> None:
+    assert {"get", "set", "iter_keys", "iter_items", "contains", "count"} <= KNOWN_OPERATIONS
+    assert not any(name.startswith("scan") for name in KNOWN_OPERATIONS)
+
+
+def test_outside_the_error_is_a_permission_error(filled: DataStore) -> None:
+    with pytest.raises(PermissionError):
+        filled.restricted(read=["shared"]).get("k")
+    assert issubclass(AccessDenied, ValueError)
