@@ -77,6 +77,10 @@ class Access:
     def may_read(self, namespace: str) -> bool:
         return any(pattern.matches(namespace) for pattern in self.read)
 
+    def may_read_all(self, prefix: str) -> bool:
+        """Whether every namespace may be read whose name begins so."""
+        return any(pattern.is_prefix and prefix.startswith(pattern.text) for pattern in self.read)
+
     def may_write(self, namespace: str) -> bool:
         return any(pattern.matches(namespace) for pattern in self.write)
 

@@ -51,6 +51,7 @@ class Plan:
         cls, scope: Scope, prefix: str | None, since: str | None, consumer: str | None, initial: bool, holder: str
     ) -> Plan:
         """Check the arguments of `watch`."""
+        scope.check_readable()
         start = None if since is None else {scope.keys.name: _format(scope, scope.keys.name).read(since)}
         who = _consumer(scope, consumer, holder, scope.keys.name)
         return cls(scope, False, encode_prefix(prefix), _initial(initial, since), start, who)
@@ -65,7 +66,10 @@ class Plan:
         initial: bool,
         holder: str,
     ) -> Plan:
-        """Check the arguments of `watch_all`."""
+        """Check the arguments of `watch_all`; a handle that may read some namespaces only gives their prefix."""
+        names = encode_prefix(prefix)
+        if not scope.access.may_read_all(names):
+            raise scope.access.refusal("read", f"{names}*")
         if since is not None and not isinstance(since, Mapping):
             raise InvalidType(
                 f"watch_all goes on from a dict of namespaces and cursors, not from a {type(since).__name__}."

@@ -60,6 +60,7 @@ NEITHER = {
     *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces"),
     *("read_only", "restricted", "cached", "transaction", "transact"),
 }
+WATCHES = {"watch", "watch_all", "wait_for", "wait_until"}
 OF_MAPPINGS = {"items", "keys", "values", "popitem", "setdefault"}
 
 
@@ -97,7 +98,7 @@ AsyncSide.name = "async"  # type: ignore[attr-defined]
 def test_every_method_reads_or_writes_or_does_neither() -> None:
     for kind in (DataStore, AsyncDataStore):
         public = {name for name, _ in inspect.getmembers(kind) if not name.startswith("_")} - OF_MAPPINGS
-        assert public == READS.keys() | WRITES.keys() | CHANGES.keys() | OF_THE_USER.keys() | NEITHER, kind
+        assert public == READS.keys() | WRITES.keys() | CHANGES.keys() | OF_THE_USER.keys() | NEITHER | WATCHES, kind
 
 
 @pytest.mark.parametrize("method", READS)
@@ -306,3 +307,24 @@ def test_narrowing_allows_what_both_allow(ours: list[str], theirs: list[str], na
 def test_a_pattern_reads_as_it_was_written(written: str) -> None:
     assert str(Pattern.of(written)) == written
     assert Pattern.of(written).matches(written)
+
+
+def test_watching_keeps_to_the_rights_of_a_handle(
+    server_url: str, user: str, open_store: Callable[..., DataStore]
+) -> None:
+    store = open_store(server_url, user)
+    store.use_namespace("files:a").set("key", 1)
+    handle = store.restricted(read=["files:*", "shared"])
+    for refused in (
+        handle.use_namespace("secret").watch,
+        handle.watch_all,
+        lambda: handle.watch_all(prefix="f"),
+        lambda: handle.watch_all(prefix="shared"),
+        lambda: handle.use_namespace("secret").wait_for("key", timeout=1),
+    ):
+        with pytest.raises(AccessDenied):
+            refused()
+    with handle.watch_all(prefix="files:", initial=True) as changes:
+        assert next(changes).namespace == "files:a"
+    with store.read_only().watch_all(initial=True) as changes:
+        assert next(changes).namespace == "files:a"
