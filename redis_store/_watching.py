@@ -70,6 +70,8 @@ class Watching:
         self._wake = wake
         self._pid = os.getpid()
         self._given: Change | None = None
+        self._under_way: dict[str, str] = {}
+        """For a consumer: the cursor of the last change given of each namespace, until it is done."""
         self._passed = 0
         self.mailbox = Mailbox(wake=wake)
         self._follower = plan.new_follower()
@@ -95,9 +97,12 @@ class Watching:
                     if found:
                         self._follower.put_back(ready)
                         return found
-                    await self._advance({ready.track.keys.name: ready.cursor}, None)
+                    if ready.track.name not in self._under_way:
+                        await self._advance({ready.track.keys.name: ready.cursor}, None)
                     raise ready.change
                 found.append(ready.change)
+                if self.plan.consumer is not None:
+                    self._under_way[ready.change.namespace] = ready.change.cursor
         return found
 
     async def next_change(self, deadline: float | None) -> Change | None:
@@ -115,6 +120,8 @@ class Watching:
         if self.plan.consumer is not None:
             name = self.plan.scope.user.namespace(change.namespace).name
             await self._advance({name: change.cursor}, deadline)
+            if self._under_way.get(change.namespace) == change.cursor:
+                del self._under_way[change.namespace]
 
     def end(self) -> bool:
         """Take nothing more; True where there is a lock to release."""
@@ -204,7 +211,9 @@ class Watching:
             return
         self._passed += len(item.entries)
         track = self._follower.tracks.get(item.feed)
-        if self._passed >= SAVE_AFTER and track is not None and not self._follower.has_ready and self._given is None:
+        if self._passed < SAVE_AFTER or track is None or self._follower.has_ready:
+            return
+        if track.name not in self._under_way:
             await self._advance({track.keys.name: track.cursor_of(track.position)}, None)
 
     def _stand_by(self) -> None:
@@ -218,6 +227,7 @@ class Watching:
         self.mailbox = Mailbox(wake=self._wake)
         self._follower = self.plan.new_follower()
         self._given = None
+        self._under_way = {}
         self._stand_by()
 
     async def _try_to_take_over(self, deadline: float | None) -> bool:

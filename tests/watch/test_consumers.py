@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import connect
+from redis_store import StoredDataError, connect
+from redis_store._watch_plan import SAVE_AFTER
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, said
 
 CONSUMER = """
 import json, sys
-from redis_store import connect
+from redis_store import StoredDataError, connect
+from redis_store._watch_plan import SAVE_AFTER
 url, user, path = sys.argv[1:]
 with connect(url, user=user, configure_server=True) as store, open(path, "a", buffering=1) as out:
     with store.watch(consumer="c") as watch:
@@ -113,6 +115,21 @@ def test_entries_that_do_not_concern_it_move_the_cursor_too(side: WatchSide, raw
     again = side.watch(prefix="mine:", consumer="c")
     side.set("mine:2", 2)
     assert said([again.next()]) == [("set", "mine:2", 2)]
+
+
+def test_the_cursor_does_not_pass_what_was_taken_and_is_not_done(side: WatchSide, raw: redis.Redis, data: str) -> None:
+    watcher = side.watch("mine:", consumer="c")
+    side.set("mine:1", 1)
+    taken = watcher.take(10)
+    for number in range(SAVE_AFTER + 1):
+        side.set("other", number)
+    raw.hset(data, "mine:broken", "{")
+    with pytest.raises(StoredDataError):
+        watcher.take(10)
+    watcher.close()
+    again = side.watch("mine:", consumer="c")
+    assert said(again.take(1)) == said(taken)
+    again.close()
 
 
 def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
