@@ -2,6 +2,7 @@
 
 import logging
 
+from sandbox.consumers import Consumer, ConsumerEvent, on_change
 from sandbox.errors import (
     AgentCrashed,
     AgentError,
@@ -46,6 +47,8 @@ __all__ = [
     "AgentNotFound",
     "AgentRaised",
     "Call",
+    "Consumer",
+    "ConsumerEvent",
     "CpuLimitExceeded",
     "Hint",
     "InvalidAgent",
@@ -77,6 +80,7 @@ __all__ = [
     "UnknownAgent",
     "WriteLimitExceeded",
     "arun",
+    "on_change",
     "run",
 ]
 

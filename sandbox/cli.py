@@ -17,6 +17,7 @@ from redis_store import _plain
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import _cli_options, _doctor, errors
 from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
+from sandbox._cli_watch import watch
 from sandbox._reload import Files, run_on_every_save
 from sandbox.limits import Limits
 from sandbox.pool import Sandbox
@@ -149,6 +150,9 @@ def doctor(
     write(sys.stdout, _doctor.as_json(report) if json_output else _doctor.text(report))
     if report.tier == "none":
         raise typer.Exit(FAILED)
+
+
+app.command("watch")(watch)
 
 
 def main() -> None:

@@ -1,0 +1,240 @@
+"""What is done about one batch of changes: runs, further tries, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+)
+from tenacity.wait import wait_exponential_jitter
+
+from redis_store import AsyncDataStore
+from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
+from redis_store.errors import LimitExceeded as StoreLimitExceeded
+from redis_store.types import Json
+from sandbox._backlog import Item
+from sandbox.errors import AgentNotFound, InvalidInput, SandboxError, StartFailed
+from sandbox.limits import Limits
+from sandbox.result import RunResult
+from sandbox.runner import arun
+
+T = TypeVar("T")
+
+_NOT_THE_AGENT = (StoreUnavailable, ServerRefused, StartFailed, AgentNotFound)
+"""Errors raised before the agent ran: they are waited out, however long it takes, and cost the changes no try."""
+
+_LONGEST_KEY_PART = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerEvent:
+    """Something that a consumer did; `on_event` gets each.
+
+    `kind`: "watching" (it works from now on), "standing by" (another process works under its name), "ran", "failed" (a run; it
+    is tried again unless its changes become dead letters), "dead letter", "waiting" (`wait_s`, for the server or for what the
+    agent needs to start), "stopped".
+    """
+
+    kind: Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
+    consumer: str
+    keys: tuple[str | None, ...] = ()
+    """The keys of the changes, in order; None for a change of the whole namespace."""
+    run: str | None = None
+    seconds: float | None = None
+    """How long the run took."""
+    output: dict[str, Json] | None = None
+    error: str | None = None
+    attempt: int = 1
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a consumer was asked for, checked."""
+
+    source_or_path: str | os.PathLike[str]
+    user: str
+    namespace: str
+    prefix: str | None
+    consumer: str
+    agent: str
+    tools: Mapping[str, Callable[..., Any]] | None
+    url: str | None
+    limits: Limits | None
+    batch: int
+    concurrency: int
+    retries: int
+    first_wait_s: float
+    longest_wait_s: float
+    initial: bool
+    own_writes: bool
+    configure_server: bool
+    on_output: Callable[[str], object] | None
+    tell: Callable[[ConsumerEvent], None]
+
+    @property
+    def dead_letters(self) -> str:
+        """The namespace for what fails every time."""
+        return f"dead-letter:{self.consumer}"
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, SandboxError) and not isinstance(error, InvalidInput)
+
+
+class Left(Exception):
+    """The consumer is to stop: what had to be tried again stays for the next time."""
+
+
+class Reactor:
+    """Carries out batches for a consumer."""
+
+    def __init__(self, reaction: Reaction, store: AsyncDataStore, stopping: asyncio.Event) -> None:
+        self._reaction = reaction
+        self._dead_letters = store.use_namespace(reaction.dead_letters)
+        self._stopping = stopping
+
+    async def carry_out(self, batch: list[Item]) -> bool:
+        """Do what is to be done about some changes; False where the consumer stops and they stay undone."""
+        try:
+            readable = await self._sort_out(batch)
+            if readable and (error := await self._try(readable, self._reaction.retries)) is not None:
+                await self._one_by_one(readable, error)
+        except Left:
+            return False
+        return True
+
+    async def _sort_out(self, batch: list[Item]) -> list[tuple[Item, dict[str, Json]]]:
+        """Return changes with what the agent gets; a value that is not JSON is a dead letter at once."""
+        readable = []
+        for item in batch:
+            try:
+                readable.append((item, item.as_json()))
+            except (ValueError, RecursionError):
+                error = CorruptValue(f"The value of {item.change.key!r} is not JSON: set it again, or delete it.")
+                await self._bury(item, None, error, 0)
+        return readable
+
+    async def _one_by_one(self, batch: list[tuple[Item, dict[str, Json]]], error: Exception) -> None:
+        """Find out which changes of a batch fail, so that none takes another with it to the dead letters."""
+        for item, change in batch:
+            failure: Exception | None = error
+            if len(batch) > 1:
+                failure = await self._try([(item, change)], 0)
+            if failure is not None:
+                await self._bury(item, change, failure, self._reaction.retries + 1 + (len(batch) > 1))
+
+    async def _try(self, batch: list[tuple[Item, dict[str, Json]]], retries: int) -> Exception | None:
+        """Run the agent until it succeeds or the tries are used up; the last error."""
+        keys = tuple(item.change.key for item, _ in batch)
+        changes = [change for _, change in batch]
+        attempt = 0
+
+        async def run_once() -> None:
+            nonlocal attempt
+            attempt += 1
+            result = await self._patiently(partial(self._run, changes), keys)
+            self._say("ran" if result.error is None else "failed", keys, attempt, result)
+            result.check()
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(retries + 1),
+            wait=self._wait(),
+            retry=retry_if_exception(_may_pass),
+            sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            await retrying(run_once)
+        except InvalidInput as error:  # too much for one run
+            self._reaction.tell(ConsumerEvent("failed", self._reaction.consumer, keys, error=str(error)))
+            return error
+        except SandboxError as error:
+            return error
+        return None
+
+    async def _run(self, changes: list[dict[str, Json]]) -> RunResult:
+        if self._stopping.is_set():
+            raise Left
+        asked = self._reaction
+        return await arun(
+            asked.source_or_path,
+            {"changes": changes},
+            user=asked.user,
+            namespace=asked.namespace,
+            agent=asked.agent,
+            tools=asked.tools,
+            url=asked.url,
+            limits=asked.limits,
+            on_output=asked.on_output,
+        )
+
+    async def _patiently(self, do: Callable[[], Coroutine[Any, Any, T]], keys: tuple[str | None, ...]) -> T:
+        """Do something that needs the server, again and again until it is there."""
+
+        def say(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            wait_s = state.next_action.sleep if state.next_action is not None else None
+            self._reaction.tell(
+                ConsumerEvent("waiting", self._reaction.consumer, keys, error=str(error), wait_s=wait_s)
+            )
+
+        retrying = AsyncRetrying(
+            stop=stop_never,
+            wait=self._wait(),
+            retry=retry_if_exception_type(_NOT_THE_AGENT),
+            sleep=self._pause,
+            before_sleep=say,
+        )
+        return await retrying(do)
+
+    async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
+        """Put a change aside, with what is wrong about it."""
+        asked, known = self._reaction, item.change
+        told = {"type": type(error).__name__, "message": str(error), "traceback": getattr(error, "traceback", "")}
+        record: dict[str, Json] = {"change": change, "error": told, "agent": asked.agent, "tries": tries}
+        small = {name: getattr(known, name) for name in ("namespace", "key", "op", "cursor", "agent", "run")}
+        key = f"{(known.key or known.op)[:_LONGEST_KEY_PART]}@{known.cursor}"
+
+        async def write() -> None:
+            try:
+                await self._dead_letters.set(key, record if change is not None else {**record, "change": small})
+            except StoreLimitExceeded:  # with the error around it, the value is too big
+                await self._dead_letters.set(key, {**record, "change": small})
+
+        await self._patiently(write, (known.key,))
+        asked.tell(ConsumerEvent("dead letter", asked.consumer, (known.key,), error=str(error), attempt=tries))
+
+    def _wait(self) -> wait_exponential_jitter:
+        first = self._reaction.first_wait_s
+        return wait_exponential_jitter(initial=first, max=self._reaction.longest_wait_s, jitter=first)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next try; raises `Left` where the consumer is to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+        raise Left
+
+    def _say(
+        self, kind: Literal["ran", "failed"], keys: tuple[str | None, ...], attempt: int, result: RunResult
+    ) -> None:
+        error = None if result.error is None else str(result.error)
+        self._reaction.tell(
+            ConsumerEvent(
+                kind, self._reaction.consumer, keys, result.run, result.duration, result.output, error, attempt
+            )
+        )

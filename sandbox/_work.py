@@ -1,0 +1,156 @@
+"""A consumer's work: taking changes, having them worked on, and moving its cursor behind what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from redis_store import Change, connect_async
+from redis_store.aio_watch import AsyncWatch
+from redis_store.errors import DataStoreError
+from sandbox._backlog import Backlog, Item
+from sandbox._reaction import ConsumerEvent, Reaction, Reactor
+
+_TAKE_AT_ONCE = 200
+_TURN_S = 1.0
+"""How long to wait for a change before looking whether another process has become the consumer."""
+
+_LAST_WORD_S = 5.0
+"""How long a consumer that stops waits for a server that is away to take its cursor."""
+
+
+class Work:
+    """What one consumer does between its begin and its end."""
+
+    def __init__(self, reaction: Reaction) -> None:
+        self._reaction = reaction
+        self._backlog = Backlog()
+        self._runs: dict[asyncio.Task[bool], list[Item]] = {}
+        self._done: Change | None = None
+        self._lock = threading.Lock()
+        self._asked: list[bool] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._standing_by = False
+
+    def stop(self, now: bool) -> None:
+        """End, from any thread; also before it has begun."""
+        with self._lock:
+            self._asked.append(now)
+            loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, and the work over
+                loop.call_soon_threadsafe(self._heed)
+
+    async def run(self, begun: Callable[[], None]) -> None:
+        """Work until told to stop."""
+        asked = self._reaction
+        self._stopping = asyncio.Event()
+        with self._lock:
+            self._loop = asyncio.get_running_loop()
+        self._heed()
+        async with connect_async(
+            asked.url,
+            user=asked.user,
+            namespace=asked.namespace,
+            agent=asked.agent,
+            configure_server=asked.configure_server,
+        ) as store:
+            self._reactor = Reactor(asked, store, self._stopping)
+            # As text: a value that is not JSON is a matter for the dead letters.
+            watch = store.as_json_text().watch(asked.prefix, consumer=asked.consumer, initial=asked.initial)
+            async with watch:
+                self._look(watch, begun=True)
+                begun()
+                await self._work(watch)
+        asked.tell(ConsumerEvent("stopped", asked.consumer))
+
+    def _heed(self) -> None:
+        with self._lock:
+            asked = list(self._asked)
+        if asked:
+            self._stopping.set()
+        if any(asked):
+            for run in self._runs:
+                run.cancel()
+
+    async def _work(self, watch: AsyncWatch) -> None:
+        taking: asyncio.Task[list[Change]] | None = None
+        saving: asyncio.Task[None] | None = None
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not stopping.done() or self._runs:
+                if not stopping.done():
+                    if taking is None and self._backlog.room:
+                        most = min(self._backlog.room, _TAKE_AT_ONCE)
+                        taking = asyncio.ensure_future(watch.take(most, _TURN_S))
+                    self._begin_runs()
+                if saving is None and self._done is not None:
+                    saving, self._done = asyncio.ensure_future(watch.done(self._done)), None
+                waiting = [taking, saving, *self._runs, None if stopping.done() else stopping]
+                await asyncio.wait([task for task in waiting if task], return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() and taking is not None:
+                    await _end([taking])
+                    taking = None
+                if taking is not None and taking.done():
+                    self._add(taking.result())
+                    taking = None
+                    self._look(watch)
+                if saving is not None and saving.done():
+                    saving.result()
+                    saving = None
+                self._end_runs()
+        finally:
+            await _end(task for task in (taking, stopping, *self._runs) if task is not None)
+            await self._save_last(watch, saving)
+
+    def _begin_runs(self) -> None:
+        while len(self._runs) < self._reaction.concurrency and not self._standing_by:
+            batch = self._backlog.next_batch(self._reaction.batch)
+            if not batch:
+                return
+            self._runs[asyncio.ensure_future(self._reactor.carry_out(batch))] = batch
+
+    def _end_runs(self) -> None:
+        for run in [run for run in self._runs if run.done()]:
+            batch = self._runs.pop(run)
+            if run.cancelled() or not run.result():
+                self._backlog.give_up(batch)
+            else:
+                self._done = self._backlog.finish(batch) or self._done
+
+    def _add(self, changes: list[Change]) -> None:
+        asked = self._reaction
+        for change in changes:
+            self._backlog.add(change, skip=change.agent == asked.agent and not asked.own_writes)
+        self._done = self._backlog.settle() or self._done
+
+    def _look(self, watch: AsyncWatch, *, begun: bool = False) -> None:
+        """Notice that another process has become the consumer, or that this one has."""
+        if not begun and watch.standing_by == self._standing_by:
+            return
+        self._standing_by = watch.standing_by
+        if self._standing_by:
+            self._backlog.clear()
+            self._done = None
+        kind: Any = "standing by" if self._standing_by else "watching"
+        self._reaction.tell(ConsumerEvent(kind, self._reaction.consumer))
+
+    async def _save_last(self, watch: AsyncWatch, saving: asyncio.Task[None] | None) -> None:
+        """Move the cursor behind what was done last, if the server is there to hear of it."""
+        with suppress(TimeoutError, DataStoreError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                if saving is not None:
+                    await saving
+                if self._done is not None:
+                    await watch.done(self._done)
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their ends."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)

@@ -1,0 +1,200 @@
+"""Agents that run on changes: a consumer hands the changes of a namespace to an agent, and knows how far it has come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis_store
+from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
+from sandbox._job import make_job
+from sandbox._reaction import ConsumerEvent, Reaction
+from sandbox._work import Work
+from sandbox.errors import InvalidInput, InvalidType
+from sandbox.limits import Limits
+
+logger = logging.getLogger("sandbox")
+
+
+def on_change(
+    source_or_path: str | os.PathLike[str],
+    *,
+    user: str,
+    namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+    prefix: str | None = None,
+    consumer: str | None = None,
+    batch: int = 20,
+    concurrency: int = 4,
+    retries: int = 3,
+    first_wait: float = 0.5,
+    longest_wait: float = 30.0,
+    initial: bool = False,
+    own_writes: bool = False,
+    agent: str | None = None,
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+    url: str | None = None,
+    limits: Limits | None = None,
+    configure_server: bool = False,
+    on_output: Callable[[str], object] | None = None,
+    on_event: Callable[[ConsumerEvent], object] | None = None,
+) -> Consumer:
+    """Return a `Consumer` that runs an agent on the changes of a namespace, with ``{"changes": [...]}`` as its input.
+
+    `run` it until it is stopped, ``await`` its `arun`, or let it work in a thread for as long as a ``with`` block lasts.
+
+    A run gets at most `batch` changes, `concurrency` runs are under way at once, one at a time for each key. One that fails
+    is tried again `retries` times, after `first_wait` seconds, then twice as many and so on up to `longest_wait`. After that the
+    changes of its batch are tried alone, and those that fail go to the namespace ``dead-letter:<consumer>``. `consumer` is the
+    name under which the server keeps how far it has come (by default that of the agent's file); of several processes with one
+    name one works. `initial` makes a new consumer begin with every key that is there. What an agent called `agent` (by default
+    as the consumer) wrote is not handed on, so that it does not trigger itself, unless `own_writes`. The rest as in `run`.
+    """
+    tell = _guarded(on_event)
+    name = _name(source_or_path, consumer, agent)
+    job = make_job(source_or_path, {"changes": []}, user, namespace, agent or name, tools, url, limits, on_output)
+    encode_name(name, "consumer name", MAX_AGENT_BYTES)
+    encode_prefix(prefix)
+    for what, value in {"initial": initial, "own_writes": own_writes}.items():
+        if not isinstance(value, bool):
+            raise InvalidType(f"{what} must be True or False, not {type(value).__name__}.")
+    reaction = Reaction(
+        source_or_path=source_or_path,
+        user=user,
+        namespace=namespace,
+        prefix=prefix,
+        consumer=name,
+        agent=job.agent,
+        tools=tools,
+        url=url,
+        limits=limits,
+        batch=_whole("batch", batch, 1, 1000),
+        concurrency=_whole("concurrency", concurrency, 1, 64),
+        retries=_whole("retries", retries, 0, 100),
+        first_wait_s=_seconds("first_wait", first_wait),
+        longest_wait_s=_seconds("longest_wait", longest_wait),
+        initial=initial,
+        own_writes=own_writes,
+        configure_server=configure_server,
+        on_output=on_output,
+        tell=tell,
+    )
+    if namespace == reaction.dead_letters:
+        raise InvalidInput(f"The consumer {name!r} cannot watch its own dead letters: give another consumer's name.")
+    return Consumer(reaction)
+
+
+class Consumer:
+    """An agent that runs on changes; made by `on_change`, and good for one time."""
+
+    def __init__(self, reaction: Reaction) -> None:
+        self._reaction = reaction
+        self._work = Work(reaction)
+        self._thread: threading.Thread | None = None
+        self._begun = threading.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def name(self) -> str:
+        """The name under which the server keeps how far it has come."""
+        return self._reaction.consumer
+
+    @property
+    def dead_letters(self) -> str:
+        """The namespace, of the same user, for changes on which the agent fails every time."""
+        return self._reaction.dead_letters
+
+    def run(self) -> None:
+        """Work until `stop`, in this thread. Raises an error of the store where the server cannot be used at the start."""
+        asyncio.run(self.arun())
+
+    async def arun(self) -> None:
+        """Work until `stop`, on the running event loop; async tools run on it too. Cancelling it ends the runs under way."""
+        await self._work.run(self._begun.set)
+
+    def stop(self, *, now: bool = False) -> None:
+        """Let it end: it begins no more runs, finishes those under way, and keeps its cursor. From any thread, at any time.
+
+        `now` ends the runs under way as well; their changes are worked on again by whoever consumes next under this name.
+        """
+        self._work.stop(now)
+
+    def __enter__(self) -> Self:
+        """Work in a thread; returns when what is written from now on will be seen, or when it stands by."""
+        self._thread = threading.Thread(target=self._run_in_thread, name=f"sandbox-consumer-{self.name}", daemon=True)
+        self._thread.start()
+        self._begun.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop(now=kind is not None)
+        assert self._thread is not None
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def __repr__(self) -> str:
+        asked = self._reaction
+        return f"<Consumer {asked.consumer!r} of user={asked.user!r} namespace={asked.namespace!r}>"
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._begun.set()
+
+
+def _name(source_or_path: object, consumer: str | None, agent: str | None) -> str:
+    if consumer is not None:
+        return consumer
+    is_source = isinstance(source_or_path, str) and ("\n" in source_or_path or "def " in source_or_path)
+    if isinstance(source_or_path, (str, os.PathLike)) and not is_source:
+        return Path(source_or_path).stem
+    if agent is not None:
+        return agent
+    raise InvalidInput("Give a consumer's name: an agent that is passed as its source has none.")
+
+
+def _guarded(on_event: Callable[[ConsumerEvent], object] | None) -> Callable[[ConsumerEvent], None]:
+    if on_event is not None and not callable(on_event):
+        raise InvalidType(f"on_event must be a function that takes an event, not {type(on_event).__name__}.")
+
+    def tell(event: ConsumerEvent) -> None:
+        if on_event is not None:
+            try:
+                on_event(event)
+            except Exception:
+                logger.exception("on_event raised; the consumer goes on")
+
+    return tell
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{name} must be an int, not {type(value).__name__}.")
+    if not least <= value <= most:
+        raise InvalidInput(f"{name}={value} cannot be used: give at least {least} and at most {most}.")
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"{name} must be a number of seconds, not {type(value).__name__}.")
+    if not 0 < value <= 86400:
+        raise InvalidInput(f"{name}={value!r} cannot be used: give more than 0 and at most 86,400 seconds.")
+    return float(value)
+
+
+__all__ = ["Consumer", "ConsumerEvent", "on_change"]
