@@ -17,7 +17,7 @@ from tenacity import (
     stop_after_attempt,
     stop_never,
 )
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from redis_store import AsyncDataStore
 from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
@@ -216,9 +216,9 @@ class Reactor:
         await self._patiently(write, (known.key,))
         asked.tell(ConsumerEvent("dead letter", asked.consumer, (known.key,), error=str(error), attempt=tries))
 
-    def _wait(self) -> wait_exponential_jitter:
-        first = self._reaction.first_wait_s
-        return wait_exponential_jitter(initial=first, max=self._reaction.longest_wait_s, jitter=first)
+    def _wait(self) -> wait_base:
+        first, longest = self._reaction.first_wait_s, self._reaction.longest_wait_s
+        return wait_exponential(multiplier=first, max=longest) + wait_random(0, min(first, longest) / 2)
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next try; raises `Left` where the consumer is to stop."""

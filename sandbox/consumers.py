@@ -57,8 +57,8 @@ def on_change(
     """
     tell = _guarded(on_event)
     name = _name(source_or_path, consumer, agent)
-    job = make_job(source_or_path, {"changes": []}, user, namespace, agent or name, tools, url, limits, on_output)
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
+    job = make_job(source_or_path, {"changes": []}, user, namespace, agent or name, tools, url, limits, on_output)
     encode_prefix(prefix)
     for what, value in {"initial": initial, "own_writes": own_writes}.items():
         if not isinstance(value, bool):
@@ -152,6 +152,8 @@ class Consumer:
             self.run()
         except BaseException as error:
             self._error = error
+            if self._begun.is_set():
+                logger.error("the consumer %r has ended: %s", self.name, error)
         finally:
             self._begun.set()
 

@@ -1,0 +1,182 @@
+"""The command `sandbox watch`, as a process: its ends, by Ctrl-C and by a kill, lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sandbox
+from redis_store import DataStore
+from sandbox.cli import app
+from tests.sandbox.conftest import wait_until
+
+ROOT = Path(sandbox.__file__).parent.parent
+COMMAND = [sys.executable, "-c", "from sandbox.cli import main; main()", "watch"]
+AGENT = """
+    import time
+    def run(input_dict):
+        notes = data_store.use_namespace("notes")
+        keys = [change["key"] for change in input_dict["changes"]]
+        notes.set("begun", notes.get("begun", []) + keys)
+        while "hold" in notes:
+            time.sleep(0.01)
+        notes.set("done", notes.get("done", []) + keys)
+        return {"keys": keys}
+"""
+
+
+class Watcher:
+    """A process of the command, and what it says."""
+
+    def __init__(self, arguments: list[str], folder: Path, number: int) -> None:
+        self.err, self.out = folder / f"err{number}", folder / f"out{number}"
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
+        with self.err.open("wb") as err, self.out.open("wb") as out:
+            self.process = subprocess.Popen([*COMMAND, *arguments], env=environ, stdout=out, stderr=err)
+
+    def says(self, text: str) -> None:
+        wait_until(lambda: text in self.err.read_text(), f"it says {text!r}")
+
+
+@pytest.fixture
+def watch(tmp_path: Path, server_url: str, user: str) -> Iterator[Callable[..., Watcher]]:
+    """Start the command with an agent that notes what it is given; it works, or stands by, when this returns."""
+    path = tmp_path / "noter.py"
+    path.write_text(textwrap.dedent(AGENT))
+    started: list[Watcher] = []
+
+    def start(*arguments: str) -> Watcher:
+        full = [str(path), "--user", user, "--url", server_url, "--configure-server", "--concurrency", "1", *arguments]
+        started.append(Watcher(full, tmp_path, len(started)))
+        if "--json" not in arguments:
+            wait_until(lambda: " noter: " in started[-1].err.read_text(), "it has begun")
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def notes(store: DataStore) -> DataStore:
+    return store.use_namespace("notes")
+
+
+def test_a_line_for_each_run(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
+    watcher = watch("--prefix", "k")
+    store.set_many({"k1": 1, "other": 2})
+    watcher.says("1 change ('k1'): done in ")
+    watcher.process.send_signal(signal.SIGTERM)
+    assert watcher.process.wait(20) == 0
+    assert watcher.err.read_text().endswith(" noter: stopped\n")
+    assert watcher.out.read_text() == ""
+
+
+def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) -> None:
+    watcher = watch("--json", "--consumer", "other name")
+    wait_until(lambda: "watching" in watcher.out.read_text(), "it has begun")
+    store.set("ä", 1)
+    wait_until(lambda: "ran" in watcher.out.read_text(), "it has run")
+    watcher.process.send_signal(signal.SIGINT)
+    assert watcher.process.wait(20) == 0
+    lines = [json.loads(line) for line in watcher.out.read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["watching", "ran", "stopped"]
+    assert {line["consumer"] for line in lines} == {"other name"}
+    assert (lines[1]["keys"], lines[1]["output"], lines[1]["error"]) == (["ä"], {"keys": ["ä"]}, None)
+
+
+def test_ctrl_c_finishes_what_runs_and_keeps_the_cursor(
+    watch: Callable[..., Watcher], store: DataStore, notes: DataStore
+) -> None:
+    notes["hold"] = True
+    watcher = watch()
+    store.set("a", 1)
+    wait_until(lambda: notes.get("begun") == ["a"], "the agent has begun")
+    watcher.process.send_signal(signal.SIGINT)
+    watcher.says("Finishing what runs; once more to end it at once.")
+    store.set("b", 1)
+    del notes["hold"]
+    assert watcher.process.wait(20) == 0
+    assert notes["done"] == ["a"]
+    watch()
+    wait_until(lambda: notes["done"] == ["a", "b"], "the next goes on behind it")
+    assert notes["begun"] == ["a", "b"]
+
+
+def test_a_second_ctrl_c_ends_it_at_once(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
+    notes["hold"] = True
+    watcher = watch()
+    store.set("a", 1)
+    wait_until(lambda: notes.get("begun") == ["a"], "the agent has begun")
+    watcher.process.send_signal(signal.SIGINT)
+    watcher.says("Finishing what runs")
+    watcher.process.send_signal(signal.SIGINT)
+    assert watcher.process.wait(20) == 130
+    assert watcher.err.read_text().splitlines()[-1].startswith("Ended at once: ")
+    del notes["hold"]
+    watch()
+    wait_until(lambda: notes.get("done") == ["a"], "the next does it again")
+
+
+def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
+    watch: Callable[..., Watcher], store: DataStore, notes: DataStore
+) -> None:
+    first = watch("--batch", "2")
+    store.set("k0", 0)
+    wait_until(lambda: notes.get("done") == ["k0"], "the first change is done")
+    second = watch("--batch", "2")
+    second.says("standing by")
+    notes["hold"] = True
+    store.set_many({f"k{number}": number for number in range(1, 5)})
+    wait_until(lambda: len(notes["begun"]) > 1, "a run is under way")
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    store.set("k5", 5)
+    del notes["hold"]
+    wait_until(lambda: "k5" in notes["done"], "the second has taken over")
+    second.says("watching")
+    done = notes["done"]
+    assert set(done) == {f"k{number}" for number in range(6)}
+    assert done.count("k0") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", "0"], "batch=0 cannot be used"),
+        (["--concurrency", "x"], "x"),
+        (["--consumer", ""], "consumer name must not be empty"),
+        (["--timeout", "0"], "Limits.timeout_s=0.0 cannot be used"),
+        (["--namespace", ""], "namespace must not be empty"),
+        (["--url", "http://x"], "url"),
+        (["--unknown"], "No such option"),
+    ],
+)
+def test_called_wrongly_is_exit_code_2(tmp_path: Path, server_url: str, arguments: list[str], said: str) -> None:
+    path = tmp_path / "agent.py"
+    path.write_text("def run(): return {}\n")
+    full = ["watch", str(path), "--user", "u", "--url", server_url, *arguments]
+    done = CliRunner().invoke(app, full, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_file_and_no_server(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["watch", str(tmp_path / "none.py"), "--user", "u"])
+    assert (done.exit_code, "none.py" in done.stderr) == (2, True)
+    (tmp_path / "agent.py").write_text("def run(): return {}\n")
+    arguments: list[Any] = ["watch", str(tmp_path / "agent.py"), "--user", "u", "--url", "redis://127.0.0.1:1/0"]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, "Cannot connect" in done.stderr) == (1, True)
