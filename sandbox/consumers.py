@@ -13,7 +13,8 @@ from typing import Any, Self
 
 import redis_store
 from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
-from sandbox._job import make_job
+from sandbox._given import make_given
+from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
 from sandbox._work import Work
 from sandbox.errors import InvalidInput, InvalidType
@@ -58,7 +59,8 @@ def on_change(
     tell = _guarded(on_event)
     name = _name(source_or_path, consumer, agent)
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    job = make_job(source_or_path, {"changes": []}, user, namespace, agent or name, tools, url, limits, on_output)
+    given = make_given(tools=tools, limits=limits)
+    task = make_task(given, source_or_path, {"changes": []}, user, namespace, agent or name, on_output)
     encode_prefix(prefix)
     for what, value in {"initial": initial, "own_writes": own_writes}.items():
         if not isinstance(value, bool):
@@ -69,7 +71,7 @@ def on_change(
         namespace=namespace,
         prefix=prefix,
         consumer=name,
-        agent=job.agent,
+        agent=task.job.who.agent,
         tools=tools,
         url=url,
         limits=limits,

@@ -155,7 +155,7 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
     ("arguments", "said"),
     [
         (["--batch", "0"], "batch=0 cannot be used"),
-        (["--concurrency", "x"], "x"),
+        (["--concurrency", "x"], "valid integer"),
         (["--consumer", ""], "consumer name must not be empty"),
         (["--timeout", "0"], "Limits.timeout_s=0.0 cannot be used"),
         (["--namespace", ""], "namespace must not be empty"),
