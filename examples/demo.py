@@ -13,9 +13,11 @@ import pydoc
 import shlex
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,7 +33,7 @@ try:
     from rich.table import Table
 
     import sandbox
-    from redis_store import DataStoreError
+    from redis_store import DataStore, DataStoreError, connect
     from redis_store.server import join, status
     from sandbox.isolation import ENVIRONMENT, UNSAFE, available
 except ImportError as error:
@@ -42,6 +44,7 @@ USER = "demo"
 REPO = "stdlib"
 QUERIES = ("json decoder", "http server", "temporary file", "priority queue")
 PAGE = "pydoc:asyncio"
+PIPELINE = {"ingest": "pipeline:inbox", "summarise": "pipeline:files", "index": "pipeline:summaries"}
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -180,6 +183,42 @@ def describe_fetch(output: dict[str, Any]) -> str:
     return f"{output['url']}, {len(output['answer']):,} characters, source: {output['source']}"
 
 
+def show_pipeline(host: Host, console: Console) -> None:
+    """Have three agents wait for changes, edit a file on disk, and measure until its summary and the index have followed."""
+    console.print("Live: ingest, summarise and index wait for changes; none of them calls another.")
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder, ExitStack() as stack:
+        path = Path(folder) / "greeting.py"
+        store = stack.enter_context(connect(host.url, user=USER))
+        for name in (*PIPELINE.values(), "pipeline:index", "pipeline:words"):
+            store.use_namespace(name).clear()
+        for agent, namespace in PIPELINE.items():
+            options = {"user": USER, "namespace": namespace, "url": host.url, "concurrency": 1, "first_wait": 0.1}
+            stack.enter_context(sandbox.on_change(EXAMPLES / "pipeline" / f"{agent}.py", **options))
+        for text in ('"""Say hello."""\ndef hello(): ...\n', '"""Say goodbye, politely."""\ndef goodbye(): ...\n'):
+            path.write_text(text, encoding="utf-8")
+            follow(store, path, console)
+    console.print()
+
+
+def follow(store: DataStore, path: Path, console: Console) -> None:
+    """Hand a file over as it is on disk now, and wait until everything that depends on it has followed."""
+    text = path.read_text(encoding="utf-8")
+    word = text.split("def ")[1].partition("(")[0]
+    start = time.perf_counter()
+    store.use_namespace("pipeline:inbox").set(path.name, text)
+    times = {}
+    for what, namespace, key, follows in (
+        ("stored", "pipeline:files", path.name, lambda value: value == text),
+        ("summarised", "pipeline:summaries", path.name, lambda value: value["names"] == [word]),
+        ("indexed", "pipeline:index", word, lambda paths: path.name in paths),
+    ):
+        store.use_namespace(namespace).wait_until(key, follows, timeout=20)
+        times[what] = time.perf_counter() - start
+    shown = ", ".join(f"{what} after {seconds:.2f} s" for what, seconds in times.items())
+    about = store.use_namespace("pipeline:summaries")[path.name]["about"]
+    console.print(f"  {path.name} edited on disk: {shown}: {about!r}", highlight=False, markup=False, soft_wrap=True)
+
+
 def report(host: Host, sources: dict[str, str], seconds: float, console: Console) -> None:
     """Show what was done, and what it took."""
     table = Table(box=None, pad_edge=False, expand=False)
@@ -280,6 +319,7 @@ def demo(files: int | None, data_dir: Path, console: Console) -> None:
         )
         host = Host(server.url, choose_isolation(console))
         run_agents(host, sources, console)
+        show_pipeline(host, console)
         report(host, sources, time.perf_counter() - start, console)
         show_commands(
             data_dir, host.isolation, "json/decoder.py" if "json/decoder.py" in sources else min(sources), console

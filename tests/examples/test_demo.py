@@ -64,6 +64,10 @@ def test_twice(data_dir: Path) -> None:
     assert "cache hits: 1 of 2 fetches" in first.stdout
     assert "from producer: " in first.stdout
     assert "Visits: 1" in first.stdout
+    live = (
+        r"greeting.py edited on disk: stored after [\d.]+ s, summarised after [\d.]+ s, indexed after [\d.]+ s: 'Say "
+    )
+    assert len(re.findall(live, first.stdout)) == 2
     assert re.search(rf"\n{FILES} files of [\d.]+ [kM]B; [\d,]+ operations", first.stdout)
 
     with connect(user="demo", data_dir=data_dir) as store:
