@@ -84,39 +84,29 @@ DAEMON = """
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
+            print(os.getpid(), flush=True)
             os.closerange(0, 64)
             time.sleep({seconds})
             os._exit(0)
         os._exit(0)
     os.wait()
+    time.sleep(0.2)
     won = True
 """
-
-
-def _sleepers() -> set[int]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/status"):
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        if any(line.startswith("PPid:\t1") and line.endswith("\t1") for line in lines) and "python" in lines[0]:
-            found.add(int(path.parent.name))
-    return found
 
 
 def test_a_daemon_does_not_come_to_be(tier: str, holds: Any) -> None:
     holds(Attack("daemon", DAEMON.format(seconds=1000), ends_with=(sandbox.AgentRaised,)), tier)
 
 
-def test_a_daemon_outlives_its_run_without_walls(attack: Any, world: Any) -> None:
-    before = _sleepers()
+def test_a_daemon_outlives_its_run_without_walls(attack: Any) -> None:
+    result = attack(Attack("daemon", DAEMON.format(seconds=5)), isolation.UNSAFE)
+    assert succeeded(result)
+    pidfd = os.pidfd_open(int(result.stdout))  # what it printed itself, so that nobody else's process is meant
     try:
-        assert succeeded(attack(Attack("daemon", DAEMON.format(seconds=2)), isolation.UNSAFE))
-        assert wait_until(lambda: _sleepers() - before, "the daemon is there")
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
-        for pid in _sleepers() - before:
-            os.kill(pid, signal.SIGKILL)
+        os.close(pidfd)
 
 
 def test_threads_and_timers_end_with_the_run(tier: str, holds: Any) -> None:
