@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._codec import VALUES
@@ -42,6 +43,9 @@ class _LeasedDriver(SyncDriver):
         self._in_use: set[HeldConnection] = set()
         self._closed = False
         self._lock = threading.Lock()
+        self.timeout_s = owner.timeout_s
+        self.source = owner.source
+        self.watches = weakref.WeakSet()
         self.keeper = Keeper(self.run)
 
     @property
@@ -49,6 +53,8 @@ class _LeasedDriver(SyncDriver):
         return self._owner.url
 
     def close(self) -> None:
+        for watch in list(self.watches):
+            watch.close()
         self.keeper.close()
         with self._lock:
             self._closed = True

@@ -16,6 +16,7 @@ from sandbox._stop import Stop
 from sandbox._supervisor import Supervisor
 from sandbox._tool_host import ToolHost
 from sandbox._tree import Tree
+from sandbox._watch_host import WatchHost
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError
 from sandbox.isolation import start_child
@@ -33,17 +34,21 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
     ):
         tree.isolation = process.isolation
         output = Output(tree.transcript)
-        broker = Broker(process.data, store.as_json_text(), job.who, tree, _addresses(store.url))
+        hidden = _addresses(store.url)
+        broker = Broker(process.data, store.as_json_text(), job.who, tree, hidden)
+        supervisor = Supervisor(job, tree, process, stop, output)
+        supervisor.watches = WatchHost(tree, job.who, store.as_json_text(), supervisor.post, hidden)
         server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
         server.start()
         try:
-            outcome = _watch(job, tree, process, stop, output)
+            outcome = _watch(job, tree, process, supervisor, output)
         finally:
             process.kill()
             _shut(process.data)
             server.join(0.01)
-            store.close()  # wakes a broker that still waits for the server
+            store.close()  # wakes a broker that still waits for the server, and those who wait for a change
             server.join(_PATIENCE_S)
+            supervisor.watches.join(_PATIENCE_S)
     output.end()
     return outcome
 
@@ -59,9 +64,8 @@ def _serve(broker: Broker, stop: Stop) -> None:
         stop.end(violation)
 
 
-def _watch(job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> Returned | SandboxError:
+def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output: Output) -> Returned | SandboxError:
     """Tell the process what to run, and stay with it until the run is over and the process gone."""
-    supervisor = Supervisor(job, tree, process, stop, output)
     supervisor.tools = ToolHost(tree, job.who, supervisor.post)
     supervisor.nested = NestedHost(tree, job, supervisor.post, _nested)
     limits, source = tree.given.limits, job.source
@@ -84,6 +88,7 @@ def _watch(job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> 
         outcome = supervisor.watch()
     finally:
         supervisor.tools.close()
+        supervisor.watches.close()
         process.kill()
         supervisor.nested.close()
     if not supervisor.drain() and isinstance(outcome, Returned):

@@ -16,6 +16,7 @@ Kinds: TypeAlias = frozenset[type]
 _NONE = type(None)
 TEXT: Kinds = frozenset({str})
 TEXT_OR_NONE: Kinds = frozenset({str, _NONE})
+FLAG: Kinds = frozenset({bool})
 WHOLE: Kinds = frozenset({int})
 NUMBER_OR_NONE: Kinds = frozenset({int, float, _NONE})
 JSON: Kinds = frozenset({bytes})
@@ -69,6 +70,11 @@ FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
     "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, address of a function, args, kwargs
     "agent": Shape((WHOLE, TEXT, JSON)),  # id, name, input
+    "watch": Shape((WHOLE, TEXT, FLAG, TEXT_OR_NONE, JSON_OR_NONE, TEXT_OR_NONE, FLAG)),
+    # id, namespace, all namespaces?, prefix, since, consumer, initial?
+    "next": Shape((WHOLE, WHOLE, NUMBER_OR_NONE)),  # id, the watch's id, timeout
+    "unwatch": Shape((WHOLE,)),  # the watch's id
+    "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
     "result": Shape((JSON,)),
     "raised": Shape((TEXT, TEXT, TEXT)),  # type, message, traceback
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details
@@ -77,6 +83,15 @@ FROM_CHILD: dict[str, Shape] = {
     "exited": Shape((WHOLE, TEXT)),  # code, message
 }
 """What the control channel carries to the host."""
+
+WATCHING = frozenset({"watch", "next", "unwatch", "wait"})
+"""Kinds that are about changes."""
+
+ANSWERS_TO_WAITS = frozenset({"changes", "value", "refused"})
+"""Kinds of messages to the child that answer those."""
+
+WATCHES = ("watch", "watch_all", "wait_for")
+"""What an agent calls for them, by the names that permissions and the timeline have for it."""
 
 LOST_CHANNEL_EXIT_CODE = 121
 """With this the process ends that cannot say how its agent fared, because the agent has closed the control channel."""

@@ -15,12 +15,13 @@ from sandbox._child import Child
 from sandbox._endings import Returned
 from sandbox._frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox._job import Job
-from sandbox._messages import read_from_child
+from sandbox._messages import WATCHING, read_from_child
 from sandbox._nested import NestedHost
 from sandbox._output import Output
 from sandbox._stop import Stop
 from sandbox._tool_host import MOST_UNDER_WAY, ToolHost
 from sandbox._tree import Tree
+from sandbox._watch_host import WatchHost
 from sandbox.errors import SandboxError, StartFailed
 
 _POLL_S = 0.05
@@ -43,6 +44,7 @@ class Supervisor:
 
     tools: ToolHost
     nested: NestedHost
+    watches: WatchHost
 
     def __init__(self, job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> None:
         self._job = job
@@ -106,7 +108,8 @@ class Supervisor:
 
     def _choose_events(self, selector: selectors.BaseSelector) -> None:
         """Read from the process while it has not too many calls under way; write while there is something to say."""
-        busy = self.tools.under_way + self.nested.under_way + len(self._outbox) >= MOST_UNDER_WAY
+        under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way
+        busy = under_way + len(self._outbox) >= MOST_UNDER_WAY
         wanted = (0 if busy else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
         control = self._process.control
         known = selector.get_map().get(control)
@@ -170,6 +173,8 @@ class Supervisor:
             self.tools.call(*parts)
         elif kind == "agent":
             self.nested.call(*parts)
+        elif kind in WATCHING:
+            self.watches.heard(kind, parts)
         else:
             self._outcome = _endings.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
 
@@ -190,7 +195,7 @@ class Supervisor:
             with suppress(FrameError):
                 while self._outcome is None and (body := self._buffer.next_body()) is not None:
                     kind, parts = read_from_child(unpack(body))
-                    if kind not in ("call", "agent"):  # nobody is there any more to hear the answer
+                    if kind not in ("call", "agent", *WATCHING):  # nobody is there any more to hear the answer
                         self._heard(kind, parts)
         code = self._process.kill()
         if self._outcome is None:

@@ -65,7 +65,7 @@ class Broker:
         try:
             self._channel.send([number, *parts])
         except FrameTooBig as error:
-            self._channel.send([number, *_error_parts(_answer_too_big(error))])
+            self._channel.send([number, *error_parts(_answer_too_big(error))])
 
     def _record(self, operation: str, namespace: str, arguments: list[Any]) -> list[Part]:
         """Carry out a call and return its answer; the timeline gets a line either way."""
@@ -75,13 +75,13 @@ class Broker:
             done = self._carry_out(operation, namespace, arguments)
             parts = [1, *done.parts]
         except DataStoreError as error:
-            done, parts, failed = _NOTHING, _error_parts(error, self._hidden), type(error).__name__
+            done, parts, failed = _NOTHING, error_parts(error, self._hidden), type(error).__name__
         except (FrameError, SandboxError):
             raise
         except Exception as error:
             logger.exception("the store failed in %s", operation)
             failed = type(error).__name__
-            done, parts = _NOTHING, _error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
+            done, parts = _NOTHING, error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
         duration_ms = (time.perf_counter() - start) * 1000
         key = shortened(arguments[0]) if operation in WITH_KEY else None
         self._tree.timeline.done.add(
@@ -132,7 +132,7 @@ def _answer_too_big(error: FrameTooBig) -> LimitExceeded:
     )
 
 
-def _error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Part]:
+def error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Part]:
     """Return an error as it crosses: its class, its message without the server's address, its facts as JSON."""
     known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in store_errors.__all__)
     message = str(error)

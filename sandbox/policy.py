@@ -9,13 +9,13 @@ from typing import Any
 
 from redis_store._access import EVERYTHING, Access, Pattern, Patterns
 from redis_store.errors import AccessDenied, DataStoreError
-from sandbox._messages import OPERATIONS
+from sandbox._messages import OPERATIONS, WATCHES
 from sandbox.errors import InvalidInput, InvalidType
 
 __all__ = ["Permissions"]
 
 _NAMES = {"scan_page": "iter_keys", "scan_items_page": "iter_items"}
-KNOWN_OPERATIONS = frozenset(_NAMES.get(name, name) for name in OPERATIONS)
+KNOWN_OPERATIONS = frozenset(_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
 """The operations by the names that agents know them by; ``contains`` is ``in``, ``count`` is ``len``."""
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -109,7 +109,7 @@ def _operations(names: object) -> frozenset[str]:
 def _as_protocol(names: Collection[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
-    return frozenset(name for name in OPERATIONS if _NAMES.get(name, name) in names)
+    return frozenset(name for name in (*OPERATIONS, *WATCHES) if _NAMES.get(name, name) in names)
 
 
 def _check_quota(quota: object) -> None:

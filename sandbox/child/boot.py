@@ -34,6 +34,7 @@ SHARED = {
         "syscalls",
         "tools",
         "walls",
+        "watching",
         "zygote",
     ),
 }

@@ -40,7 +40,7 @@ class DataChannel:
             parts = self._exchange([self._number, operation, namespace, *arguments])
         if parts[1] == 1:
             return parts[2:]
-        raise _error(*parts[2:])
+        raise error_of(*parts[2:])
 
     def close(self) -> None:
         """Give up the socket: in a forked copy of this process, or where half a request has gone out."""
@@ -84,7 +84,8 @@ class DataChannel:
                 return parts
 
 
-def _error(kind: str, message: str, facts: bytes) -> DataStoreError:
+def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
+    """Return an error of the store as the host sent it."""
     known: dict[str, Any] = {
         name: fact["bytes"].encode("latin-1") if isinstance(fact, dict) else fact
         for name, fact in json.loads(facts).items()

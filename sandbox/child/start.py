@@ -14,7 +14,7 @@ from typing import Any
 from redis_store import _plain
 from redis_store.errors import InvalidValue
 from sandbox._frames import Part
-from sandbox._messages import LOST_CHANNEL_EXIT_CODE
+from sandbox._messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
 from sandbox.child.channels import ControlChannel, DataChannel
@@ -23,6 +23,7 @@ from sandbox.child.given import put_in_place, tools_of
 from sandbox.child.reports import Reports
 from sandbox.child.store import DataStore
 from sandbox.child.tools import Tools
+from sandbox.child.watching import Waits
 
 _LARGEST_FRAME = 2**32 - 1
 
@@ -36,13 +37,18 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str]) -> None:
     os.register_at_fork(after_in_child=control.close)
     calls = Calls(control, result_bytes)
     calls.failure = failure
-    control.listen(calls.answered)
+    waits = Waits(control)
+
+    def answered(message: list[Any]) -> None:
+        (waits if message[0] in ANSWERS_TO_WAITS else calls).answered(message)
+
+    control.listen(answered)
     given, packages = map(json.loads, described)
     names = put_in_place(given, packages, calls, Agents(calls, given["agents"]))
     reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
     control.send("started")
     pid = os.getpid()
-    module = make_module(name, filename, source, {"data_store": DataStore(data, user, namespace), **names})
+    module = make_module(name, filename, source, {"data_store": DataStore(data, user, namespace, waits), **names})
     message = _outcome(module, source, _plain.load(text), tools_of(given, calls), reports, result_bytes)
     _flush()
     try:

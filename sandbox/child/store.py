@@ -6,19 +6,23 @@ the host judges them again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from redis_store import _plain
 from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name, encode_prefix
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue, UnsupportedEncoding
+from redis_store.errors import CorruptValue, InvalidType, InvalidValue, UnsupportedEncoding, WaitTimeout
 from redis_store.mapping import StoreMapping
-from redis_store.types import Json, JsonInput, KeyInfo
+from redis_store.types import Change, Json, JsonInput, KeyInfo
 from sandbox._messages import WRITES
 from sandbox.child.channels import DataChannel
+from sandbox.child.watching import Waits, Watch, checked_timeout
 
+MAX_CONSUMER_BYTES = 256
+_ABSENT: Any = object()
 _RESERVED_FIRST_BYTE = 0x01
 _LARGEST_INT = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,8 +31,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class DataStore(StoreMapping):
     """JSON under keys, in one namespace of the user for whom the agent runs."""
 
-    def __init__(self, channel: DataChannel, user: str, namespace: str, access: Access = EVERYTHING) -> None:
+    def __init__(
+        self, channel: DataChannel, user: str, namespace: str, waits: Waits, access: Access = EVERYTHING
+    ) -> None:
         self._channel = channel
+        self._waits = waits
         self._user = user
         self._namespace = namespace
         self._access = access
@@ -119,14 +126,71 @@ class DataStore(StoreMapping):
             name, _time(created), created_by, _time(updated), updated_by, _plain.load(metadata), size, _time(expires)
         )
 
+    def watch(
+        self,
+        prefix: str | None = None,
+        since: str | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> Watch:
+        """Iterate over the changes of this namespace as they come, with ``for`` or ``async for``; it ends with the run."""
+        return self._watch(False, prefix, since, consumer, initial)
+
+    def watch_all(
+        self,
+        prefix: str | None = None,
+        since: Mapping[str, str] | None = None,
+        consumer: str | None = None,
+        initial: bool = False,
+    ) -> Watch:
+        """Iterate over the changes in all of the user's namespaces, or those whose names begin so; else as `watch`."""
+        if since is not None and not isinstance(since, Mapping):
+            raise InvalidType(
+                f"watch_all goes on from a dict of namespaces and cursors, not from a {type(since).__name__}."
+            )
+        return self._watch(True, prefix, None if since is None else dict(since), consumer, initial)
+
+    def wait_for(self, key: str, timeout: float | None = None) -> Json:
+        """Return the value at once if the key is there, else as soon as it is written; `WaitTimeout` if not in time."""
+        self._check("wait_for")
+        _, answer = self._waits.ask("wait", self._namespace, _key(key), checked_timeout(timeout))
+        return self._decode(answer.result()[0], key)
+
+    def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
+        """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
+        limit_s = checked_timeout(timeout)
+        deadline = None if limit_s is None else monotonic() + limit_s
+        if not callable(predicate):
+            raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")
+        name = _key(key)
+        with self.watch(prefix=name) as changes:
+            change: Change | None = None
+            while True:
+                if change is None or change.op == "reset":
+                    value = self.get(name, _ABSENT)
+                elif change.key == name and change.op == "set":
+                    value = change.value
+                else:
+                    value = _ABSENT
+                if value is not _ABSENT and predicate(value):
+                    return value
+                change = changes.next_change(None if deadline is None else max(0.0, deadline - monotonic()))
+                if change is None:
+                    raise WaitTimeout(
+                        f"The key {name!r} in namespace {self._namespace!r} had no value that was waited for within"
+                        f" {limit_s:g} seconds.",
+                        namespace=self._namespace,
+                        key=name,
+                    )
+
     def use_namespace(self, name: str) -> DataStore:
         """Return the store of another namespace of the same user."""
         encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
-        return DataStore(self._channel, self._user, str.__str__(name), self._access)
+        return DataStore(self._channel, self._user, str.__str__(name), self._waits, self._access)
 
     def read_only(self) -> DataStore:
         """Return this store without the right to write, for the user's other namespaces too."""
-        return DataStore(self._channel, self._user, self._namespace, self._access.narrowed(NO_WRITES))
+        return DataStore(self._channel, self._user, self._namespace, self._waits, self._access.narrowed(NO_WRITES))
 
     def restricted(
         self,
@@ -140,7 +204,7 @@ class DataStore(StoreMapping):
         Each is a name, or the beginning of names with a ``*`` as its last character.
         """
         access = self._access.narrowed(Access.of(read, write, namespaces))
-        return DataStore(self._channel, self._user, self._namespace, access)
+        return DataStore(self._channel, self._user, self._namespace, self._waits, access)
 
     def __repr__(self) -> str:
         return f"<DataStore user={self._user!r} namespace={self._namespace!r}>"
@@ -150,6 +214,25 @@ class DataStore(StoreMapping):
 
     def _count(self) -> int:
         return int(self._call("count")[0])
+
+    def _watch(self, everywhere: bool, prefix: str | None, since: object, consumer: object, initial: object) -> Watch:
+        names = encode_prefix(prefix)
+        if not everywhere:
+            self._check("watch")
+        elif not self._access.may_read_all(names):
+            raise self._access.refusal("read", f"{names}*")
+        if since is not None and not isinstance(since, (str, dict)):
+            raise InvalidType(f"A cursor must be the str of a change's .cursor, not {type(since).__name__}.")
+        if not isinstance(initial, bool):
+            raise InvalidType(f"initial must be True or False, not {type(initial).__name__}.")
+        if consumer is not None:
+            encode_name(consumer, "consumer name", MAX_CONSUMER_BYTES)
+        text = None if since is None else _plain.dump(since)
+        asked = (everywhere, names or None, text, consumer, initial)
+        return Watch(self._waits, self._decode_in, self._namespace, *asked)  # type: ignore[arg-type]  # judged above
+
+    def _decode_in(self, text: bytes, namespace: str, key: str) -> Json:
+        return self.use_namespace(namespace)._decode(text, key)
 
     def _call(self, operation: str, *arguments: Any) -> list[Any]:
         if self._access is not EVERYTHING:

@@ -16,8 +16,7 @@ OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", 
 
 NOT_INSIDE_YET = {
     "append", "cached", "compare_and_set", "expire", "get_or_set", "increment", "invalidate_tag", "lock", "persist",
-    "rate_limit", "rename", "semaphore", "set_if_absent", "transact", "transaction", "wait_for", "wait_until", "watch",
-    "watch_all",
+    "rate_limit", "rename", "semaphore", "set_if_absent", "transact", "transaction",
 }  # fmt: skip
 """What the broker does not carry yet; its steps are there (`redis_store.steps`)."""
 

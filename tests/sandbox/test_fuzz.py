@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import socket
 import threading
 import tracemalloc
@@ -15,8 +16,12 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store.errors import InvalidValue
+from sandbox._background import background_loop
 from sandbox._frames import MAX_PARTS, FrameBuffer, FrameError, pack, unpack
+from sandbox._given import make_given
+from sandbox._job import make_task
 from sandbox._messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
+from sandbox._tree import Tree
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError
 
@@ -79,13 +84,16 @@ class Store:
         return 0
 
 
-def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxError], list[list[Any]], Broker]:
-    """Give frames to a broker; return how it ended the run, what it answered, and itself."""
-    ended: list[SandboxError] = []
+def serve(frames: list[bytes]) -> tuple[list[SandboxError], list[list[Any]], Tree]:
+    """Give frames to a broker; return how it ended the run, what it answered, and what it has noted down."""
+    given = make_given()
+    task = make_task(given, "def run(): ...", {}, "alice", "default", None, None)
+    tree = Tree(task, given, None, background_loop, contextvars.copy_context())  # type: ignore[arg-type]  # asked for no store
+    ended: list[SandboxError | None] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        broker = Broker(theirs, Store(), "agent", limits, ended.append)
-        thread = threading.Thread(target=broker.serve)
+        broker = Broker(theirs, Store(), task.job.who, tree)
+        thread = threading.Thread(target=lambda: ended.append(broker.serve()))
         thread.start()
         answers = FrameBuffer(2**32 - 1)
         for frame in frames:
@@ -100,7 +108,7 @@ def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxErro
     found = []
     while (body := answers.next_body()) is not None:
         found.append(unpack(body))
-    return ended, found, broker
+    return [error for error in ended if error is not None], found, tree
 
 
 @settings(max_examples=300)
@@ -110,12 +118,12 @@ def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxErro
 @example([msgpack.packb([1, "__class__", "default"])])
 def test_every_frame_is_answered_or_ends_the_run(sent: list[bytes]) -> None:
     frames = [len(body).to_bytes(4, "little") + body for body in sent]
-    ended, answers, broker = serve(frames, sandbox.Limits())
+    ended, answers, tree = serve(frames)
     assert all(isinstance(error, sandbox.ProtocolViolation) for error in ended)
     assert len(ended) <= 1
-    assert len(answers) == len(broker.operations)
+    assert len(answers) == len(tree.timeline.operations())
     assert bool(ended) == (len(answers) < len(sent))
-    assert {one.operation for one in broker.operations} <= set(OPERATIONS)
+    assert {one.operation for one in tree.timeline.operations()} <= set(OPERATIONS)
 
 
 @settings(max_examples=500)
@@ -157,7 +165,7 @@ def test_a_frame_costs_a_few_times_its_size(what: str, body: bytes) -> None:
         frame = len(body).to_bytes(4, "little") + body
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        ended, answers, _ = serve([frame], sandbox.Limits())
+        ended, answers, _ = serve([frame])
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

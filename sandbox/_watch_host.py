@@ -1,0 +1,326 @@
+"""Carries out an agent's watching and waiting: a thread for each, so that neither stalls the calls of the store.
+
+Changes are given when they are asked for, so that what waits for a slow agent waits in the bounded queue of its watch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from redis_store import Change, DataStore, _plain
+from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
+from redis_store.watch import Watch
+from sandbox._frames import FrameError, Part
+from sandbox._preview import PREVIEW_SOURCE_BYTES
+from sandbox._timeline import Done, Who, shortened
+from sandbox._tree import Tree
+from sandbox.broker import error_parts
+
+MOST_WATCHES = 32
+"""Watches of one process that are open at once."""
+
+MOST_WAITS = 64
+"""Waits of one process at once."""
+
+_TAKE_AT_ONCE = 64
+_ANSWER_BYTES = 1024 * 1024
+
+
+class WatchHost:
+    """The watches and waits of one process; answers are handed to `post`, from any thread, until `close`.
+
+    `store` gives values as JSON text and is bound to the user and the rights of the run.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        who: Who,
+        store: DataStore,
+        post: Callable[[list[Part]], None],
+        hidden: tuple[str, ...] = (),
+    ) -> None:
+        self._tree = tree
+        self._who = who
+        self._store = store
+        self._post = post
+        self._hidden = hidden
+        self._lock = threading.Lock()
+        self._watches: dict[int, _OpenWatch] = {}
+        self._waits: set[int] = set()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+
+    @property
+    def under_way(self) -> int:
+        """How many messages may come of what was asked for."""
+        return len(self._watches) + len(self._waits)
+
+    def heard(self, kind: str, parts: list[Any]) -> None:
+        """Take one of the agent's messages; raises `FrameError` for what no child of ours says."""
+        number = parts[0]
+        if kind == "unwatch":
+            watch = self._watches.pop(number, None)
+            if watch is not None:
+                watch.close()
+            return
+        self._tree.spend_operation()
+        if kind == "watch":
+            self._open(number, *parts[1:])
+        elif kind == "next":
+            watch = self._watches.get(parts[1])
+            if watch is None:
+                self.refuse(number, StoreClosed("The watch is closed."))
+            else:
+                watch.ask(_Request(number, parts[2]))
+        else:
+            self._wait(number, *parts[1:])
+
+    def close(self) -> None:
+        """End everything; answers on their way are dropped."""
+        with self._lock:
+            self._closed = True
+        for watch in list(self._watches.values()):
+            watch.close()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the threads, whose store is closed by now."""
+        deadline = time.monotonic() + timeout_s
+        for thread in list(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def forget(self, number: int) -> None:
+        """Let go of a watch that is over."""
+        self._watches.pop(number, None)
+
+    def answer(self, kind: str, number: int, *parts: Part) -> None:
+        """Send an answer, unless the run is over."""
+        with self._lock:
+            if not self._closed:
+                self._post([kind, number, *parts])
+
+    def refuse(self, number: int, error: DataStoreError) -> None:
+        """Send an error."""
+        self.answer("refused", number, *error_parts(error, self._hidden)[1:])
+
+    def start(self, work: Callable[[], None], number: int) -> None:
+        """Do something in a thread of its own; raises `LimitExceeded` where the system gives none."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                self._threads.discard(thread)
+
+        thread = threading.Thread(target=run, name=f"sandbox-watch-{self._who.run}-{number}", daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.discard(thread)
+            raise LimitExceeded(
+                "The host has no thread left to watch or to wait with: close some watches.", limit="threads"
+            ) from None
+
+    def note(self, seen: _Seen) -> None:
+        """Add a line to the timeline."""
+        duration_ms = (time.perf_counter() - seen.start) * 1000
+        self._tree.timeline.done.add(
+            Done(
+                seen.received,
+                self._who,
+                seen.operation,
+                seen.namespace,
+                shortened(seen.key),
+                seen.keys,
+                seen.hit,
+                seen.size,
+                duration_ms,
+                seen.error,
+                None if seen.value is None else seen.value[: PREVIEW_SOURCE_BYTES + 1],
+            )
+        )
+
+    def _open(
+        self,
+        number: int,
+        namespace: str,
+        everywhere: bool,
+        prefix: str | None,
+        since_text: bytes | None,
+        consumer: str | None,
+        initial: bool,
+    ) -> None:
+        if number in self._watches:
+            raise FrameError("a watch under a number in use")
+        asked = _Asked(namespace, everywhere, prefix, since_text, consumer, initial)
+        try:
+            self._tree.granted.check(asked.operation)
+            if len(self._watches) >= MOST_WATCHES:
+                raise _too_many("watches", MOST_WATCHES)
+            watch = self._watches[number] = _OpenWatch(self, self._store, number, asked)
+            self.start(watch.work, number)
+        except DataStoreError as error:
+            self.forget(number)
+            self.refuse(number, error)
+
+    def _wait(self, number: int, namespace: str, key: str, timeout_s: float | None) -> None:
+        if number in self._waits:
+            raise FrameError("a wait under a number in use")
+
+        def work() -> None:
+            seen = _Seen(time.time(), time.perf_counter(), "wait_for", namespace, key)
+            try:
+                text: Any = self._store.use_namespace(namespace).wait_for(key, timeout_s)
+            except DataStoreError as error:
+                self.note(seen._replace(error=type(error).__name__))
+                self.refuse(number, error)
+            else:
+                self.note(seen._replace(keys=1, hit=True, size=len(text), value=text))
+                self.answer("value", number, text)
+            finally:
+                self._waits.discard(number)
+
+        try:
+            self._tree.granted.check("wait_for")
+            if len(self._waits) >= MOST_WAITS:
+                raise _too_many("waits", MOST_WAITS)
+            self._waits.add(number)
+            self.start(work, number)
+        except DataStoreError as error:
+            self._waits.discard(number)
+            self.refuse(number, error)
+
+
+class _Request(NamedTuple):
+    """The agent asks for the next changes; the last that it was given are done."""
+
+    number: int
+    timeout_s: float | None
+
+
+class _Seen(NamedTuple):
+    """A line for the timeline."""
+
+    received: float
+    start: float
+    operation: str
+    namespace: str
+    key: str | None
+    keys: int = 0
+    hit: bool | None = None
+    size: int = 0
+    error: str | None = None
+    value: bytes | None = None
+
+
+class _Asked(NamedTuple):
+    """The arguments of a watch."""
+
+    namespace: str
+    everywhere: bool
+    prefix: str | None
+    since_text: bytes | None
+    consumer: str | None
+    initial: bool
+
+    @property
+    def operation(self) -> str:
+        return "watch_all" if self.everywhere else "watch"
+
+    def open(self, store: DataStore) -> Watch:
+        """Begin to watch; raises the store's errors for arguments that it refuses."""
+        try:
+            since: Any = None if self.since_text is None else _plain.load(self.since_text)
+        except (ValueError, RecursionError):
+            since = b""  # which is refused as no cursor
+        there = store.use_namespace(self.namespace)
+        watch = there.watch_all if self.everywhere else there.watch
+        return watch(self.prefix, since, self.consumer, self.initial)
+
+
+class _OpenWatch:
+    """One watch, and what its thread does."""
+
+    def __init__(self, host: WatchHost, store: DataStore, number: int, asked: _Asked) -> None:
+        self._host = host
+        self._store = store
+        self._number = number
+        self._asked = asked
+        # A consumer's cursor moves behind what was asked for, so that it must not be given more.
+        self._most = 1 if asked.consumer is not None else _TAKE_AT_ONCE
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._under_way = False
+        self._left: deque[Change] = deque()
+        self._given: Change | None = None
+        self._watch: Watch | None = None
+        self._closed = False
+
+    def ask(self, request: _Request) -> None:
+        """Have the next changes sent."""
+        if self._under_way:
+            raise FrameError("a request to a watch that is at another")
+        self._under_way = True
+        self._requests.put(request)
+
+    def close(self) -> None:
+        """End it, also while it waits for a change."""
+        self._closed = True
+        self._requests.put(None)
+        if self._watch is not None:
+            with suppress(DataStoreError):
+                self._watch.close()
+
+    def work(self) -> None:
+        """Open the watch and answer requests until it is closed."""
+        seen = self._seen()
+        try:
+            with self._asked.open(self._store) as self._watch:
+                self._host.note(seen)
+                self._host.answer("changes", self._number)
+                while not self._closed and (request := self._requests.get()) is not None:
+                    self._serve(self._watch, request)
+        except DataStoreError as error:
+            self._host.forget(self._number)
+            self._host.note(seen._replace(error=type(error).__name__))
+            self._host.refuse(self._number, error)
+
+    def _seen(self) -> _Seen:
+        return _Seen(time.time(), time.perf_counter(), self._asked.operation, self._asked.namespace, self._asked.prefix)
+
+    def _serve(self, watch: Watch, request: _Request) -> None:
+        seen = self._seen()
+        try:
+            if self._given is not None:
+                watch.done(self._given)
+                self._given = None
+            if not self._left:
+                self._left.extend(watch.take(self._most, request.timeout_s))
+        except DataStoreError as error:
+            self._under_way = False
+            self._host.note(seen._replace(error=type(error).__name__))
+            self._host.refuse(request.number, error)
+            return
+        parts: list[Part] = []
+        count = size = 0
+        while self._left and size < _ANSWER_BYTES:
+            self._given = change = self._left.popleft()
+            count += 1
+            size += 200 + (len(change.value) if isinstance(change.value, bytes) else 0)
+            parts += [change.namespace, change.key, change.op, change.value, change.cursor, change.source]
+            parts += [change.agent, change.run]
+        self._under_way = False
+        self._host.note(seen._replace(keys=count, hit=count > 0, size=size))
+        self._host.answer("changes", request.number, *parts)
+
+
+def _too_many(what: str, most: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
+    )

@@ -1,0 +1,155 @@
+"""Watching and waiting inside the agent: what is asked for on the control channel, where it stalls nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, InvalidType, StoreClosed
+from redis_store.types import Change, Json
+from sandbox._frames import Part
+from sandbox.child.channels import ControlChannel, error_of
+
+_PARTS = 8
+
+
+class Waits:
+    """What was asked for and not answered yet: each has a number, under which its answer comes back."""
+
+    def __init__(self, control: ControlChannel) -> None:
+        self._control = control
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Future[list[Any]]] = {}
+
+    def ask(self, kind: str, *parts: Part) -> tuple[int, Future[list[Any]]]:
+        """Ask the host for something."""
+        number = next(self._numbers)
+        future = self._waiting[number] = Future()
+        self.tell(kind, number, *parts)
+        return number, future
+
+    def tell(self, kind: str, number: int, *parts: Part) -> None:
+        """Say something to which no answer comes."""
+        try:
+            self._control.send(kind, number, *parts)
+        except OSError:
+            raise ConnectionLost("This process has no channel to the host (a fork of the agent's has none).") from None
+
+    def answered(self, message: list[Any]) -> None:
+        """Take an answer: ``["changes" or "value", number, part...]`` or ``["refused", number, class, message, facts]``."""
+        kind, number, *parts = message
+        future = self._waiting.pop(number, None)
+        if future is None:
+            return
+        with suppress(InvalidStateError):
+            if kind == "refused":
+                future.set_exception(error_of(*parts))
+            else:
+                future.set_result(parts)
+
+
+class Watch(Iterator[Change], AsyncIterator[Change]):
+    """The changes of a namespace, or of all of a user's, as they come; for ``for`` and for ``async for``.
+
+    It ends with `close`, with its ``with`` block, or with the run. One thread or task at a time may take changes.
+    """
+
+    def __init__(self, waits: Waits, decode: Callable[[bytes, str, str], Json], namespace: str, *asked: Part) -> None:
+        self._waits = waits
+        self._decode = decode
+        self._closed = False
+        self._ready: deque[list[Any]] = deque()
+        self._request: Future[list[Any]] | None = None
+        self._number, opened = waits.ask("watch", namespace, *asked)
+        opened.result()
+
+    def next_change(self, timeout: float | None = None) -> Change | None:
+        """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
+        if not self._ready:
+            self._take(self._ask(checked_timeout(timeout)).result())
+        return self._pop()
+
+    def close(self) -> None:
+        """End it. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            with suppress(DataStoreError):
+                self._waits.tell("unwatch", self._number)
+
+    def __next__(self) -> Change:
+        if self._closed:
+            raise StopIteration
+        change = self.next_change()
+        assert change is not None, "without a timeout there is one"
+        return change
+
+    async def __anext__(self) -> Change:
+        if self._closed:
+            raise StopAsyncIteration
+        while not self._ready:
+            # Shielded: who gives up waiting takes no change with it, the next one finds the answer.
+            self._take(await asyncio.shield(asyncio.wrap_future(self._ask(None))))
+        change = self._pop()
+        assert change is not None
+        return change
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Watch{' (closed)' if self._closed else ''}>"
+
+    def _ask(self, timeout: float | None) -> Future[list[Any]]:
+        if self._closed:
+            raise StoreClosed("The watch is closed.")
+        if self._request is None or (self._request.done() and self._request.exception() is not None):
+            _, self._request = self._waits.ask("next", self._number, timeout)
+        return self._request
+
+    def _take(self, parts: list[Any]) -> None:
+        self._request = None
+        self._ready.extend(parts[at : at + _PARTS] for at in range(0, len(parts), _PARTS))
+
+    def _pop(self) -> Change | None:
+        if not self._ready:
+            return None
+        namespace, key, op, value, cursor, source, agent, run = self._ready.popleft()
+        if isinstance(value, bytes):
+            value = self._decode(value, namespace, key or "")
+        return Change(namespace, key, op, value, cursor, source, agent, run)
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return a timeout in seconds, None for no end."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
+    if not 0 <= timeout < 1e9:
+        raise InvalidInput(f"The timeout {timeout!r} is out of range: give 0 or more seconds.")
+    return float(timeout)
