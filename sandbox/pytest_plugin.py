@@ -56,11 +56,15 @@ def data_store(data_store_url: str, data_store_user: str) -> Iterator[DataStore]
 
 
 @pytest.fixture
-def async_data_store(data_store_url: str, data_store_user: str) -> AsyncDataStore:
-    """The same store for asyncio; it belongs to the event loop that uses it, and closes with that."""
+def async_data_store(data_store_url: str, data_store_user: str) -> Iterator[AsyncDataStore]:
+    """The same store for asyncio, closed after the test."""
+    import asyncio
+
     from redis_store import connect_async
 
-    return connect_async(data_store_url, user=data_store_user, agent="test")
+    store = connect_async(data_store_url, user=data_store_user, agent="test")
+    yield store
+    asyncio.run(store.close())  # the test's own event loop is over, or at rest
 
 
 @pytest.fixture
