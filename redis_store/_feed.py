@@ -83,6 +83,8 @@ class Feed:
         """Keyspace events up to the last token."""
         self.told = 0
         """Keyspace events that the log entries read since the last token account for."""
+        self._catching_up = False
+        """The next read is the first on new connections: its entries' events went to nobody."""
         self.fields = 0
         self.reaping = False
         """Fields have expired, so the number of fields may be behind for a while."""
@@ -138,6 +140,7 @@ class Feed:
         self.wake()
         self.counted = self.told = 0
         if self.epoch == attached.epoch:
+            self._catching_up = True
             return False
         self.begin_at(attached)
         return self.opened
@@ -201,7 +204,8 @@ class Feed:
         In one step, so that a connection that breaks while values are read leaves nothing undelivered.
         """
         if entries:
-            self.told += sum(entry.events for entry in entries)
+            if not self._catching_up:
+                self.told += sum(entry.events for entry in entries)
             self.position = Position(entries[-1].id, entries[-1].mark)
             self.apply(entries)
             self.deliver(entries)
@@ -210,6 +214,7 @@ class Feed:
         """All events from before the last read have come (where they are `counted`): they and the log must agree."""
         agrees = not counted or self.counted == self.told
         self.counted = self.told = 0
+        self._catching_up = False
         if not self.wants_digests:
             self._open()
             if not agrees or not counted:

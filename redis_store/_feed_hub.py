@@ -96,10 +96,13 @@ class Hub:
         """All who watch, or want to."""
         return self.members.all()
 
-    def disconnected(self, error: DataStoreError) -> None:
-        """The connections are gone; who has not begun to watch yet is told why."""
+    def disconnected(self, error: DataStoreError, *, were_made: bool = False) -> None:
+        """The connections are gone, or could not be made; who has not begun to watch yet is told why.
+
+        Where they `were_made` and then broke, a newcomer waits once: what broke may be older than its wish to watch.
+        """
         self._listening.disconnected()
-        self.members.disconnected(error)
+        self.members.disconnected(error, spares=were_made and isinstance(error, ConnectionLost))
 
     # What the hub says.
 

@@ -121,10 +121,13 @@ class Members:
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
         return found
 
-    def disconnected(self, error: DataStoreError) -> None:
+    def disconnected(self, error: DataStoreError, *, spares: bool) -> None:
         """The connections are gone, and with them everything that was on its way; who has not begun to watch is told why."""
         self.admit()
-        self.refuse(self._newcomers(), error)
+        spared = [mailbox for mailbox in self._newcomers() if spares and not mailbox.spared]
+        self.refuse([mailbox for mailbox in self._newcomers() if mailbox not in spared], error)
+        for mailbox in spared:
+            mailbox.spared = True
         self._forget_left()
         for feed in self.feeds.values():
             feed.disconnected()

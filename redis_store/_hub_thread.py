@@ -13,6 +13,7 @@ import secrets
 import select
 import socket
 import threading
+from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -47,6 +48,7 @@ class HubThread:
         self._hub = Hub(database, secrets.token_hex, _log.warning)
         self._lock = threading.Lock()
         self._requests: list[Request] = []
+        self._dropped: deque[Mailbox] = deque()
         self._sources: dict[int, Source] = {}
         self._told, self._teller = socket.socketpair()
         self._told.setblocking(False)
@@ -55,6 +57,7 @@ class HubThread:
         self._reading: HeldConnection | None = None
         self._retry_s = _FIRST_RETRY_S
         self._spinner = Spinner()
+        self._were_made = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="redis-store-watch", daemon=True)
         self._thread.start()
@@ -67,6 +70,11 @@ class HubThread:
                 self._sources[id(request.mailbox)] = source
             else:
                 self._sources.pop(id(request.mailbox), None)
+        self.wake()
+
+    def drop(self, mailbox: Mailbox) -> None:
+        """Serve a watcher no more that is garbage; takes no lock."""
+        self._dropped.append(mailbox)
         self.wake()
 
     def wake(self) -> None:
@@ -107,6 +115,7 @@ class HubThread:
         self._hub.configures = any(each.configures for each in list(self._sources.values()))
         self._reading = HeldConnection(address, self._spinner)
         self._listener = Listener(address)
+        self._were_made = True
 
     def _any_source(self) -> Source:
         with self._lock:
@@ -168,6 +177,8 @@ class HubThread:
         return ready
 
     def _pass_requests(self) -> None:
+        while self._dropped:
+            self.ask(Leave(self._dropped.popleft()), None)
         if self._requests:
             with self._lock:
                 requests, self._requests = self._requests, []
@@ -183,7 +194,8 @@ class HubThread:
     def _lost(self, error: DataStoreError) -> None:
         self._disconnect()
         self._pass_requests()
-        self._hub.disconnected(error)
+        self._hub.disconnected(error, were_made=self._were_made)
+        self._were_made = False
         if self._hub.unused:
             return
         if self._retry_s == _LONGEST_RETRY_S / 2:
@@ -198,7 +210,7 @@ class HubThread:
         self._pass_requests()
         with _hubs_lock:
             with self._lock:
-                if self._requests or not self._hub.unused:
+                if self._requests or self._dropped or not self._hub.unused:
                     return False
             self._ended = True
             if _hubs.get(self.key) is self:
@@ -247,6 +259,13 @@ def leave(mailbox: Mailbox) -> None:
             hub.ask(Leave(mailbox), None)
 
 
+def let_go(mailbox: Mailbox) -> None:
+    """Do as `leave` does, for finalizers: they run in the middle of anything, perhaps under the very lock."""
+    hub = _hub_of.pop(id(mailbox), None)
+    if hub is not None:
+        hub.drop(mailbox)
+
+
 _hub_of: dict[int, HubThread] = {}
 
 
@@ -267,4 +286,4 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["HubThread", "Source", "database_of", "join", "leave"]
+__all__ = ["HubThread", "Source", "database_of", "join", "leave", "let_go"]

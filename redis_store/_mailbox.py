@@ -90,6 +90,8 @@ class Mailbox:
         """It looks for itself on suspicion, so that nothing has to be remembered for it."""
         self.lock: tuple[bytes, bytes, str] | None = None
         """The lock and the cursors of the consumer that it works as, and who it is: the lock is to be kept alive."""
+        self.spared = False
+        """It has waited for its beginning through a broken connection already."""
         self._wake = wake
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._put_changes = self._put_bytes = 0

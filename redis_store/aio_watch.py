@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
-from redis_store._hub_thread import join, leave
+from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Item, Mailbox
 from redis_store._resolve import Source
 from redis_store._scope import Scope
@@ -90,7 +90,7 @@ class AsyncWatch(AsyncIterator[Change]):
         if self._watching is None:
             self._bell = _Bell()
             self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
-            weakref.finalize(self, _leave, self._watching)
+            weakref.finalize(self, _let_go, self._watching)
             try:
                 await self._drive(self._watching, self._watching.begin())
             except BaseException:
@@ -220,5 +220,5 @@ def _deadline(timeout: float | None) -> float | None:
     return None if limit_s is None else asyncio.get_running_loop().time() + limit_s
 
 
-def _leave(watching: Watching) -> None:
-    leave(watching.mailbox)
+def _let_go(watching: Watching) -> None:
+    let_go(watching.mailbox)  # by now it may be another than at the beginning

@@ -13,7 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis_store._hub_thread import join, leave
+from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Mailbox
 from redis_store._resolve import Source
 from redis_store._scope import Scope
@@ -38,7 +38,7 @@ class Watch(Iterator[Change]):
         self._driver = driver
         self._closed = threading.Event()
         self._watching = Watching(plan, source, driver.timeout_s, None)
-        self._finalizer = weakref.finalize(self, _leave, self._watching)
+        self._finalizer = weakref.finalize(self, _let_go, self._watching)
         driver.watches.add(self)
         try:
             self._drive(self._watching.begin())
@@ -160,5 +160,5 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - monotonic())
 
 
-def _leave(watching: Watching) -> None:
-    leave(watching.mailbox)
+def _let_go(watching: Watching) -> None:
+    let_go(watching.mailbox)  # by now it may be another than at the beginning

@@ -191,6 +191,8 @@ class ScriptedRunner:
         """The connections break instead of carrying out this call, counted from now on."""
         self.hold_back: Callable[[Any], bool] = lambda message: False
         """Messages that get lost."""
+        self.lost = 0
+        """How often the connections were lost."""
         self._session: Any = None
 
     def join(self, *, resumes: bool = False, light: bool = False) -> Mailbox:
@@ -201,6 +203,12 @@ class ScriptedRunner:
     def leave(self, mailbox: Mailbox) -> None:
         self.hub.ask(Leave(mailbox))
 
+    def forget(self) -> None:
+        """Begin a new session, on new connections."""
+        self.server.subscribed.clear()
+        self.server.heard.clear()
+        self._session = None
+
     def run(self, seconds: float = 0.5) -> None:
         """Let so much time pass; broken connections are made again."""
         end = self.now + seconds
@@ -208,10 +216,9 @@ class ScriptedRunner:
             try:
                 self._run_session(end)
             except ConnectionLost as error:
-                self.server.subscribed.clear()
-                self.server.heard.clear()
-                self.hub.disconnected(error)
-                self._session = None
+                self.lost += 1
+                self.hub.disconnected(error, were_made=True)
+                self.forget()
 
     def _run_session(self, end: float) -> None:
         reply: Any = None

@@ -150,6 +150,38 @@ def test_who_cannot_begin_is_told_why(runner: ScriptedRunner) -> None:
     assert runner.hub.unused
 
 
+def test_who_comes_when_a_connection_breaks_waits_for_the_next(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    runner.join()
+    runner.run()
+    newcomer = runner.join()
+    runner.break_at = 0
+    server.write((b"a", b"1"))
+    runner.run()
+    assert runner.lost == 1
+    assert "Opened" in told(newcomer)
+
+
+def test_who_meets_two_broken_connections_is_told(runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    for _ in range(2):
+        runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
+    [item] = items(mailbox)
+    assert isinstance(item, Failed)
+
+
+def test_what_was_written_between_connections_is_no_sign_of_missing_events(
+    server: ScriptedServer, runner: ScriptedRunner
+) -> None:
+    mailbox = runner.join()
+    runner.run()
+    runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
+    runner.forget()
+    server.write((b"a", b"1"))
+    runner.run(3)
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1")]
+    assert runner.lost == 0
+
+
 def test_who_does_not_read_is_told_that_it_was_too_much(server: ScriptedServer, runner: ScriptedRunner) -> None:
     idle, reader = runner.join(), runner.join()
     runner.run()

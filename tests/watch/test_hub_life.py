@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store import ConnectionLost, DataStore, StoreClosed, _hub_thread, connect, connect_async
 from tests.servers import Server, wait_until
 
 
@@ -68,6 +69,17 @@ def test_a_watch_that_is_left_behind_is_let_go(own: Server) -> None:
         for change in store.watch(initial=True):
             assert change.key == "a"
             break
+        wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        watch = store.watch()
+        # The collector runs in whatever thread makes an object: also where that thread holds these.
+        [hub] = _hub_thread._hubs.values()
+        with _hub_thread._hubs_lock, hub._lock:
+            del watch
+            gc.collect()
         wait_until(lambda: not threads(), "the hub ends")
 
 
