@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import textwrap
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import redis_store
 import sandbox
 from redis_store import DataStore
 from tests.sandbox.conftest import wait_until
+from tests.servers import REAL_KINDS, Server
 
 OnChange = Callable[..., sandbox.Consumer]
 
@@ -307,6 +310,53 @@ def test_it_waits_for_a_file_that_is_gone_and_for_a_server(
         (tmp_path / "away.py").rename(path)
         assert seen.wait_for("a", 20) == [1]
     assert len(store.use_namespace("dead-letter:agent")) == 0
+
+
+MIRROR = """
+    def run(input_dict):
+        mirror = data_store.use_namespace("seen")
+        for change in input_dict["changes"]:
+            if change["op"] == "set":
+                mirror.set(change["key"], change["value"])
+            elif change["op"] == "delete":
+                mirror.delete(change["key"])
+            else:
+                mirror.clear()
+        return {}
+"""
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+def test_a_server_that_is_killed_under_it_loses_nothing(
+    start: Callable[..., Server], on_change: OnChange, kind: str, events: list[sandbox.ConsumerEvent]
+) -> None:
+    server = start(kind, "--appendonly", "yes", "--appendfsync", "always")
+    chance = random.Random(kind)
+
+    def went_well(write: Callable[[], object]) -> bool:
+        try:
+            write()
+        except redis_store.StoreUnavailable:
+            return False
+        return True
+
+    with redis_store.connect(server.url, user="alice") as store:
+        with on_change(MIRROR, url=server.url, user="alice", longest_wait=0.05):
+            for number in range(90):
+                key = f"k{chance.randrange(12)}"
+                value = None if chance.random() < 0.2 else chance.random()
+                write = partial(store.delete, key) if value is None else partial(store.set, key, value)
+                wait_until(lambda write=write: went_well(write), "the server takes it")
+                if number in (30, 60):
+                    server.restart()
+                if number in (20, 45, 75):
+                    with server.client() as raw:
+                        raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                        raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            seen = store.use_namespace("seen")
+            wait_until(lambda: seen.get_all() == store.get_all(), "what was made of it is what is there")
+        assert store.list_namespaces("dead-letter") == []
+    assert "ran" in kinds(events)
 
 
 def test_tools_and_an_on_event_that_raises(on_change: OnChange, store: DataStore) -> None:
