@@ -114,11 +114,21 @@ def evaluate(run: Callable[..., sandbox.RunResult]) -> Callable[..., Any]:
 def _state() -> dict[str, Any]:
     me = Path("/proc/self")
     return {
-        "descriptors": len(list((me / "fd").iterdir())),
+        # A zygote has a socket and a pidfd here; another comes when one has had its number of children.
+        "descriptors": len(list((me / "fd").iterdir())) - 2 * len(_zygotes.process_ids()),
         "threads": {t for t in threading.enumerate() if t.name != "sandbox-tools"},
         "children": {pid for f in me.glob("task/*/children") for pid in f.read_text().split()} - _zygotes.process_ids(),
         "folders": {path.name for path in Path(tempfile.gettempdir()).glob("sandbox-*")},
     }
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin without a zygote, and end those that come; those of other runs, which may be under way, are left alone."""
+    monkeypatch.setattr(_zygotes, "_zygotes", {})
+    monkeypatch.setattr(_zygotes, "_superseded", [])
+    yield
+    _zygotes.close_all()
 
 
 @pytest.fixture

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandbox import _zygotes
-
-
-@pytest.fixture(autouse=True)
-def no_zygote_for_packages_is_left(run: Any) -> Iterator[None]:
-    """Each set of packages has a zygote of its own, which waits for more runs; the usual one is started again."""
-    yield
-    _zygotes.close_all()
-    run("def run(): return {}").check()
-
+pytestmark = pytest.mark.usefixtures("alone")
+"""Each set of packages has a zygote of its own, which would wait for more runs."""
 
 IMPORTS = """
 def run(input_dict):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ TIER = isolation.available(isolation.checked(None))
 def make(**settings: Any) -> Zygote:
     recipe = next(one for one in recipes(TIER) if isolation._recipe_of(TIER).way == one.way)
     return Zygote(recipe, **settings)
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """Begin and end without the process's own zygotes."""
-    _zygotes.close_all()
-    yield
-    _zygotes.close_all()
 
 
 def pids() -> set[str]:
