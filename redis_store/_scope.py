@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._call import Argument, Opening
-from redis_store._codec import Codec
+from redis_store._codec import Codec, JsonText, check_value_size
+from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.scripts import SET
 
-MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 LOG_ENTRIES = 10_000
 LOG_BYTES = 8 * 1024 * 1024
@@ -156,9 +156,13 @@ class Scope:
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 
-    def recoded(self, codec: Codec) -> Scope:
-        """The same with values in another form."""
-        return replace(self, codec=codec)
+    def as_json_text(self) -> Scope:
+        """The same with values as JSON text."""
+        return replace(self, codec=JsonText(self.codec.packing))
+
+    def packed(self, text: bytes, field: bytes) -> bytes:
+        """Return what to store for a JSON text, or raise `LimitExceeded` where that is too long for one value."""
+        return self.codec.packing.pack(check_value_size(text, self.limits.max_value_bytes, field))
 
 
 def _quoted(name: str, kind: str) -> str:

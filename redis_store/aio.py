@@ -13,7 +13,6 @@ from redis_store._access import NO_WRITES, Access
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
-from redis_store._codec import JSON_TEXT
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import (
@@ -62,6 +61,7 @@ def connect_async(
     log_bytes: int = LOG_BYTES,
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
+    compress_above: int | None = None,
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
@@ -71,7 +71,7 @@ def connect_async(
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
     settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
-    scope = make_scope(settings, user, namespace, agent, run)
+    scope = make_scope(settings, user, namespace, agent, run, compress_above)
     resolver = make_resolver(settings, at_once=False)
     return AsyncDataStore(AsyncDriver(resolver, settings.timeout_s, configures=settings.configures), scope)
 
@@ -394,7 +394,7 @@ class AsyncDataStore:
 
     def as_json_text(self) -> AsyncDataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
-        return AsyncDataStore(self._driver, self._scope.recoded(JSON_TEXT))
+        return AsyncDataStore(self._driver, self._scope.as_json_text())
 
     async def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""

@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
-from redis_store._codec import JSON_TEXT, VALUES
+from redis_store._codec import Values
+from redis_store._compression import Packing, check_compress_above
 from redis_store._flow import Flow
 from redis_store._keys import UserKeys
 from redis_store._resolve import make_resolver, without_secrets
@@ -67,6 +68,7 @@ def connect(
     log_bytes: int = LOG_BYTES,
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
+    compress_above: int | None = None,
 ) -> DataStore:
     """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
 
@@ -77,6 +79,9 @@ def connect(
     `log_days` goes; the writers' settings count. With `configure_server` watchers may add the events that they need to the
     server's ``notify-keyspace-events``; on the embedded server they do.
 
+    Values that take more than `compress_above` bytes as JSON are stored compressed; every store reads them, whatever it was
+    given here. None compresses nothing.
+
     Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
     Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
     server cannot run.
@@ -84,7 +89,7 @@ def connect(
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
     settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
-    scope = make_scope(settings, user, namespace, agent, run)
+    scope = make_scope(settings, user, namespace, agent, run, compress_above)
     return DataStore(SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures), scope)
 
 
@@ -102,9 +107,13 @@ def make_settings(
     return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server)
 
 
-def make_scope(settings: Settings, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
-    """Check what `connect` and `connect_async` were given about the user."""
-    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, settings.limits, settings.log)
+def make_scope(
+    settings: Settings, user: str, namespace: str, agent: str | None, run: str | None, compress_above: int | None = None
+) -> Scope:
+    """Check what `connect` and `connect_async` were given about the user and his values."""
+    check_compress_above(compress_above)
+    codec = Values(Packing(compress_above, settings.limits.max_value_bytes))
+    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
 
 
 class DataStore(StoreMapping):
@@ -429,7 +438,7 @@ class DataStore(StoreMapping):
 
     def as_json_text(self) -> DataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
-        return DataStore(self._driver, self._scope.recoded(JSON_TEXT))
+        return DataStore(self._driver, self._scope.as_json_text())
 
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""

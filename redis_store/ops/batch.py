@@ -161,7 +161,7 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
             text = check_value_size(encode(value), limit_bytes, field)
         except InvalidValue as error:
             raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
-        texts[field] = text
+        texts[field] = scope.codec.packing.pack(text)
         total_bytes += len(field) + len(text)
     if total_bytes > scope.limits.max_batch_bytes:
         raise LimitExceeded(

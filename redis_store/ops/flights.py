@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from redis_store._call import Call, as_is
-from redis_store._codec import check_value_size
 from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name
 from redis_store._scope import Scope
@@ -214,7 +213,7 @@ async def _compute(plan: Plan, make: Callable[[], Any], token: str, asked: float
     before = _under_way.set((*_under_way.get(), (plan.scope.keys.data, plan.field)))
     try:
         value = await Ask[Any](make)
-        text = check_value_size(plan.scope.codec.encode(value), plan.scope.limits.max_value_bytes, plan.field)
+        text = plan.scope.packed(plan.scope.codec.encode(value), plan.field)
         stored, there = await Do(commit(plan, token, text))
     except GeneratorExit:
         raise

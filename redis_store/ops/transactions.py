@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from redis_store._call import Argument
-from redis_store._codec import check_value_size
 from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 from redis_store._keys import decode_name, encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, LimitExceeded
 from redis_store.ops._script import run_checked
-from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, stored
+from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, is_packed, stored
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import TRANSACT
 from redis_store.types import Json, Ttl
@@ -56,8 +55,8 @@ class Draft:
         scope.check_writable()
         self.check_open()
         raw = encode_key(key)
-        text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, raw)
-        self.writes[scope.keys.name, raw] = Write(text, wanted_ttl(scope, ttl))
+        text = scope.codec.encode(value)
+        self.writes[scope.keys.name, raw] = Write(scope.packed(text, raw), wanted_ttl(scope, ttl))
         self._check_size(len(text))
 
     def delete(self, scope: Scope, key: str) -> None:
@@ -145,6 +144,21 @@ async def commit_parts(
             arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
     reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
     return None if reply == 1 else list(reads)[reply[0]]
+
+
+async def commit_packed(
+    scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
+) -> Place | None:
+    """`commit_parts` for reads given as JSON texts, which may stand there compressed; it may take a try for each that does."""
+    reads = dict(reads)
+    while (failed := await commit_parts(scope, reads, writes, tx)) is not None:
+        name, raw = failed
+        place, text = scope.moved(decode_name(name)), reads[failed]
+        there = await stored(place, raw)
+        if there is None or text is None or not is_packed(place, decode_name(raw), there, text):
+            break
+        reads[failed] = there
+    return failed
 
 
 def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:

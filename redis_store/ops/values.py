@@ -7,7 +7,7 @@ from typing import Any
 
 from redis_store import _plain
 from redis_store._call import Call, as_is, read
-from redis_store._codec import VALUES, check_value_size
+from redis_store._codec import VALUES
 from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
@@ -52,7 +52,7 @@ async def set_value(
 ) -> None:
     scope.check_writable()
     field = encode_key(key)
-    text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
+    text = scope.packed(scope.codec.encode(value), field)
     if not metadata:
         check_metadata(metadata)
         if (ttl is not None or scope.ttl_ms is not None) and (ttl_ms := wanted_ttl(scope, ttl)) != "":
