@@ -87,6 +87,8 @@ class Scope:
     writable: bool
     ttl_ms: int | None = None
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
+    max_keys: int | None = None
+    """Other keys go where a write here would make them more; None for no bound."""
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Scope:
         log: LogBounds,
         ttl_ms: int | None = None,
         access: Access = EVERYTHING,
+        max_keys: int | None = None,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -120,11 +123,13 @@ class Scope:
             readable=access.may_read(namespace),
             writable=access.may_write(namespace),
             ttl_ms=ttl_ms,
+            max_keys=max_keys,
         )
 
-    def moved(self, namespace: str, ttl_ms: int | None = None) -> Scope:
-        """The same for another namespace of the user; a time to live belongs to the namespace that it was said for."""
-        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms, self.access)
+    def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
+        """The same for another namespace; a time to live and a bound belong to the namespace that they were said for."""
+        codec, limits, log = self.codec, self.limits, self.log
+        return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, self.access, max_keys)
 
     def narrowed(self, access: Access) -> Scope:
         """The same with no more rights than these."""

@@ -30,6 +30,7 @@ from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
+from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -366,12 +367,13 @@ class AsyncDataStore:
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
         return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> AsyncDataStore:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncDataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.
 
-        With `ttl`, what is written through it expires by default.
+        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
+        them more, of some taken at random those that were written longest ago.
         """
-        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> AsyncDataStore:
         """Return this store without the right to write, for the user's other namespaces too."""

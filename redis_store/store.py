@@ -35,6 +35,7 @@ from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
+from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -410,12 +411,13 @@ class DataStore(StoreMapping):
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
         return wait_until(self._driver, self._scope, key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> DataStore:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> DataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.
 
-        With `ttl`, what is written through it expires by default.
+        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
+        them more, of some taken at random those that were written longest ago.
         """
-        return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+        return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> DataStore:
         """Return this store without the right to write, for the user's other namespaces too."""

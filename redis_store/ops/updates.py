@@ -18,7 +18,8 @@ from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, s
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, InvalidType, StoredDataError, WrongValueType
-from redis_store.ops._script import run_delete, run_write
+from redis_store.ops._script import run_delete
+from redis_store.ops.bounds import run_move, run_put
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import Json, Ttl
@@ -46,7 +47,7 @@ Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
     field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
-    return bool(await run_write(REPLACE, scope, arguments) == 1)
+    return bool(await run_put(REPLACE, scope, arguments, field) == 1)
 
 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
@@ -75,7 +76,8 @@ async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json:
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:
-    return bool(await run_delete(RENAME, scope, (scope.writer.agent_json, encode_key(key), encode_key(new))))
+    field, moved = encode_key(key), encode_key(new)
+    return bool(await run_move(RENAME, scope, (scope.writer.agent_json, field, moved), moved))
 
 
 async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
@@ -89,7 +91,8 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
     async def add(there: bytes | None) -> bytes:
         return added if there is None else _sum(scope, key, there, number)
 
-    reply = await Do(run_write(INCREMENT, scope, (scope.writer.agent_json, field, added, wanted_ttl(scope, None))))
+    head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None))
+    reply = await Do(run_put(INCREMENT, scope, head, field))
     text = await _change(scope, key, field, add, reply[0], rand) if isinstance(reply, list) else reply
     return scope.codec.decode(text, scope.namespace, key)
 
@@ -114,7 +117,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     there: bytes | None
     if max_items is None:
         head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None), scope.limits.max_value_bytes)
-        reply = await Do(run_write(APPEND, scope, head))
+        reply = await Do(run_put(APPEND, scope, head, field))
         if reply == 1:
             return
         there = reply[0]
@@ -166,7 +169,7 @@ async def replace(
     """Write if these bytes stand there, None for nothing; else return what does."""
     scope.check_readable()
     condition = ("absent",) if there is None else ("equal", there)
-    reply = await run_write(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition))
+    reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:
         return True
     if reply == 0:
