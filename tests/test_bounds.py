@@ -20,6 +20,8 @@ from redis_store import (
     LimitExceeded,
     PermissionDenied,
     ServerFull,
+    UnsupportedByServer,
+    WrongKeyType,
     connect_async,
 )
 from redis_store.ops.bounds import Bound
@@ -399,3 +401,35 @@ def test_one_key_is_a_bound_too(open_bounded: Any, view: NamespaceView) -> None:
 def test_what_a_script_is_told() -> None:
     keys: Any = None
     assert Bound(keys, 7, (b"a", b"b")).arguments(6) == (6, 7, 2, b"a", b"b")
+
+
+@SIDES
+def test_a_ttl_where_the_server_has_none_is_refused_whole(
+    open_bounded: Any, view: NamespaceView, server: Server, side: str
+) -> None:
+    if server.has_ttl:
+        return
+    store = open_bounded(side, ttl=1000)
+    for write in (lambda: store.set("new", 1), lambda: store.set_many({"new": 1}), lambda: store.increment("new")):
+        with pytest.raises(UnsupportedByServer, match=r"Redis 7\.4"):
+            write()
+    assert view.snapshot() == {"data": None, "info": None, "registry": None, "log": None}
+
+
+@pytest.mark.parametrize("part", NamespaceView.PARTS)
+def test_a_key_of_another_type_is_named_and_nothing_is_written(
+    open_bounded: Any, view: NamespaceView, part: str
+) -> None:
+    store = open_bounded("sync")
+    store.set_many({f"old-{number}": number for number in range(MOST)})
+    spoilt = view.spoil(part)
+    before = view.snapshot()
+    for write in (
+        lambda: store.set("new", 1),
+        lambda: store.set_many({"new": 1}),
+        lambda: store.rename("old-1", "new"),
+    ):
+        with pytest.raises(WrongKeyType) as caught:
+            write()
+        assert caught.value.redis_key == spoilt.decode()
+        assert view.snapshot() == before
