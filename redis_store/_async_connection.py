@@ -95,6 +95,22 @@ class LoopConnection(asyncio.Protocol):
         """Whether nobody waits for a reply, and none is outstanding."""
         return not self._waiting
 
+    @property
+    def shown(self) -> str:
+        """Where it leads, without secrets."""
+        return self._address.shown
+
+    def ask(self, command: Command, tell: Callable[[Any], None]) -> None:
+        """Ask for something that nobody waits for; where no answer comes, nobody is told."""
+        if not self.usable:
+            return
+
+        def answered(future: asyncio.Future[Any]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                tell(future.result())
+
+        self._submit(pack((command,)), 1, False).add_done_callback(answered)
+
     async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands in one piece and return the reply, or the list of replies where there are several."""
         data = pack(commands)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+from redis_store import _eviction
 from redis_store._async_connection import LoopConnection
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
@@ -182,7 +183,15 @@ class AsyncDriver:
         async with state.connecting:
             if state.shared is None or not state.shared.usable:
                 state.shared = await self._connect()
+                # Behind the call for which it was made, which goes out in this tick.
+                state.loop.call_soon(self._ask_policy, state.shared)
             return state.shared
+
+    def _ask_policy(self, connection: LoopConnection) -> None:
+        """Ask the server, once, what it does when it is full."""
+        shown = connection.shown
+        if connection.usable and _eviction.is_due(shown):
+            connection.ask(_eviction.QUESTION, lambda answer: _eviction.note(shown, answer))
 
     async def _connect(self) -> LoopConnection:
         address = await self._address()

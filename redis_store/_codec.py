@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
 from redis_store import _plain
+from redis_store._compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 from redis_store._keys import decode_name
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded, UnsupportedEncoding
-
-RESERVED_FIRST_BYTE = 0x01
-"""No JSON text begins with it; encodings to come do."""
+from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MARSHAL_WITHOUT_REFERENCES = 2
@@ -27,24 +26,32 @@ _ZERO = ord("0")
 _LONG_NUMBER = b"0" * _UNSAFE_DIGITS
 _ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
 _FEW = 16
+_RESERVED = bytes([RESERVED_FIRST_BYTE])
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
 class Codec(Protocol):
-    """How a store turns what callers pass into the JSON text that Redis holds, and back."""
+    """How a store turns what callers pass into JSON text, and what Redis holds back into it."""
+
+    @property
+    def packing(self) -> Packing:
+        """How a JSON text becomes what Redis holds: mostly as it is."""
 
     def encode(self, value: Any) -> bytes:
         """Return the JSON text, or raise `InvalidValue`."""
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
-        """Return the value of a stored text, or raise a `StoredDataError` that names the place."""
+        """Return the value of what is stored, or raise a `StoredDataError` that names the place."""
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
-        """Return the values of those texts that are there, by their keys."""
+        """Return the values of those that are there, by their keys."""
 
 
+@dataclass(frozen=True, slots=True)
 class Values:
     """Python values, the codec of every store that agents see."""
+
+    packing: Packing = PLAIN
 
     def encode(self, value: Any) -> bytes:
         try:
@@ -69,7 +76,7 @@ class Values:
                 return value
             return _plain.load(text)
         except (ValueError, RecursionError):
-            return _decode_slowly(text, namespace, key)
+            return self._decode_slowly(text, namespace, key)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         loads, sample, table = orjson.loads, _UNSAFE_DIGITS, _DIGITS_AS_ZERO
@@ -80,16 +87,28 @@ class Values:
             try:
                 value = loads(text)
             except ValueError:
-                value = _decode_slowly(text, namespace, key)
+                value = self._decode_slowly(text, namespace, key)
             else:
                 if _ZERO in text[::sample].translate(table) and _has_long_number(text):
-                    value = _decode_slowly(text, namespace, key)
+                    value = self._decode_slowly(text, namespace, key)
             found[key] = value
         return found
 
+    def _decode_slowly(self, text: bytes, namespace: str, key: str) -> Any:
+        if text[:1] == _RESERVED:
+            plain = self.packing.unpack(text, namespace, key)
+            # What is packed twice was written by nobody of ours, and unpacking it again and again would know no bound.
+            return (
+                _load_strictly(plain, namespace, key) if plain[:1] == _RESERVED else self.decode(plain, namespace, key)
+            )
+        return _load_strictly(text, namespace, key)
 
+
+@dataclass(frozen=True, slots=True)
 class JsonText:
     """JSON text as bytes, for brokers and gateways that pass values on without reading them."""
+
+    packing: Packing = PLAIN
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, bytes):
@@ -103,10 +122,11 @@ class JsonText:
         return value
 
     def decode(self, text: bytes, namespace: str, key: str) -> bytes:
-        return text
+        return self.packing.plain(text, namespace, key)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
-        return {key: text for key, text in zip(keys, texts, strict=True) if text is not None}
+        plain = self.packing.plain
+        return {key: plain(text, namespace, key) for key, text in zip(keys, texts, strict=True) if text is not None}
 
 
 VALUES: Codec = Values()
@@ -168,20 +188,14 @@ def _may_be_deep(text: bytes) -> bool:
     return len(text) > 2 * _plain.MAX_DEPTH and len(text.translate(None, _ALL_BUT_OPENING)) > _plain.MAX_DEPTH
 
 
-def _decode_slowly(text: bytes, namespace: str, key: str) -> Any:
-    where = f"The value of {key!r} in namespace {namespace!r}"
-    if text[:1] == bytes([RESERVED_FIRST_BYTE]):
-        raise UnsupportedEncoding(
-            f"{where} has an encoding that this version cannot read: upgrade agent-data-store.",
-            namespace=namespace,
-            key=key,
-        )
+def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
     try:
         return _plain.load(text)
     except (ValueError, RecursionError):
         first = text[:32]
         raise CorruptValue(
-            f"{where} is not JSON (it begins with {first!r}): set it again, or delete it.",
+            f"The value of {key!r} in namespace {namespace!r} is not JSON (it begins with {first!r}): set it again, or"
+            " delete it.",
             namespace=namespace,
             key=key,
             first_bytes=first,

@@ -6,7 +6,7 @@ import threading
 import weakref
 
 from redis_store._access import EVERYTHING, Access
-from redis_store._codec import VALUES
+from redis_store._codec import Values
 from redis_store._keys import UserKeys
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
@@ -30,7 +30,8 @@ def lease(
     Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
     """
     scope = store._scope
-    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, scope.limits, scope.log, access=access)
+    codec = Values(scope.codec.packing)
+    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, scope.limits, scope.log, access=access)
     return DataStore(_LeasedDriver(store._driver), lent)
 
 

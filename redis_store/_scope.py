@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._call import Argument, Opening
-from redis_store._codec import Codec
+from redis_store._codec import Codec, JsonText, check_value_size
+from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.scripts import SET
 
-MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 LOG_ENTRIES = 10_000
 LOG_BYTES = 8 * 1024 * 1024
@@ -87,6 +87,8 @@ class Scope:
     writable: bool
     ttl_ms: int | None = None
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
+    max_keys: int | None = None
+    """Other keys go where a write here would make them more; None for no bound."""
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Scope:
         log: LogBounds,
         ttl_ms: int | None = None,
         access: Access = EVERYTHING,
+        max_keys: int | None = None,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -120,11 +123,13 @@ class Scope:
             readable=access.may_read(namespace),
             writable=access.may_write(namespace),
             ttl_ms=ttl_ms,
+            max_keys=max_keys,
         )
 
-    def moved(self, namespace: str, ttl_ms: int | None = None) -> Scope:
-        """The same for another namespace of the user; a time to live belongs to the namespace that it was said for."""
-        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms, self.access)
+    def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
+        """The same for another namespace; a time to live and a bound belong to the namespace that they were said for."""
+        codec, limits, log = self.codec, self.limits, self.log
+        return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, self.access, max_keys)
 
     def narrowed(self, access: Access) -> Scope:
         """The same with no more rights than these."""
@@ -156,9 +161,13 @@ class Scope:
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 
-    def recoded(self, codec: Codec) -> Scope:
-        """The same with values in another form."""
-        return replace(self, codec=codec)
+    def as_json_text(self) -> Scope:
+        """The same with values as JSON text."""
+        return replace(self, codec=JsonText(self.codec.packing))
+
+    def packed(self, text: bytes, field: bytes) -> bytes:
+        """Return what to store for a JSON text, or raise `LimitExceeded` where that is too long for one value."""
+        return self.codec.packing.pack(check_value_size(text, self.limits.max_value_bytes, field))
 
 
 def _quoted(name: str, kind: str) -> str:

@@ -161,6 +161,7 @@ def _command(program: Path, *, always: bool) -> list[str]:
         "save": "",
         "appendonly": "yes",
         "appendfsync": "always" if always else "everysec",
+        "maxmemory-policy": "noeviction",
         "notify-keyspace-events": _server_probe.NEEDED_EVENTS,
     }
     return [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]

@@ -57,6 +57,11 @@ class HeldConnection:
         self._poll = poller.poll
         self.busy = False
 
+    @property
+    def shown(self) -> str:
+        """Where it leads, without secrets."""
+        return self._address.shown
+
     def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands in one piece and return the reply, or the list of replies where there are several.
 

@@ -9,13 +9,14 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from redis_store import _eviction
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
-from redis_store.errors import ConnectionLost, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class SyncDriver:
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
         self._closed = False
+        self._asks_policy = True
         self._lock = threading.Lock()
         self._idle: list[HeldConnection] = []
         self._connections: set[HeldConnection] = set()
@@ -179,10 +181,25 @@ class SyncDriver:
         return self._connect()
 
     def _put_back(self, held: HeldConnection) -> None:
+        if self._asks_policy and not held.busy and not self._closed:
+            self._ask_policy(held)
         if held.busy or self._closed or len(self._idle) >= _MOST_IDLE:
             self._drop(held)
         else:
             self._idle.append(held)
+
+    def _ask_policy(self, held: HeldConnection) -> None:
+        """Ask the server, once, what it does when it is full; whatever comes of it, the caller's work is done."""
+        self._asks_policy = False
+        if not _eviction.is_due(held.shown):
+            return
+        try:
+            _eviction.note(held.shown, held.exchange((_eviction.QUESTION,), True))
+        except DataStoreError:
+            logger.debug("%s did not say what it does when it is full", held.shown)
+        except BaseException:
+            self._drop(held)
+            raise
 
     def _drop(self, held: HeldConnection) -> None:
         with self._lock:

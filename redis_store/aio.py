@@ -13,7 +13,6 @@ from redis_store._access import NO_WRITES, Access
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
-from redis_store._codec import JSON_TEXT
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import (
@@ -31,6 +30,7 @@ from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
+from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -62,6 +62,7 @@ def connect_async(
     log_bytes: int = LOG_BYTES,
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
+    compress_above: int | None = None,
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
@@ -71,7 +72,7 @@ def connect_async(
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
     settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
-    scope = make_scope(settings, user, namespace, agent, run)
+    scope = make_scope(settings, user, namespace, agent, run, compress_above)
     resolver = make_resolver(settings, at_once=False)
     return AsyncDataStore(AsyncDriver(resolver, settings.timeout_s, configures=settings.configures), scope)
 
@@ -366,12 +367,13 @@ class AsyncDataStore:
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
         return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> AsyncDataStore:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncDataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.
 
-        With `ttl`, what is written through it expires by default.
+        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
+        them more, of some taken at random those that were written longest ago.
         """
-        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> AsyncDataStore:
         """Return this store without the right to write, for the user's other namespaces too."""
@@ -394,7 +396,7 @@ class AsyncDataStore:
 
     def as_json_text(self) -> AsyncDataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
-        return AsyncDataStore(self._driver, self._scope.recoded(JSON_TEXT))
+        return AsyncDataStore(self._driver, self._scope.as_json_text())
 
     async def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""

@@ -9,8 +9,8 @@
     │   ├── AccessDenied (PermissionError)    this handle, or this agent, may not do that
     │   └── InvalidSettings                   a url or an option that cannot be used
     ├── StoredDataError (ValueError)          what lies in the server cannot be read
-    │   ├── CorruptValue                      a value that is not JSON
-    │   ├── UnsupportedEncoding               a value written by a newer version
+    │   ├── CorruptValue                      a value that is not JSON, or does not unpack
+    │   ├── UnsupportedEncoding               a value written by a newer version, or zstd is not installed here
     │   └── WrongKeyType                      a Redis key of ours that holds another type
     ├── StoreUnavailable (ConnectionError)    try again, or look at the server
     │   ├── ConnectionLost                    broken, refused, closed
@@ -146,13 +146,17 @@ class StoredDataError(DataStoreError, ValueError):
 
 
 class CorruptValue(StoredDataError):
-    """A stored value is not JSON. Attributes: `first_bytes`, at most 32 of them."""
+    """A stored value is not JSON, or is compressed and does not unpack to at most `max_value_bytes` of it.
+
+    Attributes: `first_bytes`, at most 32 of them.
+    """
 
     first_bytes: bytes
 
 
 class UnsupportedEncoding(StoredDataError):
-    """A stored value begins with 0x01, which is reserved for encodings of later versions."""
+    """A stored value begins with 0x01, and with an encoding behind it that cannot be read here: a later version's, or zstd
+    where its library is missing."""
 
 
 class WrongKeyType(StoredDataError, TypeError):

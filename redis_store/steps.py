@@ -18,7 +18,7 @@ from redis_store.errors import InvalidInput
 from redis_store.ops import flights, updates
 from redis_store.ops.flights import Claimed, Computing, Failed, Found, Plan
 from redis_store.ops.locks import Busy, Holdable, LockOps, RateLimitOps, SemaphoreOps, Taken, check_timeout
-from redis_store.ops.transactions import Place, Write, commit_parts
+from redis_store.ops.transactions import Place, Write, commit_packed
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.ops.values import wanted_ttl
 from redis_store.store import DataStore
@@ -115,6 +115,8 @@ class Steps:
         text = updates.encode_value(scope, key, value)
         there = None if expected is MISSING else scope.codec.encode(expected)
         found = self._driver.run(updates.replace(scope, raw, text, wanted_ttl(scope, None), "keep", there))
+        if isinstance(found, bytes) and there is not None and updates.is_packed(scope, key, found, there):
+            found = self._driver.run(updates.replace(scope, raw, text, wanted_ttl(scope, None), "keep", found))
         if found is True:
             return True, value
         return False, MISSING if found is None else scope.codec.decode(found, scope.namespace, key)
@@ -169,7 +171,7 @@ class Steps:
             writes[self._place(name, key)] = Write(text, wanted_ttl(self._scope.moved(name), ttl))
         if not expected and not writes:
             return None
-        failed = self._driver.run(commit_parts(self._scope, expected, writes, secrets.token_hex(8)))
+        failed = self._driver.run(commit_packed(self._scope, expected, writes, secrets.token_hex(8)))
         return None if failed is None else (failed[0].decode(), failed[1].decode())
 
     def _acquire(self, wanted: Holdable, token: str, wait: bool) -> Acquired:

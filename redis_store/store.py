@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
-from redis_store._codec import JSON_TEXT, VALUES
+from redis_store._codec import Values
+from redis_store._compression import Packing, check_compress_above
 from redis_store._flow import Flow
 from redis_store._keys import UserKeys
 from redis_store._resolve import make_resolver, without_secrets
@@ -34,6 +35,7 @@ from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
+from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -67,6 +69,7 @@ def connect(
     log_bytes: int = LOG_BYTES,
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
+    compress_above: int | None = None,
 ) -> DataStore:
     """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
 
@@ -77,6 +80,9 @@ def connect(
     `log_days` goes; the writers' settings count. With `configure_server` watchers may add the events that they need to the
     server's ``notify-keyspace-events``; on the embedded server they do.
 
+    Values that take more than `compress_above` bytes as JSON are stored compressed; every store reads them, whatever it was
+    given here. None compresses nothing.
+
     Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
     Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
     server cannot run.
@@ -84,7 +90,7 @@ def connect(
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
     settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
-    scope = make_scope(settings, user, namespace, agent, run)
+    scope = make_scope(settings, user, namespace, agent, run, compress_above)
     return DataStore(SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures), scope)
 
 
@@ -102,9 +108,13 @@ def make_settings(
     return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server)
 
 
-def make_scope(settings: Settings, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
-    """Check what `connect` and `connect_async` were given about the user."""
-    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, settings.limits, settings.log)
+def make_scope(
+    settings: Settings, user: str, namespace: str, agent: str | None, run: str | None, compress_above: int | None = None
+) -> Scope:
+    """Check what `connect` and `connect_async` were given about the user and his values."""
+    check_compress_above(compress_above)
+    codec = Values(Packing(compress_above, settings.limits.max_value_bytes))
+    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
 
 
 class DataStore(StoreMapping):
@@ -401,12 +411,13 @@ class DataStore(StoreMapping):
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
         return wait_until(self._driver, self._scope, key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> DataStore:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> DataStore:
         """Return the same user's store for another namespace; it shares the connections, and closes with this one.
 
-        With `ttl`, what is written through it expires by default.
+        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
+        them more, of some taken at random those that were written longest ago.
         """
-        return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl)))
+        return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> DataStore:
         """Return this store without the right to write, for the user's other namespaces too."""
@@ -429,7 +440,7 @@ class DataStore(StoreMapping):
 
     def as_json_text(self) -> DataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
-        return DataStore(self._driver, self._scope.recoded(JSON_TEXT))
+        return DataStore(self._driver, self._scope.as_json_text())
 
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""

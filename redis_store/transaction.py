@@ -9,6 +9,7 @@ from redis_store._async_driver import AsyncDriver
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
 from redis_store.ops import values
+from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.transactions import Draft, commit
 from redis_store.types import Json, JsonInput, Ttl
 
@@ -46,9 +47,9 @@ class Transaction(_Writes):
         """Return the value as this transaction sees it, or `default` where the key is absent."""
         return self._driver.run(self._draft.get(self._scope, key, default))
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> Transaction:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
         """Return the same transaction for another namespace of the user."""
-        scope = self._scope.moved(name, values.default_ttl(ttl))
+        scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
         return Transaction(self._driver, scope, self._draft, self._tx)
 
     def __enter__(self) -> Self:
@@ -79,9 +80,9 @@ class AsyncTransaction(_Writes):
         """Return the value as this transaction sees it, or `default` where the key is absent."""
         return await self._driver.run(self._draft.get(self._scope, key, default))
 
-    def use_namespace(self, name: str, ttl: Ttl = None) -> AsyncTransaction:
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncTransaction:
         """Return the same transaction for another namespace of the user."""
-        scope = self._scope.moved(name, values.default_ttl(ttl))
+        scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
         return AsyncTransaction(self._driver, scope, self._draft, self._tx)
 
     async def __aenter__(self) -> Self:

@@ -192,6 +192,7 @@ def test_a_joined_server_is_private_durable_and_nobodys_child(folder: Path) -> N
         assert client.config_get("append*")["appendfsync"] == "everysec"
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("port") == {"port": "0"}
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert set(client.config_get("notify-keyspace-events")["notify-keyspace-events"] or "") == set("Khgxe")
         client.close()
         pid = the_server_of(folder)

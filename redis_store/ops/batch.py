@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from redis_store._call import Alone, Argument, Call, Command, Op, as_is, watch
@@ -11,8 +11,9 @@ from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
 from redis_store.ops._script import run_delete, run_script, write_transaction
+from redis_store.ops.bounds import Bound, bound_of, ending, settled
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
-from redis_store.scripts import CLEAR, DELETE, METADATA, WRITE, Script
+from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
@@ -68,7 +69,7 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
         return 0
     flat = [part for pair in texts.items() for part in pair]
     parts = list(_parts(flat, 2 * KEYS_PER_SCRIPT))
-    await write_transaction(scope, _write_commands(scope, tx, parts, ttl_ms, "keep"))
+    await _write_parts(scope, tx, parts, ttl_ms, "keep", texts)
     return len(texts)
 
 
@@ -87,7 +88,7 @@ async def _set_many_with_metadata(
         if len(field_parts) > 1:
             await watch(scope.keys.data, scope.keys.info)
         parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
-        replies = await write_transaction(scope, _write_commands(scope, tx, parts, ttl_ms, "put"))
+        replies = await _write_parts(scope, tx, parts, ttl_ms, "put", texts)
         if replies is not None and all(reply == 1 for reply in replies):
             return len(texts)
     raise Conflict(
@@ -107,14 +108,20 @@ async def _with_merged_metadata(
     ]
 
 
-def _write_commands(scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str) -> list[Command]:
-    agent = scope.writer.agent_json
+async def _write_parts(
+    scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str, stay: Collection[bytes]
+) -> list[Any] | None:
+    """Write all parts at one moment; with a bound the last one has other keys go."""
+    agent, bound = scope.writer.agent_json, bound_of(scope, stay)
     heads = _heads(scope, tx, len(parts))
-    return _commands(
-        WRITE,
-        scope.script_keys,
-        [(*head, agent, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)],
-    )
+    arguments = [(*head, agent, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)]
+    if bound is None:
+        return await write_transaction(scope, _commands(WRITE, scope.script_keys, arguments))
+    bound.check_room(scope.namespace)
+    replies = await write_transaction(scope, _bounded_commands(scope.script_keys, arguments, bound))
+    if replies is not None:
+        replies[-1] = await settled(scope, replies[-1], bound)
+    return replies
 
 
 def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]]) -> list[Command]:
@@ -124,6 +131,12 @@ def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Arg
         script.by_text(keys, first),
         *(script.by_digest(keys, more) for more in others),
     ]
+
+
+def _bounded_commands(keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]], bound: Bound) -> list[Command]:
+    *others, last = arguments
+    evicting = BOUNDED[WRITE.name].by_text(keys, (*last, *ending(*bound.arguments())))
+    return [*(_commands(WRITE, keys, others) if others else ()), evicting]
 
 
 def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[Argument, ...]]:
@@ -161,7 +174,7 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
             text = check_value_size(encode(value), limit_bytes, field)
         except InvalidValue as error:
             raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
-        texts[field] = text
+        texts[field] = scope.codec.packing.pack(text)
         total_bytes += len(field) + len(text)
     if total_bytes > scope.limits.max_batch_bytes:
         raise LimitExceeded(

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from redis_store._call import Call, as_is
-from redis_store._codec import check_value_size
 from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name
 from redis_store._scope import Scope
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
 from redis_store.ops._script import run_checked
+from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
-from redis_store.scripts import FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
+from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.types import Json, Ttl
 
 LOCK_TIMEOUT_S = 30
@@ -157,13 +157,18 @@ async def renew(plan: Plan, token: str) -> bool:
 
 async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | None]:
     """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
-    scope = plan.scope
+    scope, bound = plan.scope, bound_of(plan.scope, (plan.field,))
     reply = await run_checked(
-        FLIGHT_COMMIT,
+        FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
         (*scope.delete_keys, *plan.tags),
         (*_KINDS_OF_COMMIT_KEYS, *[b"zset"] * len(plan.tags)),
-        (*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.member),
+        (
+            *(*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.member),
+            *(() if bound is None else ending(*bound.arguments())),
+        ),
     )
+    if bound is not None:
+        reply = await settled(scope, reply, bound)
     return (True, None) if reply == 1 else (False, reply[0])
 
 
@@ -214,7 +219,7 @@ async def _compute(plan: Plan, make: Callable[[], Any], token: str, asked: float
     before = _under_way.set((*_under_way.get(), (plan.scope.keys.data, plan.field)))
     try:
         value = await Ask[Any](make)
-        text = check_value_size(plan.scope.codec.encode(value), plan.scope.limits.max_value_bytes, plan.field)
+        text = plan.scope.packed(plan.scope.codec.encode(value), plan.field)
         stored, there = await Do(commit(plan, token, text))
     except GeneratorExit:
         raise

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from redis_store._call import Argument
-from redis_store._codec import check_value_size
 from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
-from redis_store._keys import decode_name, encode_key
+from redis_store._keys import NamespaceKeys, decode_name, encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, LimitExceeded
 from redis_store.ops._script import run_checked
-from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, stored
+from redis_store.ops.bounds import Bound, ending, settled
+from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, is_packed, stored
 from redis_store.ops.values import wanted_ttl
-from redis_store.scripts import TRANSACT
+from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
 
 T = TypeVar("T")
@@ -43,6 +43,8 @@ class Draft:
     scope: Scope
     reads: dict[Place, bytes | None] = field(default_factory=dict)
     writes: dict[Place, Write] = field(default_factory=dict)
+    bounds: dict[bytes, int] = field(default_factory=dict)
+    """How many keys namespaces may hold that are written, where they were opened with a bound."""
     over: bool = False
     size_bytes: int = 0
 
@@ -56,8 +58,10 @@ class Draft:
         scope.check_writable()
         self.check_open()
         raw = encode_key(key)
-        text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, raw)
-        self.writes[scope.keys.name, raw] = Write(text, wanted_ttl(scope, ttl))
+        text = scope.codec.encode(value)
+        self.writes[scope.keys.name, raw] = Write(scope.packed(text, raw), wanted_ttl(scope, ttl))
+        if scope.max_keys is not None:
+            self.bounds[scope.keys.name] = scope.max_keys
         self._check_size(len(text))
 
     def delete(self, scope: Scope, key: str) -> None:
@@ -109,7 +113,7 @@ async def commit(draft: Draft, tx: str) -> None:
     draft.over = True
     if not draft.reads and not draft.writes:
         return
-    failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx)
+    failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx, draft.bounds)
     if failed is not None:
         name, raw = failed
         raise Conflict(
@@ -121,7 +125,11 @@ async def commit(draft: Draft, tx: str) -> None:
 
 
 async def commit_parts(
-    scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
+    scope: Scope,
+    reads: dict[Place, bytes | None],
+    writes: dict[Place, Write],
+    tx: str,
+    max_keys: Mapping[bytes, int] | None = None,
 ) -> Place | None:
     """Write, if these bytes stand in these places; the first place where others do, None where it was written."""
     _check_rights(scope, reads, writes)
@@ -143,8 +151,36 @@ async def commit_parts(
             arguments += (numbers[name], raw, "delete", b"", "")
         else:
             arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
-    reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
+    if not max_keys:
+        reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
+    else:
+        bounds = {name: _bound(places[numbers[name]], most, name, writes) for name, most in max_keys.items()}
+        arguments += ending(*(a for name, bound in bounds.items() for a in bound.arguments(5 * numbers[name] + 1)))
+        reply = await run_checked(BOUNDED[TRANSACT.name], keys, _KINDS * len(places), tuple(arguments))
+        reply = await settled(scope, reply, *bounds.values())
     return None if reply == 1 else list(reads)[reply[0]]
+
+
+def _bound(keys: NamespaceKeys, max_keys: int, name: bytes, writes: dict[Place, Write]) -> Bound:
+    stay = tuple(raw for (place, raw), write in writes.items() if place == name and write.text is not None)
+    bound = Bound(keys, max_keys, stay)
+    bound.check_room(decode_name(name))
+    return bound
+
+
+async def commit_packed(
+    scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
+) -> Place | None:
+    """`commit_parts` for reads given as JSON texts, which may stand there compressed; it may take a try for each that does."""
+    reads = dict(reads)
+    while (failed := await commit_parts(scope, reads, writes, tx)) is not None:
+        name, raw = failed
+        place, text = scope.moved(decode_name(name)), reads[failed]
+        there = await stored(place, raw)
+        if there is None or text is None or not is_packed(place, decode_name(raw), there, text):
+            break
+        reads[failed] = there
+    return failed
 
 
 def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:

@@ -13,12 +13,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 from redis_store import _plain
 from redis_store._call import Call, as_is
-from redis_store._codec import VALUES, check_value_size
+from redis_store._codec import VALUES, Values
 from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, InvalidType, WrongValueType
-from redis_store.ops._script import run_delete, run_write
+from redis_store.errors import Conflict, InvalidInput, InvalidType, StoredDataError, WrongValueType
+from redis_store.ops._script import run_delete
+from redis_store.ops.bounds import run_move, run_put
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import Json, Ttl
@@ -46,7 +47,7 @@ Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
     field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
-    return bool(await run_write(REPLACE, scope, arguments) == 1)
+    return bool(await run_put(REPLACE, scope, arguments, field) == 1)
 
 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
@@ -58,8 +59,8 @@ async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl
     there = await replace(scope, field, text, wanted_ttl(scope, ttl), "", old)
     if there is True:
         return True
-    # The same value may have been written in another way: by hand, or with its keys in another order.
-    if there is not None and _same(there, old):
+    # The same value may have been written in another way: by hand, compressed, or with its keys in another order.
+    if there is not None and _same(scope, key, there, old):
         return await replace(scope, field, text, wanted_ttl(scope, ttl), "", there) is True
     return False
 
@@ -75,7 +76,8 @@ async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json:
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:
-    return bool(await run_delete(RENAME, scope, (scope.writer.agent_json, encode_key(key), encode_key(new))))
+    field, moved = encode_key(key), encode_key(new)
+    return bool(await run_move(RENAME, scope, (scope.writer.agent_json, field, moved), moved))
 
 
 async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
@@ -89,7 +91,8 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
     async def add(there: bytes | None) -> bytes:
         return added if there is None else _sum(scope, key, there, number)
 
-    reply = await Do(run_write(INCREMENT, scope, (scope.writer.agent_json, field, added, wanted_ttl(scope, None))))
+    head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None))
+    reply = await Do(run_put(INCREMENT, scope, head, field))
     text = await _change(scope, key, field, add, reply[0], rand) if isinstance(reply, list) else reply
     return scope.codec.decode(text, scope.namespace, key)
 
@@ -105,7 +108,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     added = _list_text(scope, key, items)[1:-1]
 
     async def extend(there: bytes | None) -> bytes:
-        known = [] if there is None else VALUES.decode(there, scope.namespace, key)
+        known = [] if there is None else _values(scope).decode(there, scope.namespace, key)
         if not isinstance(known, list):
             raise _wrong_kind(scope, key, known, "Only a list can be appended to")
         known += VALUES.decode(b"[%b]" % added, scope.namespace, key)
@@ -114,7 +117,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     there: bytes | None
     if max_items is None:
         head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None), scope.limits.max_value_bytes)
-        reply = await Do(run_write(APPEND, scope, head))
+        reply = await Do(run_put(APPEND, scope, head, field))
         if reply == 1:
             return
         there = reply[0]
@@ -146,7 +149,7 @@ async def _change(scope: Scope, key: str, field: bytes, change: Change, there: b
         if attempt >= TRIES_AT_ONCE:
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)
-        text = check_value_size(await change(there), scope.limits.max_value_bytes, field)
+        text = scope.packed(await change(there), field)
         found = await Do(replace(scope, field, text, ttl_ms, "keep", there))
         if found is True:
             return text
@@ -166,7 +169,7 @@ async def replace(
     """Write if these bytes stand there, None for nothing; else return what does."""
     scope.check_readable()
     condition = ("absent",) if there is None else ("equal", there)
-    reply = await run_write(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition))
+    reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:
         return True
     if reply == 0:
@@ -176,18 +179,23 @@ async def replace(
 
 
 def encode_value(scope: Scope, key: str, value: Any) -> bytes:
-    return check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, encode_key(key))
+    return scope.packed(scope.codec.encode(value), encode_key(key))
 
 
 def _list_text(scope: Scope, key: str, items: tuple[Any, ...]) -> bytes:
     """Return the JSON text of a list of values; what is refused is an element of it (`value[0]`)."""
-    if scope.codec is VALUES:
+    if isinstance(scope.codec, Values):
         return VALUES.encode(list(items))
     return VALUES.encode([VALUES.decode(scope.codec.encode(item), scope.namespace, key) for item in items])
 
 
+def _values(scope: Scope) -> Values:
+    """Reads what is stored as a value, in a store of JSON texts too."""
+    return Values(scope.codec.packing)
+
+
 def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
-    known = VALUES.decode(there, scope.namespace, key)
+    known = _values(scope).decode(there, scope.namespace, key)
     if not _is_number(known):
         raise _wrong_kind(scope, key, known, "Only a number can be incremented")
     try:
@@ -199,14 +207,22 @@ def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
         ) from None
 
 
-def _same(one: bytes, other: bytes) -> bool:
-    """Whether two texts say the same value; Python's own comparison takes true for 1 and 1 for 1.0."""
+def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
+    """Whether what stands there says the same as a text; Python's own comparison takes true for 1 and 1 for 1.0."""
     try:
-        values = [_plain.load(text) for text in (one, other)]
+        values = [_plain.load(plain) for plain in (scope.codec.packing.plain(there, scope.namespace, key), text)]
     except (ValueError, RecursionError):
         return False
     first, second = (json.dumps(value, sort_keys=True) for value in values)
     return first == second
+
+
+def is_packed(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
+    """Whether what stands there is this very text, compressed."""
+    try:
+        return there != text and scope.codec.packing.plain(there, scope.namespace, key) == text
+    except StoredDataError:
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -7,12 +7,13 @@ from typing import Any
 
 from redis_store import _plain
 from redis_store._call import Call, as_is, read
-from redis_store._codec import VALUES, check_value_size
+from redis_store._codec import VALUES
 from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded, WrongKeyType
-from redis_store.ops._script import run_delete, run_script, run_write
+from redis_store.ops._script import run_delete, run_script
+from redis_store.ops.bounds import run_put
 from redis_store.scripts import DELETE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 
@@ -52,23 +53,26 @@ async def set_value(
 ) -> None:
     scope.check_writable()
     field = encode_key(key)
-    text = check_value_size(scope.codec.encode(value), scope.limits.max_value_bytes, field)
+    text = scope.packed(scope.codec.encode(value), field)
     if not metadata:
         check_metadata(metadata)
         if (ttl is not None or scope.ttl_ms is not None) and (ttl_ms := wanted_ttl(scope, ttl)) != "":
-            await run_write(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text))
+            await run_put(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text), field)
+            return
+        if scope.max_keys is not None:
+            await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
             return
         try:
             await Call(((scope.set_opening, field, text),), as_is)
         except (ScriptMissing, WrongKeyType):
             # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
-            await run_write(SET, scope, (scope.writer.agent_json, field, text))
+            await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
         return
     head = (scope.writer.agent_json, wanted_ttl(scope, ttl), "put", field, text)
     added = encode_metadata(scope, metadata)
     expected, merged = b"", added
     for _ in range(MERGE_TRIES):
-        reply = await run_write(WRITE, scope, (*head, merged, expected))
+        reply = await run_put(WRITE, scope, (*head, merged, expected), field)
         if reply == 1:
             return
         expected = reply[1]

@@ -33,8 +33,21 @@ class Script:
 
 def _load(*names: str) -> Script:
     """Read a script, with the texts that stand before it."""
-    text = b"".join((files(__name__) / f"{name}.lua").read_bytes() for name in names)
-    return Script(names[-1], text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    return _script(names[-1], b"".join(map(_read, names)))
+
+
+def _bounded(script: Script) -> Script:
+    """The script with what makes other keys go for those that it has written (`bound.lua`)."""
+    before = b"".join(map(_read, ("prelude", "bound", "bound_open")))
+    return _script(f"bounded {script.name}", before + script.text + _read("bound_close"))
+
+
+def _read(name: str) -> bytes:
+    return (files(__name__) / f"{name}.lua").read_bytes()
+
+
+def _script(name: str, text: bytes) -> Script:
+    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
 SET = _load("prelude", "info_text", "set")
@@ -65,6 +78,12 @@ FLIGHT_CLAIM = _load("flight", "flight_claim")
 FLIGHT_RENEW = _load("flight", "flight_renew")
 FLIGHT_COMMIT = _load("prelude", "info_text", "field", "flight", "flight_commit")
 FLIGHT_FAIL = _load("flight", "flight_fail")
+EVICT = _load("prelude", "bound", "evict")
+BOUNDED = {
+    script.name: _bounded(script)
+    for script in (SET, WRITE, REPLACE, INCREMENT, APPEND, RENAME, TRANSACT, FLIGHT_COMMIT)
+}
+"""Scripts that can add keys, by name, as they run in a namespace that bounds itself."""
 ATTACH = _load("attach")
 NOTE = _load("note")
 CLAIM = _load("claim")

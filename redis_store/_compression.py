@@ -1,0 +1,126 @@
+"""Big values, compressed: what stands behind the reserved first byte, written where a store asks for it, read by every store.
+
+    0x01, then one zstd frame of the JSON text
+
+A frame begins with zstd's own magic number, so that other encodings can follow behind the same byte.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from redis_store.errors import CorruptValue, InvalidSettings, UnsupportedEncoding
+
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+"""How long a value may be as JSON, where nothing else is said."""
+
+RESERVED_FIRST_BYTE = 0x01
+"""No JSON text begins with it; what is encoded does."""
+
+LEVEL = 3
+"""Zstd's own default: higher ones cost several times the work for a few percent."""
+
+_PREFIX = bytes([RESERVED_FIRST_BYTE])
+_ZSTD = b"\x01\x28\xb5\x2f\xfd"
+_SMALLEST_WINDOW_LOG, _LARGEST_WINDOW_LOG = 10, 31
+_INSTALL = "pip install backports.zstd (Python 3.14 and later have it themselves)"
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How JSON texts become the bytes that Redis holds, and back."""
+
+    above_bytes: int | None = None
+    """A longer text is compressed; None never compresses. What is read does not depend on it."""
+    max_bytes: int = MAX_VALUE_BYTES
+    """A longer text is not unpacked, whatever is said to be in the frame."""
+
+    def pack(self, text: bytes) -> bytes:
+        """Return what to store for a JSON text: compressed, if it is long enough and becomes shorter by it."""
+        if self.above_bytes is None or len(text) <= self.above_bytes:
+            return text
+        packed = _PREFIX + _zstd().compress(text, LEVEL)
+        return packed if len(packed) < len(text) else text
+
+    def unpack(self, stored: bytes, namespace: str, key: str) -> bytes:
+        """Return the JSON text of stored bytes that begin with the reserved byte.
+
+        Never takes much more memory than `max_bytes`. Raises `UnsupportedEncoding` where the bytes are no zstd frame or zstd
+        is not installed, `CorruptValue` where the frame is broken, or would become longer than `max_bytes`.
+        """
+        where = f"The value of {key!r} in namespace {namespace!r}"
+        if not stored.startswith(_ZSTD):
+            raise UnsupportedEncoding(
+                f"{where} has an encoding that this version cannot read: upgrade agent-data-store.",
+                namespace=namespace,
+                key=key,
+            )
+        try:
+            zstd = _zstd()
+        except ImportError:
+            raise UnsupportedEncoding(
+                f"{where} is compressed, and zstd is not installed here: {_INSTALL}.", namespace=namespace, key=key
+            ) from None
+        # The window that a frame may ask for is bounded too: it is memory of its own.
+        window_log = min(_LARGEST_WINDOW_LOG, max(_SMALLEST_WINDOW_LOG, (self.max_bytes - 1).bit_length()))
+        frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})
+        try:
+            text: bytes = frame.decompress(memoryview(stored)[1:], max_length=self.max_bytes + 1)
+        except zstd.ZstdError as error:
+            raise _corrupt(f"{where} is compressed and broken ({error})", stored, namespace, key) from None
+        if len(text) > self.max_bytes:
+            raise CorruptValue(
+                f"{where} is compressed and takes more than {self.max_bytes:,} bytes as JSON: raise max_value_bytes to read"
+                " it, or delete it.",
+                namespace=namespace,
+                key=key,
+                first_bytes=stored[:32],
+            )
+        if not frame.eof:
+            raise _corrupt(f"{where} is compressed and its end is missing", stored, namespace, key)
+        if frame.unused_data:
+            raise _corrupt(f"{where} is compressed and has more behind its end", stored, namespace, key)
+        return text
+
+    def plain(self, stored: bytes, namespace: str, key: str) -> bytes:
+        """Return the JSON text of stored bytes of either kind."""
+        return self.unpack(stored, namespace, key) if stored.startswith(_PREFIX) else stored
+
+
+PLAIN = Packing()
+"""Compresses nothing, and reads all."""
+
+
+def check_compress_above(above_bytes: object) -> None:
+    """Raise `InvalidSettings` where a threshold is none, or values could not be compressed here."""
+    if above_bytes is None:
+        return
+    if isinstance(above_bytes, bool) or not isinstance(above_bytes, int) or above_bytes < 0:
+        raise InvalidSettings(
+            f"compress_above must be a whole number of bytes, at least 0, or None, not {above_bytes!r}."
+        )
+    try:
+        _zstd()
+    except ImportError:
+        raise InvalidSettings(f"compress_above needs zstd, which is not installed here: {_INSTALL}.") from None
+
+
+def _zstd() -> Any:
+    """Return the module, which only those pay for who use it: the standard library's, or its backport."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def _corrupt(what: str, stored: bytes, namespace: str, key: str) -> CorruptValue:
+    first = stored[:32]
+    return CorruptValue(
+        f"{what}; it begins with {first!r}: set it again, or delete it.",
+        namespace=namespace,
+        key=key,
+        first_bytes=first,
+    )

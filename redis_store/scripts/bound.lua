@@ -1,0 +1,148 @@
+-- Stands behind prelude.lua in scripts that keep the number of a namespace's keys in bounds: which keys go for new ones.
+--
+-- ARGV  those of the script itself, then for each namespace that has a bound:
+--         the position of its data hash in KEYS, from 1 (registry, info and log stand behind it)
+--         how many keys it may hold, 1 at least
+--         how many fields follow, and these: they stay
+--       and last of all the number of the arguments that are about bounds
+--
+-- The keys that were written longest ago should go, and to know them exactly would cost every write. So a few are taken at
+-- random, and of these go the oldest, as the servers' own eviction does it.
+
+local SAMPLE = 10 -- for one key that goes
+local SAMPLE_OF_EACH = 3 -- for each of many
+local ROUND = 250
+local MOST = 1000 -- the server does nothing else meanwhile
+local SMALL = 512 -- up to here a server may keep a hash as a list, of which HSCAN gives all
+local MISSES = 3
+local PAGE = 500
+
+-- Takes the arguments about bounds away from those of the script itself.
+local function take_bounds()
+  local last = #ARGV
+  local first = last - tonumber(ARGV[last])
+  local bounds, at = {}, first
+  while at < last do
+    local bound = {at = tonumber(ARGV[at]), max_keys = tonumber(ARGV[at + 1]), count = tonumber(ARGV[at + 2]), stay = {}}
+    for i = at + 3, at + 2 + bound.count do bound.stay[ARGV[i]] = true end
+    bounds[#bounds + 1] = bound
+    at = at + 3 + bound.count
+  end
+  for i = last, first, -1 do ARGV[i] = nil end
+  return bounds
+end
+
+-- Makes the names of prelude.lua stand for the namespace of a bound.
+local function enter(bound)
+  data, registry, info, log = unpack(KEYS, bound.at, bound.at + 3)
+end
+
+-- Raises NOPERM where keys may have to go and must not.
+local function must_be_allowed_to_evict(bound)
+  enter(bound)
+  if call('HLEN', data) + bound.count <= bound.max_keys then return end
+  must_be_allowed('HDEL', data, 'field')
+  must_be_allowed('HDEL', info, 'field')
+  if call('XLEN', log) > 0 then must_be_allowed('XADD', log, '*', '', '') end
+end
+
+-- When a key was last written, in ms since 1970; what has no info was written by hand, and goes first.
+local function written_at(text)
+  if not text then return 0 end
+  local at = find(text, ',"updated":', 1, true)
+  if at then
+    local metadata = find(text, ',"metadata":', 1, true)
+    if not metadata or at < metadata then return tonumber(match(text, '^%d+', at + 11)) or 0 end
+  end
+  return tonumber(match(text, '^{"created":(%d+)')) or 0
+end
+
+-- Deletes those fields that were written longest ago, so many at most; returns how many. `met` is an array of fields and infos.
+local function evict_oldest(met, stay, count)
+  local fields, ages = {}, {}
+  for i = 1, #met, 2 do
+    local field = met[i]
+    if not stay[field] and not ages[field] then
+      fields[#fields + 1] = field
+      ages[field] = written_at(met[i + 1])
+    end
+  end
+  if #fields == 0 then return 0 end
+  table.sort(fields, function(one, other) return ages[one] < ages[other] end)
+  local last = math.min(count, #fields)
+  local deleted = call('HDEL', data, unpack(fields, 1, last))
+  call('HDEL', info, unpack(fields, 1, last))
+  if deleted > 0 and call('XLEN', log) > 0 then
+    local told, told_bytes = {}, 0
+    for i = 1, last do
+      told[#told + 1] = fields[i]
+      told[#told + 1] = 'd'
+      told_bytes = told_bytes + #fields[i] + 1
+    end
+    tell(1, '', told, told_bytes)
+  end
+  return last
+end
+
+-- Fields with their infos in one array.
+local function with_infos(fields)
+  local met = {}
+  if #fields == 0 then return met end
+  local texts = call('HMGET', info, unpack(fields))
+  for i, field in ipairs(fields) do
+    met[2 * i - 1] = field
+    met[2 * i] = texts[i]
+  end
+  return met
+end
+
+-- Some fields and their infos, taken at random, out of the infos: these are short, values may not be. HRANDFIELD looks at
+-- many fields for each that it gives, so where there are many a page of HSCAN from anywhere stands for it: neighbours in a
+-- table have nothing in common.
+local function some(count)
+  local known = call('HLEN', info)
+  if known < call('HLEN', data) then return with_infos(call('HRANDFIELD', data, count)) end
+  if known > SMALL then
+    local cursor = string.format('%.0f', call('TIME')[2] * 2654435761 % 4294967296)
+    local page = call('HSCAN', info, cursor, 'COUNT', count)[2]
+    if #page > 0 then return page end
+  end
+  return call('HRANDFIELD', info, count, 'WITHVALUES')
+end
+
+-- Goes through all fields, where hardly any of them may go.
+local function evict_by_pages(bound)
+  local cursor = '0'
+  repeat
+    local page = redis.pcall('HSCAN', data, cursor, 'COUNT', PAGE, 'NOVALUES')
+    local step = 1
+    if page.err then
+      page, step = call('HSCAN', data, cursor, 'COUNT', PAGE), 2
+    end
+    cursor = page[1]
+    local fields = {}
+    for i = 1, #page[2], step do fields[#fields + 1] = page[2][i] end
+    local excess = call('HLEN', data) - bound.max_keys
+    if excess > 0 then excess = excess - evict_oldest(with_infos(fields), bound.stay, excess) end
+  until cursor == '0' or excess <= 0
+end
+
+-- Deletes as many keys as a namespace has too many, about a thousand at most or as many as were written; returns how many
+-- are left to go. What has expired counts until the server has removed it.
+local function evict(bound)
+  enter(bound)
+  local budget, misses = math.max(MOST, bound.count), 0
+  while true do
+    local excess = call('HLEN', data) - bound.max_keys
+    if excess <= 0 then return 0 end
+    if budget <= 0 then return excess end
+    local wanted = math.min(excess, budget, ROUND)
+    local gone = evict_oldest(some(math.max(SAMPLE, SAMPLE_OF_EACH * wanted)), bound.stay, wanted)
+    budget = budget - gone
+    misses = gone > 0 and 0 or misses + 1
+    if misses > MISSES then
+      evict_by_pages(bound)
+      return 0
+    end
+  end
+end
