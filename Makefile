@@ -26,7 +26,7 @@ demo: .venv/.demo ## agents at work on Python's standard library, with an embedd
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: lint ## all checks and all tests; ARGS="-k name" for some of them
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/.test ## style, format and types
 	$(BIN)/python -m ruff check .

@@ -378,13 +378,15 @@ def test_tools_and_an_on_event_that_raises(on_change: OnChange, store: DataStore
         assert called.wait(20)
 
 
-def test_on_a_loop_of_ones_own(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_on_a_loop_of_ones_own(
+    on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent]
+) -> None:
     async def main() -> None:
         consumer = on_change(COLLECT)
         task = asyncio.create_task(consumer.arun())
         async with redis_store.connect_async(store.url, user=store.user) as other:
-            while "a" not in await other.list_namespaces():
-                await other.use_namespace("a").set("wake", 1)
+            while "watching" not in kinds(events):
+                await asyncio.sleep(0.002)
             await other.set("a", 1)
             consumer.stop()
             await task
