@@ -16,6 +16,7 @@ import functools
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,11 +57,16 @@ def data_store(data_store_url: str, data_store_user: str) -> Iterator[DataStore]
 
 
 @pytest.fixture
-def async_data_store(data_store_url: str, data_store_user: str) -> AsyncDataStore:
-    """The same store for asyncio; it belongs to the event loop that uses it, and closes with that."""
+def async_data_store(data_store_url: str, data_store_user: str) -> Iterator[AsyncDataStore]:
+    """The same store for asyncio; it belongs to the event loop that uses it, and is closed after the test."""
+    import asyncio
+
     from redis_store import connect_async
 
-    return connect_async(data_store_url, user=data_store_user, agent="test")
+    store = connect_async(data_store_url, user=data_store_user, agent="test")
+    yield store
+    with closing(asyncio.new_event_loop()) as loop:  # the test's own is closed most likely
+        loop.run_until_complete(store.close())
 
 
 @pytest.fixture
