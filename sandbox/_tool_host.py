@@ -20,6 +20,9 @@ from sandbox._tree import Tree
 MOST_UNDER_WAY = 256
 """Calls of one run at once; while there are so many, the host reads no further from the agent's process."""
 
+MOST_HELD = 4
+"""So many times `Limits.result_bytes` the arguments of the calls under way may take, before the host reads no further."""
+
 _MAX_MESSAGE = 64 * 1024
 
 
@@ -27,6 +30,7 @@ class _UnderWay(NamedTuple):
     name: str
     received: float
     start: float
+    size: int
 
 
 class ToolHost:
@@ -40,6 +44,8 @@ class ToolHost:
         self._calls: dict[int, _UnderWay] = {}
         self._tasks: set[Future[None]] = set()
         self._closed = False
+        self.held_bytes = 0
+        """What the arguments of the calls under way take as JSON."""
 
     @property
     def under_way(self) -> int:
@@ -53,7 +59,10 @@ class ToolHost:
             raise FrameError("a call of a tool that does not exist, or under a number in use")
         values, named = load_json(args, list), load_json(kwargs, dict)
         self._tree.spend_tool_call()
-        self._calls[number] = _UnderWay(address, time.time(), time.perf_counter())
+        size = len(args) + len(kwargs)
+        with self._lock:
+            self._calls[number] = _UnderWay(address, time.time(), time.perf_counter(), size)
+            self.held_bytes += size
         context = self._tree.context.copy()
         if is_async(function):
             context.run(self._await, number, _invoke(function, values, named))
@@ -125,6 +134,7 @@ class ToolHost:
             message = ["failed", number, describe(error)]
         with self._lock:
             call = self._calls.pop(number)
+            self.held_bytes -= call.size
             self._note(call, failed)
             if not self._closed:
                 self._post(message)

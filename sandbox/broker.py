@@ -20,7 +20,7 @@ from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBi
 from sandbox._messages import read_request
 from sandbox._operations import HANDLERS, WITH_KEY, TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
-from sandbox._timeline import Done, Who, shortened
+from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
 
@@ -98,7 +98,7 @@ class Broker:
                 received,
                 self._who,
                 operation,
-                namespace,
+                shortened(namespace, NAMESPACE_CHARACTERS),
                 key,
                 done.keys,
                 done.hit,

@@ -201,15 +201,19 @@ def run(i, tools):
     assert own_server.url.removeprefix("unix://") not in str(result["said"])
 
 
-def test_cancelling_while_the_server_is_silent(own_server: Any, make: Callable[..., Sandbox], user: str) -> None:
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_cancelling_while_the_server_is_silent(
+    broker: str, own_server: Any, make: Callable[..., Sandbox], user: str
+) -> None:
     silent = threading.Event()
 
     def stop() -> None:
         own_server.process.send_signal(signal.SIGSTOP)
         silent.set()
 
-    box = make(url=own_server.url, tools={"stop": stop})
-    handle = box.start("def run(i, tools):\n    tools['stop']()\n    data_store.get('k')", {}, user=user)
+    box = make(url=own_server.url, broker=broker, tools={"stop": stop})
+    source = "def run(i, tools):\n    data_store.get('k')\n    tools['stop']()\n    data_store.get('k')"
+    handle = box.start(source, {}, user=user)
     assert silent.wait(30)
     handle.cancel()
     assert isinstance(handle.result(4).error, sandbox.RunCancelled)  # the store's own timeout is 5 s

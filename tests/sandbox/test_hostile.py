@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store import DataStore, connect
+
+from .conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -200,3 +203,65 @@ def test_random_frames(run: Any, bodies: list[bytes], on_control: bool) -> None:
         limits=sandbox.Limits(timeout_s=5),
     )
     assert isinstance(result.error, sandbox.ProtocolViolation)
+
+
+@pytest.mark.parametrize(("count", "size", "most"), [(400, 0, 256), (30, 60_000, 5)])
+def test_calls_under_way_are_bounded(run: Any, store: DataStore, count: int, size: int, most: int) -> None:
+    """In number, also where many come in one piece, and in what they make the host hold."""
+    lock, gate, now, highest, done = threading.Lock(), threading.Event(), 0, 0, 0
+
+    def tool(text: str) -> None:
+        nonlocal now, highest, done
+        with lock:
+            now += 1
+            highest = max(highest, now)
+            if now == most:
+                store.set("most", 1)
+        gate.wait(20)
+        with lock:
+            now -= 1
+            done += 1
+            if done == count:
+                store.set("done", 1)
+
+    body = f"""
+    args = b'["' + b'x' * {size} + b'"]'
+    def call(n):
+        sizes = struct.pack('>H', n), struct.pack('>I', len(args))
+        return frame(b'\\x95\\xa4call\\xcd' + sizes[0] + b'\\xa4tool\\xc6' + sizes[1] + args + b'\\xc4\\x02{{}}')
+    import threading
+    threading.Thread(target=CONTROL.sendall, args=(b''.join(map(call, range({count}))),)).start()
+    while 'most' not in data_store: time.sleep(0.01)
+    for n in range(100): data_store.get('time for more of them to begin')
+    data_store.set('open', 1)
+    while 'done' not in data_store: time.sleep(0.01)
+    return {{}}
+    """
+    limits = sandbox.Limits(timeout_s=20, result_bytes=64 * 1024)
+
+    def open_gate() -> None:
+        wait_until(lambda: store.get("open"), "the agent has sent everything")
+        gate.set()
+
+    opener = threading.Thread(target=open_gate)
+    opener.start()
+    assert attack(run, body, tools={"tool": tool}, limits=limits).check() == {}
+    opener.join()
+    assert highest == most
+
+
+def test_what_the_timeline_keeps_of_names_is_bounded(run: Any) -> None:
+    body = r"""
+    for name, key in ((b'n' * 4_000_000, b'k'), (b'n', b'k' * 4_000_000)):
+        text = lambda one: b'\xdb' + struct.pack('>I', len(one)) + one
+        DATA.sendall(frame(b'\x94\x01\xa3get' + text(name) + text(key)))
+        DATA.recv(65536)
+    return {}
+    """
+    first, second = attack(run, body).operations
+    assert (len(first.namespace), len(second.key), first.error, second.error) == (
+        1024,
+        256,
+        "LimitExceeded",
+        "LimitExceeded",
+    )
