@@ -318,3 +318,37 @@ def test_processor_time_of_threads_counts_together(tier: str, holds: Any) -> Non
     body = "import hashlib\ndef f():\n    while True: hashlib.sha256(bytes(10**6))\nfor _ in range(3): threading.Thread(target=f).start()\ntime.sleep(100)"
     result = holds(Attack("busy threads", body, limits={"cpu_s": 1, "timeout_s": 20}), tier)
     assert isinstance(result.error, sandbox.CpuLimitExceeded)
+
+
+RECURSIONS = {
+    "one that calls itself": "return await agents.call('me', {**world, 'pad': 'x' * 100_000})",
+    "one that calls itself twice, and catches what comes of it": """
+    import asyncio
+    await asyncio.gather(agents.call('me', world), agents.call('me', world), return_exceptions=True)
+    while True: time.sleep(1)
+    """,
+    "a thousand at once": """
+    import asyncio
+    await asyncio.gather(*(agents.call('me', world) for _ in range(1000)))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", RECURSIONS)
+def test_agents_that_call_agents_without_end(
+    name: str, tier: str, world: Any, user: str, server_url: str, as_before: None, benign: Any
+) -> None:
+    """There is no control: a plain subprocess has no agents to call, and processes without end would harm this machine."""
+    source = Attack(name, RECURSIONS[name]).source.replace("def run", "async def run")
+    result = sandbox.run(
+        source,
+        world.facts,
+        user=user,
+        url=server_url,
+        isolation=tier,
+        agents={"me": source},
+        limits=sandbox.Limits(timeout_s=20, nested_depth=4, nested_runs=30, nested_at_once=4),
+    )
+    assert isinstance(result.error, sandbox.NestingLimitExceeded), result
+    assert len([call for call in result.calls if call.kind == "agent"]) <= 30
+    benign(tier)
