@@ -123,6 +123,37 @@ BOMBS = [
         ends_with=(sandbox.AgentRaised,),
     ),
     Attack(
+        "descriptors in tables of threads' own",
+        """
+        counts, wait = [], threading.Event()
+        def fill():
+            syscall("close_range", 1000, 1000, 2)
+            counts.append(len([os.dup(0) for _ in range(40)]))
+            wait.wait(20)
+        threads = [threading.Thread(target=fill) for _ in range(8)]
+        for one in threads: one.start()
+        time.sleep(0.1)
+        won = sum(counts) > 64
+        wait.set()
+        """,
+        limits=_SMALL,
+    ),
+    Attack(
+        "files that are deleted and held",
+        """
+        held = []
+        for n in range(10):
+            held.append(open("f", "wb"))
+            os.unlink("f")
+            held[-1].write(bytes(2**20))
+            held[-1].flush()
+        time.sleep(1)
+        won = True
+        """,
+        "the host looks at what a process stores without walls as well",
+        limits=_SMALL,
+    ),
+    Attack(
         "big pipes",
         "p = [os.pipe() for _ in range(10)]; [fcntl.fcntl(w, 1031, 2**20) for _, w in p]; won = True",
         limits=_SMALL,
