@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,7 +47,7 @@ def remove_folder(folder: str) -> None:
 
     Folders that lie in others are moved to the top before they are emptied.
     """
-    prefix = f".{secrets.token_hex(8)}-"  # not to be guessed, so that no name is taken
+    prefix = f".{os.urandom(8).hex()}-"  # not to be guessed, so that no name is taken
     with suppress(FileNotFoundError):
         names = (f"{prefix}{number}" for number in itertools.count())
         top = _open(folder, None)
