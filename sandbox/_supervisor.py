@@ -197,11 +197,15 @@ class Supervisor:
         """The process is over: its last message counts, else its exit code."""
         while self._outcome is None and (data := _receive(self._process.control)):
             self._buffer.feed(data)
-            with suppress(FrameError):
+            try:
                 while self._outcome is None and (body := self._buffer.next_body()) is not None:
                     kind, parts = read_from_child(unpack(body))
                     if kind not in ("call", "agent"):  # nobody is there any more to hear the answer
                         self._heard(kind, parts)
+            except FrameError:
+                pass
+            except SandboxError as error:
+                self._outcome = error
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (

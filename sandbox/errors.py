@@ -175,7 +175,7 @@ class OutputLimitExceeded(LimitExceeded):
 
 
 class ResultLimitExceeded(LimitExceeded):
-    """The result takes more than `Limits.result_bytes` as JSON."""
+    """The result takes more than `Limits.result_bytes` as JSON, or it or the arguments of a call hold over a million values."""
 
 
 class OperationLimitExceeded(LimitExceeded):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store import DataStore, connect
+from sandbox._tool_host import _has_too_many
 
 from .conftest import wait_until
 
@@ -265,3 +266,34 @@ def test_what_the_timeline_keeps_of_names_is_bounded(run: Any) -> None:
         "LimitExceeded",
         "LimitExceeded",
     )
+
+
+@pytest.mark.parametrize("kind", ["result", "call"])
+def test_texts_of_many_values_are_not_decoded(run: Any, kind: str) -> None:
+    body = rf"""
+    text = b'[' + b'[],' * 1_000_000 + b'1]'
+    if {kind!r} == 'call':
+        body = b'\x95\xa4call\x01\xa4tool\xc6' + struct.pack('>I', len(text)) + text + b'\xc4\x02{{}}'
+    else:
+        text = b'{{"a":' + text + b'}}'
+        body = b'\x92\xa6result\xc6' + struct.pack('>I', len(text)) + text
+    CONTROL.sendall(frame(body))
+    time.sleep(1000)
+    """
+    before = _memory_mib()
+    error = attack(run, body, tools={"tool": lambda *a: None}).error
+    assert isinstance(error, sandbox.ResultLimitExceeded), error
+    assert (error.limit, error.value) == ("result_values", 1_000_000)
+    assert _memory_mib() - before < 100
+
+
+def test_what_looks_like_many_values_in_a_text_is_one(run: Any) -> None:
+    text = '[{,\\"' * 400_000
+    source = "def run(i, tools): return {'back': tools['same'](i['text'])}"
+    assert run(source, {"text": text}, tools={"same": lambda one: one}).check() == {"back": text}
+
+
+def test_counting_values_takes_no_longer_than_the_text_is_long() -> None:
+    for text in (b'"' + b'\\"' * 4_000_000, b'"' * 8_000_000, b'"\\' * 4_000_000, b',"' * 4_000_000):
+        assert _has_too_many(b"," * 1_000_001 + text)
+    assert not _has_too_many(b'"' + b"," * 4_000_000)
