@@ -28,6 +28,7 @@ from sandbox._zygote import Zygote
 BARE = [sys.executable, "-I", "-S", "-c", "import asyncio"]
 IDLE = "def run(input_dict, tools):\n    return {}\n"
 ROUNDS, CALLS, SECONDS, SIDE_BY_SIDE = 15, 300, 3.0, 4
+NESTED_CALLS, BUSY_CALLS, BUSY_ROUNDS = 3, 30, 9
 
 CALLER = f"""
 from time import perf_counter
@@ -55,6 +56,30 @@ def run(input_dict, tools):
 """
 
 
+NESTING = f"""
+from time import perf_counter
+async def run(input_dict, tools):
+    times = []
+    for turn in range({ROUNDS}):
+        theirs = tools["theirs"]() if turn % 2 else None
+        start = perf_counter()
+        for _ in range({NESTED_CALLS}):
+            await agents.call("idle", {{}})
+        ours = (perf_counter() - start) / {NESTED_CALLS} * 1e6
+        times.append([ours, theirs or tools["theirs"]()])
+    return {{"times": times}}
+"""
+GETTER = f"""
+from time import perf_counter
+def run(input_dict, tools):
+    data_store.get("100 B")
+    start = perf_counter()
+    for _ in range({BUSY_CALLS}):
+        data_store.get("100 B")
+    return {{"us": (perf_counter() - start) / {BUSY_CALLS} * 1e6}}
+"""
+
+
 def main() -> int:
     """Print the table; 0."""
     with running_server() as server, placed(server, pinned=False):
@@ -65,10 +90,13 @@ def main() -> int:
             with suppress(sandbox.IsolationUnavailable):
                 _show(_runs(server, tier))
         _show(_zygote())
+        _show(_nested_call(server))
         _throughput(server)
         print("\nratio to redis-py outside, in the host; both with JSON:")
         for one in _calls(server):
             _show(one)
+        print("\nratio of broker='process' to broker='thread', where a thread of the host computes:")
+        _show(_busy_host(server))
     return 0
 
 
@@ -99,6 +127,44 @@ def _zygote() -> Figure:
         Zygote(recipe).close()
 
     return compare(f"start of a zygote, {recipe.tier}", start, _bare, calls=1, rounds=ROUNDS)
+
+
+def _nested_call(server: BenchServer) -> Figure:
+    def theirs() -> float:
+        start = time.perf_counter()
+        _bare()
+        return (time.perf_counter() - start) * 1e6
+
+    result = sandbox.run(
+        NESTING, {}, user="bench", url=server.url, agents={"idle": IDLE}, tools={"theirs": theirs}
+    ).check()
+    return figure("nested call", [(a, b) for a, b in result["times"]])  # type: ignore[union-attr,misc]
+
+
+def _busy_host(server: BenchServer) -> Figure:
+    """Time gets in agents while a thread of the host computes, with the broker in a process and in a thread in turn."""
+    stop = threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    def timed(box: sandbox.Sandbox) -> float:
+        return float(box.run(GETTER, {}, user="bench").check()["us"])  # type: ignore[arg-type]
+
+    with (
+        sandbox.Sandbox(url=server.url, broker="process") as ours,
+        sandbox.Sandbox(url=server.url) as theirs,
+    ):
+        timed(ours), timed(theirs)
+        busy = threading.Thread(target=compute)
+        busy.start()
+        try:
+            times = [(timed(ours), timed(theirs)) for _ in range(BUSY_ROUNDS)]
+        finally:
+            stop.set()
+            busy.join()
+    return figure("get 100 B, busy host", times)
 
 
 def _throughput(server: BenchServer) -> None:

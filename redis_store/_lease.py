@@ -64,12 +64,17 @@ class _LeasedDriver(SyncDriver):
             self._owner._drop(held)
 
     def _take(self) -> HeldConnection:
-        if self._closed:
-            raise StoreClosed("The store is closed: connect again.")
+        self._refuse_if_closed()
         return self._lent(self._owner._take())
 
     def _take_new(self) -> HeldConnection:
+        # What woke the call may have been our own end: it shall not try again at a server that is silent.
+        self._refuse_if_closed()
         return self._lent(self._owner._take_new())
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosed("The store is closed: connect again.")
 
     def _put_back(self, held: HeldConnection) -> None:
         with self._lock:

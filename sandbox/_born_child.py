@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from sandbox._recipes import Recipe
-from sandbox._scratch import folder_bytes, remove_folder
+from sandbox._scratch import deleted_bytes, folder_bytes, remove_folder
 from sandbox.errors import StartFailed
 from sandbox.limits import Limits
 
@@ -66,9 +66,12 @@ class BornChild:
 
     def overused(self, limits: Limits) -> str | None:
         """Return the name of a limit that the process is over, of those that the kernel does not hold here."""
-        if self._folder and folder_bytes(self._folder, limits.scratch_bytes) > limits.scratch_bytes:
-            return "scratch_bytes"
-        return "threads" if threads_of(_pid_of(self.pidfd)) > limits.threads + 2 else None
+        pid = _pid_of(self.pidfd)
+        if self._folder:
+            taken = folder_bytes(self._folder, limits.scratch_bytes)
+            if taken + deleted_bytes(pid) > limits.scratch_bytes:
+                return "scratch_bytes"
+        return "threads" if threads_of(pid) > limits.threads + 2 else None
 
     def kill(self) -> int:
         if self._code is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
-from urllib.parse import urlsplit
 
+from redis_store import DataStore
+from sandbox._broker_process import RemoteBroker
 from sandbox._child import Child
 from sandbox._endings import Returned, output_limit
 from sandbox._job import Job
@@ -17,27 +18,26 @@ from sandbox._supervisor import Supervisor
 from sandbox._tool_host import ToolHost
 from sandbox._tree import Tree
 from sandbox._watch_host import WatchHost
-from sandbox.broker import Broker
+from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
 from sandbox.isolation import start_child
 
 _PATIENCE_S = 1.0
-"""How long to wait for a thread of ours whose socket is closed already."""
+"""How long to wait for threads of ours whose store is closed already."""
 
 
 def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
     """Run one agent in a process of its own and return what came of it."""
     given = tree.given
     with (
-        tree.store_of(job) as store,
+        tree.store_of(job) as store,  # refuses names that cannot be used before anything is started
         start_child(given.isolation, given.limits, tuple(given.packages.paths)) as process,
     ):
         tree.isolation = process.isolation
         output = Output(tree.transcript)
-        hidden = _addresses(store.url)
-        broker = Broker(process.data, store.as_json_text(), job.who, tree, hidden)
+        broker = _broker(job, tree, process, stop, store)
         supervisor = Supervisor(job, tree, process, stop, output)
-        supervisor.watches = WatchHost(tree, job.who, store.as_json_text(), supervisor.post, hidden)
+        supervisor.watches = WatchHost(tree, job.who, store.as_json_text(), supervisor.post, addresses_of(store.url))
         server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
         server.start()
         try:
@@ -47,7 +47,8 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
             _shut(process.data)
             server.join(0.01)
             store.close()  # wakes a broker that still waits for the server, and those who wait for a change
-            server.join(_PATIENCE_S)
+            broker.close()
+            server.join(broker.patience_s)
             supervisor.watches.join(_PATIENCE_S)
     output.end()
     return outcome
@@ -58,7 +59,14 @@ def _nested(job: Job, tree: Tree, stop: Stop) -> bytes | SandboxError:
     return outcome.text if isinstance(outcome, Returned) else outcome
 
 
-def _serve(broker: Broker, stop: Stop) -> None:
+def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) -> Broker | RemoteBroker:
+    elsewhere = tree.given.broker
+    if elsewhere is not None:
+        return elsewhere.serve(process.data, job, tree, stop)
+    return Broker(process.data, store.as_json_text(), job.who, tree, addresses_of(store.url))
+
+
+def _serve(broker: Broker | RemoteBroker, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)
@@ -94,18 +102,6 @@ def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output:
     if not supervisor.drain() and isinstance(outcome, Returned):
         return output_limit(limits)
     return outcome
-
-
-def _addresses(url: str) -> tuple[str, ...]:
-    """Return the texts that would tell an agent where the server is, for messages to go without."""
-    parts = urlsplit(url)
-    texts = {url, url.split("?")[0]}
-    if parts.hostname:
-        texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
-        texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
-    elif parts.path:
-        texts |= {f"{parts.scheme}://{parts.path}", parts.path}
-    return tuple(sorted(texts, key=len, reverse=True))
 
 
 def _shut(sock: socket.socket) -> None:

@@ -38,25 +38,30 @@ class NestedHost:
         self._post = post
         self._carry_out = carry_out
         self._lock = threading.Lock()
-        self._numbers: set[int] = set()
+        self._inputs: dict[int, int] = {}
+        """The calls that have not been answered yet, with what the input of each takes as JSON."""
         self._tickets: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Stop, threading.Thread]] = {}
         self._closed = False
+        self.held_bytes = 0
+        """What the inputs of the calls under way take as JSON."""
 
     @property
     def under_way(self) -> int:
         """How many calls have not been answered yet."""
-        return len(self._numbers)
+        return len(self._inputs)
 
     def call(self, number: int, name: str, input_text: bytes) -> None:
         """Start a call, or let it wait for a place; its answer is posted when it is there."""
-        if number in self._numbers:
+        if number in self._inputs:
             raise FrameError("a call of an agent under a number in use")
         load_json(input_text, dict)
         callers = (*self._job.callers, self._job.who.agent)
         self._tree.spend_nested_run(callers)
         source = self._tree.given.agents.get(name)
-        self._numbers.add(number)
+        with self._lock:
+            self._inputs[number] = len(input_text)
+            self.held_bytes += len(input_text)
         if source is None:
             self._answer(number, _unknown(name, list(self._tree.given.agents)))
             return
@@ -64,7 +69,7 @@ class NestedHost:
         slots = self._tree.level(job.depth)
         ticket = slots.enter(self._job.who.run, lambda: self._begin(number, job))
         with self._lock:
-            if number in self._numbers:
+            if number in self._inputs:
                 self._tickets[number] = ticket
 
     def close(self) -> None:
@@ -132,7 +137,7 @@ class NestedHost:
         else:
             message = ["failed", number, describe(outcome)]
         with self._lock:
-            self._numbers.discard(number)
+            self.held_bytes -= self._inputs.pop(number, 0)
             self._tickets.pop(number, None)
             self._running.pop(number, None)
             if not self._closed:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from sandbox import _layout
 from sandbox._born_child import threads_of
-from sandbox._scratch import folder_bytes, remove_folder
+from sandbox._scratch import deleted_bytes, folder_bytes, remove_folder
 from sandbox.limits import Limits
 
 _PATIENCE_S = 1.0
@@ -90,7 +90,8 @@ class Process:
 
     def overused(self, limits: Limits) -> str | None:
         """Return the name of a limit that the process is over, of those that the kernel does not hold."""
-        if folder_bytes(self._folder, limits.scratch_bytes) > limits.scratch_bytes:
+        taken = folder_bytes(self._folder, limits.scratch_bytes) + deleted_bytes(self._popen.pid)
+        if taken > limits.scratch_bytes:
             return "scratch_bytes"
         return "threads" if threads_of(self._popen.pid) > limits.threads + 2 else None
 

@@ -19,7 +19,7 @@ from sandbox._life import carry_out
 from sandbox._stop import Stop
 from sandbox._timeline import moment
 from sandbox._tree import Tree
-from sandbox.errors import SandboxError, StartFailed
+from sandbox.errors import RunCancelled, SandboxError, StartFailed
 from sandbox.hints import Store, find_hints
 from sandbox.result import Hint, Operation, RunResult
 
@@ -62,7 +62,8 @@ def execute(
         agent=task.job.who.agent,
         started=moment(started),
         calls=tree.timeline.calls(),
-        hints=_hints(tree, operations),
+        # Who cancels wants the end, and questions may wait for a server that is silent.
+        hints=[] if isinstance(outcome, RunCancelled) else _hints(tree, operations),
         operations_left_out=tree.timeline.done.left_out,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,12 +30,24 @@ def folder_bytes(folder: str, enough: int) -> int:
     return total
 
 
+def deleted_bytes(pid: int | None) -> int:
+    """Return the space of files that a process has deleted and holds open, 0 where the system does not let us look."""
+    blocks: dict[tuple[int, int], int] = {}
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+            with suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                    blocks[found.st_dev, found.st_ino] = found.st_blocks
+    return sum(blocks.values()) * 512
+
+
 def remove_folder(folder: str) -> None:
     """Remove a folder and all in it, whatever the agent did to it: no path is too long and no folder too deep.
 
     Folders that lie in others are moved to the top before they are emptied.
     """
-    prefix = f".{secrets.token_hex(8)}-"  # not to be guessed, so that no name is taken
+    prefix = f".{os.urandom(8).hex()}-"  # not to be guessed, so that no name is taken
     with suppress(FileNotFoundError):
         names = (f"{prefix}{number}" for number in itertools.count())
         top = _open(folder, None)

@@ -19,7 +19,7 @@ from sandbox._messages import WATCHING, read_from_child
 from sandbox._nested import NestedHost
 from sandbox._output import Output
 from sandbox._stop import Stop
-from sandbox._tool_host import MOST_UNDER_WAY, ToolHost
+from sandbox._tool_host import MOST_HELD, MOST_UNDER_WAY, ToolHost
 from sandbox._tree import Tree
 from sandbox._watch_host import WatchHost
 from sandbox.errors import SandboxError, StartFailed
@@ -108,9 +108,7 @@ class Supervisor:
 
     def _choose_events(self, selector: selectors.BaseSelector) -> None:
         """Read from the process while it has not too many calls under way; write while there is something to say."""
-        under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way
-        busy = under_way + len(self._outbox) >= MOST_UNDER_WAY
-        wanted = (0 if busy else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
+        wanted = (0 if self._is_busy() else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
         control = self._process.control
         known = selector.get_map().get(control)
         if known is not None and known.events != wanted:
@@ -118,6 +116,12 @@ class Supervisor:
             known = None
         if known is None and wanted:
             selector.register(control, wanted)
+
+    def _is_busy(self) -> bool:
+        """Whether the process has so much under way that it has to wait for answers before it is heard again."""
+        under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way + len(self._outbox)
+        held = self.tools.held_bytes + self.nested.held_bytes
+        return under_way >= MOST_UNDER_WAY or held >= MOST_HELD * self._tree.given.limits.result_bytes
 
     def _attend(self, selector: selectors.BaseSelector, ready: set[Any]) -> None:
         process = self._process
@@ -128,6 +132,7 @@ class Supervisor:
         if process.control in ready:
             self._write_control()
             self._read_control()
+        self._hear()  # what had to wait for answers to be there, or to be gone
         if self._outcome is None and (process.pidfd in ready if process.pidfd is not None else process.has_ended()):
             self._after_exit()
 
@@ -156,15 +161,19 @@ class Supervisor:
         if data is None:
             return
         self._buffer.feed(data)
+        self._hear()
+        if not data and self._outcome is None:
+            self._after_close()
+
+    def _hear(self) -> None:
+        """Take the messages that have arrived, as long as not too many calls are under way."""
         try:
-            while self._outcome is None and (body := self._buffer.next_body()) is not None:
+            while self._outcome is None and not self._is_busy() and (body := self._buffer.next_body()) is not None:
                 self._heard(*read_from_child(unpack(body)))
         except FrameError as error:
             self._outcome = _endings.violation(error)
         except SandboxError as error:  # a limit has ended the tree
             self._outcome = error
-        if not data and self._outcome is None:
-            self._after_close()
 
     def _heard(self, kind: str, parts: list[Any]) -> None:
         if kind == "started":
@@ -192,11 +201,15 @@ class Supervisor:
         """The process is over: its last message counts, else its exit code."""
         while self._outcome is None and (data := _receive(self._process.control)):
             self._buffer.feed(data)
-            with suppress(FrameError):
+            try:
                 while self._outcome is None and (body := self._buffer.next_body()) is not None:
                     kind, parts = read_from_child(unpack(body))
                     if kind not in ("call", "agent", *WATCHING):  # nobody is there any more to hear the answer
                         self._heard(kind, parts)
+            except FrameError:
+                pass
+            except SandboxError as error:
+                self._outcome = error
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (

@@ -7,6 +7,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
+from redis_store._keys import MAX_NAMESPACE_BYTES
 from sandbox._preview import Hidden
 from sandbox.result import Call, Operation
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 KEY_CHARACTERS = 256
 """A longer key is cut in the timeline."""
+NAMESPACE_CHARACTERS = MAX_NAMESPACE_BYTES
+"""A longer namespace, which no store has, is cut in the timeline."""
 
 
 class Who(NamedTuple):
@@ -97,11 +100,9 @@ def _time(record: Done | Called) -> float:
     return record.time
 
 
-def shortened(key: str | None) -> str | None:
-    """Return a key as the timeline keeps it: hostile ones of 64 KiB each would fill the host's memory."""
-    if key is None or len(key) <= KEY_CHARACTERS:
-        return key
-    return key[: KEY_CHARACTERS - 1] + "…"
+def shortened(text: str, most: int = KEY_CHARACTERS) -> str:
+    """Return a text as the timeline keeps it: hostile ones, of a whole frame each, would fill the host's memory."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _operation(done: Done) -> Operation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,19 @@ from sandbox._frames import FrameError, Part
 from sandbox._functions import Function, is_async
 from sandbox._timeline import Called, Who
 from sandbox._tree import Tree
+from sandbox.errors import ResultLimitExceeded
 
 MOST_UNDER_WAY = 256
 """Calls of one run at once; while there are so many, the host reads no further from the agent's process."""
+
+MOST_HELD = 4
+"""So many times `Limits.result_bytes` the arguments of the calls under way may take, before the host reads no further."""
+
+MAX_VALUES = 1_000_000
+"""JSON values in one result, or in the arguments of one call, that the host decodes; each costs it up to 200 bytes."""
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""Also one that does not end, and without going back: the text may be made to take long."""
 
 _MAX_MESSAGE = 64 * 1024
 
@@ -27,6 +38,7 @@ class _UnderWay(NamedTuple):
     name: str
     received: float
     start: float
+    size: int
 
 
 class ToolHost:
@@ -40,6 +52,8 @@ class ToolHost:
         self._calls: dict[int, _UnderWay] = {}
         self._tasks: set[Future[None]] = set()
         self._closed = False
+        self.held_bytes = 0
+        """What the arguments of the calls under way take as JSON."""
 
     @property
     def under_way(self) -> int:
@@ -53,7 +67,10 @@ class ToolHost:
             raise FrameError("a call of a tool that does not exist, or under a number in use")
         values, named = load_json(args, list), load_json(kwargs, dict)
         self._tree.spend_tool_call()
-        self._calls[number] = _UnderWay(address, time.time(), time.perf_counter())
+        size = len(args) + len(kwargs)
+        with self._lock:
+            self._calls[number] = _UnderWay(address, time.time(), time.perf_counter(), size)
+            self.held_bytes += size
         context = self._tree.context.copy()
         if is_async(function):
             context.run(self._await, number, _invoke(function, values, named))
@@ -125,6 +142,7 @@ class ToolHost:
             message = ["failed", number, describe(error)]
         with self._lock:
             call = self._calls.pop(number)
+            self.held_bytes -= call.size
             self._note(call, failed)
             if not self._closed:
                 self._post(message)
@@ -151,7 +169,17 @@ def describe(error: BaseException) -> str:
 
 
 def load_json(text: bytes, kind: type) -> Any:
-    """Read JSON that an agent's process wrote: strictly, 128 levels deep at most, and of one kind."""
+    """Read JSON that an agent's process wrote: strictly, 128 levels deep at most, and of one kind.
+
+    Raises `FrameError`, or `ResultLimitExceeded` for more than `MAX_VALUES`.
+    """
+    if _has_too_many(text):
+        raise ResultLimitExceeded(
+            f"The agent sent more than {MAX_VALUES:,} JSON values at once, as its result or to a tool or an agent: put them"
+            " into the store and pass the key.",
+            limit="result_values",
+            value=MAX_VALUES,
+        )
     try:
         value = _plain.to_plain(_plain.load(text))
     except (ValueError, RecursionError):
@@ -159,3 +187,13 @@ def load_json(text: bytes, kind: type) -> Any:
     if not isinstance(value, kind):
         raise FrameError(f"a JSON text that is not a {kind.__name__}")
     return value
+
+
+def _has_too_many(text: bytes) -> bool:
+    """Whether there are more values than the host decodes: seventy times the text, where they are empty lists."""
+    return _separators(text) > MAX_VALUES and _separators(_STRING.sub(b"", text)) > MAX_VALUES
+
+
+def _separators(text: bytes) -> int:
+    """Return how many values there are at most; what stands in strings counts as well."""
+    return sum(text.count(one) for one in (b",", b"[", b"{"))

@@ -42,6 +42,8 @@ class Tree:
         context: contextvars.Context,
     ) -> None:
         self.given = given
+        self.run = task.job.who.run
+        """The id of the first run."""
         self.granted = task.granted
         self.user = task.user
         self.namespace = task.namespace

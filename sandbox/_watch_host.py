@@ -18,7 +18,7 @@ from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
 from redis_store.watch import Watch
 from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
-from sandbox._timeline import Done, Who, shortened
+from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.broker import error_parts
 
@@ -136,8 +136,8 @@ class WatchHost:
                 seen.received,
                 self._who,
                 seen.operation,
-                seen.namespace,
-                shortened(seen.key),
+                shortened(seen.namespace, NAMESPACE_CHARACTERS),
+                None if seen.key is None else shortened(seen.key),
                 seen.keys,
                 seen.hit,
                 seen.size,

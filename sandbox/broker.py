@@ -11,6 +11,7 @@ import logging
 import socket
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
@@ -19,7 +20,7 @@ from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBi
 from sandbox._messages import read_request
 from sandbox._operations import HANDLERS, WITH_KEY, TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
-from sandbox._timeline import Done, Who, shortened
+from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
 
@@ -34,9 +35,13 @@ class Broker:
     What the run must not survive ends `tree`; what the agent can catch goes back to the agent.
     """
 
+    patience_s = 1.0
+    """How long to wait for the thread when its socket and its store are closed."""
+
     def __init__(
         self, sock: socket.socket, store: TextStore, who: Who, tree: Tree, hidden: tuple[str, ...] = ()
     ) -> None:
+        """Answer on `sock` with `store`; `hidden` are texts that no message to the agent may hold."""
         self._channel = Channel(sock, tree.given.limits.frame_bytes, SPIN_FOR_REQUEST_US)
         self._store = store
         self._namespaces: dict[str, TextStore] = {}
@@ -60,6 +65,10 @@ class Broker:
             logger.exception("the broker of a run failed")
             return ProtocolViolation(f"The agent's process could not be served: {type(error).__name__}.")
         return None
+
+    def close(self) -> None:
+        """Close the store, from another thread: this wakes a call that still waits for the server."""
+        self._store.close()
 
     def _reply(self, number: int, parts: list[Part]) -> None:
         try:
@@ -89,7 +98,7 @@ class Broker:
                 received,
                 self._who,
                 operation,
-                namespace,
+                shortened(namespace, NAMESPACE_CHARACTERS),
                 key,
                 done.keys,
                 done.hit,
@@ -150,3 +159,15 @@ def _plain_fact(fact: Any) -> Any:
     if isinstance(fact, list) and all(isinstance(one, str) for one in fact):
         return fact
     return fact if isinstance(fact, (bool, int, float, str)) else None
+
+
+def addresses_of(url: str) -> tuple[str, ...]:
+    """Return the texts that would tell an agent where the server is, for messages to go without."""
+    parts = urlsplit(url)
+    texts = {url, url.split("?")[0]}
+    if parts.hostname:
+        texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
+        texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
+    elif parts.path:
+        texts |= {f"{parts.scheme}://{parts.path}", parts.path}
+    return tuple(sorted(texts, key=len, reverse=True))

@@ -25,6 +25,7 @@
     │   ├── ToolCallLimitExceeded
     │   └── NestingLimitExceeded               agents called each other too deep, or too often
     ├── RunCancelled                           in `RunResult.error`: the host ended the run because it was told to
+    ├── BrokerLost (RuntimeError)              in `RunResult.error`: the broker's process ended before the run
     ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
     ├── UnknownAgent (LookupError)             inside the agent: there is no agent of that name
     └── ToolError                              inside the agent: a tool of the host failed
@@ -44,6 +45,7 @@ __all__ = [
     "AgentExited",
     "AgentNotFound",
     "AgentRaised",
+    "BrokerLost",
     "CpuLimitExceeded",
     "InvalidAgent",
     "InvalidInput",
@@ -173,7 +175,7 @@ class OutputLimitExceeded(LimitExceeded):
 
 
 class ResultLimitExceeded(LimitExceeded):
-    """The result takes more than `Limits.result_bytes` as JSON."""
+    """The result takes more than `Limits.result_bytes` as JSON, or it or the arguments of a call hold over a million values."""
 
 
 class OperationLimitExceeded(LimitExceeded):
@@ -212,6 +214,13 @@ class NestingLimitExceeded(LimitExceeded):
 
 class RunCancelled(SandboxError):
     """The host ended the run because it was told to; what the agent had written stays."""
+
+
+class BrokerLost(SandboxError, RuntimeError):
+    """The process that answered the agent's calls of the store (``Sandbox(broker="process")``) ended before the run.
+
+    What the agent had written stays, also a call of which it had no answer yet; what the result says of its calls is gone.
+    """
 
 
 class ProtocolViolation(SandboxError):

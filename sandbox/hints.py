@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Protocol, TypeAlias
 
 from redis_store._scope import MAX_VALUE_BYTES
@@ -23,6 +23,13 @@ NEAR = 0.8
 """The part of a limit at which a value is near it."""
 
 
+MOST_OF_A_KIND = 10
+"""So many places are looked at for a hint of each kind: an agent decides how many there are, and looking takes time."""
+
+_COMPARED, _COMPARED_CHARACTERS = 500, 48
+"""So many names, and so much of each, are compared with one that holds nothing; agents make names as they like."""
+
+
 class Questions(Protocol):
     """What hints ask the store; it shows no more than the agent may read."""
 
@@ -36,10 +43,10 @@ Store: TypeAlias = "AbstractContextManager[Questions]"
 
 def find_hints(operations: list[Operation], limits: Limits, open_store: Callable[[], Store]) -> list[Hint]:
     """Return hints in the order of what they are about; the store is opened only where a question is left to ask."""
-    hints = [*_single_gets(operations), *_near_limit(operations, limits)]
+    hints = [*islice(_single_gets(operations), MOST_OF_A_KIND), *_near_limit(operations, limits)]
     by_place = {place: list(group) for place, group in groupby(sorted(operations, key=_place), key=_place)}
-    empty = {place: group for place, group in by_place.items() if _found_nothing(group)}
-    caches = {place: group for place, group in by_place.items() if _never_hit(group)}
+    empty = dict(islice(((place, group) for place, group in by_place.items() if _found_nothing(group)), MOST_OF_A_KIND))
+    caches = dict(islice(((place, group) for place, group in by_place.items() if _never_hit(group)), MOST_OF_A_KIND))
     if empty or caches:
         with open_store() as store:
             hints += _empty_namespaces(empty, store)
@@ -103,7 +110,7 @@ def _empty_namespaces(empty: dict[tuple[str, str], list[Operation]], store: Ques
     for (agent, namespace), group in empty.items():
         if namespace in there:
             continue
-        near = difflib.get_close_matches(namespace, there, n=3)
+        near = _nearest(namespace, there)
         instead = f"did it mean {' or '.join(map(repr, near))}?" if near else _others(there)
         yield Hint(
             "empty_namespace",
@@ -112,6 +119,13 @@ def _empty_namespaces(empty: dict[tuple[str, str], list[Operation]], store: Ques
             agent,
             namespace,
         )
+
+
+def _nearest(namespace: str, there: list[str]) -> list[str]:
+    beginnings: dict[str, str] = {}
+    for name in there[:_COMPARED]:
+        beginnings.setdefault(name[:_COMPARED_CHARACTERS], name)
+    return [beginnings[one] for one in difflib.get_close_matches(namespace[:_COMPARED_CHARACTERS], beginnings, n=3)]
 
 
 def _others(there: list[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import redis_store
 from sandbox._background import background_loop
+from sandbox._broker_process import BrokerProcess
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._run import Loop, execute
@@ -39,8 +40,13 @@ class Sandbox:
     """What many runs share. Safe to use from threads and from asyncio at once; a context manager of both kinds.
 
     At most `concurrency` runs go on at the same time, None for as many as are asked for; the others wait, and users take
-    turns, so that nobody waits for another's hundred runs. The time that a run waits does not count. The other arguments are
-    those of `sandbox.run`. They are checked and read here, once: an agent's file that changes later does not matter.
+    turns, so that nobody waits for another's hundred runs. The time that a run waits does not count.
+
+    `broker` says where the agents' calls of the store are answered: in a ``"thread"`` of this process for each run, or in a
+    ``"process"`` of its own for all runs, started when the first needs it, for hosts whose own threads compute.
+
+    The other arguments are those of `sandbox.run`. They are checked and read here, once: an agent's file that changes later
+    does not matter.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Sandbox:
         *,
         url: str | None = None,
         concurrency: int | None = None,
+        broker: str = "thread",
         tools: Mapping[str, Callable[..., Any]] | None = None,
         agents: Agents | None = None,
         globals: Mapping[str, Any] | None = None,  # noqa: A002  # the name that says it
@@ -58,7 +65,9 @@ class Sandbox:
         limits: Limits | None = None,
         isolation: str | None = None,
     ) -> None:
-        self._given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
+        given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
+        self._broker = BrokerProcess(url) if _checked_broker(broker) == "process" else None
+        self._given = replace(given, broker=self._broker)
         self._slots = Slots(_checked_concurrency(concurrency))
         self._url = url
         self._lock = threading.Lock()
@@ -156,6 +165,8 @@ class Sandbox:
         deadline = time.monotonic() + _PATIENCE_S
         for handle in handles:
             handle.wait(max(0.0, deadline - time.monotonic()))
+        if self._broker is not None:
+            self._broker.close()
         if store is not None:
             store.close()
 
@@ -221,6 +232,14 @@ class Sandbox:
             if self._store is None:
                 self._store = redis_store.connect(self._url, user="sandbox")
             return self._store
+
+
+def _checked_broker(broker: object) -> object:
+    if not isinstance(broker, str):
+        raise InvalidType(f"broker must be a str, not {type(broker).__name__}.")
+    if broker not in ("thread", "process"):
+        raise InvalidInput(f"broker={broker!r} cannot be used: give 'thread' or 'process'.")
+    return broker
 
 
 def _checked_concurrency(concurrency: object) -> int | None:

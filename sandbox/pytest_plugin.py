@@ -16,6 +16,7 @@ import functools
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,14 +58,15 @@ def data_store(data_store_url: str, data_store_user: str) -> Iterator[DataStore]
 
 @pytest.fixture
 def async_data_store(data_store_url: str, data_store_user: str) -> Iterator[AsyncDataStore]:
-    """The same store for asyncio, closed after the test."""
+    """The same store for asyncio; it belongs to the event loop that uses it, and is closed after the test."""
     import asyncio
 
     from redis_store import connect_async
 
     store = connect_async(data_store_url, user=data_store_user, agent="test")
     yield store
-    asyncio.run(store.close())  # the test's own event loop is over, or at rest
+    with closing(asyncio.new_event_loop()) as loop:  # the test's own is closed most likely
+        loop.run_until_complete(store.close())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from types import ModuleType
 SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
     "redis_store": ("_access", "_keys", "_plain", "_spin", "errors", "mapping", "types"),
-    "sandbox": ("_frames", "_messages", "errors"),
+    "sandbox": ("_frames", "_messages", "_scratch", "errors"),
     "sandbox.child": (
         "agent",
         "agents",
@@ -77,7 +77,7 @@ def main() -> None:
         rlimits.place(int(arguments[0]), int(arguments[1]))
         os.closerange(rlimits.FIRST_FREE_DESCRIPTOR, rlimits.MOST_DESCRIPTORS)
         rlimits.limit(json.loads(arguments[2]), rlimits.memory_in_use(), count_threads=False)
-        start.main(rlimits.DATA, rlimits.CONTROL, folders)
+        start.main(rlimits.DATA, rlimits.CONTROL, folders, os.environ["HOME"])
 
 
 if __name__ == "__main__":  # multiprocessing imports it under another name

@@ -13,6 +13,7 @@ from typing import Any
 from redis_store import errors as store_errors
 from redis_store.errors import ConnectionLost, DataStoreError, LimitExceeded
 from sandbox._frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, FrameError, FrameTooBig, Part, pack, unpack
+from sandbox._scratch import remove_folder
 
 _ERRORS: dict[str, type[DataStoreError]] = {name: getattr(store_errors, name) for name in store_errors.__all__}
 _ANY_NUMBER_OF_PARTS = 2**32
@@ -96,9 +97,10 @@ def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
 class ControlChannel:
     """Messages to the host from any thread; a thread of its own hands out what comes back, and ends with the host."""
 
-    def __init__(self, sock: socket.socket, max_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, max_bytes: int, scratch: str | None = None) -> None:
         self._channel = Channel(sock, max_bytes, spin_us=0)
         self._lock = threading.Lock()
+        self._scratch = scratch
 
     def receive(self) -> list[Any]:
         """Return the next message; the process ends where there is none to come."""
@@ -107,6 +109,9 @@ class ControlChannel:
         except ConnectionError:  # the host was killed before it had read all that we sent
             body = None
         if body is None:
+            if self._scratch is not None:
+                with suppress(OSError):
+                    remove_folder(self._scratch)
             os._exit(1)
         return unpack(body, _ANY_NUMBER_OF_PARTS)
 

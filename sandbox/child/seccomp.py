@@ -17,14 +17,20 @@ _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 
 _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_EPERM, _ENOSYS, _ENOTTY = (_ERRNO | number for number in (errno.EPERM, errno.ENOSYS, errno.ENOTTY))
+_EPERM, _ENOSYS, _ENOTTY, _ENOTSUP = (
+    _ERRNO | number for number in (errno.EPERM, errno.ENOSYS, errno.ENOTTY, errno.ENOTSUP)
+)
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT = 0x40000000
 
-_CLONE_THREAD = 0x00010000
+_CLONE_THREAD_AND_FILES = 0x00010400
+"""A thread with a table of descriptors of its own could open as many as it may once more."""
 _CLONE_NEW_ANYTHING = 0x7E020080
 _O_ACCMODE_AND_TRUNC, _O_TRUNC = 0o1003, 0o1000
+_OTHERS_CLOCK = 0x8000_0000
+"""Clocks below zero are those of a process or a thread that the number says."""
+_CLOSE_RANGE_CLOEXEC = 4
 _AF_UNIX = 1
 
 _SOME_PID = 0x7F5A_A5F1
@@ -73,7 +79,7 @@ def program(machine: str, pid: int, in_a_room: bool) -> bytes:
         _Instruction(_RETURN, _KILL_PROCESS),
     ]
     judged = _judgements(pid)
-    for name, numbers in syscalls.JUDGED.items():
+    for name, numbers in (syscalls.JUDGED | ({} if in_a_room else syscalls.ABOUT_PROCESSES)).items():
         if (number := numbers[column]) is not None:
             body = judged[name]
             code += [_Instruction(_EQUAL, number, 0, len(body)), *body]
@@ -84,8 +90,10 @@ def program(machine: str, pid: int, in_a_room: bool) -> bytes:
 def _answers(column: int, in_a_room: bool) -> list[int]:
     """Return the answer to each number that the tables know, and for the first that they do not."""
     answers = [_EPERM] * (syscalls.LAST_KNOWN + 1) + [_ENOSYS]
-    allowed = syscalls.ALLOWED | (syscalls.IN_A_ROOM if in_a_room else {})
-    for table, answer in ((allowed, _ALLOW), (syscalls.UNKNOWN, _ENOSYS)):
+    in_rooms = syscalls.IN_A_ROOM | syscalls.ATTRIBUTES | syscalls.ABOUT_PROCESSES
+    allowed = syscalls.ALLOWED | (in_rooms if in_a_room else {})
+    attributes = {} if in_a_room else syscalls.ATTRIBUTES
+    for table, answer in ((allowed, _ALLOW), (syscalls.UNKNOWN, _ENOSYS), (attributes, _ENOTSUP)):
         for numbers in table.values():
             if (number := numbers[column]) is not None:
                 answers[number] = answer
@@ -104,13 +112,15 @@ def _by_ranges(answers: list[int]) -> list[_Instruction]:
 def _judgements(pid: int) -> dict[str, list[_Instruction]]:
     """Return what decides on each of the calls whose arguments count. But for pointers, all are 32 bits wide for the kernel."""
     own_pid = _one_of(0, (pid,), _EPERM)
+    own_or_none = _one_of(0, (0, pid), _EPERM)
+    own_clock = _not_masked(0, _OTHERS_CLOCK, _OTHERS_CLOCK)
     return {
         "open": _not_masked(1, _O_ACCMODE_AND_TRUNC, _O_TRUNC),
         "openat": _not_masked(2, _O_ACCMODE_AND_TRUNC, _O_TRUNC),
         "clone": [
             _argument(0),
-            _Instruction(_AND, _CLONE_THREAD | _CLONE_NEW_ANYTHING),
-            _Instruction(_EQUAL, _CLONE_THREAD, 0, 1),
+            _Instruction(_AND, _CLONE_THREAD_AND_FILES | _CLONE_NEW_ANYTHING),
+            _Instruction(_EQUAL, _CLONE_THREAD_AND_FILES, 0, 1),
             _Instruction(_RETURN, _ALLOW),
             _Instruction(_RETURN, _EPERM),
         ],
@@ -122,6 +132,18 @@ def _judgements(pid: int) -> dict[str, list[_Instruction]]:
         "prctl": _one_of(0, _PRCTLS, _EPERM),
         "prlimit64": _one_of(0, (0,), _EPERM),
         "getsockopt": _one_of(2, _SOCKET_OPTIONS, _EPERM),
+        "close_range": _one_of(2, (0, _CLOSE_RANGE_CLOEXEC), _EPERM),  # not CLOSE_RANGE_UNSHARE: see clone
+        "getpgid": own_or_none,
+        "getsid": own_or_none,
+        "getpriority": _one_of(1, (0, pid), _EPERM),
+        "sched_getparam": own_or_none,
+        "sched_getscheduler": own_or_none,
+        "sched_rr_get_interval": own_or_none,
+        "sched_getaffinity": _one_of(0, (0, pid), _ENOSYS),  # glibc asks for threads, and takes this for an answer
+        "timer_create": own_clock,
+        "clock_gettime": own_clock,
+        "clock_getres": own_clock,
+        "clock_nanosleep": own_clock,
         "sendto": _no_pointer(4),  # an address: half of a pair of datagram sockets could send to the host's by name
     }
 
@@ -148,7 +170,7 @@ def _no_pointer(index: int) -> list[_Instruction]:
 
 
 def _not_masked(index: int, mask: int, refused: int) -> list[_Instruction]:
-    """Refuse a value of the bits under a mask: to truncate a file that is opened for reading, which old Landlocks let."""
+    """Refuse a value of the bits under a mask, as of those that truncate a file opened for reading, which old Landlocks let."""
     return [
         _argument(index),
         _Instruction(_AND, mask),

@@ -28,9 +28,12 @@ from sandbox.child.watching import Waits
 _LARGEST_FRAME = 2**32 - 1
 
 
-def main(data_fd: int, control_fd: int, folders: dict[str, str]) -> None:
-    """Run the agent that the host names on the control channel; never returns."""
-    control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME)
+def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | None = None) -> None:
+    """Run the agent that the host names on the control channel; never returns.
+
+    `scratch` is the folder that this process removes where the host dies, because nobody else would.
+    """
+    control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME, scratch)
     _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *described = control.receive()
     data = DataChannel(socket.socket(fileno=data_fd), frame_bytes)
     os.register_at_fork(after_in_child=data.close)

@@ -39,7 +39,8 @@ def put_up(walls: Walls, limits: dict[str, int], scratch: str) -> None:
     """Close this process in, for good; raises `WallMissing` or `OSError` where that does not work."""
     if "capabilities" not in walls.left_out:
         kernel.drop_capabilities()
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")  # nobody of the same user may look in
+        if walls.in_a_room:  # nobody of the same user may look in; but the host has to, where it counts what is stored
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
     if walls.in_a_room:
         _expect(os.getpid() == 1 and os.listdir("/proc") == [], "namespaces")  # noqa: PTH208

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox._scratch import remove_folder
 from sandbox.child import birth, landlock, rlimits, seccomp, walls
 
 
@@ -54,6 +55,8 @@ class Zygote:
         self._middles: dict[int, int] = {}
         """Process between us and an agent to the number of the child."""
         self._ended: dict[int, tuple[int, float]] = {}
+        self._folders_on_disk: set[str] = set()
+        """Of runs, where they have none in memory; the host removes them while it is there."""
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._adoption = birth.Adoption()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -97,11 +100,21 @@ class Zygote:
                     return
 
     def end_all(self) -> None:
-        """End what is still there; where we are process 1 of a namespace the kernel does so by itself."""
+        """End what is still there, and its folders, which a host that was killed has left.
+
+        Where we are process 1 of a namespace the kernel does so by itself.
+        """
         for child in self._children.values():
             if child.pid is not None:
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
+        if self._folders_on_disk:
+            with suppress(ChildProcessError):
+                while True:
+                    os.wait()
+        for folder in self._folders_on_disk:
+            with suppress(OSError):
+                remove_folder(folder)
 
     def _has_runs(self) -> bool:
         return any(child.birth is not None for child in self._children.values())
@@ -135,7 +148,10 @@ class Zygote:
 
     def _bear(self, message: bytes, descriptors: list[int]) -> None:
         """Hand a run to the child that waits for one, or to a new one where its namespaces do not fit."""
-        scratch_bytes = self._last_scratch_bytes = json.loads(message)["limits"]["scratch_bytes"]
+        request = json.loads(message)
+        scratch_bytes = self._last_scratch_bytes = request["limits"]["scratch_bytes"]
+        if not self._walls.in_a_room:
+            self._folders_on_disk = set(filter(os.path.exists, self._folders_on_disk)) | {request["scratch"]}
         child, self._spare = self._spare, None
         if child is not None and child.scratch_bytes != scratch_bytes:
             self._close_waiting(child)

@@ -7,7 +7,7 @@ import socket
 import threading
 import tracemalloc
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -18,12 +18,16 @@ import sandbox
 from redis_store.errors import InvalidValue
 from sandbox._background import background_loop
 from sandbox._frames import MAX_PARTS, FrameBuffer, FrameError, pack, unpack
-from sandbox._given import make_given
-from sandbox._job import make_task
+from sandbox._given import Given
+from sandbox._job import Job, Task
 from sandbox._messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
+from sandbox._sources import Source
+from sandbox._timeline import Who
 from sandbox._tree import Tree
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError
+from sandbox.policy import Granted
+from sandbox.result import Operation
 
 
 def _is_key(value: Any) -> bool:
@@ -84,16 +88,16 @@ class Store:
         return 0
 
 
-def serve(frames: list[bytes]) -> tuple[list[SandboxError], list[list[Any]], Tree]:
-    """Give frames to a broker; return how it ended the run, what it answered, and what it has noted down."""
-    given = make_given()
-    task = make_task(given, "def run(): ...", {}, "alice", "default", None, None)
-    tree = Tree(task, given, None, background_loop, contextvars.copy_context())  # type: ignore[arg-type]  # asked for no store
-    ended: list[SandboxError | None] = []
+def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxError], list[list[Any]], list[Operation]]:
+    """Give frames to a broker; return how it ended the run, what it answered, and what the timeline says."""
+    ended: list[SandboxError] = []
+    who = Who("agent", "0")
+    task = Task(Job(who, Source("", "", "", b""), b""), "user", "default", Granted(), lambda text: None)
+    tree = Tree(task, Given(limits=limits), cast(Any, None), background_loop, contextvars.copy_context())
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        broker = Broker(theirs, Store(), task.job.who, tree)
-        thread = threading.Thread(target=lambda: ended.append(broker.serve()))
+        broker = Broker(theirs, Store(), who, tree)
+        thread = threading.Thread(target=lambda: ended.extend(filter(None, [broker.serve()])))
         thread.start()
         answers = FrameBuffer(2**32 - 1)
         for frame in frames:
@@ -108,7 +112,7 @@ def serve(frames: list[bytes]) -> tuple[list[SandboxError], list[list[Any]], Tre
     found = []
     while (body := answers.next_body()) is not None:
         found.append(unpack(body))
-    return [error for error in ended if error is not None], found, tree
+    return ended, found, tree.timeline.operations()
 
 
 @settings(max_examples=300)
@@ -118,12 +122,12 @@ def serve(frames: list[bytes]) -> tuple[list[SandboxError], list[list[Any]], Tre
 @example([msgpack.packb([1, "__class__", "default"])])
 def test_every_frame_is_answered_or_ends_the_run(sent: list[bytes]) -> None:
     frames = [len(body).to_bytes(4, "little") + body for body in sent]
-    ended, answers, tree = serve(frames)
+    ended, answers, operations = serve(frames, sandbox.Limits())
     assert all(isinstance(error, sandbox.ProtocolViolation) for error in ended)
     assert len(ended) <= 1
-    assert len(answers) == len(tree.timeline.operations())
+    assert len(answers) == len(operations)
     assert bool(ended) == (len(answers) < len(sent))
-    assert {one.operation for one in tree.timeline.operations()} <= set(OPERATIONS)
+    assert {one.operation for one in operations} <= set(OPERATIONS)
 
 
 @settings(max_examples=500)
@@ -165,7 +169,7 @@ def test_a_frame_costs_a_few_times_its_size(what: str, body: bytes) -> None:
         frame = len(body).to_bytes(4, "little") + body
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        ended, answers, _ = serve([frame])
+        ended, answers, _ = serve([frame], sandbox.Limits())
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 import sandbox
 from redis_store import DataStore
+from sandbox.hints import find_hints
+from sandbox.result import Operation
 
 
 def hints(run: Any, source: str, **options: Any) -> list[tuple[str, str]]:
@@ -130,3 +135,54 @@ def test_no_hint_costs_a_run_its_result(run: Any, own_server: Any, user: str) ->
     )
     assert result.check() == {"fine": 1}
     assert result.hints == []
+
+
+class ManyNames:
+    """A store with many long names of namespaces, which counts the questions."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> ManyNames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def list_namespaces(self) -> list[str]:
+        return [f"{n:05}{'ab' * 500}" for n in range(5000)]
+
+    def use_namespace(self, name: str) -> ManyNames:
+        return self
+
+    def __len__(self) -> int:
+        self.asked += 1
+        return 100
+
+
+def test_names_that_an_agent_makes_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[int, int]] = []
+
+    def compare(name: str, names: Iterable[str], n: int) -> list[str]:
+        given = [name, *names]
+        compared.append((len(given), max(map(len, given))))
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", compare)
+    moment = datetime.now(UTC)
+
+    def operation(kind: str, namespace: str, key: str, hit: bool | None) -> Operation:
+        return Operation(moment, "agent", kind, namespace, key, int(kind == "set"), hit, 1, 0.1)
+
+    done = [operation("get", f"{n}{'ba' * 500}", "k", False) for n in range(300)]
+    for place in range(50):
+        for n in range(6):
+            done += [
+                operation("get", f"cache-{place}", f"{n}", False),
+                operation("set", f"cache-{place}", f"{n}", None),
+            ]
+    store = ManyNames()
+    found = find_hints(done, sandbox.Limits(), lambda: store)
+    assert [hint.kind for hint in found] == ["empty_namespace"] * 10 + ["useless_cache"] * 10
+    assert compared == [(501, 48)] * 10
+    assert store.asked == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store import DataStore, connect
+from sandbox._tool_host import _has_too_many
+
+from .conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -200,3 +204,96 @@ def test_random_frames(run: Any, bodies: list[bytes], on_control: bool) -> None:
         limits=sandbox.Limits(timeout_s=5),
     )
     assert isinstance(result.error, sandbox.ProtocolViolation)
+
+
+@pytest.mark.parametrize(("count", "size", "most"), [(400, 0, 256), (30, 60_000, 5)])
+def test_calls_under_way_are_bounded(run: Any, store: DataStore, count: int, size: int, most: int) -> None:
+    """In number, also where many come in one piece, and in what they make the host hold."""
+    lock, gate, now, highest, done = threading.Lock(), threading.Event(), 0, 0, 0
+
+    def tool(text: str) -> None:
+        nonlocal now, highest, done
+        with lock:
+            now += 1
+            highest = max(highest, now)
+            if now == most:
+                store.set("most", 1)
+        gate.wait(20)
+        with lock:
+            now -= 1
+            done += 1
+            if done == count:
+                store.set("done", 1)
+
+    body = f"""
+    args = b'["' + b'x' * {size} + b'"]'
+    def call(n):
+        sizes = struct.pack('>H', n), struct.pack('>I', len(args))
+        return frame(b'\\x95\\xa4call\\xcd' + sizes[0] + b'\\xa4tool\\xc6' + sizes[1] + args + b'\\xc4\\x02{{}}')
+    import threading
+    threading.Thread(target=CONTROL.sendall, args=(b''.join(map(call, range({count}))),)).start()
+    while 'most' not in data_store: time.sleep(0.01)
+    for n in range(100): data_store.get('time for more of them to begin')
+    data_store.set('open', 1)
+    while 'done' not in data_store: time.sleep(0.01)
+    return {{}}
+    """
+    limits = sandbox.Limits(timeout_s=20, result_bytes=64 * 1024)
+
+    def open_gate() -> None:
+        wait_until(lambda: store.get("open"), "the agent has sent everything")
+        gate.set()
+
+    opener = threading.Thread(target=open_gate)
+    opener.start()
+    assert attack(run, body, tools={"tool": tool}, limits=limits).check() == {}
+    opener.join()
+    assert highest == most
+
+
+def test_what_the_timeline_keeps_of_names_is_bounded(run: Any) -> None:
+    body = r"""
+    for name, key in ((b'n' * 4_000_000, b'k'), (b'n', b'k' * 4_000_000)):
+        text = lambda one: b'\xdb' + struct.pack('>I', len(one)) + one
+        DATA.sendall(frame(b'\x94\x01\xa3get' + text(name) + text(key)))
+        DATA.recv(65536)
+    return {}
+    """
+    first, second = attack(run, body).operations
+    assert (len(first.namespace), len(second.key), first.error, second.error) == (
+        1024,
+        256,
+        "LimitExceeded",
+        "LimitExceeded",
+    )
+
+
+@pytest.mark.parametrize("kind", ["result", "call"])
+def test_texts_of_many_values_are_not_decoded(run: Any, kind: str) -> None:
+    body = rf"""
+    text = b'[' + b'[],' * 1_000_000 + b'1]'
+    if {kind!r} == 'call':
+        body = b'\x95\xa4call\x01\xa4tool\xc6' + struct.pack('>I', len(text)) + text + b'\xc4\x02{{}}'
+    else:
+        text = b'{{"a":' + text + b'}}'
+        body = b'\x92\xa6result\xc6' + struct.pack('>I', len(text)) + text
+    CONTROL.sendall(frame(body))
+    time.sleep(1000)
+    """
+    before = _memory_mib()
+    error = attack(run, body, tools={"tool": lambda *a: None}).error
+    assert isinstance(error, sandbox.ResultLimitExceeded), error
+    assert (error.limit, error.value) == ("result_values", 1_000_000)
+    assert _memory_mib() - before < 100
+
+
+def test_what_looks_like_many_values_in_a_text_is_one(run: Any) -> None:
+    text = '[{,\\"' * 400_000
+    source = "def run(i, tools): return {'back': tools['same'](i['text'])}"
+    assert run(source, {"text": text}, tools={"same": lambda one: one}).check() == {"back": text}
+
+
+def test_counting_values_takes_no_longer_than_the_text_is_long() -> None:
+    for text in (b'"' + b'\\"' * 4_000_000, b'"' * 8_000_000, b'"\\' * 4_000_000, b',"' * 4_000_000):
+        assert _has_too_many(b"," * 1_000_001 + text)
+    assert not _has_too_many(b'"' + b"," * 4_000_000)

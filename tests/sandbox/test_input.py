@@ -163,5 +163,5 @@ def test_run_arun_and_a_sandbox_take_the_same_options() -> None:
         del of_method["self"]
         assert of_method.items() <= of_run.items()
         shared = options(sandbox.Sandbox)
-        del shared["concurrency"]
+        del shared["concurrency"], shared["broker"]
         assert of_run == {**of_method, **shared}

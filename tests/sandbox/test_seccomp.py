@@ -12,7 +12,10 @@ from sandbox.child import seccomp, syscalls
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 ALLOW, KILL = 0x7FFF0000, 0x80000000
-EPERM, ENOSYS, ENOTTY = (0x50000 | number for number in (errno.EPERM, errno.ENOSYS, errno.ENOTTY))
+EPERM, ENOSYS, ENOTTY, ENOTSUP = (
+    0x50000 | number for number in (errno.EPERM, errno.ENOSYS, errno.ENOTTY, errno.ENOTSUP)
+)
+IN_ROOMS = syscalls.IN_A_ROOM | syscalls.ATTRIBUTES | syscalls.ABOUT_PROCESSES
 PID = 4711
 
 
@@ -44,7 +47,7 @@ def machine(request: pytest.FixtureRequest) -> str:
 
 def ask(machine: str, name: str, *arguments: int, in_a_room: bool = True) -> int:
     column, arch = ARCHITECTURES[machine]
-    tables = syscalls.ALLOWED | syscalls.IN_A_ROOM | syscalls.UNKNOWN | syscalls.JUDGED
+    tables = syscalls.ALLOWED | IN_ROOMS | syscalls.UNKNOWN | syscalls.JUDGED
     number = tables[name][column]
     assert number is not None
     return answer(seccomp.program(machine, PID, in_a_room), arch, number, *arguments)
@@ -54,10 +57,13 @@ def test_every_number_has_the_answer_of_its_table(machine: str) -> None:
     column, arch = ARCHITECTURES[machine]
     for in_a_room in (True, False):
         program = seccomp.program(machine, PID, in_a_room)
-        allowed = syscalls.ALLOWED | (syscalls.IN_A_ROOM if in_a_room else {})
+        allowed = syscalls.ALLOWED | (IN_ROOMS if in_a_room else {})
         expected = {numbers[column]: ALLOW for numbers in allowed.values()}
         expected |= {numbers[column]: ENOSYS for numbers in syscalls.UNKNOWN.values()}
-        judged = {numbers[column] for numbers in syscalls.JUDGED.values()}
+        if not in_a_room:
+            expected |= {numbers[column]: ENOTSUP for numbers in syscalls.ATTRIBUTES.values()}
+        about_arguments = syscalls.JUDGED | ({} if in_a_room else syscalls.ABOUT_PROCESSES)
+        judged = {numbers[column] for numbers in about_arguments.values()}
         for number in set(range(600)) - judged:
             other = EPERM if number <= syscalls.LAST_KNOWN else ENOSYS
             assert answer(program, arch, number) == expected.get(number, other), number
@@ -109,6 +115,11 @@ def test_other_architectures_end_the_process(machine: str) -> None:
         ("openat", (-100, 1, 0o1001), ALLOW),
         ("openat", (-100, 1, 0o1000), EPERM),  # O_TRUNC for reading
         ("clone3", (), ENOSYS),
+        ("clone", (0x3D0B00,), EPERM),  # a thread with a table of descriptors of its own
+        ("close_range", (3, 5, 0), ALLOW),
+        ("close_range", (3, 5, 4), ALLOW),
+        ("close_range", (3, 5, 2), EPERM),  # CLOSE_RANGE_UNSHARE
+        ("close_range", (3, 5, 6), EPERM),
     ],
 )
 def test_arguments_count(machine: str, name: str, arguments: tuple[int, ...], expected: int) -> None:
@@ -122,8 +133,39 @@ def test_without_a_room_no_file_can_be_changed_by_its_path(machine: str) -> None
     assert ask(machine, "truncate", in_a_room=False) == EPERM
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "others", "refusal"),
+    [
+        ("getpgid", (PID,), (PID + 1,), EPERM),
+        ("getsid", (0,), (1,), EPERM),
+        ("getpriority", (0, 0), (0, 1), EPERM),
+        ("sched_getparam", (0,), (1,), EPERM),
+        ("sched_getscheduler", (PID,), (1,), EPERM),
+        ("sched_rr_get_interval", (0,), (1,), EPERM),
+        ("sched_getaffinity", (0,), (1,), ENOSYS),
+        ("clock_gettime", (3,), (~1 << 3 | 2,), EPERM),
+        ("clock_getres", (1,), (~1 << 3 | 2,), EPERM),
+        ("clock_nanosleep", (1,), (~1 << 3 | 2,), EPERM),
+        ("timer_create", (1,), (~1 << 3 | 2,), EPERM),
+    ],
+)
+def test_without_a_room_no_other_process_shows(
+    machine: str, name: str, own: tuple[int, ...], others: tuple[int, ...], refusal: int
+) -> None:
+    assert ask(machine, name, *own, in_a_room=False) == ALLOW
+    assert ask(machine, name, *others, in_a_room=False) == refusal
+    assert ask(machine, name, *others) == ALLOW  # there are none in a room
+
+
 def test_the_tables_do_not_overlap() -> None:
-    tables = (syscalls.ALLOWED, syscalls.IN_A_ROOM, syscalls.UNKNOWN, syscalls.JUDGED)
+    tables = (
+        syscalls.ALLOWED,
+        syscalls.IN_A_ROOM,
+        syscalls.ATTRIBUTES,
+        syscalls.ABOUT_PROCESSES,
+        syscalls.UNKNOWN,
+        syscalls.JUDGED,
+    )
     for column in (0, 1):
         numbers = [entry[column] for table in tables for entry in table.values() if entry[column] is not None]
         assert len(numbers) == len(set(numbers))

@@ -33,6 +33,7 @@ NUMBERS = dict(
     mseal=(462, 462), statmount=(457, 457), newest=(600, 600), setsid=(112, 157), sendmsg=(46, 211), recvmsg=(47, 212),
     mknodat=(259, 33), setxattr=(188, 5), modify_ldt=(154, -1), ioperm=(173, -1), iopl=(172, -1), uselib=(134, -1),
     sched_setscheduler=(144, 119), mlockall=(151, 230), setdomainname=(171, 162), vhangup=(153, 58), accept4=(288, 242),
+    capget=(125, 90), timer_create=(222, 107), close_range=(436, 436),
 )
 
 def syscall(name, *arguments):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import sandbox
 
-from .corpus import NO_CONTROL_NEEDED, Attack
+from .corpus import NO_CONTROL_NEEDED, Attack, succeeded
 
 _MIB = 1024 * 1024
 _TOO_MUCH = "it would harm this machine"
@@ -55,6 +55,7 @@ BOMBS = [
             try:
                 pieces.append(bytearray(size))
                 won = len(pieces) > 150
+                if won: break
             except MemoryError:
                 size = max(1024, size // 2)
                 break
@@ -122,6 +123,37 @@ BOMBS = [
         ends_with=(sandbox.AgentRaised,),
     ),
     Attack(
+        "descriptors in tables of threads' own",
+        """
+        counts, wait = [], threading.Event()
+        def fill():
+            syscall("close_range", 1000, 1000, 2)
+            counts.append(len([os.dup(0) for _ in range(40)]))
+            wait.wait(20)
+        threads = [threading.Thread(target=fill) for _ in range(8)]
+        for one in threads: one.start()
+        time.sleep(0.1)
+        won = sum(counts) > 64
+        wait.set()
+        """,
+        limits=_SMALL,
+    ),
+    Attack(
+        "files that are deleted and held",
+        """
+        held = []
+        for n in range(10):
+            held.append(open("f", "wb"))
+            os.unlink("f")
+            held[-1].write(bytes(2**20))
+            held[-1].flush()
+        time.sleep(1)
+        won = True
+        """,
+        "the host looks at what a process stores without walls as well",
+        limits=_SMALL,
+    ),
+    Attack(
         "big pipes",
         "p = [os.pipe() for _ in range(10)]; [fcntl.fcntl(w, 1031, 2**20) for _, w in p]; won = True",
         limits=_SMALL,
@@ -177,7 +209,7 @@ BOMBS = [
     ),
 ]
 
-_SHORT = {"timeout_s": 0.4}
+_SHORT = {"timeout_s": 1}
 _TIME = (sandbox.TimeLimitExceeded,)
 
 LOOPS = [
@@ -284,12 +316,27 @@ class TestBombs:
         wins(one)
 
 
+_ENDED: dict[str, dict[str, sandbox.RunResult]] = {}
+
+
+def _ended(tier: str, attack: Any) -> dict[str, sandbox.RunResult]:
+    """Return how each loop ended in a tier. They run side by side: they would only wait for their ends one after the other."""
+    if tier not in _ENDED:
+        with ThreadPoolExecutor(len(LOOPS)) as threads:
+            results = list(threads.map(lambda one: attack(one, tier), LOOPS))
+        _ENDED[tier] = {one.name: result for one, result in zip(LOOPS, results, strict=True)}
+    return _ENDED[tier]
+
+
 @pytest.mark.parametrize("one", LOOPS, ids=lambda one: one.name)
-def test_loops_end_in_time(one: Attack, tier: str, holds: Any) -> None:
+def test_loops_end_in_time(one: Attack, tier: str, attack: Any, as_before: None, benign: Any) -> None:
     """There is no control: that a process goes on for ever is what it does by itself."""
-    start = time.monotonic()
-    holds(one, tier)
-    assert time.monotonic() - start < 10
+    result = _ended(tier, attack)[one.name]
+    assert not succeeded(result), result
+    if one.ends_with:
+        assert isinstance(result.error, one.ends_with), result
+    assert result.duration < 10
+    benign(tier)
 
 
 def test_processor_time_is_bounded(tier: str, holds: Any) -> None:
@@ -302,3 +349,37 @@ def test_processor_time_of_threads_counts_together(tier: str, holds: Any) -> Non
     body = "import hashlib\ndef f():\n    while True: hashlib.sha256(bytes(10**6))\nfor _ in range(3): threading.Thread(target=f).start()\ntime.sleep(100)"
     result = holds(Attack("busy threads", body, limits={"cpu_s": 1, "timeout_s": 20}), tier)
     assert isinstance(result.error, sandbox.CpuLimitExceeded)
+
+
+RECURSIONS = {
+    "one that calls itself": "return await agents.call('me', {**world, 'pad': 'x' * 100_000})",
+    "one that calls itself twice, and catches what comes of it": """
+    import asyncio
+    await asyncio.gather(agents.call('me', world), agents.call('me', world), return_exceptions=True)
+    while True: time.sleep(1)
+    """,
+    "a thousand at once": """
+    import asyncio
+    await asyncio.gather(*(agents.call('me', world) for _ in range(1000)))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", RECURSIONS)
+def test_agents_that_call_agents_without_end(
+    name: str, tier: str, world: Any, user: str, server_url: str, as_before: None, benign: Any
+) -> None:
+    """There is no control: a plain subprocess has no agents to call, and processes without end would harm this machine."""
+    source = Attack(name, RECURSIONS[name]).source.replace("def run", "async def run")
+    result = sandbox.run(
+        source,
+        world.facts,
+        user=user,
+        url=server_url,
+        isolation=tier,
+        agents={"me": source},
+        limits=sandbox.Limits(timeout_s=20, nested_depth=4, nested_runs=30, nested_at_once=4),
+    )
+    assert isinstance(result.error, sandbox.NestingLimitExceeded), result
+    assert len([call for call in result.calls if call.kind == "agent"]) <= 30
+    benign(tier)

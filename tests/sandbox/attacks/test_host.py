@@ -39,6 +39,8 @@ FILES = [
     Attack("change a file's mode", "os.chmod(world['secret_path'], 0); won = True"),
     Attack("change a file's times", "os.utime(world['secret_path'], (1, 1)); won = True"),
     Attack("change a file's owner", "os.chown(world['secret_path'], os.getuid(), os.getgid()); won = True"),
+    Attack("list a file's attributes", "won = os.listxattr(world['secret_path']) is not None"),
+    Attack("list a folder's attributes", "won = os.listxattr(world['folder']) is not None"),
     Attack("make a folder", "os.mkdir(world['folder'] + '/new'); os.rmdir(world['folder'] + '/new'); won = True"),
     Attack(
         "write to the standard library",
@@ -183,6 +185,21 @@ PROCESSES = [
     Attack("kill all", "os.kill(-1, signal.SIGKILL); won = True", "it would end this machine"),
     Attack("kill the own group", "os.kill(0, signal.SIGCONT); won = True"),
     Attack("kill the parent", "os.kill(os.getppid() or 1, signal.SIGCONT); won = os.getppid() != 0"),
+    Attack("ask for the victim's group", "won = os.getpgid(world['victim_pid']) > 0"),
+    Attack("ask for the victim's session", "won = os.getsid(world['victim_pid']) > 0"),
+    Attack("ask for the victim's priority", "os.getpriority(os.PRIO_PROCESS, world['victim_pid']); won = True"),
+    Attack("ask for the victim's cores", "won = os.sched_getaffinity(world['victim_pid'])"),
+    Attack("ask for the victim's scheduler", "won = os.sched_getscheduler(world['victim_pid']) >= 0"),
+    Attack("ask for the victim's turns", "won = os.sched_rr_get_interval(world['victim_pid']) is not None"),
+    Attack(
+        "ask for the victim's capabilities",
+        "won = syscall('capget', struct.pack('Ii', 0x20080522, world['victim_pid']), ctypes.create_string_buffer(24)) == 0",
+    ),
+    Attack("read the victim's clock", "won = time.clock_gettime(~world['victim_pid'] << 3 | 2) >= 0"),
+    Attack(
+        "set a timer to the victim's clock",
+        "won = syscall('timer_create', ~world['victim_pid'] << 3 | 2, None, ctypes.create_string_buffer(8)) == 0",
+    ),
     Attack("kill a thread", "syscall('tkill', world['victim_pid'], 9); won = True"),
     Attack("kill a thread of a group", "syscall('tgkill', world['victim_pid'], world['victim_pid'], 9); won = True"),
     Attack(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,27 +121,49 @@ def test_threads_and_timers_end_with_the_run(tier: str, holds: Any) -> None:
     assert holds(Attack("threads", body), tier).check() == {"won": False}
 
 
-@pytest.mark.parametrize(
-    "body", ["while True: pass", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: time.sleep(1)"]
-)
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A place for folders of runs that everybody may use, as /tmp is."""
+    made = Path(tempfile.mkdtemp(prefix="attack-scratch-"))
+    made.chmod(0o1777)
+    yield made
+    shutil.rmtree(made)
+
+
+STUBBORN = ["while True: pass", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: time.sleep(1)"]
+
+
+@pytest.mark.parametrize("body", STUBBORN)
 def test_a_host_that_is_killed_takes_everything_along(
-    tier: str, body: str, server_url: str, user: str, tmp_path: Path, as_before: None
+    tier: str, body: str, server_url: str, user: str, tmp_path: Path, scratch: Path, as_before: None
 ) -> None:
-    source = Attack("stay", "print('ready', flush=True)\n" + body).source
+    _kill_a_host(tier, body, server_url, user, tmp_path, scratch)
+
+
+def test_a_host_that_is_killed_takes_a_plain_process_along(
+    server_url: str, user: str, tmp_path: Path, scratch: Path, as_before: None
+) -> None:
+    _kill_a_host(isolation.UNSAFE, STUBBORN[1], server_url, user, tmp_path, scratch)
+
+
+def _kill_a_host(tier: str, body: str, url: str, user: str, tmp_path: Path, scratch: Path) -> None:
+    """Run an agent in a process of its own host, kill that, and wait until neither a process nor a file is left."""
+    source = Attack("stay", "open('left', 'w').write('x')\nprint('ready', flush=True)\n" + body).source
     host = tmp_path / "host.py"
     host.write_text(
-        f"import sandbox\nsandbox.run({source!r}, {{}}, user={user!r}, url={server_url!r}, isolation={tier!r},"
+        f"import sandbox\nsandbox.run({source!r}, {{}}, user={user!r}, url={url!r}, isolation={tier!r},"
         " on_output=lambda t: print(t, end='', flush=True))\n"
     )
-    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent), "TMPDIR": str(tmp_path)}
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent), "TMPDIR": str(scratch)}
     with subprocess.Popen([sys.executable, str(host)], stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         started = _process._descendants(process.pid)
         process.kill()
         process.wait()
-    assert len(started) >= 2
+    assert len(started) >= (1 if tier == isolation.UNSAFE else 2)
     wait_until(lambda: not any(map(_alive, started)), "all that the host had started has ended")
+    assert list(scratch.iterdir()) == []
 
 
 def _alive(pid: int) -> bool:

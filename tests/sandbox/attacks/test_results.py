@@ -50,7 +50,7 @@ def test_the_host_reads_it_unharmed(name: str, user: str, server_url: str, as_be
     """In the best tier: what the host reads is the same in all. It is an outcome with a name, text that can be printed, and small."""
     body = "\n".join(f"    {line}" for line in ENDINGS[name].splitlines())
     result = sandbox.run(
-        f"def run(input_dict, tools):\n{body}\n", {}, user=user, url=server_url, limits=sandbox.Limits(timeout_s=3)
+        f"def run(input_dict, tools):\n{body}\n", {}, user=user, url=server_url, limits=sandbox.Limits(timeout_s=1)
     )
     error = result.error
     assert isinstance(error, (type(None), sandbox.AgentError, sandbox.LimitExceeded, sandbox.ProtocolViolation)), result

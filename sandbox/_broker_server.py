@@ -1,0 +1,139 @@
+"""What runs in a broker's process: two threads for each agent's process, until the host has gone."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import NoReturn
+
+import redis_store
+from sandbox._background import background_loop
+from sandbox._broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_records
+from sandbox._frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
+from sandbox._given import Given
+from sandbox._job import Job, Task
+from sandbox._sources import Source
+from sandbox._timeline import Who
+from sandbox._tree import Tree
+from sandbox.broker import Broker, addresses_of
+
+_LAST_WORD_S = 3.0
+"""How long to wait for the connections to be closed, where the host has gone."""
+
+_ELSEWHERE = Source("", "", "", b"")
+"""What an agent's source is here: its code never comes to this process."""
+
+
+def main(descriptor: int) -> NoReturn:
+    """Serve the host at the other end of a descriptor."""
+    logging.basicConfig(level=logging.WARNING)
+    trees = Trees()
+    with suppress(ConnectionError):
+        _serve_host(socket.socket(fileno=descriptor), trees)
+    closing = threading.Thread(target=trees.close, daemon=True)
+    closing.start()
+    closing.join(_LAST_WORD_S)
+    os._exit(0)  # threads may still wait for a server that is silent
+
+
+def _serve_host(control: socket.socket, trees: Trees) -> None:
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        if not message:
+            return
+        data, link = (socket.socket(fileno=one) for one in descriptors)
+        threading.Thread(target=_attend, args=(data, link, trees), daemon=True).start()
+
+
+def _attend(data: socket.socket, link: socket.socket, trees: Trees) -> None:
+    """Serve one process until the host says that it is gone, or has gone itself."""
+    with data, link, suppress(ConnectionError):
+        request = _receive_request(link)
+        if request is None:
+            return
+        tree = trees.enter(request)
+        store = tree.store_of(Job(request.who, _ELSEWHERE, b""))
+        broker = Broker(data, store.as_json_text(), request.who, tree, addresses_of(store.url))
+        serving = threading.Thread(target=_serve, args=(broker, tree, link), daemon=True)
+        serving.start()
+        while link.recv(RECEIVE_BYTES):
+            pass
+        broker.close()
+        serving.join()
+        if trees.leave(request):
+            for message in pack_records(tree.timeline):
+                _say(link, message)
+        _say(link, ["closed"])
+
+
+def _receive_request(link: socket.socket) -> Request | None:
+    buffer = FrameBuffer(MAX_FRAME_BYTES)
+    while (body := buffer.next_body()) is None:
+        data = link.recv(RECEIVE_BYTES)
+        if not data:
+            return None
+        buffer.feed(data)
+    return Request.unpack(unpack(body))
+
+
+def _serve(broker: Broker, tree: Tree, link: socket.socket) -> None:
+    """Answer the agent. What ends the run is said before anything is closed, so that the agent sees nothing of it."""
+    error = broker.serve() or tree.error
+    if error is not None:
+        with suppress(OSError):
+            _say(link, pack_end(error))
+
+
+def _say(link: socket.socket, message: list[Part]) -> None:
+    link.sendall(pack(message, MAX_FRAME_BYTES))
+
+
+class Trees:
+    """The runs that are served, each with what its processes share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._store: redis_store.DataStore | None = None
+        self._trees: dict[str, tuple[Tree, list[Request]]] = {}
+
+    def enter(self, request: Request) -> Tree:
+        """Return the tree that a process belongs to."""
+        with self._lock:
+            if self._store is None:
+                self._store = redis_store.connect(request.url, user="sandbox")
+            if request.tree not in self._trees:
+                self._trees[request.tree] = _tree_of(request, self._store), []
+            tree, processes = self._trees[request.tree]
+            processes.append(request)
+            return tree
+
+    def leave(self, request: Request) -> bool:
+        """Take note that a process is gone, and return whether it was the last of its tree."""
+        with self._lock:
+            _, processes = self._trees[request.tree]
+            processes.remove(request)
+            if processes:
+                return False
+            del self._trees[request.tree]
+            return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+
+
+def _tree_of(request: Request, store: redis_store.DataStore) -> Tree:
+    task = Task(
+        Job(Who(request.who.agent, request.tree), _ELSEWHERE, b""),
+        request.user,
+        request.namespace,
+        request.granted,
+        lambda text: None,
+    )
+    return Tree(task, Given(limits=request.limits), store, background_loop, contextvars.copy_context())
