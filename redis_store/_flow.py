@@ -8,9 +8,10 @@ waits in one holds none.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from redis_store._call import Op
+if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
+    from redis_store._call import Op
 
 T = TypeVar("T")
 

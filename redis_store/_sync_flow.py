@@ -7,14 +7,13 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._call import Op
 from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
-    from redis_store._sync_driver import SyncDriver
+    from redis_store._call import Op
 
 T = TypeVar("T")
 
@@ -22,7 +21,15 @@ LINGER_S = 5.0
 """How long the renewing thread waits for more to do before it ends."""
 
 
-def run_flow(driver: SyncDriver, flow: Flow[T]) -> T:
+class Driver(Protocol):
+    """Who carries out operations, and renews what is held."""
+
+    keeper: Keeper
+
+    def run(self, op: Op[T]) -> T: ...
+
+
+def run_flow(driver: Driver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
     try:
         step = flow.send(None)
@@ -40,7 +47,7 @@ def run_flow(driver: SyncDriver, flow: Flow[T]) -> T:
         flow.close()
 
 
-def _carry_out(driver: SyncDriver, step: Step) -> Any:
+def _carry_out(driver: Driver, step: Step) -> Any:
     if isinstance(step, Pause):
         return time.sleep(step.seconds)
     if isinstance(step, Now):
@@ -54,7 +61,7 @@ def _carry_out(driver: SyncDriver, step: Step) -> Any:
             result.close()
         raise InvalidType(
             f"{getattr(step.function, '__name__', 'The function')} is asynchronous, and this store is not: use"
-            " connect_async, or give a plain function."
+            " connect_async, or give a plain function. Inside the sandbox @data_store.cached takes it."
         )
     return result
 

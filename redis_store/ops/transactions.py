@@ -10,18 +10,16 @@ from redis_store._call import Argument
 from redis_store._codec import check_value_size
 from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 from redis_store._keys import decode_name, encode_key
+from redis_store._optimistic import TRIES, TRIES_AT_ONCE, changed_since_read, check_open, check_parts
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, LimitExceeded
+from redis_store.errors import Conflict, LimitExceeded
 from redis_store.ops._script import run_checked
-from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, stored
+from redis_store.ops.updates import stored
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import TRANSACT
 from redis_store.types import Json, Ttl
 
 T = TypeVar("T")
-
-MAX_PARTS = 1000
-"""So many reads and writes one transaction may have; the server does nothing else while it carries them out."""
 
 _KINDS = (b"hash", b"set", b"hash", b"stream", b"hash")
 
@@ -48,8 +46,7 @@ class Draft:
 
     def check_open(self) -> None:
         """Raise `InvalidInput` where the transaction has ended."""
-        if self.over:
-            raise InvalidInput("This transaction is over: begin another one.")
+        check_open(self.over)
 
     def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
         """Note a write."""
@@ -79,13 +76,7 @@ class Draft:
                 size_bytes=self.size_bytes,
             )
         count = len(self.reads) + len(self.writes)
-        if count > MAX_PARTS:
-            raise LimitExceeded(
-                f"The transaction has more than {MAX_PARTS:,} reads and writes: make it smaller, or use set_many.",
-                limit="max_transaction_parts",
-                limit_count=MAX_PARTS,
-                size_bytes=count,
-            )
+        check_parts(count)
 
     async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
         """Read as the transaction sees it: its own writes, and each key as it was read first."""
@@ -112,12 +103,7 @@ async def commit(draft: Draft, tx: str) -> None:
     failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx)
     if failed is not None:
         name, raw = failed
-        raise Conflict(
-            f"The key {decode_name(raw)!r} in namespace {decode_name(name)!r} was changed by others after this transaction"
-            " had read it: nothing was written. Run it again.",
-            namespace=decode_name(name),
-            key=decode_name(raw),
-        )
+        raise changed_since_read(decode_name(name), decode_name(raw))
 
 
 async def commit_parts(

@@ -19,12 +19,12 @@ from redis_store import (
     InvalidValue,
     LimitExceeded,
     WrongKeyType,
+    _computing,
     connect,
     connect_async,
 )
 from redis_store._flow import Rand
 from redis_store._keys import UserKeys
-from redis_store.ops import flights
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
 from tests.sides import SIDES_OF_THE_HOST, Side
 from tests.threads import in_thread
@@ -59,7 +59,7 @@ def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[
             call()
             return pause_s
 
-        monkeypatch.setattr(flights, "spread", first_pause)
+        monkeypatch.setattr(_computing, "spread", first_pause)
 
     return arrange
 

@@ -18,12 +18,12 @@ from redis_store import (
     InvalidValue,
     LimitExceeded,
     WrongValueType,
+    _optimistic,
     connect,
     connect_async,
 )
 from redis_store._keys import UserKeys
 from redis_store.mapping import StoreMapping
-from redis_store.ops import updates
 from tests.conftest import params_of
 from tests.servers import Server
 from tests.sides import SIDES_OF_THE_HOST, Side
@@ -248,7 +248,7 @@ def test_an_update_is_tried_again_with_the_newer_value(store: Side, server: Serv
 def test_an_update_that_never_has_peace_is_a_conflict(
     store: Side, server: Server, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updates, "TRIES", 5)
+    monkeypatch.setattr(_optimistic, "TRIES", 5)
     with connect(server.url, user=user) as other, pytest.raises(Conflict, match="at each of 5 tries"):
         store.update("key", lambda _: other.increment("key") and "mine")
     assert store.get("key") == 5
