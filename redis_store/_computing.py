@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
+from redis_store._ttl import ttl_to_ms
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
-from redis_store.types import Json
+from redis_store.types import Json, Ttl
 
 LOCK_TIMEOUT_S = 30
 """After so many seconds without a sign of life the one who computes is taken for dead."""
@@ -76,6 +77,16 @@ class Computation(Protocol):
         """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
 
     async def fail(self, token: str, failed: Failed | None) -> bool: ...
+
+
+def lifetimes(ttl_ms: int | str, stale: Ttl) -> tuple[int | Literal[""], int | Literal[""]]:
+    """Return for how long a value is kept, in ms, and for how much of that it may be served stale; '' for no bound, and not."""
+    if stale is None:
+        return ttl_ms if isinstance(ttl_ms, int) else "", ""
+    stale_ms = ttl_to_ms(stale)
+    if not isinstance(ttl_ms, int):
+        raise InvalidInput("stale= is for values that expire: give a ttl too.")
+    return ttl_ms + stale_ms, stale_ms
 
 
 def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:

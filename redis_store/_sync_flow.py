@@ -35,7 +35,7 @@ def run_flow(driver: Driver, flow: Flow[T]) -> T:
         step = flow.send(None)
         while True:
             try:
-                result = driver.run(step.op) if type(step) is Do else _carry_out(driver, step)
+                result = carry_out(driver, step)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -47,7 +47,10 @@ def run_flow(driver: Driver, flow: Flow[T]) -> T:
         flow.close()
 
 
-def _carry_out(driver: Driver, step: Step) -> Any:
+def carry_out(driver: Driver, step: Step) -> Any:
+    """Carry out a step, blocking the thread, and return its result."""
+    if type(step) is Do:
+        return driver.run(step.op)
     if isinstance(step, Pause):
         return time.sleep(step.seconds)
     if isinstance(step, Now):

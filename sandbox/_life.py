@@ -34,7 +34,9 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         tree.isolation = process.isolation
         output = Output(tree.transcript)
         broker = Broker(process.data, store.as_json_text(), job.who, tree, _addresses(store.url))
-        server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
+        server = threading.Thread(
+            target=_serve, args=(broker, tree, stop), name=f"sandbox-broker-{job.who.run}", daemon=True
+        )
         server.start()
         try:
             outcome = _watch(job, tree, process, stop, output)
@@ -53,10 +55,13 @@ def _nested(job: Job, tree: Tree, stop: Stop) -> bytes | SandboxError:
     return outcome.text if isinstance(outcome, Returned) else outcome
 
 
-def _serve(broker: Broker, stop: Stop) -> None:
+def _serve(broker: Broker, tree: Tree, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)
+    if broker.held:  # the process is gone, or will be: nobody renews it any more
+        with tree.open_unrestricted() as store:
+            broker.held.release(store)
 
 
 def _watch(job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> Returned | SandboxError:

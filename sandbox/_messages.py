@@ -17,6 +17,8 @@ _NONE = type(None)
 TEXT: Kinds = frozenset({str})
 TEXT_OR_NONE: Kinds = frozenset({str, _NONE})
 WHOLE: Kinds = frozenset({int})
+WHOLE_OR_NONE: Kinds = frozenset({int, _NONE})
+NUMBER: Kinds = frozenset({int, float})
 NUMBER_OR_NONE: Kinds = frozenset({int, float, _NONE})
 JSON: Kinds = frozenset({bytes})
 JSON_OR_NONE: Kinds = frozenset({bytes, _NONE})
@@ -59,11 +61,88 @@ OPERATIONS: dict[str, Shape] = {
     "info": Shape((TEXT,)),
     "contains": Shape((TEXT,)),
     "count": Shape(),
+    "expire": Shape((TEXT, NUMBER)),
+    "persist": Shape((TEXT,)),
+    "increment": Shape((TEXT, JSON, NUMBER_OR_NONE)),
+    "append": Shape((TEXT, WHOLE_OR_NONE, NUMBER_OR_NONE), (JSON,)),  # key, most items, ttl of a new key
+    "set_if_absent": Shape((TEXT, JSON, NUMBER_OR_NONE)),
+    "compare_and_set": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # key, expected (None: absence), value, ttl
+    "pop": Shape((TEXT,)),
+    "rename": Shape((TEXT, TEXT)),
+    # The steps between which an agent's process runs functions of its own, or waits.
+    "replace": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # as `compare_and_set`, with the ttl that the key has
+    "claim_value": Shape((TEXT, TEXT, NUMBER_OR_NONE, NUMBER_OR_NONE, NUMBER, WHOLE), (TEXT,)),
+    # key, token, ttl, stale, lock timeout, since when it waits in ms; tags
+    "renew_value": Shape((TEXT, TEXT, NUMBER), (TEXT,)),  # key, token, lock timeout; tags
+    "commit_value": Shape((TEXT, TEXT, JSON, NUMBER_OR_NONE, NUMBER_OR_NONE), (TEXT,)),
+    # key, token, value, ttl, stale; tags
+    "fail_value": Shape((TEXT, TEXT, TEXT, TEXT)),  # key, token, type and message of the error
+    "invalidate_tag": Shape((TEXT, WHOLE), (TEXT,)),
+    # tag, how many patterns say what may be read; these, and those of what may be written
+    "commit_transaction": Shape((), (WHOLE, TEXT, TEXT, JSON_OR_NONE, NUMBER_OR_NONE)),
+    # one of `TRANSACTION_STEPS`, namespace, key, value, ttl
+    "acquire_lock": Shape((TEXT, TEXT, NUMBER, WHOLE)),  # name, token, ttl, 1 to stand in the queue
+    "renew_lock": Shape((TEXT, TEXT, NUMBER)),  # name, token, ttl
+    "release_lock": Shape((TEXT, TEXT)),
+    "acquire_place": Shape((TEXT, TEXT, WHOLE, NUMBER, WHOLE)),  # name, token, places; then as of a lock
+    "renew_place": Shape((TEXT, TEXT, WHOLE, NUMBER)),
+    "release_place": Shape((TEXT, TEXT, WHOLE)),
+    "take_moment": Shape(
+        (TEXT, WHOLE, NUMBER, NUMBER_OR_NONE)
+    ),  # name, moments, in so many seconds, most seconds to wait
 }
-"""The operations of the store, with the arguments that follow id, name and namespace."""
+"""The operations of the store, with the arguments that follow id, name and namespace. Each answers at once."""
 
-WRITES = frozenset({"set", "delete", "delete_many", "set_many", "clear"})
-"""Operations that write to their namespace; all others but `list_namespaces` read it."""
+TRANSACTION_STEPS = READ, SET, DELETE = 0, 1, 2
+"""What a step of a transaction does: it expects what was read (None: nothing), sets, or deletes."""
+
+CLAIM_STATES = CLAIMED, BUSY, FAILED, VALUE = 0, 1, 2, 3
+"""What an answer to `claim_value` begins with: nothing follows; how long and since when in ms; type and message; the value."""
+
+CHANGES = frozenset(
+    {
+        "increment",
+        "append",
+        "compare_and_set",
+        "pop",
+        "replace",
+        "claim_value",
+        "renew_value",
+        "commit_value",
+        "fail_value",
+    }
+)
+"""Operations that need both rights in their namespace; of the others those in `WRITES` need one to write."""
+
+WRITES = (CHANGES - {"claim_value", "renew_value", "fail_value"}) | {
+    "set",
+    "delete",
+    "delete_many",
+    "set_many",
+    "clear",
+    "expire",
+    "persist",
+    "set_if_absent",
+    "rename",
+    "commit_transaction",
+}
+"""Operations after which other data may be there than before."""
+
+OF_THE_USER = frozenset(
+    {
+        "list_namespaces",
+        "invalidate_tag",
+        "commit_transaction",
+        "acquire_lock",
+        "renew_lock",
+        "release_lock",
+        "acquire_place",
+        "renew_place",
+        "release_place",
+        "take_moment",
+    }
+)
+"""Operations that belong to no namespace, or to several."""
 
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),

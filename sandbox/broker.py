@@ -13,12 +13,14 @@ import time
 from typing import Any
 
 from redis_store import errors as store_errors
-from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
+from redis_store.errors import DataStoreError, InvalidInput, LimitExceeded, StoreUnavailable
 from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
-from sandbox._messages import read_request
-from sandbox._operations import HANDLERS, WITH_KEY, TextStore
+from sandbox._held import Held
+from sandbox._messages import OF_THE_USER, read_request
+from sandbox._operations import TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
+from sandbox._step_operations import HANDLERS, WITH_KEY
 from sandbox._timeline import Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
@@ -43,6 +45,8 @@ class Broker:
         self._who = who
         self._tree = tree
         self._hidden = hidden
+        self.held = Held()
+        """What the process has taken and not given back; for whoever clears away after it."""
 
     def serve(self) -> SandboxError | None:
         """Answer until the child closes its end or the run is over; return what is wrong where a rule is broken."""
@@ -105,10 +109,20 @@ class Broker:
         tree = self._tree
         tree.granted.check(operation)
         written = _operations.bytes_written(operation, arguments)
-        if written and tree.granted.access.may_write(namespace):  # else the store refuses, and nothing was written
+        # Else the store refuses, and nothing was written; a transaction's namespaces stand in its arguments.
+        if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
             tree.spend_written(written)
-        return HANDLERS[operation](self._namespace(namespace), arguments)
+        elif noted := _operations.bytes_noted(operation, arguments):
+            tree.spend_written(noted)
+        news = self.held.begin(operation, namespace, arguments)
+        try:
+            done = HANDLERS[operation](self._namespace(namespace), arguments)
+        except InvalidInput:  # nothing was sent
+            self.held.forget(news)
+            raise
+        self.held.end(operation, namespace, arguments, done.parts, news)
+        return done
 
     def _namespace(self, name: str) -> TextStore:
         store = self._namespaces.get(name)

@@ -22,11 +22,11 @@ from redis_store._computing import (
     Found,
     check_tags,
     encode_tag,
+    lifetimes,
 )
 from redis_store._computing import get_or_set as get_or_set
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
-from redis_store.errors import InvalidInput
 from redis_store.ops._script import run_checked
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
 from redis_store.scripts import FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
@@ -62,16 +62,9 @@ class Plan:
     ) -> Plan:
         """Check the rights and the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
         scope.check_changeable()
-        ttl_ms = wanted_ttl(scope, ttl)
-        stale_ms: int | Literal[""] = ""
-        if stale is not None:
-            stale_ms = ttl_to_ms(stale)
-            if not isinstance(ttl_ms, int):
-                raise InvalidInput("stale= is for values that expire: give a ttl too.")
-            ttl_ms += stale_ms
-        fresh: int | Literal[""] = ttl_ms if isinstance(ttl_ms, int) else ""
+        ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
-        return cls(scope, key, encode_key(key), fresh, stale_ms, ttl_to_ms(lock_timeout), keys)
+        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, ttl_to_ms(lock_timeout), keys)
 
     @property
     def place(self) -> tuple[bytes, bytes]:

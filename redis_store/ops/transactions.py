@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from redis_store import _optimistic
 from redis_store._call import Argument
 from redis_store._codec import check_value_size
-from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store._flow import Rand
 from redis_store._keys import decode_name, encode_key
-from redis_store._optimistic import TRIES, TRIES_AT_ONCE, changed_since_read, check_open, check_parts
+from redis_store._optimistic import changed_since_read, check_open, check_parts
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, LimitExceeded
+from redis_store.errors import LimitExceeded
 from redis_store.ops._script import run_checked
 from redis_store.ops.updates import stored
 from redis_store.ops.values import wanted_ttl
@@ -150,18 +151,5 @@ async def transact(
     new_id: Callable[[], str],
     rand: Rand,
 ) -> T:
-    """The flow that runs a function with a new transaction until nobody has disturbed it."""
-    pause_s = FIRST_PAUSE_S / 2
-    for attempt in range(TRIES):
-        if attempt >= TRIES_AT_ONCE:
-            await Pause(spread(pause_s, rand))
-            pause_s = next_pause(pause_s)
-        draft = Draft(scope)
-        result: T = await Ask[T](function, (view(draft),))
-        try:
-            await Do(commit(draft, new_id()))
-        except Conflict as conflict:
-            last = conflict
-        else:
-            return result
-    raise last
+    """The flow of `DataStore.transact`."""
+    return await _optimistic.transact(lambda: Draft(scope), view, function, lambda draft: commit(draft, new_id()), rand)

@@ -7,15 +7,15 @@ script writes it if the old one still stands there; if not, the script answers w
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal
 
-from redis_store import _optimistic, _plain
-from redis_store._call import Call, as_is
+from redis_store import _plain
+from redis_store._call import Call, Op, as_is
 from redis_store._codec import VALUES, check_value_size
-from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store._flow import Ask, Do, Rand
 from redis_store._keys import encode_key
-from redis_store._optimistic import TRIES_AT_ONCE, check_function, kind_of, never_at_peace
+from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, InvalidType, WrongValueType
 from redis_store.ops._script import run_delete, run_write
@@ -24,9 +24,6 @@ from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import MISSING as MISSING
 from redis_store.types import Json, Ttl
 from redis_store.types import Missing as Missing
-
-Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
-"""Gives the new bytes of a value for those that stand there, None where none do."""
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
@@ -85,7 +82,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     scope.check_changeable()
     field = encode_key(key)
     if max_items is not None:
-        _check_count("max_items", max_items)
+        check_max_items(max_items)
     if not items:
         return
     added = _list_text(scope, key, items)[1:-1]
@@ -125,18 +122,15 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
 
 async def _change(scope: Scope, key: str, field: bytes, change: Change, there: bytes | None, rand: Rand) -> bytes:
     """Write what `change` makes of what is there, again while others write; return what was written."""
-    pause_s = FIRST_PAUSE_S / 2
     ttl_ms = wanted_ttl(scope, None)
-    for attempt in range(_optimistic.TRIES):
-        if attempt >= TRIES_AT_ONCE:
-            await Pause(spread(pause_s, rand))
-            pause_s = next_pause(pause_s)
-        text = check_value_size(await change(there), scope.limits.max_value_bytes, field)
-        found = await Do(replace(scope, field, text, ttl_ms, "keep", there))
-        if found is True:
-            return text
-        there = found
-    raise never_at_peace(key)
+
+    async def checked(found: bytes | None) -> bytes:
+        return check_value_size(await change(found), scope.limits.max_value_bytes, field)
+
+    def put(text: bytes, found: bytes | None) -> Op[Literal[True] | bytes | None]:
+        return replace(scope, field, text, ttl_ms, "keep", found)
+
+    return await change_value(key, there, checked, put, rand)
 
 
 async def stored(scope: Scope, field: bytes) -> bytes | None:
@@ -196,13 +190,6 @@ def _same(one: bytes, other: bytes) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"{name} must be a whole number, not {kind_of(value)}.")
-    if value < 1:
-        raise InvalidInput(f"{name} must be at least 1, not {value}.")
 
 
 def _wrongkind_of(scope: Scope, key: str, known: object, rule: str) -> WrongValueType:

@@ -26,10 +26,10 @@ from redis_store import (
 from redis_store._flow import Rand
 from redis_store._keys import UserKeys
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, Side
 from tests.threads import in_thread
 
-pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
+pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 
 
 class Work:

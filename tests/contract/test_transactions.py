@@ -20,10 +20,10 @@ from redis_store import (
     connect_async,
 )
 from tests.servers import KINDS_WITH_TTL, Server
-from tests.sides import SIDES_OF_THE_HOST, AsyncSide, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side
 from tests.threads import all_at_once
 
-pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
+pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 
 
 class Block:

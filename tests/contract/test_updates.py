@@ -26,11 +26,11 @@ from redis_store._keys import UserKeys
 from redis_store.mapping import StoreMapping
 from tests.conftest import params_of
 from tests.servers import Server
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, Side
 from tests.threads import all_at_once
 
 
-@pytest.fixture(params=params_of(SIDES_OF_THE_HOST))
+@pytest.fixture(params=params_of(SIDES_WITH_FUNCTIONS))
 def side(request: pytest.FixtureRequest) -> str:
     """The sides outside the sandbox."""
     return str(request.param)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sandbox._frames import FrameError
 from sandbox._messages import FROM_CHILD, OPERATIONS, Shape, read_from_child, read_request
-from sandbox._operations import HANDLERS, WITH_KEY
+from sandbox._step_operations import HANDLERS, WITH_KEY
 
 SAMPLES: dict[type, Any] = {str: "x", bytes: b"1", int: 1, float: 0.5, type(None): None, bool: True}
 parts = st.sampled_from(list(SAMPLES.values())) | st.text() | st.integers() | st.binary()
