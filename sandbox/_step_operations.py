@@ -23,14 +23,20 @@ MAX_TAGS = 1000
 """So many tags one value may have here; the server does nothing else while it notes them down."""
 
 
-def _steps(store: TextStore) -> steps.Steps:
-    assert isinstance(store, DataStore)  # the host's own; a `TextStore` says what else is asked of it
-    return steps.Steps(store)
+def store_of_the_host(store: TextStore) -> DataStore:
+    """Return what the broker holds as what it is; `TextStore` names all that is asked of it elsewhere."""
+    assert isinstance(store, DataStore)
+    return store
+
+
+def steps_of(store: TextStore) -> steps.Steps:
+    """Return the single steps in a store's namespace."""
+    return steps.Steps(store_of_the_host(store))
 
 
 def _replace(store: TextStore, arguments: list[Any]) -> Done:
     key, expected, text, ttl = arguments
-    done, there = _steps(with_ttl(store, ttl)).replace(key, MISSING if expected is None else expected, text)
+    done, there = steps_of(with_ttl(store, ttl)).replace(key, MISSING if expected is None else expected, text)
     if done:
         return Done([True], 1, True, len(text), text)
     return Done([False] if there is MISSING else [False, there], 0, False)
@@ -39,7 +45,7 @@ def _replace(store: TextStore, arguments: list[Any]) -> Done:
 def _claim_value(store: TextStore, arguments: list[Any]) -> Done:
     key, token, ttl, stale, lock_timeout, since_ms, *tags = arguments
     _check_tags(tags)
-    answer = _steps(store).claim_value(key, token, ttl, stale, lock_timeout, tags, since_ms)
+    answer = steps_of(store).claim_value(key, token, ttl, stale, lock_timeout, tags, since_ms)
     if answer.state == "value":
         return Done([VALUE, answer.value], 1, True, len(answer.value), answer.value)
     if answer.state == "busy":
@@ -52,26 +58,25 @@ def _claim_value(store: TextStore, arguments: list[Any]) -> Done:
 def _renew_value(store: TextStore, arguments: list[Any]) -> Done:
     key, token, lock_timeout, *tags = arguments
     _check_tags(tags)
-    return _whether(_steps(store).renew_value(key, token, lock_timeout, tags))
+    return _whether(steps_of(store).renew_value(key, token, lock_timeout, tags))
 
 
 def _commit_value(store: TextStore, arguments: list[Any]) -> Done:
     key, token, text, ttl, stale, *tags = arguments
     _check_tags(tags)
-    stored = _steps(store).commit_value(key, token, text, ttl, stale, tags)
+    stored = steps_of(store).commit_value(key, token, text, ttl, stale, tags)
     return Done([stored], int(stored), stored, len(text), text)
 
 
 def _fail_value(store: TextStore, arguments: list[Any]) -> Done:
-    return _whether(_steps(store).fail_value(*arguments))
+    return _whether(steps_of(store).fail_value(*arguments))
 
 
 def _invalidate_tag(store: TextStore, arguments: list[Any]) -> Done:
     tag, to_read, *patterns = arguments
     if not 0 <= to_read <= len(patterns):
         raise FrameError("more patterns than there are")
-    assert isinstance(store, DataStore)  # as in `_steps`
-    count = store.restricted(read=patterns[:to_read], write=patterns[to_read:]).invalidate_tag(tag)
+    count = store_of_the_host(store).restricted(read=patterns[:to_read], write=patterns[to_read:]).invalidate_tag(tag)
     return Done([count], count)
 
 
@@ -88,7 +93,7 @@ def _commit_transaction(store: TextStore, arguments: list[Any]) -> Done:
             deletes.append((namespace, key))
         else:
             raise FrameError("a step of a transaction that is none")
-    changed = _steps(store).commit_transaction(reads, sets, deletes)
+    changed = steps_of(store).commit_transaction(reads, sets, deletes)
     if changed is not None:
         raise changed_since_read(*changed)
     texts = [text for _, _, text, _ in sets]
@@ -97,32 +102,32 @@ def _commit_transaction(store: TextStore, arguments: list[Any]) -> Done:
 
 def _acquire_lock(store: TextStore, arguments: list[Any]) -> Done:
     name, token, ttl, wait = arguments
-    return _acquired(_steps(store).acquire_lock(name, token, ttl, bool(wait)))
+    return _acquired(steps_of(store).acquire_lock(name, token, ttl, bool(wait)))
 
 
 def _renew_lock(store: TextStore, arguments: list[Any]) -> Done:
-    return _whether(_steps(store).renew_lock(*arguments))
+    return _whether(steps_of(store).renew_lock(*arguments))
 
 
 def _release_lock(store: TextStore, arguments: list[Any]) -> Done:
-    return _whether(_steps(store).release_lock(*arguments))
+    return _whether(steps_of(store).release_lock(*arguments))
 
 
 def _acquire_place(store: TextStore, arguments: list[Any]) -> Done:
     name, token, n, ttl, wait = arguments
-    return _acquired(_steps(store).acquire_place(name, token, n, ttl, bool(wait)))
+    return _acquired(steps_of(store).acquire_place(name, token, n, ttl, bool(wait)))
 
 
 def _renew_place(store: TextStore, arguments: list[Any]) -> Done:
-    return _whether(_steps(store).renew_place(*arguments))
+    return _whether(steps_of(store).renew_place(*arguments))
 
 
 def _release_place(store: TextStore, arguments: list[Any]) -> Done:
-    return _whether(_steps(store).release_place(*arguments))
+    return _whether(steps_of(store).release_place(*arguments))
 
 
 def _take_moment(store: TextStore, arguments: list[Any]) -> Done:
-    taken, wait_ms = _steps(store).take_moment(*arguments)
+    taken, wait_ms = steps_of(store).take_moment(*arguments)
     return Done([taken, wait_ms], 0, taken)
 
 

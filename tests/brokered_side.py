@@ -88,6 +88,16 @@ def brokered(store: DataStore, tree: FakeTree | None = None) -> Iterator[Brokere
         made.close()
 
 
+@contextmanager
+def blocking(store: DataStore, side: str) -> Iterator[Any]:
+    """The store itself, or with ``brokered`` what an agent would have of it."""
+    if side != "brokered":
+        yield store
+        return
+    with brokered(store) as made:
+        yield made.store
+
+
 class BrokeredSide(SyncSide):
     """The agent's store, with functions of the test's own."""
 

@@ -24,6 +24,7 @@ from redis_store import (
 )
 from redis_store._keys import UserKeys
 from redis_store.mapping import StoreMapping
+from tests.brokered_side import blocking
 from tests.conftest import params_of
 from tests.servers import Server
 from tests.sides import SIDES_WITH_FUNCTIONS, Side
@@ -165,7 +166,7 @@ def test_what_cannot_be_appended(store: Side) -> None:
 
 
 def test_a_list_may_not_grow_over_the_limit(server: Server, user: str, side: str) -> None:
-    with connect(server.url, user=user, max_value_bytes=100) as store:
+    with connect(server.url, user=user, max_value_bytes=100) as outside, blocking(outside, side) as store:
         store.append("key", "x" * 60)
         with pytest.raises(LimitExceeded) as caught:
             store.append("key", "y" * 60)
@@ -305,8 +306,8 @@ def test_info_left_by_hand_does_not_come_back(store: Side, raw: redis.Redis, key
 def test_many_writers_lose_nothing(server: Server, user: str, side: str) -> None:
     """Threads, or tasks, of whom each changes keys that all change, and one of its own."""
     writers, rounds = 8, 10
-    if side == "sync":
-        with connect(server.url, user=user) as store:
+    if side != "async":
+        with connect(server.url, user=user) as outside, blocking(outside, side) as store:
 
             def work(number: int) -> None:
                 for _ in range(rounds):
@@ -359,7 +360,7 @@ def test_writers_of_other_keys_never_disturb(store: Side, server: Server, user: 
     assert calls == [None]
 
 
-@pytest.mark.parametrize("side", ["sync"], indirect=True)
+@pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
 def test_update_is_also_the_mappings(store: Side) -> None:
     mapping: StoreMapping = store.as_mapping()
     mapping.update({"a": 1}, b=2)
@@ -380,7 +381,7 @@ def test_an_asynchronous_function_may_update(store: Side) -> None:
     assert store.update("key", change, 1) == 2
 
 
-@pytest.mark.parametrize("side", ["sync"], indirect=True)
+@pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
 def test_a_store_that_blocks_refuses_asynchronous_functions(store: Side) -> None:
     async def change(value: int) -> int:
         return value
