@@ -23,6 +23,9 @@ from redis_store.types import Json, Ttl
 LOCK_TIMEOUT_S = 30
 """After so many seconds without a sign of life the one who computes is taken for dead."""
 
+WOKEN_PAUSE_S = 0.5
+"""How long to wait for word that a computation is over before looking for it; whoever writes the key by hand says none."""
+
 
 class Claimed(NamedTuple):
     """Nobody has the value: the caller computes it."""
@@ -61,7 +64,11 @@ class Computation(Protocol):
         """What tells the value from all others of this process."""
 
     @property
-    def redis_key(self) -> bytes | None: ...
+    def channel(self) -> bytes:
+        """Where the end of the computation is published, or nothing where that cannot be heard; `word` is the message."""
+
+    @property
+    def word(self) -> bytes: ...
     @property
     def ttl_ms(self) -> int | Literal[""]: ...
     @property
@@ -131,7 +138,8 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
                 f"The function that computes {plan.key!r} asks for {plan.key!r} itself, which would never end."
             )
         since_ms = since_ms or answer.now_ms
-        await Pause(min(spread(pause_s, rand), max(0.001, answer.left_ms / 1000)), plan.redis_key)
+        left_s = max(0.001, answer.left_ms / 1000)
+        await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(WOKEN_PAUSE_S, left_s))
         pause_s = next_pause(pause_s, _longest_pause(plan))
 
 

@@ -20,6 +20,9 @@ PAUSE_A_PLACE_S = 0.01
 LONGEST_PAUSE_S = GRACE_MS / 4000
 """Who stands further behind looks less often, but always several times within the grace."""
 
+WOKEN_PAUSE_S = GRACE_MS / 2000
+"""How long to wait for word that it is our turn before looking for it."""
+
 MAX_COUNT = 1_000_000
 """Places of a semaphore, and moments of a rate limit: the server keeps each of them, at about 10 bytes."""
 
@@ -76,7 +79,9 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
             left_s = math.inf if timeout_s is None else began + timeout_s - await Now()
             if left_s <= 0:
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
-            await Pause(min(_pause(answer, rand), left_s), wanted.redis_key)
+            retry_s = max(0.001, answer.retry_ms / 1000)
+            pause_s, woken_s = (min(each, retry_s, left_s) for each in (_pause(answer, rand), WOKEN_PAUSE_S))
+            await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
     except GeneratorExit:
         raise
     except BaseException:
@@ -117,8 +122,7 @@ def check_places(n: object) -> int:
 
 
 def _pause(busy: Busy, rand: Rand) -> float:
-    pause_s = min(LONGEST_PAUSE_S, PAUSE_A_PLACE_S * (busy.place + 1))
-    return max(0.001, min(spread(pause_s, rand), busy.retry_ms / 1000))
+    return spread(min(LONGEST_PAUSE_S, PAUSE_A_PLACE_S * (busy.place + 1)), rand)
 
 
 def _not_in_time(what: str, name: str, timeout_s: float | None, retry_ms: int) -> LockTimeout:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
@@ -27,15 +27,39 @@ class Driver(Protocol):
     keeper: Keeper
 
     def run(self, op: Op[T]) -> T: ...
+    def pauses(self) -> Pauses: ...
+
+
+class Pauses(Protocol):
+    """How the pauses of one flow pass."""
+
+    def pause(self, step: Pause) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sleeps:
+    """Pauses that nothing ends before their time."""
+
+    def pause(self, step: Pause) -> None:
+        time.sleep(step.seconds)
+
+    def close(self) -> None:
+        """There is nothing to give up."""
 
 
 def run_flow(driver: Driver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
+    pauses: Pauses | None = None
     try:
         step = flow.send(None)
         while True:
             try:
-                result = carry_out(driver, step)
+                result: Any = None
+                if isinstance(step, Pause):
+                    pauses = pauses or driver.pauses()
+                    pauses.pause(step)
+                else:
+                    result = carry_out(driver, step)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -45,14 +69,14 @@ def run_flow(driver: Driver, flow: Flow[T]) -> T:
         return value
     finally:
         flow.close()
+        if pauses is not None:
+            pauses.close()
 
 
-def carry_out(driver: Driver, step: Step) -> Any:
-    """Carry out a step, blocking the thread, and return its result."""
+def carry_out(driver: Driver, step: Do[Any] | Ask[Any] | Now | Keep) -> Any:
+    """Carry out a step that is no pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
-    if isinstance(step, Pause):
-        return time.sleep(step.seconds)
     if isinstance(step, Now):
         return time.monotonic()
     if isinstance(step, Keep):

@@ -71,8 +71,12 @@ class Plan:
         return self.scope.keys.data, self.field
 
     @property
-    def redis_key(self) -> bytes:
-        return self.scope.keys.data
+    def channel(self) -> bytes:
+        return self.scope.keys.flight
+
+    @property
+    def word(self) -> bytes:
+        return self.field
 
     def encode(self, value: Any) -> bytes:
         return check_value_size(self.scope.codec.encode(value), self.scope.limits.max_value_bytes, self.field)

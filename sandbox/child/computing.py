@@ -65,8 +65,12 @@ class Flight:
         return self.store.namespace, self.key
 
     @property
-    def redis_key(self) -> None:
-        return None
+    def channel(self) -> bytes:
+        return b""
+
+    @property
+    def word(self) -> bytes:
+        return b""
 
     def encode(self, value: Any) -> bytes:
         return _plain.dump(value)

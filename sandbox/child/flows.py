@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store import _sync_flow
 from redis_store._flow import Ask, Flow, Pause
-from redis_store._sync_flow import Keeper
+from redis_store._sync_flow import Keeper, Sleeps
 
 if TYPE_CHECKING:
     from redis_store._call import Op
@@ -32,6 +32,10 @@ class ChannelDriver:
             return value
         op.close()
         raise AssertionError("an operation of the agent's store awaited something")
+
+    def pauses(self) -> Sleeps:
+        """An agent has nobody to wake it."""
+        return Sleeps()
 
 
 DRIVER = ChannelDriver()
