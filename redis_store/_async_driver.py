@@ -16,6 +16,7 @@ from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
+from redis_store._wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
 
 T = TypeVar("T")
@@ -122,6 +123,12 @@ class AsyncDriver:
             return result
         finally:
             op.close()
+
+    def pauses(self) -> AsyncPauses:
+        """Return how the pauses of a flow pass; they end with the store."""
+        pauses = AsyncPauses(self.source, self.timeout_s)
+        self.watches.add(pauses)
+        return pauses
 
     async def close(self) -> None:
         """Close the connections of every event loop and let go of the server."""

@@ -12,17 +12,26 @@ from redis_store.errors import DataStoreError, StoreClosed
 
 if TYPE_CHECKING:
     from redis_store._async_driver import AsyncDriver
+    from redis_store._wakeups import AsyncPauses
 
 T = TypeVar("T")
 
 
 async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
+    pauses: AsyncPauses | None = None
     try:
         step = flow.send(None)
         while True:
             try:
-                result = await (driver.run(step.op) if type(step) is Do else _carry_out(driver, step))
+                result: Any = None
+                if type(step) is Do:
+                    result = await driver.run(step.op)
+                elif isinstance(step, Pause):
+                    pauses = pauses or driver.pauses()
+                    await pauses.pause(step)
+                else:
+                    result = await _carry_out(driver, step)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -32,11 +41,11 @@ async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:
         return value
     finally:
         flow.close()
+        if pauses is not None:
+            pauses.close()
 
 
 async def _carry_out(driver: AsyncDriver, step: Step) -> Any:
-    if isinstance(step, Pause):
-        return await asyncio.sleep(step.seconds)
     if isinstance(step, Now):
         return time.monotonic()
     if isinstance(step, Keep):

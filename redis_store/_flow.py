@@ -8,9 +8,10 @@ waits in one holds none.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from redis_store._call import Op
+if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
+    from redis_store._call import Op
 
 T = TypeVar("T")
 
@@ -43,14 +44,17 @@ class Ask(NamedTuple, Generic[T]):
 
 
 class Pause(NamedTuple):
-    """Wait until something may have happened to a Redis key, at most so long.
+    """Wait before looking again: so long, or where a message can be waited for, at most `woken_s` or until it comes.
 
-    Today that is a sleep. The change feed can wake whoever waits for `redis_key` earlier; a flow looks again by itself after
-    each pause, so that a lost wake-up costs time and nothing else.
+    A flow looks again by itself after each pause, so that a lost message costs time and nothing else.
     """
 
     seconds: float
-    redis_key: bytes | None = None
+    channel: bytes = b""
+    """Where the message is published that ends the wait, which is the Redis key that it is about; or nothing."""
+    word: bytes = b""
+    """The message."""
+    woken_s: float = 0.0
 
     def __await__(self) -> Generator[Pause, Any, None]:
         yield self

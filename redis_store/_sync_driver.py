@@ -16,6 +16,7 @@ from redis_store._resolve import Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
+from redis_store._wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 
 T = TypeVar("T")
@@ -125,6 +126,12 @@ class SyncDriver:
                 # What has not come to its end may have left a WATCH behind.
                 held.busy = held.busy or not done
                 self._put_back(held)
+
+    def pauses(self) -> SyncPauses:
+        """Return how the pauses of a flow pass; they end with the store."""
+        pauses = SyncPauses(self.source, self.timeout_s)
+        self.watches.add(pauses)
+        return pauses
 
     def close(self) -> None:
         """Close all connections and let go of the server; calls under way fail, later ones are refused."""

@@ -7,14 +7,13 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._call import Op
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
-    from redis_store._sync_driver import SyncDriver
+    from redis_store._call import Op
 
 T = TypeVar("T")
 
@@ -22,13 +21,45 @@ LINGER_S = 5.0
 """How long the renewing thread waits for more to do before it ends."""
 
 
-def run_flow(driver: SyncDriver, flow: Flow[T]) -> T:
+class Driver(Protocol):
+    """Who carries out operations, and renews what is held."""
+
+    keeper: Keeper
+
+    def run(self, op: Op[T]) -> T: ...
+    def pauses(self) -> Pauses: ...
+
+
+class Pauses(Protocol):
+    """How the pauses of one flow pass."""
+
+    def pause(self, step: Pause) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sleeps:
+    """Pauses that nothing ends before their time."""
+
+    def pause(self, step: Pause) -> None:
+        time.sleep(step.seconds)
+
+    def close(self) -> None:
+        """There is nothing to give up."""
+
+
+def run_flow(driver: Driver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
+    pauses: Pauses | None = None
     try:
         step = flow.send(None)
         while True:
             try:
-                result = driver.run(step.op) if type(step) is Do else _carry_out(driver, step)
+                result: Any = None
+                if isinstance(step, Pause):
+                    pauses = pauses or driver.pauses()
+                    pauses.pause(step)
+                else:
+                    result = carry_out(driver, step)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -38,11 +69,14 @@ def run_flow(driver: SyncDriver, flow: Flow[T]) -> T:
         return value
     finally:
         flow.close()
+        if pauses is not None:
+            pauses.close()
 
 
-def _carry_out(driver: SyncDriver, step: Step) -> Any:
-    if isinstance(step, Pause):
-        return time.sleep(step.seconds)
+def carry_out(driver: Driver, step: Do[Any] | Ask[Any] | Now | Keep) -> Any:
+    """Carry out a step that is no pause, blocking the thread, and return its result."""
+    if type(step) is Do:
+        return driver.run(step.op)
     if isinstance(step, Now):
         return time.monotonic()
     if isinstance(step, Keep):
@@ -54,7 +88,7 @@ def _carry_out(driver: SyncDriver, step: Step) -> Any:
             result.close()
         raise InvalidType(
             f"{getattr(step.function, '__name__', 'The function')} is asynchronous, and this store is not: use"
-            " connect_async, or give a plain function."
+            " connect_async, or give a plain function. Inside the sandbox @data_store.cached takes it."
         )
     return result
 

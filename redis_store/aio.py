@@ -13,6 +13,7 @@ from redis_store._access import NO_WRITES, Access
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
+from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import (
@@ -31,7 +32,7 @@ from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
-from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
+from redis_store.ops.flights import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft

@@ -8,18 +8,19 @@ thirds of it. Then `lost` tells, and `LockLost` is raised at the end.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from random import random
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from redis_store import _async_flow, _sync_flow
-from redis_store._async_driver import AsyncDriver
 from redis_store._flow import Keeping
-from redis_store._sync_driver import SyncDriver
+from redis_store._holding import Holdable, Limiting, Taken, check_timeout, hold, pass_limit
+from redis_store._sync_flow import Driver
 from redis_store.errors import InvalidInput, LockLost
-from redis_store.ops.locks import Holdable, RateLimitOps, Taken, check_timeout, hold, pass_limit
+
+if TYPE_CHECKING:  # the sandbox's child has neither
+    from redis_store._async_driver import AsyncDriver
 
 __all__ = ["AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"]
 
@@ -60,7 +61,7 @@ class _Holder:
             raise InvalidInput(
                 f"This object holds the {self._wanted.what} {self.name!r} already: make another for each holder."
             )
-        self._token = secrets.token_hex(8)
+        self._token = os.urandom(8).hex()
         return self._token
 
     def _took(self, result: tuple[Taken, Keeping]) -> int:
@@ -87,7 +88,7 @@ class _Holder:
 
 
 class _SyncHolder(_Holder):
-    def __init__(self, driver: SyncDriver, wanted: Holdable, timeout: float | None) -> None:
+    def __init__(self, driver: Driver, wanted: Holdable, timeout: float | None) -> None:
         super().__init__(wanted, timeout)
         self._driver = driver
 
@@ -144,7 +145,7 @@ class RateLimit:
     moment is used up nevertheless.
     """
 
-    def __init__(self, driver: SyncDriver, limit: RateLimitOps, timeout: float | None) -> None:
+    def __init__(self, driver: Driver, limit: Limiting, timeout: float | None) -> None:
         self._driver = driver
         self._limit = limit
         self._timeout_s = check_timeout(timeout)
@@ -223,7 +224,7 @@ class AsyncRateLimit:
     moment is used up nevertheless.
     """
 
-    def __init__(self, driver: AsyncDriver, limit: RateLimitOps, timeout: float | None) -> None:
+    def __init__(self, driver: AsyncDriver, limit: Limiting, timeout: float | None) -> None:
         self._driver = driver
         self._limit = limit
         self._timeout_s = check_timeout(timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -142,6 +141,8 @@ class _Naming:
             ) from None
         if len(text) <= MAX_ARGUMENT_CHARS:
             return text
+        import hashlib  # an agent's process starts faster without it
+
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from redis_store._computing import LOCK_TIMEOUT_S, Claimed, Computing, Failed, Found
+from redis_store._holding import Busy, Holdable, Taken, check_timeout
 from redis_store._keys import encode_key
+from redis_store._optimistic import check_parts
 from redis_store.errors import InvalidInput
 from redis_store.ops import flights, updates
-from redis_store.ops.flights import Claimed, Computing, Failed, Found, Plan
-from redis_store.ops.locks import Busy, Holdable, LockOps, RateLimitOps, SemaphoreOps, Taken, check_timeout
+from redis_store.ops.bounds import check_max_keys
+from redis_store.ops.flights import Plan
+from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
 from redis_store.ops.updates import MISSING, Missing
 from redis_store.ops.values import wanted_ttl
@@ -39,6 +43,8 @@ class ClaimAnswer(NamedTuple):
     """With ``busy``: what to pass as `since_ms` with every further try, so that an error reaches who waited for it."""
     error_type: str = ""
     error_message: str = ""
+    left_ms: int = 0
+    """With ``busy``: after so many ms without a renewal nobody computes it any more."""
 
 
 class Acquired(NamedTuple):
@@ -64,7 +70,7 @@ class Steps:
         token: str,
         ttl: Ttl = None,
         stale: Ttl = None,
-        lock_timeout: float = flights.LOCK_TIMEOUT_S,
+        lock_timeout: float = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
         since_ms: int = 0,
     ) -> ClaimAnswer:
@@ -74,14 +80,14 @@ class Steps:
         if isinstance(answer, Found):
             return ClaimAnswer("value", self._scope.codec.decode(answer.text, self._scope.namespace, key))
         if isinstance(answer, Computing):
-            return ClaimAnswer("busy", since_ms=since_ms or answer.now_ms)
+            return ClaimAnswer("busy", since_ms=since_ms or answer.now_ms, left_ms=answer.left_ms)
         if isinstance(answer, Failed):
             return ClaimAnswer("error", error_type=answer.error_type, error_message=answer.message)
         assert isinstance(answer, Claimed)
         return ClaimAnswer("claimed")
 
     def renew_value(
-        self, key: str, token: str, lock_timeout: float = flights.LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
+        self, key: str, token: str, lock_timeout: float = LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
     ) -> bool:
         """Let a claim hold on; False where it holds no longer."""
         plan = Plan.of(self._scope, key, None, None, lock_timeout, tags)
@@ -156,10 +162,12 @@ class Steps:
         reads: Iterable[tuple[str, str, Json | Missing]],
         sets: Iterable[tuple[str, str, Any, float | None]],
         deletes: Iterable[tuple[str, str]],
+        max_keys: Mapping[str, int] | None = None,
     ) -> tuple[str, str] | None:
         """Write in several namespaces if all that was read still stands; else the namespace and key that do not.
 
-        Reads are namespace, key and value or `MISSING`; sets namespace, key, value and ttl; deletes namespace and key.
+        Reads are namespace, key and value or `MISSING`; sets namespace, key, value and ttl; deletes namespace and key;
+        `max_keys` says of namespaces how many keys they may hold.
         """
         encode = self._scope.codec.encode
         expected: dict[Place, bytes | None] = {}
@@ -169,9 +177,17 @@ class Steps:
         for name, key, value, ttl in sets:
             text = updates.encode_value(self._scope, key, value)
             writes[self._place(name, key)] = Write(text, wanted_ttl(self._scope.moved(name), ttl))
+        check_parts(len(expected) + len(writes))
+        written = {
+            name for name, write in ((place[0], write) for place, write in writes.items()) if write.text is not None
+        }
+        checked = {
+            self._scope.user.namespace(name).name: check_max_keys(most) for name, most in (max_keys or {}).items()
+        }
+        bounds = {name: most for name, most in checked.items() if name in written and most is not None}
         if not expected and not writes:
             return None
-        failed = self._driver.run(commit_packed(self._scope, expected, writes, secrets.token_hex(8)))
+        failed = self._driver.run(commit_packed(self._scope, expected, writes, secrets.token_hex(8), bounds))
         return None if failed is None else (failed[0].decode(), failed[1].decode())
 
     def _acquire(self, wanted: Holdable, token: str, wait: bool) -> Acquired:

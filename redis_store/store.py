@@ -14,6 +14,7 @@ from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
 from redis_store._codec import Values
 from redis_store._compression import Packing, check_compress_above
+from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
 from redis_store._keys import UserKeys
 from redis_store._resolve import make_resolver, without_secrets
@@ -36,7 +37,7 @@ from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
-from redis_store.ops.flights import LOCK_TIMEOUT_S, Plan
+from redis_store.ops.flights import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft

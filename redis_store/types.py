@@ -8,7 +8,19 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
-__all__ = ["NEVER", "Change", "ChangeOp", "ChangeSource", "Json", "JsonInput", "KeyInfo", "Never", "Ttl"]
+__all__ = [
+    "MISSING",
+    "NEVER",
+    "Change",
+    "ChangeOp",
+    "ChangeSource",
+    "Json",
+    "JsonInput",
+    "KeyInfo",
+    "Missing",
+    "Never",
+    "Ttl",
+]
 
 Json: TypeAlias = Any
 """A value as it is read: None, bool, int, float, str, list or dict with str keys, nested."""
@@ -28,6 +40,16 @@ NEVER: Final = Never.NEVER
 
 Ttl: TypeAlias = "float | timedelta | Literal[Never.NEVER] | None"
 """A time to live in seconds or as a timedelta; None stands for the namespace's default, and where it has none for ever."""
+
+
+class Missing(Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+"""Stands for a key that is not there, and for an argument that was not given."""
 
 
 @dataclass(frozen=True, slots=True)

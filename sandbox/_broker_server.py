@@ -86,6 +86,7 @@ def _serve(broker: Broker, tree: Tree, link: socket.socket) -> None:
     if error is not None:
         with suppress(OSError):
             _say(link, pack_end(error))
+    broker.give_back()
 
 
 def _say(link: socket.socket, message: list[Part]) -> None:

@@ -38,7 +38,9 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         broker = _broker(job, tree, process, stop, store)
         supervisor = Supervisor(job, tree, process, stop, output)
         supervisor.watches = WatchHost(tree, job.who, store.as_json_text(), supervisor.post, addresses_of(store.url))
-        server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
+        server = threading.Thread(
+            target=_serve, args=(broker, tree, stop), name=f"sandbox-broker-{job.who.run}", daemon=True
+        )
         server.start()
         try:
             outcome = _watch(job, tree, process, supervisor, output)
@@ -66,10 +68,12 @@ def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) 
     return Broker(process.data, store.as_json_text(), job.who, tree, addresses_of(store.url))
 
 
-def _serve(broker: Broker | RemoteBroker, stop: Stop) -> None:
+def _serve(broker: Broker | RemoteBroker, tree: Tree, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)
+    if isinstance(broker, Broker):  # elsewhere it does so itself
+        broker.give_back()
 
 
 def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output: Output) -> Returned | SandboxError:

@@ -18,6 +18,8 @@ TEXT: Kinds = frozenset({str})
 TEXT_OR_NONE: Kinds = frozenset({str, _NONE})
 FLAG: Kinds = frozenset({bool})
 WHOLE: Kinds = frozenset({int})
+WHOLE_OR_NONE: Kinds = frozenset({int, _NONE})
+NUMBER: Kinds = frozenset({int, float})
 NUMBER_OR_NONE: Kinds = frozenset({int, float, _NONE})
 JSON: Kinds = frozenset({bytes})
 JSON_OR_NONE: Kinds = frozenset({bytes, _NONE})
@@ -60,11 +62,108 @@ OPERATIONS: dict[str, Shape] = {
     "info": Shape((TEXT,)),
     "contains": Shape((TEXT,)),
     "count": Shape(),
+    "expire": Shape((TEXT, NUMBER)),
+    "persist": Shape((TEXT,)),
+    "increment": Shape((TEXT, JSON, NUMBER_OR_NONE)),
+    "append": Shape((TEXT, WHOLE_OR_NONE, NUMBER_OR_NONE), (JSON,)),  # key, most items, ttl of a new key
+    "set_if_absent": Shape((TEXT, JSON, NUMBER_OR_NONE)),
+    "compare_and_set": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # key, expected (None: absence), value, ttl
+    "pop": Shape((TEXT,)),
+    "rename": Shape((TEXT, TEXT)),
+    # The steps between which an agent's process runs functions of its own, or waits.
+    "replace": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # as `compare_and_set`, with the ttl that the key has
+    "claim_value": Shape((TEXT, TEXT, NUMBER_OR_NONE, NUMBER_OR_NONE, NUMBER, WHOLE), (TEXT,)),
+    # key, token, ttl, stale, lock timeout, since when it waits in ms; tags
+    "renew_value": Shape((TEXT, TEXT, NUMBER), (TEXT,)),  # key, token, lock timeout; tags
+    "commit_value": Shape((TEXT, TEXT, JSON, NUMBER_OR_NONE, NUMBER_OR_NONE), (TEXT,)),
+    # key, token, value, ttl, stale; tags
+    "fail_value": Shape((TEXT, TEXT, TEXT, TEXT)),  # key, token, type and message of the error
+    "invalidate_tag": Shape((TEXT, WHOLE), (TEXT,)),
+    # tag, how many patterns say what may be read; these, and those of what may be written
+    "commit_transaction": Shape((), (WHOLE, TEXT, TEXT, JSON_OR_NONE, NUMBER_OR_NONE)),
+    # one of `TRANSACTION_STEPS`, namespace, key, value, ttl
+    "acquire_lock": Shape((TEXT, TEXT, NUMBER, WHOLE)),  # name, token, ttl, 1 to stand in the queue
+    "renew_lock": Shape((TEXT, TEXT, NUMBER)),  # name, token, ttl
+    "release_lock": Shape((TEXT, TEXT)),
+    "acquire_place": Shape((TEXT, TEXT, WHOLE, NUMBER, WHOLE)),  # name, token, places; then as of a lock
+    "renew_place": Shape((TEXT, TEXT, WHOLE, NUMBER)),
+    "release_place": Shape((TEXT, TEXT, WHOLE)),
+    "take_moment": Shape(
+        (TEXT, WHOLE, NUMBER, NUMBER_OR_NONE)
+    ),  # name, moments, in so many seconds, most seconds to wait
 }
-"""The operations of the store, with the arguments that follow id, name and namespace."""
+"""The operations of the store, with the arguments that follow id, name and namespace. Each answers at once."""
 
-WRITES = frozenset({"set", "delete", "delete_many", "set_many", "clear"})
-"""Operations that write to their namespace; all others but `list_namespaces` read it."""
+TRANSACTION_STEPS = READ, SET, DELETE, BOUND = 0, 1, 2, 3
+"""What a step of a transaction does: it expects what was read (None: nothing), sets, deletes, or says how many keys a namespace
+may hold, in the place of the ttl."""
+
+BOUNDED = "bounded"
+"""Stands before an operation of `MAY_ADD` in a namespace that bounds itself: how many keys it may hold, the operation, its
+arguments."""
+
+MAY_ADD = frozenset(
+    {
+        "set",
+        "set_many",
+        "set_if_absent",
+        "compare_and_set",
+        "increment",
+        "append",
+        "rename",
+        "replace",
+        "commit_value",
+    }
+)
+"""Operations after which a namespace may hold more keys."""
+
+CLAIM_STATES = CLAIMED, BUSY, FAILED, VALUE = 0, 1, 2, 3
+"""What an answer to `claim_value` begins with: nothing follows; how long and since when in ms; type and message; the value."""
+
+CHANGES = frozenset(
+    {
+        "increment",
+        "append",
+        "compare_and_set",
+        "pop",
+        "replace",
+        "claim_value",
+        "renew_value",
+        "commit_value",
+        "fail_value",
+    }
+)
+"""Operations that need both rights in their namespace; of the others those in `WRITES` need one to write."""
+
+WRITES = (CHANGES - {"claim_value", "renew_value", "fail_value"}) | {
+    "set",
+    "delete",
+    "delete_many",
+    "set_many",
+    "clear",
+    "expire",
+    "persist",
+    "set_if_absent",
+    "rename",
+    "commit_transaction",
+}
+"""Operations after which other data may be there than before."""
+
+OF_THE_USER = frozenset(
+    {
+        "list_namespaces",
+        "invalidate_tag",
+        "commit_transaction",
+        "acquire_lock",
+        "renew_lock",
+        "release_lock",
+        "acquire_place",
+        "renew_place",
+        "release_place",
+        "take_moment",
+    }
+)
+"""Operations that belong to no namespace, or to several."""
 
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
@@ -97,20 +196,27 @@ LOST_CHANNEL_EXIT_CODE = 121
 """With this the process ends that cannot say how its agent fared, because the agent has closed the control channel."""
 
 HEAD = Shape((WHOLE, TEXT, TEXT))
+BOUND_HEAD = Shape((WHOLE, TEXT))
 
 
-def read_request(parts: list[Any]) -> tuple[int, str, str, list[Any]]:
-    """Return id, operation, namespace and arguments of a checked request, or raise `FrameError`."""
+def read_request(parts: list[Any]) -> tuple[int, str, str, int | None, list[Any]]:
+    """Return id, operation, namespace, how many keys that may hold, and arguments of a checked request; or raise `FrameError`."""
     if not HEAD.fits(parts[:3]):
         raise FrameError("a request that does not begin with an id, an operation and a namespace")
     number, operation, namespace = parts[:3]
+    max_keys: int | None = None
+    if operation == BOUNDED:
+        if not BOUND_HEAD.fits(parts[3:5]) or parts[4] not in MAY_ADD:
+            raise FrameError("a bound that is none, or stands before an operation that has none")
+        max_keys, operation = parts[3:5]
+        del parts[3:5]
     shape = OPERATIONS.get(operation)
     if shape is None:
         raise FrameError(f"a request for the unknown operation {operation[:64]!r}")
     arguments = parts[3:]
     if not shape.fits(arguments):
         raise FrameError(f"a request for {operation!r} with arguments of the wrong types or number")
-    return number, operation, namespace, arguments
+    return number, operation, namespace, max_keys, arguments
 
 
 def read_from_child(parts: list[Any]) -> tuple[str, list[Any]]:

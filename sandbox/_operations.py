@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 from redis_store import _plain
 from redis_store.errors import LimitExceeded
-from redis_store.types import KeyInfo
+from redis_store.store import DataStore
+from redis_store.types import MISSING, KeyInfo
 from sandbox._frames import FrameError, Part
+from sandbox._messages import SET
 
 MAX_METADATA_TEXT_BYTES = 1024 * 1024
 """Metadata is the one argument that the host decodes; the store's own limit, below this, gives the agent the reason."""
@@ -36,7 +38,17 @@ class TextStore(Protocol):
     ) -> int: ...
     def clear(self) -> int: ...
     def info(self, key: str) -> KeyInfo | None: ...
-    def use_namespace(self, name: str) -> TextStore: ...
+    def expire(self, key: str, ttl: float) -> bool: ...
+    def persist(self, key: str) -> bool: ...
+    def increment(self, key: str, by: Any) -> Any: ...
+    def append(self, key: str, *items: Any, max_items: int | None = None) -> None: ...
+    def set_if_absent(self, key: str, value: Any, ttl: float | None = None) -> bool: ...
+    def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None = None) -> bool: ...
+    def pop(self, key: str, default: Any = None) -> Any: ...
+    def rename(self, key: str, new: str) -> bool: ...
+    def use_namespace(self, name: str, ttl: float | None = None, max_keys: int | None = None) -> TextStore: ...
+    @property
+    def namespace(self) -> str: ...
     def close(self) -> None: ...
     def __contains__(self, key: object) -> bool: ...
     def __len__(self) -> int: ...
@@ -171,6 +183,56 @@ def _count(store: TextStore, arguments: list[Any]) -> Done:
     return Done([count], count)
 
 
+def _expire(store: TextStore, arguments: list[Any]) -> Done:
+    there = store.expire(*arguments)
+    return Done([there], int(there), there)
+
+
+def _persist(store: TextStore, arguments: list[Any]) -> Done:
+    had_one = store.persist(arguments[0])
+    return Done([had_one], int(had_one), had_one)
+
+
+def _increment(store: TextStore, arguments: list[Any]) -> Done:
+    key, by, ttl = arguments
+    total = with_ttl(store, ttl).increment(key, by)
+    return Done([total], size=len(total), value=total)
+
+
+def _append(store: TextStore, arguments: list[Any]) -> Done:
+    key, max_items, ttl, *items = arguments
+    with_ttl(store, ttl).append(key, *items, max_items=max_items)
+    return Done([], size=_total(items), value=items[0] if items else None)
+
+
+def _set_if_absent(store: TextStore, arguments: list[Any]) -> Done:
+    stored = store.set_if_absent(*arguments)
+    return Done([stored], int(stored), stored, len(arguments[1]), arguments[1])
+
+
+def _compare_and_set(store: TextStore, arguments: list[Any]) -> Done:
+    key, expected, text, ttl = arguments
+    stored = store.compare_and_set(key, MISSING if expected is None else expected, text, ttl)
+    return Done([stored], int(stored), stored, len(text), text)
+
+
+def _pop(store: TextStore, arguments: list[Any]) -> Done:
+    text = store.pop(arguments[0], None)
+    return Done([], 0, False) if text is None else Done([text], 1, True, len(text), text)
+
+
+def _rename(store: TextStore, arguments: list[Any]) -> Done:
+    there = store.rename(*arguments)
+    return Done([there], int(there), there)
+
+
+def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
+    """Return the store of the same namespace, in which new keys live so long; the agent's process keeps such defaults."""
+    if ttl is None:
+        return store
+    return store.use_namespace(store.namespace, ttl, store._scope.max_keys if type(store) is DataStore else None)
+
+
 HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
     "get": _get,
     "set": _set,
@@ -187,10 +249,34 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
     "info": _info,
     "contains": _contains,
     "count": _count,
+    "expire": _expire,
+    "persist": _persist,
+    "increment": _increment,
+    "append": _append,
+    "set_if_absent": _set_if_absent,
+    "compare_and_set": _compare_and_set,
+    "pop": _pop,
+    "rename": _rename,
 }
-"""Who carries out each operation of `_messages.OPERATIONS`."""
+"""Who carries out each operation of `_messages.OPERATIONS` that is a call of the store; `_step_operations` has the others."""
 
-WITH_KEY = frozenset({"get", "set", "delete", "info", "contains"})
+WITH_KEY = frozenset(
+    {
+        "get",
+        "set",
+        "delete",
+        "info",
+        "contains",
+        "expire",
+        "persist",
+        "increment",
+        "append",
+        "set_if_absent",
+        "compare_and_set",
+        "pop",
+        "rename",
+    }
+)
 """Operations whose first argument is a key."""
 
 
@@ -202,4 +288,23 @@ def bytes_written(operation: str, arguments: list[Any]) -> int:
     if operation == "set_many":
         metadata, _, *pairs = arguments
         return sum(map(len, pairs)) + len(pairs) // 2 * len(metadata or b"")
+    if operation == "append":
+        return len(arguments[0]) + _total(arguments[3:])
+    if operation == "commit_transaction":
+        steps = zip(*(arguments[part::5] for part in (0, 2, 3)), strict=True)
+        return sum(len(key) + len(text or b"") for what, key, text in steps if what == SET)
+    at = _VALUE_AT.get(operation)
+    return 0 if at is None else len(arguments[0]) + len(arguments[at])
+
+
+_VALUE_AT = {"increment": 1, "set_if_absent": 1, "compare_and_set": 2, "replace": 2, "commit_value": 2}
+"""Where the value of an operation stands whose first argument is its key."""
+
+
+def bytes_noted(operation: str, arguments: list[Any]) -> int:
+    """Return how many bytes of names a call would have left beside the data: of locks and limits, of tags."""
+    if operation in ("acquire_lock", "acquire_place", "take_moment"):
+        return len(arguments[0])
+    if operation == "claim_value":
+        return len(arguments[0]) + _total(arguments[6:])
     return 0

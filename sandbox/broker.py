@@ -14,12 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
-from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
+from redis_store.errors import DataStoreError, InvalidInput, LimitExceeded, StoreUnavailable
 from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
-from sandbox._messages import read_request
-from sandbox._operations import HANDLERS, WITH_KEY, TextStore
+from sandbox._held import Held
+from sandbox._messages import OF_THE_USER, read_request
+from sandbox._operations import TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
+from sandbox._step_operations import HANDLERS, WITH_KEY
 from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
@@ -44,19 +46,21 @@ class Broker:
         """Answer on `sock` with `store`; `hidden` are texts that no message to the agent may hold."""
         self._channel = Channel(sock, tree.given.limits.frame_bytes, SPIN_FOR_REQUEST_US)
         self._store = store
-        self._namespaces: dict[str, TextStore] = {}
+        self._namespaces: dict[tuple[str, int | None], TextStore] = {}
         self._who = who
         self._tree = tree
         self._hidden = hidden
+        self.held = Held()
+        """What the process has taken and not given back; for whoever clears away after it."""
 
     def serve(self) -> SandboxError | None:
         """Answer until the child closes its end or the run is over; return what is wrong where a rule is broken."""
         try:
             while (body := self._channel.receive()) is not None:
-                number, operation, namespace, arguments = read_request(unpack(body))
+                number, operation, namespace, max_keys, arguments = read_request(unpack(body))
                 del body
                 self._tree.spend_operation()
-                self._reply(number, self._record(operation, namespace, arguments))
+                self._reply(number, self._record(operation, namespace, max_keys, arguments))
         except FrameError as error:
             return ProtocolViolation(f"The agent's process sent {error} on its data channel.")
         except (OSError, SandboxError):  # the socket is closed, or a limit has ended the tree
@@ -65,6 +69,12 @@ class Broker:
             logger.exception("the broker of a run failed")
             return ProtocolViolation(f"The agent's process could not be served: {type(error).__name__}.")
         return None
+
+    def give_back(self) -> None:
+        """Give back what the process holds, which is gone or will be, so that nobody renews it any more."""
+        if self.held:
+            with self._tree.open_unrestricted() as store:
+                self.held.release(store)
 
     def close(self) -> None:
         """Close the store, from another thread: this wakes a call that still waits for the server."""
@@ -76,12 +86,12 @@ class Broker:
         except FrameTooBig as error:
             self._channel.send([number, *error_parts(_answer_too_big(error))])
 
-    def _record(self, operation: str, namespace: str, arguments: list[Any]) -> list[Part]:
+    def _record(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> list[Part]:
         """Carry out a call and return its answer; the timeline gets a line either way."""
         received, start = time.time(), time.perf_counter()
         failed: str | None = None
         try:
-            done = self._carry_out(operation, namespace, arguments)
+            done = self._carry_out(operation, namespace, max_keys, arguments)
             parts = [1, *done.parts]
         except DataStoreError as error:
             done, parts, failed = _NOTHING, error_parts(error, self._hidden), type(error).__name__
@@ -110,21 +120,33 @@ class Broker:
         )
         return parts
 
-    def _carry_out(self, operation: str, namespace: str, arguments: list[Any]) -> _operations.Done:
+    def _carry_out(
+        self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
+    ) -> _operations.Done:
         tree = self._tree
         tree.granted.check(operation)
         written = _operations.bytes_written(operation, arguments)
-        if written and tree.granted.access.may_write(namespace):  # else the store refuses, and nothing was written
+        # Else the store refuses, and nothing was written; a transaction's namespaces stand in its arguments.
+        if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
             tree.spend_written(written)
-        return HANDLERS[operation](self._namespace(namespace), arguments)
+        elif noted := _operations.bytes_noted(operation, arguments):
+            tree.spend_written(noted)
+        news = self.held.begin(operation, namespace, arguments)
+        try:
+            done = HANDLERS[operation](self._namespace(namespace, max_keys), arguments)
+        except InvalidInput:  # nothing was sent
+            self.held.forget(news)
+            raise
+        self.held.end(operation, namespace, arguments, done.parts, news)
+        return done
 
-    def _namespace(self, name: str) -> TextStore:
-        store = self._namespaces.get(name)
+    def _namespace(self, name: str, max_keys: int | None) -> TextStore:
+        store = self._namespaces.get((name, max_keys))
         if store is None:
             if len(self._namespaces) >= _NAMESPACES_KEPT:
                 self._namespaces.clear()
-            store = self._namespaces[name] = self._store.use_namespace(name)
+            store = self._namespaces[name, max_keys] = self._store.use_namespace(name, max_keys=max_keys)
         return store
 
 

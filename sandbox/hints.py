@@ -9,7 +9,7 @@ from itertools import groupby, islice
 from typing import Protocol, TypeAlias
 
 from redis_store._scope import MAX_VALUE_BYTES
-from sandbox._messages import WRITES
+from sandbox._messages import OF_THE_USER, WRITES
 from sandbox.limits import Limits
 from sandbox.result import Hint, Operation
 
@@ -99,7 +99,7 @@ def _near_limit(operations: list[Operation], limits: Limits) -> Iterator[Hint]:
 
 def _found_nothing(group: list[Operation]) -> bool:
     """Whether there were reads that all found nothing, and no writes."""
-    done = [one for one in group if one.error is None and one.operation != "list_namespaces"]
+    done = [one for one in group if one.error is None and one.operation not in OF_THE_USER - WRITES]
     return bool(done) and not any(one.count or one.operation in WRITES for one in done)
 
 

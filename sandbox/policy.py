@@ -14,9 +14,28 @@ from sandbox.errors import InvalidInput, InvalidType
 
 __all__ = ["Permissions"]
 
-_NAMES = {"scan_page": "iter_keys", "scan_items_page": "iter_items"}
+_NAMES = {
+    "scan_page": "iter_keys",
+    "scan_items_page": "iter_items",
+    "replace": "update",
+    "claim_value": "get_or_set",
+    "renew_value": "get_or_set",
+    "commit_value": "get_or_set",
+    "fail_value": "get_or_set",
+    "commit_transaction": "transaction",
+    "acquire_lock": "lock",
+    "renew_lock": "lock",
+    "release_lock": "lock",
+    "acquire_place": "semaphore",
+    "renew_place": "semaphore",
+    "release_place": "semaphore",
+    "take_moment": "rate_limit",
+}
 KNOWN_OPERATIONS = frozenset(_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
-"""The operations by the names that agents know them by; ``contains`` is ``in``, ``count`` is ``len``."""
+"""The operations by the names that agents know them by; ``contains`` is ``in``, ``count`` is ``len``.
+
+What reads by `get` before it writes needs that too: ``get_or_set``, ``update`` and the reads of a ``transaction``.
+"""
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -70,7 +89,7 @@ class Granted:
         """Raise `AccessDenied` for an operation that is not allowed."""
         if self.operations is None or operation in self.operations:
             return
-        allowed = sorted(_NAMES.get(name, name) for name in self.operations)
+        allowed = sorted({_NAMES.get(name, name) for name in self.operations})
         raise AccessDenied(
             f"The operation {_NAMES.get(operation, operation)!r} is not allowed here: allowed are"
             f" {', '.join(map(repr, allowed)) or 'none'}.",

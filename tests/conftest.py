@@ -24,7 +24,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in (*KINDS, *SIDES):
+    for name in (*KINDS, *SIDES, "brokered"):
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
 
 

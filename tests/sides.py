@@ -12,6 +12,8 @@ from redis_store.mapping import StoreMapping
 
 SIDES = ("sync", "async", "sandbox")
 SIDES_OF_THE_HOST = ("sync", "async")
+SIDES_WITH_FUNCTIONS = ("sync", "async", "brokered")
+"""Where the functions of a test run; ``brokered`` is the agent's store without the agent's process."""
 
 
 class SyncSide:
@@ -22,8 +24,8 @@ class SyncSide:
     def __init__(self, store: DataStore) -> None:
         self.store = store
 
-    def use_namespace(self, name: str) -> SyncSide:
-        return SyncSide(self.store.use_namespace(name))
+    def use_namespace(self, name: str, ttl: Any = None) -> SyncSide:
+        return SyncSide(self.store.use_namespace(name, ttl))
 
     def as_mapping(self) -> StoreMapping:
         """The store as a dict-like object."""
@@ -42,8 +44,8 @@ class AsyncSide:
         self.store = store
         self._loop = loop
 
-    def use_namespace(self, name: str) -> AsyncSide:
-        return AsyncSide(self.store.use_namespace(name), self._loop)
+    def use_namespace(self, name: str, ttl: Any = None) -> AsyncSide:
+        return AsyncSide(self.store.use_namespace(name, ttl), self._loop)
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self.store, name)

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,12 +27,13 @@ from redis_store import (
 )
 from redis_store.ops.bounds import Bound
 from redis_store.steps import Steps
+from tests.brokered_side import BrokeredSide, brokered
 from tests.redis_view import NamespaceView
 from tests.servers import REAL_KINDS, Server, wait_until
-from tests.sides import SIDES_OF_THE_HOST, AsyncSide, Side, SyncSide
+from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side, SyncSide
 
 MOST = 5
-SIDES = pytest.mark.parametrize("side", SIDES_OF_THE_HOST)
+SIDES = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS)
 
 
 @pytest.fixture
@@ -39,16 +41,21 @@ def open_bounded(server: Server, user: str, open_store: Callable[..., DataStore]
     """Open the namespace "cache" of the test's user with a bound, on one side or the other."""
     loop = asyncio.new_event_loop()
     opened = []
+    brokers = ExitStack()
 
     def open_one(side: str, max_keys: int | None = MOST, **options: Any) -> Side:
         if side == "sync":
             store = open_store(server.url, user, agent="tester")
             return SyncSide(store.use_namespace("cache", max_keys=max_keys, **options))
+        if side == "brokered":
+            agents = brokers.enter_context(brokered(open_store(server.url, user, agent="tester"))).store
+            return BrokeredSide(agents.use_namespace("cache", max_keys=max_keys, **options))
         waiting = connect_async(server.url, user=user, agent="tester")
         opened.append(waiting)
         return AsyncSide(waiting.use_namespace("cache", max_keys=max_keys, **options), loop)
 
-    yield open_one
+    with brokers:
+        yield open_one
     for store in opened:
         loop.run_until_complete(store.close())
     loop.close()
@@ -377,7 +384,7 @@ def test_rights_are_asked_for_before_anything_is_written(
     [(0, InvalidInput), (-1, InvalidInput), (1.5, InvalidType), (True, InvalidType), ("9", InvalidType)],
 )
 def test_a_bound_that_is_none(open_bounded: Any, max_keys: Any, error: type[Exception]) -> None:
-    for side in SIDES_OF_THE_HOST:
+    for side in SIDES_WITH_FUNCTIONS:
         with pytest.raises(error, match="max_keys must be"):
             open_bounded(side, max_keys)
 

@@ -71,12 +71,7 @@ def test_connecting_is_the_same_on_both() -> None:
     assert parameters(connect) == parameters(connect_async)
 
 
-WITHOUT_DEFAULT_TTL = pytest.mark.xfail(strict=True, reason="the agents' store has no default ttl of a namespace yet")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=WITHOUT_DEFAULT_TTL if n == "use_namespace" else ()) for n in sorted(DESIGNED)]
-)
+@pytest.mark.parametrize("name", sorted(DESIGNED))
 def test_an_agents_store_takes_the_same(name: str) -> None:
     ours, theirs = getattr(DataStore, name), getattr(AgentDataStore, name)
     assert [p[:3] for p in parameters(ours)] == [p[:3] for p in parameters(theirs)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from redis_store._bound import check_max_keys as check_max_keys
 from redis_store._call import Argument
 from redis_store._keys import NamespaceKeys
 from redis_store._scope import Scope
-from redis_store.errors import InvalidInput, InvalidType, LimitExceeded, StoreUnavailable
+from redis_store.errors import LimitExceeded, StoreUnavailable
 from redis_store.ops._script import run_delete, run_script, run_write
 from redis_store.scripts import BOUNDED, EVICT, Script
 
@@ -34,17 +35,6 @@ class Bound(NamedTuple):
                 limit_count=self.max_keys,
                 size_bytes=len(self.stay),
             )
-
-
-def check_max_keys(max_keys: int | None) -> int | None:
-    """Check what a caller gives as a bound."""
-    if max_keys is None:
-        return None
-    if isinstance(max_keys, bool) or not isinstance(max_keys, int):
-        raise InvalidType(f"max_keys must be a whole number or None, not {type(max_keys).__name__}.")
-    if max_keys < 1:
-        raise InvalidInput(f"max_keys must be at least 1, not {max_keys}.")
-    return max_keys
 
 
 def bound_of(scope: Scope, stay: Collection[bytes]) -> Bound | None:

@@ -1,64 +1,41 @@
-"""Operations of computing a value once, and the flow of `get_or_set` over them.
+"""Operations of computing a value once; the flow over them is `_computing.get_or_set`.
 
-Whoever finds no value claims to compute it, in the server, under a token. The claim is renewed while he computes, and lapses
-when he dies; the others look again until there is a value, an error, or nobody who computes. What he computed is stored only
-if his claim still holds: deleting the key takes it away, so that nothing computed from older data comes back.
+What was computed is stored only if its claim still holds: deleting the key takes it away, so that nothing computed from older
+data comes back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 from redis_store._call import Call, as_is
-from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name
+from redis_store._computing import (
+    LOCK_TIMEOUT_S,
+    Answer,
+    Claimed,
+    Computing,
+    Failed,
+    Found,
+    check_tags,
+    encode_tag,
+    lifetimes,
+)
+from redis_store._computing import get_or_set as get_or_set
+from redis_store._keys import encode_key
 from redis_store._scope import Scope
-from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
 from redis_store.ops._script import run_checked
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.types import Json, Ttl
 
-LOCK_TIMEOUT_S = 30
-"""After so many seconds without a sign of life the one who computes is taken for dead."""
-
 MAX_ERROR_CHARS = 1000
 """So much of an error's message reaches those who waited."""
 
 _KINDS_OF_COMMIT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
-
-
-class Claimed(NamedTuple):
-    """Nobody has the value: the caller computes it."""
-
-
-class Found(NamedTuple):
-    """There is a value, and these are its bytes."""
-
-    text: bytes
-
-
-class Failed(NamedTuple):
-    """Somebody computed while the caller waited, and his function raised this."""
-
-    error_type: str
-    message: str
-
-
-class Computing(NamedTuple):
-    """Somebody else computes; after so many ms without a renewal he no longer does. `now_ms` is the server's clock."""
-
-    left_ms: int
-    now_ms: int
-
-
-Answer: TypeAlias = Claimed | Found | Failed | Computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,38 +62,47 @@ class Plan:
     ) -> Plan:
         """Check the rights and the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
         scope.check_changeable()
-        ttl_ms = wanted_ttl(scope, ttl)
-        stale_ms: int | Literal[""] = ""
-        if stale is not None:
-            stale_ms = ttl_to_ms(stale)
-            if not isinstance(ttl_ms, int):
-                raise InvalidInput("stale= is for values that expire: give a ttl too.")
-            ttl_ms += stale_ms
-        fresh: int | Literal[""] = ttl_ms if isinstance(ttl_ms, int) else ""
+        ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
-        return cls(scope, key, encode_key(key), fresh, stale_ms, ttl_to_ms(lock_timeout), keys)
+        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, ttl_to_ms(lock_timeout), keys)
+
+    @property
+    def place(self) -> tuple[bytes, bytes]:
+        return self.scope.keys.data, self.field
+
+    @property
+    def channel(self) -> bytes:
+        return self.scope.keys.flight
+
+    @property
+    def word(self) -> bytes:
+        return self.field
+
+    def encode(self, value: Any) -> bytes:
+        return self.scope.packed(self.scope.codec.encode(value), self.field)
+
+    def decode(self, text: bytes) -> Json:
+        return self.scope.codec.decode(text, self.scope.namespace, self.key)
+
+    async def look(self) -> bytes | None:
+        return await look(self)
+
+    async def claim(self, token: str, since_ms: int | None) -> Answer:
+        return await claim(self, token, since_ms)
+
+    async def renew(self, token: str) -> bool:
+        return await renew(self, token)
+
+    async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
+        return await commit(self, token, text)
+
+    async def fail(self, token: str, failed: Failed | None) -> bool:
+        return await fail(self, token, failed)
 
     @property
     def member(self) -> bytes:
         """What stands for the key in a tag; the length tells where the namespace's name ends."""
         return tag_member_prefix(self.scope) + self.field
-
-
-def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
-    """Check that tags are a list of texts, and return each once."""
-    if tags is None:
-        return ()
-    if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
-        raise InvalidType(f"Tags must be a list of str, not {type(tags).__name__}: put a single tag in a list.")
-    found = tuple(tags)
-    for tag in found:
-        encode_tag(tag)
-    return tuple(dict.fromkeys(found))
-
-
-def encode_tag(tag: str) -> bytes:
-    """Check a tag and return its name in UTF-8."""
-    return encode_name(tag, "tag", MAX_NAMESPACE_BYTES)
 
 
 def tag_member_prefix(scope: Scope) -> bytes:
@@ -179,77 +165,3 @@ async def fail(plan: Plan, token: str, failed: Failed | None) -> bool:
         about = json.dumps({"type": failed.error_type[:100], "message": failed.message[:MAX_ERROR_CHARS]})
     arguments = (plan.field, token, about)
     return bool(await run_checked(FLIGHT_FAIL, (plan.scope.keys.flight,), (b"hash",), arguments))
-
-
-async def get_or_set(plan: Plan, make: Callable[[], Any], new_token: Callable[[], str], rand: Rand) -> Json:
-    """The flow of `DataStore.get_or_set`."""
-    if not callable(make):
-        raise InvalidType(f"What computes a value must be a function, not {type(make).__name__}.")
-    decode, namespace, key = plan.scope.codec.decode, plan.scope.namespace, plan.key
-    if plan.stale_ms == "":
-        text = await Do(look(plan))
-        if text is not None:
-            return decode(text, namespace, key)
-    token = new_token()
-    since_ms: int | None = None
-    pause_s = FIRST_PAUSE_S
-    while True:
-        asked = await Now()
-        answer = await Do(claim(plan, token, since_ms))
-        if isinstance(answer, Found):
-            return decode(answer.text, namespace, key)
-        if isinstance(answer, Claimed):
-            return decode(await _compute(plan, make, token, asked), namespace, key)
-        if isinstance(answer, Failed):
-            raise _failed(plan, answer)
-        if (plan.scope.keys.data, plan.field) in _under_way.get():
-            raise InvalidInput(f"The function that computes {key!r} asks for {key!r} itself, which would never end.")
-        since_ms = since_ms or answer.now_ms
-        await Pause(min(spread(pause_s, rand), max(0.001, answer.left_ms / 1000)), plan.scope.keys.data)
-        pause_s = next_pause(pause_s, _longest_pause(plan))
-
-
-_under_way: ContextVar[tuple[tuple[bytes, bytes], ...]] = ContextVar("_under_way", default=())
-"""What this thread or task computes just now."""
-
-
-async def _compute(plan: Plan, make: Callable[[], Any], token: str, asked: float) -> bytes:
-    """Compute the value under a claim that holds since `asked`, store it, and return the bytes that callers get."""
-    keeping = await Keep(lambda: renew(plan, token), plan.lock_ms / 1000, asked)
-    before = _under_way.set((*_under_way.get(), (plan.scope.keys.data, plan.field)))
-    try:
-        value = await Ask[Any](make)
-        text = plan.scope.packed(plan.scope.codec.encode(value), plan.field)
-        stored, there = await Do(commit(plan, token, text))
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        # An interrupt or a cancellation says nothing about the function: then somebody else tries it.
-        failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
-        with suppress(DataStoreError):
-            await Do(fail(plan, token, failed))
-        raise
-    finally:
-        _under_way.reset(before)
-        keeping.stop()
-    # Somebody has set another value meanwhile: it is newer, and the one that the others see.
-    return there if there is not None and not stored and plan.stale_ms == "" else text
-
-
-def _longest_pause(plan: Plan) -> float:
-    """Those who wait look often enough to see a value that does not live long."""
-    return LONGEST_PAUSE_S if plan.ttl_ms == "" else max(FIRST_PAUSE_S, min(LONGEST_PAUSE_S, plan.ttl_ms / 4000))
-
-
-def _message(error: BaseException) -> str:
-    return str(error).encode(errors="backslashreplace").decode()
-
-
-def _failed(plan: Plan, failed: Failed) -> ComputeFailed:
-    return ComputeFailed(
-        f"Another caller computed {plan.key!r}, and failed with {failed.error_type} ({failed.message}): nothing was cached."
-        " Call again to compute it here.",
-        key=plan.key,
-        error_type=failed.error_type,
-        error_message=failed.message,
-    )

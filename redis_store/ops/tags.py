@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 
 from redis_store._call import read
+from redis_store._computing import encode_tag
 from redis_store._flow import Do
 from redis_store._keys import decode_name
 from redis_store._scope import Scope
 from redis_store.ops._script import write_transaction
-from redis_store.ops.flights import encode_tag, tag_member_prefix
+from redis_store.ops.flights import tag_member_prefix
 from redis_store.scripts import DELETE
 
 PAGE = 1000

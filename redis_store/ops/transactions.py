@@ -6,22 +6,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from redis_store import _optimistic
 from redis_store._call import Argument
-from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store._flow import Rand
 from redis_store._keys import NamespaceKeys, decode_name, encode_key
+from redis_store._optimistic import changed_since_read, check_open, check_parts
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, LimitExceeded
+from redis_store.errors import LimitExceeded
 from redis_store.ops._script import run_checked
 from redis_store.ops.bounds import Bound, ending, settled
-from redis_store.ops.updates import TRIES, TRIES_AT_ONCE, is_packed, stored
+from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
 
 T = TypeVar("T")
-
-MAX_PARTS = 1000
-"""So many reads and writes one transaction may have; the server does nothing else while it carries them out."""
 
 _KINDS = (b"hash", b"set", b"hash", b"stream", b"hash")
 
@@ -50,8 +49,7 @@ class Draft:
 
     def check_open(self) -> None:
         """Raise `InvalidInput` where the transaction has ended."""
-        if self.over:
-            raise InvalidInput("This transaction is over: begin another one.")
+        check_open(self.over)
 
     def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
         """Note a write."""
@@ -83,13 +81,7 @@ class Draft:
                 size_bytes=self.size_bytes,
             )
         count = len(self.reads) + len(self.writes)
-        if count > MAX_PARTS:
-            raise LimitExceeded(
-                f"The transaction has more than {MAX_PARTS:,} reads and writes: make it smaller, or use set_many.",
-                limit="max_transaction_parts",
-                limit_count=MAX_PARTS,
-                size_bytes=count,
-            )
+        check_parts(count)
 
     async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
         """Read as the transaction sees it: its own writes, and each key as it was read first."""
@@ -116,12 +108,7 @@ async def commit(draft: Draft, tx: str) -> None:
     failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx, draft.bounds)
     if failed is not None:
         name, raw = failed
-        raise Conflict(
-            f"The key {decode_name(raw)!r} in namespace {decode_name(name)!r} was changed by others after this transaction"
-            " had read it: nothing was written. Run it again.",
-            namespace=decode_name(name),
-            key=decode_name(raw),
-        )
+        raise changed_since_read(decode_name(name), decode_name(raw))
 
 
 async def commit_parts(
@@ -169,11 +156,15 @@ def _bound(keys: NamespaceKeys, max_keys: int, name: bytes, writes: dict[Place, 
 
 
 async def commit_packed(
-    scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write], tx: str
+    scope: Scope,
+    reads: dict[Place, bytes | None],
+    writes: dict[Place, Write],
+    tx: str,
+    max_keys: Mapping[bytes, int] | None = None,
 ) -> Place | None:
     """`commit_parts` for reads given as JSON texts, which may stand there compressed; it may take a try for each that does."""
     reads = dict(reads)
-    while (failed := await commit_parts(scope, reads, writes, tx)) is not None:
+    while (failed := await commit_parts(scope, reads, writes, tx, max_keys)) is not None:
         name, raw = failed
         place, text = scope.moved(decode_name(name)), reads[failed]
         there = await stored(place, raw)
@@ -200,18 +191,5 @@ async def transact(
     new_id: Callable[[], str],
     rand: Rand,
 ) -> T:
-    """The flow that runs a function with a new transaction until nobody has disturbed it."""
-    pause_s = FIRST_PAUSE_S / 2
-    for attempt in range(TRIES):
-        if attempt >= TRIES_AT_ONCE:
-            await Pause(spread(pause_s, rand))
-            pause_s = next_pause(pause_s)
-        draft = Draft(scope)
-        result: T = await Ask[T](function, (view(draft),))
-        try:
-            await Do(commit(draft, new_id()))
-        except Conflict as conflict:
-            last = conflict
-        else:
-            return result
-    raise last
+    """The flow of `DataStore.transact`."""
+    return await _optimistic.transact(lambda: Draft(scope), view, function, lambda draft: commit(draft, new_id()), rand)

@@ -7,41 +7,24 @@ script writes it if the old one still stands there; if not, the script answers w
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from enum import Enum
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal
 
 from redis_store import _plain
-from redis_store._call import Call, as_is
+from redis_store._call import Call, Op, as_is
 from redis_store._codec import VALUES, Values
-from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store._flow import Ask, Do, Rand
 from redis_store._keys import encode_key
+from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, InvalidType, StoredDataError, WrongValueType
+from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.ops._script import run_delete
 from redis_store.ops.bounds import run_move, run_put
 from redis_store.ops.values import wanted_ttl
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
+from redis_store.types import MISSING as MISSING
 from redis_store.types import Json, Ttl
-
-TRIES = 200
-"""How often a change is tried while others change the same key; with the pauses between, for about 10 seconds."""
-
-TRIES_AT_ONCE = 3
-"""So many tries follow each other without a pause."""
-
-
-class Missing(Enum):
-    """The type of `MISSING`."""
-
-    MISSING = "missing"
-
-
-MISSING: Final = Missing.MISSING
-"""Stands for a key that is not there, and for an argument that was not given."""
-
-Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
-"""Gives the new bytes of a value for those that stand there, None where none do."""
+from redis_store.types import Missing as Missing
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
@@ -86,7 +69,7 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
     field, added = encode_key(key), scope.codec.encode(by)
     number = VALUES.decode(added, scope.namespace, key)
     if not _is_number(number):
-        raise InvalidType(f"A key is incremented by an int or a float, not by {_kind(number)}.")
+        raise InvalidType(f"A key is incremented by an int or a float, not by {kind_of(number)}.")
 
     async def add(there: bytes | None) -> bytes:
         return added if there is None else _sum(scope, key, there, number)
@@ -102,7 +85,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     scope.check_changeable()
     field = encode_key(key)
     if max_items is not None:
-        _check_count("max_items", max_items)
+        check_max_items(max_items)
     if not items:
         return
     added = _list_text(scope, key, items)[1:-1]
@@ -110,7 +93,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
     async def extend(there: bytes | None) -> bytes:
         known = [] if there is None else _values(scope).decode(there, scope.namespace, key)
         if not isinstance(known, list):
-            raise _wrong_kind(scope, key, known, "Only a list can be appended to")
+            raise _wrongkind_of(scope, key, known, "Only a list can be appended to")
         known += VALUES.decode(b"[%b]" % added, scope.namespace, key)
         return VALUES.encode(known if max_items is None else known[-max_items:])
 
@@ -130,8 +113,7 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
     """The flow of `DataStore.update`."""
     scope.check_changeable()
     field = encode_key(key)
-    if not callable(function):
-        raise InvalidType(f"A key is updated by a function of its value, not by {_kind(function)}.")
+    check_function(function)
 
     async def call(there: bytes | None) -> bytes:
         value = default if there is None else scope.codec.decode(there, scope.namespace, key)
@@ -143,18 +125,15 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
 
 async def _change(scope: Scope, key: str, field: bytes, change: Change, there: bytes | None, rand: Rand) -> bytes:
     """Write what `change` makes of what is there, again while others write; return what was written."""
-    pause_s = FIRST_PAUSE_S / 2
     ttl_ms = wanted_ttl(scope, None)
-    for attempt in range(TRIES):
-        if attempt >= TRIES_AT_ONCE:
-            await Pause(spread(pause_s, rand))
-            pause_s = next_pause(pause_s)
-        text = scope.packed(await change(there), field)
-        found = await Do(replace(scope, field, text, ttl_ms, "keep", there))
-        if found is True:
-            return text
-        there = found
-    raise Conflict(f"The key {key!r} was changed by others at each of {TRIES} tries: nothing was written.")
+
+    async def checked(found: bytes | None) -> bytes:
+        return scope.packed(await change(found), field)
+
+    def put(text: bytes, found: bytes | None) -> Op[Literal[True] | bytes | None]:
+        return replace(scope, field, text, ttl_ms, "keep", found)
+
+    return await change_value(key, there, checked, put, rand)
 
 
 async def stored(scope: Scope, field: bytes) -> bytes | None:
@@ -197,7 +176,7 @@ def _values(scope: Scope) -> Values:
 def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
     known = _values(scope).decode(there, scope.namespace, key)
     if not _is_number(known):
-        raise _wrong_kind(scope, key, known, "Only a number can be incremented")
+        raise _wrongkind_of(scope, key, known, "Only a number can be incremented")
     try:
         return VALUES.encode(known + by)
     except (OverflowError, ValueError):
@@ -229,20 +208,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"{name} must be a whole number, not {_kind(value)}.")
-    if value < 1:
-        raise InvalidInput(f"{name} must be at least 1, not {value}.")
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
-
-
-def _wrong_kind(scope: Scope, key: str, known: object, rule: str) -> WrongValueType:
+def _wrongkind_of(scope: Scope, key: str, known: object, rule: str) -> WrongValueType:
     return WrongValueType(
-        f"{rule}, and {key!r} in namespace {scope.namespace!r} holds {_kind(known)}: set it first, or use another key."
+        f"{rule}, and {key!r} in namespace {scope.namespace!r} holds {kind_of(known)}: set it first, or use another key."
         " Nothing was written.",
         namespace=scope.namespace,
         key=key,

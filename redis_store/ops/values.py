@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from redis_store import _plain
@@ -11,14 +11,13 @@ from redis_store._codec import VALUES
 from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
-from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded, WrongKeyType
+from redis_store._ttl import MAX_TTL_S as MAX_TTL_S
+from redis_store._ttl import ttl_to_ms as ttl_to_ms
+from redis_store.errors import Conflict, InvalidType, LimitExceeded, WrongKeyType
 from redis_store.ops._script import run_delete, run_script
 from redis_store.ops.bounds import run_put
 from redis_store.scripts import DELETE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
-
-MAX_TTL_S = 100 * 365 * 86400
-"""A hundred years: beyond it the servers' own bounds on times of expiry come near."""
 
 _YEAR_9999_MS = 253_370_764_800_000
 """The last year that a datetime can say."""
@@ -94,16 +93,6 @@ async def info(scope: Scope, key: str) -> KeyInfo | None:
         return None
     size, text, expires_ms = reply
     return _key_info(decode_name(field), text, size, expires_ms)
-
-
-def ttl_to_ms(ttl: object) -> int:
-    """Return a time to live, given in seconds or as a timedelta, in whole milliseconds, at least one."""
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise InvalidType(f"A ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
-    if not 0 < seconds <= MAX_TTL_S:
-        raise InvalidInput(f"This ttl is out of range: give more than 0 and at most {MAX_TTL_S} seconds (100 years).")
-    return max(1, round(seconds * 1000))
 
 
 def wanted_ttl(scope: Scope, ttl: Ttl) -> int | str:

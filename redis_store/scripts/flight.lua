@@ -66,3 +66,8 @@ local function put_tag(tag, member, until_ms, now)
   local last = call('ZRANGE', tag, -1, -1, 'WITHSCORES')[2]
   if last ~= 'inf' then call('PEXPIREAT', tag, digits(tonumber(last))) end
 end
+
+-- Tells those who wait that nobody computes a field's value any more. Who may not publish is not heard; they look again.
+local function wake(flight, field)
+  redis.pcall('PUBLISH', flight, field)
+end

@@ -18,6 +18,7 @@ local _, from, token = computing(flight, field, at)
 if token ~= ARGV[9] then return {there} end
 if from ~= identity(data, field) then
   call('HDEL', flight, 'c' .. field)
+  wake(flight, field)
   return {there}
 end
 
@@ -30,4 +31,5 @@ local events = put(field, value, text, expires, listed)
 call('HDEL', flight, 'c' .. field, 'e' .. field)
 for i = 6, #KEYS do put_tag(KEYS[i], ARGV[10], expires == '' and math.huge or tonumber(expires), at) end
 if watched then tell_set(events, expires, field, value) end
+wake(flight, field)
 return 1

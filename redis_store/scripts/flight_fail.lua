@@ -16,4 +16,5 @@ if ARGV[3] ~= '' then
   call('HSET', flight, 'e' .. field, digits(now) .. ' ' .. ARGV[3])
   if call('PTTL', flight) < ERROR_KEPT_MS then call('PEXPIRE', flight, ERROR_KEPT_MS) end
 end
+wake(flight, field)
 return 1

@@ -21,6 +21,7 @@ if not held and first and first ~= token then
   held = '{"kept_for":"' .. first .. '"}'
   call('SET', lock, held, 'PX', grace_ms)
   call('LPOP', queue)
+  wake(lock, first)
 end
 if held and kept_for ~= token then
   if ARGV[5] == '' then return {0, call('PTTL', lock), 0} end

@@ -16,5 +16,8 @@ local owned = held and string.find(held, '"owner":"' .. token .. '"', 1, true)
 if not owned and held ~= '{"kept_for":"' .. token .. '"}' then return 0 end
 call('DEL', lock)
 local first = call('LPOP', queue)
-if first then call('SET', lock, '{"kept_for":"' .. first .. '"}', 'PX', ARGV[2]) end
+if first then
+  call('SET', lock, '{"kept_for":"' .. first .. '"}', 'PX', ARGV[2])
+  wake(lock, first)
+end
 return owned and 1 or 0

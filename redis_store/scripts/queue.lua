@@ -18,3 +18,8 @@ local function wait_in(queue, token, keep_ms)
   call('PEXPIRE', queue, keep_ms)
   return place
 end
+
+-- Tells the one who waits with a token that it is his turn. Who may not publish is not heard; the one who waits looks again.
+local function wake(key, token)
+  redis.pcall('PUBLISH', key, token)
+end

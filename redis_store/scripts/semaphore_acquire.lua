@@ -26,6 +26,7 @@ local free = tonumber(ARGV[2]) - call('ZCOUNT', places, living, '+inf')
 local kept = tonumber(call('ZSCORE', places, token) or 0) > now
 while not kept and free > 0 and first and first ~= token do
   give(first, now + grace_ms)
+  wake(places, first)
   call('LPOP', queue)
   free = free - 1
   first = call('LINDEX', queue, 0)

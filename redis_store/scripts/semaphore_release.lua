@@ -21,5 +21,6 @@ if first then
   call('ZADD', places, string.format('%.0f', now + ARGV[2]), first)
   local last = call('ZRANGE', places, -1, -1, 'WITHSCORES')
   call('PEXPIREAT', places, last[2])
+  wake(places, first)
 end
 return tonumber(until_ms) > now and 1 or 0

@@ -6,25 +6,40 @@ the host judges them again.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from redis_store import _plain
+from redis_store import _plain, memo
 from redis_store._access import EVERYTHING, NO_WRITES, Access
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name, encode_prefix
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue, UnsupportedEncoding, WaitTimeout
+from redis_store._computing import LOCK_TIMEOUT_S, encode_tag
+from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name, encode_prefix
+from redis_store._optimistic import check_max_items
+from redis_store._ttl import ttl_to_ms
+from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.mapping import StoreMapping
-from redis_store.types import Change, Json, JsonInput, KeyInfo
-from sandbox._messages import WRITES
+from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker
+from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
+from sandbox._messages import BOUNDED, CHANGES, MAY_ADD, WRITES
+from sandbox.child import holding
+from sandbox.child.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
+from sandbox.child.arguments import key_text as _key
+from sandbox.child.arguments import key_texts as _keys
 from sandbox.child.channels import DataChannel
+from sandbox.child.computing import AsyncView, compute_once
+from sandbox.child.flows import run_flow
+from sandbox.child.transaction import Draft, Transaction, transact, update
 from sandbox.child.watching import Waits, Watch, checked_timeout
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_CONSUMER_BYTES = 256
 _ABSENT: Any = object()
 _RESERVED_FIRST_BYTE = 0x01
-_LARGEST_INT = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -32,13 +47,22 @@ class DataStore(StoreMapping):
     """JSON under keys, in one namespace of the user for whom the agent runs."""
 
     def __init__(
-        self, channel: DataChannel, user: str, namespace: str, waits: Waits, access: Access = EVERYTHING
+        self,
+        channel: DataChannel,
+        user: str,
+        namespace: str,
+        waits: Waits,
+        access: Access = EVERYTHING,
+        ttl_s: float | None = None,
+        max_keys: int | None = None,
     ) -> None:
         self._channel = channel
         self._waits = waits
         self._user = user
         self._namespace = namespace
         self._access = access
+        self._ttl_s = ttl_s
+        self._max_keys = max_keys
 
     @property
     def namespace(self) -> str:
@@ -60,10 +84,160 @@ class DataStore(StoreMapping):
         key: str,
         value: JsonInput,
         metadata: dict[str, Json] | None = None,
-        ttl: float | timedelta | None = None,
+        ttl: Ttl = None,
     ) -> None:
-        """Store a value; `metadata` is merged into what the key has, a ttl that it had is dropped."""
-        self._call("set", _key(key), _plain.dump(value), _metadata(metadata), _seconds(ttl))
+        """Store a value; metadata is merged into what the key has; a time to live that it had is dropped.
+
+        `ttl` is in seconds, or a timedelta; without one the namespace's default counts, against which there is `NEVER`.
+        """
+        self._call("set", _key(key), _plain.dump(value), metadata_text(metadata), ttl_seconds(ttl, self._ttl_s))
+
+    def expire(self, key: str, ttl: float | timedelta) -> bool:
+        """Let a key expire that long from now, whatever it had before, and return whether it was there."""
+        return bool(self._call("expire", _key(key), ttl_to_ms(ttl) / 1000)[0])
+
+    def persist(self, key: str) -> bool:
+        """Take a key's time to live away and return whether it had one."""
+        return bool(self._call("persist", _key(key))[0])
+
+    def increment(self, key: str, by: float = 1) -> Json:
+        """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
+
+        Whole numbers stay exact; a ttl that the key has stays. Raises `WrongValueType` where it holds anything but a number.
+        """
+        return self._decode(self._call("increment", _key(key), _plain.dump(by), self._ttl_s)[0], key)
+
+    def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
+        """Append to the list under a key, or begin one; with `max_items`, only so many of the newest stay.
+
+        A ttl that the key has stays. Raises `WrongValueType` where it holds anything but a list.
+        """
+        most = None if max_items is None else check_max_items(max_items)
+        texts = [_plain.dump(item) for item in _plain.to_plain(list(items))]
+        self._call("append", _key(key), most, self._ttl_s, *texts)
+
+    def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
+        """Store a value where the key holds none, and return whether that was so: one of many callers gets True."""
+        text = _plain.dump(value)
+        return bool(self._call("set_if_absent", _key(key), text, ttl_seconds(ttl, self._ttl_s))[0])
+
+    def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
+        """Store a value if the key holds `expected`, or nothing with `MISSING`, and return whether it did.
+
+        A stored null is a value, so None does not stand for nothing; nor is 1 the same as 1.0 or true. As with `set`, a ttl
+        that the key had is dropped.
+        """
+        old = None if expected is MISSING else _plain.dump(expected)
+        text = _plain.dump(value)
+        return bool(self._call("compare_and_set", _key(key), old, text, ttl_seconds(ttl, self._ttl_s))[0])
+
+    def rename(self, key: str, new: str) -> bool:
+        """Move a value with its metadata and ttl to another key, in place of what that holds; False where there is none."""
+        return bool(self._call("rename", _key(key), _key(new))[0])
+
+    @overload  # type: ignore[override]  # a store's takes a key and a function too
+    def update(self, key: str, function: Callable[[Any], Any], /, default: Any = None) -> Json: ...
+    @overload
+    def update(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **more: Any) -> None: ...
+    def update(self, /, *args: Any, **kwargs: Any) -> Json:
+        """Replace a key's value by what a function makes of it, and return that.
+
+        The function gets `default` where the key is absent, and is called again whenever others wrote meanwhile. A ttl that
+        the key has stays. What it raises comes out, and nothing is written.
+        Called with a mapping or pairs instead, stores them all or nothing, as `dict.update` takes them.
+        """
+        if args and (isinstance(args[0], str) or len(args) > 1):
+            return run_flow(update(self, *args, **kwargs))
+        return super().update(*args, **kwargs)
+
+    def pop(self, key: str, default: Any = MISSING) -> Json:
+        """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
+        parts = self._call("pop", _key(key))
+        if not parts and default is MISSING:
+            raise KeyError(key)
+        return self._decode(parts[0], key) if parts else default
+
+    def get_or_set(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        tags: Iterable[str] | None = None,
+    ) -> Json:
+        """Return the value; where there is none, compute it with `make` and store it.
+
+        Of any number of callers in any number of processes one computes. The others wait, and get its result, or
+        `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its run ends, another caller
+        computes, and `lock_timeout` seconds after its process was stopped without an end. A stored null is a value like others.
+        An asynchronous function is for `cached`.
+
+        With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
+        A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
+        """
+        return compute_once(self, make, key, ttl, stale, lock_timeout, tags)
+
+    def cached(
+        self,
+        ttl: Ttl = None,
+        key: KeyMaker = None,
+        version: str | int | None = None,
+        tags: TagMaker = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+        """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
+
+        The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
+        it: a text like ``"user:{user_id}"``, filled with the arguments, or a function of them. So may `tags`, a list of such
+        texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
+        The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``. An ``async def`` stays one: it is
+        awaited, and so are its ``invalidate`` and ``invalidate_all``.
+        """
+        options = Options(ttl, key, version, tags, stale, lock_timeout)
+        return lambda function: self._cached(function, options)
+
+    def invalidate_tag(self, tag: str) -> int:
+        """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
+        encode_tag(tag)
+        self._check_writes_somewhere()
+        read, write = ([str(one) for one in patterns] for patterns in (self._access.read, self._access.write))
+        return int(self._call_for_user("invalidate_tag", str.__str__(tag), len(read), *read, *write)[0])
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction in the user's namespaces: what its block reads must still stand when the block ends.
+
+        Then everything that it wrote is written at one moment; else `Conflict` is raised and nothing is. Writers of keys that
+        it has not read never disturb it. `transact` runs a function again instead.
+        """
+        return Transaction(self, Draft(self))
+
+    def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Run a function with a `transaction`, again whenever others wrote what it read, and return what it returns.
+
+        The function should do nothing but read and write through the transaction. `Conflict` after very many tries.
+        """
+        return run_flow(transact(self, function))
+
+    def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> holding.Lock:
+        """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
+
+        It is renewed while its holder lives, given back when his run ends, and gone `ttl` seconds after the host died; those
+        who wait get it in their turn. With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0
+        tries once. ``with`` blocks the agent while it waits; ``async with`` lets its other tasks go on.
+        """
+        return holding.lock(self, name, ttl, timeout)
+
+    def semaphore(
+        self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None
+    ) -> holding.Semaphore:
+        """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
+        return holding.semaphore(self, name, n, ttl, timeout)
+
+    def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> holding.RateLimit:
+        """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
+        return holding.rate_limit(self, name, n, per, timeout)
 
     def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""
@@ -104,13 +278,13 @@ class DataStore(StoreMapping):
         self,
         items: Mapping[str, JsonInput],
         metadata: dict[str, Json] | None = None,
-        ttl: float | timedelta | None = None,
+        ttl: Ttl = None,
     ) -> int:
         """Store all of the items or none, and return how many."""
         if not isinstance(items, Mapping):
             raise InvalidType(f"A batch must be a dict of keys and values, not {type(items).__name__}.")
-        pairs = [part for key, value in items.items() for part in (_key(key), _dump_of(key, value))]
-        return int(self._call("set_many", _metadata(metadata), _seconds(ttl), *pairs)[0])
+        pairs = [part for key, value in items.items() for part in (_key(key), dump_of(key, value))]
+        return int(self._call("set_many", metadata_text(metadata), ttl_seconds(ttl, self._ttl_s), *pairs)[0])
 
     def clear(self) -> int:  # type: ignore[override]  # as `StoreMapping`'s
         """Delete every key of the namespace and return how many there were."""
@@ -183,14 +357,20 @@ class DataStore(StoreMapping):
                         key=name,
                     )
 
-    def use_namespace(self, name: str) -> DataStore:
-        """Return the store of another namespace of the same user."""
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> DataStore:
+        """Return the store of another namespace of the same user.
+
+        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
+        them more, of some taken at random those that were written longest ago.
+        """
+        ttl_s = ttl_seconds(ttl, None)
+        most = max_keys_number(max_keys)
         encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
-        return DataStore(self._channel, self._user, str.__str__(name), self._waits, self._access)
+        return DataStore(self._channel, self._user, str.__str__(name), self._waits, self._access, ttl_s, most)
 
     def read_only(self) -> DataStore:
         """Return this store without the right to write, for the user's other namespaces too."""
-        return DataStore(self._channel, self._user, self._namespace, self._waits, self._access.narrowed(NO_WRITES))
+        return self._with_access(self._access.narrowed(NO_WRITES))
 
     def restricted(
         self,
@@ -203,11 +383,14 @@ class DataStore(StoreMapping):
 
         Each is a name, or the beginning of names with a ``*`` as its last character.
         """
-        access = self._access.narrowed(Access.of(read, write, namespaces))
-        return DataStore(self._channel, self._user, self._namespace, self._waits, access)
+        return self._with_access(self._access.narrowed(Access.of(read, write, namespaces)))
 
     def __repr__(self) -> str:
         return f"<DataStore user={self._user!r} namespace={self._namespace!r}>"
+
+    def _with_access(self, access: Access) -> DataStore:
+        here = self._channel, self._user, self._namespace, self._waits
+        return DataStore(*here, access, self._ttl_s, self._max_keys)
 
     def _contains(self, key: str) -> bool:
         return bool(self._call("contains", _key(key))[0])
@@ -237,14 +420,29 @@ class DataStore(StoreMapping):
     def _call(self, operation: str, *arguments: Any) -> list[Any]:
         if self._access is not EVERYTHING:
             self._check(operation)
+        if self._max_keys is not None and operation in MAY_ADD:
+            return self._channel.call(BOUNDED, self._namespace, self._max_keys, operation, *arguments)
+        return self._channel.call(operation, self._namespace, *arguments)
+
+    def _call_for_user(self, operation: str, *arguments: Any) -> list[Any]:
+        """Call what belongs to no namespace, or to several, after the caller's own checks."""
         return self._channel.call(operation, self._namespace, *arguments)
 
     def _check(self, operation: str) -> None:
         """Keep a handle to what it was narrowed to; what the agent as a whole may do is the host's to judge."""
-        action = "write" if operation in WRITES else "read"
-        may = self._access.may_write if operation in WRITES else self._access.may_read
-        if not may(self._namespace):
-            raise self._access.refusal(action, self._namespace)
+        if (operation in CHANGES or operation not in WRITES) and not self._access.may_read(self._namespace):
+            raise self._access.refusal("read", self._namespace)
+        if (operation in CHANGES or operation in WRITES) and not self._access.may_write(self._namespace):
+            raise self._access.refusal("write", self._namespace)
+
+    def _check_writes_somewhere(self) -> None:
+        if not self._access.write:
+            raise self._access.refusal("write", self._namespace)
+
+    def _cached(self, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
+        if inspect.iscoroutinefunction(function):
+            return cast("CachedFunction[P, R]", memo.cached_async(cast(Any, AsyncView(self)), function, options))
+        return memo.cached(cast(Any, self), function, options)
 
     def _pages(self, operation: str, prefix: str | None) -> Iterator[list[Any]]:
         checked = encode_prefix(prefix) or None
@@ -279,42 +477,6 @@ class DataStore(StoreMapping):
             key=key,
             first_bytes=text[:32],
         )
-
-
-def _key(key: object) -> str:
-    encode_key(key)  # type: ignore[arg-type]  # it judges whatever an agent passes
-    return str.__str__(key)
-
-
-def _keys(keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
-        raise InvalidType(f"Keys must be a list of str, not {type(keys).__name__}: put a single key in a list.")
-    return [_key(key) for key in keys]
-
-
-def _dump_of(key: str, value: object) -> bytes:
-    try:
-        return _plain.dump(value)
-    except InvalidValue as error:
-        raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
-
-
-def _metadata(metadata: dict[str, Json] | None) -> bytes | None:
-    if metadata is not None and not isinstance(metadata, dict):
-        raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
-    return _plain.dump(metadata) if metadata else None
-
-
-def _seconds(ttl: object) -> float | None:
-    if ttl is None:
-        return None
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise InvalidType(f"A ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
-    if isinstance(seconds, float):
-        return float(seconds)
-    # The host refuses what is out of range; the nearest number that a message can carry is out of range too.
-    return max(-_LARGEST_INT, min(int(seconds), _LARGEST_INT))
 
 
 def _time(microseconds: int | None) -> datetime | None:

@@ -14,6 +14,7 @@ import redis
 from redis_store import connect, connect_async
 from redis_store._keys import UserKeys
 from tests.agent_side import AgentRun, AgentSide
+from tests.brokered_side import BrokeredSide, brokered
 from tests.conftest import params_of
 from tests.servers import Server
 from tests.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
@@ -60,6 +61,9 @@ def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> I
             nonlocal loop
             if side == "sync":
                 return SyncSide(stack.enter_context(connect(server.url, user=user, namespace=namespace, agent=agent)))
+            if side == "brokered":
+                outside = stack.enter_context(connect(server.url, user=user, namespace=namespace, agent=agent))
+                return BrokeredSide(stack.enter_context(brokered(outside)).store)
             if loop is None:
                 loop = asyncio.new_event_loop()
                 stack.callback(loop.close)

@@ -19,17 +19,18 @@ from redis_store import (
     InvalidValue,
     LimitExceeded,
     WrongKeyType,
+    _computing,
     connect,
     connect_async,
 )
 from redis_store._flow import Rand
 from redis_store._keys import UserKeys
-from redis_store.ops import flights
+from tests.brokered_side import blocking
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, Side
 from tests.threads import in_thread
 
-pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
+pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 
 
 class Work:
@@ -59,7 +60,7 @@ def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[
             call()
             return pause_s
 
-        monkeypatch.setattr(flights, "spread", first_pause)
+        monkeypatch.setattr(_computing, "spread", first_pause)
 
     return arrange
 
@@ -124,10 +125,11 @@ def test_bad_input(store: Side) -> None:
 
 
 def test_a_function_that_asks_for_itself_is_told(other: DataStore, server: Server, user: str, side: str) -> None:
-    if side == "sync":
-        with pytest.raises(InvalidInput, match="never end"):
-            other.get_or_set("key", lambda: other.get_or_set("key", lambda: 1))
-        assert other.get_or_set("key", lambda: other.get_or_set("another", lambda: 1)) == 1
+    if side != "async":
+        with blocking(other, side) as same:
+            with pytest.raises(InvalidInput, match="never end"):
+                same.get_or_set("key", lambda: same.get_or_set("key", lambda: 1))
+            assert same.get_or_set("key", lambda: same.get_or_set("another", lambda: 1)) == 1
         return
 
     async def main() -> None:

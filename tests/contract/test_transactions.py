@@ -19,11 +19,12 @@ from redis_store import (
     connect,
     connect_async,
 )
+from tests.brokered_side import blocking
 from tests.servers import KINDS_WITH_TTL, Server
-from tests.sides import SIDES_OF_THE_HOST, AsyncSide, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side
 from tests.threads import all_at_once
 
-pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
+pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 
 
 class Block:
@@ -194,8 +195,8 @@ def test_a_thousand_parts(store: Side) -> None:
 
 def test_transact_runs_again_until_nobody_disturbs(server: Server, user: str, side: str) -> None:
     """Transfers between two namespaces keep the sum, whoever does them at the same time."""
-    if side == "sync":
-        with connect(server.url, user=user) as store:
+    if side != "async":
+        with connect(server.url, user=user) as outside, blocking(outside, side) as store:
             store.set("a", 100)
 
             def move(transaction: Any) -> int:

@@ -18,19 +18,20 @@ from redis_store import (
     InvalidValue,
     LimitExceeded,
     WrongValueType,
+    _optimistic,
     connect,
     connect_async,
 )
 from redis_store._keys import UserKeys
 from redis_store.mapping import StoreMapping
-from redis_store.ops import updates
+from tests.brokered_side import blocking
 from tests.conftest import params_of
 from tests.servers import Server
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.sides import SIDES_WITH_FUNCTIONS, Side
 from tests.threads import all_at_once
 
 
-@pytest.fixture(params=params_of(SIDES_OF_THE_HOST))
+@pytest.fixture(params=params_of(SIDES_WITH_FUNCTIONS))
 def side(request: pytest.FixtureRequest) -> str:
     """The sides outside the sandbox."""
     return str(request.param)
@@ -165,7 +166,7 @@ def test_what_cannot_be_appended(store: Side) -> None:
 
 
 def test_a_list_may_not_grow_over_the_limit(server: Server, user: str, side: str) -> None:
-    with connect(server.url, user=user, max_value_bytes=100) as store:
+    with connect(server.url, user=user, max_value_bytes=100) as outside, blocking(outside, side) as store:
         store.append("key", "x" * 60)
         with pytest.raises(LimitExceeded) as caught:
             store.append("key", "y" * 60)
@@ -248,7 +249,7 @@ def test_an_update_is_tried_again_with_the_newer_value(store: Side, server: Serv
 def test_an_update_that_never_has_peace_is_a_conflict(
     store: Side, server: Server, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updates, "TRIES", 5)
+    monkeypatch.setattr(_optimistic, "TRIES", 5)
     with connect(server.url, user=user) as other, pytest.raises(Conflict, match="at each of 5 tries"):
         store.update("key", lambda _: other.increment("key") and "mine")
     assert store.get("key") == 5
@@ -305,8 +306,8 @@ def test_info_left_by_hand_does_not_come_back(store: Side, raw: redis.Redis, key
 def test_many_writers_lose_nothing(server: Server, user: str, side: str) -> None:
     """Threads, or tasks, of whom each changes keys that all change, and one of its own."""
     writers, rounds = 8, 10
-    if side == "sync":
-        with connect(server.url, user=user) as store:
+    if side != "async":
+        with connect(server.url, user=user) as outside, blocking(outside, side) as store:
 
             def work(number: int) -> None:
                 for _ in range(rounds):
@@ -359,7 +360,7 @@ def test_writers_of_other_keys_never_disturb(store: Side, server: Server, user: 
     assert calls == [None]
 
 
-@pytest.mark.parametrize("side", ["sync"], indirect=True)
+@pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
 def test_update_is_also_the_mappings(store: Side) -> None:
     mapping: StoreMapping = store.as_mapping()
     mapping.update({"a": 1}, b=2)
@@ -380,7 +381,7 @@ def test_an_asynchronous_function_may_update(store: Side) -> None:
     assert store.update("key", change, 1) == 2
 
 
-@pytest.mark.parametrize("side", ["sync"], indirect=True)
+@pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
 def test_a_store_that_blocks_refuses_asynchronous_functions(store: Side) -> None:
     async def change(value: int) -> int:
         return value

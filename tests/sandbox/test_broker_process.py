@@ -31,8 +31,8 @@ async def run(input_dict, tools):
     data_store.set_many({"a": 1, "b": 2})
     child = await agents.call("child", {"n": 1})
     try:
-        data_store.set("bad", 1, ttl=-1)
-    except ValueError as error:
+        data_store.increment("k")
+    except Exception as error:
         refused = str(error)
     return {"host": tools["host"](), "keys": data_store.list_keys(), "child": child, "refused": refused}
 """
@@ -326,3 +326,9 @@ def test_the_servers_module_is_found_as_the_host_finds_it(server_url: str, user:
         [sys.executable, "-c", host, server_url, user], cwd=tmp_path, env=environ, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("{'n': 0}\n", "")
+
+
+def test_what_a_run_held_is_given_back(shared: Sandbox, store: DataStore, user: str) -> None:
+    shared.run("def run():\n    data_store.lock('l', ttl=600).acquire()\n    return {}\n", {}, user=user).check()
+    with store.lock("l", timeout=20):
+        pass

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
 import socket
 import threading
 import tracemalloc
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgpack
 import pytest
@@ -16,18 +15,13 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store.errors import InvalidValue
-from sandbox._background import background_loop
-from sandbox._frames import MAX_PARTS, FrameBuffer, FrameError, pack, unpack
-from sandbox._given import Given
-from sandbox._job import Job, Task
+from sandbox import _step_operations
+from sandbox._frames import MAX_PARTS, FrameBuffer, FrameError, FrameTooBig, pack, unpack
 from sandbox._messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
-from sandbox._sources import Source
 from sandbox._timeline import Who
-from sandbox._tree import Tree
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError
-from sandbox.policy import Granted
-from sandbox.result import Operation
+from tests.brokered_side import FakeTree
 
 
 def _is_key(value: Any) -> bool:
@@ -68,14 +62,17 @@ def bodies(draw: st.DrawFn) -> bytes:
 class Store:
     """A store that knows its operations and notices everything else."""
 
-    _MAY = frozenset({*OPERATIONS, "use_namespace"})
+    _MAY = frozenset({*OPERATIONS, "use_namespace", "restricted"})
+    namespace = "default"
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "namespace":
+            return "default"
         if name not in Store._MAY:
             raise AssertionError(f"the broker reached for {name!r}")
 
-        def operation(*arguments: Any) -> Any:
-            if name == "use_namespace":
+        def operation(*arguments: Any, **named: Any) -> Any:
+            if name in ("use_namespace", "restricted"):
                 return self
             raise InvalidValue(f"{name} of {len(arguments)}")
 
@@ -88,20 +85,25 @@ class Store:
         return 0
 
 
-def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxError], list[list[Any]], list[Operation]]:
-    """Give frames to a broker; return how it ended the run, what it answered, and what the timeline says."""
-    ended: list[SandboxError] = []
-    who = Who("agent", "0")
-    task = Task(Job(who, Source("", "", "", b""), b""), "user", "default", Granted(), lambda text: None)
-    tree = Tree(task, Given(limits=limits), cast(Any, None), background_loop, contextvars.copy_context())
+@pytest.fixture(autouse=True)
+def steps_of_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are asked of the stand-in as operations are."""
+    monkeypatch.setattr(_step_operations, "store_of_the_host", lambda store: store)
+    monkeypatch.setattr(_step_operations, "steps_of", lambda store: store)
+
+
+def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | None, list[list[Any]], Broker]:
+    """Give frames to a broker; return how it ended the run, what it answered, and itself."""
+    ended: list[SandboxError | None] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        broker = Broker(theirs, Store(), who, tree)
-        thread = threading.Thread(target=lambda: ended.extend(filter(None, [broker.serve()])))
+        broker = Broker(theirs, Store(), Who("agent", "run"), FakeTree(limits=limits))  # type: ignore[arg-type]
+        thread = threading.Thread(target=lambda: ended.append(broker.serve()))
         thread.start()
         answers = FrameBuffer(2**32 - 1)
         for frame in frames:
-            ours.sendall(frame)
+            with suppress(ConnectionError):
+                ours.sendall(frame)
         ours.shutdown(socket.SHUT_WR)
         thread.join(20)
         ours.setblocking(False)
@@ -112,7 +114,7 @@ def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxErro
     found = []
     while (body := answers.next_body()) is not None:
         found.append(unpack(body))
-    return ended, found, tree.timeline.operations()
+    return ended[0], found, broker
 
 
 @settings(max_examples=300)
@@ -122,12 +124,48 @@ def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[list[SandboxErro
 @example([msgpack.packb([1, "__class__", "default"])])
 def test_every_frame_is_answered_or_ends_the_run(sent: list[bytes]) -> None:
     frames = [len(body).to_bytes(4, "little") + body for body in sent]
-    ended, answers, operations = serve(frames, sandbox.Limits())
-    assert all(isinstance(error, sandbox.ProtocolViolation) for error in ended)
-    assert len(ended) <= 1
-    assert len(answers) == len(operations)
-    assert bool(ended) == (len(answers) < len(sent))
-    assert {one.operation for one in operations} <= set(OPERATIONS)
+    ended, answers, broker = serve(frames, sandbox.Limits())
+    done = broker._tree.timeline.operations()
+    assert ended is None or isinstance(ended, sandbox.ProtocolViolation)
+    assert len(answers) == len(done)
+    assert (ended is not None) == (len(answers) < len(sent))
+    assert {one.operation for one in done} <= set(OPERATIONS)
+    assert not {answer[2] for answer in answers if answer[1] == 0} & {"DataStoreError"}, "the host failed in something"
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[Any]:
+    """A request whose arguments are of the right types and number."""
+    operation = draw(st.sampled_from(list(OPERATIONS)))
+    shape = OPERATIONS[operation]
+    kinds = [*shape.fixed, *shape.repeated * draw(st.integers(0, 3))]
+    samples = {str: TEXTS, bytes: JSON_TEXTS, int: WHOLES, float: st.floats(), type(None): st.none()}
+    parts = [draw(st.one_of([samples[kind] for kind in kinds_of])) for kinds_of in kinds]
+    return [draw(st.integers(0, 9)), operation, draw(st.sampled_from(["default", "", "*", "other"])), *parts]
+
+
+TEXTS = st.one_of(st.text(max_size=9), st.sampled_from(["", "k", "token-of-mine", "\0", "*", "user:other:ns:default"]))
+JSON_TEXTS = st.one_of(st.binary(max_size=9), st.sampled_from([b"1", b"[]", b"{}", b"null", b"NaN", b"[" * 200]))
+WHOLES = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-1, 3))
+
+
+@settings(max_examples=400)
+@given(st.lists(requests(), min_size=1, max_size=8))
+@example([[1, "commit_transaction", "default", 7, "default", "k", b"1", None]])
+@example([[1, "commit_transaction", "default", 1, "default", "k", None, None]])
+@example([[1, "invalidate_tag", "default", "tag", 2, "*"]])
+@example([[1, "invalidate_tag", "default", "tag", -1, "*"]])
+def test_requests_of_the_right_form_too(sent: list[list[Any]]) -> None:
+    """Values out of range, tokens that are none, texts that are no JSON: an answer each, or the end of the run."""
+    frames = []
+    for request in sent:
+        with suppress(FrameError, FrameTooBig):
+            frames.append(pack(request, 2**20))
+    ended, answers, broker = serve(frames, sandbox.Limits())
+    assert ended is None or isinstance(ended, sandbox.ProtocolViolation)
+    assert len(answers) == len(frames) or ended is not None
+    assert not {answer[2] for answer in answers if answer[1] == 0} & {"DataStoreError"}, "the host failed in something"
+    assert len(broker.held) == 0, "nothing was taken, as everything is refused here"
 
 
 @settings(max_examples=500)
@@ -173,6 +211,6 @@ def test_a_frame_costs_a_few_times_its_size(what: str, body: bytes) -> None:
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert len(ended) == 1
+    assert isinstance(ended, sandbox.ProtocolViolation)
     assert answers == []
     assert peak < 8 * len(body) + 2**20, what

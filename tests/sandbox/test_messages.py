@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox._frames import FrameError
-from sandbox._messages import FROM_CHILD, OPERATIONS, Shape, read_from_child, read_request
-from sandbox._operations import HANDLERS, WITH_KEY
+from sandbox._messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
+from sandbox._step_operations import HANDLERS, WITH_KEY
 
 SAMPLES: dict[type, Any] = {str: "x", bytes: b"1", int: 1, float: 0.5, type(None): None, bool: True}
 parts = st.sampled_from(list(SAMPLES.values())) | st.text() | st.integers() | st.binary()
@@ -30,7 +30,7 @@ def test_each_operation_has_one_who_carries_it_out() -> None:
 def test_arity_and_types_of_each_operation(operation: str) -> None:
     shape = OPERATIONS[operation]
     good = fitting(shape)
-    assert read_request([1, operation, "default", *good]) == (1, operation, "default", good)
+    assert read_request([1, operation, "default", *good]) == (1, operation, "default", None, good)
     with pytest.raises(FrameError, match=operation):
         read_request([1, operation, "default", *good, True])
     if shape.fixed:
@@ -39,6 +39,22 @@ def test_arity_and_types_of_each_operation(operation: str) -> None:
     for place in range(len(good)):
         with pytest.raises(FrameError):
             read_request([1, operation, "default", *good[:place], True, *good[place + 1 :]])
+
+
+def test_a_bound_stands_before_what_may_add_keys_and_nothing_else() -> None:
+    for operation, shape in OPERATIONS.items():
+        good = fitting(shape)
+        request = [1, BOUNDED, "default", 5, operation, *good]
+        if operation in MAY_ADD:
+            assert read_request(list(request)) == (1, operation, "default", 5, good)
+            for wrong in ([*request[:3], True, *request[4:]], [*request[:3], None, *request[4:]], request[:4]):
+                with pytest.raises(FrameError):
+                    read_request(wrong)
+        else:
+            with pytest.raises(FrameError, match="bound"):
+                read_request(request)
+    with pytest.raises(FrameError):
+        read_request([1, BOUNDED, "default", 5, BOUNDED, 5, "set", "k", b"1", None, None])
 
 
 @pytest.mark.parametrize("kind", FROM_CHILD)

@@ -223,7 +223,7 @@ def test_hints_show_nothing_that_may_not_be_read(run: Any, filled: DataStore) ->
         ({"namespaces": [""]}, "Permissions.namespaces: A namespace pattern must not be empty"),
         ({"read": [5]}, "Permissions.read: A namespace pattern must be a str"),
         ({"operations": "get"}, "Permissions.operations must be a list of names"),
-        ({"operations": ["execute"]}, "'execute', which is no operation; there are: clear"),
+        ({"operations": ["execute"]}, "'execute', which is no operation; there are: append"),
         ({"quota_bytes": 0}, "Permissions.quota_bytes=0 cannot be used"),
         ({"quota_bytes": 1.5}, "Permissions.quota_bytes must be an int or None, not float"),
         ({"quota_bytes": True}, "Permissions.quota_bytes must be an int or None, not bool"),

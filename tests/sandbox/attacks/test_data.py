@@ -66,6 +66,72 @@ OTHERS = [
         """,
         NO_CONTROL_NEEDED,
     ),
+    Attack(
+        "a transaction in other users' namespaces",
+        """
+        other = world["other"]
+        for name in (other, f"{other}:ns:default", f"user:{other}:ns:default", f"default}}user:{other}", f"\\0user:{other}"):
+            for step in ((0, name, "secret", json.dumps(world["secret"]).encode(), None), (2, name, "secret", None, None)):
+                try:
+                    data_store._call("commit_transaction", *step)
+                    won = won or step[0] == 0
+                except Exception as error:
+                    assert type(error).__name__ in ("Conflict", "InvalidName"), error
+            data_store._call("commit_transaction", 1, name, "secret", b"1", None)
+            won = won or data_store.use_namespace(name).clear() != 1
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+    Attack(
+        "a token that is a command, a pattern, or another's name",
+        """
+        data_store.lock("lock", ttl=1000).acquire()
+        for token in ("", "*", "x" * 65, "two words", '","owner":"', "\\r\\nFLUSHALL\\r\\n", "\\0" * 8, world["other"] + "é"):
+            for call in (
+                ("acquire_lock", "lock", token, 30, 0), ("renew_lock", "lock", token, 30), ("release_lock", "lock", token),
+                ("acquire_place", "lock", token, 1, 30, 0), ("claim_value", "k2", token, None, None, 30, 0),
+                ("commit_value", "k2", token, b"1", None, None), ("fail_value", "k2", token, "", ""),
+            ):
+                try:
+                    won = won or data_store._call(*call)
+                except Exception as error:
+                    assert type(error).__name__ == "InvalidInput", error
+        for token in ("guessed-token", "0" * 16):
+            won = won or data_store._call("renew_lock", "lock", token, 30)[0] or data_store._call("release_lock", "lock", token)[0]
+            won = won or data_store._call("commit_value", "k2", token, b"1", None, None)[0]
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+    Attack(
+        "times and numbers without end",
+        """
+        token = "token-of-mine"
+        for number in (float("inf"), float("nan"), -1, 0, 1e300, 2**63, 2**64 - 1):
+            for call in (
+                ("expire", "k", number), ("acquire_lock", "l", token, number, 0), ("acquire_place", "p", token, 1, number, 0),
+                ("take_moment", "r", 1, number, 0), ("claim_value", "k2", token, None, None, number, 0),
+                ("append", "k3", -1, number, b"1"), ("increment", "k4", b"1", number),
+                *[("acquire_place", "p", token, number, 30, 0), ("take_moment", "r", number, 1, 0)] * (type(number) is int),
+            ):
+                try:
+                    won = won or data_store._call(*call)
+                except Exception as error:
+                    assert type(error).__name__ in ("InvalidInput", "InvalidType"), error
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+    Attack(
+        "more locks than anybody would clear away",
+        """
+        try:
+            for number in range(5000):
+                data_store.lock(f"lock-{number}", ttl=1000).acquire()
+            won = True
+        except Exception as error:
+            assert type(error).__name__ == "LimitExceeded" and error.limit == "held", error
+        """,
+        NO_CONTROL_NEEDED,
+    ),
 ]
 
 _ATTRIBUTES = (
@@ -132,6 +198,28 @@ FORGED = [
             "nothing": b"\x90",
             "no text as its kind": b"\x91\x01",
         }.items()
+    ),
+    *(
+        Attack(
+            f"the step {arguments}",
+            f"data_store._channel.call(*{arguments!r})\ntime.sleep(30)",
+            NO_CONTROL_NEEDED,
+            ends_with=_ENDS,
+        )
+        for arguments in (
+            ("commit_transaction", "default", 7, "default", "k", b"1", None),
+            ("commit_transaction", "default", -1, "default", "k", b"1", None),
+            ("commit_transaction", "default", 1, "default", "k", None, None),
+            ("commit_transaction", "default", 1, "default", "k"),
+            ("invalidate_tag", "default", "tag", 2, "*"),
+            ("invalidate_tag", "default", "tag", -1, "*"),
+            ("claim_value", "default", "k", "token-of-mine", None, None, 30, 0, 5),
+            ("acquire_lock", "default", "l", "token-of-mine", 30, True),
+            ("acquire_lock", "default", "l", b"token-of-mine", 30, 1),
+            ("update", "default", "k", "lambda value: value"),
+            ("steps_of", "default"),
+            ("__init__", "default"),
+        )
     ),
     Attack(
         "a call under an id in use",

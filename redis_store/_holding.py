@@ -1,0 +1,133 @@
+"""What is held in turns, and the flows that wait for it: for a lock, a place of a semaphore, a moment of a rate limit.
+
+Who carries out the single steps is another's business: `ops.locks` against a server, the sandbox's child through its broker,
+for which this imports nothing but `errors` and `_flow`.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import NamedTuple, Protocol, TypeAlias
+
+from redis_store._flow import Do, Keep, Keeping, Now, Pause, Rand, spread
+from redis_store.errors import DataStoreError, InvalidInput, InvalidType, LockTimeout
+
+GRACE_MS = 1000
+"""How long what is free is kept for the first in the queue, who must look again within that time."""
+
+PAUSE_A_PLACE_S = 0.01
+LONGEST_PAUSE_S = GRACE_MS / 4000
+"""Who stands further behind looks less often, but always several times within the grace."""
+
+WOKEN_PAUSE_S = GRACE_MS / 2000
+"""How long to wait for word that it is our turn before looking for it."""
+
+MAX_COUNT = 1_000_000
+"""Places of a semaphore, and moments of a rate limit: the server keeps each of them, at about 10 bytes."""
+
+
+class Taken(NamedTuple):
+    """It is ours; `fence` is a lock's fencing number, and 0 with a semaphore."""
+
+    fence: int
+
+
+class Busy(NamedTuple):
+    """It is not; after so many ms it may be, and so many others are before us."""
+
+    retry_ms: int
+    place: int
+
+
+Answer: TypeAlias = Taken | Busy
+
+
+class Holdable(Protocol):
+    """What can be held under a token for as long as it is renewed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def redis_key(self) -> bytes: ...
+    @property
+    def ttl_ms(self) -> int: ...
+    async def acquire(self, token: str, wait: bool) -> Answer: ...
+    async def renew(self, token: str) -> bool: ...
+    async def release(self, token: str) -> bool: ...
+
+
+class Limiting(Protocol):
+    """What gives moments, at most so many in any period."""
+
+    @property
+    def name(self) -> str: ...
+    async def take(self, most_ms: int | None) -> tuple[bool, int]: ...
+
+
+async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool, rand: Rand) -> tuple[Taken, Keeping]:
+    """The flow that waits until something is ours, and begins to renew it."""
+    began = await Now()
+    try:
+        while True:
+            asked = await Now()
+            answer = await Do(wanted.acquire(token, timeout_s != 0))
+            if isinstance(answer, Taken):
+                return answer, await Keep(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied)
+            left_s = math.inf if timeout_s is None else began + timeout_s - await Now()
+            if left_s <= 0:
+                raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
+            retry_s = max(0.001, answer.retry_ms / 1000)
+            pause_s, woken_s = (min(each, retry_s, left_s) for each in (_pause(answer, rand), WOKEN_PAUSE_S))
+            await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        # Also where an answer was lost: it may be ours without our knowing.
+        with suppress(DataStoreError):
+            await Do(wanted.release(token))
+        raise
+
+
+async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
+    """The flow that takes the next free moment of a rate limit and waits for it."""
+    most_ms = None if timeout_s is None else int(timeout_s * 1000)
+    taken, wait_ms = await Do(limit.take(most_ms))
+    if not taken:
+        raise _not_in_time("rate limit", limit.name, timeout_s, wait_ms)
+    if wait_ms:
+        await Pause(wait_ms / 1000)
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Check how long a caller would wait; None stands for any time, and 0 for a single try."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
+    if not 0 <= timeout < 1e9:
+        raise InvalidInput(f"The timeout {timeout!r} is out of range: give a number of seconds from 0 on, or None.")
+    return float(timeout)
+
+
+def check_places(n: object) -> int:
+    """Check the number of a semaphore's places, or of a rate limit's moments."""
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise InvalidType(f"n must be a whole number, not {type(n).__name__}.")
+    if not 1 <= n <= MAX_COUNT:
+        raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {n}.")
+    return n
+
+
+def _pause(busy: Busy, rand: Rand) -> float:
+    return spread(min(LONGEST_PAUSE_S, PAUSE_A_PLACE_S * (busy.place + 1)), rand)
+
+
+def _not_in_time(what: str, name: str, timeout_s: float | None, retry_ms: int) -> LockTimeout:
+    return LockTimeout(
+        f"The {what} {name!r} had no room within {timeout_s:g} seconds: try again later, or wait longer.",
+        name=name,
+        retry_after_ms=retry_ms,
+    )

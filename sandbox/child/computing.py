@@ -1,0 +1,132 @@
+"""Computing once in an agent: its function runs here, between a claim and a commit that the host carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import random
+from typing import TYPE_CHECKING, Any, Literal
+
+from redis_store import _plain
+from redis_store._computing import (
+    LOCK_TIMEOUT_S,
+    Answer,
+    Claimed,
+    Computing,
+    Failed,
+    Found,
+    check_tags,
+    get_or_set,
+    lifetimes,
+)
+from redis_store._ttl import ttl_to_ms
+from redis_store.types import Json, Ttl
+from sandbox._messages import BUSY, FAILED, VALUE
+from sandbox.child.arguments import key_text, new_token, ttl_seconds
+from sandbox.child.flows import run_flow, run_flow_async
+
+if TYPE_CHECKING:
+    from sandbox.child.store import DataStore
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What a caller of `get_or_set` wants, checked, and the steps towards it."""
+
+    store: DataStore
+    key: str
+    ttl_s: float | None
+    stale_s: float | None
+    ttl_ms: int | Literal[""]
+    stale_ms: int | Literal[""]
+    lock_ms: int
+    tags: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        store: DataStore,
+        key: str,
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: Ttl = LOCK_TIMEOUT_S,
+        tags: Iterable[str] | None = None,
+    ) -> Flight:
+        """Check the rights and the arguments of `get_or_set`."""
+        store._check("claim_value")
+        ttl_s = ttl_seconds(ttl, store._ttl_s)
+        ttl_ms, stale_ms = lifetimes("" if ttl_s is None else ttl_to_ms(ttl_s), stale)
+        texts = tuple(str.__str__(tag) for tag in check_tags(tags))
+        stale_s = None if stale_ms == "" else stale_ms / 1000
+        return cls(store, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout), texts)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.store.namespace, self.key
+
+    @property
+    def channel(self) -> bytes:
+        return b""
+
+    @property
+    def word(self) -> bytes:
+        return b""
+
+    def encode(self, value: Any) -> bytes:
+        return _plain.dump(value)
+
+    def decode(self, text: bytes) -> Json:
+        return self.store._decode(text, self.key)
+
+    async def look(self) -> bytes | None:
+        parts = self.store._call("get", self.key)
+        return parts[0] if parts else None
+
+    async def claim(self, token: str, since_ms: int | None) -> Answer:
+        lock_s = self.lock_ms / 1000
+        state, *rest = self.store._call(
+            "claim_value", self.key, token, self.ttl_s, self.stale_s, lock_s, since_ms or 0, *self.tags
+        )
+        if state == VALUE:
+            return Found(rest[0])
+        if state == BUSY:
+            return Computing(*rest)
+        return Failed(*rest) if state == FAILED else Claimed()
+
+    async def renew(self, token: str) -> bool:
+        return bool(self.store._call("renew_value", self.key, token, self.lock_ms / 1000, *self.tags)[0])
+
+    async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
+        ended = self.store._call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, *self.tags)
+        return (True, None) if ended[0] else (False, await self.look())
+
+    async def fail(self, token: str, failed: Failed | None) -> bool:
+        about = ("", "") if failed is None else failed
+        return bool(self.store._call("fail_value", self.key, token, *about)[0])
+
+
+def compute_once(store: DataStore, make: Callable[[], Any], key: str, *wanted: Any) -> Json:
+    """Return the value of a key, computed by one of all callers where there is none."""
+    return run_flow(get_or_set(Flight.of(store, key, *wanted), make, new_token, random))
+
+
+class AsyncView:
+    """A store whose functions are awaited, as much of it as `redis_store.memo` needs for a cached asynchronous function."""
+
+    def __init__(self, store: DataStore) -> None:
+        self._store = store
+
+    async def get_or_set(
+        self, key: str, make: Callable[[], Any], *, ttl: Ttl, stale: Ttl, lock_timeout: Ttl, tags: Iterable[str] | None
+    ) -> Json:
+        flight = Flight.of(self._store, key, ttl, stale, lock_timeout, tags)
+        return await run_flow_async(get_or_set(flight, make, new_token, random))
+
+    async def delete(self, key: str) -> bool:
+        return self._store.delete(key)
+
+    async def list_keys(self, prefix: str) -> list[str]:
+        return self._store.list_keys(prefix)
+
+    async def delete_many(self, keys: list[str]) -> int:
+        return self._store.delete_many(keys)

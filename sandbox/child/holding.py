@@ -1,0 +1,151 @@
+"""What agents hold in turns: locks, semaphores and rate limits, over calls of the host that never wait there.
+
+Who waits asks again, as he does outside; what is held is renewed from a thread of the agent's process, and given back by the
+host when that process is gone.
+"""
+
+from __future__ import annotations
+
+from random import random
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from redis_store import locks
+from redis_store._holding import Answer, Busy, Taken, check_places, hold, pass_limit
+from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
+from redis_store._ttl import ttl_to_ms
+from redis_store.types import Ttl
+from sandbox.child.flows import DRIVER, run_flow_async
+
+if TYPE_CHECKING:
+    from sandbox.child.store import DataStore
+
+
+class LockSteps:
+    """The steps of one lock."""
+
+    what = "lock"
+    redis_key = b""
+
+    def __init__(self, store: DataStore, name: str, ttl: Ttl) -> None:
+        store._check_writes_somewhere()
+        encode_name(name, "lock name", MAX_NAMESPACE_BYTES)
+        self.name = str.__str__(name)
+        self.ttl_ms = ttl_to_ms(ttl)
+        self._call = store._call_for_user
+
+    async def acquire(self, token: str, wait: bool) -> Answer:
+        return _answer(*self._call("acquire_lock", self.name, token, self.ttl_ms / 1000, int(wait)))
+
+    async def renew(self, token: str) -> bool:
+        return bool(self._call("renew_lock", self.name, token, self.ttl_ms / 1000)[0])
+
+    async def release(self, token: str) -> bool:
+        return bool(self._call("release_lock", self.name, token)[0])
+
+
+class SemaphoreSteps:
+    """The steps of one semaphore."""
+
+    what = "semaphore"
+    redis_key = b""
+
+    def __init__(self, store: DataStore, name: str, n: int, ttl: Ttl) -> None:
+        store._check_writes_somewhere()
+        encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
+        self.name = str.__str__(name)
+        self._n = int(check_places(n))
+        self.ttl_ms = ttl_to_ms(ttl)
+        self._call = store._call_for_user
+
+    async def acquire(self, token: str, wait: bool) -> Answer:
+        return _answer(*self._call("acquire_place", self.name, token, self._n, self.ttl_ms / 1000, int(wait)))
+
+    async def renew(self, token: str) -> bool:
+        return bool(self._call("renew_place", self.name, token, self._n, self.ttl_ms / 1000)[0])
+
+    async def release(self, token: str) -> bool:
+        return bool(self._call("release_place", self.name, token, self._n)[0])
+
+
+class RateLimitSteps:
+    """The step of one rate limit."""
+
+    def __init__(self, store: DataStore, name: str, n: int, per: Ttl) -> None:
+        store._check_writes_somewhere()
+        encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
+        self.name = str.__str__(name)
+        self._n = int(check_places(n))
+        self._per_s = ttl_to_ms(per) / 1000
+        self._call = store._call_for_user
+
+    async def take(self, most_ms: int | None) -> tuple[bool, int]:
+        most_s = None if most_ms is None else most_ms / 1000
+        taken, wait_ms = self._call("take_moment", self.name, self._n, self._per_s, most_s)
+        return bool(taken), int(wait_ms)
+
+
+class Lock(locks.Lock):
+    """A lock of the user's, whom one at a time holds; made by `DataStore.lock`. One object for each holder.
+
+    With ``async with`` the agent's other tasks go on while it waits.
+    """
+
+    async def __aenter__(self) -> Self:
+        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+class Semaphore(locks.Semaphore):
+    """One of a number of places, each held by one at a time; made by `DataStore.semaphore`. One object for each holder.
+
+    With ``async with`` the agent's other tasks go on while it waits.
+    """
+
+    async def __aenter__(self) -> Self:
+        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+class RateLimit(locks.RateLimit):
+    """At most so many moments in any period, by the server's clock; made by `DataStore.rate_limit`.
+
+    As a context manager it waits at the beginning; with ``async with`` the agent's other tasks go on meanwhile. Who waits has
+    a moment of his own and is not overtaken; if he gives up, that moment is used up nevertheless.
+    """
+
+    async def __aenter__(self) -> Self:
+        await run_flow_async(pass_limit(self._limit, self._timeout_s))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def lock(store: DataStore, name: str, ttl: Ttl, timeout: float | None) -> Lock:
+    """Return a lock of the store's user."""
+    return Lock(DRIVER, LockSteps(store, name, ttl), timeout)
+
+
+def semaphore(store: DataStore, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
+    """Return a place of a semaphore of the store's user."""
+    return Semaphore(DRIVER, SemaphoreSteps(store, name, n, ttl), timeout)
+
+
+def rate_limit(store: DataStore, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
+    """Return a rate limit of the store's user."""
+    return RateLimit(DRIVER, RateLimitSteps(store, name, n, per), timeout)
+
+
+def _answer(acquired: bool, fence: int, retry_ms: int, place: int) -> Answer:
+    return Taken(fence) if acquired else Busy(retry_ms, place)

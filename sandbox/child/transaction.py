@@ -1,0 +1,142 @@
+"""Transactions and updates in an agent: its block or function runs here, and the host writes if what was read still stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from redis_store import _optimistic, _plain
+from redis_store._flow import Ask, Do, Flow
+from redis_store._optimistic import change_value, check_function, check_open, check_parts
+from redis_store.types import Json, JsonInput, Ttl
+from sandbox._frames import Part
+from sandbox._messages import BOUND, DELETE, READ, SET
+from sandbox.child.arguments import key_text, ttl_seconds
+from sandbox.child.flows import DRIVER
+
+if TYPE_CHECKING:
+    from sandbox.child.store import DataStore
+
+T = TypeVar("T")
+
+__all__ = ["Transaction"]
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a transaction has read, and what it would write: JSON text by namespace and key, None for nothing."""
+
+    store: DataStore
+    reads: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    writes: dict[tuple[str, str], tuple[bytes | None, float | None]] = field(default_factory=dict)
+    bounds: dict[str, int] = field(default_factory=dict)
+    over: bool = False
+
+    def check_size(self) -> None:
+        check_parts(len(self.reads) + len(self.writes))
+
+    async def commit(self) -> None:
+        """Write it all if everything still stands as read; else raise `Conflict`."""
+        check_open(self.over)
+        self.over = True
+        parts: list[Part] = []
+        for (namespace, key), text in self.reads.items():
+            parts += (READ, namespace, key, text, None)
+        for (namespace, key), (text, ttl_s) in self.writes.items():
+            parts += (DELETE if text is None else SET, namespace, key, text, ttl_s)
+        for namespace, max_keys in self.bounds.items():
+            parts += (BOUND, namespace, "", None, max_keys)
+        if parts:
+            self.store._call_for_user("commit_transaction", *parts)
+
+
+class Transaction:
+    """Reads and writes in a user's namespaces, written all or nothing, and only if all that was read still stands.
+
+    Made by `DataStore.transaction`; a context manager. A block that raises writes nothing.
+    """
+
+    def __init__(self, store: DataStore, draft: Draft) -> None:
+        self._store = store
+        self._draft = draft
+
+    def get(self, key: str, default: Any = None) -> Json:
+        """Return the value as this transaction sees it, or `default` where the key is absent."""
+        self._store._check("get")
+        check_open(self._draft.over)
+        name = key_text(key)
+        place = (self._store.namespace, name)
+        if place in self._draft.writes:
+            text = self._draft.writes[place][0]
+        else:
+            if place not in self._draft.reads:
+                parts = self._store._call("get", name)
+                self._draft.reads[place] = parts[0] if parts else None
+                self._draft.check_size()
+            text = self._draft.reads[place]
+        return default if text is None else self._store._decode(text, key)
+
+    def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
+        """Store a value when the transaction ends."""
+        self._begin_write()
+        place = (self._store.namespace, key_text(key))
+        self._draft.writes[place] = (_plain.dump(value), ttl_seconds(ttl, self._store._ttl_s))
+        if self._store._max_keys is not None:
+            self._draft.bounds[self._store.namespace] = self._store._max_keys
+        self._draft.check_size()
+
+    def delete(self, key: str) -> None:
+        """Delete a key when the transaction ends, if it is there."""
+        self._begin_write()
+        self._draft.writes[self._store.namespace, key_text(key)] = (None, None)
+        self._draft.check_size()
+
+    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
+        """Return the same transaction for another namespace of the user."""
+        return Transaction(self._store.use_namespace(name, ttl, max_keys), self._draft)
+
+    def __enter__(self) -> Self:
+        check_open(self._draft.over)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            DRIVER.run(self._draft.commit())
+        self._draft.over = True
+
+    def _begin_write(self) -> None:
+        self._store._check("set")
+        check_open(self._draft.over)
+
+
+def transact(store: DataStore, function: Callable[[Transaction], T]) -> Flow[T]:
+    """The flow of `DataStore.transact`."""
+    return _optimistic.transact(
+        lambda: Draft(store), lambda draft: Transaction(store, draft), function, Draft.commit, random
+    )
+
+
+async def update(store: DataStore, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
+    """The flow of `DataStore.update`."""
+    store._check("replace")
+    name = key_text(key)
+    check_function(function)
+
+    async def look() -> bytes | None:
+        parts = store._call("get", name)
+        return parts[0] if parts else None
+
+    async def change(there: bytes | None) -> bytes:
+        value = default if there is None else store._decode(there, name)
+        return _plain.dump(await Ask[Any](function, (value,)))
+
+    async def replace(text: bytes, there: bytes | None) -> Literal[True] | bytes | None:
+        done, *found = store._call("replace", name, there, text, store._ttl_s)
+        return True if done else found[0] if found else None
+
+    return store._decode(await change_value(name, await Do(look()), change, replace, random), name)
