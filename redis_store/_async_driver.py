@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store._async_connection import LoopConnection
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
@@ -16,6 +16,9 @@ from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
 from redis_store.errors import ConnectionLost, StoreClosed
+
+if TYPE_CHECKING:
+    from redis_store._near_loop import LoopReads
 
 T = TypeVar("T")
 
@@ -57,6 +60,11 @@ class _LoopState:
 
 class AsyncDriver:
     """Runs operations against one server, from any number of event loops, each with connections of its own."""
+
+    near: LoopReads | None = None
+    """What reads through the near cache, where the store has one."""
+    around: Callable[[Op[Any]], Op[Any]] | None = None
+    """Stands around each operation, where somebody wants to see its calls."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
@@ -103,6 +111,8 @@ class AsyncDriver:
             return await self._drive(op, exchange)
 
     async def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+        if self.around is not None:
+            op = self.around(op)
         try:
             call = op.send(None)
             while True:
@@ -129,6 +139,9 @@ class AsyncDriver:
             if closing is not None:
                 await closing
         self._closed = True
+        if self.near is not None:
+            self.near.cache.leave(self)
+            self.near = None  # what is kept is for others now
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from redis_store._call import Op
+from redis_store._scope import Scope
 
 T = TypeVar("T")
 
@@ -29,6 +30,19 @@ class Do(NamedTuple, Generic[T]):
     def __await__(self) -> Generator[Do[T], Any, T]:
         result: T = yield self
         return result
+
+
+class Look(NamedTuple):
+    """Read one value's JSON text, None where there is none: from the near cache, where the store has one."""
+
+    scope: Scope
+    key: str
+    make: Callable[[], Op[bytes | None]]
+    """Makes the operation that asks the server."""
+
+    def __await__(self) -> Generator[Look, Any, bytes | None]:
+        text: bytes | None = yield self
+        return text
 
 
 class Ask(NamedTuple, Generic[T]):
@@ -79,7 +93,7 @@ class Keep(NamedTuple):
         return keeping
 
 
-Step: TypeAlias = "Do[Any] | Ask[Any] | Pause | Now | Keep"
+Step: TypeAlias = "Do[Any] | Look | Ask[Any] | Pause | Now | Keep"
 Flow: TypeAlias = Coroutine[Step, Any, T]
 """A flow under way, to be run once by a runner."""
 

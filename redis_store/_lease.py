@@ -7,6 +7,7 @@ import threading
 from redis_store._access import EVERYTHING, Access
 from redis_store._codec import VALUES
 from redis_store._keys import UserKeys
+from redis_store._near_threads import ThreadReads
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
@@ -29,7 +30,16 @@ def lease(
     Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
     """
     scope = store._scope
-    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), VALUES, scope.limits, scope.log, access=access)
+    lent = Scope.of(
+        UserKeys.of(user),
+        namespace,
+        Writer.of(agent, run),
+        VALUES,
+        scope.limits,
+        scope.log,
+        access=access,
+        counters=scope.counters,
+    )
     return DataStore(_LeasedDriver(store._driver), lent)
 
 
@@ -43,6 +53,9 @@ class _LeasedDriver(SyncDriver):
         self._closed = False
         self._lock = threading.Lock()
         self.keeper = Keeper(self.run)
+        self.around = owner.around
+        if owner.near is not None:
+            self.near = ThreadReads(owner.near.cache, self)
 
     @property
     def url(self) -> str:
@@ -50,6 +63,7 @@ class _LeasedDriver(SyncDriver):
 
     def close(self) -> None:
         self.keeper.close()
+        self.near = None
         with self._lock:
             self._closed = True
             in_use, self._in_use = self._in_use, set()

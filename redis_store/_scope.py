@@ -10,6 +10,7 @@ from redis_store._call import Argument, Opening
 from redis_store._codec import Codec
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.scripts import SET
+from redis_store.stats import Counters
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
@@ -85,6 +86,8 @@ class Scope:
     access: Access
     readable: bool
     writable: bool
+    counters: Counters
+    """What the store that this belongs to counts."""
     ttl_ms: int | None = None
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
 
@@ -99,6 +102,7 @@ class Scope:
         log: LogBounds,
         ttl_ms: int | None = None,
         access: Access = EVERYTHING,
+        counters: Counters | None = None,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -119,12 +123,15 @@ class Scope:
             access=access,
             readable=access.may_read(namespace),
             writable=access.may_write(namespace),
+            counters=counters or Counters(),
             ttl_ms=ttl_ms,
         )
 
     def moved(self, namespace: str, ttl_ms: int | None = None) -> Scope:
         """The same for another namespace of the user; a time to live belongs to the namespace that it was said for."""
-        return Scope.of(self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms, self.access)
+        return Scope.of(
+            self.user, namespace, self.writer, self.codec, self.limits, self.log, ttl_ms, self.access, self.counters
+        )
 
     def narrowed(self, access: Access) -> Scope:
         """The same with no more rights than these."""

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store._replies import raise_error_reply
@@ -16,6 +16,9 @@ from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
 from redis_store.errors import ConnectionLost, StoreClosed
+
+if TYPE_CHECKING:
+    from redis_store._near_threads import ThreadReads
 
 T = TypeVar("T")
 
@@ -33,6 +36,11 @@ class Closable(Protocol):
 
 class SyncDriver:
     """Runs operations against one server; any number of threads may use it at once."""
+
+    near: ThreadReads | None = None
+    """What reads through the near cache, where the store has one."""
+    around: Callable[[Op[Any]], Op[Any]] | None = None
+    """Stands around each operation, where somebody wants to see its calls."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
@@ -58,6 +66,8 @@ class SyncDriver:
 
     def run(self, op: Op[T]) -> T:
         """Carry an operation out and return its result."""
+        if self.around is not None:
+            op = self.around(op)
         held: HeldConnection | None = None
         try:
             call = op.send(None)
@@ -97,6 +107,8 @@ class SyncDriver:
             return self._run_on(alone.make(), self._take_new)
 
     def _run_on(self, op: Op[T], take: Callable[[], HeldConnection]) -> T:
+        if self.around is not None:
+            op = self.around(op)
         held: HeldConnection | None = None
         done = False
         try:
@@ -129,6 +141,9 @@ class SyncDriver:
         for watch in list(self.watches):
             watch.close()  # a consumer lets go of its name, for which it needs us
         self._closed = True
+        if self.near is not None:
+            self.near.cache.leave(self)
+            self.near = None  # what is kept is for others now
         self.keeper.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []

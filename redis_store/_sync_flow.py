@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store._call import Op
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def _carry_out(driver: SyncDriver, step: Step) -> Any:
         return time.monotonic()
     if isinstance(step, Keep):
         return driver.keeper.keep(Keeping(step.renew, step.ttl_s, step.since), step.tied)
+    if isinstance(step, Look):
+        near = driver.near
+        return driver.run(step.make()) if near is None else near.text(step.scope, step.key)
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
     if inspect.isawaitable(result):

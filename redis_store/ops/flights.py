@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from redis_store._call import Call, as_is
 from redis_store._codec import check_value_size
-from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
+from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Look, Now, Pause, Rand, next_pause, spread
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_key, encode_name
 from redis_store._scope import Scope
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
@@ -126,6 +126,7 @@ def tag_member_prefix(scope: Scope) -> bytes:
 
 async def look(plan: Plan) -> bytes | None:
     text: bytes | None = await Call((("HGET", plan.scope.keys.data, plan.field),), as_is, True)
+    plan.scope.counters.read(text)
     return text
 
 
@@ -164,6 +165,7 @@ async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | Non
         (*_KINDS_OF_COMMIT_KEYS, *[b"zset"] * len(plan.tags)),
         (*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.member),
     )
+    scope.counters.bytes_written += len(text) if reply == 1 else 0
     return (True, None) if reply == 1 else (False, reply[0])
 
 
@@ -182,24 +184,32 @@ async def get_or_set(plan: Plan, make: Callable[[], Any], new_token: Callable[[]
         raise InvalidType(f"What computes a value must be a function, not {type(make).__name__}.")
     decode, namespace, key = plan.scope.codec.decode, plan.scope.namespace, plan.key
     if plan.stale_ms == "":
-        text = await Do(look(plan))
+        text = await Look(plan.scope, key, lambda: look(plan))
         if text is not None:
             return decode(text, namespace, key)
     token = new_token()
     since_ms: int | None = None
     pause_s = FIRST_PAUSE_S
+    counters = plan.scope.counters
     while True:
         asked = await Now()
         answer = await Do(claim(plan, token, since_ms))
         if isinstance(answer, Found):
+            if plan.stale_ms != "" and since_ms is None:
+                counters.read(answer.text)  # elsewhere the look has counted it as a miss
             return decode(answer.text, namespace, key)
         if isinstance(answer, Claimed):
+            counters.computes += 1
+            counters.misses += plan.stale_ms != "" and since_ms is None
             return decode(await _compute(plan, make, token, asked), namespace, key)
         if isinstance(answer, Failed):
             raise _failed(plan, answer)
         if (plan.scope.keys.data, plan.field) in _under_way.get():
             raise InvalidInput(f"The function that computes {key!r} asks for {key!r} itself, which would never end.")
-        since_ms = since_ms or answer.now_ms
+        if since_ms is None:
+            counters.waits += 1
+            counters.misses += plan.stale_ms != ""
+            since_ms = answer.now_ms
         await Pause(min(spread(pause_s, rand), max(0.001, answer.left_ms / 1000)), plan.scope.keys.data)
         pause_s = next_pause(pause_s, _longest_pause(plan))
 
@@ -219,6 +229,7 @@ async def _compute(plan: Plan, make: Callable[[], Any], token: str, asked: float
     except GeneratorExit:
         raise
     except BaseException as error:
+        plan.scope.counters.compute_errors += 1
         # An interrupt or a cancellation says nothing about the function: then somebody else tries it.
         failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
         with suppress(DataStoreError):

@@ -144,7 +144,11 @@ async def commit_parts(
         else:
             arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
     reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
-    return None if reply == 1 else list(reads)[reply[0]]
+    if reply != 1:
+        changed: Place = list(reads)[reply[0]]
+        return changed
+    scope.counters.bytes_written += sum(len(write.text or b"") for write in writes.values())
+    return None
 
 
 def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:

@@ -46,7 +46,9 @@ Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
     field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
-    return bool(await run_write(REPLACE, scope, arguments) == 1)
+    written = bool(await run_write(REPLACE, scope, arguments) == 1)
+    scope.counters.bytes_written += len(text) if written else 0
+    return written
 
 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
@@ -90,7 +92,11 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
         return added if there is None else _sum(scope, key, there, number)
 
     reply = await Do(run_write(INCREMENT, scope, (scope.writer.agent_json, field, added, wanted_ttl(scope, None))))
-    text = await _change(scope, key, field, add, reply[0], rand) if isinstance(reply, list) else reply
+    if isinstance(reply, list):
+        text = await _change(scope, key, field, add, reply[0], rand)
+    else:
+        text = reply
+        scope.counters.bytes_written += len(text)
     return scope.codec.decode(text, scope.namespace, key)
 
 
@@ -116,6 +122,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
         head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None), scope.limits.max_value_bytes)
         reply = await Do(run_write(APPEND, scope, head))
         if reply == 1:
+            scope.counters.bytes_written += len(added)
             return
         there = reply[0]
     else:
@@ -168,6 +175,7 @@ async def replace(
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_write(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition))
     if reply == 1:
+        scope.counters.bytes_written += len(text)
         return True
     if reply == 0:
         return await stored(scope, field)
