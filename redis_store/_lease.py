@@ -53,9 +53,10 @@ class _LeasedDriver(SyncDriver):
         self._closed = False
         self._lock = threading.Lock()
         self.keeper = Keeper(self.run)
-        self.around = owner.around
         if owner.near is not None:
             self.near = ThreadReads(owner.near.cache, self)
+            # Spans are not lent: those of a run come from its record, within the run's own.
+            self.around = owner.near.cache.watching
 
     @property
     def url(self) -> str:

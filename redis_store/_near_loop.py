@@ -13,7 +13,7 @@ from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedLoopConnection, clock
 from redis_store._near_entries import Entry
-from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Owner, Side, decode_hit, near_hit
+from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
 from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
@@ -77,7 +77,9 @@ class LoopSide(Side):
         one_moment = all(entry.space is found[0].space for entry in found)
         return found if len(found) == len(keys) and one_moment else None
 
-    async def ask(self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]) -> list[bytes | None] | None:
+    async def ask(
+        self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
+    ) -> list[bytes | None] | None:
         """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
         try:
             connection = await self._tracking(scope)
@@ -85,7 +87,8 @@ class LoopSide(Side):
                 return None
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
-            found = await self._drive(connection, near.fetch(data, fields, connection.has_ttl))
+            fetching = near.fetch(scope, fields, connection.has_ttl)
+            found = await self._drive(connection, fetching if measured is None else measured(fetching))
             if connection is self._connection:
                 self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
@@ -207,7 +210,7 @@ class LoopReads:
 
     async def _ask(self, scope: Scope, key: str) -> bytes | None:
         field = encode_key(key)
-        found = await (await self._settled()).ask(scope, (key,), (field,))
+        found = await (await self._settled()).ask(scope, (key,), (field,), self._driver.measured)
         text = await self._driver.run(updates.stored(scope, field)) if found is None else found[0]
         scope.counters.read(text)
         return text
@@ -224,7 +227,7 @@ class LoopReads:
         if near_entries is not None:
             texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
         else:
-            found = await side.ask(scope, names, list(fields))
+            found = await side.ask(scope, names, list(fields), self._driver.measured)
             if found is None:
                 return await self._driver.run(batch.get_many(scope, names))
             scope.counters.read_many(found)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from redis_store._call import Op
 from redis_store._codec import is_plain
 from redis_store._near_connection import clock
 from redis_store._near_entries import Entries, Entry, Space
@@ -31,6 +32,10 @@ MOST_USERS = 64
 
 MOST_KEYS = SMALL_READ_KEYS
 """A call for more keys than this goes to the server, and leaves nothing behind."""
+
+
+Measured: TypeAlias = Callable[[Op[Any]], Op[Any]]
+"""What telemetry puts around an operation."""
 
 
 class Owner(Protocol):

@@ -10,7 +10,7 @@ from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedConnection, clock
 from redis_store._near_entries import Entries, Entry
-from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Owner, Side, decode_hit, logger, near_hit
+from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, logger, near_hit
 from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
@@ -75,7 +75,9 @@ class ThreadSide(Side):
         finally:
             self._lock.release()
 
-    def ask(self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]) -> list[bytes | None] | None:
+    def ask(
+        self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
+    ) -> list[bytes | None] | None:
         """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
         if self.cache.off or not self._lock.acquire(False):
             return None
@@ -87,7 +89,8 @@ class ThreadSide(Side):
             self._track(connection, scope)
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
-            found = self._drive(connection, near.fetch(data, fields, connection.has_ttl))
+            fetching = near.fetch(scope, fields, connection.has_ttl)
+            found = self._drive(connection, fetching if measured is None else measured(fetching))
             self._used_at = clock()
             self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
@@ -231,7 +234,7 @@ class ThreadReads:
 
     def _ask(self, scope: Scope, key: str) -> bytes | None:
         field = encode_key(key)
-        found = self._side.ask(scope, (key,), (field,))
+        found = self._side.ask(scope, (key,), (field,), self._driver.measured)
         text = self._driver.run(updates.stored(scope, field)) if found is None else found[0]
         scope.counters.read(text)
         return text
@@ -247,7 +250,7 @@ class ThreadReads:
         if near_entries is not None:
             texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
         else:
-            found = self._side.ask(scope, names, list(fields))
+            found = self._side.ask(scope, names, list(fields), self._driver.measured)
             if found is None:
                 return self._driver.run(batch.get_many(scope, names))
             scope.counters.read_many(found)

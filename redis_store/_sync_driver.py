@@ -41,6 +41,8 @@ class SyncDriver:
     """What reads through the near cache, where the store has one."""
     around: Callable[[Op[Any]], Op[Any]] | None = None
     """Stands around each operation, where somebody wants to see its calls."""
+    measured: Callable[[Op[Any]], Op[Any]] | None = None
+    """The part of `around` that is telemetry's, for operations that go other ways."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver

@@ -26,6 +26,7 @@ from redis_store._scope import (
     LogBounds,
     Scope,
 )
+from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
@@ -82,6 +83,7 @@ def connect_async(
     driver = AsyncDriver(resolver, settings.timeout_s, configures=settings.configures)
     if settings.near_cache:
         share_with_loops(driver, settings.near_cache_bytes)
+    set_up(driver, scope.counters)
     return AsyncDataStore(driver, scope)
 
 

@@ -68,6 +68,12 @@ class Counters:
         self.computes = self.compute_errors = self.waits = 0
         self.bytes_read = self.bytes_written = 0
 
+    def add(self, other: Counters) -> None:
+        """Add another's numbers to these."""
+        for name in self.__slots__:
+            if name != "__weakref__":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def read(self, text: bytes | None) -> None:
         """Count one answer of the server."""
         if text is None:

@@ -29,6 +29,7 @@ from redis_store._scope import (
 )
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
+from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
@@ -97,6 +98,7 @@ def connect(
     driver = SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures)
     if settings.near_cache:
         share_with_threads(driver, settings.near_cache_bytes)
+    set_up(driver, scope.counters)
     return DataStore(driver, scope)
 
 

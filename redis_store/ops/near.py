@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from redis_store._call import Call, Command, as_is, read
 from redis_store._keys import UserKeys
+from redis_store._scope import Scope
 from redis_store.errors import ServerRefused
 
 
@@ -40,8 +41,9 @@ async def untrack() -> None:
     await read("CLIENT", "TRACKING", "OFF")
 
 
-async def fetch(data: bytes, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched]:
+async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched]:
     """Read fields of a namespace, with how long each lives."""
+    data = scope.keys.data
     values: Command = ("HGET", data, fields[0]) if len(fields) == 1 else ("HMGET", data, *fields)
     if not has_ttl:
         reply = await Call((values,), as_is, True)
