@@ -23,7 +23,7 @@ from redis_store._near_entries import Entries
 from tests.proxy import Fault, proxied
 from tests.servers import Server, wait_until
 from tests.test_forks import forked
-from tests.threads import all_at_once
+from tests.threads import all_at_once, in_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -150,6 +150,34 @@ def test_own_writes_are_seen_without_waiting_for_the_server_to_tell(
     assert [near.get(key) for key in KEYS] == [after.get(key) for key in KEYS] != before
     WRITES["delete"](other)  # another store of the process
     assert near.get("k") is None
+
+
+def test_what_was_read_while_a_write_was_under_way_is_forgotten_when_it_is_done(
+    one_server: Server, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Entries, "heard", lambda self, push: None)
+    with proxied(one_server) as proxy:
+        near = open_store(proxy.url, user, near_cache=True)
+        near.set("k", "old")
+        rule = proxy.strike("a new value", Fault.HOLD_REQUEST)
+        with in_thread(lambda: near.set("k", "a new value")):
+            assert rule.struck.wait(20)
+            assert near.get("k") == near.get("k") == "old"
+            rule.release()
+        assert near.get("k") == "a new value"
+
+        async def main() -> None:
+            async with connect_async(proxy.url, user=user, near_cache=True) as store:
+                await store.set("k", "old")
+                rule = proxy.strike("another value", Fault.HOLD_REQUEST)
+                writing = asyncio.ensure_future(store.set("k", "another value"))
+                assert await asyncio.to_thread(rule.struck.wait, 20)
+                assert await store.get("k") == await store.get("k") == "old"
+                rule.release()
+                await writing
+                assert await store.get("k") == "another value"
+
+        asyncio.run(main())
 
 
 def test_an_async_stores_writes_are_seen_by_the_threads_and_the_other_way_round(
@@ -363,22 +391,24 @@ def test_empty_as_soon_as_the_connection_ends(kind: str, start: Any, open_store:
     server = start(kind, tcp=True)
     raw, near, plain = raw_of(server), open_store(server.url, near_cache=True), open_store(server.url)
     for number in range(20):
-        plain.set("k", number)
-        assert near.get("k") == near.get("k") == number
+        plain.set_many({"k": number, "other": number})
+        for _ in range(2):
+            assert near.get("k") == near.get("other") == number
         [tracked] = _tracked_connections(raw)
         raw.client_kill_filter(_id=tracked)
-        plain.set("k", -1)
-        assert near.get("k") == -1
+        plain.set_many({"k": -1, "other": -1})
+        assert near.get("k") == near.get("other") == -1
 
     async def main() -> None:
         async with connect_async(server.url, user="alice", near_cache=True) as store:
             for number in range(20):
-                plain.set("k", number)
-                assert await store.get("k") == await store.get("k") == number
+                plain.set_many({"k": number, "other": number})
+                for _ in range(2):
+                    assert await store.get("k") == await store.get("other") == number
                 for tracked in _tracked_connections(raw):
                     raw.client_kill_filter(_id=tracked)
-                plain.set("k", -1)
-                assert await store.get("k") == -1
+                plain.set_many({"k": -1, "other": -1})
+                assert await store.get("k") == await store.get("other") == -1
 
     asyncio.run(main())
 
