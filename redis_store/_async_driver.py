@@ -112,27 +112,8 @@ class AsyncDriver:
 
             return await self._drive(op, exchange)
 
-    async def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-        if self.around is not None:
-            op = self.around(op)
-        try:
-            call = op.send(None)
-            while True:
-                if type(call) is not Call:
-                    raise not_a_call(call)
-                try:
-                    reply = await exchange(call)
-                    if type(reply) is ReplyError or len(call.commands) > 1:
-                        raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            op.close()
+    def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> Awaitable[T]:
+        return drive(op if self.around is None else self.around(op), exchange)
 
     async def close(self) -> None:
         """Close the connections of every event loop and let go of the server."""
@@ -248,6 +229,28 @@ class AsyncDriver:
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
+
+
+async def drive(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    """Step an operation to its end, with `exchange` for each of its calls."""
+    try:
+        call = op.send(None)
+        while True:
+            if type(call) is not Call:
+                raise not_a_call(call)
+            try:
+                reply = await exchange(call)
+                if type(reply) is ReplyError or len(call.commands) > 1:
+                    raise_error_reply(reply, call.commands)
+            except Exception as error:
+                call = op.throw(error)
+            else:
+                call = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        op.close()
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

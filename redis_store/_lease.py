@@ -54,7 +54,7 @@ class _LeasedDriver(SyncDriver):
         self._lock = threading.Lock()
         self.keeper = Keeper(self.run)
         if owner.near is not None:
-            self.near = ThreadReads(owner.near.cache, self)
+            self.near = ThreadReads(owner.near.cache, self, lent=True)
             # Spans are not lent: those of a run come from its record, within the run's own.
             self.around = owner.near.cache.watching
 
@@ -64,10 +64,12 @@ class _LeasedDriver(SyncDriver):
 
     def close(self) -> None:
         self.keeper.close()
-        self.near = None
+        near, self.near = self.near, None
         with self._lock:
             self._closed = True
             in_use, self._in_use = self._in_use, set()
+        if near is not None:
+            near.interrupt()
         for held in in_use:
             self._owner._drop(held)
 

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._async_driver import AsyncDriver
+from redis_store._async_driver import AsyncDriver, drive
 from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedLoopConnection, clock
 from redis_store._near_entries import Entry
 from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
-from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.ops import batch, near, updates
@@ -156,21 +155,7 @@ class LoopSide(Side):
         return connection
 
     async def _drive(self, connection: TrackedLoopConnection, op: Op[T]) -> T:
-        try:
-            call = op.send(None)
-            while True:
-                try:
-                    reply = await connection.request(call.commands, True)
-                    raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            op.close()
+        return await drive(op, lambda call: connection.request(call.commands, True))
 
     def _drop(self) -> None:
         self.entries.clear()

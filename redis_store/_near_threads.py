@@ -10,7 +10,18 @@ from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedConnection, clock
 from redis_store._near_entries import Entries, Entry
-from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, logger, near_hit
+from redis_store._near_side import (
+    MOST_KEYS,
+    MOST_USERS,
+    RETRY_S,
+    SILENCE_S,
+    Measured,
+    Owner,
+    Side,
+    decode_hit,
+    logger,
+    near_hit,
+)
 from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
@@ -22,6 +33,9 @@ if TYPE_CHECKING:
     from redis_store.near_cache import NearCache
 
 T = TypeVar("T")
+
+_LONGEST_LOOK_S = 0.1
+"""Whoever has the lock for longer than this waits for the server."""
 
 IDLE_S = 60.0
 """The connection is closed when nobody has used it for so long."""
@@ -37,6 +51,10 @@ class ThreadSide(Side):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._asking = False
+        self._asker: object = None
+        """For whom an answer is waited for."""
+        self._closing = False
+        """Whether the stores for threads are closed, so that who has the connection leaves nothing behind."""
         self._connection: TrackedConnection | None = None
         self._used_at = 0.0
         self._ended: threading.Event | None = None
@@ -76,47 +94,103 @@ class ThreadSide(Side):
             self._lock.release()
 
     def ask(
-        self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
+        self, asker: ThreadReads, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]
     ) -> list[bytes | None] | None:
         """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
-        if self.cache.off or not self._lock.acquire(False):
+        if self._connection is None and asker.lent:
+            self._connect_beside(scope)
             return None
-        self._asking = True
+        if not self._begin_to_ask():
+            return None
+        self._asker = asker
         try:
-            connection = self._connection or self._connect(scope)
+            connection = self._connection or (self._connect(scope) if self._may_connect() else None)
             if connection is None:
                 return None
             self._track(connection, scope)
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
             fetching = near.fetch(scope, fields, connection.has_ttl)
-            found = self._drive(connection, fetching if measured is None else measured(fetching))
+            found = self._drive(connection, fetching if asker.measured is None else asker.measured(fetching))
             self._used_at = clock()
             self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
-        except (ServerRefused, PermissionDenied) as error:
-            self._drop()
-            self.cache.refused(error)
-            return None
-        except StoreUnavailable as error:
-            self._drop()
-            self._put_off(error)
-            return None
-        except DataStoreError:  # of this key: the store's own call says what
+        except DataStoreError as error:
+            self._failed(error)
             return None
         finally:
-            if self._connection is not None and self._connection.busy:  # an interrupt
-                self._drop()
-            self._asking = False
-            self._lock.release()
+            self._end_asking()
+
+    def interrupt(self, asker: object) -> None:
+        """End the wait for an answer that is waited for on behalf of a store that closes."""
+        connection = self._connection
+        if self._asker is asker and connection is not None:
+            connection.close()
+
+    def open(self) -> None:
+        """A store for threads is there."""
+        self._closing = False
 
     def close(self) -> None:
-        """Close the connection, and forget everything."""
-        with self._lock:
+        """Close the connection, and forget everything; whoever waits for an answer on it does so when he has noticed."""
+        self._closing = True
+        connection = self._connection
+        if self._asking and connection is not None:
+            connection.close()
+        if self._lock.acquire(timeout=_LONGEST_LOOK_S):
+            try:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def _begin_to_ask(self) -> bool:
+        if self.cache.off or self._closing or not self._lock.acquire(False):
+            return False
+        self._asking = True
+        return True
+
+    def _end_asking(self) -> None:
+        if self._connection is not None and self._connection.busy:  # an interrupt
             self._drop()
-            if self._ended is not None:
-                self._ended.set()
-                self._ended = None
+        self._asker = None
+        self._asking = False
+        if self._closing:
+            self._end()
+        self._lock.release()
+
+    def _end(self) -> None:
+        self._drop()
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+
+    def _failed(self, error: DataStoreError) -> None:
+        if isinstance(error, (ServerRefused, PermissionDenied)):
+            self._drop()
+            self.cache.refused(error)
+        elif isinstance(error, StoreUnavailable):
+            self._drop()
+            self._put_off(error)
+        # Else it is of this key, and the store's own call says what.
+
+    def _connect_beside(self, scope: Scope) -> None:
+        """Connect in a thread, for callers who must not wait for it."""
+        if not self._may_connect() or self._asking:
+            return
+
+        def connect() -> None:
+            if not self._begin_to_ask():
+                return
+            try:
+                if self._connection is None:
+                    self._connect(scope)
+            except DataStoreError as error:
+                self._failed(error)
+            finally:
+                self._end_asking()
+
+        self._retry_at = clock() + RETRY_S  # one thread at a time
+        threading.Thread(target=connect, name="redis-store-near-cache", daemon=True).start()
 
     def leave_to_parent(self) -> None:
         inherited = self._connection
@@ -126,7 +200,7 @@ class ThreadSide(Side):
             inherited.close()
 
     def _connect(self, scope: Scope) -> TrackedConnection | None:
-        if not self._may_connect() or (resolver := self.cache.resolver()) is None:
+        if (resolver := self.cache.resolver()) is None:
             return None
         connection = TrackedConnection(resolver.address(), self._spinner, self.entries.heard)
         try:
@@ -208,10 +282,21 @@ class ThreadSide(Side):
 class ThreadReads:
     """What a store for threads reads through its near cache."""
 
-    def __init__(self, cache: NearCache, driver: SyncDriver) -> None:
+    def __init__(self, cache: NearCache, driver: SyncDriver, *, lent: bool = False) -> None:
         self.cache = cache
+        self.lent = lent
+        """Whether its store may be closed while a call waits, which then must end: it waits for no connection to be made."""
         self._driver = driver
         self._side = cache.threads
+
+    @property
+    def measured(self) -> Measured | None:
+        """What telemetry puts around an operation of this store."""
+        return self._driver.measured
+
+    def interrupt(self) -> None:
+        """End what this store's call waits for on the tracked connection."""
+        self._side.interrupt(self)
 
     def get(self, scope: Scope, key: str, default: Any) -> Any:
         """As `ops.values.get`."""
@@ -234,7 +319,7 @@ class ThreadReads:
 
     def _ask(self, scope: Scope, key: str) -> bytes | None:
         field = encode_key(key)
-        found = self._side.ask(scope, (key,), (field,), self._driver.measured)
+        found = self._side.ask(self, scope, (key,), (field,))
         text = self._driver.run(updates.stored(scope, field)) if found is None else found[0]
         scope.counters.read(text)
         return text
@@ -250,7 +335,7 @@ class ThreadReads:
         if near_entries is not None:
             texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
         else:
-            found = self._side.ask(scope, names, list(fields), self._driver.measured)
+            found = self._side.ask(self, scope, names, list(fields))
             if found is None:
                 return self._driver.run(batch.get_many(scope, names))
             scope.counters.read_many(found)

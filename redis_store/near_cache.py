@@ -65,6 +65,8 @@ class NearCache:
     def join(self, driver: SyncDriver | AsyncDriver, max_bytes: int) -> None:
         """Add a store; the biggest bound that was asked for counts."""
         self._members.add(driver)
+        if isinstance(driver, SyncDriver):
+            self.threads.open()
         self.max_bytes = max(self.max_bytes, max_bytes)
         for entries in self._all_entries():
             entries.max_bytes = self.max_bytes

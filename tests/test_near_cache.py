@@ -601,6 +601,10 @@ def test_where_the_server_does_not_tell_of_writes_it_says_so_once_and_is_off(
 def test_the_agents_of_a_host_share_one(one_server: Server, plain: DataStore) -> None:
     agent = "def run(): return {'got': [data_store.get('k')['n'] for _ in range(10)]}"
     with sandbox.Sandbox(url=one_server.url) as host:
+        assert (
+            host.run(agent, {}, user=plain.user).error is not None
+        )  # nothing is there yet; but the cache is connected
+        wait_until(lambda: host._shared_store().stats().near_live, "the cache is connected")
         for number in range(3):
             plain.set("k", {"n": number})
             assert host.run(agent, {}, user=plain.user).check() == {"got": [number] * 10}
