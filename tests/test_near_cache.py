@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from redis_store import AccessDenied, DataStore, StoreClosed, connect, connect_a
 from redis_store import _near_loop as loop_side
 from redis_store import _near_threads as thread_side
 from redis_store._near_entries import Entries
+from redis_store.server import status
 from tests.proxy import Fault, proxied
 from tests.servers import Server, wait_until
 from tests.test_forks import forked
@@ -429,6 +431,41 @@ def test_a_silent_connection_is_asked_before_it_is_believed(
             assert store.stats().near_hits == 0
 
     asyncio.run(main())
+
+
+def test_what_nobody_reads_is_taken_in_all_the_same_and_an_idle_connection_ends(
+    one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
+    with proxied(one_server) as proxy:  # an address of our own, so that nobody shares it
+        near = open_store(proxy.url, user, near_cache=True)
+        plain.set("k", 1)
+        assert near.get("k") == 1
+        assert near.stats().near_entries == 1
+        plain.set("k", 2)
+        wait_until(lambda: near.stats().near_entries == 0, "the invalidation is read")
+        assert near.stats().near_live
+        monkeypatch.setattr(thread_side, "IDLE_S", 0.0)
+        wait_until(lambda: not near.stats().near_live, "the connection is closed")
+        assert near.get("k") == 2
+
+
+def test_on_the_embedded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with connect(user="alice", data_dir=tmp_path, near_cache=True) as near:
+        near.set("k", 1)
+        assert near.get("k") == near.get("k") == 1
+
+        async def main() -> None:
+            async with connect_async(user="alice", data_dir=tmp_path, near_cache=True) as store:
+                assert await store.get("k") == await store.get("k") == 1
+                assert store.stats().near_hits == 1
+                await store.set("k", 2)
+
+        asyncio.run(main())
+        assert near.get("k") == near.get("k") == 2
+        assert near.stats().near_hits == 2
+    assert status(tmp_path).pid is None
 
 
 def test_a_server_that_falls_silent_costs_its_time_once_and_the_cache_all_it_has(
