@@ -61,13 +61,6 @@ class _LoopState:
 class AsyncDriver:
     """Runs operations against one server, from any number of event loops, each with connections of its own."""
 
-    near: LoopReads | None = None
-    """What reads through the near cache, where the store has one."""
-    around: Callable[[Op[Any]], Op[Any]] | None = None
-    """Stands around each operation, where somebody wants to see its calls."""
-    measured: Callable[[Op[Any]], Op[Any]] | None = None
-    """The part of `around` that is telemetry's, for operations that go other ways."""
-
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
         self.timeout_s = timeout_s
@@ -75,6 +68,12 @@ class AsyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
+        self.near: LoopReads | None = None
+        """What reads through the near cache, where the store has one."""
+        self.around: Callable[[Op[Any]], Op[Any]] | None = None
+        """Stands around each operation, where somebody wants to see its calls."""
+        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
+        """The part of `around` that is telemetry's, for operations that go other ways."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None

@@ -53,6 +53,7 @@ class _LeasedDriver(SyncDriver):
         self._closed = False
         self._lock = threading.Lock()
         self.keeper = Keeper(self.run)
+        self.near = self.around = self.measured = None
         if owner.near is not None:
             self.near = ThreadReads(owner.near.cache, self, lent=True)
             # Spans are not lent: those of a run come from its record, within the run's own.

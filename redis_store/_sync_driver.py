@@ -37,13 +37,6 @@ class Closable(Protocol):
 class SyncDriver:
     """Runs operations against one server; any number of threads may use it at once."""
 
-    near: ThreadReads | None = None
-    """What reads through the near cache, where the store has one."""
-    around: Callable[[Op[Any]], Op[Any]] | None = None
-    """Stands around each operation, where somebody wants to see its calls."""
-    measured: Callable[[Op[Any]], Op[Any]] | None = None
-    """The part of `around` that is telemetry's, for operations that go other ways."""
-
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
         self.timeout_s = timeout_s
@@ -51,6 +44,12 @@ class SyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
+        self.near: ThreadReads | None = None
+        """What reads through the near cache, where the store has one."""
+        self.around: Callable[[Op[Any]], Op[Any]] | None = None
+        """Stands around each operation, where somebody wants to see its calls."""
+        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
+        """The part of `around` that is telemetry's, for operations that go other ways."""
         self._closed = False
         self._lock = threading.Lock()
         self._idle: list[HeldConnection] = []
