@@ -29,6 +29,7 @@ DOCUMENTS = {
         "ok": True,
     },
 }
+BIG_DOCUMENT = {"modules": [{**DOCUMENTS["2 KB"], "number": number} for number in range(48)]}
 BATCH = 1000
 HASH = "bare"
 
@@ -42,7 +43,11 @@ def main() -> int:
         for pinned in (True, False):
             with placed(server, pinned=pinned):
                 print("client and server on one core:" if pinned else "spread over the cores:")
-                for figure in [*_sync(server, calls, rounds), *asyncio.run(_async(server, calls, rounds))]:
+                for figure in [
+                    *_sync(server, calls, rounds),
+                    *_near(server, calls, rounds),
+                    *asyncio.run(_async(server, calls, rounds)),
+                ]:
                     _show(figure)
                 print()
     return 0
@@ -98,6 +103,24 @@ def _batches(store: object, bare: redis.Redis, rounds: int) -> list[Figure]:
         compare(f"set_many {BATCH} x 2 KB", lambda: many.set_many(items), set_bare, 1, rounds),
         compare(f"get_many {BATCH} x 2 KB", lambda: many.get_many(keys), get_bare, 2, rounds),
     ]
+
+
+def _near(server: BenchServer, calls: int, rounds: int) -> list[Figure]:
+    figures = []
+    with (
+        connect(server.url, user="bench", near_cache=True) as near,
+        redis.Redis(port=server.port) as bare,
+    ):
+        for size, document in {**DOCUMENTS, "100 KB": BIG_DOCUMENT}.items():
+
+            def get_bare(key: str = size) -> object:
+                return orjson.loads(bare.hget(HASH, key))
+
+            bare.hset(HASH, size, orjson.dumps(document)), near.set(size, document)
+            _same(get_bare(), near.get(size), near.get(size), document)
+            times = calls if document is not BIG_DOCUMENT else calls // 10
+            figures.append(compare(f"near hit {size}", lambda key=size: near.get(key), get_bare, times, rounds))
+    return figures
 
 
 async def _async(server: BenchServer, calls: int, rounds: int) -> list[Figure]:

@@ -42,6 +42,7 @@ from redis_store.errors import (
     WrongValueType,
 )
 from redis_store.ops.updates import MISSING
+from redis_store.stats import StoreStats
 from redis_store.store import DataStore, connect
 from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
 
@@ -76,6 +77,7 @@ __all__ = [
     "ServerReadOnly",
     "ServerRefused",
     "StoreClosed",
+    "StoreStats",
     "StoreTimeout",
     "StoreUnavailable",
     "StoredDataError",

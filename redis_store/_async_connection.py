@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Self
 
 import hiredis
 from redis import exceptions as redis_errors
@@ -70,11 +70,12 @@ class LoopConnection(asyncio.Protocol):
         self._former = self._transport.get_protocol()
         self._descriptor = _plain_descriptor(self._transport)
         self._poll = None if self._descriptor is None else _poll_of(self._descriptor)
+        self._poll_before_write = self._poll
         # redis-py has read all that it asked for, so nothing is left in the buffer of the protocol that ours replaces.
         self._transport.set_protocol(self)
 
     @classmethod
-    async def open(cls, address: Address, spinner: Spinner) -> LoopConnection:
+    async def open(cls, address: Address, spinner: Spinner) -> Self:
         """Connect, and log in as the url says; raises `StoreUnavailable` or `InvalidSettings`."""
         made = address.new_async_connection()
         try:
@@ -192,7 +193,8 @@ class LoopConnection(asyncio.Protocol):
         """Write what the callers of this tick want, and look for a moment whether the answer is there already."""
         if not self._outbox or self._failure is not None:
             return
-        if len(self._waiting) == self._unsent and self._poll is not None and self._poll(0):
+        look = self._poll_before_write
+        if len(self._waiting) == self._unsent and look is not None and look(0):
             # Nothing is outstanding, yet there is something to read: the server has closed. Nothing has gone out yet.
             self.close(self._lost("the server had closed it"))
             return

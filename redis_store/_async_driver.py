@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store import _eviction
 from redis_store._async_connection import LoopConnection
@@ -18,6 +18,9 @@ from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
+
+if TYPE_CHECKING:
+    from redis_store._near_loop import LoopReads
 
 T = TypeVar("T")
 
@@ -67,6 +70,12 @@ class AsyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
+        self.near: LoopReads | None = None
+        """What reads through the near cache, where the store has one."""
+        self.around: Callable[[Op[Any]], Op[Any]] | None = None
+        """Stands around each operation, where somebody wants to see its calls."""
+        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
+        """The part of `around` that is telemetry's, for operations that go other ways."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
@@ -104,25 +113,8 @@ class AsyncDriver:
 
             return await self._drive(op, exchange)
 
-    async def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-        try:
-            call = op.send(None)
-            while True:
-                if type(call) is not Call:
-                    raise not_a_call(call)
-                try:
-                    reply = await exchange(call)
-                    if type(reply) is ReplyError or len(call.commands) > 1:
-                        raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            op.close()
+    def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> Awaitable[T]:
+        return drive(op if self.around is None else self.around(op), exchange)
 
     def pauses(self) -> AsyncPauses:
         """Return how the pauses of a flow pass; they end with the store."""
@@ -137,6 +129,9 @@ class AsyncDriver:
             if closing is not None:
                 await closing
         self._closed = True
+        if self.near is not None:
+            self.near.cache.leave(self)
+            self.near = None  # what is kept is for others now
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()
@@ -249,6 +244,28 @@ class AsyncDriver:
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
+
+
+async def drive(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    """Step an operation to its end, with `exchange` for each of its calls."""
+    try:
+        call = op.send(None)
+        while True:
+            if type(call) is not Call:
+                raise not_a_call(call)
+            try:
+                reply = await exchange(call)
+                if type(reply) is ReplyError or len(call.commands) > 1:
+                    raise_error_reply(reply, call.commands)
+            except Exception as error:
+                call = op.throw(error)
+            else:
+                call = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        op.close()
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

@@ -7,7 +7,7 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
 from redis_store.errors import DataStoreError, StoreClosed
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ async def _carry_out(driver: AsyncDriver, step: Step) -> Any:
         return time.monotonic()
     if isinstance(step, Keep):
         return _TaskKeeping(driver, step)
+    if isinstance(step, Look):
+        near = driver.near
+        return await (driver.run(step.make()) if near is None else near.text(step.scope, step.key))
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
     return await result if inspect.isawaitable(result) else result

@@ -20,6 +20,8 @@ class Opening:
     name: str
     count: int
     packed: bytes
+    keys: tuple[bytes, ...]
+    """The Redis keys among them."""
 
 
 Argument: TypeAlias = bytes | str | int

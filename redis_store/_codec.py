@@ -43,6 +43,9 @@ class Codec(Protocol):
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         """Return the value of what is stored, or raise a `StoredDataError` that names the place."""
 
+    def decode_again(self, text: bytes) -> Any:
+        """Return the value of a text that `is_plain` and that `decode` has taken before."""
+
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         """Return the values of those that are there, by their keys."""
 
@@ -77,6 +80,9 @@ class Values:
             return _plain.load(text)
         except (ValueError, RecursionError):
             return self._decode_slowly(text, namespace, key)
+
+    def decode_again(self, text: bytes) -> Any:
+        return orjson.loads(text)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         loads, sample, table = orjson.loads, _UNSAFE_DIGITS, _DIGITS_AS_ZERO
@@ -124,6 +130,9 @@ class JsonText:
     def decode(self, text: bytes, namespace: str, key: str) -> bytes:
         return self.packing.plain(text, namespace, key)
 
+    def decode_again(self, text: bytes) -> bytes:
+        return text
+
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
         plain = self.packing.plain
         return {key: plain(text, namespace, key) for key, text in zip(keys, texts, strict=True) if text is not None}
@@ -155,6 +164,17 @@ def _is_plain_and_flat(value: Any) -> bool:
         for leaf in part if kind is list else part.values():
             if type(leaf) not in _SCALARS:
                 return False
+    return True
+
+
+def is_plain(text: bytes) -> bool:
+    """Whether orjson alone reads what a text says."""
+    if _has_long_number(text):
+        return False
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return False
     return True
 
 

@@ -9,7 +9,7 @@ broker, for which this imports nothing but `errors`, `_keys` and `_flow`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -18,6 +18,7 @@ from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
+from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 
 LOCK_TIMEOUT_S = 30
@@ -77,7 +78,11 @@ class Computation(Protocol):
     def lock_ms(self) -> int: ...
     def encode(self, value: Any) -> bytes: ...
     def decode(self, text: bytes) -> Json: ...
-    async def look(self) -> bytes | None: ...
+    @property
+    def counters(self) -> Counters: ...
+    def look_near(self) -> Awaitable[bytes | None]:
+        """Return the step that reads the value's bytes, None where there is none."""
+
     async def claim(self, token: str, since_ms: int | None) -> Answer: ...
     async def renew(self, token: str) -> bool: ...
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
@@ -117,8 +122,9 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
     """The flow of `DataStore.get_or_set`."""
     if not callable(make):
         raise InvalidType(f"What computes a value must be a function, not {type(make).__name__}.")
+    counters = plan.counters
     if plan.stale_ms == "":
-        text = await Do(plan.look())
+        text = await plan.look_near()
         if text is not None:
             return plan.decode(text)
     token = new_token()
@@ -128,8 +134,12 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         asked = await Now()
         answer = await Do(plan.claim(token, since_ms))
         if isinstance(answer, Found):
+            if plan.stale_ms != "" and since_ms is None:
+                counters.read(answer.text)  # elsewhere the look has counted it as a miss
             return plan.decode(answer.text)
         if isinstance(answer, Claimed):
+            counters.computes += 1
+            counters.misses += plan.stale_ms != "" and since_ms is None
             return plan.decode(await _compute(plan, make, token, asked))
         if isinstance(answer, Failed):
             raise _failed(plan, answer)
@@ -137,7 +147,10 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
             raise InvalidInput(
                 f"The function that computes {plan.key!r} asks for {plan.key!r} itself, which would never end."
             )
-        since_ms = since_ms or answer.now_ms
+        if since_ms is None:
+            counters.waits += 1
+            counters.misses += plan.stale_ms != ""
+            since_ms = answer.now_ms
         left_s = max(0.001, answer.left_ms / 1000)
         await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(WOKEN_PAUSE_S, left_s))
         pause_s = next_pause(pause_s, _longest_pause(plan))
@@ -158,6 +171,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
     except GeneratorExit:
         raise
     except BaseException as error:
+        plan.counters.compute_errors += 1
         # An interrupt or a cancellation says nothing about the function: then somebody else tries it.
         failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
         with suppress(DataStoreError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
     from redis_store._call import Op
+    from redis_store._scope import Scope
 
 T = TypeVar("T")
 
@@ -30,6 +31,19 @@ class Do(NamedTuple, Generic[T]):
     def __await__(self) -> Generator[Do[T], Any, T]:
         result: T = yield self
         return result
+
+
+class Look(NamedTuple):
+    """Read one value's JSON text, None where there is none: from the near cache, where the store has one."""
+
+    scope: Scope
+    key: str
+    make: Callable[[], Op[bytes | None]]
+    """Makes the operation that asks the server."""
+
+    def __await__(self) -> Generator[Look, Any, bytes | None]:
+        text: bytes | None = yield self
+        return text
 
 
 class Ask(NamedTuple, Generic[T]):
@@ -83,7 +97,7 @@ class Keep(NamedTuple):
         return keeping
 
 
-Step: TypeAlias = "Do[Any] | Ask[Any] | Pause | Now | Keep"
+Step: TypeAlias = "Do[Any] | Look | Ask[Any] | Pause | Now | Keep"
 Flow: TypeAlias = Coroutine[Step, Any, T]
 """A flow under way, to be run once by a runner."""
 

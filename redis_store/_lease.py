@@ -8,6 +8,7 @@ import weakref
 from redis_store._access import EVERYTHING, Access
 from redis_store._codec import Values
 from redis_store._keys import UserKeys
+from redis_store._near_threads import ThreadReads
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
@@ -30,8 +31,16 @@ def lease(
     Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
     """
     scope = store._scope
-    codec = Values(scope.codec.packing)
-    lent = Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, scope.limits, scope.log, access=access)
+    lent = Scope.of(
+        UserKeys.of(user),
+        namespace,
+        Writer.of(agent, run),
+        Values(scope.codec.packing),
+        scope.limits,
+        scope.log,
+        access=access,
+        counters=scope.counters,
+    )
     return DataStore(_LeasedDriver(store._driver), lent)
 
 
@@ -48,6 +57,11 @@ class _LeasedDriver(SyncDriver):
         self.source = owner.source
         self.watches = weakref.WeakSet()
         self.keeper = Keeper(self.run)
+        self.near = self.around = self.measured = None
+        if owner.near is not None:
+            self.near = ThreadReads(owner.near.cache, self, lent=True)
+            # Spans are not lent: those of a run come from its record, within the run's own.
+            self.around = owner.near.cache.watching
 
     @property
     def url(self) -> str:
@@ -57,9 +71,12 @@ class _LeasedDriver(SyncDriver):
         for watch in list(self.watches):
             watch.close()
         self.keeper.close()
+        near, self.near = self.near, None
         with self._lock:
             self._closed = True
             in_use, self._in_use = self._in_use, set()
+        if near is not None:
+            near.interrupt()
         for held in in_use:
             self._owner._drop(held)
 

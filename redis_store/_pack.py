@@ -30,10 +30,10 @@ def pack(commands: Sequence[Command]) -> bytes:
     return b"".join(parts)
 
 
-def opening(name: str, *arguments: Argument) -> Opening:
+def opening(name: str, *arguments: Argument, keys: tuple[bytes, ...] = ()) -> Opening:
     """Pack the name and the first arguments of a command that is sent often."""
     packed = pack([(name, *arguments)])
-    return Opening(name, 1 + len(arguments), packed[packed.index(b"\n") + 1 :])
+    return Opening(name, 1 + len(arguments), packed[packed.index(b"\n") + 1 :], keys)
 
 
 def _with_opening(first: Opening, field: bytes, value: bytes) -> bytes:

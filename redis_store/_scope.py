@@ -11,6 +11,7 @@ from redis_store._codec import Codec, JsonText, check_value_size
 from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.scripts import SET
+from redis_store.stats import Counters
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 LOG_ENTRIES = 10_000
@@ -85,6 +86,8 @@ class Scope:
     access: Access
     readable: bool
     writable: bool
+    counters: Counters
+    """What the store that this belongs to counts."""
     ttl_ms: int | None = None
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
     max_keys: int | None = None
@@ -102,6 +105,7 @@ class Scope:
         ttl_ms: int | None = None,
         access: Access = EVERYTHING,
         max_keys: int | None = None,
+        counters: Counters | None = None,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -122,6 +126,7 @@ class Scope:
             access=access,
             readable=access.may_read(namespace),
             writable=access.may_write(namespace),
+            counters=counters or Counters(),
             ttl_ms=ttl_ms,
             max_keys=max_keys,
         )
@@ -129,7 +134,8 @@ class Scope:
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """The same for another namespace; a time to live and a bound belong to the namespace that they were said for."""
         codec, limits, log = self.codec, self.limits, self.log
-        return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, self.access, max_keys)
+        same = self.access, max_keys, self.counters
+        return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, *same)
 
     def narrowed(self, access: Access) -> Scope:
         """The same with no more rights than these."""

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store import _eviction
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
@@ -18,6 +18,9 @@ from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
 from redis_store._wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
+
+if TYPE_CHECKING:
+    from redis_store._near_threads import ThreadReads
 
 T = TypeVar("T")
 
@@ -43,6 +46,12 @@ class SyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
+        self.near: ThreadReads | None = None
+        """What reads through the near cache, where the store has one."""
+        self.around: Callable[[Op[Any]], Op[Any]] | None = None
+        """Stands around each operation, where somebody wants to see its calls."""
+        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
+        """The part of `around` that is telemetry's, for operations that go other ways."""
         self._closed = False
         self._asks_policy = True
         self._lock = threading.Lock()
@@ -61,6 +70,8 @@ class SyncDriver:
 
     def run(self, op: Op[T]) -> T:
         """Carry an operation out and return its result."""
+        if self.around is not None:
+            op = self.around(op)
         held: HeldConnection | None = None
         try:
             call = op.send(None)
@@ -100,6 +111,8 @@ class SyncDriver:
             return self._run_on(alone.make(), self._take_new)
 
     def _run_on(self, op: Op[T], take: Callable[[], HeldConnection]) -> T:
+        if self.around is not None:
+            op = self.around(op)
         held: HeldConnection | None = None
         done = False
         try:
@@ -138,6 +151,9 @@ class SyncDriver:
         for watch in list(self.watches):
             watch.close()  # a consumer lets go of its name, for which it needs us
         self._closed = True
+        if self.near is not None:
+            self.near.cache.leave(self)
+            self.near = None  # what is kept is for others now
         self.keeper.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Now, Pause
+from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
     from redis_store._call import Op
+    from redis_store._scope import Scope
 
 T = TypeVar("T")
 
@@ -26,8 +27,16 @@ class Driver(Protocol):
 
     keeper: Keeper
 
+    @property
+    def near(self) -> NearReads | None: ...
     def run(self, op: Op[T]) -> T: ...
     def pauses(self) -> Pauses: ...
+
+
+class NearReads(Protocol):
+    """Reads through a near cache."""
+
+    def text(self, scope: Scope, key: str) -> bytes | None: ...
 
 
 class Pauses(Protocol):
@@ -73,7 +82,7 @@ def run_flow(driver: Driver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-def carry_out(driver: Driver, step: Do[Any] | Ask[Any] | Now | Keep) -> Any:
+def carry_out(driver: Driver, step: Do[Any] | Look | Ask[Any] | Now | Keep) -> Any:
     """Carry out a step that is no pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
@@ -81,6 +90,9 @@ def carry_out(driver: Driver, step: Do[Any] | Ask[Any] | Now | Keep) -> Any:
         return time.monotonic()
     if isinstance(step, Keep):
         return driver.keeper.keep(Keeping(step.renew, step.ttl_s, step.since), step.tied)
+    if isinstance(step, Look):
+        near = driver.near
+        return driver.run(step.make()) if near is None else near.text(step.scope, step.key)
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
     if inspect.isawaitable(result):

@@ -26,10 +26,12 @@ from redis_store._scope import (
     LogBounds,
     Scope,
 )
+from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
+from redis_store.near_cache import share_with_loops, stats_of
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import Plan
@@ -37,7 +39,8 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
-from redis_store.settings import Durability
+from redis_store.settings import NEAR_CACHE_BYTES, Durability
+from redis_store.stats import StoreStats
 from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
 from redis_store.transaction import AsyncTransaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
@@ -64,6 +67,8 @@ def connect_async(
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
     compress_above: int | None = None,
+    near_cache: bool = False,
+    near_cache_bytes: int = NEAR_CACHE_BYTES,
 ) -> AsyncDataStore:
     """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
 
@@ -72,10 +77,16 @@ def connect_async(
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
+    settings = make_settings(
+        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
+    )
     scope = make_scope(settings, user, namespace, agent, run, compress_above)
     resolver = make_resolver(settings, at_once=False)
-    return AsyncDataStore(AsyncDriver(resolver, settings.timeout_s, configures=settings.configures), scope)
+    driver = AsyncDriver(resolver, settings.timeout_s, configures=settings.configures)
+    if settings.near_cache:
+        share_with_loops(driver, settings.near_cache_bytes)
+    set_up(driver, scope.counters)
+    return AsyncDataStore(driver, scope)
 
 
 class AsyncDataStore:
@@ -106,7 +117,10 @@ class AsyncDataStore:
 
     async def get(self, key: str, default: Any = None) -> Json:
         """Return the value, or `default` where the key is absent; a stored null comes back as None."""
-        return await self._run(values.get(self._scope, key, default))
+        near = self._driver.near
+        return await (
+            self._run(values.get(self._scope, key, default)) if near is None else near.get(self._scope, key, default)
+        )
 
     async def set(
         self,
@@ -300,7 +314,10 @@ class AsyncDataStore:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
-        return await self._run(batch.get_many(self._scope, keys))
+        near = self._driver.near
+        return await (
+            self._run(batch.get_many(self._scope, keys)) if near is None else near.get_many(self._scope, keys)
+        )
 
     async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return keys and values; one moment up to 10,000 keys and 16 MiB, and beyond unless somebody keeps writing."""
@@ -398,6 +415,10 @@ class AsyncDataStore:
     def as_json_text(self) -> AsyncDataStore:
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
         return AsyncDataStore(self._driver, self._scope.as_json_text())
+
+    def stats(self) -> StoreStats:
+        """Return what this store has counted since it was opened, with its other namespaces and handles, in this process."""
+        return stats_of(self._scope, self._driver.near)
 
     async def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""

@@ -13,6 +13,9 @@ from redis_store.errors import InvalidSettings
 URL_VARIABLE = "REDIS_URL"
 """The environment variable that names the server where the caller does not."""
 
+NEAR_CACHE_BYTES = 32 * 1024 * 1024
+"""How much memory the near cache may take: so much for threads, and so much for each event loop."""
+
 Durability: TypeAlias = Literal["everysec", "always"]
 
 
@@ -33,6 +36,10 @@ class Settings:
     configure_server: bool = False
     """Whether watchers may add the events that they need to `notify-keyspace-events`; on the embedded server they do."""
 
+    near_cache: bool = False
+    """Whether values that were read stay in the process until somebody writes (`near_cache`)."""
+    near_cache_bytes: int = NEAR_CACHE_BYTES
+
     @property
     def configures(self) -> bool:
         """Whether watchers may change the server's settings: they may on the embedded one, which is ours."""
@@ -43,8 +50,10 @@ class Settings:
             _check_positive("timeout", self.timeout_s)
         if self.durability not in ("everysec", "always"):
             raise InvalidSettings(f"durability must be 'everysec' or 'always', not {self.durability!r}.")
-        if not isinstance(self.configure_server, bool):
-            raise InvalidSettings(f"configure_server must be True or False, not {self.configure_server!r}.")
+        for name in ("configure_server", "near_cache"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")
+        _check_count("near_cache_bytes", self.near_cache_bytes)
         for bounds in (self.limits, self.log):
             for bound in fields(bounds):
                 _check_count(bound.name, getattr(bounds, bound.name))

@@ -31,10 +31,12 @@ from redis_store._scope import (
 )
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import run_flow
+from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
+from redis_store.near_cache import share_with_threads, stats_of
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import Plan
@@ -42,7 +44,8 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
-from redis_store.settings import Durability, Settings, resolve_url
+from redis_store.settings import NEAR_CACHE_BYTES, Durability, Settings, resolve_url
+from redis_store.stats import StoreStats
 from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 from redis_store.watch import Watch, wait_until
@@ -71,6 +74,8 @@ def connect(
     log_days: int = LOG_DAYS,
     configure_server: bool = False,
     compress_above: int | None = None,
+    near_cache: bool = False,
+    near_cache_bytes: int = NEAR_CACHE_BYTES,
 ) -> DataStore:
     """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
 
@@ -83,6 +88,8 @@ def connect(
 
     Values that take more than `compress_above` bytes as JSON are stored compressed; every store reads them, whatever it was
     given here. None compresses nothing.
+    With `near_cache`, values that were read stay in the process, `near_cache_bytes` at most, until somebody writes in their
+    namespace, as the server tells; see ``docs/caching.md``. All stores of a process at one url share them.
 
     Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
     Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
@@ -90,9 +97,15 @@ def connect(
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(url, timeout, limits, data_dir, durability, log, configure_server)
+    settings = make_settings(
+        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
+    )
     scope = make_scope(settings, user, namespace, agent, run, compress_above)
-    return DataStore(SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures), scope)
+    driver = SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures)
+    if settings.near_cache:
+        share_with_threads(driver, settings.near_cache_bytes)
+    set_up(driver, scope.counters)
+    return DataStore(driver, scope)
 
 
 def make_settings(
@@ -103,10 +116,11 @@ def make_settings(
     durability: Durability,
     log: LogBounds,
     configure_server: bool,
+    near: tuple[bool, int],
 ) -> Settings:
     """Check what `connect` and `connect_async` were given about the server."""
     folder = None if data_dir is None else Path(data_dir)
-    return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server)
+    return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server, *near)
 
 
 def make_scope(
@@ -147,7 +161,8 @@ class DataStore(StoreMapping):
 
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value, or `default` where the key is absent; a stored null comes back as None."""
-        return self._run(values.get(self._scope, key, default))
+        near = self._driver.near
+        return self._run(values.get(self._scope, key, default)) if near is None else near.get(self._scope, key, default)
 
     def set(
         self,
@@ -344,7 +359,8 @@ class DataStore(StoreMapping):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
-        return self._run(batch.get_many(self._scope, keys))
+        near = self._driver.near
+        return self._run(batch.get_many(self._scope, keys)) if near is None else near.get_many(self._scope, keys)
 
     def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return keys and values; one moment up to 10,000 keys and 16 MiB, and beyond unless somebody keeps writing."""
@@ -443,6 +459,10 @@ class DataStore(StoreMapping):
         """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
         return DataStore(self._driver, self._scope.as_json_text())
 
+    def stats(self) -> StoreStats:
+        """Return what this store has counted since it was opened, with its other namespaces and handles, in this process."""
+        return stats_of(self._scope, self._driver.near)
+
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
         self._driver.close()
@@ -459,7 +479,8 @@ class DataStore(StoreMapping):
         return f"<DataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
 
     def _contains(self, key: str) -> bool:
-        return self._run(values.contains(self._scope, key))
+        near = self._driver.near
+        return self._run(values.contains(self._scope, key)) if near is None else near.contains(self._scope, key)
 
     def _count(self) -> int:
         return self._run(values.count(self._scope))

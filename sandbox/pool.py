@@ -230,7 +230,7 @@ class Sandbox:
             if self._closed:
                 raise RunCancelled("The sandbox is closed: make another.")
             if self._store is None:
-                self._store = redis_store.connect(self._url, user="sandbox")
+                self._store = redis_store.connect(self._url, user="sandbox", near_cache=True)
             return self._store
 
 

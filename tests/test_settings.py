@@ -37,6 +37,7 @@ def test_a_store_finds_the_url_of_the_environment(monkeypatch: pytest.MonkeyPatc
         {"timeout_s": 0}, {"timeout_s": -1}, {"timeout_s": "1"}, {"timeout_s": True}, {"timeout_s": float("inf")},
         {"timeout_s": float("nan")}, {"durability": "never"}, {"limits": Limits(0)}, {"limits": Limits(max_batch_bytes=1.5)},
         {"limits": Limits(True)}, {"log": LogBounds(entries=0)}, {"log": LogBounds(max_bytes=-1)},
+        {"near_cache": "yes"}, {"near_cache_bytes": 0}, {"near_cache_bytes": True},
     ],
     ids=repr,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from redis_store import ConnectionLost, DataStoreError, StoreTimeout, connect, connect_async
+from redis_store import ConnectionLost, DataStore, DataStoreError, StoreTimeout, connect, connect_async
 from tests.servers import Server
 from tests.test_forks import check_own, forked
 from tests.threads import all_at_once
@@ -143,3 +143,22 @@ def test_an_untrusted_certificate_is_refused(server: Server) -> None:
             return caught.value
 
     assert asyncio.run(main())
+
+
+def test_the_near_cache_over_tls(url: str, open_store: Callable[..., DataStore]) -> None:
+    near, plain = open_store(url, near_cache=True), open_store(url)
+    for number in range(50):
+        plain.set("k", ["x" * 50_000, number])
+        assert near.get("k") == near.get("k") == ["x" * 50_000, number]
+        near.set("k", number)
+        assert near.get("k") == number
+    assert near.stats().near_hits >= 50
+
+    async def main() -> None:
+        async with connect_async(url, user="alice", near_cache=True) as store:
+            for number in range(20):
+                plain.set("k", number)
+                assert await store.get("k") == await store.get("k") == number
+            assert store.stats().near_hits >= 20
+
+    asyncio.run(main())

@@ -28,16 +28,17 @@ TRIES = 50
 
 async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
     scope.check_readable()
-    fields = _fields(keys)
+    fields = fields_of(keys)
     if not fields:
         return {}
     texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
+    scope.counters.read_many(texts)
     return scope.codec.decode_found(fields.values(), texts, scope.namespace)
 
 
 async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
     scope.check_writable()
-    fields = list(_fields(keys))
+    fields = list(fields_of(keys))
     if not fields:
         return 0
     return int(await run_delete(DELETE, scope, (tx, *fields)))
@@ -70,6 +71,7 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
     flat = [part for pair in texts.items() for part in pair]
     parts = list(_parts(flat, 2 * KEYS_PER_SCRIPT))
     await _write_parts(scope, tx, parts, ttl_ms, "keep", texts)
+    scope.counters.bytes_written += sum(map(len, texts.values()))
     return len(texts)
 
 
@@ -90,6 +92,7 @@ async def _set_many_with_metadata(
         parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
         replies = await _write_parts(scope, tx, parts, ttl_ms, "put", texts)
         if replies is not None and all(reply == 1 for reply in replies):
+            scope.counters.bytes_written += sum(map(len, texts.values()))
             return len(texts)
     raise Conflict(
         f"Namespace {scope.namespace!r} was written to by others at each of {TRIES} tries to store a batch with metadata:"
@@ -154,7 +157,7 @@ def _parts(items: list[bytes], size: int) -> Iterator[list[bytes]]:
         yield items[start : start + size]
 
 
-def _fields(keys: Iterable[str]) -> dict[bytes, str]:
+def fields_of(keys: Iterable[str]) -> dict[bytes, str]:
     """Check the keys of a batch and return their fields, each once, in the order given."""
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
         raise InvalidType(f"Keys must be a list of str, not {type(keys).__name__}: put a single key in a list.")

@@ -24,12 +24,14 @@ from redis_store._computing import (
     lifetimes,
 )
 from redis_store._computing import get_or_set as get_or_set
+from redis_store._flow import Look
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.ops._script import run_checked
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
+from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 
 MAX_ERROR_CHARS = 1000
@@ -84,8 +86,12 @@ class Plan:
     def decode(self, text: bytes) -> Json:
         return self.scope.codec.decode(text, self.scope.namespace, self.key)
 
-    async def look(self) -> bytes | None:
-        return await look(self)
+    @property
+    def counters(self) -> Counters:
+        return self.scope.counters
+
+    def look_near(self) -> Look:
+        return Look(self.scope, self.key, lambda: look(self))
 
     async def claim(self, token: str, since_ms: int | None) -> Answer:
         return await claim(self, token, since_ms)
@@ -112,6 +118,7 @@ def tag_member_prefix(scope: Scope) -> bytes:
 
 async def look(plan: Plan) -> bytes | None:
     text: bytes | None = await Call((("HGET", plan.scope.keys.data, plan.field),), as_is, True)
+    plan.scope.counters.read(text)
     return text
 
 
@@ -155,6 +162,7 @@ async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | Non
     )
     if bound is not None:
         reply = await settled(scope, reply, bound)
+    scope.counters.bytes_written += len(text) if reply == 1 else 0
     return (True, None) if reply == 1 else (False, reply[0])
 
 

@@ -145,7 +145,11 @@ async def commit_parts(
         arguments += ending(*(a for name, bound in bounds.items() for a in bound.arguments(5 * numbers[name] + 1)))
         reply = await run_checked(BOUNDED[TRANSACT.name], keys, _KINDS * len(places), tuple(arguments))
         reply = await settled(scope, reply, *bounds.values())
-    return None if reply == 1 else list(reads)[reply[0]]
+    if reply != 1:
+        changed: Place = list(reads)[reply[0]]
+        return changed
+    scope.counters.bytes_written += sum(len(write.text or b"") for write in writes.values())
+    return None
 
 
 def _bound(keys: NamespaceKeys, max_keys: int, name: bytes, writes: dict[Place, Write]) -> Bound:

@@ -30,7 +30,9 @@ from redis_store.types import Missing as Missing
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
     field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
-    return bool(await run_put(REPLACE, scope, arguments, field) == 1)
+    written = bool(await run_put(REPLACE, scope, arguments, field) == 1)
+    scope.counters.bytes_written += len(text) if written else 0
+    return written
 
 
 async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl: Ttl = None) -> bool:
@@ -76,7 +78,11 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
 
     head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None))
     reply = await Do(run_put(INCREMENT, scope, head, field))
-    text = await _change(scope, key, field, add, reply[0], rand) if isinstance(reply, list) else reply
+    if isinstance(reply, list):
+        text = await _change(scope, key, field, add, reply[0], rand)
+    else:
+        text = reply
+        scope.counters.bytes_written += len(text)
     return scope.codec.decode(text, scope.namespace, key)
 
 
@@ -102,6 +108,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
         head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None), scope.limits.max_value_bytes)
         reply = await Do(run_put(APPEND, scope, head, field))
         if reply == 1:
+            scope.counters.bytes_written += len(added)
             return
         there = reply[0]
     else:
@@ -150,6 +157,7 @@ async def replace(
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:
+        scope.counters.bytes_written += len(text)
         return True
     if reply == 0:
         return await stored(scope, field)

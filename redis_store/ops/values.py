@@ -30,7 +30,13 @@ async def get(scope: Scope, key: str, default: Any = None) -> Any:
     scope.check_readable()
     field = encode_key(key)
     text = await Call((("HGET", scope.keys.data, field),), as_is, True)
-    return default if text is None else scope.codec.decode(text, scope.namespace, key)
+    counters = scope.counters  # counted here, because a call of `read` would be felt
+    if text is None:
+        counters.misses += 1
+        return default
+    counters.hits += 1
+    counters.bytes_read += len(text)
+    return scope.codec.decode(text, scope.namespace, key)
 
 
 async def contains(scope: Scope, key: str) -> bool:
@@ -57,15 +63,18 @@ async def set_value(
         check_metadata(metadata)
         if (ttl is not None or scope.ttl_ms is not None) and (ttl_ms := wanted_ttl(scope, ttl)) != "":
             await run_put(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text), field)
+            scope.counters.bytes_written += len(text)
             return
         if scope.max_keys is not None:
             await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+            scope.counters.bytes_written += len(text)
             return
         try:
             await Call(((scope.set_opening, field, text),), as_is)
         except (ScriptMissing, WrongKeyType):
             # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
             await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+        scope.counters.bytes_written += len(text)
         return
     head = (scope.writer.agent_json, wanted_ttl(scope, ttl), "put", field, text)
     added = encode_metadata(scope, metadata)
@@ -73,6 +82,7 @@ async def set_value(
     for _ in range(MERGE_TRIES):
         reply = await run_put(WRITE, scope, (*head, merged, expected), field)
         if reply == 1:
+            scope.counters.bytes_written += len(text)
             return
         expected = reply[1]
         merged = merge_metadata(scope, expected, added)

@@ -24,7 +24,7 @@ class Script:
 
     def opening(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Opening:
         """What `by_digest` begins with, packed once for the many calls that differ in a field and a value only."""
-        return opening("EVALSHA", self.sha, len(keys), *keys, *arguments)
+        return opening("EVALSHA", self.sha, len(keys), *keys, *arguments, keys=keys)
 
     def by_text(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Command:
         """The command that runs it anywhere, and makes the server know it."""

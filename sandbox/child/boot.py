@@ -30,6 +30,7 @@ SHARED = {
         "locks",
         "mapping",
         "memo",
+        "stats",
         "types",
     ),
     "sandbox": ("_frames", "_messages", "_scratch", "errors"),

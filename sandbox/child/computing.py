@@ -19,7 +19,9 @@ from redis_store._computing import (
     get_or_set,
     lifetimes,
 )
+from redis_store._flow import Do
 from redis_store._ttl import ttl_to_ms
+from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from sandbox._messages import BUSY, FAILED, VALUE
 from sandbox.child.arguments import key_text, new_token, ttl_seconds
@@ -27,6 +29,9 @@ from sandbox.child.flows import run_flow, run_flow_async
 
 if TYPE_CHECKING:
     from sandbox.child.store import DataStore
+
+_COUNTERS = Counters()
+"""Shown to nobody: what an agent does is in the record of its run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,13 @@ class Flight:
 
     def decode(self, text: bytes) -> Json:
         return self.store._decode(text, self.key)
+
+    @property
+    def counters(self) -> Counters:
+        return _COUNTERS
+
+    def look_near(self) -> Do[bytes | None]:
+        return Do(self.look())
 
     async def look(self) -> bytes | None:
         parts = self.store._call("get", self.key)

@@ -20,6 +20,9 @@ T = TypeVar("T")
 class ChannelDriver:
     """Carries out operations that ask the host as they go, and renews what the agent holds from a thread."""
 
+    near = None
+    """What is near to an agent is in its host."""
+
     def __init__(self) -> None:
         self.keeper = Keeper(self.run)
 

@@ -11,7 +11,7 @@ import redis_store
 from redis_store import DataStore
 from sandbox.child.store import DataStore as InsideStore
 
-OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", "memory_bytes"}
+OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", "memory_bytes", "stats"}
 """What belongs to whoever holds the connection, which an agent does not."""
 
 

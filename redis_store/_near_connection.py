@@ -1,0 +1,150 @@
+"""Connections on which the server says unasked which keys were written, for threads and for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+
+from redis_store._async_connection import LoopConnection
+from redis_store._call import Command
+from redis_store._resolve import Address
+from redis_store._spin import Spinner
+from redis_store._sync_connection import _INCOMPLETE, HeldConnection
+from redis_store.errors import DataStoreError
+
+Heard = Callable[[list[Any]], object]
+
+_READ_BYTES = 64 * 1024
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def clock() -> float:
+    """Seconds, going on while the machine sleeps where the system has such a clock."""
+    return time.clock_gettime(_CLOCK)
+
+
+class PushReader:
+    """A parser that hands over what the server says unasked, in its place between the replies, and gives the replies only."""
+
+    __slots__ = ("_gets", "_heard", "feed")
+
+    def __init__(self, reader: hiredis.Reader, heard: Heard) -> None:
+        self.feed = reader.feed
+        self._gets = reader.gets
+        self._heard = heard
+
+    def gets(self) -> Any:
+        while type(reply := self._gets()) is hiredis.PushNotification:
+            self._heard(reply)
+        return reply
+
+
+class TrackedConnection(HeldConnection):
+    """One that threads take turns with. Between two uses nothing of what has come is left unread in it."""
+
+    __slots__ = ("has_news", "has_ttl", "heard_at", "users")
+
+    def __init__(self, address: Address, spinner: Spinner, heard: Heard) -> None:
+        super().__init__(address, spinner)
+        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # what we use of a Reader
+        self.has_news = self._poll
+        """Whether something has come, within so many milliseconds."""
+        self.heard_at = clock()
+        """When the server last said something."""
+        self.has_ttl = False
+        """Whether fields can expire on this server."""
+        self.users: set[bytes] = set()
+        """The prefixes of the users whose writes it is told of."""
+
+    def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
+        """As of any held connection; what came behind the reply is taken in too."""
+        reply = super().exchange(commands, repeatable)
+        self.heard_at = clock()
+        if self._tls:
+            self.hear()  # the rest may be in the buffers of TLS, where no poll sees it
+        self._take_pushes()
+        return reply
+
+    def hear(self) -> None:
+        """Take in what has come, without waiting. Raises `ConnectionLost` where the connection is over."""
+        try:
+            if self._tls:
+                self._sock.settimeout(0)
+            while self._tls or self._poll(0):
+                self._feed(self._sock.recv_into(self._buffer, 0, 0 if self._tls else socket.MSG_DONTWAIT))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except DataStoreError:
+            raise
+        except (OSError, hiredis.ProtocolError) as error:
+            raise self._lost(str(error), False) from error
+        finally:
+            if self._tls:
+                self._sock.settimeout(self._address.timeout_s)
+
+    def _feed(self, size: int) -> None:
+        if size == 0:
+            raise self._lost("the server closed it", False)
+        self.heard_at = clock()
+        self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
+        self._take_pushes()
+
+    def _take_pushes(self) -> None:
+        if self._reader.gets() is not _INCOMPLETE:
+            raise self._lost("the server gave an answer that nobody asked for", False)
+
+
+class TrackedLoopConnection(LoopConnection):
+    """One that all calls of an event loop share."""
+
+    def __init__(
+        self, address: Address, spinner: Spinner, made: AbstractConnection, writer: asyncio.StreamWriter
+    ) -> None:
+        super().__init__(address, spinner, made, writer)
+        self._poll_before_write = None  # what comes unasked is no sign of an end here
+        self.reads_beside = self._poll is not None
+        """Whether the socket may be read beside the transport; not under TLS, see `settle`."""
+        self.heard_at = clock()
+        self.has_ttl = False
+        self.users: set[bytes] = set()
+
+    def tell(self, heard: Heard) -> None:
+        """Say who takes what the server says unasked, before any call."""
+        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # what we use of a Reader
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = clock()
+        super().data_received(data)
+
+    async def settle(self) -> None:
+        """Let the event loop read what has come."""
+        # The first turn asks the system and queues the reading, the second comes behind it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def hear(self) -> None:
+        """Take in what has come, without waiting."""
+        poll, descriptor = self._poll, self._descriptor
+        if poll is None or descriptor is None:
+            return
+        while self.usable and poll(0):
+            try:
+                data = os.read(descriptor, _READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(self._lost(str(error)))
+                return
+            if not data:
+                self.close(self._lost("the server closed it"))
+                return
+            self.data_received(data)

@@ -1,0 +1,228 @@
+"""The near cache's side for an event loop: one tracked connection that the loop's calls share."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis_store._async_driver import AsyncDriver, drive
+from redis_store._call import Op
+from redis_store._keys import encode_key
+from redis_store._near_connection import TrackedLoopConnection, clock
+from redis_store._near_entries import Entry
+from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
+from redis_store._scope import Scope
+from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.ops import batch, near, updates
+from redis_store.types import Json
+
+if TYPE_CHECKING:
+    from redis_store.near_cache import NearCache
+
+T = TypeVar("T")
+
+
+class LoopSide(Side):
+    """What the calls of one event loop share."""
+
+    def __init__(self, cache: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(cache)
+        self.loop = loop
+        self.users: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+        """The stores that have read through it; the last of them closes it."""
+        self.closed = False
+        """Whether its stores are closed, or left to the parent of a fork."""
+        self._connecting = asyncio.Lock()
+        self._connection: TrackedLoopConnection | None = None
+
+    @property
+    def live(self) -> bool:
+        connection = self._connection
+        return connection is not None and connection.usable
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether `settle` has something to do before an answer."""
+        return self._connection is not None and not self._connection.reads_beside
+
+    async def settle(self) -> None:
+        """Let the event loop read where we must not (TLS)."""
+        if self._connection is not None:
+            await self._connection.settle()
+
+    def find(self, scope: Scope, key: str) -> Entry | None:
+        """Return what is known, after the connection was read; None where the server has to be asked."""
+        connection = self._connection
+        if connection is None:
+            return None
+        connection.hear()
+        if not connection.usable:
+            self._drop()
+            return None
+        now = clock()
+        if now - connection.heard_at > SILENCE_S:
+            return None
+        return self.entries.find(scope.keys.data, key, now)
+
+    def find_many(self, scope: Scope, keys: Sequence[str]) -> list[Entry] | None:
+        """Return what is known of keys as of one moment; None where anything is not."""
+        if self.find(scope, keys[0]) is None:
+            return None
+        now = clock()
+        found = [entry for key in keys if (entry := self.entries.find(scope.keys.data, key, now))]
+        one_moment = all(entry.space is found[0].space for entry in found)
+        return found if len(found) == len(keys) and one_moment else None
+
+    async def ask(
+        self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
+    ) -> list[bytes | None] | None:
+        """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
+        try:
+            connection = await self._tracking(scope)
+            if connection is None:
+                return None
+            data, asked = scope.keys.data, clock()
+            space = self.entries.space(data)
+            fetching = near.fetch(scope, fields, connection.has_ttl)
+            found = await self._drive(connection, fetching if measured is None else measured(fetching))
+            if connection is self._connection:
+                self._keep(data, space, keys, found, asked)
+            return [text for text, _, _ in found]
+        except (ServerRefused, PermissionDenied) as error:
+            self._drop()
+            self.cache.refused(error)
+        except StoreUnavailable as error:
+            self._drop()
+            self._put_off(error)
+        except DataStoreError:  # of this key: the store's own call says what
+            pass
+        return None
+
+    def close(self) -> None:
+        """Close the connection for good, from any thread."""
+        self.closed = True
+        self.entries.clear()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self.loop.is_closed():
+            connection.abandon()
+            return
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop() is self.loop:
+                connection.close()
+                return
+        self.loop.call_soon_threadsafe(connection.close)
+
+    async def _tracking(self, scope: Scope) -> TrackedLoopConnection | None:
+        """Return the connection, when it is told of this user's writes."""
+        connection = self._connection
+        if connection is not None and connection.usable and scope.user.prefix in connection.users:
+            return connection
+        async with self._connecting:
+            connection = self._connection
+            if connection is None or not connection.usable:
+                connection = await self._connect(scope)
+            if connection is None or scope.user.prefix in connection.users:
+                return connection
+            if len(connection.users) >= MOST_USERS:
+                connection.users.clear()
+                await self._drive(connection, near.untrack())
+                self.entries.clear()
+            await self._drive(connection, near.track(scope.user))
+            connection.users.add(scope.user.prefix)
+            return connection
+
+    async def _connect(self, scope: Scope) -> TrackedLoopConnection | None:
+        self._drop()
+        if self.closed or not self._may_connect() or (resolver := self.cache.resolver()) is None:
+            return None
+        address = await asyncio.to_thread(resolver.address) if resolver.may_block else resolver.address()
+        connection = await TrackedLoopConnection.open(address, self._spinner)
+        connection.tell(self.entries.heard)
+        try:
+            connection.has_ttl = await self._drive(connection, near.begin(scope.user))
+        except BaseException:
+            connection.close()
+            raise
+        if self.closed:  # meanwhile
+            connection.close()
+            return None
+        self._connection = connection
+        return connection
+
+    async def _drive(self, connection: TrackedLoopConnection, op: Op[T]) -> T:
+        return await drive(op, lambda call: connection.request(call.commands, True))
+
+    def _drop(self) -> None:
+        self.entries.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class LoopReads:
+    """What a store for asyncio reads through its near cache."""
+
+    def __init__(self, cache: NearCache, driver: AsyncDriver) -> None:
+        self.cache = cache
+        self._driver = driver
+        self._side: LoopSide | None = None
+        """The side of the loop that asked last."""
+
+    async def get(self, scope: Scope, key: str, default: Any) -> Any:
+        """As `ops.values.get`."""
+        entry = await self._find(scope, key)
+        if entry is None:
+            text = await self._ask(scope, key)
+            return default if text is None else scope.codec.decode(text, scope.namespace, key)
+        text = near_hit(scope.counters, entry.text)
+        return default if text is None else decode_hit(scope, entry, text, key)
+
+    async def text(self, scope: Scope, key: str) -> bytes | None:
+        """Return the JSON text of a value, None where there is none."""
+        entry = await self._find(scope, key)
+        return await self._ask(scope, key) if entry is None else near_hit(scope.counters, entry.text)
+
+    async def _find(self, scope: Scope, key: str) -> Entry | None:
+        if not scope.readable:
+            scope.check_readable()
+        side = await self._settled()
+        return side.find(scope, key) if type(key) is str else None
+
+    async def _ask(self, scope: Scope, key: str) -> bytes | None:
+        field = encode_key(key)
+        found = await (await self._settled()).ask(scope, (key,), (field,), self._driver.measured)
+        text = await self._driver.run(updates.stored(scope, field)) if found is None else found[0]
+        scope.counters.read(text)
+        return text
+
+    async def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
+        """As `ops.batch.get_many`."""
+        scope.check_readable()
+        fields = batch.fields_of(keys)
+        names = list(fields.values())
+        if not 0 < len(names) <= MOST_KEYS:
+            return await self._driver.run(batch.get_many(scope, names))
+        side = await self._settled()
+        near_entries = side.find_many(scope, names)
+        if near_entries is not None:
+            texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
+        else:
+            found = await side.ask(scope, names, list(fields), self._driver.measured)
+            if found is None:
+                return await self._driver.run(batch.get_many(scope, names))
+            scope.counters.read_many(found)
+            texts = found
+        return scope.codec.decode_found(names, texts, scope.namespace)
+
+    async def _settled(self) -> LoopSide:
+        side = self._side
+        if side is None or side.closed or side.loop is not asyncio.get_running_loop():
+            side = self._side = self.cache.loop_side(self._driver)
+        if side.reads_late:
+            await side.settle()
+        return side

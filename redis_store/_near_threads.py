@@ -1,0 +1,349 @@
+"""The near cache's side for threads: one tracked connection under a lock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis_store._call import Op
+from redis_store._keys import encode_key
+from redis_store._near_connection import TrackedConnection, clock
+from redis_store._near_entries import Entries, Entry
+from redis_store._near_side import (
+    MOST_KEYS,
+    MOST_USERS,
+    RETRY_S,
+    SILENCE_S,
+    Measured,
+    Owner,
+    Side,
+    decode_hit,
+    logger,
+    near_hit,
+)
+from redis_store._replies import raise_error_reply
+from redis_store._scope import Scope
+from redis_store._sync_driver import SyncDriver
+from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.ops import batch, near, updates, values
+from redis_store.types import Json
+
+if TYPE_CHECKING:
+    from redis_store.near_cache import NearCache
+
+T = TypeVar("T")
+
+_LONGEST_LOOK_S = 0.1
+"""Whoever has the lock for longer than this waits for the server."""
+
+IDLE_S = 60.0
+"""The connection is closed when nobody has used it for so long."""
+
+
+class ThreadSide(Side):
+    """What threads share: one connection, which they take turns with."""
+
+    def __init__(self, cache: Owner) -> None:
+        super().__init__(cache)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = False
+        self._asker: object = None
+        """For whom an answer is waited for."""
+        self._closing = False
+        """Whether the stores for threads are closed, so that who has the connection leaves nothing behind."""
+        self._connection: TrackedConnection | None = None
+        self._used_at = 0.0
+        self._ended: threading.Event | None = None
+        """Ends the thread that tends the connection, while there is one."""
+
+    @property
+    def live(self) -> bool:
+        return self._connection is not None
+
+    def find(self, scope: Scope, key: str) -> Entry | None:
+        """Return what is known, after the connection was read; None where the server has to be asked."""
+        lock = self._lock
+        if not lock.acquire(False):
+            if self._asking:  # who waited would wait as long as the server takes: ask it as well
+                return None
+            lock.acquire()
+        try:
+            connection = self._connection
+            if connection is None or (connection.has_news(0) and not self._hear(connection)):
+                return None
+            now = self._used_at = clock()
+            if now - connection.heard_at > SILENCE_S:
+                return None
+            return self.entries.find(scope.keys.data, key, now)
+        finally:
+            lock.release()
+
+    def find_many(self, scope: Scope, keys: Sequence[str]) -> list[Entry] | None:
+        """Return what is known of keys as of one moment; None where anything is not."""
+        if (first := self.find(scope, keys[0])) is None or not self._lock.acquire(False):
+            return None
+        try:
+            found = [entry for key in keys if (entry := self.entries.find(scope.keys.data, key, self._used_at))]
+            one_moment = all(entry.space is first.space for entry in found)
+            return found if len(found) == len(keys) and one_moment else None
+        finally:
+            self._lock.release()
+
+    def ask(
+        self, asker: ThreadReads, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]
+    ) -> list[bytes | None] | None:
+        """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
+        if self._connection is None and asker.lent:
+            self._connect_beside(scope)
+            return None
+        if not self._begin_to_ask():
+            return None
+        self._asker = asker
+        try:
+            connection = self._connection or (self._connect(scope) if self._may_connect() else None)
+            if connection is None:
+                return None
+            self._track(connection, scope)
+            data, asked = scope.keys.data, clock()
+            space = self.entries.space(data)
+            fetching = near.fetch(scope, fields, connection.has_ttl)
+            found = self._drive(connection, fetching if asker.measured is None else asker.measured(fetching))
+            self._used_at = clock()
+            self._keep(data, space, keys, found, asked)
+            return [text for text, _, _ in found]
+        except DataStoreError as error:
+            self._failed(error)
+            return None
+        finally:
+            self._end_asking()
+
+    def interrupt(self, asker: object) -> None:
+        """End the wait for an answer that is waited for on behalf of a store that closes."""
+        connection = self._connection
+        if self._asker is asker and connection is not None:
+            connection.close()
+
+    def open(self) -> None:
+        """A store for threads is there."""
+        self._closing = False
+
+    def close(self) -> None:
+        """Close the connection, and forget everything; whoever waits for an answer on it does so when he has noticed."""
+        self._closing = True
+        connection = self._connection
+        if self._asking and connection is not None:
+            connection.close()
+        if self._lock.acquire(timeout=_LONGEST_LOOK_S):
+            try:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def _begin_to_ask(self) -> bool:
+        if self.cache.off or self._closing or not self._lock.acquire(False):
+            return False
+        self._asking = True
+        return True
+
+    def _end_asking(self) -> None:
+        if self._connection is not None and self._connection.busy:  # an interrupt
+            self._drop()
+        self._asker = None
+        self._asking = False
+        if self._closing:
+            self._end()
+        self._lock.release()
+
+    def _end(self) -> None:
+        self._drop()
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+
+    def _failed(self, error: DataStoreError) -> None:
+        if isinstance(error, (ServerRefused, PermissionDenied)):
+            self._drop()
+            self.cache.refused(error)
+        elif isinstance(error, StoreUnavailable):
+            self._drop()
+            self._put_off(error)
+        # Else it is of this key, and the store's own call says what.
+
+    def _connect_beside(self, scope: Scope) -> None:
+        """Connect in a thread, for callers who must not wait for it."""
+        if not self._may_connect() or self._asking:
+            return
+
+        def connect() -> None:
+            if not self._begin_to_ask():
+                return
+            try:
+                if self._connection is None:
+                    self._connect(scope)
+            except DataStoreError as error:
+                self._failed(error)
+            finally:
+                self._end_asking()
+
+        self._retry_at = clock() + RETRY_S  # one thread at a time
+        threading.Thread(target=connect, name="redis-store-near-cache", daemon=True).start()
+
+    def leave_to_parent(self) -> None:
+        inherited = self._connection
+        self.entries = Entries(self.cache.max_bytes)  # another thread may have been in the midst of a change
+        self._begin()
+        if inherited is not None:
+            inherited.close()
+
+    def _connect(self, scope: Scope) -> TrackedConnection | None:
+        if (resolver := self.cache.resolver()) is None:
+            return None
+        connection = TrackedConnection(resolver.address(), self._spinner, self.entries.heard)
+        try:
+            connection.has_ttl = self._drive(connection, near.begin(scope.user))
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._used_at = clock()
+        if self._ended is None:
+            self._ended = threading.Event()
+            name = "redis-store-near-cache"
+            threading.Thread(target=self._tend, args=(self._ended,), name=name, daemon=True).start()
+        return connection
+
+    def _track(self, connection: TrackedConnection, scope: Scope) -> None:
+        prefix = scope.user.prefix
+        if prefix in connection.users:
+            return
+        if len(connection.users) >= MOST_USERS:
+            self._drive(connection, near.untrack())
+            self.entries.clear()
+            connection.users.clear()
+        self._drive(connection, near.track(scope.user))
+        connection.users.add(prefix)
+
+    def _drive(self, connection: TrackedConnection, op: Op[T]) -> T:
+        """Carry out an operation on the tracked connection."""
+        try:
+            call = op.send(None)
+            while True:
+                try:
+                    reply = connection.exchange(call.commands, True)
+                    raise_error_reply(reply, call.commands)
+                except Exception as error:
+                    call = op.throw(error)
+                else:
+                    call = op.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            op.close()
+
+    def _hear(self, connection: TrackedConnection) -> bool:
+        try:
+            connection.hear()
+        except StoreUnavailable as error:
+            logger.info("the near cache is empty: %s", error)
+            self._drop()
+            return False
+        return True
+
+    def _drop(self) -> None:
+        self.entries.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _tend(self, ended: threading.Event) -> None:
+        """Read what nobody else does, so that it does not pile up in the server, and end what nobody uses."""
+        while not ended.wait(SILENCE_S):
+            if not self._lock.acquire(False):
+                continue
+            try:
+                if ended.is_set():
+                    return
+                if self._connection is not None and clock() - self._used_at < IDLE_S:
+                    self._hear(self._connection)
+                else:
+                    self._drop()
+                if self._connection is None:
+                    self._ended = None
+                    return
+            finally:
+                self._lock.release()
+
+
+class ThreadReads:
+    """What a store for threads reads through its near cache."""
+
+    def __init__(self, cache: NearCache, driver: SyncDriver, *, lent: bool = False) -> None:
+        self.cache = cache
+        self.lent = lent
+        """Whether its store may be closed while a call waits, which then must end: it waits for no connection to be made."""
+        self._driver = driver
+        self._side = cache.threads
+
+    @property
+    def measured(self) -> Measured | None:
+        """What telemetry puts around an operation of this store."""
+        return self._driver.measured
+
+    def interrupt(self) -> None:
+        """End what this store's call waits for on the tracked connection."""
+        self._side.interrupt(self)
+
+    def get(self, scope: Scope, key: str, default: Any) -> Any:
+        """As `ops.values.get`."""
+        entry = self._find(scope, key)
+        if entry is None:
+            text = self._ask(scope, key)
+            return default if text is None else scope.codec.decode(text, scope.namespace, key)
+        text = near_hit(scope.counters, entry.text)
+        return default if text is None else decode_hit(scope, entry, text, key)
+
+    def text(self, scope: Scope, key: str) -> bytes | None:
+        """Return the JSON text of a value, None where there is none."""
+        entry = self._find(scope, key)
+        return self._ask(scope, key) if entry is None else near_hit(scope.counters, entry.text)
+
+    def _find(self, scope: Scope, key: str) -> Entry | None:
+        if not scope.readable:
+            scope.check_readable()
+        return self._side.find(scope, key) if type(key) is str else None
+
+    def _ask(self, scope: Scope, key: str) -> bytes | None:
+        field = encode_key(key)
+        found = self._side.ask(self, scope, (key,), (field,))
+        text = self._driver.run(updates.stored(scope, field)) if found is None else found[0]
+        scope.counters.read(text)
+        return text
+
+    def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
+        """As `ops.batch.get_many`."""
+        scope.check_readable()
+        fields = batch.fields_of(keys)
+        names = list(fields.values())
+        if not 0 < len(names) <= MOST_KEYS:
+            return self._driver.run(batch.get_many(scope, names))
+        near_entries = self._side.find_many(scope, names)
+        if near_entries is not None:
+            texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
+        else:
+            found = self._side.ask(self, scope, names, list(fields))
+            if found is None:
+                return self._driver.run(batch.get_many(scope, names))
+            scope.counters.read_many(found)
+            texts = found
+        return scope.codec.decode_found(names, texts, scope.namespace)
+
+    def contains(self, scope: Scope, key: str) -> bool:
+        """As `ops.values.contains`."""
+        scope.check_readable()
+        entry = self._side.find(scope, key) if type(key) is str else None
+        return self._driver.run(values.contains(scope, key)) if entry is None else entry.text is not None

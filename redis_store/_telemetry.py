@@ -1,0 +1,263 @@
+"""Spans and metrics for OpenTelemetry, by its conventions for database clients, where the host has set it up.
+
+Whether it has is asked once, when a store is opened. A store that finds nothing set up carries nothing of this.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from time import perf_counter
+from typing import Any, TypeVar, cast
+
+from redis import connection as redis_connection
+
+from redis_store import scripts
+from redis_store._async_driver import AsyncDriver
+from redis_store._call import Call, Command, Op, Opening
+from redis_store._observed import observed
+from redis_store._sync_driver import SyncDriver
+from redis_store.errors import DataStoreError
+from redis_store.stats import Counters
+
+T = TypeVar("T")
+
+_NAME = "redis_store"
+_BUCKETS_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
+"""Those that the conventions ask for."""
+
+_SHOWN = {"set_value": "set", "fetch": "get"}
+"""Operations that callers know by another name."""
+
+_SCRIPTS = {
+    part: each.name
+    for each in vars(scripts).values()
+    if isinstance(each, scripts.Script)
+    for part in (each.sha, each.text)
+}
+
+
+def set_up(driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
+    """Measure what a store does from now on, if somebody wants to know."""
+    tracer, meter = _tracer(), _meter()
+    if tracer is None and meter is None:
+        return
+    telemetry = Telemetry(driver.url, tracer, meter)
+    measured, around = telemetry.measured, driver.around
+    driver.measured = measured
+    driver.around = measured if around is None else lambda op: around(measured(op))
+    if meter is not None:
+        _totals_of(meter).add(driver, counters)
+
+
+def _tracer() -> Any:
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+        return None
+    return api.get_tracer(_NAME)
+
+
+def _meter() -> Any:
+    api = sys.modules.get("opentelemetry.metrics")
+    if api is None or "Proxy" in type(api.get_meter_provider()).__name__:  # the proxy's class has no public name
+        return None
+    return api.get_meter(_NAME)
+
+
+class Telemetry:
+    """What one store tells of its operations."""
+
+    def __init__(self, url: str, tracer: Any, meter: Any) -> None:
+        self._tracer = tracer
+        self._duration = None if meter is None else _histogram(meter)
+        self._server = _server_attributes(url)
+
+    def measured(self, op: Op[T]) -> Op[T]:
+        """Return the same operation, which is a span and a duration from its first call to its end."""
+        return cast("Op[T]", self._measured(op))
+
+    @types.coroutine
+    def _measured(self, op: Op[T]) -> Generator[Call[Any], Any, T]:
+        running = _Running(self._tracer, self._duration, {**self._server, **_store_attributes(op)})
+        try:
+            seen = cast("Generator[Call[Any], Any, T]", observed(op, running.goes_out, lambda call: None))
+            return (yield from seen)
+        except DataStoreError as error:
+            running.failed(error)
+            raise
+        finally:
+            running.end()
+
+
+class _Running:
+    """One operation under way; it begins with the first call that goes out."""
+
+    def __init__(self, tracer: Any, duration: Any, attributes: dict[str, Any]) -> None:
+        self._tracer = tracer
+        self._duration = duration
+        self._attributes = attributes
+        self._span: Any = None
+        self._began: float | None = None
+
+    def goes_out(self, call: Call[Any]) -> None:
+        if self._began is not None:
+            return
+        self._began = perf_counter()
+        target = _command_attributes(call.commands, self._attributes)
+        if self._tracer is not None:
+            kind = sys.modules["opentelemetry.trace"].SpanKind.CLIENT
+            name = f"{self._attributes['db.operation.name']} {target}"
+            self._span = self._tracer.start_span(name, kind=kind, attributes=self._attributes)
+
+    def failed(self, error: DataStoreError) -> None:
+        self._attributes["error.type"] = type(error).__name__
+        if self._span is not None:
+            api = sys.modules["opentelemetry.trace"]
+            self._span.set_attribute("error.type", type(error).__name__)
+            self._span.set_status(api.Status(api.StatusCode.ERROR, type(error).__name__))
+
+    def end(self) -> None:
+        if self._span is not None:
+            self._span.end()
+        if self._duration is not None and self._began is not None:
+            # Namespaces are too many for a metric.
+            attributes = {name: value for name, value in self._attributes.items() if name != "redis_store.namespace"}
+            self._duration.record(perf_counter() - self._began, attributes)
+
+
+def _server_attributes(url: str) -> dict[str, Any]:
+    options = redis_connection.parse_url(url)
+    attributes = {"db.system.name": "redis", "db.namespace": str(options.get("db") or 0)}
+    if "path" in options:
+        return {**attributes, "server.address": options["path"]}
+    return {**attributes, "server.address": options.get("host", "localhost"), "server.port": options.get("port", 6379)}
+
+
+def _store_attributes(op: Op[Any]) -> dict[str, Any]:
+    """What an operation does, and where: each has its scope, or a plan with one, among its arguments."""
+    name = getattr(op, "__name__", "?").strip("_")
+    attributes = {"redis_store.operation": _SHOWN.get(name, name)}
+    arguments = inspect.getcoroutinelocals(op) if inspect.iscoroutine(op) else {}
+    scope = arguments.get("scope") or getattr(arguments.get("plan"), "scope", None)
+    if scope is not None:
+        attributes["redis_store.namespace"] = scope.namespace
+    return attributes
+
+
+def _command_attributes(commands: tuple[Command, ...], attributes: dict[str, Any]) -> str:
+    """Add what goes out, and return what it is done to. No key and no value is shown."""
+    first = commands[0]
+    if len(commands) > 1:
+        attributes["db.operation.name"] = "MULTI" if first[0] == "MULTI" else "PIPELINE"
+        attributes["db.operation.batch.size"] = len(commands)
+        return str(attributes["db.namespace"])
+    name = first[0].name if isinstance(first[0], Opening) else first[0]
+    attributes["db.operation.name"] = command = name.decode() if isinstance(name, bytes) else str(name)
+    if command in ("EVALSHA", "EVAL"):
+        script = _script_of(first)
+        attributes["db.stored_procedure.name"] = script
+        return script
+    return str(attributes["db.namespace"])
+
+
+def _script_of(command: Command) -> str:
+    first = command[0]
+    if isinstance(first, Opening):
+        return next((name for sha, name in _SCRIPTS.items() if sha in first.packed), "?")
+    return _SCRIPTS.get(command[1] if isinstance(command[1], bytes) else b"", "?")
+
+
+def _histogram(meter: Any) -> Any:
+    name, unit, description = "db.client.operation.duration", "s", "Duration of database client operations."
+    try:
+        return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=_BUCKETS_S)
+    except TypeError:  # an older API
+        return meter.create_histogram(name, unit, description)
+
+
+class _Totals:
+    """The sums of what all stores of the process have counted, those that are gone included."""
+
+    def __init__(self, meter: Any) -> None:
+        self._lock = threading.Lock()
+        self._live: dict[int, Counters] = {}
+        self._gone = Counters()
+        api = sys.modules["opentelemetry.metrics"]
+
+        def observable(
+            name: str, unit: str, description: str, read: Callable[[Counters], list[tuple[int, Any]]]
+        ) -> None:
+            def observe(options: Any) -> Iterable[Any]:
+                return [api.Observation(value, attributes) for value, attributes in self._sum(read)]
+
+            meter.create_observable_counter(name, [observe], unit, description)
+
+        observable(
+            "redis_store.lookups",
+            "{value}",
+            "Values asked for, by whether they were there.",
+            lambda counters: [(counters.hits, {"result": "hit"}), (counters.misses, {"result": "miss"})],
+        )
+        observable(
+            "redis_store.near_hits",
+            "{value}",
+            "Answers of the near cache.",
+            lambda counters: [(counters.near_hits, {})],
+        )
+        observable(
+            "redis_store.computes",
+            "{call}",
+            "Calls of functions that compute a value, by whether they failed.",
+            lambda counters: [
+                (counters.computes - counters.compute_errors, {"result": "value"}),
+                (counters.compute_errors, {"result": "error"}),
+            ],
+        )
+        observable(
+            "redis_store.waits",
+            "{call}",
+            "Callers who waited for another's value.",
+            lambda counters: [(counters.waits, {})],
+        )
+        observable(
+            "redis_store.io",
+            "By",
+            "Bytes of values as JSON text.",
+            lambda counters: [
+                (counters.bytes_read, {"direction": "read"}),
+                (counters.bytes_written, {"direction": "write"}),
+            ],
+        )
+
+    def add(self, driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
+        """Count a store among them, as long as there is anything that uses it."""
+        with self._lock:
+            self._live[id(counters)] = counters
+        weakref.finalize(driver, self._retire, counters).atexit = False
+
+    def _retire(self, counters: Counters) -> None:
+        with self._lock:
+            if self._live.pop(id(counters), None) is not None:
+                self._gone.add(counters)
+
+    def _sum(self, read: Callable[[Counters], list[tuple[int, Any]]]) -> list[tuple[int, Any]]:
+        with self._lock:
+            every = [read(counters) for counters in (self._gone, *self._live.values())]
+        return [(sum(value for value, _ in column), column[0][1]) for column in zip(*every, strict=True)]
+
+
+_totals: dict[int, _Totals] = {}
+_making = threading.Lock()
+
+
+def _totals_of(meter: Any) -> _Totals:
+    """Return the sums that a meter provider's readers see; made once."""
+    provider = sys.modules["opentelemetry.metrics"].get_meter_provider()
+    with _making:
+        if id(provider) not in _totals:
+            _totals[id(provider)] = _Totals(meter)
+        return _totals[id(provider)]

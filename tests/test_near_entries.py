@@ -1,0 +1,114 @@
+"""What a near cache holds, without any I/O: what drops it, what overtakes it, and how much it is."""
+
+from __future__ import annotations
+
+from redis_store._codec import VALUES
+from redis_store._keys import UserKeys
+from redis_store._near_entries import ENTRY_BYTES, Entries, redis_keys_of
+from redis_store._scope import Limits, LogBounds, Scope, Writer
+from redis_store.scripts import SET, TRANSACT
+
+A, B = b"user:a:ns:x", b"user:a:ns:y"
+
+
+def keep(entries: Entries, data: bytes, key: str, text: bytes | None, **more: float) -> None:
+    entries.keep(data, entries.space(data), key, text, **more)
+
+
+def found(entries: Entries, data: bytes, key: str, now: float = 0) -> list[bytes | None]:
+    entry = entries.find(data, key, now)
+    return [] if entry is None else [entry.text]
+
+
+def test_values_and_absences_are_kept_by_namespace() -> None:
+    entries = Entries(10_000)
+    keep(entries, A, "k", b"1")
+    keep(entries, A, "absent", None)
+    keep(entries, B, "k", b"2")
+    assert found(entries, A, "k") == [b"1"]
+    assert found(entries, A, "absent") == [None]
+    assert found(entries, B, "k") == [b"2"]
+    assert found(entries, B, "other") == []
+    assert len(entries) == 3
+
+
+def test_an_invalidation_drops_its_namespace_whole_and_no_other() -> None:
+    entries = Entries(10_000)
+    keep(entries, A, "k", b"1")
+    keep(entries, A, "l", b"1")
+    keep(entries, B, "k", b"2")
+    entries.heard([b"invalidate", [A, b"user:a:ns:never seen"]])
+    assert found(entries, A, "k") == found(entries, A, "l") == []
+    assert found(entries, B, "k") == [b"2"]
+    assert len(entries) == 1
+    entries.heard([b"invalidate", None])
+    assert len(entries) == entries.size_bytes == 0
+
+
+def test_other_news_drop_nothing() -> None:
+    entries = Entries(10_000)
+    keep(entries, A, "k", b"1")
+    entries.heard([b"message", b"channel", A])
+    assert found(entries, A, "k") == [b"1"]
+
+
+def test_an_answer_that_a_write_has_overtaken_is_not_kept() -> None:
+    entries = Entries(10_000)
+    asked = entries.space(A)
+    entries.drop(A)
+    entries.keep(A, asked, "k", b"old")
+    assert found(entries, A, "k") == []
+    keep(entries, A, "k", b"new")
+    entries.keep(A, asked, "k", b"old")
+    assert found(entries, A, "k") == [b"new"]
+    assert len(entries) == 1
+
+
+def test_an_entry_is_over_when_its_time_has_come() -> None:
+    entries = Entries(10_000)
+    keep(entries, A, "k", b"1", expires_at=5)
+    assert found(entries, A, "k", now=4.9) == [b"1"]
+    assert found(entries, A, "k", now=5) == []
+
+
+def test_its_bytes_are_bounded_and_what_was_used_last_stays() -> None:
+    entries = Entries(20 * (ENTRY_BYTES + 101))
+    for number in range(20):
+        keep(entries, A if number % 2 else B, str(number % 10), b"x" * 100)
+    keep(entries, A, "new", b"x" * 98)
+    assert entries.size_bytes <= entries.max_bytes
+    for number in range(1000):
+        assert found(entries, A, "new") == [b"x" * 98]
+        keep(entries, B, f"other {number}", b"x" * 90)
+        assert entries.size_bytes <= entries.max_bytes
+    assert 15 < len(entries) <= 20
+    assert found(entries, B, "other 0") == []
+    assert found(entries, B, "other 999") == [b"x" * 90]
+
+
+def test_replacing_an_entry_counts_it_once() -> None:
+    entries = Entries(10_000)
+    for size in (10, 500, 20):
+        keep(entries, A, "k", b"x" * size)
+        assert entries.size_bytes == ENTRY_BYTES + 1 + size
+    assert len(entries) == 1
+
+
+def test_what_would_take_a_big_part_of_the_room_is_not_kept() -> None:
+    entries = Entries(80_000)
+    keep(entries, A, "small", b"1")
+    keep(entries, A, "big", b"x" * 10_000)
+    assert found(entries, A, "big") == []
+    assert found(entries, A, "small") == [b"1"]
+
+
+def test_the_keys_of_writes_are_found() -> None:
+    scope = Scope.of(UserKeys.of("a"), "x", Writer.of(None, None), VALUES, Limits(), LogBounds())
+    for command in (
+        (scope.set_opening, b"field", b"value"),
+        SET.by_digest(scope.script_keys, (b"y", 1)),
+        TRANSACT.by_text(scope.script_keys, ()),
+        ("RENAME", A, b"user:a:trash:x"),
+    ):
+        assert A in redis_keys_of([command])
+    assert B not in redis_keys_of([SET.by_digest(scope.script_keys, (B,))])
