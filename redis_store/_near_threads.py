@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,7 +145,7 @@ class ThreadSide(Side):
                 self._lock.release()
 
     def _begin_to_ask(self) -> bool:
-        if self.cache.off or self._closing or not self._lock.acquire(False):
+        if self.cache.off or self._closing or self._asking or not self._lock.acquire(timeout=_LONGEST_LOOK_S):
             return False
         self._asking = True
         return True
@@ -209,6 +210,7 @@ class ThreadSide(Side):
             connection.close()
             raise
         self._connection = connection
+        self._retry_at = -math.inf
         self._used_at = clock()
         if self._ended is None:
             self._ended = threading.Event()
