@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis_store._call import Call, as_is
+from redis_store._call import Call, Op, as_is
 from redis_store._computing import (
     LOCK_TIMEOUT_S,
     Answer,
@@ -93,17 +93,17 @@ class Plan:
     def look_near(self) -> Look:
         return Look(self.scope, self.key, lambda: look(self))
 
-    async def claim(self, token: str, since_ms: int | None) -> Answer:
-        return await claim(self, token, since_ms)
+    def claim(self, token: str, since_ms: int | None) -> Op[Answer]:
+        return claim(self, token, since_ms)
 
-    async def renew(self, token: str) -> bool:
-        return await renew(self, token)
+    def renew(self, token: str) -> Op[bool]:
+        return renew(self, token)
 
-    async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
-        return await commit(self, token, text)
+    def commit(self, token: str, text: bytes) -> Op[tuple[bool, bytes | None]]:
+        return commit(self, token, text)
 
-    async def fail(self, token: str, failed: Failed | None) -> bool:
-        return await fail(self, token, failed)
+    def fail(self, token: str, failed: Failed | None) -> Op[bool]:
+        return fail(self, token, failed)
 
     @property
     def member(self) -> bytes:
