@@ -113,7 +113,7 @@ def test_the_tests_installation_serves_the_demo_too(checkout: Checkout) -> None:
         "python -m ruff check .",
         "python -m ruff format --check .",
         "python -m mypy",
-        "python -m pytest",
+        "python -m pytest -n 2 --dist loadfile",
     ]
     checkout.make("demo")
     assert checkout.calls() == ["python examples/demo.py"]

@@ -91,6 +91,9 @@ class FaultRun:
         try:
             self._start_consumer()
             self._wait_for_lives(1)
+            # What is written before its first snapshot is told as it stands then, not write by write.
+            self._store.set("begun", {})
+            wait_until(lambda: any(line.get("key") == "begun" for line in self._lines()), "it has begun")
             # Each fault happens at least twice, whatever chance decides.
             faults = [self._kill_connections, self._kill_server, self._kill_consumer]
             planned = [(self._writes * at // 8, faults[at % 3]) for at in range(1, 7)]
