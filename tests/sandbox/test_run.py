@@ -48,7 +48,7 @@ def test_operations_are_recorded(run: Any) -> None:
             data_store.use_namespace("other").get_many(["x", "y", "z"])
             "a" in data_store
             try:
-                data_store.use_namespace("other").set("x", 1, ttl=-1)
+                data_store.use_namespace("other").set("x", 1, metadata={"m": "x" * 70_000})
             except ValueError:
                 pass
             return {}
@@ -64,7 +64,7 @@ def test_operations_are_recorded(run: Any) -> None:
         ("set_many", "other", None, 2, None, 2, None),
         ("get_many", "other", None, 2, None, 2, None),
         ("contains", "default", "a", 1, True, 0, None),
-        ("set", "other", "x", 0, None, 0, "InvalidInput"),
+        ("set", "other", "x", 0, None, 0, "LimitExceeded"),
     ]
     first = result.operations[0]
     assert first.agent == "recorder"

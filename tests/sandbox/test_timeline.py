@@ -30,7 +30,7 @@ async def run(input_dict, tools):
     await asyncio.gather(agents.call("child", {"n": 1}), agents.call("child", {"n": 2}))
     tools["tool"](1)
     try:
-        data_store.set("bad", 1, ttl=-1)
+        data_store.set("bad", 1, metadata={"m": "x" * 70_000})
     except ValueError:
         pass
     return {}
@@ -59,7 +59,7 @@ def test_operations(result: sandbox.RunResult) -> None:
         ("parent", "set_many", "default", None, 2, None, 2, None),
     ]
     assert sorted(said[4:6]) == [("child", "set", "of-child", n, 1, None, 502, None) for n in ("1", "2")]
-    assert said[6] == ("parent", "set", "default", "bad", 0, None, 0, "InvalidInput")
+    assert said[6] == ("parent", "set", "default", "bad", 0, None, 0, "LimitExceeded")
     assert all(timedelta(0) <= datetime.now(UTC) - one.time < timedelta(minutes=5) for one in result.operations)
     assert [one.time for one in result.operations] == sorted(one.time for one in result.operations)
     assert all(one.duration_ms >= 0 for one in result.operations)
@@ -183,7 +183,7 @@ def test_the_tree(result: sandbox.RunResult) -> None:
     assert sum(line.startswith("│   └── set 'of-child'") for line in lines) == 2
     assert any(line.startswith("├── tool tool ") for line in lines)
     assert lines[-1].startswith("└── set 'default' 'bad'")
-    assert lines[-1].endswith("InvalidInput")
+    assert lines[-1].endswith("LimitExceeded")
 
 
 def test_nothing_that_an_agent_stores_moves_the_cursor(run: Any, store: DataStore) -> None:
