@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis_store._call import Alone, Call, read, transaction, watch
-from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
+from redis_store._keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
@@ -54,7 +54,7 @@ async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None
     scope.check_readable()
     _check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
-    return following, [decode_name(field) for field in page]
+    return following, decode_names(page)
 
 
 async def scan_items_page(
@@ -116,19 +116,23 @@ async def _list_keys(scope: Scope, prefix: str) -> list[str]:
     # A table has up to twice as many buckets as fields, so that this page takes them all.
     page_keys = 2 * SNAPSHOT_KEYS if at_once else PAGE_KEYS
     found = whole if whole is not None else await _one_moment(scope, _key_page, prefix, page_keys)
-    return sorted(key for key in map(decode_name, found) if key.startswith(prefix))
+    keys = decode_names(found)
+    return sorted([key for key in keys if key.startswith(prefix)] if prefix else keys)
 
 
 async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:
     scope.check_readable()
-    fields, memory_bytes, flat = await _small(scope, "items")
-    if flat is None and fields <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
+    count, memory_bytes, flat = await _small(scope, "items")
+    if flat is None and count <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
         flat = await read("HGETALL", scope.keys.data, bulk=True)
     if flat is None:
-        return _decoded(scope, await _one_moment(scope, _item_page, prefix, _page_size(fields, memory_bytes)))
-    start = prefix.encode()
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return _decoded(scope, {field: text for field, text in pairs if field.startswith(start)})
+        return _decoded(scope, await _one_moment(scope, _item_page, prefix, _page_size(count, memory_bytes)))
+    fields, texts = flat[::2], flat[1::2]
+    if prefix:
+        start = prefix.encode()
+        texts = [text for field, text in zip(fields, texts, strict=True) if field.startswith(start)]
+        fields = [field for field in fields if field.startswith(start)]
+    return scope.codec.decode_found(decode_names(fields), texts, scope.namespace)
 
 
 async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]:
@@ -188,7 +192,7 @@ def _page_size(fields: int, memory_bytes: int) -> int:
 
 
 def _decoded(scope: Scope, texts: dict[bytes, bytes]) -> dict[str, Json]:
-    return scope.codec.decode_found(map(decode_name, texts), texts.values(), scope.namespace)
+    return scope.codec.decode_found(decode_names(texts), texts.values(), scope.namespace)
 
 
 async def _registered(scope: Scope) -> set[bytes]:
