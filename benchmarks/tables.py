@@ -67,7 +67,7 @@ def growth(cells: list[dict[str, Any]]) -> str:
         if cell["bytes_a_key"] is not None:
             said = f"{cell['bytes_a_key']:.0f} B ({cell['ratio']:.2f})"
         else:
-            said = _us(cell["µs"]) + ("" if cell["ratio"] is None else f" ({cell['ratio']:.2f})")
+            said = _us(cell["us"]) + ("" if cell["ratio"] is None else f" ({cell['ratio']:.2f})")
         found.setdefault((cell["dimension"], cell["call"]), {})[cell["step"]] = said
     lines = [["µs a call (ratio to redis-py)", "", *(f"{step:,}" for step in steps)]]
     lines += [[*names, *(by_step.get(step, "") for step in steps)] for names, by_step in found.items()]
