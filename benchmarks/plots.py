@@ -89,6 +89,7 @@ def _growth(cells: list[dict[str, Any]]) -> Any:
             ]
             if points:
                 axes.loglog(*zip(*points, strict=True), marker="o", ms=3, lw=1, color=color, label=call)
+        axes.minorticks_off()
         axes.set_xlabel(dimension)
         axes.legend(frameon=False, fontsize=7)
     all_axes[0].set_ylabel("µs a call")

@@ -205,11 +205,11 @@ def _near_cache(clients: Clients) -> Iterator[Row]:
     """Rows of a store that keeps what it read in the process, where this version can."""
     if "near_cache" not in inspect.signature(connect).parameters:
         return
-    near = connect(clients.store.url, user=USER, agent="bench", near_cache=True)
-    for (size, value), goal in zip({**DOCUMENTS, "100 KB": BIG}.items(), (0.10, 0.25, 0.7), strict=True):
-        same(f"near-cache hit {size}", near.get(size), near.get(size), clients.store.get(size), value)
-        hit, get = _sides(lambda size=size: near.get(size), lambda size=size: clients.store.get(size))
-        yield Row(f"near-cache hit {size}, of our get", hit, replace(get, name="our get"), goal)
+    with connect(clients.store.url, user=USER, agent="bench", near_cache=True) as near:
+        for (size, value), goal in zip({**DOCUMENTS, "100 KB": BIG}.items(), (0.10, 0.25, 0.7), strict=True):
+            same(f"near-cache hit {size}", near.get(size), near.get(size), clients.store.get(size), value)
+            hit, get = _sides(lambda size=size: near.get(size), lambda size=size: clients.store.get(size))
+            yield Row(f"near-cache hit {size}, of our get", hit, replace(get, name="our get"), goal)
 
 
 def _sides(ours: Callable[[], Any], theirs: Callable[[], Any], awaited: bool = False) -> tuple[Entrant, Entrant]:
