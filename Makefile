@@ -16,7 +16,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo test lint format bench-quick bench-watch bench-sandbox soak clean distclean FORCE
+.PHONY: help demo test lint format bench bench-quick bench-watch bench-sandbox soak clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -36,6 +36,9 @@ lint: .venv/.test ## style, format and types
 format: .venv/.test ## put the code into shape
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+bench: .venv/.bench ## every figure: redis-py, other libraries, growth up to a million keys; in five minutes
+	@$(BIN)/python -m benchmarks.full $(ARGS)
 
 bench-quick: .venv/.test ## the speed of get, set and batches beside redis-py, in a minute
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
@@ -66,6 +69,11 @@ distclean: clean ## remove .venv as well
 .venv/.test: .venv/.made pyproject.toml
 	@echo "Installing the packages and what tests them into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch .venv/.demo $@
+
+.venv/.bench: .venv/.made pyproject.toml
+	@echo "Installing the packages and what they are compared with into .venv (once; up to two minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch .venv/.demo $@
 
 .venv/.made: $(REMAKE)

@@ -7,28 +7,17 @@ wrote when, and the change log in the same call. Answers are compared before any
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json.encoder
 import sys
 
 import orjson
 import redis
 import redis.asyncio
 
+from benchmarks.documents import DOCUMENTS
 from benchmarks.rounds import Figure, compare, compare_async
 from benchmarks.server import BenchServer, placed, running_server
 from redis_store import connect, connect_async
 
-DOCUMENTS = {
-    "100 B": {"path": "src/main.py", "lines": 120, "ok": True, "tags": ["a", "b"], "text": "x" * 36},
-    "2 KB": {
-        "path": "json/encoder.py",
-        "content": inspect.getsource(json.encoder)[:1850],
-        "classes": ["JSONEncoder"],
-        "lines": 50,
-        "ok": True,
-    },
-}
 BIG_DOCUMENT = {"modules": [{**DOCUMENTS["2 KB"], "number": number} for number in range(48)]}
 BATCH = 1000
 HASH = "bare"

@@ -17,7 +17,8 @@ import orjson
 import redis
 
 import sandbox
-from benchmarks.quick import BATCH, DOCUMENTS, HASH
+from benchmarks.documents import DOCUMENTS
+from benchmarks.quick import BATCH, HASH
 from benchmarks.rounds import Figure, compare, figure
 from benchmarks.server import BenchServer, placed, running_server
 from redis_store import connect

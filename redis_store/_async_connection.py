@@ -230,7 +230,9 @@ class LoopConnection(asyncio.Protocol):
         self._watchdog = None
         if not self._waiting or self._failure is not None:
             return
-        left = self._progress_at + self._address.timeout_s - self._loop.time()
+        # What was asked for in this very tick has not gone out yet, and nothing else is outstanding: its time begins now.
+        since = self._loop.time() if self._unsent == len(self._waiting) else self._progress_at
+        left = since + self._address.timeout_s - self._loop.time()
         if left > 0:
             self._watchdog = self._loop.call_later(left, self._watch)
             return

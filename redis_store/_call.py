@@ -88,6 +88,14 @@ def transaction(commands: list[Command]) -> Call[list[Any] | None]:
     return Call((("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
 
+def checked_transaction(keys: tuple[bytes, ...], check: Command, commands: list[Command]) -> Call[list[Any] | None]:
+    """Ask for a ``MULTI`` in one piece with a check before it; the replies, or None where one of the keys had changed.
+
+    A check that fails must change one of the keys, since what stands behind it is under way already.
+    """
+    return Call((("WATCH", *keys), check, ("MULTI",), *commands, ("EXEC",)), _exec_reply)
+
+
 def _exec_reply(replies: list[Any]) -> list[Any] | None:
     result: list[Any] | None = replies[-1]
     return result

@@ -7,6 +7,7 @@ stand last and stay as they are; fields of hashes are keys of agents and stay as
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis_store.errors import InvalidName, InvalidType, LimitExceeded
@@ -159,6 +160,14 @@ def decode_name(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode(errors="backslashreplace")
+
+
+def decode_names(raws: Iterable[bytes]) -> list[str]:
+    """Return keys or namespaces as `decode_name` does, at once."""
+    try:
+        return list(map(bytes.decode, raws := list(raws)))
+    except UnicodeDecodeError:
+        return list(map(decode_name, raws))
 
 
 def _percent(raw: bytes) -> bytes:

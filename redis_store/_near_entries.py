@@ -155,6 +155,8 @@ def redis_keys_of(commands: Iterable[Command]) -> list[bytes]:
             count = command[2]
             assert isinstance(count, int), "a script's command says how many keys follow"
             keys += (key for key in command[3 : 3 + count] if isinstance(key, bytes))
+        elif first == "HSET":  # a batch's values may follow
+            keys += (part for part in command[1:2] if isinstance(part, bytes))
         else:
             keys += (part for part in command[1:] if isinstance(part, bytes))
     return keys

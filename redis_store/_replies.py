@@ -47,7 +47,7 @@ def raise_error_reply(reply: object, commands: Sequence[Command]) -> None:
         if isinstance(part, ReplyError):
             raise translate(part, commands[position : position + 1])
     if isinstance(reply[-1], list):
-        queued = [command for command in commands if command[0] not in ("MULTI", "EXEC")]
+        queued = commands[-1 - len(reply[-1]) : -1]
         for position, part in enumerate(reply[-1]):
             if isinstance(part, ReplyError):
                 raise translate(part, queued[position : position + 1])

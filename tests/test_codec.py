@@ -155,6 +155,22 @@ def test_integers_keep_their_digits_wherever_they_stand(numbers: list[int], offs
         assert VALUES.decode_found(["key"], [text], "ns") == {"key": value}
 
 
+NOISE = ["x" * 7, 20261123, "1 2 3 4 5 6 7 8 9", 0.1234567890123, [list(range(40))], "1763924096123", "12" * 8]
+
+
+@pytest.mark.parametrize("place", [0, 1, 63, 64, 65, 129])
+@pytest.mark.parametrize("size", [1, 20_000], ids=["small", "big"])
+def test_a_long_integer_keeps_its_digits_among_a_batch(place: int, size: int) -> None:
+    for offset in range(20):
+        value = ["x" * offset, NOISE, "y" * size, -9_999_999_999_999_999_999, NOISE]
+        texts: list[bytes | None] = [orjson.dumps([number, NOISE]) for number in range(130)]
+        texts[place], texts[place - 7] = json.dumps(value).encode(), None
+        found = VALUES.decode_found(map(str, range(130)), texts, "ns")
+        assert found.pop(str(place)) == value
+        assert len(found) == 128
+        assert all(found[key] == [int(key), NOISE] for key in found)
+
+
 @settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 30))
 def test_floats_with_many_digits_are_read_as_json_reads_them(number: float, digits: int) -> None:

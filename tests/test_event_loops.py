@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -121,3 +122,21 @@ def test_iterators_and_closing(server_url: str, user: str) -> None:
 
     asyncio.run(main())
     gc.collect()
+
+
+def test_a_loop_that_stood_still_gives_the_next_call_its_time(server_url: str, user: str) -> None:
+    timeout_s = 0.05
+    store = connect_async(server_url, user=user, timeout=timeout_s)
+    loop = asyncio.new_event_loop()
+    try:
+        for number in range(5):
+            loop.run_until_complete(store.set("key", number))
+            loop.run_until_complete(asyncio.sleep(0))
+            end = monotonic() + 2 * timeout_s
+            while monotonic() < end:
+                pass
+            # The timer that watches over answers is due before this call has even gone out.
+            assert loop.run_until_complete(store.get("key")) == number
+    finally:
+        loop.run_until_complete(store.close())
+        loop.close()

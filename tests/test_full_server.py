@@ -38,6 +38,7 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
     "set with metadata": lambda store: store.set("key-0", 0, metadata={"new": 1}),
     "set_many": lambda store: store.set_many({"key-0": "new", "new": 1}),
     "set_many of 2500": lambda store: store.set_many(KEPT),
+    "set_many of big values": lambda store: store.set_many({"key-0": "x" * 2000, "new": "y" * 2000}),
     "set_many with metadata": lambda store: store.set_many({"key-0": 1}, metadata={"new": 1}),
     "set_many of 2500 with metadata": lambda store: store.set_many(KEPT, metadata={"new": 1}),
     "set in a new namespace": lambda store: store.use_namespace("new").set("key", 1),

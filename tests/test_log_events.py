@@ -73,6 +73,10 @@ STEPS: dict[str, list[Callable[[DataStore], Any]]] = {
     "set_many of 1": [lambda s: s.set_many({"a": 1}), lambda s: s.set_many({"a": 1}, metadata={"m": 1})],
     "set_many of 300": [lambda s: s.set_many(many(300)), lambda s: s.set_many(many(300, 150), metadata={"m": 1})],
     "set_many of 2500": [lambda s: s.set_many(many(2500)), lambda s: s.set_many(many(2500), metadata={"m": 1})],
+    "set_many of big values": [
+        lambda s: s.set_many(dict.fromkeys(many(1200), "x" * 2000)),
+        lambda s: s.set("key-1", 1),
+    ],
     "delete": [lambda s: s.set_many(many(3)), lambda s: s.delete("key-1"), lambda s: s.delete("absent")],
     "the last delete": [lambda s: s.set("a", 1), lambda s: s.delete("a"), lambda s: s.delete("a")],
     "delete_many": [lambda s: s.set_many(many(9)), lambda s: s.delete_many(["key-1", "x", "key-2"])],

@@ -85,7 +85,7 @@ INSTALL = "python -m pip install --quiet --disable-pip-version-check --editable 
 
 def test_help_is_the_default_and_lists_every_target(checkout: Checkout) -> None:
     listed = checkout.make().stdout
-    for target in ("help", "demo", "test", "lint", "format", "bench-quick", "clean", "distclean"):
+    for target in ("help", "demo", "test", "lint", "format", "bench", "bench-quick", "clean", "distclean"):
         assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE)
     assert checkout.make("help").stdout == listed
     assert not (checkout.folder / ".venv").exists()
@@ -117,6 +117,18 @@ def test_the_tests_installation_serves_the_demo_too(checkout: Checkout) -> None:
     ]
     checkout.make("demo")
     assert checkout.calls() == ["python examples/demo.py"]
+
+
+def test_bench_installs_what_it_compares_with(checkout: Checkout) -> None:
+    checkout.add_python("python3")
+    assert checkout.make("bench", "ARGS=--only rows").returncode == 0
+    assert checkout.calls() == [
+        "python3 -m venv --clear .venv",
+        f"{INSTALL}.[bench]",
+        "python -m benchmarks.full --only rows",
+    ]
+    checkout.make("bench")
+    assert checkout.calls() == ["python -m benchmarks.full"]
 
 
 def test_changed_requirements_are_installed(checkout: Checkout) -> None:

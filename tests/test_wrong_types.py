@@ -14,6 +14,7 @@ from tests.redis_view import NamespaceView
 from tests.servers import Server
 
 MANY = {f"key-{number}": number for number in range(2500)}
+BIG = {f"key-{number}": "x" * 2000 for number in range(1200)}
 
 WRITES: dict[str, Callable[[DataStore], Any]] = {
     "set": lambda store: store.set("key-0", "new"),
@@ -21,6 +22,7 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
     "set with metadata": lambda store: store.set("key-0", "new", metadata={"new": 1}),
     "set_many": lambda store: store.set_many({"key-0": "new", "new": 1}),
     "set_many of 2500": lambda store: store.set_many(MANY),
+    "set_many of big values": lambda store: store.set_many(BIG),
     "set_many with metadata": lambda store: store.set_many({"key-0": "new", "new": 1}, metadata={"new": 1}),
     "set_many of 2500 with metadata": lambda store: store.set_many(MANY, metadata={"new": 1}),
     "delete": lambda store: store.delete("key-0"),
@@ -66,9 +68,9 @@ def test_an_async_batch_is_refused_whole(
 
     async def main() -> None:
         async with connect_async(real_server.url, user=user) as store:
-            for metadata in (None, {"new": 1}):
+            for items, metadata in ((MANY, None), (BIG, None), (MANY, {"new": 1})):
                 with pytest.raises(WrongKeyType) as caught:
-                    await store.set_many(MANY, metadata=metadata)
+                    await store.set_many(items, metadata=metadata)
                 assert caught.value.redis_key == key.decode()
             with pytest.raises(WrongKeyType):
                 await store.delete_many(list(MANY))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_store._call import Argument, Call, Command, as_is, transaction
+from redis_store._call import Argument, Call, Command, as_is, checked_transaction, transaction
 from redis_store._replies import ScriptMissing, wrong_type_of
 from redis_store._scope import Scope
 from redis_store.errors import WrongKeyType
-from redis_store.scripts import Script
+from redis_store.scripts import CHECK, Script
 
 _KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
 """What the keys of a script that writes or deletes should be, in their order."""
@@ -66,11 +66,19 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
         raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
 
 
-async def write_transaction(scope: Scope, commands: list[Command]) -> list[Any] | None:
-    """Run several such scripts as one; the replies, or None where a watched key had changed."""
+async def write_transaction(scope: Scope, commands: list[Command], probe: bytes | None = None) -> list[Any] | None:
+    """Run several such scripts as one; the replies, or None where a watched key had changed.
+
+    With a `probe`, a key that nobody else uses, their checks are made ahead (`scripts/check.lua`), so that commands which are
+    no scripts may stand among them; None then also where somebody wrote to the namespace meanwhile.
+    """
     scope.check_writable()
     try:
-        return await transaction(commands)
+        if probe is None:
+            return await transaction(commands)
+        keys = (*scope.script_keys, probe)
+        # As text: a digest that the server did not know would check nothing.
+        return await checked_transaction(keys, CHECK.by_text(keys, scope.script_head), commands)
     except WrongKeyType as error:
         raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis_store._call import Alone, Call, read, transaction, watch
-from redis_store._keys import decode_name, encode_prefix, glob_for_prefix
+from redis_store._keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
@@ -25,6 +25,9 @@ PAGE_KEYS = 500
 PAGE_BYTES = 1024 * 1024
 """A page is so many keys, or fewer where their values are big."""
 
+LISTING_PAGE_KEYS = 2000
+"""A page of a listing, which brings no values: the server is busy with it for 0.3 ms; `PAGE_KEYS` where keys may be long."""
+
 SNAPSHOT_TRIES = 3
 """How often a big namespace is read again because somebody wrote to it meanwhile."""
 
@@ -36,7 +39,8 @@ REGISTRY_PAGE = 20_000
 START = "0"
 """The cursor at which pages begin, and to which the last one leads."""
 
-Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, dict[bytes, Any]]]]
+Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, list[bytes]]]]
+"""Gives the next cursor, and fields or fields and values in turn; a field may come in two pages."""
 
 
 def list_keys(scope: Scope, prefix: str | None = None) -> Alone[list[str]]:
@@ -54,7 +58,7 @@ async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None
     scope.check_readable()
     _check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
-    return following, [decode_name(field) for field in page]
+    return following, decode_names(dict.fromkeys(page))
 
 
 async def scan_items_page(
@@ -114,21 +118,25 @@ async def _list_keys(scope: Scope, prefix: str) -> list[str]:
     if whole is None and at_once and not prefix:
         whole = await read("HKEYS", scope.keys.data, bulk=True)
     # A table has up to twice as many buckets as fields, so that this page takes them all.
-    page_keys = 2 * SNAPSHOT_KEYS if at_once else PAGE_KEYS
-    found = whole if whole is not None else await _one_moment(scope, _key_page, prefix, page_keys)
-    return sorted(key for key in map(decode_name, found) if key.startswith(prefix))
+    page_keys = 2 * SNAPSHOT_KEYS if at_once else _listing_page_size(fields, memory_bytes)
+    found = whole if whole is not None else dict.fromkeys(await _one_moment(scope, _key_page, prefix, page_keys))
+    keys = decode_names(found)
+    return sorted([key for key in keys if key.startswith(prefix)] if prefix else keys)
 
 
 async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:
     scope.check_readable()
-    fields, memory_bytes, flat = await _small(scope, "items")
-    if flat is None and fields <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
+    count, memory_bytes, flat = await _small(scope, "items")
+    if flat is None and count <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
         flat = await read("HGETALL", scope.keys.data, bulk=True)
     if flat is None:
-        return _decoded(scope, await _one_moment(scope, _item_page, prefix, _page_size(fields, memory_bytes)))
-    start = prefix.encode()
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return _decoded(scope, {field: text for field, text in pairs if field.startswith(start)})
+        flat = await _one_moment(scope, _item_page, prefix, _page_size(count, memory_bytes))
+    fields, texts = flat[::2], flat[1::2]
+    if prefix:
+        start = prefix.encode()
+        texts = [text for field, text in zip(fields, texts, strict=True) if field.startswith(start)]
+        fields = [field for field in fields if field.startswith(start)]
+    return scope.codec.decode_found(decode_names(fields), texts, scope.namespace)
 
 
 async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]:
@@ -138,16 +146,16 @@ async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]
     return fields, memory_bytes, whole
 
 
-async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> dict[bytes, Any]:
+async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> list[bytes]:
     """Read all pages, again if somebody wrote meanwhile; after some tries each key is true by itself only."""
-    found: dict[bytes, Any] = {}
+    found: list[bytes] = []
     for _ in range(SNAPSHOT_TRIES):
         await watch(scope.keys.data)
-        found = {}
+        found = []
         cursor = START
         while True:
             cursor, more = await page(scope, cursor, prefix, page_keys)
-            found |= more
+            found += more
             if cursor == START:
                 break
         if await transaction([]) is not None:
@@ -155,7 +163,7 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
     return found
 
 
-async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, dict[bytes, None]]:
+async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
     data, pattern = scope.keys.data, glob_for_prefix(prefix)
     try:
         following, fields = await read(
@@ -165,13 +173,13 @@ async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> t
         if "syntax" not in str(error):
             raise
         following, fields = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys), True, True)
-    return following.decode(), dict.fromkeys(fields)
+    return following.decode(), fields
 
 
-async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, dict[bytes, bytes]]:
+async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
     pattern = glob_for_prefix(prefix)
     following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
-    return following.decode(), dict(zip(flat[::2], flat[1::2], strict=True))
+    return following.decode(), flat
 
 
 def _check_cursor(cursor: object) -> None:
@@ -181,14 +189,19 @@ def _check_cursor(cursor: object) -> None:
         )
 
 
+def _listing_page_size(fields: int, memory_bytes: int) -> int:
+    small = 0 < memory_bytes <= PAGE_BYTES * fields // LISTING_PAGE_KEYS
+    return LISTING_PAGE_KEYS if small else PAGE_KEYS
+
+
 def _page_size(fields: int, memory_bytes: int) -> int:
     if fields == 0 or memory_bytes <= 0:
         return PAGE_KEYS
     return max(1, min(PAGE_KEYS, PAGE_BYTES * fields // memory_bytes))
 
 
-def _decoded(scope: Scope, texts: dict[bytes, bytes]) -> dict[str, Json]:
-    return scope.codec.decode_found(map(decode_name, texts), texts.values(), scope.namespace)
+def _decoded(scope: Scope, flat: list[bytes]) -> dict[str, Json]:
+    return scope.codec.decode_found(decode_names(flat[::2]), flat[1::2], scope.namespace)
 
 
 async def _registered(scope: Scope) -> set[bytes]:

@@ -52,6 +52,7 @@ def _script(name: str, text: bytes) -> Script:
 
 SET = _load("prelude", "info_text", "set")
 WRITE = _load("prelude", "info_text", "write")
+CHECK = _load("prelude", "check")
 REPLACE = _load("prelude", "info_text", "field", "replace")
 INCREMENT = _load("prelude", "info_text", "field", "increment")
 APPEND = _load("prelude", "info_text", "field", "append")

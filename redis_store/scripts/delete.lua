@@ -16,7 +16,7 @@ for i = 6, #ARGV do
   if call('HEXISTS', data, ARGV[i]) == 1 then present[#present + 1] = ARGV[i] end
 end
 local watched, computing = look()
-if #present > 0 then must_be_allowed_to_remove(watched) end
+if #present > 0 then must_be_allowed_to_remove(watched, #present) end
 
 if computing then forget(ARGV, 6) end
 if #present == 0 then return 0 end

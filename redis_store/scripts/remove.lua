@@ -12,11 +12,14 @@ local function look()
   return call('XLEN', log) > 0, call('HLEN', flight) > 0
 end
 
--- Raises NOPERM where the server's access rules forbid a part of a delete.
-local function must_be_allowed_to_remove(watched)
+-- Raises NOPERM where the server's access rules forbid a part of a delete, of so many fields where the caller says how many:
+-- while others stay, nothing but the fields goes. (Asking costs more than deleting.)
+local function must_be_allowed_to_remove(watched, count)
   must_be_allowed('HDEL', info, 'field')
-  must_be_allowed('UNLINK', info)
-  must_be_allowed('SREM', registry, name)
+  if not count or call('HLEN', data) <= count then
+    must_be_allowed('UNLINK', info)
+    must_be_allowed('SREM', registry, name)
+  end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
 end
 

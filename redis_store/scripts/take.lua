@@ -11,7 +11,7 @@ local field = ARGV[5]
 
 local value = call('HGET', data, field)
 local watched, computing = look()
-if value then must_be_allowed_to_remove(watched) end
+if value then must_be_allowed_to_remove(watched, 1) end
 
 if computing then forget({field}, 1) end
 if not value then return false end

@@ -4,13 +4,15 @@
 -- ARGV  6 time to live in ms, or ''
 --       7 'keep': the metadata of each key stays, 2 arguments a key: field, value
 --         'put': it is replaced, 4 a key: field, value, new metadata, the metadata that it must have had ('' for none)
+--         'beside': the metadata stays, 1 a key: field; the values, of more than 1 KiB each, are set by an HSET right behind
+--         this in the same transaction, which check.lua has let through; no time to live
 --       8.. the keys, about 1,000 at most (unpack fails at 8,000 arguments)
 -- Reply 1; or the array {position from 0, metadata} of the first key that had other metadata: then nothing is written
 -- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
 
 local ttl_ms, mode = ARGV[6], ARGV[7]
 local FIRST = 8
-local stride = mode == 'put' and 4 or 2
+local stride = mode == 'put' and 4 or mode == 'beside' and 1 or 2
 
 local fields = {}
 for i = FIRST, #ARGV, stride do fields[#fields + 1] = ARGV[i] end
@@ -58,7 +60,7 @@ if watched then must_be_allowed('XADD', log, '*', '', '') end
 -- The first write may be refused (a full server, a replica): nothing has happened then. Those after it are not.
 if stride == 2 then
   call('HSET', data, unpack(ARGV, FIRST))
-else
+elseif stride == 4 then
   local values = {}
   for i = FIRST, #ARGV, stride do
     values[#values + 1] = ARGV[i]
@@ -82,7 +84,7 @@ if watched then
   for i = FIRST, #ARGV, stride do
     local field, value = ARGV[i], ARGV[i + 1]
     local news = 'r'
-    if #value <= 1024 and inline_bytes + #value <= 65536 then
+    if stride > 1 and #value <= 1024 and inline_bytes + #value <= 65536 then
       news = 's' .. value
       inline_bytes = inline_bytes + #value
     end

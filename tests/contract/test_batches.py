@@ -34,6 +34,17 @@ def test_keys_may_come_from_any_iterable(store: Side, side: str) -> None:
         assert store.delete_many(key for key in "ab") == 2
 
 
+def test_a_batch_of_big_values(store: Side) -> None:
+    store.set("key-0", "old", metadata={"m": 1})
+    items = {f"key-{number}": ["x" * 2000, number] for number in range(1100)}
+    assert store.set_many(items) == 1100
+    assert store.get_all() == items
+    assert store.list_namespaces() == ["default"]
+    info = store.info("key-0")
+    assert info is not None
+    assert (info.metadata, info.size) == ({"m": 1}, 2006)
+
+
 @pytest.mark.parametrize("count", [100, 101, 1000, 1001, 3500])
 def test_get_many_of_every_size(store: Side, count: int) -> None:
     items = {f"key-{number}": number for number in range(count)}

@@ -58,6 +58,35 @@ def test_a_small_set_many_has_no_parts() -> None:
     assert "tx" not in str(played.calls[0].commands[1][8])
 
 
+BIG = {f"key-{number}": "x" * 2000 for number in range(1500)}
+
+
+def test_big_values_go_beside_the_script_behind_a_check() -> None:
+    checked = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, [1, 1000, 1, 500]]
+    played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), checked)
+    assert played.result == 1500
+    assert played.names == [["WATCH", "EVAL", "MULTI", "EVAL", "HSET", "EVALSHA", "HSET", "EXEC"]]
+    watching, check, _, *writes, _ = played.calls[0].commands
+    assert check[3:8] == watching[1:], "what is checked is watched"
+    assert not any(b"x" * 2000 in str(part).encode() for script in writes[::2] for part in script)
+    assert [part for script in writes[1::2] for part in script[2::2]] == [key.encode() for key in BIG]
+    assert not played.calls[0].repeatable
+
+
+def test_big_values_go_through_the_script_where_others_write_meanwhile() -> None:
+    lost = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, None]
+    played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), lost, queued(1, 1))
+    assert played.result == 1500
+    assert played.names[1] == ["MULTI", "EVAL", "EVALSHA", "EXEC"]
+
+
+@pytest.mark.parametrize("items", [{**BIG, "small": 1}, {"edge": "x" * 1022}])
+def test_values_that_the_log_may_show_go_through_the_script(items: dict[str, Any]) -> None:
+    parts = -(-len(items) // 1000)
+    played = play(batch.set_many(scope_of(), items, None, None, "the-tx"), queued(*[1] * parts))
+    assert played.names[0][0] == "MULTI"
+
+
 def test_a_batch_is_checked_whole_before_anything_is_asked() -> None:
     scope = scope_of()
     for items, metadata in (

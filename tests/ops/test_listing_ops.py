@@ -55,6 +55,17 @@ def test_a_few_keys_with_much_in_them_are_read_in_small_pages() -> None:
     assert count == 1 or count * 1_600_000 <= 2 * listing.PAGE_BYTES
 
 
+@pytest.mark.parametrize(
+    ("bytes_a_key", "page_keys"), [(100, listing.LISTING_PAGE_KEYS), (5000, listing.PAGE_KEYS), (-1, listing.PAGE_KEYS)]
+)
+def test_a_listing_of_small_values_takes_bigger_pages(bytes_a_key: int, page_keys: int) -> None:
+    page = [b"0", [b"a"]]
+    played = play(listing.list_keys(scope_of()), [BIG, BIG * bytes_a_key, None], b"OK", page, [b"OK", []])
+    assert played.result == ["a"]
+    command = played.calls[2].commands[0]
+    assert command[command.index("COUNT") + 1] == page_keys
+
+
 def test_a_server_without_novalues_gets_a_script() -> None:
     scope = scope_of()
     played = play(listing.scan_page(scope, "0", "a*"), ReplyError("ERR syntax error"), [b"5", [b"a*b"]])

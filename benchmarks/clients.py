@@ -1,0 +1,44 @@
+"""The two sides of the rows: a store of ours and redis-py's clients, blocking and asyncio's, on one server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+import redis.asyncio
+
+from redis_store import AsyncDataStore, DataStore, connect, connect_async
+
+USER = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Connected clients of both sides; the asyncio ones belong to `loop`."""
+
+    store: DataStore
+    astore: AsyncDataStore
+    bare: redis.Redis
+    abare: redis.asyncio.Redis
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, awaitable: object) -> object:
+        """Await something in the loop of the asyncio clients."""
+        return self.loop.run_until_complete(awaitable)
+
+
+@contextmanager
+def connected(port: int, loop: asyncio.AbstractEventLoop) -> Iterator[Clients]:
+    """Connect all of them to a port of this machine."""
+    url = f"redis://127.0.0.1:{port}"
+    with connect(url, user=USER, agent="bench") as store, redis.Redis(port=port) as bare:
+        astore = connect_async(url, user=USER, agent="bench")
+        abare = redis.asyncio.Redis(port=port, max_connections=1100)
+        try:
+            yield Clients(store, astore, bare, abare, loop)
+        finally:
+            loop.run_until_complete(astore.close())
+            loop.run_until_complete(abare.aclose())

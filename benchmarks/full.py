@@ -1,0 +1,184 @@
+"""`make bench`: every row of the design beside redis-py, the peers, and how it all grows, in five minutes.
+
+Prints tables; writes all figures as JSON (``--json``) and, where asked, plots (``--plots docs/images``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks import growth, peers, special, tables
+from benchmarks.clients import Clients, connected
+from benchmarks.race import Entrant, Finish, race
+from benchmarks.rows import Row, all_rows
+from benchmarks.server import BenchServer, placed, running_server
+from benchmarks.wire import Traffic, counting_relay
+
+PARTS = ("rows", "special", "peers", "growth")
+LIBRARIES = ("redis", "hiredis", "orjson")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for and print it; 0."""
+    options = _options(arguments)
+    start = perf_counter()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    results: dict[str, Any] = {"about": _about()}
+    print(tables.heading(results["about"]))
+    if "rows" in options.only:
+        results["rows"] = _rows(loop)
+        print(tables.rows(results["rows"]))
+    if "special" in options.only:
+        results["special"] = _special(loop)
+        print(tables.special(results["special"]))
+    if "peers" in options.only:
+        results["peers"] = _peers(loop)
+        print(tables.peers(results["peers"]))
+    if "growth" in options.only:
+        results["growth"] = _growth(loop)
+        print(tables.growth(results["growth"]))
+    loop.close()
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"All figures: {options.json}. It took {perf_counter() - start:.0f} s.")
+    if options.plots is not None:
+        from benchmarks import plots
+
+        plots.draw(results, options.plots)
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.full", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
+    parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="where the figures go")
+    parser.add_argument("--plots", type=Path, help="a folder for plots as SVG; none are drawn otherwise")
+    return parser.parse_args(arguments)
+
+
+def _about() -> dict[str, Any]:
+    with running_server() as server:
+        valkey = server.version
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "server": f"Valkey {valkey}",
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": os.getloadavg()[0],
+        **{library: version(library) for library in LIBRARIES},
+    }
+
+
+@contextmanager
+def _bench(loop: asyncio.AbstractEventLoop, *, pinned: bool) -> Iterator[tuple[BenchServer, Clients]]:
+    with (
+        running_server() as server,
+        placed(server, pinned=pinned),
+        connected(server.port, loop) as clients,
+    ):
+        yield server, clients
+
+
+def _rows(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for pinned in (True, False):
+        with _bench(loop, pinned=pinned) as (_, clients):
+            for row in all_rows(clients):
+                ours, theirs = race([row.ours, row.theirs], loop, row.rounds, row.calls)
+                entry = table.setdefault(row.name, {"name": row.name, "of": row.theirs.name})
+                entry["pinned" if pinned else "spread"] = _figures(row, ours, theirs, pinned=pinned)
+    with running_server() as server, counting_relay(server.port) as (port, traffic), connected(port, loop) as clients:
+        for row in all_rows(clients):
+            table[row.name]["cost"] = _cost(row, traffic, loop)
+    return list(table.values())
+
+
+def _figures(row: Row, ours: Finish, theirs: Finish, *, pinned: bool) -> dict[str, Any]:
+    goal = row.pinned_at_most if pinned or row.spread_at_most is None else row.spread_at_most
+    low, high = ours.quartiles
+    return {
+        "ratio": ours.ratio,
+        "low": low,
+        "high": high,
+        "ours_us": ours.us,
+        "theirs_us": theirs.us,
+        "at_most": goal,
+    }
+
+
+def _cost(row: Row, traffic: Traffic, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Count what a call of either side says to the server, and time the JSON in it."""
+    cost: dict[str, Any] = {}
+    for side, entrant in (("ours", row.ours), ("theirs", row.theirs)):
+        _once(entrant, loop)  # the first call connects, or loads a script
+        if entrant.prepare is not None:
+            entrant.prepare(1)
+        traffic.reset()
+        _once(entrant, loop, prepared=True)
+        per = entrant.calls_at_once
+        cost[side] = {
+            "round_trips": traffic.round_trips / per,
+            "bytes_out": traffic.bytes_out / per,
+            "bytes_in": traffic.bytes_in / per,
+        }
+    if row.json_work is not None:
+        cost["json_us"] = race([Entrant("json", row.json_work)], loop, rounds=9, budget_s=0.5)[0].us
+    return cost
+
+
+def _once(entrant: Entrant, loop: asyncio.AbstractEventLoop, *, prepared: bool = False) -> None:
+    if entrant.prepare is not None and not prepared:
+        entrant.prepare(1)
+    answer = entrant.work()
+    if entrant.awaited:
+        loop.run_until_complete(answer)
+
+
+def _special(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    with running_server() as server:
+        notes = [special.memory(server.port)]
+        with placed(server, pinned=False):
+            notes.append(special.longest_wait(server.port))
+    return [asdict(note) for note in [special.foreign_keys(loop), *notes]]
+
+
+def _peers(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for pinned in (True, False):
+        with _bench(loop, pinned=pinned) as (_, clients), tempfile.TemporaryDirectory() as folder:
+            for line in peers.compare_peers(clients, folder, loop):
+                entry = table.setdefault(line.peer.name, {"name": line.peer.name, "remark": line.peer.remark})
+                entry["pinned" if pinned else "spread"] = {
+                    name: {
+                        "ratio": finish.ratio,
+                        "low": finish.quartiles[0],
+                        "high": finish.quartiles[1],
+                        "us": finish.us,
+                    }
+                    for name, finish in line.finishes.items()
+                }
+    return list(table.values())
+
+
+def _growth(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    with _bench(loop, pinned=True) as (server, clients):
+        return [asdict(cell) for cell in growth.measure_growth(clients, server.port, loop)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
