@@ -57,7 +57,7 @@ OF_THE_USER: dict[str, tuple[Any, ...]] = {
 }
 """What belongs to no namespace, and needs the right to write to at least one."""
 NEITHER = {
-    *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces"),
+    *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces", "stats"),
     *("read_only", "restricted", "cached", "transaction", "transact"),
 }
 WATCHES = {"watch", "watch_all", "wait_for", "wait_until"}
