@@ -146,17 +146,6 @@ class Plan:
         return moved
 
 
-def check_timeout(timeout: object) -> float | None:
-    """Return a timeout in seconds, None for no end."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
-    if not 0 <= timeout < 1e9:
-        raise InvalidInput(f"The timeout {timeout!r} is out of range: give 0 or more seconds.")
-    return float(timeout)
-
-
 def check_most(most: object) -> int:
     """Return how many changes to take at most."""
     if isinstance(most, bool) or not isinstance(most, int):
@@ -195,4 +184,4 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
     return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
 
 
-__all__ = ["Consumer", "Plan", "check_most", "check_timeout"]
+__all__ = ["Consumer", "Plan", "check_most"]

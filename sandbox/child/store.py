@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from redis_store import _plain, memo
 from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._computing import LOCK_TIMEOUT_S, encode_tag
+from redis_store._holding import check_timeout
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store._optimistic import check_max_items
 from redis_store._ttl import ttl_to_ms
@@ -31,7 +32,7 @@ from sandbox.child.channels import DataChannel
 from sandbox.child.computing import AsyncView, compute_once
 from sandbox.child.flows import run_flow
 from sandbox.child.transaction import Draft, Transaction, transact, update
-from sandbox.child.watching import Waits, Watch, checked_timeout
+from sandbox.child.watching import Waits, Watch
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -327,12 +328,12 @@ class DataStore(StoreMapping):
     def wait_for(self, key: str, timeout: float | None = None) -> Json:
         """Return the value at once if the key is there, else as soon as it is written; `WaitTimeout` if not in time."""
         self._check("wait_for")
-        _, answer = self._waits.ask("wait", self._namespace, _key(key), checked_timeout(timeout))
+        _, answer = self._waits.ask("wait", self._namespace, _key(key), check_timeout(timeout))
         return self._decode(answer.result()[0], key)
 
     def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
-        limit_s = checked_timeout(timeout)
+        limit_s = check_timeout(timeout)
         deadline = None if limit_s is None else monotonic() + limit_s
         if not callable(predicate):
             raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")

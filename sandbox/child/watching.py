@@ -11,7 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, InvalidType, StoreClosed
+from redis_store._holding import check_timeout
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.types import Change, Json
 from sandbox._frames import Part
 from sandbox.child.channels import ControlChannel, error_of
@@ -72,7 +73,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     def next_change(self, timeout: float | None = None) -> Change | None:
         """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
         if not self._ready:
-            self._take(self._ask(checked_timeout(timeout)).result())
+            self._take(self._ask(check_timeout(timeout)).result())
         return self._pop()
 
     def close(self) -> None:
@@ -142,14 +143,3 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         if isinstance(value, bytes):
             value = self._decode(value, namespace, key or "")
         return Change(namespace, key, op, value, cursor, source, agent, run)
-
-
-def checked_timeout(timeout: object) -> float | None:
-    """Return a timeout in seconds, None for no end."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
-    if not 0 <= timeout < 1e9:
-        raise InvalidInput(f"The timeout {timeout!r} is out of range: give 0 or more seconds.")
-    return float(timeout)
