@@ -294,6 +294,13 @@ def rows_of_limits() -> list[tuple[str, str, str]]:
     return [(row[0], row[1], row[-1].strip("`")) for row in rows if row[-1].startswith("`")]
 
 
+def test_the_design_names_every_module_and_script() -> None:
+    page = (ROOT / "docs/design.md").read_text()
+    files = [path for package in ("redis_store", "sandbox") for path in (ROOT / package).rglob("*.*")]
+    names = {path.name for path in files if path.suffix in (".py", ".lua")} - {"__init__.py"}
+    assert not {name for name in names if not re.search(rf"\b{re.escape(name)}\b", page)}
+
+
 @pytest.mark.parametrize(("what", "shown", "place"), rows_of_limits(), ids=lambda text: text[:40])
 def test_limits_page_says_what_the_code_has(what: str, shown: str, place: str) -> None:
     number = re.match(r"[\d,]+(\.\d+)?", shown)
