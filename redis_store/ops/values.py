@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from redis_store import _plain
-from redis_store._call import Call, as_is, read
+from redis_store._call import Argument, Call, Opening, as_is, read
 from redis_store._codec import VALUES
 from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
@@ -92,7 +93,18 @@ async def set_value(
 
 
 async def delete(scope: Scope, key: str) -> bool:
-    return bool(await run_delete(DELETE, scope, ("", encode_key(key))))
+    scope.check_writable()
+    field = encode_key(key)
+    try:
+        return bool(await Call(((_opening_of_delete(scope.delete_keys, scope.script_head), b"", field),), as_is))
+    except (ScriptMissing, WrongKeyType):  # as in `set_value`
+        return bool(await run_delete(DELETE, scope, ("", field)))
+
+
+@lru_cache(maxsize=256)
+def _opening_of_delete(keys: tuple[bytes, ...], head: tuple[Argument, ...]) -> Opening:
+    """Return the everyday delete up to its transaction's id, which is empty, and its field."""
+    return DELETE.opening(keys, head)
 
 
 async def info(scope: Scope, key: str) -> KeyInfo | None:

@@ -56,7 +56,7 @@ def test_set_is_one_call_and_sends_its_text_where_the_server_does_not_know_it() 
 
 def test_a_missing_script_is_sent_once_only() -> None:
     with pytest.raises(Exception, match="does not know the script"):
-        play(values.delete(scope_of(), "key"), NO_SCRIPT, NO_SCRIPT)
+        play(values.info(scope_of(), "key"), NO_SCRIPT, NO_SCRIPT)
 
 
 def test_metadata_is_merged_until_it_fits() -> None:
@@ -91,7 +91,8 @@ def test_an_error_of_the_server_reaches_the_caller() -> None:
     with pytest.raises(WrongKeyType):
         play(
             values.delete(scope_of(), "key"),
-            ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+            *[ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value")]
+            * 2,  # the longer way as well
             [b"hash", b"string", b"hash", b"none"],
         )
     lost = ConnectionLost("gone", outcome_unknown=True)
@@ -104,7 +105,8 @@ def test_the_key_of_another_type_is_looked_up() -> None:
     with pytest.raises(WrongKeyType) as caught:
         play(
             values.delete(scope_of(), "key"),
-            ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+            *[ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value")]
+            * 2,  # the longer way as well
             [b"hash", b"none", b"hash", b"list"],
         )
     assert caught.value.redis_key == "user:alice:log:default"
