@@ -95,7 +95,7 @@ def lifetimes(ttl_ms: int | str, stale: Ttl) -> tuple[int | Literal[""], int | L
     """Return for how long a value is kept, in ms, and for how much of that it may be served stale; '' for no bound, and not."""
     if stale is None:
         return ttl_ms if isinstance(ttl_ms, int) else "", ""
-    stale_ms = ttl_to_ms(stale)
+    stale_ms = ttl_to_ms(stale, "stale")
     if not isinstance(ttl_ms, int):
         raise InvalidInput("stale= is for values that expire: give a ttl too.")
     return ttl_ms + stale_ms, stale_ms
