@@ -95,7 +95,7 @@ def lifetimes(ttl_ms: int | str, stale: Ttl) -> tuple[int | Literal[""], int | L
     """Return for how long a value is kept, in ms, and for how much of that it may be served stale; '' for no bound, and not."""
     if stale is None:
         return ttl_ms if isinstance(ttl_ms, int) else "", ""
-    stale_ms = ttl_to_ms(stale)
+    stale_ms = ttl_to_ms(stale, "stale")
     if not isinstance(ttl_ms, int):
         raise InvalidInput("stale= is for values that expire: give a ttl too.")
     return ttl_ms + stale_ms, stale_ms
@@ -132,7 +132,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
     pause_s = FIRST_PAUSE_S
     while True:
         asked = await Now()
-        answer = await Do(plan.claim(token, since_ms))
+        answer = await _claim(plan, token, since_ms)
         if isinstance(answer, Found):
             if plan.stale_ms != "" and since_ms is None:
                 counters.read(answer.text)  # elsewhere the look has counted it as a miss
@@ -154,6 +154,19 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         left_s = max(0.001, answer.left_ms / 1000)
         await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(WOKEN_PAUSE_S, left_s))
         pause_s = next_pause(pause_s, _longest_pause(plan))
+
+
+async def _claim(plan: Computation, token: str, since_ms: int | None) -> Answer:
+    try:
+        return await Do(plan.claim(token, since_ms))
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        # A caller who is cancelled, or an answer that was lost: it may be ours without our knowing.
+        if not isinstance(error, DataStoreError) or error.outcome_unknown:
+            with suppress(DataStoreError):
+                await Do(plan.fail(token, None))
+        raise
 
 
 _under_way: ContextVar[tuple[Hashable, ...]] = ContextVar("_under_way", default=())

@@ -58,6 +58,8 @@ async def transact(
     rand: Rand,
 ) -> T:
     """The flow that runs a function with a new transaction until nobody has disturbed it."""
+    if not callable(function):
+        raise InvalidType(f"transact runs a function of a transaction, not {kind_of(function)}.")
     pause_s = FIRST_PAUSE_S / 2
     for attempt in range(TRIES):
         if attempt >= TRIES_AT_ONCE:

@@ -13,11 +13,18 @@ MAX_TTL_S = 100 * 365 * 86400
 """A hundred years: beyond it the servers' own bounds on times of expiry come near."""
 
 
-def ttl_to_ms(ttl: object) -> int:
-    """Return a time to live, given in seconds or as a timedelta, in whole milliseconds, at least one."""
+def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
+    """Return a time to live, given in seconds or as a timedelta, in whole milliseconds, at least one.
+
+    `what` is the name of the argument that it was given as.
+    """
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise InvalidType(f"A ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
+        raise InvalidType(f"{what} must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
     if not 0 < seconds <= MAX_TTL_S:
-        raise InvalidInput(f"This ttl is out of range: give more than 0 and at most {MAX_TTL_S} seconds (100 years).")
+        # Python refuses to write out an int of more than 4,300 digits.
+        shown = repr(ttl) if isinstance(seconds, float) or abs(seconds) < 10**18 else "a huge int"
+        raise InvalidInput(
+            f"{what}={shown} is out of range: give more than 0 and at most {MAX_TTL_S:,} seconds (100 years)."
+        )
     return max(1, round(seconds * 1000))

@@ -100,7 +100,7 @@ class _Naming:
         given = self._options.key
         if given is None:
             return f"{self.name}{version}({self._arguments_text(args, kwargs)})"
-        made = given.format_map(self._bound(args, kwargs)) if isinstance(given, str) else given(*args, **kwargs)
+        made = self._filled(given, self._bound(args, kwargs)) if isinstance(given, str) else given(*args, **kwargs)
         if not isinstance(made, str):
             raise InvalidType(f"The key function of {self.name} must return a str, not {type(made).__name__}.")
         return made + version
@@ -113,13 +113,22 @@ class _Naming:
         if callable(given):
             return list(given(*args, **kwargs))
         bound = self._bound(args, kwargs)
-        return [tag.format_map(bound) if isinstance(tag, str) else tag for tag in given]
+        return [self._filled(tag, bound) if isinstance(tag, str) else tag for tag in given]
 
     def prefixes(self) -> tuple[str, str]:
         """Return what the keys of all arguments and versions begin with."""
         if self._options.key is not None:
             raise InvalidInput(f"{self.name} has a key of its own: give it a tag, and invalidate that.")
         return f"{self.name}(", f"{self.name}@"
+
+    def _filled(self, template: str, bound: dict[str, Any]) -> str:
+        try:
+            return template.format_map(bound)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"{template!r} cannot be filled with the arguments of {self.name} ({type(error).__name__}: {error}):"
+                f" there are {', '.join(bound) or 'none'}; {{{{ and }}}} are braces."
+            ) from error
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         bound = self._signature.bind(*args, **kwargs)

@@ -26,6 +26,8 @@ NEAR = 0.8
 MOST_OF_A_KIND = 10
 """So many places are looked at for a hint of each kind: an agent decides how many there are, and looking takes time."""
 
+_NO_READS = (OF_THE_USER - WRITES) | {"watch", "watch_all", "wait_for", "claim_value", "renew_value", "fail_value"}
+
 _COMPARED, _COMPARED_CHARACTERS = 500, 48
 """So many names, and so much of each, are compared with one that holds nothing; agents make names as they like."""
 
@@ -97,9 +99,14 @@ def _near_limit(operations: list[Operation], limits: Limits) -> Iterator[Hint]:
         )
 
 
+def _reads(group: list[Operation]) -> list[Operation]:
+    """Return what was carried out in a namespace, without what waits for others to write there."""
+    return [one for one in group if one.error is None and one.operation not in _NO_READS]
+
+
 def _found_nothing(group: list[Operation]) -> bool:
     """Whether there were reads that all found nothing, and no writes."""
-    done = [one for one in group if one.error is None and one.operation not in OF_THE_USER - WRITES]
+    done = _reads(group)
     return bool(done) and not any(one.count or one.operation in WRITES for one in done)
 
 
@@ -111,10 +118,11 @@ def _empty_namespaces(empty: dict[tuple[str, str], list[Operation]], store: Ques
         if namespace in there:
             continue
         near = _nearest(namespace, there)
+        times = len(_reads(group))
         instead = f"did it mean {' or '.join(map(repr, near))}?" if near else _others(there)
         yield Hint(
             "empty_namespace",
-            f"{agent} read from namespace {namespace!r} {len(group):,} {'time' if len(group) == 1 else 'times'}, which"
+            f"{agent} read from namespace {namespace!r} {times:,} {'time' if times == 1 else 'times'}, which"
             f" holds nothing: {instead}",
             agent,
             namespace,

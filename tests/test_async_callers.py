@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from redis_store import AsyncDataStore, connect_async
+from redis_store import AsyncDataStore, ConnectionLost, connect_async
 from tests.proxy import Fault, Proxy, proxied
 from tests.servers import DEADLINE_S, Server
 
@@ -181,3 +181,24 @@ def test_what_is_under_way_is_bounded(start: Callable[..., Server], count: int, 
 
     with proxied(server) as proxy:
         asyncio.run(main(proxy))
+
+
+@pytest.mark.parametrize("fault", [Fault.HOLD_REPLY, Fault.HOLD_REQUEST, Fault.CUT_AFTER])
+def test_a_claim_whose_answer_nobody_hears_is_given_back(opened: Any, proxy: Proxy, fault: Fault) -> None:
+    """Whether its caller is cancelled or its connection breaks; else all others would wait until it lapses."""
+
+    async def main() -> None:
+        async with opened() as store:
+            await store.get_or_set("loads the scripts", lambda: 1)
+            rule = proxy.strike("31000", fault)
+            task = asyncio.ensure_future(store.get_or_set("computed", lambda: "first", lock_timeout=31))
+            await until(lambda: rule.struck.is_set(), "the claim is on its way")
+            if fault is not Fault.CUT_AFTER:
+                task.cancel()
+                rule.release()
+            with pytest.raises((asyncio.CancelledError, ConnectionLost)):
+                await task
+            async with asyncio.timeout(DEADLINE_S):
+                assert await store.get_or_set("computed", lambda: "next") == "next"
+
+    asyncio.run(main())

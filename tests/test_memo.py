@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,20 @@ def test_a_key_of_ones_own(store: DataStore) -> None:
     assert text.invalidate("a") is True
     with pytest.raises(InvalidInput, match="tag"):
         text.invalidate_all()
+
+
+@pytest.mark.parametrize("template", ["item:{nme}", "item:{", "item:{0}", "item:{}", "item:{name.part}"])
+def test_a_text_that_the_arguments_do_not_fill(store: DataStore, template: str) -> None:
+    by_key = store.cached(key=template)(_named)
+    by_tag = store.cached(tags=[template])(_named)
+    for call in (by_key, by_key.cache_key, by_key.invalidate, by_tag):
+        with pytest.raises(InvalidInput, match=re.escape(repr(template)) + ".*_named.*there are name;"):
+            call("a")
+    assert store.list_keys() == []
+
+
+def _named(name: str) -> str:
+    return name
 
 
 def test_tags_of_a_function(store: DataStore) -> None:

@@ -66,7 +66,7 @@ class Plan:
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
-        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, ttl_to_ms(lock_timeout), keys)
+        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), keys)
 
     @property
     def place(self) -> tuple[bytes, bytes]:

@@ -123,7 +123,7 @@ class RateLimitOps:
         """Check the name, the number and the period of a rate limit."""
         scope.check_writes_somewhere()
         raw = encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
-        return cls(scope, raw, check_places(n), ttl_to_ms(per))
+        return cls(scope, raw, check_places(n), ttl_to_ms(per, "per"))
 
     @property
     def name(self) -> str:

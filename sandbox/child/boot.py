@@ -8,6 +8,7 @@ The packages' own ``__init__`` is not executed: it would import redis-py and mor
 import json
 import os
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -79,12 +80,22 @@ class SharedFinder:
         return PathFinder.find_spec(name, [self.folders[package]])
 
 
+def public_name(name: str) -> object:
+    """Return what `redis_store` itself has for agents too: the errors, the types, `MISSING` and `NEVER`."""
+    if not name.startswith("_") and name not in SHARED["redis_store"]:
+        for module in map(import_module, ("redis_store.errors", "redis_store.types")):
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'redis_store' has no attribute {name!r} in an agent", name=name)
+
+
 def main() -> None:
     sandbox, redis_store, msgpack, role, *arguments = sys.argv[1:]
     folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox, "sandbox.child": f"{sandbox}/child"}
     for package in SHARED:
         stub = sys.modules[package] = ModuleType(package)
         stub.__path__ = []  # a package, with nothing for the usual finders
+    vars(sys.modules["redis_store"])["__getattr__"] = public_name
     sys.meta_path.insert(0, SharedFinder(folders))
     sys.argv[:] = [""]
     if role == "zygote":

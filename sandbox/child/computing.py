@@ -63,7 +63,9 @@ class Flight:
         ttl_ms, stale_ms = lifetimes("" if ttl_s is None else ttl_to_ms(ttl_s), stale)
         texts = tuple(str.__str__(tag) for tag in check_tags(tags))
         stale_s = None if stale_ms == "" else stale_ms / 1000
-        return cls(store, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout), texts)
+        return cls(
+            store, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts
+        )
 
     @property
     def place(self) -> tuple[str, str]:

@@ -76,7 +76,7 @@ class RateLimitSteps:
         encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
         self._n = int(check_places(n))
-        self._per_s = ttl_to_ms(per) / 1000
+        self._per_s = ttl_to_ms(per, "per") / 1000
         self._call = store._call_for_user
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:

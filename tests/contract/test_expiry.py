@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -180,6 +181,25 @@ def test_a_ttl_out_of_range_is_refused(store: Side, ttl: Any) -> None:
         with pytest.raises(InvalidInput):
             call()
     assert store.get_all() == {"key": 1}
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (lambda store: store.set("key", 1, ttl=-1.5), "ttl=-1.5 is"),
+        (lambda store: store.expire("key", timedelta(0)), "ttl=datetime.timedelta(0) is"),
+        (lambda store: store.expire("key", 10**5000), "ttl=a huge int is"),
+        (lambda store: store.get_or_set("key", lambda: 1, ttl=1, stale=-1), "stale=-1 is"),
+        (lambda store: store.get_or_set("key", lambda: 1, lock_timeout=0), "lock_timeout=0 is"),
+        (lambda store: store.lock("name", ttl=0), "ttl=0 is"),
+        (lambda store: store.rate_limit("name", 1, per=0), "per=0 is"),
+    ],
+)
+def test_a_refusal_names_the_argument_and_what_it_was(store: Side, call: Any, shown: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(shown)):
+        call(store)
+    with pytest.raises(InvalidType, match="per must be"):
+        store.rate_limit("name", 1, per="minute")
 
 
 @pytest.mark.parametrize("ttl", ["1", True, [1], b"1", None, NEVER], ids=repr)

@@ -13,6 +13,7 @@ from redis_store import (
     Conflict,
     InvalidInput,
     InvalidName,
+    InvalidType,
     InvalidValue,
     LimitExceeded,
     UnsupportedByServer,
@@ -228,3 +229,8 @@ def test_transact_runs_again_until_nobody_disturbs(server: Server, user: str, si
         results, left, there = asyncio.run(main())
     assert (left, there) == (70, 30)
     assert sorted(number for part in results for number in part) == list(range(70, 100))
+
+
+def test_transact_takes_a_function(store: Side) -> None:
+    with pytest.raises(InvalidType, match="transact runs a function of a transaction, not a int"):
+        store.transact(3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import redis_store
 import sandbox
 from sandbox.child.agent import NotAnAgent, arguments_for
 
@@ -242,3 +243,23 @@ def test_async_code_of_every_day(run: Any) -> None:
         """
     )
     assert result.check() == {"done": [*range(5), *range(5), "timeout"]}
+
+
+def test_what_agents_import_from_the_package(evaluate: Any) -> None:
+    given = sorted({*redis_store.errors.__all__, *redis_store.types.__all__} & set(redis_store.__all__))
+    assert {"MISSING", "NEVER", "Change", "DataStoreError", "LockTimeout"} <= set(given)
+    assert evaluate(
+        f"""
+        import redis_store
+        from redis_store import {", ".join(given)}
+        cache = data_store.use_namespace("cache", ttl=NEVER)
+        cache.set("for ever", 1, ttl=NEVER)
+        value = [
+            cache.compare_and_set("leader", MISSING, "a"),
+            cache.compare_and_set("leader", MISSING, "b"),
+            cache.info("for ever").expires_at,
+            redis_store.InvalidName is InvalidName,
+            hasattr(redis_store, "connect"),
+        ]
+        """
+    ) == [True, False, None, True, False]

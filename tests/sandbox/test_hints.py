@@ -73,6 +73,21 @@ def test_reads_from_a_namespace_that_holds_nothing(run: Any, store: DataStore) -
     assert hints(run, source)[0][1].endswith("1 time, which holds nothing: there are 'files:repo', 'shared', 'shares'.")
 
 
+def test_what_was_refused_or_computed_is_no_read(run: Any) -> None:
+    source = """
+        def run():
+            for refused in (lambda: data_store.set("k", 1), lambda: data_store.get_or_set("k", lambda: 1 / 0)):
+                try:
+                    refused()
+                except (PermissionError, ZeroDivisionError):
+                    pass
+            return {}
+    """
+    operations = sandbox.Permissions(operations=["get", "get_or_set"])
+    ((_, text),) = hints(run, source, permissions=operations)
+    assert "read from namespace 'default' 1 time," in text
+
+
 def test_nothing_at_all_is_there_yet(run: Any) -> None:
     assert hints(run, "def run(): data_store.get('k'); return {}")[0][1].endswith("the user has no data yet.")
 
@@ -84,6 +99,8 @@ def test_nothing_at_all_is_there_yet(run: Any) -> None:
         "data_store.get('none')",
         "data_store.list_namespaces()",
         "data_store.clear()",
+        "data_store.watch().close()",
+        "data_store.watch_all().next_change(timeout=0)",
     ],
 )
 def test_reads_that_find_nothing_for_a_reason(run: Any, store: DataStore, body: str) -> None:
