@@ -17,6 +17,9 @@ MAX_NAMESPACE_BYTES = 1024
 MAX_USER_BYTES = 256
 MAX_AGENT_BYTES = 256
 
+_CONSUMERS = b"consumer:"
+"""The locks that say which process is a consumer begin so."""
+
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
 _GLOB = re.compile(r"([\\*?\[\]])")
 
@@ -105,7 +108,7 @@ class UserKeys:
 
     def consumer_lock(self, name: str, namespace: bytes) -> bytes:
         """Return the key of the lock that says which process is this consumer; an empty namespace stands for all."""
-        return self.prefix + b"lock:consumer:" + _percent(name.encode()) + b":" + namespace
+        return self.lock(_CONSUMERS + _percent(name.encode()) + b":" + namespace)
 
 
 def encode_key(key: str) -> bytes:
@@ -137,6 +140,17 @@ def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
             limit=f"max_{kind.replace(' ', '_')}_bytes",
             limit_bytes=limit_bytes,
             size_bytes=len(raw),
+        )
+    return raw
+
+
+def encode_lock_name(name: object) -> bytes:
+    """Return a caller's name of a lock in UTF-8; those of consumers' locks are not to be had, or it would pose as one."""
+    raw = encode_name(name, "lock name", MAX_NAMESPACE_BYTES)
+    if raw.startswith(_CONSUMERS):
+        raise InvalidName(
+            f"The lock name {_shown(name)} begins with {_CONSUMERS.decode()!r}, as do the locks of consumers: choose another.",
+            kind="lock name",
         )
     return raw
 

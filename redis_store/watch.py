@@ -130,12 +130,18 @@ def wait_until(
     key: str,
     predicate: Callable[[Json], bool] | None,
     timeout: float | None,
+    turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:
-    """Wait until a key is there, with a value for which the predicate holds, and return the value."""
+    """Wait until a key is there, with a value for which the predicate holds, and return the value.
+
+    With a `turn`, it is entered for reading the key and for what the predicate does with the value then.
+    """
+    turn = turn or contextlib.nullcontext()
     waiting = Waiting(scope, key, predicate)
     deadline = _deadline(timeout)
-    if waiting.accepts(driver.run(waiting.look())):
-        return waiting.value
+    with turn:
+        if waiting.accepts(driver.run(waiting.look())):
+            return waiting.value
     mailbox = Mailbox(light=True)
     driver.watches.add(mailbox)
     join(waiting.request(mailbox), driver.source, driver.timeout_s)
@@ -144,8 +150,9 @@ def wait_until(
             item = mailbox.take(_left(deadline))
             if item is None:
                 raise waiting.too_late(timeout)
-            if waiting.concerns(item, mailbox) and waiting.accepts(driver.run(waiting.look())):
-                return waiting.value
+            if waiting.concerns(item, mailbox):
+                with turn:
+                    waiting.accepts(driver.run(waiting.look()))
             if waiting.fulfilled:
                 return waiting.value
     finally:

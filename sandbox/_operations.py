@@ -281,20 +281,22 @@ WITH_KEY = frozenset(
 
 
 def bytes_written(operation: str, arguments: list[Any]) -> int:
-    """Return how many bytes a call would have stored: keys, values and metadata."""
+    """Return how many bytes a call would have stored in namespaces: keys, values and metadata."""
     if operation == "set":
         key, text, metadata, _ = arguments
-        return len(key) + len(text) + len(metadata or b"")
+        return _size(key) + len(text) + len(metadata or b"")
     if operation == "set_many":
         metadata, _, *pairs = arguments
-        return sum(map(len, pairs)) + len(pairs) // 2 * len(metadata or b"")
+        return sum(map(_size, pairs)) + len(pairs) // 2 * len(metadata or b"")
     if operation == "append":
-        return len(arguments[0]) + _total(arguments[3:])
+        return _size(arguments[0]) + _total(arguments[3:])
+    if operation == "rename":  # the value has been counted, and is there once
+        return _size(arguments[1])
     if operation == "commit_transaction":
         steps = zip(*(arguments[part::5] for part in (0, 2, 3)), strict=True)
-        return sum(len(key) + len(text or b"") for what, key, text in steps if what == SET)
+        return sum(_size(key) + len(text or b"") for what, key, text in steps if what == SET)
     at = _VALUE_AT.get(operation)
-    return 0 if at is None else len(arguments[0]) + len(arguments[at])
+    return 0 if at is None else _size(arguments[0]) + len(arguments[at])
 
 
 _VALUE_AT = {"increment": 1, "set_if_absent": 1, "compare_and_set": 2, "replace": 2, "commit_value": 2}
@@ -304,7 +306,19 @@ _VALUE_AT = {"increment": 1, "set_if_absent": 1, "compare_and_set": 2, "replace"
 def bytes_noted(operation: str, arguments: list[Any]) -> int:
     """Return how many bytes of names a call would have left beside the data: of locks and limits, of tags."""
     if operation in ("acquire_lock", "acquire_place", "take_moment"):
-        return len(arguments[0])
-    if operation == "claim_value":
-        return len(arguments[0]) + _total(arguments[6:])
-    return 0
+        return _size(arguments[0])
+    at = _TAGS_AT.get(operation)
+    if at is None:
+        return 0
+    key, tags = _size(arguments[0]), arguments[at:]
+    claimed = 0 if operation == "commit_value" else key  # there it counts with the value
+    return claimed + sum(_size(tag) + key for tag in tags)  # each tag notes the key
+
+
+_TAGS_AT = {"claim_value": 6, "renew_value": 3, "commit_value": 5}
+"""Where the tags of an operation begin whose first argument is their key."""
+
+
+def _size(part: str | bytes) -> int:
+    """Return how many bytes a name or a text takes; every text of a message can be said in UTF-8."""
+    return len(part) if isinstance(part, bytes) or part.isascii() else len(part.encode())

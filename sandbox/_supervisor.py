@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -53,18 +54,18 @@ class Supervisor:
         self._stop = stop
         self._output = output
         self._buffer = FrameBuffer(tree.given.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
-        self._outbox: deque[memoryview] = deque()
+        self._outbox: deque[tuple[memoryview, threading.Event | None]] = deque()
         self._started = False
         self._next_look = time.monotonic() if process.is_watched else math.inf
         self._outcome: Returned | SandboxError | None = None
 
-    def post(self, message: list[Part]) -> None:
-        """Send a message to the process; from any thread."""
+    def post(self, message: list[Part], sent: threading.Event | None = None) -> None:
+        """Send a message to the process, from any thread; sets `sent` when all of it has gone out."""
         try:
             frame = pack(message, 2**32 - 1)
         except (FrameTooBig, ValueError, OverflowError) as error:
             frame = pack(["failed", message[1], f"the answer cannot be sent: {type(error).__name__}"], 2**32 - 1)
-        self._outbox.append(memoryview(frame))
+        self._outbox.append((memoryview(frame), sent))
         self._stop.wake()
 
     def watch(self) -> Returned | SandboxError:
@@ -121,7 +122,8 @@ class Supervisor:
         """Whether the process has so much under way that it has to wait for answers before it is heard again."""
         under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way + len(self._outbox)
         held = self.tools.held_bytes + self.nested.held_bytes
-        return under_way >= MOST_UNDER_WAY or held >= MOST_HELD * self._tree.given.limits.result_bytes
+        too_much = under_way >= MOST_UNDER_WAY or held >= MOST_HELD * self._tree.given.limits.result_bytes
+        return too_much or self.watches.is_full
 
     def _attend(self, selector: selectors.BaseSelector, ready: set[Any]) -> None:
         process = self._process
@@ -151,10 +153,13 @@ class Supervisor:
     def _write_control(self) -> None:
         with suppress(BlockingIOError, ConnectionError):
             while self._outbox:
-                sent = self._process.control.send(self._outbox[0])
-                self._outbox[0] = self._outbox[0][sent:]
-                if not self._outbox[0]:
+                frame, sent = self._outbox[0]
+                left = frame[self._process.control.send(frame) :]
+                self._outbox[0] = left, sent
+                if not left:
                     self._outbox.popleft()
+                    if sent is not None:
+                        sent.set()
 
     def _read_control(self) -> None:
         data = _receive(self._process.control)

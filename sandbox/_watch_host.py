@@ -1,6 +1,7 @@
 """Carries out an agent's watching and waiting: a thread for each, so that neither stalls the calls of the store.
 
-Changes are given when they are asked for, so that what waits for a slow agent waits in the bounded queue of its watch.
+Changes are given when they are asked for, so that what waits for a slow agent waits in the bounded queue of its watch. Of big
+answers one at a time is sent, and of a wait read, when the agent has taken the one before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from redis_store import Change, DataStore, _plain
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
-from redis_store.watch import Watch
+from redis_store.watch import Watch, wait_until
 from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
@@ -43,7 +44,7 @@ class WatchHost:
         tree: Tree,
         who: Who,
         store: DataStore,
-        post: Callable[[list[Part]], None],
+        post: Callable[[list[Part], threading.Event | None], None],
         hidden: tuple[str, ...] = (),
     ) -> None:
         self._tree = tree
@@ -56,11 +57,19 @@ class WatchHost:
         self._waits: set[int] = set()
         self._threads: set[threading.Thread] = set()
         self._closed = False
+        self._turn = threading.RLock()
+        """Held while the one big answer that there may be is read, and until it has gone out."""
+        self._sent = threading.Event()
 
     @property
     def under_way(self) -> int:
         """How many messages may come of what was asked for."""
         return len(self._watches) + len(self._waits)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether threads of watches that were closed have yet to end, because the agent does not take what they send."""
+        return len(self._threads) > MOST_WATCHES + MOST_WAITS
 
     def heard(self, kind: str, parts: list[Any]) -> None:
         """Take one of the agent's messages; raises `FrameError` for what no child of ours says."""
@@ -86,6 +95,7 @@ class WatchHost:
         """End everything; answers on their way are dropped."""
         with self._lock:
             self._closed = True
+            self._sent.set()
         for watch in list(self._watches.values()):
             watch.close()
 
@@ -103,7 +113,20 @@ class WatchHost:
         """Send an answer, unless the run is over."""
         with self._lock:
             if not self._closed:
-                self._post([kind, number, *parts])
+                self._post([kind, number, *parts], None)
+
+    def answer_in_turn(self, kind: str, number: int, size: int, *parts: Part) -> None:
+        """Send an answer that holds values, and wait until a big one has gone out, or the run is over."""
+        if size < _ANSWER_BYTES:
+            self.answer(kind, number, *parts)
+            return
+        with self._turn:
+            with self._lock:
+                if self._closed:
+                    return
+                sent = self._sent = threading.Event()
+                self._post([kind, number, *parts], sent)
+            sent.wait()
 
     def refuse(self, number: int, error: DataStoreError) -> None:
         """Send an error."""
@@ -176,14 +199,18 @@ class WatchHost:
 
         def work() -> None:
             seen = _Seen(time.time(), time.perf_counter(), "wait_for", namespace, key)
+
+            def answer(text: Any) -> bool:
+                self.note(seen._replace(keys=1, hit=True, size=len(text), value=text))
+                self.answer_in_turn("value", number, len(text), text)
+                return True
+
             try:
-                text: Any = self._store.use_namespace(namespace).wait_for(key, timeout_s)
+                there = self._store.use_namespace(namespace)
+                wait_until(there._driver, there._scope, key, answer, timeout_s, self._turn)
             except DataStoreError as error:
                 self.note(seen._replace(error=type(error).__name__))
                 self.refuse(number, error)
-            else:
-                self.note(seen._replace(keys=1, hit=True, size=len(text), value=text))
-                self.answer("value", number, text)
             finally:
                 self._waits.discard(number)
 
@@ -317,7 +344,7 @@ class _OpenWatch:
             parts += [change.agent, change.run]
         self._under_way = False
         self._host.note(seen._replace(keys=count, hit=count > 0, size=size))
-        self._host.answer("changes", request.number, *parts)
+        self._host.answer_in_turn("changes", request.number, size, *parts)
 
 
 def _too_many(what: str, most: int) -> LimitExceeded:

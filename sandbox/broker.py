@@ -125,12 +125,12 @@ class Broker:
     ) -> _operations.Done:
         tree = self._tree
         tree.granted.check(operation)
-        written = _operations.bytes_written(operation, arguments)
+        written, noted = _operations.bytes_written(operation, arguments), _operations.bytes_noted(operation, arguments)
         # Else the store refuses, and nothing was written; a transaction's namespaces stand in its arguments.
         if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
-            tree.spend_written(written)
-        elif noted := _operations.bytes_noted(operation, arguments):
+            tree.spend_written(written + noted)
+        elif noted:
             tree.spend_written(noted)
         news = self.held.begin(operation, namespace, arguments)
         try:

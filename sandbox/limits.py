@@ -28,7 +28,7 @@ class Limits:
     operations: int = 250_000
     """Calls of the store."""
     bytes_written: int = 1024 * _MIB
-    """What the agents send to be stored: keys, values as JSON text, metadata."""
+    """What the agents send to be stored: keys, values as JSON text, metadata, and names of locks, limits and tags."""
     tool_calls: int = 100_000
     """Calls of tools, and of other functions that the host gives."""
     nested_depth: int = 8

@@ -285,6 +285,14 @@ def test_an_empty_name_says_what_it_is(store: DataStore) -> None:
         store.lock("")
 
 
+def test_a_lock_cannot_pose_as_a_consumers(store: DataStore, keys: UserKeys) -> None:
+    assert keys.consumer_lock("c", b"default") == keys.lock(b"consumer:c:default")
+    with pytest.raises(InvalidName, match="locks of consumers"):
+        store.lock("consumer:c:default")
+    with store.lock("consumers"):
+        pass
+
+
 def test_a_semaphore_has_so_many_places(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     inside: list[int] = []
     most: list[int] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redis_store._holding import GRACE_MS, Answer, Busy, Taken, check_places
-from redis_store._keys import MAX_NAMESPACE_BYTES, decode_name, encode_name
+from redis_store._keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
 from redis_store._scope import Scope
 from redis_store.ops._script import run_checked
 from redis_store.ops.values import ttl_to_ms
@@ -37,7 +37,7 @@ class LockOps:
     def of(cls, scope: Scope, name: str, ttl: Ttl) -> LockOps:
         """Check the name and the time to live of a lock."""
         scope.check_writes_somewhere()
-        return cls(scope, encode_name(name, "lock name", MAX_NAMESPACE_BYTES), ttl_to_ms(ttl))
+        return cls(scope, encode_lock_name(name), ttl_to_ms(ttl))
 
     @property
     def name(self) -> str:

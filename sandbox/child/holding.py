@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from redis_store import locks
 from redis_store._holding import Answer, Busy, Taken, check_places, hold, pass_limit
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
+from redis_store._keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store._ttl import ttl_to_ms
 from redis_store.types import Ttl
 from sandbox.child.flows import DRIVER, run_flow_async
@@ -29,7 +29,7 @@ class LockSteps:
 
     def __init__(self, store: DataStore, name: str, ttl: Ttl) -> None:
         store._check_writes_somewhere()
-        encode_name(name, "lock name", MAX_NAMESPACE_BYTES)
+        encode_lock_name(name)
         self.name = str.__str__(name)
         self.ttl_ms = ttl_to_ms(ttl)
         self._call = store._call_for_user

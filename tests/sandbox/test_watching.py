@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
+from sandbox._timeline import Who
+from sandbox._watch_host import WatchHost
+from sandbox.policy import Granted
 from tests.sandbox.conftest import wait_until
 
 Run = Callable[..., sandbox.RunResult]
@@ -22,6 +26,34 @@ Evaluate = Callable[..., Any]
 def store(server_url: str, user: str) -> Any:
     with redis_store.connect(server_url, user=user, configure_server=True) as data_store:
         yield data_store
+
+
+def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
+    store.set("big", "x" * 2_000_000)
+    unsent: list[threading.Event] = []
+    most: list[int] = []
+    heard: list[Any] = []
+
+    def post(message: list[Any], sent: threading.Event | None) -> None:
+        assert sent is not None, message[:2]
+        unsent.append(sent)
+        most.append(len(unsent))
+        heard.append(message[1])
+
+    timeline = SimpleNamespace(done=SimpleNamespace(add=lambda done: None))
+    tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=timeline)
+    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), post)
+    for number in range(6):
+        host.heard("wait", [number, "default", "big", None])
+    for _ in range(5):
+        wait_until(lambda: unsent, "an answer has been sent")
+        unsent.pop().set()
+    wait_until(lambda: len(heard) == 6, "the last one is under way")
+    host.close()  # which nobody takes
+    host.join(20)
+    assert host.under_way == 0
+    assert sorted(heard) == list(range(6))
+    assert max(most) == 1
 
 
 def in_background(work: Callable[[], Any]) -> Callable[[], Any]:

@@ -121,6 +121,17 @@ OTHERS = [
         NO_CONTROL_NEEDED,
     ),
     Attack(
+        "a lock in a consumer's place",
+        """
+        for name in ("consumer:c:default", "consumer:c:", "consumer:", "consumer:%63:default"):
+            try:
+                won = won or data_store._call("acquire_lock", name, "token-of-mine", 1000, 0)
+            except Exception as error:
+                assert type(error).__name__ == "InvalidName", error
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+    Attack(
         "more locks than anybody would clear away",
         """
         try:
