@@ -83,6 +83,7 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "set with metadata": lambda store: store.set("new", 1, metadata={"a": 1}),
     "set_many": lambda store: store.set_many({"new": 1, "newer": 2, "newest": 3}),
     "set_many with metadata": lambda store: store.set_many({"new": 1, "newer": 2}, metadata={"a": 1}),
+    "set_many of big values": lambda store: store.set_many({"new": "x" * 2000, "newer": "x" * 2000}),
     "set_many of as many as may be": lambda store: store.set_many({"new": 1, **{f"n{i}": i for i in range(MOST - 1)}}),
     "set_if_absent": lambda store: store.set_if_absent("new", 1),
     "compare_and_set": lambda store: store.compare_and_set("new", MISSING, 1),
@@ -130,6 +131,15 @@ def test_so_do_the_other_ways_to_write(open_bounded: Any, view: NamespaceView, n
     store = open_bounded("sync").store
     store.set_many({f"old-{number}": number for number in range(MOST)})
     WRITES_OF_THREADS[name](store)
+    check(view)
+    assert "new" in fields(view)
+
+
+def test_so_does_an_agents_transaction(open_bounded: Any, view: NamespaceView) -> None:
+    store = open_bounded("brokered").store
+    store.set_many({f"old-{number}": number for number in range(MOST)})
+    with store.transaction() as transaction:
+        transaction.set("new", 1)
     check(view)
     assert "new" in fields(view)
 

@@ -193,6 +193,7 @@ BROKEN: dict[str, bytes] = {
     "truncated": frame_of(TEXT)[:-20],
     "only a magic number": b"\x01\x28\xb5\x2f\xfd",
     "flipped": frame_of(TEXT, options={zstd.CompressionParameter.checksum_flag: 1})[:-1] + b"!",
+    "without its checksum": frame_of(TEXT, options={zstd.CompressionParameter.checksum_flag: 1})[:-4],
     "more behind it": frame_of(TEXT) + b"x",
     "two frames": frame_of(TEXT) + zstd.compress(TEXT),
     "no JSON inside": frame_of(b"?" * 200),

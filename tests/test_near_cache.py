@@ -20,6 +20,7 @@ import sandbox
 from redis_store import AccessDenied, DataStore, StoreClosed, connect, connect_async
 from redis_store import _near_loop as loop_side
 from redis_store import _near_threads as thread_side
+from redis_store._lease import lease
 from redis_store._near_entries import Entries
 from redis_store.server import status
 from tests.proxy import Fault, proxied
@@ -481,6 +482,17 @@ def test_a_server_that_falls_silent_costs_its_time_once_and_the_cache_all_it_has
         assert near.stats().near_entries == 0
 
 
+def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Server, open_store: Any, user: str) -> None:
+    """Its run may be ended at any time, and nothing could end that wait."""
+    with proxied(one_server) as proxy:
+        owner = open_store(proxy.url, "somebody", near_cache=True, timeout=1000)
+        hello = proxy.strike("HPTTL", Fault.SWALLOW)
+        with lease(owner, user=user, namespace="default") as lent, in_thread(lambda: lent.get("k", "absent")) as read:
+            pass
+        assert read.result == "absent"
+        assert hello.struck.wait(20), "it is being made beside"
+
+
 def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server, raw_of: Any) -> None:
     raw = raw_of(one_server)
     near.set("k", 1)
@@ -492,7 +504,8 @@ def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server
     near.set("k", 3)
     assert near.get("k") == near.get("k") == 3
     raw.flushdb()
-    assert near.get("k", "gone") == "gone"
+    # The server answers a flush before it tells of it, so that the news may be on its way yet.
+    wait_until(lambda: near.get("k", "gone") == "gone", "the flush is seen")
 
 
 def test_a_forked_child_has_a_cache_of_its_own(near: DataStore, plain: DataStore) -> None:

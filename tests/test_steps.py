@@ -9,7 +9,7 @@ import pytest
 
 from redis_store import MISSING, DataStore, InvalidInput
 from redis_store.steps import Steps
-from tests.servers import KINDS_WITH_TTL, Server
+from tests.servers import KINDS_WITH_TTL, Server, wait_until
 
 MINE, YOURS = "token-of-mine", "token-of-yours"
 
@@ -36,6 +36,14 @@ def test_a_value_is_computed_between_a_claim_and_a_commit(store: DataStore, step
     assert steps.claim_value("key", YOURS).value == b'{"a": 1}'
     assert store.get("key") == {"a": 1}
     assert store.invalidate_tag("tag") == 1
+
+
+def test_a_claim_lapses_beside_one_that_holds(steps: Steps) -> None:
+    """The hash that they stand in lives as long as the longest of them."""
+    assert steps.claim_value("other", "token-number-1", lock_timeout=1000).state == "claimed"
+    assert steps.claim_value("key", "token-number-2", lock_timeout=0.05).state == "claimed"
+    wait_until(lambda: steps.claim_value("key", "token-number-3").state == "claimed", "another takes over")
+    assert steps.claim_value("other", "token-number-4").state == "busy"
 
 
 def test_an_error_reaches_who_waits(steps: Steps) -> None:

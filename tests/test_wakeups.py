@@ -191,6 +191,25 @@ def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw:
     assert waiter.result() == "taken", "the parent's is still there"
 
 
+def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Redis) -> None:
+    """By a ring each time, so that nobody sleeps through a message that a broken connection has lost."""
+    told: list[list[bool]] = [[], []]
+    first, second = (
+        _wakeups.Wakeup(b"a channel", b"word", lambda n=n: told[n].append((first, second)[n].live)) for n in range(2)
+    )
+    subscriber = _wakeups._subscribe(first, store._driver.source, None)
+    assert subscriber is not None
+    wait_until(lambda: told[0], "the server has said that it will tell")
+    assert _wakeups._subscribe(second, store._driver.source, None) is subscriber
+    wait_until(lambda: told[1], "the second is told the same")
+    raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")
+    assert told == [[True, False, True]] * 2
+    subscriber.remove(first)
+    subscriber.remove(second)
+    wait_until(lambda: not threads(), "the thread ends")
+
+
 def test_where_nobody_may_subscribe(start: Callable[..., Server]) -> None:
     server = start("valkey9")
     with server.client() as raw, connect(server.url, user="u") as holder:

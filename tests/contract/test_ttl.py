@@ -69,6 +69,13 @@ def test_a_batch_expires_whole(store: Side) -> None:
 
 
 @with_ttl
+def test_a_batch_of_big_values_expires_too(store: Side) -> None:
+    store.set_many({"a": "x" * 2000, "b": "x" * 2000}, ttl=100)
+    assert store.info("a").expires_at is not None
+    assert store.info("b").expires_at is not None
+
+
+@with_ttl
 def test_a_namespace_leaves_the_listing_when_its_last_key_expires(store: Side) -> None:
     store.set("key", 1, ttl=0.02)
     assert store.list_namespaces() == ["default"]

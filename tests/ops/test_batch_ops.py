@@ -90,6 +90,11 @@ def test_values_that_the_log_may_show_go_through_the_script(items: dict[str, Any
     assert played.names[0][0] == "MULTI"
 
 
+def test_big_values_that_expire_go_through_the_script() -> None:
+    played = play(batch.set_many(scope_of(), BIG, None, 10, "the-tx"), queued(1, 1))
+    assert played.names == [["MULTI", "EVAL", "EVALSHA", "EXEC"]]
+
+
 def test_a_batch_is_checked_whole_before_anything_is_asked() -> None:
     scope = scope_of()
     for items, metadata in (

@@ -18,6 +18,7 @@ import sandbox
 from redis_store import DataStore
 from sandbox import Limits, Permissions, Sandbox, _broker_link, _process
 from sandbox._broker_link import Request
+from sandbox._broker_server import Trees
 from sandbox._timeline import Who
 from sandbox.policy import Granted
 
@@ -311,6 +312,17 @@ def test_what_ends_a_run_crosses_whole(error: sandbox.SandboxError) -> None:
     kind, *parts = _broker_link.pack_end(error)
     back = _broker_link.unpack_end(str(kind), parts)
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
+
+
+def test_the_first_error_of_a_tree_counts(server_url: str) -> None:
+    """What a limit ends often fails in other ways as well, before it is gone."""
+    trees = Trees()
+    tree = trees.enter(Request(server_url, "t", Who("a", "t"), "u", "n", Granted(), Limits()))
+    first = sandbox.OperationLimitExceeded("too often", limit="operations", value=5)
+    tree.end(first)
+    tree.end(sandbox.ProtocolViolation("it sent nonsense"))
+    assert tree.error is first
+    trees.close()
 
 
 def test_the_servers_module_is_found_as_the_host_finds_it(server_url: str, user: str, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import redis_store
 import sandbox
-from redis_store import DataStore
+from redis_store import AsyncDataStore, DataStore, LimitExceeded
+from sandbox._reaction import Reactor
 from tests.sandbox.conftest import wait_until
 from tests.servers import REAL_KINDS, Server
 
@@ -151,6 +152,45 @@ def test_a_run_that_fails_is_tried_again(
     assert events[1].error == "Agent 'c' raised OSError: not yet"
     assert events[3].output == {"tries": 3}
     assert len(store.use_namespace(consumer.dead_letters)) == 0
+
+
+def test_each_wait_is_twice_as_long_as_the_one_before(
+    on_change: OnChange, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(self: Reactor, seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(Reactor, "_pause", note)
+    with on_change(FAIL_ON_BAD, retries=4, first_wait=1, longest_wait=4) as consumer:
+        store.set("a", "bad")
+        wait_until(lambda: len(store.use_namespace(consumer.dead_letters)), "it is put aside")
+    assert len(waits) == 4
+    for wait, least in zip(waits, (1, 2, 4, 4), strict=True):
+        assert least <= wait <= least + 0.5
+
+
+def test_a_dead_letter_that_would_be_too_big_goes_without_the_value(
+    on_change: OnChange, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = AsyncDataStore.set
+
+    async def put_small(self: AsyncDataStore, key: str, value: Any, *rest: Any, **options: Any) -> None:
+        if len(str(value)) > 2000:
+            raise LimitExceeded("too big", limit="max_value_bytes")
+        await put(self, key, value, *rest, **options)
+
+    monkeypatch.setattr(AsyncDataStore, "set", put_small)
+    source = "def run(input_dict):\n    raise ValueError('bad')\n"
+    with on_change(source, retries=0) as consumer:
+        store.set("a", "x" * 3000)
+        letters = store.use_namespace(consumer.dead_letters)
+        wait_until(lambda: len(letters), "it is put aside")
+    (record,) = letters.get_all().values()
+    assert record["change"]["key"] == "a"
+    assert "value" not in record["change"]
+    assert record["error"]["message"] == "Agent 'c' raised ValueError: bad"
 
 
 def test_what_fails_every_time_is_put_aside_alone(on_change: OnChange, store: DataStore, seen: DataStore) -> None:

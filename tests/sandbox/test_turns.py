@@ -16,6 +16,8 @@ from redis_store._access import Access
 from redis_store._keys import UserKeys
 from redis_store.steps import Steps
 from sandbox._held import MAX_HELD
+from sandbox._messages import CLAIMED
+from sandbox._step_operations import MAX_TAGS
 from sandbox.policy import Granted, Permissions
 from tests.brokered_side import Brokered, FakeTree, brokered
 from tests.threads import in_thread
@@ -181,6 +183,32 @@ def test_a_process_holds_no_more_than_so_much(inside: Brokered) -> None:
     inside.held.release(_outside(inside))
     assert len(inside.held) == 0
     assert call("acquire_lock", "default", "lock-8", "another-token", 60, 0)[0] is True
+
+
+def test_what_was_not_taken_does_not_count(inside: Brokered, store: DataStore) -> None:
+    """Else an agent could hold nothing any more after a thousand values that it found there."""
+    call = inside.channel.call
+    store.set("there", 1)
+    with store.lock("lock"), store.semaphore("places", 1):
+        assert call("acquire_lock", "default", "lock", "token-of-mine", 60, 0)[0] is False
+        assert call("acquire_place", "default", "places", "token-of-mine", 1, 60, 0)[0] is False
+    assert call("claim_value", "default", "there", "token-of-mine", None, None, 30, 0)[0] != CLAIMED
+    for refused in (
+        ("acquire_lock", "default", "lock", "token-of-mine", -1, 1),
+        ("claim_value", "", "", "t", 1, 1, 1, 0),
+    ):
+        with pytest.raises(ValueError, match=r"ttl|empty"):
+            call(*refused)
+    assert len(inside.held) == 0
+
+
+def test_a_value_has_no_more_tags_than_so_many(inside: Brokered) -> None:
+    tags = [f"tag-{number}" for number in range(MAX_TAGS + 1)]
+    with pytest.raises(LimitExceeded) as caught:
+        inside.store.get_or_set("key", lambda: 1, tags=tags)
+    assert (caught.value.limit, caught.value.limit_count) == ("tags", MAX_TAGS)
+    assert len(inside.held) == 0
+    assert inside.store.get_or_set("key", lambda: 1, tags=tags[1:]) == 1
 
 
 def _outside(inside: Brokered) -> DataStore:

@@ -14,8 +14,9 @@ import redis_store
 import sandbox
 from redis_store import DataStore
 from sandbox._timeline import Who
-from sandbox._watch_host import WatchHost
+from sandbox._watch_host import MOST_WAITS, WatchHost
 from sandbox.policy import Granted
+from tests.brokered_side import FakeTree
 from tests.sandbox.conftest import wait_until
 
 Run = Callable[..., sandbox.RunResult]
@@ -124,9 +125,13 @@ def test_resuming_and_consumers(store: DataStore, evaluate: Evaluate) -> None:
         with data_store.watch(consumer="c") as changes:
             value.append(next(changes).value)
         with data_store.watch(consumer="c") as changes:  # the first is not done: the second was not asked for
-            value += [next(changes).value, next(changes).value, changes.next_change(0.01)]
+            value += [next(changes).value, next(changes).value]
+        with data_store.watch(consumer="c") as changes:  # nor is the second
+            value += [next(changes).value, changes.next_change(0.01)]
+        with data_store.watch(consumer="c") as changes:
+            value.append(changes.next_change(0.01))
         """
-    ) == [2, 1, 1, 2, None]
+    ) == [2, 1, 1, 2, 2, None, None]
 
 
 def test_waiting_for_a_key(store: DataStore, evaluate: Evaluate) -> None:
@@ -196,6 +201,18 @@ def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:
     ended = run(f"def run():\n    {call}\n    return {{}}\n", limits=sandbox.Limits(timeout_s=20)).error
     assert isinstance(ended, sandbox.AgentRaised), ended
     assert ended.type_name == error
+
+
+def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
+    told: list[list[Any]] = []
+    host = WatchHost(FakeTree(), Who("tester", "run"), store.as_json_text(), told.append)  # type: ignore[arg-type]
+    for number in range(MOST_WAITS + 1):
+        host.heard("wait", [number, "default", "never", None])
+    assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
+    host.close()
+    store.close()
+    host.join(20)
+    assert host.under_way == 0
 
 
 @pytest.mark.usefixtures("nothing_left")

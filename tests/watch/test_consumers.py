@@ -16,6 +16,7 @@ import redis
 
 from redis_store import StoredDataError, connect
 from redis_store._watch_plan import SAVE_AFTER
+from redis_store.ops.consumers import advance, claim
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, said
 
@@ -180,6 +181,18 @@ def test_who_was_stopped_for_long_finds_itself_replaced(
     raw.delete(f"user:{user}:lock:consumer:c:default")
     side.set("k", 3)
     wait_until(lambda: first()[-1] == ["set", 3], "the first takes over again")
+
+
+def test_nobody_moves_the_cursor_of_another_one(real_server: Server, user: str, raw: redis.Redis) -> None:
+    lock, cursors = f"user:{user}:lock:consumer:c:n".encode(), f"user:{user}:consumer:c".encode()
+    with connect(real_server.url, user=user) as store:
+        run = store._driver.run
+        assert run(claim(lock, cursors, "one", (b"n",))) == [None]
+        assert run(claim(lock, cursors, "two", (b"n",))) is None
+        assert run(advance(lock, cursors, "two", {b"n": "a cursor"})) is False
+        assert raw.hgetall(cursors) == {}
+        assert run(advance(lock, cursors, "one", {b"n": "a cursor"})) is True
+        assert raw.hgetall(cursors) == {b"n": b"a cursor"}
 
 
 def test_standing_by_ends_with_the_others_close(side: WatchSide) -> None:

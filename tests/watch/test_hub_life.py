@@ -207,6 +207,12 @@ def test_watching_writes_only_what_the_layout_names(own: Server) -> None:
             assert week - 100 < raw.ttl("user:u:seen:default") <= week
 
 
+def test_a_log_that_nobody_watches_goes_after_so_many_days(own: Server) -> None:
+    day_ms = 24 * 3600 * 1000
+    with connect(own.url, user="u", configure_server=True, log_days=3) as store, own.client() as raw, store.watch():
+        assert 2 * day_ms < raw.pttl("user:u:log:default") <= 3 * day_ms
+
+
 def test_two_hubs_that_come_at_once_share_the_log(own: Server) -> None:
     with (
         connect(own.url, user="u", configure_server=True) as store,
