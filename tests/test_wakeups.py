@@ -159,7 +159,7 @@ def test_it_is_made_again_after_another_store_that_waited_is_closed(store: DataS
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
         subscribed(raw, channel)
-        with connect(store.url, user=store.user) as other, store.lock("l2", ttl=FOR_EVER_S):
+        with store.lock("l2", ttl=FOR_EVER_S), connect(store.url, user=store.user) as other:
             late = Waiter(lambda: other.lock("l2", ttl=FOR_EVER_S).acquire())
             subscribed(raw, UserKeys.of(store.user).lock(b"l2"))
             resolver = other._driver._resolver
@@ -181,7 +181,7 @@ def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw:
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
-        (subscriber,) = _wakeups._subscribers.values()
+        (subscriber,) = (each for each in _wakeups._subscribers.values() if each._key.startswith(store.url))
         assert subscriber._listener is not None
         sock = subscriber._listener.sock
         child = os.fork()
@@ -195,12 +195,13 @@ def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Re
     """By a ring each time, so that nobody sleeps through a message that a broken connection has lost."""
     told: list[list[bool]] = [[], []]
     first, second = (
-        _wakeups.Wakeup(b"a channel", b"word", lambda n=n: told[n].append((first, second)[n].live)) for n in range(2)
+        _wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)
+        for ring in (lambda: told[0].append(first.live), lambda: told[1].append(second.live))
     )
-    subscriber = _wakeups._subscribe(first, store._driver.source, None)
+    subscriber = _wakeups._subscribe(first, None)
     assert subscriber is not None
     wait_until(lambda: told[0], "the server has said that it will tell")
-    assert _wakeups._subscribe(second, store._driver.source, None) is subscriber
+    assert _wakeups._subscribe(second, None) is subscriber
     wait_until(lambda: told[1], "the second is told the same")
     raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")

@@ -205,7 +205,8 @@ def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:
 
 def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
     told: list[list[Any]] = []
-    host = WatchHost(FakeTree(), Who("tester", "run"), store.as_json_text(), told.append)  # type: ignore[arg-type]
+    tree: Any = FakeTree()
+    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: told.append(message))
     for number in range(MOST_WAITS + 1):
         host.heard("wait", [number, "default", "never", None])
     assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
