@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from redis_store._call import Argument, Call, Command, as_is, checked_transaction, transaction
 from redis_store._replies import ScriptMissing, wrong_type_of
 from redis_store._scope import Scope
-from redis_store.errors import WrongKeyType
+from redis_store.errors import PermissionDenied, WrongKeyType
 from redis_store.scripts import CHECK, Script
+from redis_store.stats import Counters
 
 _KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
 """What the keys of a script that writes or deletes should be, in their order."""
+
+_checking: weakref.WeakSet[Counters] = weakref.WeakSet()
+"""Stores, by what counts for them, whose login is known to have the rights that a check ahead of a transaction takes."""
 
 
 async def run_script(
@@ -70,7 +75,7 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
     """Run several such scripts as one; the replies, or None where a watched key had changed.
 
     With a `probe`, a key that nobody else uses, their checks are made ahead (`scripts/check.lua`), so that commands which are
-    no scripts may stand among them; None then also where somebody wrote to the namespace meanwhile.
+    no scripts may stand among them; None then also where somebody wrote to the namespace meanwhile, or a right is missing.
     """
     scope.check_writable()
     try:
@@ -78,7 +83,16 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
             return await transaction(commands)
         keys = (*scope.script_keys, probe)
         # As text: a digest that the server did not know would check nothing.
-        return await checked_transaction(keys, CHECK.by_text(keys, scope.script_head), commands)
+        check = CHECK.by_text(keys, scope.script_head)
+        try:
+            if scope.counters not in _checking:
+                await Call((check,), as_is)
+                _checking.add(scope.counters)
+            return await checked_transaction(keys, check, commands)
+        except PermissionDenied:
+            # A refused WATCH, unlike all else, lets the transaction pass: so nothing may be said of what was written.
+            _checking.discard(scope.counters)
+            return None
     except WrongKeyType as error:
         raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
 

@@ -85,7 +85,8 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
 async def _set_beside_script(scope: Scope, texts: dict[bytes, bytes], tx: str) -> bool:
     """Store big values without carrying them through a script, which would copy each of them in and out.
 
-    The same round trip, and all or nothing as ever. False where others wrote to the namespace meanwhile: nothing is written.
+    The same round trip, but for a store's first, and all or nothing as ever. False where others wrote to the namespace
+    meanwhile, or the login lacks a right: then the script has to say.
     """
     fields = list(_parts(list(texts), KEYS_PER_SCRIPT))
     values = _parts(_flat(texts), 2 * KEYS_PER_SCRIPT)

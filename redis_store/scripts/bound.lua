@@ -43,6 +43,9 @@ local function must_be_allowed_to_evict(bound)
   if call('HLEN', data) + bound.count <= bound.max_keys then return end
   must_be_allowed('HDEL', data, 'field')
   must_be_allowed('HDEL', info, 'field')
+  must_be_allowed('HMGET', info, 'field')
+  must_be_allowed('HRANDFIELD', info, '1')
+  must_be_allowed('HSCAN', info, '0')
   if call('XLEN', log) > 0 then must_be_allowed('XADD', log, '*', '', '') end
 end
 

@@ -14,6 +14,13 @@ local passed, problem = pcall(function()
   call('HLEN', info)
   local listed = call('SISMEMBER', registry, name)
   local watched = call('XLEN', log) > 0
+  call('HMGET', info, 'field')
+  call('TIME')
+  if redis.pcall('HPTTL', data, 'FIELDS', 1, 'field').err then call('HEXISTS', data, 'field') end
+  -- Without these three the transaction would be none. That does not stop it, so whoever may lack them runs this by itself first.
+  must_be_allowed('WATCH', data)
+  must_be_allowed('MULTI')
+  must_be_allowed('EXEC')
   must_be_allowed('HSET', info, 'field', 'text')
   if listed == 0 then must_be_allowed('SADD', registry, name) end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
@@ -21,4 +28,5 @@ end)
 if passed then return 1 end
 call('HSET', KEYS[5], 'failed', '1')
 call('UNLINK', KEYS[5])
-return problem
+-- What pcall gives is a table or the text alone, and the text would be a reply like any other.
+return redis.error_reply(type(problem) == 'table' and problem.err or problem)

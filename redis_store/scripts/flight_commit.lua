@@ -26,6 +26,11 @@ local now = digits(at)
 local expires = expiry_after(now, ttl_ms)
 local text = info_text(now, there and call('HGET', info, field) or nil)
 must_be_allowed_to_put(expires, listed, watched)
+must_be_allowed('HDEL', flight, 'field')
+for i = 6, #KEYS do
+  must_be_allowed('ZREM', KEYS[i], 'member')
+  if expires == '' then must_be_allowed('PERSIST', KEYS[i]) end
+end
 
 local events = put(field, value, text, expires, listed)
 call('HDEL', flight, 'c' .. field, 'e' .. field)

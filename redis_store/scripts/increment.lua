@@ -24,6 +24,7 @@ if old then
   local text = info_text(now, call('HGET', info, field) or nil)
   expires = expiry_of(field) or ''
   must_be_allowed_to_put(expires, listed, watched)
+  must_be_allowed('HSET', info, field, text)
   call('HINCRBY', data, field, by)
   sum = call('HGET', data, field)
   put_info(field, text, expires)

@@ -32,7 +32,7 @@ end
 local function remove(present, first, last)
   call('HDEL', data, unpack(present, first, last))
   call('HDEL', info, unpack(present, first, last))
-  if call('EXISTS', data) == 1 then return 1 end
+  if call('HLEN', data) > 0 then return 1 end
   call('UNLINK', info)
   call('SREM', registry, name)
   return 2

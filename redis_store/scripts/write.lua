@@ -53,6 +53,8 @@ for i = 1, #fields do
   infos[2 * i] = text
 end
 
+-- Where it is refused, what should have been one transaction comes command by command.
+must_be_allowed('MULTI')
 if listed == 0 then must_be_allowed('SADD', registry, name) end
 if ttl_ms ~= '' then must_be_allowed('HPEXPIREAT', info, '1', 'FIELDS', '1', 'field') end
 if watched then must_be_allowed('XADD', log, '*', '', '') end

@@ -63,21 +63,24 @@ BIG = {f"key-{number}": "x" * 2000 for number in range(1500)}
 
 def test_big_values_go_beside_the_script_behind_a_check() -> None:
     checked = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, [1, 1000, 1, 500]]
-    played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), checked)
+    scope = scope_of()
+    played = play(batch.set_many(scope, BIG, None, None, "the-tx"), 1, checked)
     assert played.result == 1500
-    assert played.names == [["WATCH", "EVAL", "MULTI", "EVAL", "HSET", "EVALSHA", "HSET", "EXEC"]]
-    watching, check, _, *writes, _ = played.calls[0].commands
+    assert played.names == [["EVAL"], ["WATCH", "EVAL", "MULTI", "EVAL", "HSET", "EVALSHA", "HSET", "EXEC"]]
+    watching, check, _, *writes, _ = played.calls[1].commands
+    assert played.calls[0].commands == (check,), "a store's first one asks whether it may"
     assert check[3:8] == watching[1:], "what is checked is watched"
     assert not any(b"x" * 2000 in str(part).encode() for script in writes[::2] for part in script)
     assert [part for script in writes[1::2] for part in script[2::2]] == [key.encode() for key in BIG]
-    assert not played.calls[0].repeatable
+    assert not played.calls[1].repeatable
+    assert play(batch.set_many(scope, BIG, None, None, "the-tx"), checked).names == played.names[1:]
 
 
 def test_big_values_go_through_the_script_where_others_write_meanwhile() -> None:
     lost = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, None]
-    played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), lost, queued(1, 1))
+    played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), 1, lost, queued(1, 1))
     assert played.result == 1500
-    assert played.names[1] == ["MULTI", "EVAL", "EVALSHA", "EXEC"]
+    assert played.names[2] == ["MULTI", "EVAL", "EVALSHA", "EXEC"]
 
 
 @pytest.mark.parametrize("items", [{**BIG, "small": 1}, {"edge": "x" * 1022}])
