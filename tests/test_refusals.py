@@ -14,6 +14,7 @@ from redis_store import (
     PermissionDenied,
     ServerReadOnly,
     ServerRefused,
+    WrongKeyType,
     connect,
 )
 from tests.redis_view import NamespaceView
@@ -173,6 +174,31 @@ def test_a_computed_value_that_may_not_be_kept_whole_is_not_kept(
     finally:
         raw.execute_command("ACL", "DELUSER", user)
     assert view.snapshot() == before
+
+
+@each_kind
+def test_a_value_that_could_not_be_deleted_keeps_its_tag(
+    kind: str, servers: Any, open_store: Any, raw_of: Callable[..., redis.Redis], user: str
+) -> None:
+    server = servers.get(kind)
+    raw = raw_of(server)
+    store = open_store(server.url, user)
+    store.get_or_set("key", lambda: 1, tags=["t"])
+    keys = NamespaceView(raw, user).keys
+    raw.rename(keys["info"], "elsewhere-" + user)
+    raw.set(keys["info"], "of another type")
+    with pytest.raises(WrongKeyType):
+        store.invalidate_tag("t")
+    raw.rename("elsewhere-" + user, keys["info"])
+    raw.execute_command("ACL", "SETUSER", user, "on", ">pw", "~*", "+@all", "-zrem")
+    try:
+        with pytest.raises(PermissionDenied, match="ZREM"):
+            open_store(f"{server.url}?username={user}&password=pw", user).invalidate_tag("t")
+    finally:
+        raw.execute_command("ACL", "DELUSER", user)
+    assert store.get("key") == 1
+    assert store.invalidate_tag("t") == 1
+    assert store.get("key") is None
 
 
 def start_over(server: Server, view: NamespaceView, user: str, items: dict[str, Any]) -> None:

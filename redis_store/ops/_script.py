@@ -12,7 +12,7 @@ from redis_store.errors import PermissionDenied, WrongKeyType
 from redis_store.scripts import CHECK, Script
 from redis_store.stats import Counters
 
-_KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
+KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
 """What the keys of a script that writes or deletes should be, in their order."""
 
 _checking: weakref.WeakSet[Counters] = weakref.WeakSet()
@@ -55,7 +55,7 @@ async def run_checked(
 async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
     """Run a script that deletes from a namespace (`scripts/remove.lua`), if it may be written."""
     scope.check_writable()
-    return await run_checked(script, scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
+    return await run_checked(script, scope.delete_keys, KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
 
 
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
@@ -68,7 +68,7 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
         except ScriptMissing:
             return await Call((script.by_text(scope.script_keys, arguments),), as_is)
     except WrongKeyType as error:
-        raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
+        raise await _with_key_named(scope.delete_keys, KINDS_OF_SCRIPT_KEYS, error) from None
 
 
 async def write_transaction(scope: Scope, commands: list[Command], probe: bytes | None = None) -> list[Any] | None:
@@ -94,7 +94,7 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
             _checking.discard(scope.counters)
             return None
     except WrongKeyType as error:
-        raise await _with_key_named(scope.delete_keys, _KINDS_OF_SCRIPT_KEYS, error) from None
+        raise await _with_key_named(scope.delete_keys, KINDS_OF_SCRIPT_KEYS, error) from None
 
 
 async def _with_key_named(

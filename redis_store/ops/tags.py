@@ -9,9 +9,8 @@ from redis_store._computing import encode_tag
 from redis_store._flow import Do
 from redis_store._keys import decode_name
 from redis_store._scope import Scope
-from redis_store.ops._script import write_transaction
-from redis_store.ops.flights import tag_member_prefix
-from redis_store.scripts import DELETE
+from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.scripts import UNTAG
 
 PAGE = 1000
 KEYS_PER_SCRIPT = 1000
@@ -47,12 +46,5 @@ async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:
 
 async def _delete(scope: Scope, redis_key: bytes, fields: list[bytes]) -> int:
     """Delete values and what the tag says of them, at one moment: who tags one anew afterwards is not undone."""
-    prefix = tag_member_prefix(scope)
-    replies = await write_transaction(
-        scope,
-        [
-            DELETE.by_text(scope.delete_keys, (*scope.script_head, "", *fields)),
-            ("ZREM", redis_key, *(prefix + field for field in fields)),
-        ],
-    )
-    return int(replies[0]) if replies else 0
+    keys, kinds = (*scope.delete_keys, redis_key), (*KINDS_OF_SCRIPT_KEYS, b"zset")
+    return int(await run_checked(UNTAG, keys, kinds, (*scope.script_head, "", *fields)))

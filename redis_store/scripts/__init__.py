@@ -79,6 +79,7 @@ FLIGHT_CLAIM = _load("flight", "flight_claim")
 FLIGHT_RENEW = _load("flight", "flight_renew")
 FLIGHT_COMMIT = _load("prelude", "info_text", "field", "flight", "flight_commit")
 FLIGHT_FAIL = _load("flight", "flight_fail")
+UNTAG = _script("untag", _read("untag_open") + DELETE.text + _read("untag_close"))
 EVICT = _load("prelude", "bound", "evict")
 BOUNDED = {
     script.name: _bounded(script)
