@@ -39,10 +39,12 @@ _REFUSED_S = 60.0
 class Wakeup:
     """One flow's wish to be woken."""
 
-    def __init__(self, channel: bytes, word: bytes, ring: Callable[[], None]) -> None:
+    def __init__(self, channel: bytes, word: bytes, ring: Callable[[], None], source: Source) -> None:
         self.channel = channel
         self.word = word
         self.ring = ring
+        self.source = source
+        """Where the server is: its store is open as long as it waits."""
         self.live = False
         """Whether messages come, so that nothing need be asked for often."""
 
@@ -50,9 +52,9 @@ class Wakeup:
 class Subscriber:
     """One connection that listens for all who wait, and its thread."""
 
-    def __init__(self, key: str, source: Source) -> None:
+    def __init__(self, key: str) -> None:
         self._key = key
-        self._source = source
+        self._listener: Listener | None = None
         self._news: deque[tuple[Wakeup, bool]] = deque()
         self._wakeups: dict[bytes, set[Wakeup]] = {}
         self._told, self._teller = socket.socketpair()
@@ -62,8 +64,7 @@ class Subscriber:
         self.ended = False
         threading.Thread(target=self._run, name="redis-store-wakeups", daemon=True).start()
 
-    def add(self, wakeup: Wakeup, source: Source) -> None:
-        self._source = source  # the newest: an older one's store may be closed by now
+    def add(self, wakeup: Wakeup) -> None:
         self._tell(wakeup, True)
 
     def remove(self, wakeup: Wakeup) -> None:
@@ -71,6 +72,8 @@ class Subscriber:
 
     def abandon(self) -> None:
         """In a forked child: close our copies; the parent's thread goes on using its own."""
+        if self._listener is not None:
+            self._listener.close()
         self._told.close()
         self._teller.close()
 
@@ -81,15 +84,19 @@ class Subscriber:
 
     def _run(self) -> None:
         while not self._may_end():
-            listener: Listener | None = None
+            self._take_news(None)
+            if not self._wakeups:
+                continue
+            any_of_them, *_ = next(iter(self._wakeups.values()))
             try:
-                listener = Listener(self._source.resolver.address())
-                self._listen(listener)
+                self._listener = Listener(any_of_them.source.resolver.address())
+                self._listen(self._listener)
             except DataStoreError:
                 self._lose()
                 self._poll(_RETRY_S)
                 self._take_news(None)
             finally:
+                listener, self._listener = self._listener, None
                 if listener is not None:
                     listener.close()
         self._told.close()
@@ -177,16 +184,16 @@ _subscribers: dict[str, Subscriber] = {}
 _lock = threading.Lock()
 
 
-def _subscribe(wakeup: Wakeup, source: Source, timeout_s: float | None) -> Subscriber | None:
+def _subscribe(wakeup: Wakeup, timeout_s: float | None) -> Subscriber | None:
     """Have a flow woken; None where the server does not allow it."""
-    key = f"{source.resolver.url} {timeout_s}"
+    key = f"{wakeup.source.resolver.url} {timeout_s}"
     with _lock:
         subscriber = _subscribers.get(key)
         if subscriber is not None and subscriber.refused_until > monotonic():
             return None
         if subscriber is None or subscriber.ended:
-            subscriber = _subscribers[key] = Subscriber(key, source)
-        subscriber.add(wakeup, source)
+            subscriber = _subscribers[key] = Subscriber(key)
+        subscriber.add(wakeup)
         return subscriber
 
 
@@ -214,8 +221,8 @@ class _Pauses:
             self._sleeps_left -= 1
             return step.seconds
         if self._wakeup is None:
-            self._wakeup = Wakeup(step.channel, step.word, self._ring)
-            self._subscriber = _subscribe(self._wakeup, self._source, self._timeout_s)
+            self._wakeup = Wakeup(step.channel, step.word, self._ring, self._source)
+            self._subscriber = _subscribe(self._wakeup, self._timeout_s)
         return step.woken_s if self._wakeup.live else step.seconds
 
 
