@@ -223,7 +223,7 @@ def test_in_a_big_namespace_old_ones_go_too(open_bounded: Any, view: NamespaceVi
     for number in range(100):
         store.set(f"new-{number}", number)
     check(view, 1000)
-    assert sum(field.startswith("new") for field in fields(view)) > 90, "hardly ever a new one"
+    assert sum(field.startswith("new") for field in fields(view)) > 80, "hardly ever a new one"
 
 
 def test_a_namespace_that_others_have_filled(open_bounded: Any, view: NamespaceView) -> None:
