@@ -37,7 +37,9 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         output = Output(tree.transcript)
         broker = _broker(job, tree, process, stop, store)
         supervisor = Supervisor(job, tree, process, stop, output)
-        supervisor.watches = WatchHost(tree, job.who, store.as_json_text(), supervisor.post, addresses_of(store.url))
+        supervisor.watches = WatchHost(
+            tree, job.who, store.as_json_text(), supervisor.post, stop.wake, addresses_of(store.url)
+        )
         server = threading.Thread(
             target=_serve, args=(broker, tree, stop), name=f"sandbox-broker-{job.who.run}", daemon=True
         )

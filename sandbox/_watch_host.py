@@ -36,6 +36,7 @@ _ANSWER_BYTES = 1024 * 1024
 class WatchHost:
     """The watches and waits of one process; answers are handed to `post`, from any thread, until `close`.
 
+    `wake` is called whenever a thread has ended.
     `store` gives values as JSON text and is bound to the user and the rights of the run.
     """
 
@@ -45,12 +46,14 @@ class WatchHost:
         who: Who,
         store: DataStore,
         post: Callable[[list[Part], threading.Event | None], None],
+        wake: Callable[[], None],
         hidden: tuple[str, ...] = (),
     ) -> None:
         self._tree = tree
         self._who = who
         self._store = store
         self._post = post
+        self._wake = wake
         self._hidden = hidden
         self._lock = threading.Lock()
         self._watches: dict[int, _OpenWatch] = {}
@@ -140,6 +143,9 @@ class WatchHost:
                 work()
             finally:
                 self._threads.discard(thread)
+                with self._lock:
+                    if not self._closed:
+                        self._wake()  # what had to wait because of `is_full` can be heard
 
         thread = threading.Thread(target=run, name=f"sandbox-watch-{self._who.run}-{number}", daemon=True)
         self._threads.add(thread)
@@ -310,7 +316,8 @@ class _OpenWatch:
         try:
             with self._asked.open(self._store) as self._watch:
                 self._host.note(seen)
-                self._host.answer("changes", self._number)
+                if not self._closed:
+                    self._host.answer("changes", self._number)
                 while not self._closed and (request := self._requests.get()) is not None:
                     self._serve(self._watch, request)
         except DataStoreError as error:

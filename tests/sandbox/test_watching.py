@@ -14,7 +14,7 @@ import redis_store
 import sandbox
 from redis_store import DataStore
 from sandbox._timeline import Who
-from sandbox._watch_host import MOST_WAITS, WatchHost
+from sandbox._watch_host import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.policy import Granted
 from tests.brokered_side import FakeTree
 from tests.sandbox.conftest import wait_until
@@ -43,7 +43,7 @@ def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
 
     timeline = SimpleNamespace(done=SimpleNamespace(add=lambda done: None))
     tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=timeline)
-    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), post)
+    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), post, lambda: None)
     for number in range(6):
         host.heard("wait", [number, "default", "big", None])
     for _ in range(5):
@@ -55,6 +55,35 @@ def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
     assert host.under_way == 0
     assert sorted(heard) == list(range(6))
     assert max(most) == 1
+
+
+def test_watches_that_are_closed_before_they_are_open(
+    run: Run, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    start = WatchHost.start
+
+    def noted(host: WatchHost, work: Callable[[], None], number: int) -> None:
+        start(host, work, number)
+        threads.append(len(host._threads))
+
+    monkeypatch.setattr(WatchHost, "start", noted)
+    result = run(
+        """
+        import os, socket
+        from sandbox._frames import pack
+
+        def run():
+            control = socket.socket(fileno=os.dup(4))
+            for number in range(1000):
+                opening = pack(["watch", number, f"space-{number}", False, None, None, None, False], 2**20)
+                control.sendall(opening + pack(["unwatch", number], 2**20))
+            return {"watched": True}
+        """,
+        limits=sandbox.Limits(timeout_s=25),
+    )
+    assert result.check() == {"watched": True}
+    assert max(threads) <= MOST_WATCHES + MOST_WAITS + 1
 
 
 def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
