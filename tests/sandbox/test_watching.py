@@ -13,6 +13,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
+from sandbox._frames import FrameError
 from sandbox._timeline import Who
 from sandbox._watch_host import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.policy import Granted
@@ -243,6 +244,18 @@ def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
     store.close()
     host.join(20)
     assert host.under_way == 0
+
+
+def test_a_number_in_use_and_a_second_request_are_no_child_of_ours(store: DataStore) -> None:
+    host = WatchHost(FakeTree(), Who("tester", "run"), store.as_json_text(), lambda parts: None)  # type: ignore[arg-type]
+    watch = ["default", False, None, None, None, False]
+    for kind, parts in ("wait", ["default", "never", None]), ("watch", watch), ("next", [1, None]):
+        host.heard(kind, [1, *parts])
+        with pytest.raises(FrameError):
+            host.heard(kind, [1, *parts])
+    host.close()
+    store.close()
+    host.join(20)
 
 
 @pytest.mark.usefixtures("nothing_left")
