@@ -223,7 +223,8 @@ class _Pauses:
         if self._wakeup is None:
             self._wakeup = Wakeup(step.channel, step.word, self._ring, self._source)
             self._subscriber = _subscribe(self._wakeup, self._timeout_s)
-        return step.woken_s if self._wakeup.live else step.seconds
+        # Without a subscriber nobody rings: the store is closing, and the next look says so.
+        return step.woken_s if self._wakeup.live and self._subscriber is not None else step.seconds
 
 
 class SyncPauses(_Pauses):
