@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,21 @@ def evaluate(run: Callable[..., sandbox.RunResult]) -> Callable[..., Any]:
     return call
 
 
+def _children() -> set[str]:
+    found: set[str] = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found.update(children.read_text().split())
+    return found
+
+
 def _state() -> dict[str, Any]:
     me = Path("/proc/self")
     return {
         # A zygote has a socket and a pidfd here; another comes when one has had its number of children.
         "descriptors": len(list((me / "fd").iterdir())) - 2 * len(_zygotes.process_ids()),
         "threads": {t for t in threading.enumerate() if t.name != "sandbox-tools"},
-        "children": {pid for f in me.glob("task/*/children") for pid in f.read_text().split()} - _zygotes.process_ids(),
+        "children": _children() - _zygotes.process_ids(),
         "folders": {path.name for path in Path(tempfile.gettempdir()).glob("sandbox-*")},
     }
 

@@ -236,7 +236,9 @@ def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:
 def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
     told: list[list[Any]] = []
     tree: Any = FakeTree()
-    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: told.append(message))
+    host = WatchHost(
+        tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: told.append(message), lambda: None
+    )
     for number in range(MOST_WAITS + 1):
         host.heard("wait", [number, "default", "never", None])
     assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
@@ -247,7 +249,8 @@ def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
 
 
 def test_a_number_in_use_and_a_second_request_are_no_child_of_ours(store: DataStore) -> None:
-    host = WatchHost(FakeTree(), Who("tester", "run"), store.as_json_text(), lambda parts: None)  # type: ignore[arg-type]
+    tree: Any = FakeTree()
+    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: None, lambda: None)
     watch = ["default", False, None, None, None, False]
     for kind, parts in ("wait", ["default", "never", None]), ("watch", watch), ("next", [1, None]):
         host.heard(kind, [1, *parts])
