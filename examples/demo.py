@@ -192,8 +192,9 @@ def show_pipeline(host: Host, console: Console) -> None:
         for name in (*PIPELINE.values(), "pipeline:index", "pipeline:words"):
             store.use_namespace(name).clear()
         for agent, namespace in PIPELINE.items():
-            options = {"user": USER, "namespace": namespace, "url": host.url, "concurrency": 1, "first_wait": 0.1}
-            stack.enter_context(sandbox.on_change(EXAMPLES / "pipeline" / f"{agent}.py", **options))
+            options = {"user": USER, "namespace": namespace, "url": host.url, "isolation": host.isolation}
+            agent_file = EXAMPLES / "pipeline" / f"{agent}.py"
+            stack.enter_context(sandbox.on_change(agent_file, concurrency=1, first_wait=0.1, **options))
         for text in ('"""Say hello."""\ndef hello(): ...\n', '"""Say goodbye, politely."""\ndef goodbye(): ...\n'):
             path.write_text(text, encoding="utf-8")
             follow(store, path, console)

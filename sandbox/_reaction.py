@@ -25,7 +25,6 @@ from redis_store.errors import LimitExceeded as StoreLimitExceeded
 from redis_store.types import Json
 from sandbox._backlog import Item
 from sandbox.errors import AgentNotFound, InvalidInput, SandboxError, StartFailed
-from sandbox.limits import Limits
 from sandbox.result import RunResult
 from sandbox.runner import arun
 
@@ -69,9 +68,9 @@ class Reaction:
     prefix: str | None
     consumer: str
     agent: str
-    tools: Mapping[str, Callable[..., Any]] | None
+    options: Mapping[str, Any]
+    """What its runs are given, as `sandbox.run` takes it."""
     url: str | None
-    limits: Limits | None
     batch: int
     concurrency: int
     retries: int
@@ -174,10 +173,9 @@ class Reactor:
             user=asked.user,
             namespace=asked.namespace,
             agent=asked.agent,
-            tools=asked.tools,
             url=asked.url,
-            limits=asked.limits,
             on_output=asked.on_output,
+            **asked.options,
         )
 
     async def _patiently(self, do: Callable[[], Coroutine[Any, Any, T]], keys: tuple[str | None, ...]) -> T:

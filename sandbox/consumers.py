@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +16,11 @@ from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
+from sandbox._sources import Agents
 from sandbox._work import Work
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.limits import Limits
+from sandbox.policy import Permissions
 
 logger = logging.getLogger("sandbox")
 
@@ -39,8 +41,15 @@ def on_change(
     own_writes: bool = False,
     agent: str | None = None,
     tools: Mapping[str, Callable[..., Any]] | None = None,
+    agents: Agents | None = None,
+    globals: Mapping[str, Any] | None = None,  # noqa: A002  # as in `run`
+    modules: Mapping[str, Mapping[str, Any]] | None = None,
+    env: Mapping[str, str] | None = None,
+    packages: Iterable[str] | None = None,
+    permissions: Permissions | None = None,
     url: str | None = None,
     limits: Limits | None = None,
+    isolation: str | None = None,
     configure_server: bool = False,
     on_output: Callable[[str], object] | None = None,
     on_event: Callable[[ConsumerEvent], object] | None = None,
@@ -59,8 +68,18 @@ def on_change(
     tell = _guarded(on_event)
     name = _name(source_or_path, consumer, agent)
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    given = make_given(tools=tools, limits=limits)
-    task = make_task(given, source_or_path, {"changes": []}, user, namespace, agent or name, on_output)
+    options: dict[str, Any] = {
+        "tools": tools,
+        "agents": agents,
+        "globals": globals,
+        "modules": modules,
+        "env": env,
+        "packages": tuple(packages) if isinstance(packages, Iterator) else packages,  # for every run
+        "permissions": permissions,
+        "limits": limits,
+        "isolation": isolation,
+    }
+    task = make_task(make_given(**options), source_or_path, {"changes": []}, user, namespace, agent or name, on_output)
     encode_prefix(prefix)
     for what, value in {"initial": initial, "own_writes": own_writes}.items():
         if not isinstance(value, bool):
@@ -72,9 +91,8 @@ def on_change(
         prefix=prefix,
         consumer=name,
         agent=task.job.who.agent,
-        tools=tools,
+        options=options,
         url=url,
-        limits=limits,
         batch=_whole("batch", batch, 1, 1000),
         concurrency=_whole("concurrency", concurrency, 1, 64),
         retries=_whole("retries", retries, 0, 100),

@@ -81,6 +81,36 @@ def test_twice(data_dir: Path) -> None:
     assert "Visits: 2" in second.stdout
 
 
+WITHOUT_ISOLATION = """
+import runpy, sys
+import sandbox
+from sandbox import isolation
+
+def none(tiers):
+    raise sandbox.IsolationUnavailable("There is none here.", reasons={})
+
+isolation._choose = none
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_where_nothing_keeps_agents_in_it_says_so_and_goes_on(data_dir: Path) -> None:
+    python, *arguments = command_of(data_dir)
+    done = subprocess.run(
+        [python, "-c", WITHOUT_ISOLATION, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "isolation='unsafe-process'" in done.stdout
+    assert len(re.findall(r"indexed after", done.stdout)) == 2
+    assert "SANDBOX_ISOLATION=unsafe-process sandbox run" in done.stdout
+
+
 def test_it_leaves_no_server_and_no_control_characters(data_dir: Path) -> None:
     done = demo(data_dir, TERM="xterm-256color")
     assert not status(data_dir).running

@@ -399,6 +399,29 @@ def test_a_server_that_is_killed_under_it_loses_nothing(
     assert "ran" in kinds(events)
 
 
+def test_what_its_runs_are_given(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+    source = """
+        import os
+        async def run(input_dict):
+            answer = await agents.call("child", {"n": factor})
+            try:
+                data_store.use_namespace("secret").set("k", 1)
+            except PermissionError as error:
+                answer["refused"] = type(error).__name__
+            data_store.use_namespace("seen").set("said", {**answer, "env": os.environ["NAME"]})
+            return {}
+    """
+    given = {
+        "agents": {"child": "def run(input_dict):\n    return {'n': input_dict['n'] * 2}\n"},
+        "globals": {"factor": 21},
+        "env": {"NAME": "value"},
+        "permissions": sandbox.Permissions(read=["default"], write=["seen"]),
+    }
+    with on_change(source, **given):
+        store.set("k", 1)
+        assert seen.wait_for("said", 20) == {"n": 42, "refused": "AccessDenied", "env": "value"}
+
+
 def test_tools_and_an_on_event_that_raises(on_change: OnChange, store: DataStore) -> None:
     called = threading.Event()
 
