@@ -91,10 +91,12 @@ def check_max_items(value: object) -> int:
     return int(value)
 
 
-def check_open(over: bool) -> None:
-    """Raise `InvalidInput` where a transaction has ended."""
+def check_open(begun: bool, over: bool) -> None:
+    """Raise `InvalidInput` where a transaction has not begun, so that nothing would be written, or has ended."""
     if over:
         raise InvalidInput("This transaction is over: begin another one.")
+    if not begun:
+        raise InvalidInput("This transaction has not begun: use it as `with data_store.transaction() as transaction:`.")
 
 
 def check_parts(count: int) -> None:

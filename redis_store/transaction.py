@@ -53,7 +53,7 @@ class Transaction(_Writes):
         return Transaction(self._driver, scope, self._draft, self._tx)
 
     def __enter__(self) -> Self:
-        self._draft.check_open()
+        self._draft.begin()
         return self
 
     def __exit__(
@@ -86,7 +86,7 @@ class AsyncTransaction(_Writes):
         return AsyncTransaction(self._driver, scope, self._draft, self._tx)
 
     async def __aenter__(self) -> Self:
-        self._draft.check_open()
+        self._draft.begin()
         return self
 
     async def __aexit__(

@@ -44,12 +44,18 @@ class Draft:
     writes: dict[Place, Write] = field(default_factory=dict)
     bounds: dict[bytes, int] = field(default_factory=dict)
     """How many keys namespaces may hold that are written, where they were opened with a bound."""
+    begun: bool = False
     over: bool = False
     size_bytes: int = 0
 
+    def begin(self) -> None:
+        """Let it be used."""
+        check_open(begun=True, over=self.over)
+        self.begun = True
+
     def check_open(self) -> None:
         """Raise `InvalidInput` where the transaction has ended."""
-        check_open(self.over)
+        check_open(self.begun, self.over)
 
     def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
         """Note a write."""
@@ -196,4 +202,6 @@ async def transact(
     rand: Rand,
 ) -> T:
     """The flow of `DataStore.transact`."""
-    return await _optimistic.transact(lambda: Draft(scope), view, function, lambda draft: commit(draft, new_id()), rand)
+    return await _optimistic.transact(
+        lambda: Draft(scope, begun=True), view, function, lambda draft: commit(draft, new_id()), rand
+    )

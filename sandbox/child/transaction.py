@@ -33,6 +33,7 @@ class Draft:
     reads: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     writes: dict[tuple[str, str], tuple[bytes | None, float | None]] = field(default_factory=dict)
     bounds: dict[str, int] = field(default_factory=dict)
+    begun: bool = False
     over: bool = False
 
     def check_size(self) -> None:
@@ -40,7 +41,7 @@ class Draft:
 
     async def commit(self) -> None:
         """Write it all if everything still stands as read; else raise `Conflict`."""
-        check_open(self.over)
+        check_open(self.begun, self.over)
         self.over = True
         parts: list[Part] = []
         for (namespace, key), text in self.reads.items():
@@ -66,7 +67,7 @@ class Transaction:
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value as this transaction sees it, or `default` where the key is absent."""
         self._store._check("get")
-        check_open(self._draft.over)
+        check_open(self._draft.begun, self._draft.over)
         name = key_text(key)
         place = (self._store.namespace, name)
         if place in self._draft.writes:
@@ -99,7 +100,8 @@ class Transaction:
         return Transaction(self._store.use_namespace(name, ttl, max_keys), self._draft)
 
     def __enter__(self) -> Self:
-        check_open(self._draft.over)
+        check_open(begun=True, over=self._draft.over)
+        self._draft.begun = True
         return self
 
     def __exit__(
@@ -111,13 +113,13 @@ class Transaction:
 
     def _begin_write(self) -> None:
         self._store._check("set")
-        check_open(self._draft.over)
+        check_open(self._draft.begun, self._draft.over)
 
 
 def transact(store: DataStore, function: Callable[[Transaction], T]) -> Flow[T]:
     """The flow of `DataStore.transact`."""
     return _optimistic.transact(
-        lambda: Draft(store), lambda draft: Transaction(store, draft), function, Draft.commit, random
+        lambda: Draft(store, begun=True), lambda draft: Transaction(store, draft), function, Draft.commit, random
     )
 
 

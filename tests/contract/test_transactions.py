@@ -132,6 +132,22 @@ def test_a_block_that_raises_writes_nothing(store: Side) -> None:
     assert store.list_keys() == []
 
 
+def test_one_that_is_not_entered_is_refused(store: Side) -> None:
+    """It would write nothing, and say nothing of that."""
+    transaction = begin(store)
+    for wrong in (
+        lambda: transaction.set("k", 1),
+        lambda: transaction.get("k"),
+        lambda: transaction.delete("k"),
+        lambda: transaction.use_namespace("other").set("k", 1),
+    ):
+        with pytest.raises(InvalidInput, match="has not begun"):
+            wrong()
+    with transaction:
+        transaction.set("k", 1)
+    assert store.get("k") == 1
+
+
 def test_the_last_delete_takes_the_namespace_with_it(store: Side) -> None:
     store.set_many({"a": 1, "b": 2})
     with begin(store) as transaction:
