@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import AsyncDataStore, Change, DataStore, connect, connect_async
+from redis_store import AsyncDataStore, Change, DataStore, UnsupportedByServer, connect, connect_async
 from redis_store.aio_watch import AsyncWatch
 from redis_store.watch import Watch
 from tests.servers import Server
@@ -135,3 +135,9 @@ def data(user: str) -> str:
 def said(changes: list[Change]) -> list[tuple[Any, ...]]:
     """What changes say."""
     return [(change.op, change.key, change.value) for change in changes]
+
+
+def refuses_ttl(side: WatchSide) -> None:
+    """On a server where single keys do not expire, nobody has to notice that they did."""
+    with pytest.raises(UnsupportedByServer):
+        side.set("k", 1, ttl=0.05)
