@@ -40,9 +40,7 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         supervisor.watches = WatchHost(
             tree, job.who, store.as_json_text(), supervisor.post, stop.wake, addresses_of(store.url)
         )
-        server = threading.Thread(
-            target=_serve, args=(broker, tree, stop), name=f"sandbox-broker-{job.who.run}", daemon=True
-        )
+        server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
         server.start()
         try:
             outcome = _watch(job, tree, process, supervisor, output)
@@ -70,7 +68,7 @@ def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) 
     return Broker(process.data, store.as_json_text(), job.who, tree, addresses_of(store.url))
 
 
-def _serve(broker: Broker | RemoteBroker, tree: Tree, stop: Stop) -> None:
+def _serve(broker: Broker | RemoteBroker, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)

@@ -85,36 +85,31 @@ class RateLimitSteps:
         return bool(taken), int(wait_ms)
 
 
-class Lock(locks.Lock):
+class _Awaitable(locks._SyncHolder):
+    """What is held in an ``async with`` too, while the agent's other tasks go on."""
+
+    async def __aenter__(self) -> Self:
+        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+class Lock(_Awaitable, locks.Lock):
     """A lock of the user's, whom one at a time holds; made by `DataStore.lock`. One object for each holder.
 
     With ``async with`` the agent's other tasks go on while it waits.
     """
 
-    async def __aenter__(self) -> Self:
-        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
-
-
-class Semaphore(locks.Semaphore):
+class Semaphore(_Awaitable, locks.Semaphore):
     """One of a number of places, each held by one at a time; made by `DataStore.semaphore`. One object for each holder.
 
     With ``async with`` the agent's other tasks go on while it waits.
     """
-
-    async def __aenter__(self) -> Self:
-        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
 
 
 class RateLimit(locks.RateLimit):

@@ -16,7 +16,7 @@ from redis_store import _plain, memo
 from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._computing import LOCK_TIMEOUT_S, encode_tag
 from redis_store._holding import check_timeout
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name, encode_prefix
+from redis_store._keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store._optimistic import check_max_items
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
@@ -38,8 +38,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_CONSUMER_BYTES = 256
-_ABSENT: Any = object()
 _RESERVED_FIRST_BYTE = 0x01
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -342,12 +340,12 @@ class DataStore(StoreMapping):
             change: Change | None = None
             while True:
                 if change is None or change.op == "reset":
-                    value = self.get(name, _ABSENT)
+                    value = self.get(name, MISSING)
                 elif change.key == name and change.op == "set":
                     value = change.value
                 else:
-                    value = _ABSENT
-                if value is not _ABSENT and predicate(value):
+                    value = MISSING
+                if value is not MISSING and predicate(value):
                     return value
                 change = changes.next_change(None if deadline is None else max(0.0, deadline - monotonic()))
                 if change is None:
@@ -410,7 +408,7 @@ class DataStore(StoreMapping):
         if not isinstance(initial, bool):
             raise InvalidType(f"initial must be True or False, not {type(initial).__name__}.")
         if consumer is not None:
-            encode_name(consumer, "consumer name", MAX_CONSUMER_BYTES)
+            encode_name(consumer, "consumer name", MAX_AGENT_BYTES)
         text = None if since is None else _plain.dump(since)
         asked = (everywhere, names or None, text, consumer, initial)
         return Watch(self._waits, self._decode_in, self._namespace, *asked)  # type: ignore[arg-type]  # judged above
