@@ -76,14 +76,20 @@ class World:
         self.shared = Path("/dev/shm") / f"attack-{uuid.uuid4().hex}"
         self.shared.write_text(SECRET)
         os.mkfifo(self.folder / "fifo")
-        self.victim = subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET})
+        self.victim = self._start_victim()
         self.other = f"other-{uuid.uuid4().hex}"
+        self.marks = f"attack-marker-{uuid.uuid4().hex}-"
         self.sockets = self._listen()
         self.segment = _make_segment()
         self.mail: list[bytes] = []
         os.environ["ATTACK_SECRET"] = SECRET
         with connect(url, user=self.other) as store:
             store.set("secret", SECRET)
+
+    def _start_victim(self) -> subprocess.Popen[bytes]:
+        # With a session and a group of its own: those that the tests run in can belong to another pid namespace, and
+        # then whoever asks for them is told 0.
+        return subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET}, start_new_session=True)
 
     def _listen(self) -> dict[str, socket.socket]:
         tcp = socket.create_server(("0.0.0.0", 0))
@@ -119,7 +125,7 @@ class World:
             "segment": self.segment,
             "other": self.other,
             "packages": str(Path(__import__("redis").__file__).parent),
-            "marker": f"/tmp/attack-marker-{uuid.uuid4().hex}",
+            "marker": f"/tmp/{self.marks}{uuid.uuid4().hex}",
         }
 
     def check(self) -> None:
@@ -153,9 +159,9 @@ class World:
         if self.victim.poll() is not None or os.getpriority(os.PRIO_PROCESS, self.victim.pid):
             self.victim.kill()
             self.victim.wait()
-            self.victim = subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET})
+            self.victim = self._start_victim()
         os.sched_setaffinity(self.victim.pid, os.sched_getaffinity(0))
-        for left in Path("/tmp").glob("attack-marker-*"):
+        for left in Path("/tmp").glob(f"{self.marks}*"):
             left.unlink()
         with connect(self.url, user=self.other) as store:
             store.set("secret", SECRET)
