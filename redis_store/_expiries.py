@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 _SLACK = 1000
 
@@ -14,7 +15,8 @@ class Expiries:
         self._at: dict[bytes, int] = {}
         self._heap: list[tuple[int, bytes]] = []
         """Has an entry for each time that was ever expected; those that hold no more are passed over."""
-        self._taken: list[bytes] = []
+        self._taken: dict[bytes, None] = {}
+        """Keys that were due, until they are forgotten."""
 
     def __len__(self) -> int:
         return len(self._at)
@@ -63,12 +65,16 @@ class Expiries:
             _, name = heapq.heappop(heap)
             if self.is_past(name, server_ms):
                 names[name] = None
+        self.again(names, server_ms + again_ms)
+        self._taken = {name: None for name in (*self._taken, *names) if self.is_past(name, server_ms)}
+        return list(names)
+
+    def again(self, names: Iterable[bytes], at_ms: int) -> None:
+        """Have keys that were taken come up again then."""
         for name in names:
-            heapq.heappush(heap, (server_ms + again_ms, name))
-        self._taken = list(names)
-        return self._taken
+            heapq.heappush(self._heap, (at_ms, name))
 
     def pending(self, server_ms: int) -> bool:
         """Whether keys should have expired of which nothing has been told yet."""
-        self._taken = [name for name in self._taken if self.is_past(name, server_ms)]
+        self._taken = {name: None for name in self._taken if self.is_past(name, server_ms)}
         return bool(self._taken) or self.is_due(server_ms)

@@ -20,6 +20,9 @@ SCAN_REST = 10
 EXPIRY_AGAIN_MS = 50
 """A key that should have expired and has not is looked at again after so long."""
 
+REFUSED_AGAIN_MS = 5
+"""A key whose expiry could not be told because others wrote just then is looked at again after so long: after the next read."""
+
 NOTES_REFUSED = 3
 """So often what was found is compared anew because others have told the log something; then it is told in any case."""
 
@@ -136,9 +139,7 @@ class Doubts:
             expected = feed.position.id if feed.notes_refused < NOTES_REFUSED else b""
             try:
                 if not await says.note(feed.keys, feed.bounds, expected, mode, part):
-                    feed.notes_refused += 1
-                    feed.wake()
-                    feed.suspect(self.now)
+                    self._refused(feed, part, mode)
                     return
             except (ServerRefused, PermissionDenied):
                 await self._tell_followers(feed, part, mode)
@@ -146,6 +147,14 @@ class Doubts:
                 continue
             feed.notes_refused = 0
             await self._read([feed])
+
+    def _refused(self, feed: Feed, names: list[bytes], mode: str) -> None:
+        feed.notes_refused += 1
+        feed.wake()
+        if mode == "e":  # it is known what has become of them: that costs no comparison
+            feed.expiries.again(names, self.server_ms + REFUSED_AGAIN_MS)
+        else:
+            feed.suspect(self.now)
 
     async def _tell_followers(self, feed: Feed, names: list[bytes], mode: str) -> None:
         """The log takes nothing (a full server, a replica): tell at least those who are here."""

@@ -36,11 +36,18 @@ class ScriptedServer:
 
     # What others do.
 
-    def write(self, *pairs: tuple[bytes, bytes | None], keys: NamespaceKeys = KEYS, events: int = 1) -> None:
+    def write(
+        self,
+        *pairs: tuple[bytes, bytes | None],
+        keys: NamespaceKeys = KEYS,
+        events: int = 1,
+        expires_ms: int | None = None,
+    ) -> None:
         """A writer of ours sets fields, or deletes them (None)."""
         news: Pairs = [(field, b"d" if text is None else b"s" + text) for field, text in pairs]
         self.by_hand(*pairs, keys=keys, events=events)
-        self.append(keys.log, b'{"n":%d}' % events, news)
+        expires = b"" if expires_ms is None else b',"x":%d' % expires_ms
+        self.append(keys.log, b'{"n":%d%s}' % (events, expires), news)
 
     def by_hand(self, *pairs: tuple[bytes, bytes | None], keys: NamespaceKeys = KEYS, events: int = 1) -> None:
         """Somebody writes without telling the log."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from redis_store._hub_doubts import NOTES_REFUSED
 from redis_store._mailbox import MOST_CHANGES, Failed
 from redis_store.errors import ConnectionLost
 from tests.watch.scripted import KEYS, ScriptedRunner, ScriptedServer, items, told
@@ -36,6 +39,30 @@ def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: S
         if i % 3:
             runner.run(0.01)
     runner.run(3)
+    assert sum("HSCAN" in call for call in server.calls) == before
+
+
+def test_an_expiry_beside_a_writer_costs_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"short", b"1"), expires_ms=server.ms)
+    before, take_note = sum("HSCAN" in call for call in server.calls), server._note
+    busy = [b"%d" % i for i in range(NOTES_REFUSED)]
+
+    def take_note_beside_writer(keys: Any, rest: Any) -> int:
+        if busy:
+            server.write((busy.pop(), b"1"))
+        return take_note(keys, rest)
+
+    server._note = take_note_beside_writer  # type: ignore[method-assign]
+    runner.run(0.01)
+    del server.hashes[KEYS.data][b"short"]
+    server.fire(KEYS.data, b"hexpired")
+    runner.run(3)
+    news = told(mailbox)
+    assert news[-1] == ("expire", b"short", None)
+    assert len(news) == 2 + NOTES_REFUSED + 1
+    assert not busy
     assert sum("HSCAN" in call for call in server.calls) == before
 
 
