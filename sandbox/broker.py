@@ -84,7 +84,7 @@ class Broker:
         try:
             self._channel.send([number, *parts])
         except FrameTooBig as error:
-            self._channel.send([number, *error_parts(_answer_too_big(error))])
+            self._channel.send([number, *error_parts(_answer_too_big(error.size_bytes, error.limit_bytes))])
 
     def _record(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> list[Part]:
         """Carry out a call and return its answer; the timeline gets a line either way."""
@@ -94,7 +94,8 @@ class Broker:
             done = self._carry_out(operation, namespace, max_keys, arguments)
             parts = [1, *done.parts]
         except DataStoreError as error:
-            done, parts, failed = _NOTHING, error_parts(error, self._hidden), type(error).__name__
+            told = self._told(error)
+            done, parts, failed = _NOTHING, error_parts(told, self._hidden), type(told).__name__
         except (FrameError, SandboxError):
             raise
         except Exception as error:
@@ -119,6 +120,12 @@ class Broker:
             )
         )
         return parts
+
+    def _told(self, error: DataStoreError) -> DataStoreError:
+        """Return the error in the agent's terms."""
+        if isinstance(error, LimitExceeded) and error.limit == "max_read_bytes":
+            return _answer_too_big(None, self._tree.given.limits.frame_bytes)
+        return error
 
     def _carry_out(
         self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
@@ -153,13 +160,15 @@ class Broker:
 _NOTHING = _operations.Done([], 0)
 
 
-def _answer_too_big(error: FrameTooBig) -> LimitExceeded:
+def _answer_too_big(size: int | None, limit: int) -> LimitExceeded:
+    """Return the error of an answer that the agent does not get; `size` is None where nobody has read all of it."""
+    takes = f"takes {size:,} bytes, and at most {limit:,}" if size else f"is far bigger than the {limit:,} bytes that"
     return LimitExceeded(
-        f"The answer takes {error.size_bytes:,} bytes, and at most {error.limit_bytes:,} reach an agent at once: read in"
-        " parts, for example with iter_items, or raise Limits.frame_bytes.",
+        f"The answer {takes} reach an agent at once: read in parts, for example with iter_items, or raise"
+        " Limits.frame_bytes.",
         limit="frame_bytes",
-        limit_bytes=error.limit_bytes,
-        size_bytes=error.size_bytes,
+        limit_bytes=limit,
+        size_bytes=size,
     )
 
 
