@@ -136,6 +136,7 @@ async def run(input_dict):
         ("FileNotFoundError('gone')", "OSError"),
         ("TimeoutError('late')", "TimeoutError"),
         ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "sandbox.errors.AgentRaised"),
+        ("StopIteration('over')", "sandbox.errors.AgentRaised"),
         ("Own('own')", "sandbox.errors.AgentError"),
     ],
 )
