@@ -28,6 +28,9 @@ from sandbox.errors import ProtocolViolation, SandboxError
 
 _NAMESPACES_KEPT = 256
 
+_ANSWER_HEAD_BYTES = 64
+"""More than what stands before the value in the frame of an answer."""
+
 logger = logging.getLogger("sandbox")
 
 
@@ -139,14 +142,23 @@ class Broker:
             tree.spend_written(written + noted)
         elif noted:
             tree.spend_written(noted)
+        store = self._namespace(namespace, max_keys)
+        if operation == "pop":
+            self._check_fits(store, arguments[0])
         news = self.held.begin(operation, namespace, arguments)
         try:
-            done = HANDLERS[operation](self._namespace(namespace, max_keys), arguments)
+            done = HANDLERS[operation](store, arguments)
         except InvalidInput:  # nothing was sent
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
         return done
+
+    def _check_fits(self, store: TextStore, key: str) -> None:
+        """Refuse to take away a value that is too big for an answer: it would be nowhere then."""
+        info, limit = store.info(key), self._tree.given.limits.frame_bytes
+        if info is not None and info.size > limit - _ANSWER_HEAD_BYTES:
+            raise _answer_too_big(info.size, limit)
 
     def _namespace(self, name: str, max_keys: int | None) -> TextStore:
         store = self._namespaces.get((name, max_keys))

@@ -298,6 +298,25 @@ def test_calls_over_the_frame_limit_are_refused_and_the_run_goes_on(run: Any, st
     assert result.check() == {"said": [["frame_bytes", 65536, True]] * 2, "one": 10_000}
 
 
+def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: DataStore) -> None:
+    import sandbox
+
+    store.set_many({"big": "x" * 100_000, "fits": "x" * 60_000})
+    result = run(
+        """
+        from redis_store.errors import LimitExceeded
+        def run():
+            try:
+                return {"lost": len(data_store.pop("big"))}
+            except LimitExceeded as error:
+                return {"refused": error.size_bytes, "fits": len(data_store.pop("fits")), "none": data_store.pop("no", 0)}
+        """,
+        limits=sandbox.Limits(frame_bytes=65536),
+    )
+    assert result.check() == {"refused": 100_002, "fits": 60_000, "none": 0}
+    assert store.list_keys() == ["big"]
+
+
 def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
     run: Any, store: DataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
