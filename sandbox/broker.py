@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
-from redis_store.errors import DataStoreError, InvalidInput, LimitExceeded, StoreUnavailable
+from redis_store._resolve import without_secrets
+from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox._held import Held
@@ -188,7 +189,7 @@ def error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Par
     """Return an error as it crosses: its class, its message without the server's address, its facts as JSON."""
     known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in store_errors.__all__)
     message = str(error)
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, (StoreUnavailable, InvalidSettings)):  # no others tell of the server
         for text in hidden:
             message = message.replace(text, "the server")
     facts = {name: _plain_fact(fact) for name, fact in error.facts.items()}
@@ -207,7 +208,7 @@ def _plain_fact(fact: Any) -> Any:
 def addresses_of(url: str) -> tuple[str, ...]:
     """Return the texts that would tell an agent where the server is, for messages to go without."""
     parts = urlsplit(url)
-    texts = {url, url.split("?")[0]}
+    texts = {url, url.split("?")[0], without_secrets(url)}
     if parts.hostname:
         texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
         texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
