@@ -128,7 +128,7 @@ class Broker:
     def _told(self, error: DataStoreError) -> DataStoreError:
         """Return the error in the agent's terms."""
         if isinstance(error, LimitExceeded) and error.limit == "max_read_bytes":
-            return _answer_too_big(None, self._tree.given.limits.frame_bytes)
+            return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
         return error
 
     def _carry_out(
@@ -173,12 +173,11 @@ class Broker:
 _NOTHING = _operations.Done([], 0)
 
 
-def _answer_too_big(size: int | None, limit: int) -> LimitExceeded:
-    """Return the error of an answer that the agent does not get; `size` is None where nobody has read all of it."""
-    takes = f"takes {size:,} bytes, and at most {limit:,}" if size else f"is far bigger than the {limit:,} bytes that"
+def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:
+    """Return the error of an answer that the agent does not get; `more` is for one of which nobody has read all."""
     return LimitExceeded(
-        f"The answer {takes} reach an agent at once: read in parts, for example with iter_items, or raise"
-        " Limits.frame_bytes.",
+        f"The answer takes {more}{size:,} bytes, and at most {limit:,} reach an agent at once: read in parts, for example"
+        " with iter_items, or raise Limits.frame_bytes.",
         limit="frame_bytes",
         limit_bytes=limit,
         size_bytes=size,
