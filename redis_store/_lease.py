@@ -9,6 +9,7 @@ from redis_store._access import EVERYTHING, Access
 from redis_store._codec import Values
 from redis_store._keys import UserKeys
 from redis_store._near_threads import ThreadReads
+from redis_store._replies import ANY_SIZE
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
@@ -25,9 +26,11 @@ def lease(
     agent: str | None = None,
     run: str | None = None,
     access: Access = EVERYTHING,
+    max_read_bytes: int = ANY_SIZE,
 ) -> DataStore:
     """Return a store for somebody else at the same server, which takes its idle connections from this one and gives them back.
 
+    A call that would read more than `max_read_bytes` is given up: it raises `LimitExceeded`.
     Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
     """
     scope = store._scope
@@ -40,16 +43,18 @@ def lease(
         scope.log,
         access=access,
         counters=scope.counters,
+        max_read_bytes=max_read_bytes,
     )
-    return DataStore(_LeasedDriver(store._driver), lent)
+    return DataStore(_LeasedDriver(store._driver, max_read_bytes), lent)
 
 
 class _LeasedDriver(SyncDriver):
     """Runs operations on connections of another driver."""
 
-    def __init__(self, owner: SyncDriver) -> None:
+    def __init__(self, owner: SyncDriver, max_read_bytes: int) -> None:
         # Not the owner's own set-up: this one has no resolver and no idle connections.
         self._owner = owner
+        self._max_read_bytes = max_read_bytes
         self._in_use: set[HeldConnection] = set()
         self._closed = False
         self._lock = threading.Lock()
@@ -59,7 +64,7 @@ class _LeasedDriver(SyncDriver):
         self.keeper = Keeper(self.run)
         self.near = self.around = self.measured = None
         if owner.near is not None:
-            self.near = ThreadReads(owner.near.cache, self, lent=True)
+            self.near = ThreadReads(owner.near.cache, self, lent=True, max_read_bytes=max_read_bytes)
             # Spans are not lent: those of a run come from its record, within the run's own.
             self.around = owner.near.cache.watching
 
@@ -96,6 +101,7 @@ class _LeasedDriver(SyncDriver):
     def _put_back(self, held: HeldConnection) -> None:
         with self._lock:
             self._in_use.discard(held)
+        held.most_bytes = ANY_SIZE
         if self._closed:
             self._owner._drop(held)
         else:
@@ -110,6 +116,7 @@ class _LeasedDriver(SyncDriver):
         with self._lock:
             if not self._closed:
                 self._in_use.add(held)
+                held.most_bytes = self._max_read_bytes
                 return held
         self._owner._put_back(held)
         raise StoreClosed("The store was closed while it connected: connect again.")

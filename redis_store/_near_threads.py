@@ -23,7 +23,7 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store._replies import raise_error_reply
+from redis_store._replies import ANY_SIZE, raise_error_reply
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
@@ -108,6 +108,7 @@ class ThreadSide(Side):
             connection = self._connection or (self._connect(scope) if self._may_connect() else None)
             if connection is None:
                 return None
+            connection.most_bytes = asker.max_read_bytes
             self._track(connection, scope)
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
@@ -284,8 +285,11 @@ class ThreadSide(Side):
 class ThreadReads:
     """What a store for threads reads through its near cache."""
 
-    def __init__(self, cache: NearCache, driver: SyncDriver, *, lent: bool = False) -> None:
+    def __init__(
+        self, cache: NearCache, driver: SyncDriver, *, lent: bool = False, max_read_bytes: int = ANY_SIZE
+    ) -> None:
         self.cache = cache
+        self.max_read_bytes = max_read_bytes
         self.lent = lent
         """Whether its store may be closed while a call waits, which then must end: it waits for no connection to be made."""
         self._driver = driver

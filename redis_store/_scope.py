@@ -10,6 +10,7 @@ from redis_store._call import Argument, Opening
 from redis_store._codec import Codec, JsonText, check_value_size
 from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
+from redis_store._replies import ANY_SIZE
 from redis_store.scripts import SET
 from redis_store.stats import Counters
 
@@ -92,6 +93,8 @@ class Scope:
     """What is written here lives so long where the call does not say otherwise; None stands for ever."""
     max_keys: int | None = None
     """Other keys go where a write here would make them more; None for no bound."""
+    max_read_bytes: int = ANY_SIZE
+    """What one call may read; bounded by those who read for others (`lease`)."""
 
     @classmethod
     def of(
@@ -106,6 +109,7 @@ class Scope:
         access: Access = EVERYTHING,
         max_keys: int | None = None,
         counters: Counters | None = None,
+        max_read_bytes: int = ANY_SIZE,
     ) -> Scope:
         """Check the namespace's name and put together what its operations need."""
         keys = user.namespace(namespace)
@@ -129,12 +133,13 @@ class Scope:
             counters=counters or Counters(),
             ttl_ms=ttl_ms,
             max_keys=max_keys,
+            max_read_bytes=max_read_bytes,
         )
 
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """The same for another namespace; a time to live and a bound belong to the namespace that they were said for."""
         codec, limits, log = self.codec, self.limits, self.log
-        same = self.access, max_keys, self.counters
+        same = self.access, max_keys, self.counters, self.max_read_bytes
         return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, *same)
 
     def narrowed(self, access: Access) -> Scope:

@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 
 from redis_store._call import Command, ReplyError
 from redis_store._pack import pack
+from redis_store._replies import ANY_SIZE, too_much_at_once
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
 from redis_store.errors import (
@@ -34,7 +35,19 @@ _HAS_NEWS = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 class HeldConnection:
     """A connection that one thread uses at a time, and that is dropped whenever a reply may be outstanding."""
 
-    __slots__ = ("_address", "_buffer", "_poll", "_reader", "_redis", "_sock", "_spinner", "_tls", "busy")
+    __slots__ = (
+        "_address",
+        "_buffer",
+        "_poll",
+        "_reader",
+        "_received",
+        "_redis",
+        "_sock",
+        "_spinner",
+        "_tls",
+        "busy",
+        "most_bytes",
+    )
 
     def __init__(self, address: Address, spinner: Spinner) -> None:
         self._address = address
@@ -56,6 +69,9 @@ class HeldConnection:
         poller.register(self._sock, _HAS_NEWS)
         self._poll = poller.poll
         self.busy = False
+        self.most_bytes = ANY_SIZE
+        """How much one exchange may bring; beyond it `LimitExceeded` is raised, and the connection is of no more use."""
+        self._received = 0
 
     @property
     def shown(self) -> str:
@@ -74,6 +90,7 @@ class HeldConnection:
             # The server has closed, or says something unasked: nothing has gone out yet, so another connection may try.
             raise self._lost("the server had closed it", False)
         self.busy = True
+        self._received = 0
         self._send(data, not repeatable)
         if len(commands) == 1:
             reply = self._read(not repeatable)
@@ -127,6 +144,9 @@ class HeldConnection:
                 raise self._lost(str(error), writes) from error
             if size == 0:
                 raise self._lost("the server closed it", writes)
+            self._received += size
+            if self._received > self.most_bytes:  # before it is in our memory: others decide how much there is
+                raise too_much_at_once(self.most_bytes)
             self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
             try:
                 reply = gets()

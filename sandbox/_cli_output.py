@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -55,11 +56,25 @@ def _show_outcome(result: RunResult) -> int:
     failure = result.error
     if failure is None:
         indent = 2 if sys.stdout.isatty() else None
-        write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
+        try:
+            write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
+        except BrokenPipeError:  # nobody wants the rest
+            raise
+        except OSError as error:
+            _forget_stdout()
+            say(f"The result cannot be written: {error.strerror}. What the agent had stored stays.")
+            return FAILED
         return 0
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
     say((details.rstrip() + "\n" if details else "") + str(failure))
     return FAILED
+
+
+def _forget_stdout() -> None:
+    """Have what is left in its buffer go nowhere, where it would fail once more at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def to_stderr(text: str) -> None:

@@ -26,13 +26,17 @@ logger = logging.getLogger("sandbox")
 _PATIENCE_S = 2.0
 """How long to wait for nested runs that were told to end."""
 
+_ANSWER_BYTES = 64 * 1024
+"""A run whose answer takes more keeps its place until the agent has taken it: so many big ones there are, and no more."""
+
+Post = Callable[[list[Part], threading.Event | None], None]
 CarryOut = Callable[[Job, Tree, Stop], "bytes | SandboxError"]
 
 
 class NestedHost:
     """The runs that one process has started by calling agents; they end with it."""
 
-    def __init__(self, tree: Tree, job: Job, post: Callable[[list[Part]], None], carry_out: CarryOut) -> None:
+    def __init__(self, tree: Tree, job: Job, post: Post, carry_out: CarryOut) -> None:
         self._tree = tree
         self._job = job
         self._post = post
@@ -42,6 +46,8 @@ class NestedHost:
         """The calls that have not been answered yet, with what the input of each takes as JSON."""
         self._tickets: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Stop, threading.Thread]] = {}
+        self._leaving: set[threading.Event] = set()
+        """Of the big answers that the agent has not taken yet."""
         self._closed = False
         self.held_bytes = 0
         """What the inputs of the calls under way take as JSON."""
@@ -78,6 +84,8 @@ class NestedHost:
             self._closed = True
             tickets, self._tickets = list(self._tickets.values()), {}
             running = list(self._running.values())
+            for sent in self._leaving:
+                sent.set()
         for ticket in tickets:
             ticket.withdraw()
         for stop, _ in running:
@@ -119,16 +127,21 @@ class NestedHost:
         except Exception as error:
             logger.exception("a nested run failed")
             outcome = error
-        finally:
-            self._tree.level(job.depth).leave()
         failed = type(outcome).__name__ if isinstance(outcome, BaseException) else None
         duration_ms = (time.perf_counter() - start) * 1000
         self._tree.timeline.called.add(
             Called(received, self._job.who, "agent", job.who.agent, duration_ms, failed, job.who.run)
         )
-        self._answer(number, outcome)
+        try:
+            sent = self._answer(number, outcome)
+            del outcome
+            if sent is not None:
+                sent.wait()
+        finally:
+            self._tree.level(job.depth).leave()
 
-    def _answer(self, number: int, outcome: bytes | BaseException) -> None:
+    def _answer(self, number: int, outcome: bytes | BaseException) -> threading.Event | None:
+        """Send an answer; of a big one, return what is set when the agent has taken it, or is gone."""
         message: list[Part]
         if isinstance(outcome, bytes):
             message = ["answer", number, outcome]
@@ -136,12 +149,17 @@ class NestedHost:
             message = ["agent_failed", number, *_error_parts(outcome)]
         else:
             message = ["failed", number, describe(outcome)]
+        sent = threading.Event() if isinstance(outcome, bytes) and len(outcome) > _ANSWER_BYTES else None
         with self._lock:
             self.held_bytes -= self._inputs.pop(number, 0)
             self._tickets.pop(number, None)
             self._running.pop(number, None)
-            if not self._closed:
-                self._post(message)
+            if self._closed:
+                return None
+            self._post(message, sent)
+            if sent is not None:
+                self._leaving = {one for one in self._leaving if not one.is_set()} | {sent}
+        return sent
 
 
 def _unknown(name: str, known: list[str]) -> UnknownAgent:

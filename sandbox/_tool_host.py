@@ -138,6 +138,9 @@ class ToolHost:
             except InvalidValue as refusal:
                 failed = "InvalidValue"
                 message = ["failed", number, str(refusal).replace("value", "the tool's result", 1)]
+            except Exception as odd:  # such as of a dict that the host changes meanwhile; the agent waits for an answer
+                failed = type(odd).__name__
+                message = ["failed", number, f"the tool's result cannot be read ({describe(odd)})"]
         else:
             message = ["failed", number, describe(error)]
         with self._lock:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import redis_store
 from redis_store._lease import lease
+from redis_store._scope import MAX_VALUE_BYTES
 from sandbox._given import Given
 from sandbox._job import Job, Task
 from sandbox._output import Transcript
@@ -56,6 +57,8 @@ class Tree:
         """How the agents are kept in; known when the first process is there."""
         self.quota = Quota(task.granted, self.open_unrestricted)
         self._store = store
+        # Twice what reaches an agent: the server says nothing of a size before, and some of a page may be there already.
+        self._max_read_bytes = 2 * max(given.limits.frame_bytes, MAX_VALUE_BYTES)
         self._lock = threading.Lock()
         self._stops: set[Stop] = set()
         self._error: SandboxError | None = None
@@ -75,6 +78,7 @@ class Tree:
             agent=agent,
             run=run,
             access=self.granted.access,
+            max_read_bytes=self._max_read_bytes,
         )
 
     def open_unrestricted(self) -> redis_store.DataStore:
@@ -83,7 +87,8 @@ class Tree:
 
     def open_for_questions(self) -> redis_store.DataStore:
         """Return the user's store with the rights of the agent, for hints."""
-        return lease(self._store, user=self.user, namespace=self.namespace, access=self.granted.access)
+        rights, most = self.granted.access, self._max_read_bytes
+        return lease(self._store, user=self.user, namespace=self.namespace, access=rights, max_read_bytes=most)
 
     @contextmanager
     def stopping(self, stop: Stop) -> Iterator[None]:

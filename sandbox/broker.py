@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
-from redis_store.errors import DataStoreError, InvalidInput, LimitExceeded, StoreUnavailable
+from redis_store._resolve import without_secrets
+from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from sandbox import _operations
 from sandbox._frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox._held import Held
@@ -27,6 +28,9 @@ from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
 
 _NAMESPACES_KEPT = 256
+
+_ANSWER_HEAD_BYTES = 64
+"""More than what stands before the value in the frame of an answer."""
 
 logger = logging.getLogger("sandbox")
 
@@ -84,7 +88,7 @@ class Broker:
         try:
             self._channel.send([number, *parts])
         except FrameTooBig as error:
-            self._channel.send([number, *error_parts(_answer_too_big(error))])
+            self._channel.send([number, *error_parts(_answer_too_big(error.size_bytes, error.limit_bytes))])
 
     def _record(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> list[Part]:
         """Carry out a call and return its answer; the timeline gets a line either way."""
@@ -94,7 +98,8 @@ class Broker:
             done = self._carry_out(operation, namespace, max_keys, arguments)
             parts = [1, *done.parts]
         except DataStoreError as error:
-            done, parts, failed = _NOTHING, error_parts(error, self._hidden), type(error).__name__
+            told = self._told(error)
+            done, parts, failed = _NOTHING, error_parts(told, self._hidden), type(told).__name__
         except (FrameError, SandboxError):
             raise
         except Exception as error:
@@ -120,6 +125,12 @@ class Broker:
         )
         return parts
 
+    def _told(self, error: DataStoreError) -> DataStoreError:
+        """Return the error in the agent's terms."""
+        if isinstance(error, LimitExceeded) and error.limit == "max_read_bytes":
+            return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
+        return error
+
     def _carry_out(
         self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
     ) -> _operations.Done:
@@ -132,14 +143,23 @@ class Broker:
             tree.spend_written(written + noted)
         elif noted:
             tree.spend_written(noted)
+        store = self._namespace(namespace, max_keys)
+        if operation == "pop":
+            self._check_fits(store, arguments[0])
         news = self.held.begin(operation, namespace, arguments)
         try:
-            done = HANDLERS[operation](self._namespace(namespace, max_keys), arguments)
+            done = HANDLERS[operation](store, arguments)
         except InvalidInput:  # nothing was sent
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
         return done
+
+    def _check_fits(self, store: TextStore, key: str) -> None:
+        """Refuse to take away a value that is too big for an answer: it would be nowhere then."""
+        info, limit = store.info(key), self._tree.given.limits.frame_bytes
+        if info is not None and info.size > limit - _ANSWER_HEAD_BYTES:
+            raise _answer_too_big(info.size, limit)
 
     def _namespace(self, name: str, max_keys: int | None) -> TextStore:
         store = self._namespaces.get((name, max_keys))
@@ -153,13 +173,14 @@ class Broker:
 _NOTHING = _operations.Done([], 0)
 
 
-def _answer_too_big(error: FrameTooBig) -> LimitExceeded:
+def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:
+    """Return the error of an answer that the agent does not get; `more` is for one of which nobody has read all."""
     return LimitExceeded(
-        f"The answer takes {error.size_bytes:,} bytes, and at most {error.limit_bytes:,} reach an agent at once: read in"
-        " parts, for example with iter_items, or raise Limits.frame_bytes.",
+        f"The answer takes {more}{size:,} bytes, and at most {limit:,} reach an agent at once: read in parts, for example"
+        " with iter_items, or raise Limits.frame_bytes.",
         limit="frame_bytes",
-        limit_bytes=error.limit_bytes,
-        size_bytes=error.size_bytes,
+        limit_bytes=limit,
+        size_bytes=size,
     )
 
 
@@ -167,7 +188,7 @@ def error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Par
     """Return an error as it crosses: its class, its message without the server's address, its facts as JSON."""
     known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in store_errors.__all__)
     message = str(error)
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, (StoreUnavailable, InvalidSettings)):  # no others tell of the server
         for text in hidden:
             message = message.replace(text, "the server")
     facts = {name: _plain_fact(fact) for name, fact in error.facts.items()}
@@ -186,7 +207,7 @@ def _plain_fact(fact: Any) -> Any:
 def addresses_of(url: str) -> tuple[str, ...]:
     """Return the texts that would tell an agent where the server is, for messages to go without."""
     parts = urlsplit(url)
-    texts = {url, url.split("?")[0]}
+    texts = {url, url.split("?")[0], without_secrets(url)}
     if parts.hostname:
         texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
         texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}

@@ -7,7 +7,7 @@ from typing import Any
 
 from redis_store._call import Alone, Call, read, transaction, watch
 from redis_store._keys import decode_name, decode_names, encode_prefix, glob_for_prefix
-from redis_store._replies import ScriptMissing
+from redis_store._replies import ScriptMissing, too_much_at_once
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.ops._script import run_script
@@ -152,10 +152,13 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
     for _ in range(SNAPSHOT_TRIES):
         await watch(scope.keys.data)
         found = []
+        size = 0
         cursor = START
         while True:
             cursor, more = await page(scope, cursor, prefix, page_keys)
             found += more
+            size += sum(map(len, more))
+            _check_read_size(scope, size)
             if cursor == START:
                 break
         if await transaction([]) is not None:
@@ -180,6 +183,11 @@ async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> 
     pattern = glob_for_prefix(prefix)
     following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
     return following.decode(), flat
+
+
+def _check_read_size(scope: Scope, size: int) -> None:
+    if size > scope.max_read_bytes:
+        raise too_much_at_once(scope.max_read_bytes)
 
 
 def _check_cursor(cursor: object) -> None:
@@ -207,9 +215,12 @@ def _decoded(scope: Scope, flat: list[bytes]) -> dict[str, Json]:
 async def _registered(scope: Scope) -> set[bytes]:
     names: set[bytes] = set()
     cursor = START
+    size = 0
     while True:
         raw, found = await read("SSCAN", scope.keys.registry, cursor, "COUNT", REGISTRY_PAGE, bulk=True)
         names.update(found)
+        size += sum(map(len, found))
+        _check_read_size(scope, size)
         cursor = raw.decode()
         if cursor == START:
             return names

@@ -72,7 +72,8 @@ def _text(error: BaseException) -> str:
 
 def _of_both_kinds(message: str, facts: dict[str, Any]) -> AgentRaised:
     builtin = getattr(builtins, facts["type_name"], None)
-    if isinstance(builtin, type) and issubclass(builtin, Exception):
+    # Not a StopIteration: raised by what is awaited, it says that there is nothing more to wait for.
+    if isinstance(builtin, type) and issubclass(builtin, Exception) and not issubclass(builtin, StopIteration):
         try:
             mixed = type(facts["type_name"], (AgentRaised, builtin), {"__str__": _text, "__module__": "builtins"})
             return mixed(message, **facts)  # type: ignore[no-any-return]

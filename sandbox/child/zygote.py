@@ -68,7 +68,7 @@ class Zygote:
         self._walls = walls.Walls(
             in_a_room=settings["in_a_room"],
             landlock=version,
-            read_only=landlock.open_paths(settings["read_only"]),
+            read_only=landlock.open_paths((*settings["read_only"], "/dev/urandom")),
             read_write=landlock.open_paths(("/dev/null", "/dev/zero")),
             memory_bytes=rlimits.memory_in_use(),
             left_out=frozenset(settings["left_out"]),
@@ -262,6 +262,10 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
         os.setresuid(uid, uid, uid)
     os.environ.clear()
     os.environ["LANG"] = "C.UTF-8"
+    if not settings["in_a_room"]:
+        import mimetypes
+
+        mimetypes.knownfiles.clear()  # it reads those that are there, and there they are, but not to be read
     zygote = Zygote(sock, settings, folders)
     gc.collect()
     gc.freeze()

@@ -56,6 +56,18 @@ def test_output_on_stdout_and_prints_on_stderr(command: Any, agent: Path, store:
     assert store.use_namespace("ns").get("seen") == {"repo": "x"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_under_stdout_is_said_in_one_line(agent: Path, user: str, server_url: str) -> None:
+    full = [*COMMAND, str(agent), "--user", user, "--url", server_url]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with Path("/dev/full").open("wb") as stdout:
+        done = subprocess.run(full, env=environ, stdout=stdout, stderr=subprocess.PIPE, timeout=50, check=False)
+    assert done.returncode == 1
+    said = done.stderr.decode().splitlines()
+    assert said[-1] == "The result cannot be written: No space left on device. What the agent had stored stays."
+    assert "Traceback" not in done.stderr.decode()
+
+
 def test_input_from_a_file_from_stdin_and_none(command: Any, agent: Path, tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"from": "file"}')
     done = command(agent, "--input", f"@{tmp_path}/in.json")

@@ -298,6 +298,61 @@ def test_calls_over_the_frame_limit_are_refused_and_the_run_goes_on(run: Any, st
     assert result.check() == {"said": [["frame_bytes", 65536, True]] * 2, "one": 10_000}
 
 
+def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: DataStore) -> None:
+    import sandbox
+
+    store.set_many({"big": "x" * 100_000, "fits": "x" * 60_000})
+    result = run(
+        """
+        from redis_store.errors import LimitExceeded
+        def run():
+            try:
+                return {"lost": len(data_store.pop("big"))}
+            except LimitExceeded as error:
+                return {"refused": error.size_bytes, "fits": len(data_store.pop("fits")), "none": data_store.pop("no", 0)}
+        """,
+        limits=sandbox.Limits(frame_bytes=65536),
+    )
+    assert result.check() == {"refused": 100_002, "fits": 60_000, "none": 0}
+    assert store.list_keys() == ["big"]
+
+
+def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
+    run: Any, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a user has collected in many runs may be more than the host has memory."""
+    import sandbox
+
+    monkeypatch.setattr("sandbox._tree.MAX_VALUE_BYTES", 65536)
+    store.set_many({f"k{n}": "x" * 5_000 for n in range(100)})
+    store.use_namespace("long").set_many({f"{n}-" + "k" * 5_000: 1 for n in range(100)})
+    for n in range(200):
+        store.use_namespace(f"{n}-" + "n" * 1000).set("k", 1)
+    result = run(
+        """
+        from redis_store.errors import LimitExceeded
+        def run():
+            said = []
+            for call in (
+                data_store.get_all,
+                lambda: data_store.get_many([f"k{n}" for n in range(100)]),  # may come from the near cache
+                lambda: data_store.get_many([f"k{n}" for n in range(200)]),
+                data_store.use_namespace("long").list_keys,
+                data_store.list_namespaces,
+            ):
+                try:
+                    call()
+                except LimitExceeded as error:
+                    assert "takes more than 131,072 bytes, and at most 65,536 reach an agent" in str(error), error
+                    said.append([error.limit, error.limit_bytes, error.size_bytes])
+            return {"said": said, "one": len(data_store.get("k1")), "all": sum(1 for _ in data_store.iter_keys())}
+        """,
+        limits=sandbox.Limits(frame_bytes=65536),
+    )
+    assert result.check() == {"said": [["frame_bytes", 65536, 131072]] * 5, "one": 5_000, "all": 100}
+    assert [one.error for one in result.operations].count("LimitExceeded") == 5
+
+
 def test_threads_of_an_agent_take_turns(run: Any) -> None:
     result = run(
         """

@@ -96,6 +96,54 @@ def test_without_any_tier_agents_are_refused(server_url: str) -> None:
 
 
 @pytest.mark.parametrize("tier", isolation.TIERS)
+def test_the_standard_library_works_in_every_tier(run: Any, tier: str) -> None:
+    """What an author would use without a thought, and what `docs/sandbox.md` says to take instead of what does not work."""
+    result = run(
+        """
+        import mimetypes, pathlib, random, shutil, sqlite3, tarfile, tempfile, zipfile, zoneinfo
+        from concurrent.futures import ThreadPoolExecutor
+
+        def run():
+            folder = pathlib.Path(tempfile.mkdtemp())
+            one, other = folder / "one.txt", folder / "other.txt"
+            one.write_text("text")
+            shutil.copyfile(one, other)
+            with zipfile.ZipFile(folder / "z.zip", "w") as archive:
+                archive.write(one, "one.txt")
+            with tarfile.open(folder / "t.tar.gz", "w:gz") as archive:
+                archive.add(one, "one.txt")
+            with tarfile.open(folder / "t.tar.gz") as archive:
+                archive.extractall(folder / "unpacked", filter="data")
+            with sqlite3.connect(folder / "db") as database:
+                database.execute("create table t (a)")
+                database.execute("insert into t values (1)")
+            with ThreadPoolExecutor(4) as pool, open("/dev/urandom", "rb") as noise:
+                return {
+                    "type": mimetypes.guess_type("page.html")[0],
+                    "as_uri": __import__("urllib.request").request.urlopen(one.as_uri()).read().decode(),
+                    "copy": other.read_text() + (folder / "unpacked" / "one.txt").read_text(),
+                    "zip": zipfile.ZipFile(folder / "z.zip").namelist(),
+                    "rows": database.execute("select a from t").fetchall(),
+                    "threads": sum(pool.map(len, ["a", "bb"])),
+                    "noise": len(noise.read(4)),
+                    "zone": str(zoneinfo.ZoneInfo("UTC")),
+                }
+        """,
+        isolation=tier,
+    )
+    assert result.check() == {
+        "type": "text/html",
+        "as_uri": "text",
+        "copy": "texttext",
+        "zip": ["one.txt"],
+        "rows": [[1]],
+        "threads": 3,
+        "noise": 4,
+        "zone": "UTC",
+    }
+
+
+@pytest.mark.parametrize("tier", isolation.TIERS)
 def test_a_tier_can_be_asked_for(run: Any, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(AGENT, isolation=tier).isolation == tier
     monkeypatch.setenv(isolation.ENVIRONMENT, tier)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,11 @@ import pytest
 import sandbox
 from redis_store import DataStore
 from sandbox import Limits
+from sandbox._given import make_given
+from sandbox._job import Job
+from sandbox._nested import NestedHost
+from sandbox._slots import Slots
+from sandbox._timeline import Timeline, Who
 
 from .conftest import wait_until
 
@@ -128,6 +136,43 @@ async def run(input_dict):
     assert len(result.calls) == 2 + 4 + 8
 
 
+def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
+    """Else an agent that takes no answers has the host hold as many as it calls agents."""
+    given = make_given(agents={"child": "def run(): pass\n"})
+    posted: list[threading.Event | None] = []
+    begun: list[Job] = []
+
+    def carry_out(job: Job, tree: Any, stop: Any) -> bytes:
+        begun.append(job)
+        return b'"' + b"x" * 100_000 + b'"' if len(begun) <= 3 else b"{}"
+
+    slots = Slots(2)
+    tree: Any = SimpleNamespace(
+        given=given,
+        level=lambda depth: slots,
+        spend_nested_run=lambda callers: None,
+        stopping=lambda stop: nullcontext(),
+        timeline=Timeline(100),
+    )
+    job = Job(Who("parent", "run"), given.agents["child"], b"{}")
+    host = NestedHost(tree, job, lambda message, sent: posted.append(sent), carry_out)
+    for number in range(6):
+        host.call(number, "child", b"{}")
+    wait_until(lambda: len(posted) == 2, "two big answers are on their way")
+    assert len(begun) == 2
+    for taken in (0, 1):
+        event = posted[taken]
+        assert event is not None
+        event.set()
+    wait_until(lambda: len(posted) == 6, "the others have begun")
+    assert [sent is None for sent in posted].count(True) == 3, "small ones do not wait"
+    host.close()  # though one big answer was never taken
+    entered: list[int] = []
+    for place in (1, 2):
+        slots.enter("another", functools.partial(entered.append, place))
+    wait_until(lambda: entered == [1, 2], "all have left")
+
+
 @pytest.mark.parametrize(
     ("raised", "caught"),
     [
@@ -136,6 +181,7 @@ async def run(input_dict):
         ("FileNotFoundError('gone')", "OSError"),
         ("TimeoutError('late')", "TimeoutError"),
         ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "sandbox.errors.AgentRaised"),
+        ("StopIteration('over')", "sandbox.errors.AgentRaised"),
         ("Own('own')", "sandbox.errors.AgentError"),
     ],
 )

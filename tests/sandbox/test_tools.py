@@ -208,6 +208,36 @@ def test_what_json_cannot_say_is_refused(run: Any, call: str, message: str) -> N
     assert message in str(result.error)
 
 
+@pytest.mark.parametrize("tool", ["plain", "later"])
+def test_a_result_that_cannot_be_read_fails_the_call(run: Any, tool: str) -> None:
+    """Such as a dict that another thread of the host changes at that moment: the agent must not wait for ever."""
+
+    class Changed(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    async def later() -> Any:
+        return {"nested": Changed(a=1)}
+
+    result = run(
+        """
+        from sandbox.errors import ToolError
+        async def run(input_dict, tools):
+            try:
+                value = tools[input_dict["tool"]]()
+                return {"value": await value if asyncio.iscoroutine(value) else value}
+            except ToolError as error:
+                return {"refused": str(error)}
+        """,
+        {"tool": tool},
+        tools={"plain": lambda: Changed(a=1), "later": later},
+        limits=sandbox.Limits(timeout_s=10),
+    )
+    refused = "the tool's result cannot be read (RuntimeError: dictionary changed size during iteration)"
+    assert result.check() == {"refused": refused}
+    assert [(call.name, call.error) for call in result.calls] == [(tool, "RuntimeError")]
+
+
 def test_values_cross_unchanged(run: Any) -> None:
     value = {"a": [1, 2.5, None, True, "é\u2028", 10**30, {"b": {}}], "": []}
     assert run("def run(i, tools): return {'back': tools['echo'](i)}", value, tools={"echo": lambda v: v}).check() == {

@@ -9,7 +9,10 @@ import pytest
 
 import redis_store
 import sandbox
+from redis_store import errors
+from redis_store._resolve import without_secrets
 from sandbox import _layout, isolation
+from sandbox.broker import addresses_of, error_parts
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"
 
@@ -61,3 +64,22 @@ def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:
     assert "the server" in result.stdout
     assert own_server.url.removeprefix("unix://") not in result.stdout, "an agent learns where the server is"
     assert [operation.error for operation in result.operations] == [None, "ConnectionLost", "ConnectionLost"]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:secret@127.0.0.1:7700/3?socket_timeout=1", ("127.0.0.1", "7700", "/3")),
+        ("rediss://me:secret@[::1]:6380/0", ("::1", "6380", "/0")),
+        ("redis://store.internal", ("store.internal",)),
+        ("unix:///run/user/store.sock?db=2", ("/run/user", "store.sock")),
+    ],
+)
+@pytest.mark.parametrize("kind", [errors.ConnectionLost, errors.AuthenticationFailed, errors.InvalidSettings])
+def test_no_error_tells_an_agent_where_the_server_is(kind: type[errors.DataStoreError], url: str, told: Any) -> None:
+    """`InvalidSettings` is what a new connection meets whose user has lost a right."""
+    error = kind(f"The server at {without_secrets(url)} refused the connection's options: no SELECT.")
+    _, name, message, _ = error_parts(error, addresses_of(url))
+    assert name == kind.__name__
+    assert message == "The server at the server refused the connection's options: no SELECT."
+    assert not any(text in str(message) for text in told)
