@@ -16,6 +16,7 @@ import orjson
 from redis_store import _plain
 from redis_store._compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 from redis_store._keys import decode_name
+from redis_store._replies import ANY_SIZE, too_much_at_once
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
@@ -130,6 +131,8 @@ class JsonText:
     """JSON text as bytes, for brokers and gateways that pass values on without reading them."""
 
     packing: Packing = PLAIN
+    max_read_bytes: int = ANY_SIZE
+    """What texts that are unpacked together may come to."""
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, bytes):
@@ -150,7 +153,15 @@ class JsonText:
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
         plain = self.packing.plain
-        return {key: plain(text, namespace, key) for key, text in zip(keys, texts, strict=True) if text is not None}
+        found: dict[str, bytes] = {}
+        size_bytes = 0
+        for key, text in zip(keys, texts, strict=True):
+            if text is not None:
+                found[key] = text = plain(text, namespace, key)
+                size_bytes += len(text)
+                if size_bytes > self.max_read_bytes:
+                    raise too_much_at_once(self.max_read_bytes)
+        return found
 
 
 VALUES: Codec = Values()

@@ -26,7 +26,7 @@ from redis_store._near_side import (
 from redis_store._replies import ANY_SIZE, raise_error_reply
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
-from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.ops import batch, near, updates, values
 from redis_store.types import Json
 
@@ -117,6 +117,8 @@ class ThreadSide(Side):
             self._used_at = clock()
             self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
+        except LimitExceeded:  # the store's own call would only say it again
+            raise
         except DataStoreError as error:
             self._failed(error)
             return None

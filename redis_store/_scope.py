@@ -174,7 +174,7 @@ class Scope:
 
     def as_json_text(self) -> Scope:
         """The same with values as JSON text."""
-        return replace(self, codec=JsonText(self.codec.packing))
+        return replace(self, codec=JsonText(self.codec.packing, self.max_read_bytes))
 
     def packed(self, text: bytes, field: bytes) -> bytes:
         """Return what to store for a JSON text, or raise `LimitExceeded` where that is too long for one value."""

@@ -291,3 +291,21 @@ def test_a_threshold_that_is_none(above: Any) -> None:
 def test_other_namespaces_and_lent_stores_keep_the_threshold(packing_store: DataStore) -> None:
     other = packing_store.use_namespace("other").read_only()
     assert other._scope.codec.packing == packing_store.as_json_text()._scope.codec.packing == Packing(100)
+
+
+def test_texts_that_are_too_much_together_are_not_all_unpacked() -> None:
+    packing = Packing(above_bytes=0)
+    stored = [packing.pack(b'"%s"' % (b"x" * 998)) for _ in range(3)]
+    assert sum(map(len, stored)) < 300
+    bounded = JsonText(packing, 2500)
+    assert set(bounded.decode_found("ab", stored[:2], "ns")) == {"a", "b"}
+    unpacked: list[bytes] = []
+
+    def texts() -> Iterator[bytes]:
+        for text in [*stored, *stored]:
+            unpacked.append(text)
+            yield text
+
+    with pytest.raises(LimitExceeded, match="more than 2,500 bytes"):
+        bounded.decode_found("abcdef", texts(), "ns")
+    assert len(unpacked) == 3

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import redis
 
 import sandbox
-from redis_store import AccessDenied, DataStore, StoreClosed, connect, connect_async
+from redis_store import AccessDenied, DataStore, LimitExceeded, StoreClosed, connect, connect_async
 from redis_store import _near_loop as loop_side
 from redis_store import _near_threads as thread_side
 from redis_store._lease import lease
@@ -491,6 +492,20 @@ def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Serve
             pass
         assert read.result == "absent"
         assert hello.struck.wait(20), "it is being made beside"
+
+
+def test_a_lent_read_that_is_too_much_costs_nobody_the_cache(near: DataStore, user: str) -> None:
+    near.set_many({"a": "x" * 1000, "b": "x" * 1000})
+    assert near.get("a") == near.get("a")
+    assert near.stats().near_entries == 1
+    near._scope = replace(near._scope, limits=replace(near._scope.limits, max_value_bytes=1500))
+    with lease(near, user=user, namespace="default", max_read_bytes=1500) as lent:
+        for _ in range(2):
+            with pytest.raises(LimitExceeded, match="more than 1,500 bytes"):
+                lent.get_many(["a", "b"])
+        assert near.stats().near_entries == 1, "the connection that vouches for it is as it was"
+        assert near.stats().near_live
+        assert len(lent.get_many(["a", "c"])) == 1
 
 
 def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server, raw_of: Any) -> None:

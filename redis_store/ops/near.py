@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 from redis_store._call import Call, Command, as_is, read
 from redis_store._keys import UserKeys
+from redis_store._replies import too_much_at_once
 from redis_store._scope import Scope
 from redis_store.errors import ServerRefused
+from redis_store.ops._script import run_script
+from redis_store.scripts import SIZES
 
 
 class Fetched(NamedTuple):
@@ -44,6 +47,8 @@ async def untrack() -> None:
 async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched]:
     """Read fields of a namespace, with how long each lives."""
     data = scope.keys.data
+    if len(fields) * scope.limits.max_value_bytes > scope.max_read_bytes:
+        await _check_sizes(scope, fields)
     values: Command = ("HGET", data, fields[0]) if len(fields) == 1 else ("HMGET", data, *fields)
     if not has_ttl:
         reply = await Call((values,), as_is, True)
@@ -53,6 +58,15 @@ async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fe
     if not isinstance(ttls, list) or len(ttls) != len(texts):
         ttls = [_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
     return [_fetched(text, ttl) for text, ttl in zip(texts, ttls, strict=True)]
+
+
+async def _check_sizes(scope: Scope, fields: Sequence[bytes]) -> None:
+    """Raise `LimitExceeded` where the fields' values are more together than may be read at once.
+
+    To begin to read them and give it up would cost the connection, and with it all that everybody keeps.
+    """
+    if await run_script(SIZES, (scope.keys.data,), tuple(fields), repeatable=True) > scope.max_read_bytes:
+        raise too_much_at_once(scope.max_read_bytes)
 
 
 _ABSENT = -2
