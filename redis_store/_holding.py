@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
 from redis_store._flow import Do, Keep, Keeping, Now, Pause, Rand, spread
-from redis_store.errors import DataStoreError, InvalidInput, InvalidType, LockTimeout
+from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, InvalidType, LockTimeout
 
 GRACE_MS = 1000
 """How long what is free is kept for the first in the queue, who must look again within that time."""
@@ -89,6 +89,17 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
         with suppress(DataStoreError):
             await Do(wanted.release(token))
         raise
+
+
+async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
+    """The flow that gives back what is renewed no more, and returns whether it was ours until then."""
+    try:
+        return await Do(wanted.release(token))
+    except ConnectionLost as error:
+        if not error.outcome_unknown:
+            raise
+    # Lest everybody wait for what nobody holds until its time is over: a token gives back once, however often it is sent.
+    return await Do(wanted.release(token)) or not keeping.lost(await Now())
 
 
 async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
