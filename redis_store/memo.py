@@ -130,9 +130,11 @@ class _Naming:
             raise InvalidType(f"cached() decorates a function, not {type(function).__name__}: write @store.cached().")
         self._given_args: tuple[Any, ...] = ()
         self._given_kwargs: dict[str, Any] = {}
+        kind = ""
         if isinstance(function, functools.partial):  # what it is filled with makes its results as arguments do
             self._given_args, self._given_kwargs, function = function.args, function.keywords, function.func
-        self.name = _name_of(function)
+            kind = ".partial"  # so that a partial of a cached function does not wait for itself
+        self.name = _name_of(function) + kind
         try:
             self._signature = inspect.signature(function)
         except ValueError:
