@@ -95,9 +95,8 @@ async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
     """The flow that gives back what is renewed no more, and returns whether it was ours until then."""
     try:
         return await Do(wanted.release(token))
-    except ConnectionLost as error:
-        if not error.outcome_unknown:
-            raise
+    except ConnectionLost:
+        pass
     # Lest everybody wait for what nobody holds until its time is over: a token gives back once, however often it is sent.
     return await Do(wanted.release(token)) or not keeping.lost(await Now())
 
