@@ -203,7 +203,11 @@ def _longest_pause(plan: Computation) -> float:
 
 
 def _message(error: BaseException) -> str:
-    return str(error).encode(errors="backslashreplace").decode()
+    try:
+        text = str(error)
+    except Exception:  # its own class's fault, which must not keep the others waiting
+        text = "it has no text"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _failed(plan: Computation, failed: Failed) -> ComputeFailed:

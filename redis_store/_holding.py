@@ -10,8 +10,8 @@ import math
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
-from redis_store._flow import Do, Keep, Keeping, Now, Pause, Rand, spread
-from redis_store.errors import DataStoreError, InvalidInput, InvalidType, LockTimeout
+from redis_store._flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread
+from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, InvalidType, LockTimeout
 
 GRACE_MS = 1000
 """How long what is free is kept for the first in the queue, who must look again within that time."""
@@ -70,6 +70,7 @@ class Limiting(Protocol):
 async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool, rand: Rand) -> tuple[Taken, Keeping]:
     """The flow that waits until something is ours, and begins to renew it."""
     began = await Now()
+    at_most_s = FIRST_PAUSE_S
     try:
         while True:
             asked = await Now()
@@ -80,7 +81,9 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
             if left_s <= 0:
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
             retry_s = max(0.001, answer.retry_ms / 1000)
-            pause_s, woken_s = (min(each, retry_s, left_s) for each in (_pause(answer, rand), WOKEN_PAUSE_S))
+            wanted_s = min(_pause(answer, rand), spread(at_most_s, rand))  # much is given back soon
+            at_most_s = next_pause(at_most_s, LONGEST_PAUSE_S)
+            pause_s, woken_s = (min(each, retry_s, left_s) for each in (wanted_s, WOKEN_PAUSE_S))
             await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
     except GeneratorExit:
         raise
@@ -89,6 +92,16 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
         with suppress(DataStoreError):
             await Do(wanted.release(token))
         raise
+
+
+async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
+    """The flow that gives back what is renewed no more, and returns whether it was ours until then."""
+    try:
+        return await Do(wanted.release(token))
+    except ConnectionLost:
+        pass
+    # Lest everybody wait for what nobody holds until its time is over: a token gives back once, however often it is sent.
+    return await Do(wanted.release(token)) or not keeping.lost(await Now())
 
 
 async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:

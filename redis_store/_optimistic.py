@@ -28,6 +28,9 @@ MAX_PARTS = 1000
 T = TypeVar("T")
 D = TypeVar("D")
 
+Look: TypeAlias = "Callable[[], Op[bytes | None]]"
+"""Reads the bytes that stand there, None where none do."""
+
 Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 """Gives the new bytes of a value for those that stand there, None where none do."""
 
@@ -35,13 +38,16 @@ Replace: TypeAlias = "Callable[[bytes, bytes | None], Op[Literal[True] | bytes |
 """Writes bytes if those others stand there, None for nothing; gives True, or else what does."""
 
 
-async def change_value(key: str, there: bytes | None, change: Change, replace: Replace, rand: Rand) -> bytes:
+async def change_value(
+    key: str, there: bytes | None, look: Look, change: Change, replace: Replace, rand: Rand
+) -> bytes:
     """The flow that writes what `change` makes of what is there, again while others write; returns what was written."""
     pause_s = FIRST_PAUSE_S / 2
     for attempt in range(TRIES):
         if attempt >= TRIES_AT_ONCE:
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)
+            there = await Do(look())  # what stood there before the pause is what others write over by now
         text = await change(there)
         found = await Do(replace(text, there))
         if found is True:

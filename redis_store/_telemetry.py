@@ -226,7 +226,7 @@ class _Totals:
         observable(
             "redis_store.io",
             "By",
-            "Bytes of values as JSON text.",
+            "Bytes of values: JSON text, or what it was compressed to.",
             lambda counters: [
                 (counters.bytes_read, {"direction": "read"}),
                 (counters.bytes_written, {"direction": "write"}),

@@ -30,7 +30,7 @@ from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
-from redis_store.memo import AsyncCachedFunction, KeyMaker, Options, TagMaker, cached_async
+from redis_store.memo import AsyncCacheDecorator, KeyMaker, Options, TagMaker, async_decorator
 from redis_store.near_cache import share_with_loops, stats_of
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
@@ -215,7 +215,7 @@ class AsyncDataStore:
         tags: TagMaker = None,
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
-    ) -> Callable[[Callable[P, Awaitable[R]] | Callable[P, R]], AsyncCachedFunction[P, R]]:
+    ) -> AsyncCacheDecorator:
         """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
 
         The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
@@ -223,8 +223,7 @@ class AsyncDataStore:
         texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
         The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
         """
-        options = Options(ttl, key, version, tags, stale, lock_timeout)
-        return lambda function: cached_async(self, function, options)
+        return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))
 
     async def invalidate_tag(self, tag: str) -> int:
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from redis_store import _async_flow, _sync_flow
 from redis_store._flow import Keeping
-from redis_store._holding import Holdable, Limiting, Taken, check_timeout, hold, pass_limit
+from redis_store._holding import Holdable, Limiting, Taken, check_timeout, give_back, hold, pass_limit
 from redis_store._sync_flow import Driver
 from redis_store.errors import InvalidInput, LockLost
 
@@ -69,13 +69,13 @@ class _Holder:
         self._process = os.getpid()
         return self._taken.fence
 
-    def _end(self) -> bool:
-        """Note that it is over; whether there is anything to give back."""
+    def _end(self) -> Keeping | None:
+        """Note that it is over, and return what kept it; None where there is nothing to give back."""
         keeping, self._taken, self._keeping = self._keeping, None, None
         if keeping is None:
             raise self._was_lost()
         keeping.stop()
-        return self._process == os.getpid()  # a forked child holds nothing of its parent's
+        return keeping if self._process == os.getpid() else None  # a forked child holds nothing of its parent's
 
     def _was_lost(self) -> LockLost:
         return LockLost(
@@ -94,7 +94,10 @@ class _SyncHolder(_Holder):
 
     def release(self) -> None:
         """Give it back; raises `LockLost` if it was held no longer."""
-        if self._end() and not self._driver.run(self._wanted.release(self._token)):
+        keeping = self._end()
+        if keeping is None:
+            return
+        if not _sync_flow.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
             raise self._was_lost()
 
     def _acquire(self, tied: bool) -> int:
@@ -173,7 +176,10 @@ class _AsyncHolder(_Holder):
 
     async def release(self) -> None:
         """Give it back; raises `LockLost` if it was held no longer."""
-        if self._end() and not await self._driver.run(self._wanted.release(self._token)):
+        keeping = self._end()
+        if keeping is None:
+            return
+        if not await _async_flow.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
             raise self._was_lost()
 
     async def _acquire(self, tied: bool) -> int:

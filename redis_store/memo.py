@@ -8,7 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redis_store import _plain
 from redis_store.errors import InvalidInput, InvalidType, InvalidValue
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCachedFunction", "CachedFunction"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 
@@ -35,6 +36,14 @@ class CachedFunction(Protocol[P, R_co]):
     """A function of `DataStore.cached`."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    # In a class it is a method.
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None, /
+    ) -> Callable[Q, R_co]: ...
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key under which the result for these arguments is kept."""
@@ -51,6 +60,14 @@ class AsyncCachedFunction(Protocol[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
 
+    # In a class it is a method.
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
+    @overload
+    def __get__(
+        self: AsyncCachedFunction[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None, /
+    ) -> Callable[Q, Awaitable[R_co]]: ...
+
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key under which the result for these arguments is kept."""
 
@@ -59,6 +76,21 @@ class AsyncCachedFunction(Protocol[P, R_co]):
 
     def invalidate_all(self) -> Awaitable[int]:
         """Delete the results for all arguments and versions and return how many there were; not with a `key` of one's own."""
+
+
+class CacheDecorator(Protocol):
+    """What `DataStore.cached` returns."""
+
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+
+
+class AsyncCacheDecorator(Protocol):
+    """What `AsyncDataStore.cached` returns. (A union instead of the overloads is more than type checkers can solve.)"""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> AsyncCachedFunction[P, R]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +109,9 @@ class Options:
             raise InvalidType(f"key must be a str, a function or None, not {type(self.key).__name__}.")
         if isinstance(self.version, bool) or not isinstance(self.version, (str, int, type(None))):
             raise InvalidType(f"version must be a str, an int or None, not {type(self.version).__name__}.")
-        if isinstance(self.tags, (str, bytes)):
+        if isinstance(self.tags, (str, bytes)) or not (
+            self.tags is None or callable(self.tags) or isinstance(self.tags, Iterable)
+        ):
             raise InvalidType(
                 f"Tags must be a list of str, not {type(self.tags).__name__}: put a single tag in a list."
             )
@@ -87,12 +121,32 @@ class _Naming:
     """Makes keys and tags from a function's arguments."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        if isinstance(function, (classmethod, staticmethod)):
+            raise InvalidType(
+                f"cached() decorates a function, not {type(function).__name__}: write @store.cached() below"
+                f" @{type(function).__name__}."
+            )
         if not callable(function):
             raise InvalidType(f"cached() decorates a function, not {type(function).__name__}: write @store.cached().")
-        self._signature = inspect.signature(function)
+        self._given_args: tuple[Any, ...] = ()
+        self._given_kwargs: dict[str, Any] = {}
+        kind = ""
+        if isinstance(function, functools.partial):  # what it is filled with makes its results as arguments do
+            self._given_args, self._given_kwargs, function = function.args, function.keywords, function.func
+            kind = ".partial"  # so that a partial of a cached function does not wait for itself
+        self.name = _name_of(function) + kind
+        try:
+            self._signature = inspect.signature(function)
+        except ValueError:
+            raise InvalidType(f"{self.name} does not tell its parameters: decorate a function that calls it.") from None
         self._options = options
-        module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__name__)
-        self.name = f"{module}.{name}"
+        # What can be iterated once only, as a generator, must serve each call.
+        self._tags = options.tags if options.tags is None or callable(options.tags) else tuple(options.tags)
+        if options.key is None and _has_an_object(function):
+            raise InvalidInput(
+                f"{self.name} belongs to an object, which would be missing in the key, so that objects would share results:"
+                " give key= a text like 'item:{name}', or a function."
+            )
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the key of the result for these arguments."""
@@ -107,7 +161,7 @@ class _Naming:
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str] | None:
         """Return the tags of the result for these arguments."""
-        given = self._options.tags
+        given = self._tags
         if given is None:
             return None
         if callable(given):
@@ -131,7 +185,7 @@ class _Naming:
             ) from error
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        bound = self._signature.bind(*args, **kwargs)
+        bound = self._signature.bind(*self._given_args, *args, **{**self._given_kwargs, **kwargs})
         bound.apply_defaults()
         return bound.arguments
 
@@ -153,6 +207,24 @@ class _Naming:
         import hashlib  # an agent's process starts faster without it
 
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def decorator(store: DataStore, options: Options) -> CacheDecorator:
+    """Return what `DataStore.cached` does."""
+
+    def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
+        return cached(store, function, options)
+
+    return decorate
+
+
+def async_decorator(store: AsyncDataStore, options: Options) -> AsyncCacheDecorator:
+    """Return what `AsyncDataStore.cached` does."""
+
+    def decorate(function: Callable[P, Any], /) -> AsyncCachedFunction[P, Any]:
+        return cached_async(store, function, options)
+
+    return decorate
 
 
 def cached(store: DataStore, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
@@ -217,6 +289,23 @@ def cached_async(
     made.invalidate = lambda *args, **kwargs: store.delete(naming.key(args, kwargs))
     made.invalidate_all = invalidate_all
     return cast("AsyncCachedFunction[P, R]", made)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return what tells a function from the others: its module and name, with the class that a class method was asked of."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    owner = getattr(function, "__self__", None)
+    if inspect.isclass(owner):
+        return f"{owner.__module__}.{owner.__qualname__}.{name.rpartition('.')[2]}"
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _has_an_object(function: Callable[..., Any]) -> bool:
+    """Whether results depend on an object that is neither an argument nor told by the name."""
+    owner = getattr(function, "__self__", None)
+    if owner is None:
+        return not hasattr(function, "__qualname__")  # an object that can be called
+    return not inspect.isclass(owner) and not inspect.ismodule(owner)
 
 
 def _distinct(value: Any) -> Any:

@@ -27,9 +27,9 @@ class StoreStats:
     waits: int
     """How often a caller of `get_or_set` waited for somebody else's result."""
     bytes_read: int
-    """Bytes of the values found that came from the server."""
+    """Bytes of the values found that came from the server: JSON text, or what it was compressed to."""
     bytes_written: int
-    """Bytes of the values in calls that stored any."""
+    """Bytes of the values in calls that stored any, in the same way."""
     near_entries: int
     """What the near cache holds now, for all that share it."""
     near_bytes: int

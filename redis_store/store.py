@@ -35,7 +35,7 @@ from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
-from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker, cached
+from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator
 from redis_store.near_cache import share_with_threads, stats_of
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
@@ -264,7 +264,7 @@ class DataStore(StoreMapping):
         tags: TagMaker = None,
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
-    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+    ) -> CacheDecorator:
         """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
 
         The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
@@ -272,8 +272,7 @@ class DataStore(StoreMapping):
         texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
         The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
         """
-        options = Options(ttl, key, version, tags, stale, lock_timeout)
-        return lambda function: cached(self, function, options)
+        return decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""

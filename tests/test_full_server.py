@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from redis_store import DataStore, ServerFull, ServerRefused
+from redis_store.steps import Steps
 from tests.redis_view import NamespaceView
 from tests.servers import REAL_KINDS, Server
 
@@ -97,3 +98,18 @@ def test_once_there_is_room_again_all_is_well(full: tuple[DataStore, NamespaceVi
     view.raw.config_set("maxmemory", 0)
     store.set_many({"new": 1}, metadata={"m": 1})
     assert store.get("new") == 1
+
+
+def test_what_is_held_is_renewed(full: tuple[DataStore, NamespaceView]) -> None:
+    store, view = full
+    steps, token = Steps(store), "token-of-mine"
+    view.raw.config_set("maxmemory", 0)
+    assert steps.acquire_lock("name", token).acquired
+    assert steps.acquire_place("name", token, 1).acquired
+    assert steps.claim_value("computed", token, tags=["tag"]).state == "claimed"
+    view.raw.config_set("maxmemory", 1)
+    with pytest.raises(ServerFull):
+        steps.acquire_place("name", "token-of-another", 2)
+    assert steps.renew_lock("name", token)
+    assert steps.renew_place("name", token, 1)
+    assert steps.renew_value("computed", token, tags=["tag"])

@@ -103,3 +103,30 @@ def test_a_lock_whose_reply_was_lost_is_given_back(
         store.close()
     with direct.lock("name", timeout=0) as lock:
         assert lock.fence == 3
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_IN_REPLY], ids=lambda fault: fault.name)
+def test_what_is_released_over_a_broken_connection_is_free(
+    fault: Fault, one_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    direct = open_store(one_server.url, user)
+    with direct.lock("name"), direct.semaphore("name", 1):
+        pass  # the server knows the scripts now
+
+    async def in_a_loop(proxy: Proxy) -> None:
+        async with connect_async(proxy.url, user=user) as store:
+            lock = store.lock("name")
+            await lock.acquire()
+            proxy.strike(b"EVALSHA", fault)
+            await lock.release()
+
+    with proxied(one_server) as proxy:
+        store = open_store(proxy.url, user)
+        for held in (store.lock("name"), store.semaphore("name", 1)):
+            held.acquire()
+            proxy.strike(b"EVALSHA", fault)
+            held.release()
+        asyncio.run(in_a_loop(proxy))
+        store.close()
+    with direct.lock("name", timeout=0), direct.semaphore("name", 1, timeout=0):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -122,6 +123,16 @@ def test_tags_of_a_function(store: DataStore) -> None:
     assert store.list_keys() == [two.cache_key("y")]
 
 
+def test_tags_that_can_be_iterated_once_only(store: DataStore) -> None:
+    @store.cached(tags=(tag for tag in ("one", "two")))
+    def work(a: int) -> int:
+        return a
+
+    work(1)
+    work(2)
+    assert (store.invalidate_tag("one"), store.invalidate_tag("two")) == (2, 0)
+
+
 def test_a_method_has_a_key_without_its_object(store: DataStore) -> None:
     class Repository:
         def __init__(self, name: str) -> None:
@@ -139,6 +150,43 @@ def test_a_method_has_a_key_without_its_object(store: DataStore) -> None:
     assert store.list_keys() == ["a:p"]
     with pytest.raises(InvalidValue, match="give key="):
         Repository("a").bad()
+
+
+def test_what_a_partial_is_filled_with_is_in_the_key(store: DataStore) -> None:
+    def fetch(host: str, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://{host}{path}"
+
+    ours, theirs = (store.cached()(functools.partial(fetch, host, scheme="https")) for host in ("ours", "theirs"))
+    assert (ours("/a"), theirs("/a")) == ("https://ours/a", "https://theirs/a")
+    assert ours.invalidate("/a")
+    assert store.list_keys() == [theirs.cache_key("/a")]
+    assert store.cached()(functools.partial(store.cached()(fetch), "again"))("/a") == "http://again/a"
+
+
+def test_objects_do_not_share_results(store: DataStore) -> None:
+    class Scale:
+        def __init__(self, factor: int) -> None:
+            self.factor = factor
+
+        def of(self, number: int) -> int:
+            return self.factor * number
+
+        def __call__(self, number: int) -> int:
+            return self.factor * number
+
+        @classmethod
+        def name(cls, number: int) -> str:
+            return f"{cls.__name__} {number}"
+
+    class Finer(Scale):
+        pass
+
+    for function in (Scale(2).of, Scale(2), functools.partial(Scale(2).of, 1), "abc".upper):
+        with pytest.raises(InvalidInput, match=r"belongs to an object.*give key="):
+            store.cached()(function)
+    assert [store.cached(key=f"{n}:{{number}}")(Scale(n).of)(10) for n in (2, 3)] == [20, 30]
+    assert [store.cached()(kind.name)(1) for kind in (Scale, Finer)] == ["Scale 1", "Finer 1"]
+    assert store.cached()(len)("four") == 4
 
 
 def test_arguments_that_make_no_key(store: DataStore) -> None:
@@ -167,6 +215,9 @@ def test_bad_input(store: DataStore) -> None:
         lambda: store.cached(version=1.5),  # type: ignore[arg-type]
         lambda: store.cached(version=True),
         lambda: store.cached(tags="tag"),
+        lambda: store.cached(tags=5),  # type: ignore[arg-type]
+        lambda: store.cached()(staticmethod(lambda: 1)),
+        lambda: store.cached()(max),
         lambda: store.cached()("no function"),  # type: ignore[arg-type]
         lambda: store.cached()(asynchronous),
         lambda: store.cached(key=lambda: 5)(lambda: 1)(),  # type: ignore[arg-type,return-value]
@@ -174,6 +225,8 @@ def test_bad_input(store: DataStore) -> None:
     ):
         with pytest.raises(InvalidType):
             make()
+    with pytest.raises(InvalidType, match="below @classmethod"):
+        store.cached()(classmethod(lambda cls: 1))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):
         store.cached(ttl=-1)(lambda: 1)()
     assert store.list_keys() == []

@@ -66,6 +66,15 @@ def test_bytes_written(name: str, servers: Any, open_store: Any, user: str) -> N
     assert store.stats().bytes_written - before == size_bytes
 
 
+def test_of_a_compressed_value_counts_what_travels(one_server: Server, open_store: Any, user: str) -> None:
+    store = open_store(one_server.url, user, compress_above=100)
+    store.set("k", "x" * 1000)
+    store.get("k")
+    info = store.info("k")
+    assert info is not None
+    assert store.stats().bytes_written == store.stats().bytes_read == info.size < 100
+
+
 def test_computing_and_waiting(store: DataStore) -> None:
     began, go_on = threading.Event(), threading.Event()
 

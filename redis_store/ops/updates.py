@@ -140,7 +140,7 @@ async def _change(scope: Scope, key: str, field: bytes, change: Change, there: b
     def put(text: bytes, found: bytes | None) -> Op[Literal[True] | bytes | None]:
         return replace(scope, field, text, ttl_ms, "keep", found)
 
-    return await change_value(key, there, checked, put, rand)
+    return await change_value(key, there, lambda: stored(scope, field), checked, put, rand)
 
 
 async def stored(scope: Scope, field: bytes) -> bytes | None:

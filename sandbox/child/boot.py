@@ -8,6 +8,7 @@ The packages' own ``__init__`` is not executed: it would import redis-py and mor
 import json
 import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -82,11 +83,17 @@ class SharedFinder:
 
 def public_name(name: str) -> object:
     """Return what `redis_store` itself has for agents too: the errors, the types, `MISSING` and `NEVER`."""
+    if name == "__all__":
+        return [public for module in _public_modules() for public in module.__all__]
     if not name.startswith("_") and name not in SHARED["redis_store"]:
-        for module in map(import_module, ("redis_store.errors", "redis_store.types")):
+        for module in _public_modules():
             if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'redis_store' has no attribute {name!r} in an agent", name=name)
+
+
+def _public_modules() -> Iterable[ModuleType]:
+    return map(import_module, ("redis_store.errors", "redis_store.types"))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from redis_store._optimistic import check_max_items
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.mapping import StoreMapping
-from redis_store.memo import CachedFunction, KeyMaker, Options, TagMaker
+from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
 from sandbox._messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 from sandbox.child import holding
@@ -185,7 +185,7 @@ class DataStore(StoreMapping):
         tags: TagMaker = None,
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
-    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+    ) -> CacheDecorator:
         """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
 
         The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
@@ -195,7 +195,13 @@ class DataStore(StoreMapping):
         awaited, and so are its ``invalidate`` and ``invalidate_all``.
         """
         options = Options(ttl, key, version, tags, stale, lock_timeout)
-        return lambda function: self._cached(function, options)
+
+        def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
+            if inspect.iscoroutinefunction(function):
+                return cast("CachedFunction[P, R]", memo.cached_async(cast(Any, AsyncView(self)), function, options))
+            return memo.cached(cast(Any, self), function, options)
+
+        return decorate
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
@@ -437,11 +443,6 @@ class DataStore(StoreMapping):
     def _check_writes_somewhere(self) -> None:
         if not self._access.write:
             raise self._access.refusal("write", self._namespace)
-
-    def _cached(self, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
-        if inspect.iscoroutinefunction(function):
-            return cast("CachedFunction[P, R]", memo.cached_async(cast(Any, AsyncView(self)), function, options))
-        return memo.cached(cast(Any, self), function, options)
 
     def _pages(self, operation: str, prefix: str | None) -> Iterator[list[Any]]:
         checked = encode_prefix(prefix) or None

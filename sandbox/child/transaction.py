@@ -141,4 +141,4 @@ async def update(store: DataStore, key: str, function: Callable[[Any], Any], def
         done, *found = store._call("replace", name, there, text, store._ttl_s)
         return True if done else found[0] if found else None
 
-    return store._decode(await change_value(name, await Do(look()), change, replace, random), name)
+    return store._decode(await change_value(name, await Do(look()), look, change, replace, random), name)

@@ -172,6 +172,20 @@ def test_an_error_reaches_those_who_waited(
     assert store.get_or_set("key", lambda: "mine") == "mine", "who comes later computes"
 
 
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("this class is broken")
+
+
+def test_an_error_that_has_no_text_reaches_its_caller_and_ends_the_computation(store: Side) -> None:
+    def fails() -> None:
+        raise NoText
+
+    with pytest.raises(NoText):
+        store.get_or_set("key", fails)
+    assert store.get_or_set("key", lambda: "mine") == "mine"
+
+
 def test_an_interrupt_lets_another_compute(
     store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
 ) -> None:

@@ -261,5 +261,8 @@ def test_what_agents_import_from_the_package(evaluate: Any) -> None:
             redis_store.InvalidName is InvalidName,
             hasattr(redis_store, "connect"),
         ]
+        star = {{}}
+        exec("from redis_store import *", star)
+        value.append([name for name in {given} if name not in star])
         """
-    ) == [True, False, None, True, False]
+    ) == [True, False, None, True, False, []]
