@@ -146,7 +146,9 @@ class Watching:
             if isinstance(item, Failed):
                 raise item.error
             if item is not None:
-                self._follower.accept(item)
+                self._accept(item)
+            if self.standing_by:
+                return
         if plan.consumer is not None and (moved := plan.first_cursors(self._follower.tracks)):
             await self._advance(moved, None)
 
