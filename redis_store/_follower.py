@@ -125,6 +125,8 @@ class Follower:
         self._busy: deque[Track] = deque()
         self._starts: Mapping[bytes, Cursor | None] | None = None
         self._ready: deque[Ready] = deque()
+        self.gone: set[bytes] = set()
+        """Namespaces that hold nothing, and of which there is nothing to tell."""
 
     def start_from(self, cursors: Mapping[bytes, Cursor | None] | None) -> None:
         """Go on from these cursors in those namespaces (None stands for a reset), or from wherever the hub is."""
@@ -153,6 +155,10 @@ class Follower:
     def has_ready(self) -> bool:
         """Whether there is a change to be given."""
         return bool(self._ready)
+
+    def next_track(self) -> Track:
+        """The namespace of the next change."""
+        return self._ready[0].track
 
     def pop(self) -> Given:
         """Return the next change, or what is wrong with its value."""
@@ -207,6 +213,8 @@ class Follower:
             if start is None or start.epoch != opened.epoch:
                 self._reset(track, None)
             else:
+                if opened.empty and start.position == opened.position:
+                    self.gone.add(name)
                 track.until = track.order
                 track.move(start.position, id_order(start.position.id))
                 track.phase = "catching up"

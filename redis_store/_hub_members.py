@@ -87,7 +87,8 @@ class Members:
         """Let those who want all namespaces have those that are new to them."""
         for join in registry.wanted:
             fresh = id(join.mailbox) in registry.listed
-            for name in sorted(name for name in names if name.startswith(join.prefix)):
+            wanted = names if fresh else names | join.known
+            for name in sorted(name for name in wanted if name.startswith(join.prefix)):
                 keys = registry.user.of_stored(name)
                 feed = self.feeds.get(keys.data)
                 if feed is None or not feed.is_followed_by(join.mailbox):

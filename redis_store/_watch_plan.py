@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from redis_store._follower import Follower, Track
@@ -45,6 +45,8 @@ class Plan:
     """The namespaces in which the consumer's cursor is in Redis."""
     lost: bool = False
     """Another process has become the consumer."""
+    left_by_others: set[bytes] = field(default_factory=set)
+    """The namespaces in which the process had a cursor that was the consumer while this one stood by."""
 
     @classmethod
     def of_namespace(
@@ -101,7 +103,7 @@ class Plan:
         """What to ask the hub for."""
         scope = self.scope
         if self.everywhere:
-            return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log)
+            return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log, frozenset(self.since or ()))
         return Join(mailbox, scope.user, scope.keys, scope.log)
 
     async def claim(self) -> bool:
@@ -111,23 +113,37 @@ class Plan:
         wanted = () if self.everywhere else (self.scope.keys.name,)
         found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
         if found is None:
+            names = set(await consumers.all_cursors(who.cursors))
+            self.left_by_others |= self._mine(names) if self.everywhere else names.intersection(wanted)
             return False
         if self.everywhere:
             texts = await consumers.all_cursors(who.cursors)
-            prefix = self.prefix.encode()
-            known = {name: text for name, text in texts.items() if name.startswith(prefix) or not name}
+            known = {name: texts[name] for name in self._mine(texts)}
         else:
             known = {name: text for name, text in zip(wanted, found, strict=True) if text is not None}
         self.stored = set(known)
-        if known:
-            self.since = {name: _stored(self.scope, name, text) for name, text in known.items() if name}
+        # Where a cursor has gone, so has what the one before was told last: a server was flushed, or lost its latest writes.
+        lost, self.left_by_others = self.left_by_others - known.keys(), set()
+        if known or lost:
+            since = {name: _stored(self.scope, name, text) for name, text in known.items()} | dict.fromkeys(lost)
+            self.since = {name: cursor for name, cursor in since.items() if name}
         return True
 
+    def _mine(self, names: Iterable[bytes]) -> set[bytes]:
+        """Return the namespaces that are watched, and the empty name which says that all are."""
+        prefix = self.prefix.encode()
+        return {name for name in names if name.startswith(prefix) or not name}
+
     async def advance(self, moved: dict[bytes, str]) -> None:
-        """Move the consumer's cursors, or find out that another process has become the consumer."""
+        """Move the consumer's cursors, forget empty ones, or find out that another process has become the consumer."""
         who = self.consumer
         assert who is not None
         self.lost = not await consumers.advance(who.lock, who.cursors, who.holder, moved)
+        for name, cursor in moved.items():
+            if cursor:
+                self.stored.add(name)
+            else:
+                self.stored.discard(name)
 
     async def release(self) -> None:
         assert self.consumer is not None

@@ -90,8 +90,12 @@ class Watching:
             await self._make_ready(deadline)
             if not self._follower.has_ready:
                 return found
+            if not await self._keep_first_cursor(deadline):
+                if self.standing_by:
+                    continue
+                return found
             # From here on nothing is awaited: a caller that is cancelled must not take changes with it.
-            while len(found) < most and self._more_is_there():
+            while len(found) < most and self._more_is_there() and self._has_cursor():
                 ready = self._follower.pop()
                 if isinstance(ready.change, DataStoreError):
                     if found:
@@ -149,7 +153,11 @@ class Watching:
                 self._accept(item)
             if self.standing_by:
                 return
-        if plan.consumer is not None and (moved := plan.first_cursors(self._follower.tracks)):
+        if plan.consumer is None:
+            return
+        moved = plan.first_cursors(self._follower.tracks)
+        moved.update(dict.fromkeys(self._follower.gone, ""))  # lest they be more and more
+        if moved:
             await self._advance(moved, None)
 
     async def _make_ready(self, deadline: float | None) -> None:
@@ -206,6 +214,17 @@ class Watching:
         self._passed = 0
         if await self._run_patiently(lambda: self.plan.advance(moved), deadline) and self.plan.lost:
             self._replaced()
+
+    def _has_cursor(self) -> bool:
+        """Whether a consumer killed with the next change would find a cursor of its namespace; without a name there is none."""
+        return self.plan.consumer is None or self._follower.next_track().keys.name in self.plan.stored
+
+    async def _keep_first_cursor(self, deadline: float | None) -> bool:
+        """See to that, also where a namespace has just come into being; False where the deadline passes, or it is replaced."""
+        if not self._has_cursor():
+            track = self._follower.next_track()
+            await self._advance({track.keys.name: track.cursors.reset}, deadline)
+        return self._follower.has_ready and self._has_cursor()
 
     async def _save_passed(self, item: Item) -> None:
         """Move the cursor past entries that did not concern this consumer, from time to time."""

@@ -143,7 +143,73 @@ def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
     watch.close()
     side.use_namespace("a").set("x", 3)
     again = side.watch_all(consumer="c")
-    assert sorted((c.namespace, c.value) for c in [again.next(), again.next()]) == [("a", 3), ("b", 2)]
+    found = [again.next() for _ in range(3)]
+    # It was not done with the first change that it was given of b.
+    assert sorted((c.namespace, c.op, c.value) for c in found) == [
+        ("a", "set", 3),
+        ("b", "reset", None),
+        ("b", "set", 2),
+    ]
+
+
+def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    deleted, cleared, left = (side.use_namespace(name) for name in ("deleted", "cleared", "left"))
+    for each in (deleted, cleared, left):
+        each.set("x", 1)
+    watch = side.watch_all(consumer="c", initial=True)
+    for _ in range(3):
+        watch.next()
+    watch.run(watch.watch.next_change(0.01))
+    watch.close()
+    deleted.delete("x")
+    cleared.clear()
+    again = side.watch_all(consumer="c", initial=True)
+    found = {change.namespace: change.op for change in (again.next(), again.next())}
+    assert found == {"deleted": "delete", "cleared": "clear"}
+    again.run(again.watch.next_change(0.01))
+    again.close()
+    # All of it has been told, so there is nothing to keep of them.
+    last = side.watch_all(consumer="c")
+    assert set(raw.hkeys(f"user:{user}:consumer:c")) == {b"left", b""}
+    cleared.set("y", 2)
+    assert (change := last.next()).namespace == "cleared"
+    assert change.value == 2
+
+
+def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_change_is_given(side: WatchSide) -> None:
+    watch = side.watch_all(consumer="c")
+    side.use_namespace("new").set("x", 1)
+    assert watch.next().value == 1
+    watch.close()  # as if it had been killed with that change
+    side.use_namespace("new").clear()
+    assert (change := side.watch_all(consumer="c").next()).namespace == "new"
+    assert change.op == "reset"
+
+
+def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
+    side: WatchSide, raw: redis.Redis, user: str, data: str
+) -> None:
+    watch = side.watch(consumer="c")
+    raw.delete(f"user:{user}:consumer:c", data.replace(":ns:", ":log:"))  # as `FLUSHDB` does
+    wait_until(lambda: raw.hget(f"user:{user}:consumer:c", "default"), "the loss is noted")
+    watch.close()
+    side.set("a", 1)
+    found = side.watch(consumer="c").until(lambda change: change.op == "set")
+    assert said(found) == [("reset", None, None), ("set", "a", 1)]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
+    side: WatchSide, raw: redis.Redis, user: str, everywhere: bool
+) -> None:
+    lock, cursors = f"user:{user}:lock:consumer:c:{'' if everywhere else 'default'}", f"user:{user}:consumer:c"
+    raw.set(lock, '{"owner":"another"}')
+    raw.hset(cursors, mapping={"default": "its cursor", **({"": "all"} if everywhere else {})})
+    watch = side.watch_all(consumer="c") if everywhere else side.watch(consumer="c")
+    assert watch.watch.standing_by
+    raw.delete(lock, cursors)  # as `FLUSHDB` does
+    side.set("a", 1)
+    assert said(watch.until(lambda change: change.op == "set")) == [("reset", None, None), ("set", "a", 1)]
 
 
 def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
