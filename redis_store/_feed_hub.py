@@ -42,7 +42,7 @@ from redis_store._hub_members import Members, Registry
 from redis_store._hub_requests import Pause, Request, Tell, say
 from redis_store._log_entry import CursorFormat
 from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
-from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused
+from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
 from redis_store.ops import feed as says
 from redis_store.ops.consumers import advance, keep_lock
 from redis_store.ops.feed import START
@@ -224,7 +224,7 @@ class Hub:
         reset = CursorFormat(feed.user, feed.keys.name).reset
         for mailbox in feed.followers:
             if mailbox.lock is not None:
-                with contextlib.suppress(ServerRefused, PermissionDenied):
+                with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
                     await advance(*mailbox.lock, {feed.keys.name: reset})
 
     async def _list(self, registry: Registry) -> None:
@@ -305,6 +305,9 @@ class Hub:
     async def _keep_locks(self) -> None:
         """Show that the consumers of this process live."""
         for mailbox in self.members.all():
-            if mailbox.lock is not None and not await keep_lock(*mailbox.lock):
-                mailbox.lock = None
-                mailbox.put(Replaced())
+            if mailbox.lock is None:
+                continue
+            with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
+                if not await keep_lock(*mailbox.lock):
+                    mailbox.lock = None
+                    mailbox.put(Replaced())

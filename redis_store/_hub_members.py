@@ -97,9 +97,10 @@ class Members:
     def has_opened(self, join: JoinAll) -> bool:
         """Whether all namespaces that a watcher got are watched."""
         prefix = join.user.prefix + b"ns:"
+        # They are opened in their order, so the last one tells soonest; this is asked after each of them.
         return all(
             feed.opened
-            for data, feed in self.feeds.items()
+            for data, feed in reversed(self.feeds.items())
             if data.startswith(prefix) and feed.is_followed_by(join.mailbox)
         )
 

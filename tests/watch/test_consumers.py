@@ -212,6 +212,26 @@ def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
     assert said(watch.until(lambda change: change.op == "set")) == [("reset", None, None), ("set", "a", 1)]
 
 
+def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWatchSide, real_server: Server) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    side.set_many({"a": 1, "b": 2, "c": 3})
+    watch = side.watch(consumer="c")
+    with server.client() as raw:
+        raw.config_set("maxmemory", 1)
+        side.delete("a")
+        side.delete("b")
+        assert said([watch.next(), watch.next()]) == [("delete", "a", None), ("delete", "b", None)]
+        watch.close()
+        again = side.watch(consumer="c")
+        assert said([again.next()]) == [("delete", "b", None)]
+        # Its lock is kept, on the connections that are there.
+        raw.pexpire("user:u:lock:consumer:c:default", 1000)
+        made = raw.info("stats")["total_connections_received"]
+        wait_until(lambda: raw.pttl("user:u:lock:consumer:c:default") > 1000, "the lock is renewed")
+        assert raw.info("stats")["total_connections_received"] == made
+
+
 def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
     side: WatchSide, consumers: Consumers
 ) -> None:
