@@ -17,7 +17,14 @@ from redis_store._hub_thread import join, leave
 from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
 from redis_store._resolve import Source
 from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
-from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.errors import (
+    ConnectionLost,
+    DataStoreError,
+    ServerReadOnly,
+    StoreClosed,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from redis_store.types import Change
 
 _log = logging.getLogger("redis_store.watch")
@@ -197,10 +204,16 @@ class Watching:
 
     async def _run_patiently(self, make: Callable[[], Op[T]], deadline: float | None) -> bool:
         """Run an operation, made anew for each try, until the server is there; False where the deadline passes."""
+        warned = False
         while True:
             try:
                 await Run(make())
-            except (ConnectionLost, StoreTimeout):
+            except (StoreUnavailable, ServerReadOnly) as error:
+                if not _may_pass(error):
+                    raise
+                if not warned:
+                    warned = True
+                    _log.warning("A watcher waits for the server: %s", error)
                 if not await Nap(_RETRY_S, deadline):
                     return False
                 if self.closing:
@@ -258,7 +271,9 @@ class Watching:
                 self.standing_by = False
                 await self._join()
                 return True
-        except (ConnectionLost, StoreTimeout) as error:
+        except (StoreUnavailable, ServerReadOnly) as error:
+            if not _may_pass(error):
+                raise
             _log.debug("Standing by, without the server: %s", error)
             self.standing_by = True
         return await Nap(STAND_BY_S, deadline)
@@ -271,6 +286,11 @@ class Watching:
             raise StoreClosed(
                 "This watch has ended, or belongs to the process that this one was forked from: open another."
             )
+
+
+def _may_pass(error: DataStoreError) -> bool:
+    """Whether the server may be of use again: it is away, or busy, or a replica that is about to take over."""
+    return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
 __all__ = ["Nap", "Receive", "Run", "Watching"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -230,6 +231,50 @@ def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWa
         made = raw.info("stats")["total_connections_received"]
         wait_until(lambda: raw.pttl("user:u:lock:consumer:c:default") > 1000, "the lock is renewed")
         assert raw.info("stats")["total_connections_received"] == made
+
+
+@pytest.mark.parametrize("state", ["busy", "a replica"])
+def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
+    start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str
+) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    watch = side.watch(consumer="c")
+    side.set_many({"a": 1, "b": 2})
+    assert watch.next().key == "a"
+    with server.client() as raw, server.client() as other:
+        if state == "busy":
+            raw.config_set("busy-reply-threshold", 1)
+            script = threading.Thread(target=run_until_killed, args=(other,))
+            script.start()
+            wait_until(lambda: is_busy(raw), "it says that it is busy")
+        else:
+            raw.replicaof("127.0.0.1", 1)
+        try:
+            # That a is done cannot be told now, and b is here already.
+            assert said([watch.next(0.1)]) == [("set", "b", 2)]
+            assert watch.run(watch.watch.next_change(0.1)) is None
+        finally:
+            if state == "busy":
+                raw.script_kill()
+                script.join()
+            else:
+                raw.replicaof("NO", "ONE")
+    side.set("c", 3)
+    assert watch.until(lambda change: change.key == "c")
+
+
+def run_until_killed(raw: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        raw.eval("while true do end", 0)
+
+
+def is_busy(raw: redis.Redis) -> bool:
+    try:
+        raw.ping()
+    except redis.RedisError:
+        return True
+    return False
 
 
 def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
