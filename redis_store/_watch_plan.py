@@ -13,6 +13,7 @@ from redis_store._mailbox import Mailbox
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, InvalidType
 from redis_store.ops import consumers
+from redis_store.types import Change
 
 STAND_BY_S = 1.0
 """How often a process that stands by asks whether the consumer is gone."""
@@ -110,7 +111,7 @@ class Plan:
         """Become the consumer, and find out where it stopped; False where another process is it."""
         who = self.consumer
         assert who is not None
-        wanted = () if self.everywhere else (self.scope.keys.name,)
+        wanted = () if self.everywhere else (self.scope.keys.name, b"")
         found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
         if found is None:
             names = set(await consumers.all_cursors(who.cursors))
@@ -121,6 +122,12 @@ class Plan:
             known = {name: texts[name] for name in self._mine(texts)}
         else:
             known = {name: text for name, text in zip(wanted, found, strict=True) if text is not None}
+            if b"" in known:
+                await self.release()
+                raise InvalidInput(
+                    f"The consumer {who.name!r} watches all namespaces of {self.scope.user.user!r}, so its cursors are in use:"
+                    " give another name."
+                )
         self.stored = set(known)
         # Where a cursor has gone, so has what the one before was told last: a server was flushed, or lost its latest writes.
         lost, self.left_by_others = self.left_by_others - known.keys(), set()
@@ -148,6 +155,19 @@ class Plan:
     async def release(self) -> None:
         assert self.consumer is not None
         await consumers.release(self.consumer.lock, self.consumer.holder)
+
+    def check_done(self, change: object) -> None:
+        """Refuse what would move the cursor of somebody else, or to nowhere."""
+        if not isinstance(change, Change):
+            raise InvalidType(f"What is done must be a Change that this watch gave, not {type(change).__name__}.")
+        name = self.scope.user.namespace(change.namespace).name
+        mine = name.startswith(self.prefix.encode()) if self.everywhere else name == self.scope.keys.name
+        if not mine:
+            raise InvalidInput(
+                f"The change is of namespace {change.namespace!r}, and this is a watch of {self}: say done to the watch that"
+                " gave it."
+            )
+        _format(self.scope, name).read(change.cursor)
 
     def first_cursors(self, tracks: Mapping[bytes, Track]) -> dict[bytes, str]:
         """Return the cursors to keep from the start, so that a consumer that is killed before its first change loses none."""

@@ -119,15 +119,19 @@ class Watching:
     async def next_change(self, deadline: float | None) -> Change | None:
         """Return the next change; the one given before is done."""
         if self._given is not None:
-            await self.done(self._given, deadline)
+            await self._done(self._given, deadline)
             self._given = None
         found = await self.take(1, deadline)
         if found:
             self._given = found[0]
         return self._given
 
-    async def done(self, change: Change, deadline: float | None = None) -> None:
-        """Move the consumer's cursor behind a change."""
+    async def done(self, change: Change) -> None:
+        """Move the consumer's cursor behind a change, which must be one that this watcher can have been given."""
+        self.plan.check_done(change)
+        await self._done(change, None)
+
+    async def _done(self, change: Change, deadline: float | None) -> None:
         if self.plan.consumer is not None:
             name = self.plan.scope.user.namespace(change.namespace).name
             await self._advance({name: change.cursor}, deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import StoredDataError, connect
+from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
 from redis_store._watch_plan import SAVE_AFTER
 from redis_store.ops.consumers import advance, claim
 from tests.servers import Server, wait_until
@@ -87,6 +88,40 @@ def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> Non
     watch.close()
     again = side.watch(consumer="c")
     assert said([again.next()]) == [("set", batch[5].key, batch[5].value)]
+
+
+def test_only_what_a_watch_gave_is_done(
+    side: WatchSide, open_watch_side: OpenWatchSide, real_server: Server, raw: redis.Redis, user: str
+) -> None:
+    elsewhere, stranger = side.use_namespace("elsewhere"), open_watch_side(real_server.url, user=f"{user}-2")
+    watches = [each.watch() for each in (elsewhere, stranger)]
+    elsewhere.set("a", 1)
+    stranger.set("a", 1)
+    theirs, foreign = [each.next() for each in watches]
+    watch = side.watch(consumer="c")
+    before = raw.hgetall(f"user:{user}:consumer:c")
+    with pytest.raises(InvalidInput, match="is of namespace 'elsewhere', and this is a watch of 'default'"):
+        watch.done(theirs)
+    with pytest.raises(InvalidInput, match="another namespace or another user"):
+        watch.done(foreign)
+    nothing: Any = None
+    with pytest.raises(InvalidType, match="not NoneType"):
+        watch.done(nothing)
+    assert raw.hgetall(f"user:{user}:consumer:c") == before
+
+
+def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str, raw: redis.Redis) -> None:
+    async def main() -> None:
+        async with connect_async(real_server.url, user=user, configure_server=True) as store:
+            beginning = asyncio.ensure_future(store.watch(consumer="c").begin())
+            while not await asyncio.to_thread(raw.exists, f"user:{user}:lock:consumer:c:default"):
+                pass
+            beginning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await beginning).close()
+            assert not raw.exists(f"user:{user}:lock:consumer:c:default")
+
+    asyncio.run(main())
 
 
 def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
@@ -346,6 +381,14 @@ def test_one_that_stands_by_can_be_closed(real_server: Server, user: str) -> Non
 def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
     side.watch(consumer="c")
     assert not side.use_namespace("other").watch(consumer="c").watch.standing_by
+
+
+def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    everywhere = side.watch_all(consumer="c")
+    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* give another name"):
+        side.watch(consumer="c")
+    everywhere.close()
+    assert not raw.exists(f"user:{user}:lock:consumer:c:default")
 
 
 def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:
