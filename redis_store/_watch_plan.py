@@ -47,7 +47,7 @@ class Plan:
     lost: bool = False
     """Another process has become the consumer."""
     left_by_others: set[bytes] = field(default_factory=set)
-    """The namespaces in which the process had a cursor that was the consumer while this one stood by."""
+    """The namespaces in which the process that was the consumer had cursors, when this one last stood by and saw any."""
 
     @classmethod
     def of_namespace(
@@ -115,7 +115,8 @@ class Plan:
         found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
         if found is None:
             names = set(await consumers.all_cursors(who.cursors))
-            self.left_by_others |= self._mine(names) if self.everywhere else names.intersection(wanted)
+            mine = self._mine(names) if self.everywhere else names.intersection(wanted)
+            self.left_by_others = mine or self.left_by_others
             return False
         if self.everywhere:
             texts = await consumers.all_cursors(who.cursors)
