@@ -226,6 +226,7 @@ class Follower:
 
     def _catch_up_to(self, track: Track, delivery: Delivery) -> None:
         """Read in the log what came while a watcher of all namespaces waited for the last of them to be opened."""
+        self.gone.discard(track.keys.name)
         last = delivery.entries[-1]
         if last.local:
             self._reset(track, None)  # the log does not have it

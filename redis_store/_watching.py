@@ -80,6 +80,8 @@ class Watching:
         self._under_way: dict[str, str] = {}
         """For a consumer: the cursor of the last change given of each namespace, until it is done."""
         self._passed = 0
+        self._waits = False
+        """For the server, and it has been said so."""
         self.mailbox = Mailbox(wake=wake)
         self._follower = plan.new_follower()
 
@@ -208,21 +210,21 @@ class Watching:
 
     async def _run_patiently(self, make: Callable[[], Op[T]], deadline: float | None) -> bool:
         """Run an operation, made anew for each try, until the server is there; False where the deadline passes."""
-        warned = False
         while True:
             try:
                 await Run(make())
             except (StoreUnavailable, ServerReadOnly) as error:
                 if not _may_pass(error):
                     raise
-                if not warned:
-                    warned = True
+                if not self._waits:
+                    self._waits = True
                     _log.warning("A watcher waits for the server: %s", error)
                 if not await Nap(_RETRY_S, deadline):
                     return False
                 if self.closing:
                     raise StoreClosed("The watch is closed.") from None
             else:
+                self._waits = False
                 return True
 
     async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> None:

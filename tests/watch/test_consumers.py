@@ -227,9 +227,9 @@ def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
 ) -> None:
     watch = side.watch(consumer="c")
     raw.delete(f"user:{user}:consumer:c", data.replace(":ns:", ":log:"))  # as `FLUSHDB` does
+    side.set("a", 1)
     wait_until(lambda: raw.hget(f"user:{user}:consumer:c", "default"), "the loss is noted")
     watch.close()
-    side.set("a", 1)
     found = side.watch(consumer="c").until(lambda change: change.op == "set")
     assert said(found) == [("reset", None, None), ("set", "a", 1)]
 
@@ -270,7 +270,7 @@ def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWa
 
 @pytest.mark.parametrize("state", ["busy", "a replica"])
 def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
-    start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str
+    start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start(real_server.kind)
     side = open_watch_side(server.url, user="u")
@@ -289,6 +289,7 @@ def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
             # That a is done cannot be told now, and b is here already.
             assert said([watch.next(0.1)]) == [("set", "b", 2)]
             assert watch.run(watch.watch.next_change(0.1)) is None
+            assert sum("A watcher waits" in record.message for record in caplog.records) == 1
         finally:
             if state == "busy":
                 raw.script_kill()
