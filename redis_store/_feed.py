@@ -121,14 +121,17 @@ class Feed:
             self.unsure.append(mailbox)
         self._learn()
         if self.opened:
-            mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
+            mailbox.put(self._opening())
+
+    def _opening(self) -> Opened:
+        return Opened(self.keys, self.epoch, self.position, self.fresh, self.knows and not len(self.digests))
 
     def _open(self) -> None:
         """From here on whatever happens is told to those who follow."""
         if not self.opened:
             self.opened = True
             for mailbox in self.followers:
-                mailbox.put(Opened(self.keys, self.epoch, self.position, self.fresh))
+                mailbox.put(self._opening())
 
     def unfollow(self, mailbox: Mailbox) -> None:
         self.followers = [other for other in self.followers if other is not mailbox]

@@ -30,6 +30,7 @@ namespace); here is the order in which things are done.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,10 +40,11 @@ from redis_store._hub_doubts import Doubts
 from redis_store._hub_listening import Listening
 from redis_store._hub_members import Members, Registry
 from redis_store._hub_requests import Pause, Request, Tell, say
+from redis_store._log_entry import CursorFormat
 from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
-from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused
+from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
 from redis_store.ops import feed as says
-from redis_store.ops.consumers import keep_lock
+from redis_store.ops.consumers import advance, keep_lock
 from redis_store.ops.feed import START
 
 TICK_S = 1.0
@@ -186,7 +188,7 @@ class Hub:
             return
         for feed, attached in zip(feeds, found, strict=True):
             if feed.attach(attached):
-                self._announce_loss(feed)
+                await self._announce_loss(feed)
 
     async def _attach(self, feeds: list[Feed]) -> list[says.Attached]:
         """See where logs stand, and which events belong to the time before that."""
@@ -207,12 +209,23 @@ class Hub:
         """History is gone: all who follow begin anew."""
         (attached,) = await self._attach([feed])
         feed.begin_at(attached)
-        self._announce_loss(feed)
+        await self._announce_loss(feed)
 
-    def _announce_loss(self, feed: Feed) -> None:
+    async def _announce_loss(self, feed: Feed) -> None:
         feed.unsure = []
+        try:
+            await self._keep_resets(feed)
+        finally:
+            for mailbox in feed.followers:
+                mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
+
+    async def _keep_resets(self, feed: Feed) -> None:
+        """Have consumers that are killed before they are done with the reset get it again: their cursors may be gone, or old."""
+        reset = CursorFormat(feed.user, feed.keys.name).reset
         for mailbox in feed.followers:
-            mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
+            if mailbox.lock is not None:
+                with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
+                    await advance(*mailbox.lock, {feed.keys.name: reset})
 
     async def _list(self, registry: Registry) -> None:
         """Find the namespaces of a user that are new to those who want all."""
@@ -292,6 +305,9 @@ class Hub:
     async def _keep_locks(self) -> None:
         """Show that the consumers of this process live."""
         for mailbox in self.members.all():
-            if mailbox.lock is not None and not await keep_lock(*mailbox.lock):
-                mailbox.lock = None
-                mailbox.put(Replaced())
+            if mailbox.lock is None:
+                continue
+            with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
+                if not await keep_lock(*mailbox.lock):
+                    mailbox.lock = None
+                    mailbox.put(Replaced())

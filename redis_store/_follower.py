@@ -8,7 +8,9 @@ Each namespace has a track, which is in one of these phases:
   the log's last entry of the same moment: what the hub hands over later and is older than a key's page is not given again.
 - ``live``: it passes on what the hub hands over.
 
-While a track is not live nothing is taken from the mailbox, which is bounded. So what comes meanwhile waits, in order.
+While a track is not live nothing is taken from the mailbox, which is bounded. So what comes meanwhile waits, in order. But for
+the beginning of a watcher of all namespaces, which waits for the last of them to be opened: what comes of the others until then
+is read again, in the log or with the keys.
 """
 
 from __future__ import annotations
@@ -123,6 +125,8 @@ class Follower:
         self._busy: deque[Track] = deque()
         self._starts: Mapping[bytes, Cursor | None] | None = None
         self._ready: deque[Ready] = deque()
+        self.gone: set[bytes] = set()
+        """Namespaces that hold nothing, and of which there is nothing to tell."""
 
     def start_from(self, cursors: Mapping[bytes, Cursor | None] | None) -> None:
         """Go on from these cursors in those namespaces (None stands for a reset), or from wherever the hub is."""
@@ -152,6 +156,10 @@ class Follower:
         """Whether there is a change to be given."""
         return bool(self._ready)
 
+    def next_track(self) -> Track:
+        """The namespace of the next change."""
+        return self._ready[0].track
+
     def pop(self) -> Given:
         """Return the next change, or what is wrong with its value."""
         ready = self._ready.popleft()
@@ -175,9 +183,13 @@ class Follower:
         """Take what the hub handed over."""
         if type(item) is Delivery:
             track = self.tracks.get(item.feed)
-            if track is not None and track.phase == "live":
+            if track is None:
+                pass
+            elif track.phase == "live":
                 for entry in item.entries:
                     self._give(track, entry)
+            elif track.phase == "catching up":
+                self._catch_up_to(track, item)
         elif isinstance(item, Opened):
             self._open(item)
         elif isinstance(item, HistoryGone):
@@ -201,6 +213,8 @@ class Follower:
             if start is None or start.epoch != opened.epoch:
                 self._reset(track, None)
             else:
+                if opened.empty and start.position == opened.position:
+                    self.gone.add(name)
                 track.until = track.order
                 track.move(start.position, id_order(start.position.id))
                 track.phase = "catching up"
@@ -209,6 +223,15 @@ class Follower:
             track.list_all()
         else:
             track.phase = "live"
+
+    def _catch_up_to(self, track: Track, delivery: Delivery) -> None:
+        """Read in the log what came while a watcher of all namespaces waited for the last of them to be opened."""
+        self.gone.discard(track.keys.name)
+        last = delivery.entries[-1]
+        if last.local:
+            self._reset(track, None)  # the log does not have it
+        else:
+            track.until = max(track.until, last.order)
 
     def _reset(self, track: Track, missed: int | None) -> None:
         self._ready.append(Ready(track, "reset", None, None, None, "snapshot", missed=missed))

@@ -46,10 +46,13 @@ class Listening:
         self._blocked = False
         self._lacks_flags = False
         self._recheck_at = 0.0
+        self._may_ask = True
+        """Whether the server has not refused yet to tell which events it sends."""
         self._refusal: DataStoreError | None = None
 
     def disconnected(self) -> None:
         self._refusal = None
+        self._may_ask = True
         self._confirmed.clear()
         self._settling.clear()
         self._token_heard = -1
@@ -88,9 +91,7 @@ class Listening:
         self._lacks_flags = False
         try:
             await self.subscribe([self.barrier, self._members.channel_head + self.barrier])
-            self._probed.clear()
-            await says.probe(self.barrier, token := self.new_token(()))
-            await self.token_back(token)
+            come = await self._events_come()
         except ServerFull:
             # It takes no probe, so believe what it says of itself.
             if not says.missing_flags(await says.read_flags()):
@@ -99,7 +100,7 @@ class Listening:
         except (ServerRefused, PermissionDenied) as error:
             self._warn_once(f"it does not let this user publish or subscribe ({error})")
         else:
-            if {b"hset", b"del"} <= self._probed:
+            if come:
                 return
             self._lacks_flags = True
             self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.NEEDED_FLAGS}")
@@ -107,13 +108,29 @@ class Listening:
         await Tell(("UNSUBSCRIBE",))
         await Tell(("CLIENT", "ID"))
 
+    async def _events_come(self) -> bool:
+        """Whether events of a key of our own come back, on a connection that is subscribed to them."""
+        assert self.barrier is not None
+        self._probed.clear()
+        await says.probe(self.barrier, token := self.new_token(()))
+        await self.token_back(token)
+        return {b"hset", b"del"} <= self._probed
+
     async def recheck(self) -> None:
-        """Without events: see from time to time whether somebody has turned them on."""
-        if self._lacks_flags and self.now >= self._recheck_at:
-            self._recheck_at = self.now + RECHECK_S
-            with contextlib.suppress(ServerRefused, PermissionDenied):
-                if not says.missing_flags(await says.read_flags()):
-                    raise ConnectionLost("The server sends keyspace events now, so a watcher connects anew")
+        """See from time to time whether somebody has turned events on, or off while nobody writes."""
+        if not self._may_ask or self.now < self._recheck_at or not (self.counts_events or self._lacks_flags):
+            return
+        self._recheck_at = self.now + RECHECK_S
+        lacks = False
+        try:
+            lacks = bool(says.missing_flags(await says.read_flags()))
+            if self.counts_events and lacks and await self._events_come():
+                self._may_ask = False  # what it says is not so
+        except (ServerRefused, PermissionDenied):
+            self._may_ask = False
+        if self._may_ask and lacks is self.counts_events:
+            how = "stopped coming" if lacks else "are there"
+            raise ConnectionLost(f"The server's keyspace events {how} now, so a watcher connects anew")
 
     def expect_events(self, feeds: Iterable[Feed]) -> None:
         """After a read whose token is back: if logs tell of writes and no event came, somebody has turned them off."""
@@ -162,12 +179,12 @@ class Listening:
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
         end = self.now + TOKEN_S
         while True:
-            await Pause(end)
             self._raise_refusal()
             if condition():
                 return
             if self.now >= end:
                 raise ConnectionLost("The server's messages to a watcher stopped coming")
+            await Pause(end)
 
     async def _configure(self) -> None:
         try:

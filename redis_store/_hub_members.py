@@ -87,7 +87,8 @@ class Members:
         """Let those who want all namespaces have those that are new to them."""
         for join in registry.wanted:
             fresh = id(join.mailbox) in registry.listed
-            for name in sorted(name for name in names if name.startswith(join.prefix)):
+            wanted = names if fresh else names | join.known
+            for name in sorted(name for name in wanted if name.startswith(join.prefix)):
                 keys = registry.user.of_stored(name)
                 feed = self.feeds.get(keys.data)
                 if feed is None or not feed.is_followed_by(join.mailbox):
@@ -96,9 +97,10 @@ class Members:
     def has_opened(self, join: JoinAll) -> bool:
         """Whether all namespaces that a watcher got are watched."""
         prefix = join.user.prefix + b"ns:"
+        # They are opened in their order, so the last one tells soonest; this is asked after each of them.
         return all(
             feed.opened
-            for data, feed in self.feeds.items()
+            for data, feed in reversed(self.feeds.items())
             if data.startswith(prefix) and feed.is_followed_by(join.mailbox)
         )
 

@@ -54,6 +54,8 @@ class JoinAll:
     user: UserKeys
     prefix: bytes
     bounds: LogBounds
+    known: frozenset[bytes] = frozenset()
+    """Namespaces in which it goes on from a cursor: they may hold nothing any more, which is news to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ class Opened(NamedTuple):
     position: Position
     fresh: bool
     """It came into being while all namespaces were watched."""
+    empty: bool
+    """It holds nothing at this position."""
 
 
 class Delivery(NamedTuple):

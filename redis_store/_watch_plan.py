@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from redis_store._follower import Follower, Track
@@ -13,6 +13,7 @@ from redis_store._mailbox import Mailbox
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, InvalidType
 from redis_store.ops import consumers
+from redis_store.types import Change
 
 STAND_BY_S = 1.0
 """How often a process that stands by asks whether the consumer is gone."""
@@ -45,6 +46,8 @@ class Plan:
     """The namespaces in which the consumer's cursor is in Redis."""
     lost: bool = False
     """Another process has become the consumer."""
+    left_by_others: set[bytes] = field(default_factory=set)
+    """The namespaces in which the process that was the consumer had cursors, when this one last stood by and saw any."""
 
     @classmethod
     def of_namespace(
@@ -101,37 +104,71 @@ class Plan:
         """What to ask the hub for."""
         scope = self.scope
         if self.everywhere:
-            return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log)
+            return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log, frozenset(self.since or ()))
         return Join(mailbox, scope.user, scope.keys, scope.log)
 
     async def claim(self) -> bool:
         """Become the consumer, and find out where it stopped; False where another process is it."""
         who = self.consumer
         assert who is not None
-        wanted = () if self.everywhere else (self.scope.keys.name,)
+        wanted = () if self.everywhere else (self.scope.keys.name, b"")
         found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
         if found is None:
+            names = set(await consumers.all_cursors(who.cursors))
+            mine = self._mine(names) if self.everywhere else names.intersection(wanted)
+            self.left_by_others = mine or self.left_by_others
             return False
         if self.everywhere:
             texts = await consumers.all_cursors(who.cursors)
-            prefix = self.prefix.encode()
-            known = {name: text for name, text in texts.items() if name.startswith(prefix) or not name}
+            known = {name: texts[name] for name in self._mine(texts)}
         else:
             known = {name: text for name, text in zip(wanted, found, strict=True) if text is not None}
+            if b"" in known:
+                await self.release()
+                raise InvalidInput(
+                    f"The consumer {who.name!r} watches all namespaces of {self.scope.user.user!r}, so its cursors are in use:"
+                    " give another name."
+                )
         self.stored = set(known)
-        if known:
-            self.since = {name: _stored(self.scope, name, text) for name, text in known.items() if name}
+        # Where a cursor has gone, so has what the one before was told last: a server was flushed, or lost its latest writes.
+        lost, self.left_by_others = self.left_by_others - known.keys(), set()
+        if known or lost:
+            since = {name: _stored(self.scope, name, text) for name, text in known.items()} | dict.fromkeys(lost)
+            self.since = {name: cursor for name, cursor in since.items() if name}
         return True
 
+    def _mine(self, names: Iterable[bytes]) -> set[bytes]:
+        """Return the namespaces that are watched, and the empty name which says that all are."""
+        prefix = self.prefix.encode()
+        return {name for name in names if name.startswith(prefix) or not name}
+
     async def advance(self, moved: dict[bytes, str]) -> None:
-        """Move the consumer's cursors, or find out that another process has become the consumer."""
+        """Move the consumer's cursors, forget empty ones, or find out that another process has become the consumer."""
         who = self.consumer
         assert who is not None
         self.lost = not await consumers.advance(who.lock, who.cursors, who.holder, moved)
+        for name, cursor in moved.items():
+            if cursor:
+                self.stored.add(name)
+            else:
+                self.stored.discard(name)
 
     async def release(self) -> None:
         assert self.consumer is not None
         await consumers.release(self.consumer.lock, self.consumer.holder)
+
+    def check_done(self, change: object) -> None:
+        """Refuse what would move the cursor of somebody else, or to nowhere."""
+        if not isinstance(change, Change):
+            raise InvalidType(f"What is done must be a Change that this watch gave, not {type(change).__name__}.")
+        name = self.scope.user.namespace(change.namespace).name
+        mine = name.startswith(self.prefix.encode()) if self.everywhere else name == self.scope.keys.name
+        if not mine:
+            raise InvalidInput(
+                f"The change is of namespace {change.namespace!r}, and this is a watch of {self}: say done to the watch that"
+                " gave it."
+            )
+        _format(self.scope, name).read(change.cursor)
 
     def first_cursors(self, tracks: Mapping[bytes, Track]) -> dict[bytes, str]:
         """Return the cursors to keep from the start, so that a consumer that is killed before its first change loses none."""

@@ -17,7 +17,14 @@ from redis_store._hub_thread import join, leave
 from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
 from redis_store._resolve import Source
 from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
-from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.errors import (
+    ConnectionLost,
+    DataStoreError,
+    ServerReadOnly,
+    StoreClosed,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from redis_store.types import Change
 
 _log = logging.getLogger("redis_store.watch")
@@ -73,6 +80,8 @@ class Watching:
         self._under_way: dict[str, str] = {}
         """For a consumer: the cursor of the last change given of each namespace, until it is done."""
         self._passed = 0
+        self._waits = False
+        """For the server, and it has been said so."""
         self.mailbox = Mailbox(wake=wake)
         self._follower = plan.new_follower()
 
@@ -90,8 +99,12 @@ class Watching:
             await self._make_ready(deadline)
             if not self._follower.has_ready:
                 return found
+            if not await self._keep_first_cursor(deadline):
+                if self.standing_by:
+                    continue
+                return found
             # From here on nothing is awaited: a caller that is cancelled must not take changes with it.
-            while len(found) < most and self._more_is_there():
+            while len(found) < most and self._more_is_there() and self._has_cursor():
                 ready = self._follower.pop()
                 if isinstance(ready.change, DataStoreError):
                     if found:
@@ -108,15 +121,19 @@ class Watching:
     async def next_change(self, deadline: float | None) -> Change | None:
         """Return the next change; the one given before is done."""
         if self._given is not None:
-            await self.done(self._given, deadline)
+            await self._done(self._given, deadline)
             self._given = None
         found = await self.take(1, deadline)
         if found:
             self._given = found[0]
         return self._given
 
-    async def done(self, change: Change, deadline: float | None = None) -> None:
-        """Move the consumer's cursor behind a change."""
+    async def done(self, change: Change) -> None:
+        """Move the consumer's cursor behind a change, which must be one that this watcher can have been given."""
+        self.plan.check_done(change)
+        await self._done(change, None)
+
+    async def _done(self, change: Change, deadline: float | None) -> None:
         if self.plan.consumer is not None:
             name = self.plan.scope.user.namespace(change.namespace).name
             await self._advance({name: change.cursor}, deadline)
@@ -146,8 +163,14 @@ class Watching:
             if isinstance(item, Failed):
                 raise item.error
             if item is not None:
-                self._follower.accept(item)
-        if plan.consumer is not None and (moved := plan.first_cursors(self._follower.tracks)):
+                self._accept(item)
+            if self.standing_by:
+                return
+        if plan.consumer is None:
+            return
+        moved = plan.first_cursors(self._follower.tracks)
+        moved.update(dict.fromkeys(self._follower.gone, ""))  # lest they be more and more
+        if moved:
             await self._advance(moved, None)
 
     async def _make_ready(self, deadline: float | None) -> None:
@@ -190,12 +213,18 @@ class Watching:
         while True:
             try:
                 await Run(make())
-            except (ConnectionLost, StoreTimeout):
+            except (StoreUnavailable, ServerReadOnly) as error:
+                if not _may_pass(error):
+                    raise
+                if not self._waits:
+                    self._waits = True
+                    _log.warning("A watcher waits for the server: %s", error)
                 if not await Nap(_RETRY_S, deadline):
                     return False
                 if self.closing:
                     raise StoreClosed("The watch is closed.") from None
             else:
+                self._waits = False
                 return True
 
     async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> None:
@@ -204,6 +233,17 @@ class Watching:
         self._passed = 0
         if await self._run_patiently(lambda: self.plan.advance(moved), deadline) and self.plan.lost:
             self._replaced()
+
+    def _has_cursor(self) -> bool:
+        """Whether a consumer killed with the next change would find a cursor of its namespace; without a name there is none."""
+        return self.plan.consumer is None or self._follower.next_track().keys.name in self.plan.stored
+
+    async def _keep_first_cursor(self, deadline: float | None) -> bool:
+        """See to that, also where a namespace has just come into being; False where the deadline passes, or it is replaced."""
+        if not self._has_cursor():
+            track = self._follower.next_track()
+            await self._advance({track.keys.name: track.cursors.reset}, deadline)
+        return self._follower.has_ready and self._has_cursor()
 
     async def _save_passed(self, item: Item) -> None:
         """Move the cursor past entries that did not concern this consumer, from time to time."""
@@ -237,7 +277,9 @@ class Watching:
                 self.standing_by = False
                 await self._join()
                 return True
-        except (ConnectionLost, StoreTimeout) as error:
+        except (StoreUnavailable, ServerReadOnly) as error:
+            if not _may_pass(error):
+                raise
             _log.debug("Standing by, without the server: %s", error)
             self.standing_by = True
         return await Nap(STAND_BY_S, deadline)
@@ -250,6 +292,11 @@ class Watching:
             raise StoreClosed(
                 "This watch has ended, or belongs to the process that this one was forked from: open another."
             )
+
+
+def _may_pass(error: DataStoreError) -> bool:
+    """Whether the server may be of use again: it is away, or busy, or a replica that is about to take over."""
+    return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
 __all__ = ["Nap", "Receive", "Run", "Watching"]

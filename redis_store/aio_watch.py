@@ -22,7 +22,7 @@ from redis_store._scope import Scope
 from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
-from redis_store.errors import DataStoreError, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
 from redis_store.types import Change, Json
 
 T = TypeVar("T")
@@ -94,9 +94,11 @@ class AsyncWatch(AsyncIterator[Change]):
             weakref.finalize(self, _let_go, self._watching)
             try:
                 await self._drive(self._watching, self._watching.begin())
-            except BaseException:
-                leave(self._watching.mailbox)
-                self._watching = None
+            except BaseException as error:
+                watching, self._watching = self._watching, None
+                if watching.end() and not isinstance(error, (ConnectionLost, StoreTimeout)):
+                    with contextlib.suppress(DataStoreError):
+                        await self._driver.run(self._plan.release())
                 raise
         return self
 

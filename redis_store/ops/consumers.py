@@ -25,7 +25,7 @@ async def all_cursors(cursors: bytes) -> dict[bytes, bytes]:
 
 
 async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> bool:
-    """Move cursors; False where another process has become the consumer, and then nothing is written."""
+    """Move cursors, forget empty ones; False where another process has become the consumer, and then nothing is written."""
     pairs: tuple[Any, ...] = tuple(part for pair in moved.items() for part in pair)
     return bool(await run_script(ADVANCE, (lock, cursors), (holder, LOCK_MS, *pairs)))
 

@@ -132,7 +132,7 @@ class ScriptedServer:
         return b"OK"
 
     def _do_config(self, *arguments: Any) -> list[bytes]:
-        return [b"notify-keyspace-events", b""]
+        return [b"notify-keyspace-events", b"Khgxe" if self.events else b""]
 
     def _do_pexpire(self, *arguments: Any) -> int:
         return 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import StoredDataError, connect
+from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
 from redis_store._watch_plan import SAVE_AFTER
 from redis_store.ops.consumers import advance, claim
 from tests.servers import Server, wait_until
@@ -88,6 +90,40 @@ def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> Non
     assert said([again.next()]) == [("set", batch[5].key, batch[5].value)]
 
 
+def test_only_what_a_watch_gave_is_done(
+    side: WatchSide, open_watch_side: OpenWatchSide, real_server: Server, raw: redis.Redis, user: str
+) -> None:
+    elsewhere, stranger = side.use_namespace("elsewhere"), open_watch_side(real_server.url, user=f"{user}-2")
+    watches = [each.watch() for each in (elsewhere, stranger)]
+    elsewhere.set("a", 1)
+    stranger.set("a", 1)
+    theirs, foreign = [each.next() for each in watches]
+    watch = side.watch(consumer="c")
+    before = raw.hgetall(f"user:{user}:consumer:c")
+    with pytest.raises(InvalidInput, match="is of namespace 'elsewhere', and this is a watch of 'default'"):
+        watch.done(theirs)
+    with pytest.raises(InvalidInput, match="another namespace or another user"):
+        watch.done(foreign)
+    nothing: Any = None
+    with pytest.raises(InvalidType, match="not NoneType"):
+        watch.done(nothing)
+    assert raw.hgetall(f"user:{user}:consumer:c") == before
+
+
+def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str, raw: redis.Redis) -> None:
+    async def main() -> None:
+        async with connect_async(real_server.url, user=user, configure_server=True) as store:
+            beginning = asyncio.ensure_future(store.watch(consumer="c").begin())
+            while not await asyncio.to_thread(raw.exists, f"user:{user}:lock:consumer:c:default"):
+                pass
+            beginning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await beginning).close()
+            assert not raw.exists(f"user:{user}:lock:consumer:c:default")
+
+    asyncio.run(main())
+
+
 def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
     side.set_many({f"k{i}": i for i in range(10)})
     watch = side.watch(consumer="c", initial=True)
@@ -143,7 +179,138 @@ def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
     watch.close()
     side.use_namespace("a").set("x", 3)
     again = side.watch_all(consumer="c")
-    assert sorted((c.namespace, c.value) for c in [again.next(), again.next()]) == [("a", 3), ("b", 2)]
+    found = [again.next() for _ in range(3)]
+    # It was not done with the first change that it was given of b.
+    assert sorted((c.namespace, c.op, c.value) for c in found) == [
+        ("a", "set", 3),
+        ("b", "reset", None),
+        ("b", "set", 2),
+    ]
+
+
+def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    deleted, cleared, left = (side.use_namespace(name) for name in ("deleted", "cleared", "left"))
+    for each in (deleted, cleared, left):
+        each.set("x", 1)
+    watch = side.watch_all(consumer="c", initial=True)
+    for _ in range(3):
+        watch.next()
+    watch.run(watch.watch.next_change(0.01))
+    watch.close()
+    deleted.delete("x")
+    cleared.clear()
+    again = side.watch_all(consumer="c", initial=True)
+    found = {change.namespace: change.op for change in (again.next(), again.next())}
+    assert found == {"deleted": "delete", "cleared": "clear"}
+    again.run(again.watch.next_change(0.01))
+    again.close()
+    # All of it has been told, so there is nothing to keep of them.
+    last = side.watch_all(consumer="c")
+    assert set(raw.hkeys(f"user:{user}:consumer:c")) == {b"left", b""}
+    cleared.set("y", 2)
+    assert (change := last.next()).namespace == "cleared"
+    assert change.value == 2
+
+
+def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_change_is_given(side: WatchSide) -> None:
+    watch = side.watch_all(consumer="c")
+    side.use_namespace("new").set("x", 1)
+    assert watch.next().value == 1
+    watch.close()  # as if it had been killed with that change
+    side.use_namespace("new").clear()
+    assert (change := side.watch_all(consumer="c").next()).namespace == "new"
+    assert change.op == "reset"
+
+
+def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
+    side: WatchSide, raw: redis.Redis, user: str, data: str
+) -> None:
+    watch = side.watch(consumer="c")
+    raw.delete(f"user:{user}:consumer:c", data.replace(":ns:", ":log:"))  # as `FLUSHDB` does
+    side.set("a", 1)
+    wait_until(lambda: raw.hget(f"user:{user}:consumer:c", "default"), "the loss is noted")
+    watch.close()
+    found = side.watch(consumer="c").until(lambda change: change.op == "set")
+    assert said(found) == [("reset", None, None), ("set", "a", 1)]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
+    side: WatchSide, raw: redis.Redis, user: str, everywhere: bool
+) -> None:
+    lock, cursors = f"user:{user}:lock:consumer:c:{'' if everywhere else 'default'}", f"user:{user}:consumer:c"
+    raw.set(lock, '{"owner":"another"}')
+    raw.hset(cursors, mapping={"default": "its cursor", **({"": "all"} if everywhere else {})})
+    watch = side.watch_all(consumer="c") if everywhere else side.watch(consumer="c")
+    assert watch.watch.standing_by
+    raw.delete(lock, cursors)  # as `FLUSHDB` does
+    side.set("a", 1)
+    assert said(watch.until(lambda change: change.op == "set")) == [("reset", None, None), ("set", "a", 1)]
+
+
+def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWatchSide, real_server: Server) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    side.set_many({"a": 1, "b": 2, "c": 3})
+    watch = side.watch(consumer="c")
+    with server.client() as raw:
+        raw.config_set("maxmemory", 1)
+        side.delete("a")
+        side.delete("b")
+        assert said([watch.next(), watch.next()]) == [("delete", "a", None), ("delete", "b", None)]
+        watch.close()
+        again = side.watch(consumer="c")
+        assert said([again.next()]) == [("delete", "b", None)]
+        # Its lock is kept, on the connections that are there.
+        raw.pexpire("user:u:lock:consumer:c:default", 1000)
+        made = raw.info("stats")["total_connections_received"]
+        wait_until(lambda: raw.pttl("user:u:lock:consumer:c:default") > 1000, "the lock is renewed")
+        assert raw.info("stats")["total_connections_received"] == made
+
+
+@pytest.mark.parametrize("state", ["busy", "a replica"])
+def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
+    start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    watch = side.watch(consumer="c")
+    side.set_many({"a": 1, "b": 2})
+    assert watch.next().key == "a"
+    with server.client() as raw, server.client() as other:
+        if state == "busy":
+            raw.config_set("busy-reply-threshold", 1)
+            script = threading.Thread(target=run_until_killed, args=(other,))
+            script.start()
+            wait_until(lambda: is_busy(raw), "it says that it is busy")
+        else:
+            raw.replicaof("127.0.0.1", 1)
+        try:
+            # That a is done cannot be told now, and b is here already.
+            assert said([watch.next(0.1)]) == [("set", "b", 2)]
+            assert watch.run(watch.watch.next_change(0.1)) is None
+            assert sum("A watcher waits" in record.message for record in caplog.records) == 1
+        finally:
+            if state == "busy":
+                raw.script_kill()
+                script.join()
+            else:
+                raw.replicaof("NO", "ONE")
+    side.set("c", 3)
+    assert watch.until(lambda change: change.key == "c")
+
+
+def run_until_killed(raw: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        raw.eval("while true do end", 0)
+
+
+def is_busy(raw: redis.Redis) -> bool:
+    try:
+        raw.ping()
+    except redis.RedisError:
+        return True
+    return False
 
 
 def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
@@ -215,6 +382,14 @@ def test_one_that_stands_by_can_be_closed(real_server: Server, user: str) -> Non
 def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
     side.watch(consumer="c")
     assert not side.use_namespace("other").watch(consumer="c").watch.standing_by
+
+
+def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    everywhere = side.watch_all(consumer="c")
+    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* give another name"):
+        side.watch(consumer="c")
+    everywhere.close()
+    assert not raw.exists(f"user:{user}:lock:consumer:c:default")
 
 
 def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:

@@ -125,12 +125,22 @@ def test_a_log_that_is_gone_without_an_event_is_noticed_within_a_tick(
     assert told(mailbox) == ["Opened", "HistoryGone"]
 
 
+def test_a_lost_log_does_not_keep_the_hub_waiting(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    runner.join()
+    runner.run()
+    server.logs.clear()
+    before = len(server.calls)
+    runner.run(4)
+    assert sum("TIME" in call for call in server.calls[before:]) >= 4, "each second all logs are read"
+
+
 def test_another_entry_under_the_known_id_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.write((b"a", b"1"))
     runner.run()
     server.logs[KEYS.log][-1] = [server.logs[KEYS.log][-1][0], [b"", b'{"n":1}', b"a", b"s2"]]
+    server.hashes[KEYS.data][b"a"] = b"2"
     runner.run(1.5)
     assert told(mailbox) == ["Opened", ("set", b"a", b"1"), "HistoryGone"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 import redis
 
+from redis_store import connect
+from redis_store._hub_members import Members
+from redis_store._mailbox import Mailbox
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, refuses_ttl, said
 
@@ -22,6 +26,37 @@ def cursor_after(side: WatchSide, key: str = "mark") -> str:
     cursor = watch.until(lambda change: change.key == key)[-1].cursor
     watch.close()
     return cursor
+
+
+@pytest.mark.parametrize("too_much", [False, True])
+def test_what_is_written_while_the_other_namespaces_are_opened(
+    side: WatchSide, real_server: Server, user: str, monkeypatch: pytest.MonkeyPatch, too_much: bool
+) -> None:
+    cursors = {name: cursor_after(side.use_namespace(name)) for name in ("a", "b")}
+    original, delivered = Members.has_opened, threading.Event()
+    deliver = Mailbox.deliver
+
+    def has_opened(members: Members, join: Any) -> bool:
+        # One of them takes as long as it takes a write to the other to be handed over.
+        opened = original(members, join)
+        if opened and writer.ident is None:
+            writer.start()
+        return opened and delivered.is_set()
+
+    def noticing(mailbox: Mailbox, delivery: Any) -> None:
+        deliver(mailbox, delivery)
+        delivered.set()
+
+    with connect(real_server.url, user=user, namespace="a") as other:
+        writer = threading.Thread(target=other.set, args=("meanwhile", 1))
+        monkeypatch.setattr(Members, "has_opened", has_opened)
+        monkeypatch.setattr(Mailbox, "deliver", noticing)
+        with monkeypatch.context() as small:
+            small.setattr("redis_store._mailbox.MOST_CHANGES", 0 if too_much else 10)
+            watch = side.watch_all(since=cursors)
+        writer.join()
+    found = watch.until(lambda change: change.key == "meanwhile")
+    assert [change.op for change in found if change.key != "mark"] == ["reset"] * 2 * too_much + ["set"]
 
 
 def test_what_was_written_meanwhile_comes_once_and_in_order(side: WatchSide) -> None:

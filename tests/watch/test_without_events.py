@@ -147,5 +147,16 @@ def test_events_that_are_turned_off_and_on(silent: Server) -> None:
         wait_until(lambda: _flags(raw), "they are turned on again")
 
 
+def test_events_that_are_turned_off_while_nobody_but_redis_cli_writes(silent: Server) -> None:
+    with connect(silent.url, user="u", configure_server=True) as store, silent.client() as raw:
+        store.set("a", 1)
+        with store.watch() as watch:
+            raw.config_set("notify-keyspace-events", "")
+            raw.hset("user:u:ns:default", "a", 2)
+            change = watch.next_change(20)
+            assert change is not None
+            assert (change.op, change.value, change.source) == ("set", 2, "found")
+
+
 def _flags(raw: Any) -> str:
     return str(raw.config_get("notify-keyspace-events")["notify-keyspace-events"])
