@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._digests import Digests, digest_of
 from redis_store._expiries import Expiries
 from redis_store._feed_agenda import Agenda
@@ -21,6 +22,9 @@ from redis_store.ops.feed import START, Attached, Page, Seen
 LEARNED_FIRST = 2000
 """A namespace of at most so many keys is learned before anybody is told that it is watched. In a bigger one hand-made writes
 of the time in which it is learned lead to a reset."""
+
+MOST_NEWS_BYTES = 4 * MAX_VALUE_BYTES
+"""Values that were written since the last look and are more than this together are not read at once: all who watch begin anew."""
 
 LEAVE_S = 2.0
 """So long a namespace that nobody watches any more is kept at most, to be known when somebody comes back."""

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_store._call import Command
-from redis_store._feed import Feed
+from redis_store._feed import MOST_NEWS_BYTES, Feed
 from redis_store._hub_doubts import Doubts
 from redis_store._hub_listening import Listening
 from redis_store._hub_members import Members, Registry
@@ -266,10 +266,9 @@ class Hub:
         self._doubts.clock_ms = server_ms - self._now * 1000
         for feed, tail in zip(feeds, tails, strict=True):
             entries = feed.take(tail.entries)
-            if entries is None:
+            if entries is None or not await says.fill_in(feed.keys, entries, MOST_NEWS_BYTES):
                 await self._start_over(feed)
                 continue
-            await says.fill_in(feed.keys, entries)
             feed.fields = tail.fields
             feed.accept(entries)
         self._read_at = self._now + COALESCE_S

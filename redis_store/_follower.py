@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from redis_store._call import Op
 from redis_store._codec import Codec
+from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._keys import NamespaceKeys, UserKeys, decode_name
 from redis_store._log_entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Item, Opened, Overflow
@@ -34,6 +35,9 @@ Phase: TypeAlias = Literal["waiting", "catching up", "listing", "live"]
 Order: TypeAlias = "tuple[int, int]"
 
 ONE_PAGE_KEYS = 2 * SNAPSHOT_KEYS
+
+CATCH_UP_BYTES = MAX_VALUE_BYTES
+"""Values of the log's next entries are read together up to this; those of one entry that are more are given with a reset."""
 
 
 class Ready(NamedTuple):
@@ -307,14 +311,19 @@ class Follower:
             self._reset(track, None)
             return
         news = entries if known.taken >= 0 else entries[1:]
-        more = [entry for entry in news if entry.order <= track.until]
-        await says.fill_in(track.keys, more)
+        wanted = [entry for entry in news if entry.order <= track.until]
+        more = wanted
+        while not await says.fill_in(track.keys, more, CATCH_UP_BYTES, self._prefix_raw):
+            if len(more) == 1:
+                self._reset(track, None)
+                return
+            more = more[: len(more) // 2]
         for entry in more:
             if entry.gap and entry.id != known.id:
                 self._reset(track, None)
                 return
             self._give(track, entry)
-        if len(more) < len(news) or len(raw) <= LOG_PAGE:
+        if len(more) == len(wanted) and (len(wanted) < len(news) or len(raw) <= LOG_PAGE):
             track.phase = "live"
 
 

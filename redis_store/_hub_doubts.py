@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from redis_store._call import Command
-from redis_store._feed import Feed
+from redis_store._feed import MOST_NEWS_BYTES, Feed
 from redis_store._hub_requests import say
 from redis_store._log_entry import Entry
 from redis_store._mailbox import HistoryGone
@@ -58,10 +58,9 @@ class Doubts:
         assert scan is not None
         page = await says.page(feed.keys, scan.cursor, scan.page_keys, feed.position.id)
         entries = feed.take(page.entries)
-        if entries is None:
+        if entries is None or not await says.fill_in(feed.keys, entries, MOST_NEWS_BYTES):
             await self._start_over(feed)
             return
-        await says.fill_in(feed.keys, entries)
         feed.accept(entries)
         feed.look_at(page, {news[1] for entry in entries for news in entry.news if news is not None and news[1]})
         await self._learn_expiries(feed, list(page.texts))

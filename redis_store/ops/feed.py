@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis_store._call import Call, Command, as_is, read, transaction
+from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._digests import SKETCH_BYTES
 from redis_store._keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store._log_entry import Entry, Position, parse_entry
@@ -13,7 +14,7 @@ from redis_store._scope import LogBounds
 from redis_store.errors import ServerFull
 from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
-from redis_store.scripts import ATTACH, NOTE, SMALL
+from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 
 NEEDED_FLAGS = "Khgxe"
 """What `notify-keyspace-events` must contain: events by key, of hashes, generic commands, expiry, eviction."""
@@ -26,6 +27,7 @@ _ALL_CLASSES = set("g$lshzxetd")
 
 FIELDS_PER_NOTE = 500
 FIELDS_PER_READ = 100
+FIELDS_PER_SIZING = 1000
 LOG_PAGE = 500
 SEEN_HEAD_BYTES = 16 + 8 + 42
 
@@ -155,24 +157,47 @@ def texts_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | 
     return Call((("HMGET", keys.data, *fields),), as_is, True, True)
 
 
-async def fill_in(keys: NamespaceKeys, entries: Sequence[Entry]) -> None:
-    """Read the values that were too big for the log. Those that are gone are no news: the log will tell that, too."""
+async def fill_in(keys: NamespaceKeys, entries: Sequence[Entry], most_bytes: int, prefix: bytes = b"") -> bool:
+    """Read the values that were too big for the log, of keys that begin so.
+
+    Those that are gone are no news: the log will tell that, too. False, and nothing is read, where several values take more
+    than `most_bytes` together.
+    """
     wanted: dict[bytes, bytes | None] = {}
-    for entry in entries:
-        for news in entry.news:
-            if news is not None and news[0] == "set" and news[2] is None and news[1] is not None:
-                wanted[news[1]] = None
+    for _, _, name in _unread(entries):
+        if name.startswith(prefix):
+            wanted[name] = None
     if not wanted:
-        return
+        return True
     names = list(wanted)
+    if not await _fit(keys, names, most_bytes):
+        return False
     for start in range(0, len(names), FIELDS_PER_READ):
         part = names[start : start + FIELDS_PER_READ]
         wanted.update(zip(part, await texts_of(keys, part), strict=True))
+    for entry, at, name in _unread(entries):
+        text = wanted.get(name)
+        entry.news[at] = None if text is None else ("set", name, text)
+    return True
+
+
+def _unread(entries: Sequence[Entry]) -> Iterator[tuple[Entry, int, bytes]]:
+    """The places at which entries say that a key was set, and not to what."""
     for entry in entries:
         for at, news in enumerate(entry.news):
-            if news is not None and news[0] == "set" and news[2] is None and news[1] is not None:
-                text = wanted[news[1]]
-                entry.news[at] = None if text is None else (news[0], news[1], text)
+            if news is not None and news[0] == "set" and news[1] is not None and news[2] is None:
+                yield entry, at, news[1]
+
+
+async def _fit(keys: NamespaceKeys, names: Sequence[bytes], most_bytes: int) -> bool:
+    """Whether values are no more than so many bytes together; asked only where values of the usual size could be more."""
+    if len(names) == 1 or len(names) * MAX_VALUE_BYTES <= most_bytes:
+        return True
+    size_bytes = 0
+    for start in range(0, len(names), FIELDS_PER_SIZING):
+        part = names[start : start + FIELDS_PER_SIZING]
+        size_bytes += await run_script(SIZES, (keys.data,), tuple(part), repeatable=True)
+    return size_bytes <= most_bytes
 
 
 def infos_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | None]]:

@@ -15,6 +15,7 @@ import redis
 from redis_store import connect
 from redis_store._hub_members import Members
 from redis_store._mailbox import Mailbox
+from redis_store.ops import feed
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, refuses_ttl, said
 
@@ -286,3 +287,52 @@ def _until_nobody_watches(raw: redis.Redis, data: str) -> None:
     """The hub has let go of the namespace."""
     channel = f"__keyspace@0__:{data}"
     wait_until(lambda: raw.pubsub_numsub(channel)[0][1] == 0, "nobody watches")
+
+
+def test_what_is_too_much_at_once_is_read_in_parts(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    cursor = cursor_after(side)
+    for i in range(10):
+        side.set(f"k{i}", str(i) * 2000)
+    side.set("small", 1)
+    monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
+    read, original = [], feed.texts_of
+
+    def texts_of(keys: Any, names: Any) -> Any:
+        read.append(len(names))
+        return original(keys, names)
+
+    monkeypatch.setattr(feed, "texts_of", texts_of)
+    watch = side.watch(since=cursor)
+    expected = [("set", f"k{i}", str(i) * 2000) for i in range(10)]
+    assert said([watch.next() for _ in range(11)]) == [*expected, ("set", "small", 1)]
+    assert max(read) <= 2
+    side.set("last", 2)
+    assert said([watch.next()]) == [("set", "last", 2)]
+
+
+def test_one_batch_that_is_too_much_at_once_is_a_reset(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    cursor = cursor_after(side)
+    side.set("before", 1)
+    batch = {f"k{i}": str(i) * 2000 for i in range(10)}
+    side.set_many(batch)
+    monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
+    watch = side.watch(since=cursor)
+    assert said([watch.next(), watch.next()]) == [("set", "before", 1), ("reset", None, None)]
+    listed = {change.key: change.value for change in (watch.next() for _ in range(12))}
+    assert listed == {"mark": 0, "before": 1, **batch}
+    side.set("last", 2)
+    assert said([watch.next()]) == [("set", "last", 2)]
+
+
+def test_a_live_watcher_meets_more_than_is_read_at_once(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = side.watch()
+    monkeypatch.setattr("redis_store._feed_hub.MOST_NEWS_BYTES", 5000)
+    side.set("big", "x" * 9000)
+    assert said([watch.next()]) == [("set", "big", "x" * 9000)]
+    batch = {f"k{i}": str(i) * 2000 for i in range(10)}
+    side.set_many(batch)
+    assert watch.next().op == "reset"
+    listed = {change.key: change.value for change in (watch.next() for _ in range(11))}
+    assert listed == {"big": "x" * 9000, **batch}
+    side.delete("big")
+    assert said([watch.next()]) == [("delete", "big", None)]
