@@ -136,9 +136,10 @@ class HubThread:
             while True:
                 reply: Any = None
                 if type(step) is Pause:
-                    if hub.unused and self._rest():
+                    if not hub.unused:
+                        self._listen(listener, step.until)
+                    elif self._rest():
                         return
-                    self._listen(listener, step.until)
                 elif isinstance(step, Call):
                     try:
                         reply = reading.exchange(step.commands, True)

@@ -90,6 +90,16 @@ def test_a_wait_leaves_nothing_behind(own: Server) -> None:
         wait_until(lambda: not threads(), "the hub ends")
 
 
+def test_who_comes_back_soon_is_served_at_once(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redis_store._feed_hub.TICK_S", 60.0)
+    with connect(own.url, user="u", configure_server=True) as store:
+        store.watch_all().close()
+        again = threading.Thread(target=lambda: store.watch_all().close(), daemon=True)
+        again.start()
+        again.join(20)
+        assert not again.is_alive()
+
+
 def test_close_from_another_thread_ends_the_iteration(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         watch = store.watch()
