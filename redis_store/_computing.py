@@ -10,14 +10,25 @@ broker, for which this imports nothing but `errors`, `_keys` and `_flow`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from redis_store._flow import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ask, Do, Keep, Now, Pause, Rand, next_pause, spread
+from redis_store._flow import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Ask,
+    Do,
+    Keep,
+    Now,
+    Pause,
+    Rand,
+    next_pause,
+    spread,
+    take_back,
+)
 from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store._ttl import ttl_to_ms
-from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType
+from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 
@@ -164,8 +175,8 @@ async def _claim(plan: Computation, token: str, since_ms: int | None) -> Answer:
     except BaseException as error:
         # A caller who is cancelled, or an answer that was lost: it may be ours without our knowing.
         if not isinstance(error, DataStoreError) or error.outcome_unknown:
-            with suppress(DataStoreError):
-                await Do(plan.fail(token, None))
+            silent = isinstance(error, StoreTimeout)
+            await take_back(lambda: plan.fail(token, None), plan.lock_ms / 1000, silent=silent)
         raise
 
 
@@ -187,8 +198,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
         plan.counters.compute_errors += 1
         # An interrupt or a cancellation says nothing about the function: then somebody else tries it.
         failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
-        with suppress(DataStoreError):
-            await Do(plan.fail(token, failed))
+        await take_back(lambda: plan.fail(token, failed), plan.lock_ms / 1000)
         raise
     finally:
         _under_way.reset(before)

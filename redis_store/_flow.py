@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout
+
 if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
     from redis_store._call import Op
     from redis_store._scope import Scope
@@ -132,6 +134,28 @@ class Keeping:
     def stop(self) -> None:
         """Renew no more. Harmless when repeated."""
         self.stopped = True
+
+
+async def take_back(undo: Callable[[], Op[bool]], ttl_s: float, *, silent: bool = False) -> None:
+    """The flow that lets go of what may be ours in the server without our knowing, lest it stand there until it lapses.
+
+    Where the server cannot be reached it is tried again beside the caller, until `ttl_s` are over; at once so where it was
+    `silent`: the caller has waited for it already, and what it has not answered yet it may still carry out.
+    """
+    if not silent:
+        try:
+            await Do(undo())
+            return
+        except (ConnectionLost, StoreTimeout):
+            pass
+        except DataStoreError:
+            return
+
+    async def undone() -> bool:
+        await undo()
+        return False  # nothing to renew
+
+    await Keep(undone, ttl_s, await Now(), tied=False)
 
 
 def next_pause(pause_s: float, longest_s: float = LONGEST_PAUSE_S) -> float:

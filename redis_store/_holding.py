@@ -7,11 +7,10 @@ for which this imports nothing but `errors` and `_flow`.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
-from redis_store._flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread
-from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, InvalidType, LockTimeout
+from redis_store._flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
+from redis_store.errors import ConnectionLost, InvalidInput, InvalidType, LockTimeout, StoreTimeout
 
 GRACE_MS = 1000
 """How long what is free is kept for the first in the queue, who must look again within that time."""
@@ -87,21 +86,33 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
             await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
     except GeneratorExit:
         raise
-    except BaseException:
+    except BaseException as error:
         # Also where an answer was lost: it may be ours without our knowing.
-        with suppress(DataStoreError):
-            await Do(wanted.release(token))
+        await _let_go(wanted, token, silent=isinstance(error, StoreTimeout))
         raise
 
 
 async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
     """The flow that gives back what is renewed no more, and returns whether it was ours until then."""
     try:
-        return await Do(wanted.release(token))
+        return await _release(wanted, token)
     except ConnectionLost:
         pass
     # Lest everybody wait for what nobody holds until its time is over: a token gives back once, however often it is sent.
-    return await Do(wanted.release(token)) or not keeping.lost(await Now())
+    return await _release(wanted, token, again=True) or not keeping.lost(await Now())
+
+
+async def _release(wanted: Holdable, token: str, *, again: bool = False) -> bool:
+    try:
+        return await Do(wanted.release(token))
+    except (ConnectionLost, StoreTimeout) as error:
+        if again or isinstance(error, StoreTimeout):
+            await _let_go(wanted, token, silent=True)
+        raise
+
+
+async def _let_go(wanted: Holdable, token: str, *, silent: bool) -> None:
+    await take_back(lambda: wanted.release(token), wanted.ttl_ms / 1000, silent=silent)
 
 
 async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:

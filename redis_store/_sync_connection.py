@@ -40,7 +40,6 @@ class HeldConnection:
         "_buffer",
         "_poll",
         "_reader",
-        "_received",
         "_redis",
         "_sock",
         "_spinner",
@@ -70,8 +69,7 @@ class HeldConnection:
         self._poll = poller.poll
         self.busy = False
         self.most_bytes = ANY_SIZE
-        """How much one exchange may bring; beyond it `LimitExceeded` is raised, and the connection is of no more use."""
-        self._received = 0
+        """How much one reply may bring; beyond it `LimitExceeded` is raised, and the connection is of no more use."""
 
     @property
     def shown(self) -> str:
@@ -90,7 +88,6 @@ class HeldConnection:
             # The server has closed, or says something unasked: nothing has gone out yet, so another connection may try.
             raise self._lost("the server had closed it", False)
         self.busy = True
-        self._received = 0
         self._send(data, not repeatable)
         if len(commands) == 1:
             reply = self._read(not repeatable)
@@ -135,6 +132,7 @@ class HeldConnection:
         if reply is not _INCOMPLETE:
             return reply
         self._wait()
+        received = 0
         while reply is _INCOMPLETE:
             try:
                 size = self._sock.recv_into(self._buffer)
@@ -144,8 +142,8 @@ class HeldConnection:
                 raise self._lost(str(error), writes) from error
             if size == 0:
                 raise self._lost("the server closed it", writes)
-            self._received += size
-            if self._received > self.most_bytes:  # before it is in our memory: others decide how much there is
+            received += size
+            if received > self.most_bytes:  # before it is in our memory: others decide how much there is
                 raise too_much_at_once(self.most_bytes)
             self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
             try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from redis_store._flow import Do, Now, Pause
-from redis_store._holding import Answer, Busy, hold
+from redis_store._flow import Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store._holding import Answer, Busy, give_back, hold
+from redis_store.errors import ConnectionLost, StoreTimeout
 
 
 class FifthInLine:
@@ -42,3 +45,66 @@ def test_who_waits_looks_soon_and_then_less_often_as_far_behind_as_he_stands() -
     assert pauses[:3] == pytest.approx([0.002, 0.003, 0.0045])
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(0.06)
+
+
+class Lost(FifthInLine):
+    """A lock whose answer does not come; `released` counts how often it was given back."""
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    async def release(self, token: str) -> bool:
+        self.released += 1
+        return True
+
+
+def test_what_a_silent_server_may_have_given_is_given_back_beside_the_caller() -> None:
+    lock = Lost()
+    flow = hold(lock, "token", 1.0, True, lambda: 0.5)
+    left = _throw_at_acquire(flow, StoreTimeout("silent", outcome_unknown=True))
+    _is_tried_beside(flow, left, lock, StoreTimeout)
+    assert lock.released == 1
+
+
+def test_where_the_connection_broke_it_is_tried_at_once_and_then_beside_the_caller() -> None:
+    lock = Lost()
+    flow = hold(lock, "token", 1.0, True, lambda: 0.5)
+    step = _throw_at_acquire(flow, ConnectionLost("cut", outcome_unknown=True))
+    assert isinstance(step, Do)
+    step.op.close()
+    left = flow.throw(ConnectionLost("cut again", outcome_unknown=True))
+    _is_tried_beside(flow, left, lock, ConnectionLost)
+
+
+def test_what_cannot_be_given_back_is_tried_again_beside_the_caller() -> None:
+    lock = Lost()
+    flow = give_back(lock, "token", Keeping(lambda: lock.renew("token"), 30, 0))
+    step = flow.send(None)
+    assert isinstance(step, Do)
+    step.op.close()
+    left = flow.throw(StoreTimeout("silent", outcome_unknown=True))
+    _is_tried_beside(flow, left, lock, StoreTimeout)
+
+
+def _throw_at_acquire(flow: Flow[Any], error: Exception) -> Step:
+    step = flow.send(None)
+    while isinstance(step, Now):
+        step = flow.send(0.0)
+    assert isinstance(step, Do)
+    step.op.close()
+    return flow.throw(error)
+
+
+def _is_tried_beside(flow: Flow[Any], step: Step, lock: Lost, expected: type[Exception]) -> None:
+    while isinstance(step, Now):
+        step = flow.send(0.0)
+    assert isinstance(step, Keep)
+    assert not step.tied
+    assert step.ttl_s == 30, "until it lapses by itself"
+    assert lock.released == 0
+    with pytest.raises(StopIteration) as done:
+        step.renew().send(None)
+    assert done.value.value is False, "once it is done there is nothing to renew"
+    assert lock.released == 1
+    with pytest.raises(expected):
+        flow.send(Keeping(step.renew, step.ttl_s, 0.0))

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from redis_store import AsyncDataStore, DataStore, StoreUnavailable, connect_async
+from redis_store import AsyncDataStore, DataStore, StoreTimeout, StoreUnavailable, connect_async
+from redis_store.scripts import FLIGHT_FAIL, LOCK_RELEASE
 from tests.proxy import Fault, Proxy, proxied
-from tests.servers import Server
+from tests.servers import Server, wait_until
 
 CHANGES: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "increment": (lambda store: store.increment("key"), 1),
@@ -130,3 +131,52 @@ def test_what_is_released_over_a_broken_connection_is_free(
         store.close()
     with direct.lock("name", timeout=0), direct.semaphore("name", 1, timeout=0):
         pass
+
+
+@pytest.mark.parametrize("side", ["sync", "async"])
+def test_what_a_silent_server_may_have_given_is_given_back(
+    side: str, one_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    direct = open_store(one_server.url, user)
+    with direct.lock("name"):
+        pass  # the server knows the scripts now
+
+    async def in_a_loop(proxy: Proxy) -> None:
+        async with connect_async(proxy.url, user=user, timeout=0.2) as store:
+            await store.get("key")
+            proxy.strike(b"EVALSHA", Fault.SWALLOW)
+            with pytest.raises(StoreTimeout):
+                await store.lock("name", ttl=1.5).acquire()
+            await asyncio.to_thread(wait_until, given_back_through(proxy), "it is given back")
+
+    def in_a_thread(proxy: Proxy) -> None:
+        with open_store(proxy.url, user, timeout=0.2) as store:
+            store.get("key")
+            proxy.strike(b"EVALSHA", Fault.SWALLOW)
+            with pytest.raises(StoreTimeout):
+                store.lock("name", ttl=1.5).acquire()
+            wait_until(given_back_through(proxy), "it is given back")
+
+    def given_back_through(proxy: Proxy) -> Callable[[], bool]:
+        return lambda: proxy.count(LOCK_RELEASE.sha) == 1
+
+    with proxied(one_server) as proxy:
+        if side == "sync":
+            in_a_thread(proxy)
+        else:
+            asyncio.run(in_a_loop(proxy))
+    with direct.lock("name"):
+        pass
+
+
+def test_what_a_silent_server_may_have_let_compute_is_given_up(
+    one_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    direct = open_store(one_server.url, user)
+    direct.get_or_set("other", lambda: 1)  # the server knows the scripts now
+    with proxied(one_server) as proxy, open_store(proxy.url, user, timeout=0.2) as store:
+        store.get("key")
+        proxy.strike(b"EVALSHA", Fault.SWALLOW)
+        with pytest.raises(StoreTimeout):
+            store.get_or_set("key", lambda: 1, lock_timeout=1.5)
+        wait_until(lambda: proxy.count(FLIGHT_FAIL.sha) == 1, "it is given up")
