@@ -1,4 +1,4 @@
-"""Reads the options of `sandbox run` that say what an agent is given and may do."""
+"""The options of `sandbox run` and `sandbox watch` that say what an agent is given and may do, and how they are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
 
 from sandbox._functions import check_tools
 from sandbox.errors import InvalidInput
@@ -16,12 +19,69 @@ from sandbox.policy import Permissions
 
 _LISTS = ("read", "write", "namespaces", "operations")
 
+ToolsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODULE:ATTRIBUTE", help="Functions the agent may call: a dict of them, or one. Repeatable."),
+]
+ModulesOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE:ATTRIBUTE", help="Modules it may import: a dict of their names and contents. Repeatable."
+    ),
+]
+AgentsOption: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Agents it may call, by the names of their files.")
+]
+EnvOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="A variable for the agent; NAME alone takes it from here. Repeatable."),
+]
+PackagesOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--package", metavar="NAME", help="An installed package the agent may import. Repeatable."),
+]
+PermissionsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--permission",
+        metavar="KIND=VALUE",
+        help="What it may do, as in read=shared or write='files:*'. Repeatable.",
+    ),
+]
+LimitsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="How much it may use, as in operations=1000. Repeatable."),
+]
+
+
+def read_given(
+    *,
+    tools: list[str] | None,
+    modules: list[str] | None,
+    agents: Path | None,
+    env: list[str] | None,
+    packages: list[str] | None,
+    permissions: list[str] | None,
+    limits: list[str] | None,
+    timeout_s: float,
+) -> dict[str, Any]:
+    """Return what these options say, by the names that `Sandbox` and `on_change` have for it."""
+    return {
+        "tools": read_tools(tools or []),
+        "modules": read_modules(modules or []),
+        "agents": agents,
+        "env": read_env(env or []),
+        "packages": packages,
+        "permissions": read_permissions(permissions or []),
+        "limits": read_limits(limits or [], timeout_s),
+    }
+
 
 def read_tools(places: list[str]) -> dict[str, Callable[..., Any]]:
     """Return the tools that ``module:attribute`` names: a dict of them, or one function by its own name."""
     tools: dict[str, Callable[..., Any]] = {}
     for place in places:
-        found = _attribute(place)
+        found = _attribute("--tools", place)
         if isinstance(found, Mapping):
             tools |= check_tools(found)
         elif callable(found):
@@ -33,23 +93,39 @@ def read_tools(places: list[str]) -> dict[str, Callable[..., Any]]:
     return tools
 
 
-def _attribute(place: str) -> Any:
+def read_modules(places: list[str]) -> dict[str, Any]:
+    """Return the modules that ``module:attribute`` names: dicts of their names, and what is in each."""
+    modules: dict[str, Any] = {}
+    for place in places:
+        found = _attribute("--modules", place)
+        if not isinstance(found, Mapping):
+            raise InvalidInput(
+                f"--modules {place} is a {type(found).__name__}: it must be a dict of names and contents, as in"
+                " {'services.llm_service': {'ask': ask}}."
+            )
+        modules |= found
+    return modules
+
+
+def _attribute(option: str, place: str) -> Any:
     module, colon, path = place.partition(":")
     if not (module and colon and path):
-        raise InvalidInput(f"--tools {place!r} cannot be read: write module:attribute, as in 'my_tools:TOOLS'.")
+        raise InvalidInput(
+            f"{option} {place!r} cannot be read: write module:attribute, as in 'my_tools:{option[2:].upper()}'."
+        )
     if os.getcwd() not in sys.path:  # noqa: PTH109  # what `python -m` does, and an installed command does not
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
         raise InvalidInput(
-            f"--tools {place}: {module!r} cannot be imported: {type(error).__name__}: {error}"
+            f"{option} {place}: {module!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise InvalidInput(f"--tools {place}: {module!r} has no {path!r}.") from None
+            raise InvalidInput(f"{option} {place}: {module!r} has no {path!r}.") from None
     return found
 
 

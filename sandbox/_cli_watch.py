@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from redis_store.errors import DataStoreError, InvalidInput
-from sandbox import errors
+from sandbox import _cli_options, errors
 from sandbox.consumers import Consumer, ConsumerEvent, on_change
 from sandbox.limits import Limits
 
@@ -56,6 +56,13 @@ def watch(
     url: Annotated[
         str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
     ] = None,
+    tools: _cli_options.ToolsOption = None,
+    modules: _cli_options.ModulesOption = None,
+    agents: _cli_options.AgentsOption = None,
+    env: _cli_options.EnvOption = None,
+    packages: _cli_options.PackagesOption = None,
+    permissions: _cli_options.PermissionsOption = None,
+    limits: _cli_options.LimitsOption = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end a run.")] = Limits().timeout_s,
     configure_server: Annotated[
         bool, typer.Option("--configure-server", help="Have the server send the events that watching needs.")
@@ -83,7 +90,16 @@ def watch(
             own_writes=own_writes,
             agent=agent,
             url=url,
-            limits=Limits(timeout_s=timeout),
+            **_cli_options.read_given(
+                tools=tools,
+                modules=modules,
+                agents=agents,
+                env=env,
+                packages=packages,
+                permissions=permissions,
+                limits=limits,
+                timeout_s=timeout,
+            ),
             configure_server=configure_server,
             on_output=lambda text: _write(sys.stderr, text),
             on_event=show,

@@ -62,35 +62,13 @@ def run(
     url: Annotated[
         str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
     ] = None,
-    tools: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE:ATTRIBUTE", help="Functions the agent may call: a dict of them, or one. Repeatable."
-        ),
-    ] = None,
-    agents: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Agents it may call, by the names of their files.")
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A variable for the agent; NAME alone takes it from here. Repeatable."),
-    ] = None,
-    packages: Annotated[
-        list[str] | None,
-        typer.Option("--package", metavar="NAME", help="An installed package the agent may import. Repeatable."),
-    ] = None,
-    permissions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--permission",
-            metavar="KIND=VALUE",
-            help="What it may do, as in read=shared or write='files:*'. Repeatable.",
-        ),
-    ] = None,
-    limits: Annotated[
-        list[str] | None,
-        typer.Option("--limit", metavar="NAME=VALUE", help="How much it may use, as in operations=1000. Repeatable."),
-    ] = None,
+    tools: _cli_options.ToolsOption = None,
+    modules: _cli_options.ModulesOption = None,
+    agents: _cli_options.AgentsOption = None,
+    env: _cli_options.EnvOption = None,
+    packages: _cli_options.PackagesOption = None,
+    permissions: _cli_options.PermissionsOption = None,
+    limits: _cli_options.LimitsOption = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end the run.")] = Limits().timeout_s,
     trace: Annotated[
         bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON is short for --trace-file.")
@@ -109,12 +87,16 @@ def run(
     def run_once(should_stop: Callable[[], bool] | None) -> RunResult | None:
         with Sandbox(
             url=url,
-            tools=_cli_options.read_tools(tools or []),
-            agents=agents,
-            env=_cli_options.read_env(env or []),
-            packages=packages,
-            permissions=_cli_options.read_permissions(permissions or []),
-            limits=_cli_options.read_limits(limits or [], timeout),
+            **_cli_options.read_given(
+                tools=tools,
+                modules=modules,
+                agents=agents,
+                env=env,
+                packages=packages,
+                permissions=permissions,
+                limits=limits,
+                timeout_s=timeout,
+            ),
         ) as box:
             return _attended(
                 partial(

@@ -10,6 +10,10 @@ from sandbox._frames import Part
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_TRACEBACK = 256 * 1024
+_HOW_TO_GIVE = (
+    "An agent has the standard library and what it is given: installed packages with packages=[...] (--package NAME),"
+    " modules of the host's with modules={...} (--modules MODULE:ATTRIBUTE).\n"
+)
 
 
 class Reports:
@@ -25,6 +29,8 @@ class Reports:
             found = traceback.TracebackException.from_exception(error, compact=True)
             self._strip(found)
             text = "".join(found.format())
+            if isinstance(error, ModuleNotFoundError):
+                text += _HOW_TO_GIVE
             message = _text_of(error)
         except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
             text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})\n"

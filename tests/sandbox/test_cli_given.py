@@ -28,6 +28,7 @@ def double(n: int) -> int:
 
 TOOLS = {"double": double, "triple": lambda n: 3 * n}
 NUMBER = 5
+MODULES = {"services.llm_service": {"ask": lambda prompt: prompt.upper(), "MODEL": "small"}}
 class Space:
     inner = {"four": lambda: 4}
 '''
@@ -78,6 +79,20 @@ def test_tools_agents_env_and_packages(command: Any) -> None:
     }
 
 
+def test_modules(command: Any) -> None:
+    source = (
+        "from services.llm_service import MODEL, ask\n"
+        "def run(i): return {'model': MODEL, 'answer': ask(prompt='hello')}\n"
+    )
+    done = command(source, "--modules", "my_tools:MODULES")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"model": "small", "answer": "HELLO"}
+    done = command(source)
+    assert done.returncode == 1
+    assert "No module named 'services'" in done.stderr
+    assert "(--package NAME), modules of the host's with modules={...} (--modules MODULE:ATTRIBUTE).\n" in done.stderr
+
+
 def test_limits_and_permissions(command: Any, store: DataStore) -> None:
     source = "def run():\n    while True: data_store.use_namespace('shared').get('k')\n"
     done = command(source, "--limit", "operations=1_000", "--permission", "read=shared")
@@ -124,6 +139,13 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--tools", "my_tools:none"], "'my_tools' has no 'none'"),
         (["--tools", "my_tools:NUMBER"], "--tools my_tools:NUMBER is a int"),
         (["--tools", "broken_tools:x"], "'broken_tools' cannot be imported: RuntimeError: no luck"),
+        (
+            ["--modules", "MODULES"],
+            "--modules 'MODULES' cannot be read: write module:attribute, as in 'my_tools:MODULES'",
+        ),
+        (["--modules", "my_tools:none"], "--modules my_tools:none: 'my_tools' has no 'none'"),
+        (["--modules", "my_tools:NUMBER"], "--modules my_tools:NUMBER is a int: it must be a dict"),
+        (["--modules", "my_tools:TOOLS"], "The module 'double' must be a dict of names and values, not function"),
         (["--agents", "none"], "There is no folder of agents at 'none'"),
         (["--agents", "agent.py"], "'agent.py' is no folder"),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: there is no such variable here"),
@@ -161,6 +183,7 @@ def test_help_of_both(folder: Path) -> None:
     shown = CliRunner().invoke(app, ["run", "-h"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
     for option in (
         "--tools",
+        "--modules",
         "--agents",
         "--env",
         "--package",

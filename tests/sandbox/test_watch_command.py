@@ -96,6 +96,27 @@ def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) 
     assert (lines[1]["keys"], lines[1]["output"], lines[1]["error"]) == (["ä"], {"keys": ["ä"]}, None)
 
 
+def test_what_the_agent_is_given_and_may_do(
+    watch: Callable[..., Watcher], tmp_path: Path, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "given_here.py").write_text("TOOLS = {'double': lambda n: 2 * n}\n")
+    monkeypatch.chdir(tmp_path)
+    source = """
+        import os
+        async def run(input_dict, tools):
+            value = tools["double"](input_dict["changes"][0]["value"])
+            data_store.use_namespace("out").set(os.environ["NAME"], value)
+            data_store.set("not allowed", 1)
+    """
+    given = ("--tools", "given_here:TOOLS", "--env", "NAME=doubled", "--retries", "0", "--limit", "operations=50")
+    (tmp_path / "noter.py").write_text(textwrap.dedent(source))
+    watcher = watch(*given, "--permission", "read=default", "--permission", "write=out")
+    store.set("k", 21)
+    watcher.says("AccessDenied")
+    assert store.use_namespace("out").get("doubled") == 42
+    assert "not allowed" not in store
+
+
 def test_ctrl_c_finishes_what_runs_and_keeps_the_cursor(
     watch: Callable[..., Watcher], store: DataStore, notes: DataStore
 ) -> None:
@@ -160,6 +181,9 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
         (["--timeout", "0"], "Limits.timeout_s=0.0 cannot be used"),
         (["--namespace", ""], "namespace must not be empty"),
         (["--url", "http://x"], "url"),
+        (["--tools", "nothing"], "--tools 'nothing' cannot be read"),
+        (["--permission", "reed=x"], "--permission 'reed=x' cannot be read"),
+        (["--limit", "operations=0"], "Limits.operations=0 cannot be used"),
         (["--unknown"], "No such option"),
     ],
 )
