@@ -69,6 +69,11 @@ class Proxy:
         with self._lock:
             return self._requests.count(token.encode() if isinstance(token, str) else token)
 
+    def lead_to(self, server: Server) -> None:
+        """Pass on to another server from now on; the connections there are end."""
+        self._server = server
+        self.drop_all()
+
     def drop_all(self) -> None:
         """End all connections, as a server does with idle ones."""
         with self._lock:
