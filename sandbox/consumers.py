@@ -16,7 +16,7 @@ from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
-from sandbox._sources import Agents
+from sandbox._sources import Agents, read_source
 from sandbox._work import Work
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.limits import Limits
@@ -183,7 +183,10 @@ def _name(source_or_path: object, consumer: str | None, agent: str | None) -> st
         return consumer
     is_source = isinstance(source_or_path, str) and ("\n" in source_or_path or "def " in source_or_path)
     if isinstance(source_or_path, (str, os.PathLike)) and not is_source:
-        return Path(source_or_path).stem
+        name = Path(source_or_path).stem
+        if not name:  # "." or "/"
+            read_source(source_or_path)
+        return name
     if agent is not None:
         return agent
     raise InvalidInput("Give a consumer's name: an agent that is passed as its source has none.")

@@ -180,3 +180,6 @@ def test_no_file_and_no_server(tmp_path: Path) -> None:
     arguments: list[Any] = ["watch", str(tmp_path / "agent.py"), "--user", "u", "--url", "redis://127.0.0.1:1/0"]
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, "Cannot connect" in done.stderr) == (1, True)
+    for folder in (".", "/", str(tmp_path)):
+        done = CliRunner().invoke(app, ["watch", folder, "--user", "u"])
+        assert (done.exit_code, f"'{folder}' is a folder: pass the path" in done.stderr) == (2, True)
