@@ -419,6 +419,32 @@ def test_a_file_that_becomes_no_agent_for_a_while(
     assert store.list_namespaces("dead-letter") == []
 
 
+def test_other_runs_may_end_where_the_agent_cannot_be_loaded_any_more(
+    on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent], tmp_path: Path
+) -> None:
+    path = tmp_path / "agent.py"
+    path.write_text(
+        "def run(input_dict):\n"
+        "    data_store.use_namespace('seen').set('begun', 1)\n"
+        "    data_store.use_namespace('seen').wait_for('go')\n"
+        "    return {}\n"
+    )
+    consumer = on_change(str(path), retries=0)
+    with pytest.raises(sandbox.InvalidAgent), consumer:  # noqa: PT012  # it is raised where the block ends
+        store.set("a", 1)
+        seen.wait_for("begun", 20)
+        path.write_text("x = 1\n")
+        store.set("b", 1)
+        wait_until(lambda: "failed" in kinds(events), "the next run has failed")
+        seen.set("go", 1)
+        wait_until(lambda: "stopped" in kinds(events), "it has ended")
+    assert [(event.kind, event.keys) for event in events[1:]] == [("failed", ("b",)), ("ran", ("a",)), ("stopped", ())]
+    seen.clear()
+    with on_change(COLLECT):
+        wait_until(lambda: len(seen), "the mended agent is given what was not done")
+    assert seen.get_all() == {"b": [1]}
+
+
 def test_what_fails_in_run_is_no_failure_of_loading(on_change: OnChange, store: DataStore) -> None:
     with on_change("def run(): import no_such\n", retries=0) as consumer:
         store.set("a", 1)
