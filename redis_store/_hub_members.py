@@ -9,7 +9,7 @@ from redis_store._feed_agenda import Agenda
 from redis_store._hub_requests import Join, JoinAll, Leave, Request
 from redis_store._keys import UserKeys
 from redis_store._mailbox import Failed, Mailbox
-from redis_store.errors import DataStoreError
+from redis_store.errors import DataStoreError, LimitExceeded
 
 
 @dataclass(slots=True)
@@ -82,17 +82,26 @@ class Members:
             feed = Feed(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
             self.feeds[join.keys.data] = self.by_channel[channel] = feed
         feed.follow(join.mailbox)
+        if join.mailbox.budget is not None:
+            join.mailbox.budget.taken += 1
 
     def missing(self, registry: Registry, names: set[bytes]) -> None:
         """Let those who want all namespaces have those that are new to them."""
         for join in registry.wanted:
             fresh = id(join.mailbox) in registry.listed
             wanted = names if fresh else names | join.known
+            new = []
             for name in sorted(name for name in wanted if name.startswith(join.prefix)):
                 keys = registry.user.of_stored(name)
                 feed = self.feeds.get(keys.data)
                 if feed is None or not feed.is_followed_by(join.mailbox):
-                    self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
+                    new.append(keys)
+            budget = join.mailbox.budget
+            if budget is not None and budget.taken + len(new) > budget.most:
+                self.refuse([join.mailbox], _too_many_namespaces(budget.most))
+                continue
+            for keys in new:
+                self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
 
     def has_opened(self, join: JoinAll) -> bool:
         """Whether all namespaces that a watcher got are watched."""
@@ -154,6 +163,8 @@ class Members:
         for feed in list(self.feeds.values()):
             if feed.is_followed_by(mailbox):
                 feed.unfollow(mailbox)
+                if mailbox.budget is not None:
+                    mailbox.budget.taken -= 1
                 if not feed.followers:
                     self.agenda.left[feed] = None
 
@@ -162,3 +173,12 @@ class Members:
         del self.feeds[feed.keys.data], self.by_channel[feed.channel]
         self.agenda.strike(feed)
         self.ended.append(feed)
+
+
+def _too_many_namespaces(most: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"At most {most:,} namespaces may be watched at once here, and there are more: watch those whose names begin alike, or"
+        " one at a time.",
+        limit="watched_namespaces",
+        limit_count=most,
+    )

@@ -70,7 +70,7 @@ class Replaced(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The hub could not begin."""
+    """The watcher is refused: the hub could not begin, or it would have to follow too much for it."""
 
     error: DataStoreError
 
@@ -80,6 +80,17 @@ class Closed(NamedTuple):
 
 
 Item: TypeAlias = Opened | Delivery | HistoryGone | Suspicion | Listed | Overflow | Replaced | Failed | Closed
+
+
+class NamespaceBudget:
+    """How many namespaces the watchers that share it may follow together, those that were emptied meanwhile included.
+
+    What is `taken` is for the hub alone to count; a watcher of all namespaces that would need more than `most` is refused.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
 
 
 class Mailbox:
@@ -92,6 +103,8 @@ class Mailbox:
         """It looks for itself on suspicion, so that nothing has to be remembered for it."""
         self.lock: tuple[bytes, bytes, str] | None = None
         """The lock and the cursors of the consumer that it works as, and who it is: the lock is to be kept alive."""
+        self.budget: NamespaceBudget | None = None
+        """Bounds what its watcher may follow; None for as much as there is."""
         self.spared = False
         """It has waited for its beginning through a broken connection already."""
         self._wake = wake

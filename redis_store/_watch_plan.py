@@ -9,7 +9,7 @@ from redis_store._follower import Follower, Track
 from redis_store._hub_requests import Join, JoinAll
 from redis_store._keys import encode_name, encode_prefix
 from redis_store._log_entry import Cursor, CursorFormat
-from redis_store._mailbox import Mailbox
+from redis_store._mailbox import Mailbox, NamespaceBudget
 from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, InvalidType
 from redis_store.ops import consumers
@@ -42,6 +42,8 @@ class Plan:
     initial: bool
     since: Mapping[bytes, Cursor | None] | None
     consumer: Consumer | None
+    budget: NamespaceBudget | None = None
+    """Bounds how many namespaces are followed; None for as many as there are."""
     stored: set[bytes] = field(default_factory=set)
     """The namespaces in which the consumer's cursor is in Redis."""
     lost: bool = False
@@ -68,6 +70,7 @@ class Plan:
         consumer: str | None,
         initial: bool,
         holder: str,
+        budget: NamespaceBudget | None = None,
     ) -> Plan:
         """Check the arguments of `watch_all`; a handle that may read some namespaces only gives their prefix."""
         names = encode_prefix(prefix)
@@ -84,7 +87,7 @@ class Plan:
                 name = scope.user.namespace(namespace).name
                 start[name] = _format(scope, name).read(text)
         who = _consumer(scope, consumer, holder, b"")
-        return cls(scope, True, encode_prefix(prefix), _initial(initial, since), start, who)
+        return cls(scope, True, encode_prefix(prefix), _initial(initial, since), start, who, budget)
 
     def __str__(self) -> str:
         what = f"all namespaces of {self.scope.user.user!r}" if self.everywhere else repr(self.scope.namespace)

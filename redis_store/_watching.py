@@ -154,6 +154,7 @@ class Watching:
         if plan.consumer is not None:
             mailbox.lock = (plan.consumer.lock, plan.consumer.cursors, plan.consumer.holder)
         mailbox.resumes = plan.since is not None
+        mailbox.budget = plan.budget
         join(plan.request(mailbox), self._source, self._timeout_s)
         until = Listed if plan.everywhere else Opened
         item: Item | None = None
@@ -161,6 +162,8 @@ class Watching:
             item = await Receive(None)
             self._refuse_end(item)
             if isinstance(item, Failed):
+                if not _may_pass(item.error):
+                    self.mailbox.put(item)  # for every call from now on
                 raise item.error
             if item is not None:
                 self._accept(item)
@@ -196,11 +199,17 @@ class Watching:
         while not self._follower.has_ready:
             if self._follower.busy or self.standing_by or (item := self.mailbox.take(0)) is None:
                 return False
+            if isinstance(item, Failed):
+                self.mailbox.put(item)  # for the next call: this one has changes to return
+                return False
             self._accept(item)
         return True
 
     def _accept(self, item: Item) -> None:
         self._refuse_end(item)
+        if isinstance(item, Failed):
+            self.mailbox.put(item)  # for every call from now on
+            raise item.error
         if isinstance(item, Replaced):
             self._replaced()
         elif isinstance(item, Overflow):

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from sandbox._messages import WRITES
+from sandbox.errors import SandboxError
 from sandbox.result import RunResult
 from sandbox.trace import trace_tree, write_trace
 
@@ -65,9 +66,14 @@ def _show_outcome(result: RunResult) -> int:
             say(f"The result cannot be written: {error.strerror}. What the agent had stored stays.")
             return FAILED
         return 0
-    details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
-    say((details.rstrip() + "\n" if details else "") + str(failure))
+    say(explained(failure))
     return FAILED
+
+
+def explained(failure: SandboxError) -> str:
+    """Return what to say of an error, the agent's lines first where it is about some."""
+    details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
+    return (details.rstrip() + "\n" if details else "") + str(failure)
 
 
 def _forget_stdout() -> None:

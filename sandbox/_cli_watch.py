@@ -17,6 +17,7 @@ import typer
 
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import _cli_options, errors
+from sandbox._cli_output import explained
 from sandbox.consumers import Consumer, ConsumerEvent, on_change
 from sandbox.limits import Limits
 
@@ -72,7 +73,8 @@ def watch(
     """Run an agent on the changes of a namespace, until Ctrl-C: {"changes": [...]} is its input.
 
     A line on stderr for each run. Ctrl-C or SIGTERM: what runs is finished, the cursor is kept. A second Ctrl-C ends it at once.
-    Exit code 0: it was told to end. 1: the store cannot be used. 2: called wrongly. 130: ended at once.
+    Exit code 0: it was told to end. 1: the store cannot be used, or the agent cannot be loaded. 2: called wrongly. 130: ended at
+    once.
     """
     show = _as_json if json_lines else _as_line
     try:
@@ -108,7 +110,9 @@ def watch(
             reacting.run()
     except (errors.InvalidInput, InvalidInput) as error:
         _leave(str(error), CALLED_WRONGLY)
-    except (errors.SandboxError, DataStoreError) as error:
+    except errors.SandboxError as error:
+        _leave(explained(error), FAILED)
+    except DataStoreError as error:
         _leave(str(error), FAILED)
     if interrupted():
         _leave("Ended at once: what was under way is done again by the next consumer of this name.", INTERRUPTED)

@@ -52,18 +52,20 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "result_too_big":
         return _result_too_big(parts[0], limits)
     if kind == "raised":
-        name, message, trace = parts
+        name, message, trace, loading = parts
         if name == "MemoryError":
-            return _memory_limit(limits, trace)
+            return _memory_limit(limits, trace, loading)
         raised = f"{name}: {message}" if message else name
-        return AgentRaised(f"{who} raised {raised}", agent=agent, type_name=name, message=message, traceback=trace)
+        told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
+        return AgentRaised(f"{who} raised {raised}", agent=agent, **told)
     if kind == "invalid_agent":
         return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
     if kind == "invalid_result":
         return InvalidResult(f"{who} returned what is no JSON object: {parts[0]}", agent=agent, path=parts[1])
     if kind == "exited":
         said = f" and the message {parts[1]!r}" if parts[1] else ""
-        return AgentExited(f"{who} called sys.exit with code {parts[0]}{said}.", agent=agent, code=parts[0])
+        message = f"{who} called sys.exit with code {parts[0]}{said}."
+        return AgentExited(message, agent=agent, code=parts[0], loading_failed=parts[2])
     return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
 
 
@@ -113,12 +115,13 @@ def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
     )
 
 
-def _memory_limit(limits: Limits, trace: str) -> MemoryLimitExceeded:
+def _memory_limit(limits: Limits, trace: str, loading: bool) -> MemoryLimitExceeded:
     return MemoryLimitExceeded(
         f"The agent ran out of memory: it may take {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
         limit="memory_bytes",
         value=limits.memory_bytes,
         traceback=trace,
+        loading_failed=loading,
     )
 
 

@@ -175,11 +175,11 @@ FROM_CHILD: dict[str, Shape] = {
     "unwatch": Shape((WHOLE,)),  # the watch's id
     "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
     "result": Shape((JSON,)),
-    "raised": Shape((TEXT, TEXT, TEXT)),  # type, message, traceback
+    "raised": Shape((TEXT, TEXT, TEXT, FLAG)),  # type, message, traceback, before its `run` was called?
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details
     "invalid_result": Shape((TEXT, TEXT)),  # message, path
     "result_too_big": Shape((WHOLE,)),  # bytes
-    "exited": Shape((WHOLE, TEXT)),  # code, message
+    "exited": Shape((WHOLE, TEXT, FLAG)),  # code, message, before its `run` was called?
 }
 """What the control channel carries to the host."""
 

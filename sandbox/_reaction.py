@@ -14,7 +14,6 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     retry_if_exception_type,
-    stop_after_attempt,
     stop_never,
 )
 from tenacity.wait import wait_base, wait_exponential, wait_random
@@ -24,7 +23,7 @@ from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
 from redis_store.errors import LimitExceeded as StoreLimitExceeded
 from redis_store.types import Json
 from sandbox._backlog import Item
-from sandbox.errors import AgentNotFound, InvalidInput, SandboxError, StartFailed
+from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
 from sandbox.result import RunResult
 from sandbox.runner import arun
 
@@ -42,7 +41,7 @@ class ConsumerEvent:
 
     `kind`: "watching" (it works from now on), "standing by" (another process works under its name), "ran", "failed" (a run; it
     is tried again unless its changes become dead letters), "dead letter", "waiting" (`wait_s`, for the server or for what the
-    agent needs to start), "stopped".
+    agent needs to start), "stopped" (with an `error` where it is because no run can begin).
     """
 
     kind: Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
@@ -89,7 +88,12 @@ class Reaction:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, SandboxError) and not isinstance(error, InvalidInput)
+    return isinstance(error, SandboxError) and (error.loading_failed or not isinstance(error, InvalidInput))
+
+
+def _fails_every_run(error: BaseException | None) -> bool:
+    """Whether no change would fare better: the agent cannot be loaded, or not be kept in."""
+    return isinstance(error, IsolationUnavailable) or (isinstance(error, SandboxError) and error.loading_failed)
 
 
 class Left(Exception):
@@ -105,7 +109,10 @@ class Reactor:
         self._stopping = stopping
 
     async def carry_out(self, batch: list[Item]) -> bool:
-        """Do what is to be done about some changes; False where the consumer stops and they stay undone."""
+        """Do what is to be done about some changes; False where the consumer stops and they stay undone.
+
+        Raises the `SandboxError` for which no run can begin, whatever the changes.
+        """
         try:
             readable = await self._sort_out(batch)
             if readable and (error := await self._try(readable, self._reaction.retries)) is not None:
@@ -135,7 +142,7 @@ class Reactor:
                 await self._bury(item, change, failure, self._reaction.retries + 1 + (len(batch) > 1))
 
     async def _try(self, batch: list[tuple[Item, dict[str, Json]]], retries: int) -> Exception | None:
-        """Run the agent until it succeeds or the tries are used up; the last error."""
+        """Run the agent until it succeeds or the tries are used up; the last error, raised where no change is to blame."""
         keys = tuple(item.change.key for item, _ in batch)
         changes = [change for _, change in batch]
         attempt = 0
@@ -143,12 +150,22 @@ class Reactor:
         async def run_once() -> None:
             nonlocal attempt
             attempt += 1
-            result = await self._patiently(partial(self._run, changes), keys)
+            try:
+                result = await self._patiently(partial(self._run, changes), keys)
+            except SandboxError as error:  # it did not begin, such as with too much for one run
+                tell = self._reaction.tell
+                tell(ConsumerEvent("failed", self._reaction.consumer, keys, error=str(error), attempt=attempt))
+                raise
             self._say("ran" if result.error is None else "failed", keys, attempt, result)
             result.check()
 
+        def used_up(state: RetryCallState) -> bool:
+            # Of an agent that cannot be loaded all tries, also where a change is alone: its file may be about to be saved.
+            failed = state.outcome.exception() if state.outcome is not None else None
+            return state.attempt_number > (self._reaction.retries if _fails_every_run(failed) else retries)
+
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(retries + 1),
+            stop=used_up,
             wait=self._wait(),
             retry=retry_if_exception(_may_pass),
             sleep=self._pause,
@@ -156,10 +173,9 @@ class Reactor:
         )
         try:
             await retrying(run_once)
-        except InvalidInput as error:  # too much for one run
-            self._reaction.tell(ConsumerEvent("failed", self._reaction.consumer, keys, error=str(error)))
-            return error
         except SandboxError as error:
+            if _fails_every_run(error):
+                raise
             return error
         return None
 

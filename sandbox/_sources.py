@@ -102,9 +102,13 @@ def _read(source_or_path: object) -> tuple[bytes, Path | None]:
             f"There is no agent's file at {str(path)!r} (a source would have a line break).", path=str(path)
         ) from None
     except IsADirectoryError:
-        raise InvalidInput(f"{str(path)!r} is a folder: pass the path of the agent's file.") from None
+        raise InvalidInput(
+            f"{str(path)!r} is a folder: pass the path of the agent's file.", loading_failed=True
+        ) from None
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"The agent's file {str(path)!r} cannot be read: {_reason(error)}.") from None
+        raise InvalidInput(
+            f"The agent's file {str(path)!r} cannot be read: {_reason(error)}.", loading_failed=True
+        ) from None
 
 
 def _reason(error: OSError | ValueError) -> object:

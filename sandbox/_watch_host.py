@@ -15,7 +15,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis_store import Change, DataStore, _plain
+from redis_store._mailbox import NamespaceBudget
+from redis_store._watch_plan import Plan
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
+from redis_store.store import new_id
 from redis_store.watch import Watch, wait_until
 from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
@@ -25,6 +28,9 @@ from sandbox.broker import error_parts
 
 MOST_WATCHES = 32
 """Watches of one process that are open at once."""
+
+MOST_NAMESPACES = 2000
+"""Namespaces that the watches of all namespaces of one process follow together: each takes 6 KB of the host and more."""
 
 MOST_WAITS = 64
 """Waits of one process at once."""
@@ -60,6 +66,8 @@ class WatchHost:
         self._waits: set[int] = set()
         self._threads: set[threading.Thread] = set()
         self._closed = False
+        self.budget = NamespaceBudget(MOST_NAMESPACES)
+        """What its watches of all namespaces may follow."""
         self._turn = threading.RLock()
         """Held while the one big answer that there may be is read, and until it has gone out."""
         self._sent = threading.Event()
@@ -267,15 +275,17 @@ class _Asked(NamedTuple):
     def operation(self) -> str:
         return "watch_all" if self.everywhere else "watch"
 
-    def open(self, store: DataStore) -> Watch:
+    def open(self, store: DataStore, budget: NamespaceBudget) -> Watch:
         """Begin to watch; raises the store's errors for arguments that it refuses."""
         try:
             since: Any = None if self.since_text is None else _plain.load(self.since_text)
         except (ValueError, RecursionError):
             since = b""  # which is refused as no cursor
         there = store.use_namespace(self.namespace)
-        watch = there.watch_all if self.everywhere else there.watch
-        return watch(self.prefix, since, self.consumer, self.initial)
+        if not self.everywhere:
+            return there.watch(self.prefix, since, self.consumer, self.initial)
+        plan = Plan.of_all(there._scope, self.prefix, since, self.consumer, self.initial, new_id(), budget)
+        return Watch(there._driver, there._driver.source, plan)
 
 
 class _OpenWatch:
@@ -314,7 +324,7 @@ class _OpenWatch:
         """Open the watch and answer requests until it is closed."""
         seen = self._seen()
         try:
-            with self._asked.open(self._store) as self._watch:
+            with self._asked.open(self._store, self._host.budget) as self._watch:
                 self._host.note(seen)
                 if not self._closed:
                     self._host.answer("changes", self._number)

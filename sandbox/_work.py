@@ -13,6 +13,7 @@ from redis_store.aio_watch import AsyncWatch
 from redis_store.errors import DataStoreError
 from sandbox._backlog import Backlog, Item
 from sandbox._reaction import ConsumerEvent, Reaction, Reactor
+from sandbox.errors import SandboxError
 
 _TAKE_AT_ONCE = 200
 _TURN_S = 1.0
@@ -34,6 +35,8 @@ class Work:
         self._asked: list[bool] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._standing_by = False
+        self._failure: SandboxError | None = None
+        """Why no run can begin any more, whatever the change."""
 
     def stop(self, now: bool) -> None:
         """End, from any thread; also before it has begun."""
@@ -45,7 +48,7 @@ class Work:
                 loop.call_soon_threadsafe(self._heed)
 
     async def run(self, begun: Callable[[], None]) -> None:
-        """Work until told to stop."""
+        """Work until told to stop; raises the `SandboxError` for which no run can begin."""
         asked = self._reaction
         self._stopping = asyncio.Event()
         with self._lock:
@@ -65,7 +68,10 @@ class Work:
                 self._look(watch, begun=True)
                 begun()
                 await self._work(watch)
-        asked.tell(ConsumerEvent("stopped", asked.consumer))
+        failure = self._failure
+        asked.tell(ConsumerEvent("stopped", asked.consumer, error=None if failure is None else str(failure)))
+        if failure is not None:
+            raise failure
 
     def _heed(self) -> None:
         with self._lock:
@@ -116,10 +122,15 @@ class Work:
     def _end_runs(self) -> None:
         for run in [run for run in self._runs if run.done()]:
             batch = self._runs.pop(run)
-            if run.cancelled() or not run.result():
-                self._backlog.give_up(batch)
-            else:
+            try:
+                done = not run.cancelled() and run.result()
+            except SandboxError as error:
+                done, self._failure = False, self._failure or error
+                self._stopping.set()  # the other runs may come to their ends
+            if done:
                 self._done = self._backlog.finish(batch) or self._done
+            else:
+                self._backlog.give_up(batch)
 
     def _add(self, changes: list[Change]) -> None:
         asked = self._reaction

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
+from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._resolve import without_secrets
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from sandbox import _operations
@@ -158,8 +159,11 @@ class Broker:
     def _check_fits(self, store: TextStore, key: str) -> None:
         """Refuse to take away a value that is too big for an answer: it would be nowhere then."""
         info, limit = store.info(key), self._tree.given.limits.frame_bytes
-        if info is not None and info.size > limit - _ANSWER_HEAD_BYTES:
-            raise _answer_too_big(info.size, limit)
+        size, most = 0 if info is None else info.size, limit - _ANSWER_HEAD_BYTES
+        if info is not None and size <= most < MAX_VALUE_BYTES:  # which may be what it was compressed to
+            size = len(store.get(key) or b"")
+        if size > most:
+            raise _answer_too_big(size, limit)
 
     def _namespace(self, name: str, max_keys: int | None) -> TextStore:
         store = self._namespaces.get((name, max_keys))

@@ -16,7 +16,7 @@ from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
-from sandbox._sources import Agents
+from sandbox._sources import Agents, read_source
 from sandbox._work import Work
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.limits import Limits
@@ -60,7 +60,8 @@ def on_change(
 
     A run gets at most `batch` changes, `concurrency` runs are under way at once, one at a time for each key. One that fails
     is tried again `retries` times, after `first_wait` seconds, then twice as many and so on up to `longest_wait`. After that the
-    changes of its batch are tried alone, and those that fail go to the namespace ``dead-letter:<consumer>``. `consumer` is the
+    changes of its batch are tried alone, and those that fail go to the namespace ``dead-letter:<consumer>``; where the agent
+    cannot be loaded, the consumer ends with the error instead, and puts nothing aside. `consumer` is the
     name under which the server keeps how far it has come (by default that of the agent's file); of several processes with one
     name one works. `initial` makes a new consumer begin with every key that is there. What an agent called `agent` (by default
     as the consumer) wrote is not handed on, so that it does not trigger itself, unless `own_writes`. The rest as in `run`.
@@ -130,11 +131,18 @@ class Consumer:
         return self._reaction.dead_letters
 
     def run(self) -> None:
-        """Work until `stop`, in this thread. Raises an error of the store where the server cannot be used at the start."""
+        """Work until `stop`, in this thread.
+
+        Raises an error of the store where the server cannot be used at the start, and what a run had as its error
+        (`SandboxError.loading_failed`) where the agent cannot be loaded: its changes come again.
+        """
         asyncio.run(self.arun())
 
     async def arun(self) -> None:
-        """Work until `stop`, on the running event loop; async tools run on it too. Cancelling it ends the runs under way."""
+        """Work until `stop` as `run` does, on the running event loop; async tools run on it too.
+
+        Cancelling it ends the runs under way.
+        """
         await self._work.run(self._begun.set)
 
     def stop(self, *, now: bool = False) -> None:
@@ -183,7 +191,10 @@ def _name(source_or_path: object, consumer: str | None, agent: str | None) -> st
         return consumer
     is_source = isinstance(source_or_path, str) and ("\n" in source_or_path or "def " in source_or_path)
     if isinstance(source_or_path, (str, os.PathLike)) and not is_source:
-        return Path(source_or_path).stem
+        name = Path(source_or_path).stem
+        if not name:  # "." or "/"
+            read_source(source_or_path)
+        return name
     if agent is not None:
         return agent
     raise InvalidInput("Give a consumer's name: an agent that is passed as its source has none.")

@@ -73,7 +73,13 @@ __all__ = [
 
 
 class SandboxError(Exception):
-    """Root of every error that this package raises or returns. Facts are attributes and survive pickling."""
+    """Root of every error that this package raises or returns. Facts are attributes and survive pickling.
+
+    `loading_failed`: whether the agent could not be loaded, so that its `run` was never called: its file cannot be read, it does
+    not compile, has no `run` to call, or its module raised.
+    """
+
+    loading_failed: bool = False
 
     def __init__(self, message: str = "", /, **facts: Any) -> None:
         super().__init__(message)
@@ -94,6 +100,7 @@ class AgentNotFound(InvalidInput, FileNotFoundError):
     """There is no agent's file at the path given. Attributes: `path`."""
 
     path: str
+    loading_failed = True
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -124,6 +131,7 @@ class InvalidAgent(AgentError, ValueError):
     """The source is not an agent. Attributes: `details`, the lines concerned where there are any."""
 
     details: str
+    loading_failed = True
 
 
 class AgentRaised(AgentError):

@@ -70,17 +70,19 @@ def _outcome(
         code = compile(source, filename, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return reports.unreadable(error)
+    loading = True
     try:
         exec(code, module.__dict__)
         run = find_run(module)
         args, kwargs = arguments_for(run, input_dict, tools)
+        loading = False
         return _result(call_run(run, args, kwargs), result_bytes)
     except NotAnAgent as error:
         return ["invalid_agent", str(error), ""]
     except SystemExit as error:
-        return _exited(error.code)
+        return [*_exited(error.code), loading]
     except BaseException as error:
-        return reports.raised(error)
+        return [*reports.raised(error), loading]
 
 
 def _result(value: Any, result_bytes: int) -> list[Part]:

@@ -352,6 +352,120 @@ def test_it_waits_for_a_file_that_is_gone_and_for_a_server(
     assert len(store.use_namespace("dead-letter:agent")) == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "kind", "text"),
+    [
+        ("def run(:\n    pass\n", sandbox.InvalidAgent, "does not compile: invalid syntax (line 1)"),
+        ("x = 1\n", sandbox.InvalidAgent, "has no function 'run'"),
+        ("def run(a, b, c): pass\n", sandbox.InvalidAgent, "nothing is given for 'c'"),
+        ("import no_such\ndef run(): return {}\n", sandbox.AgentRaised, "No module named 'no_such'"),
+        ("import sys\nsys.exit('no key')\n", sandbox.AgentExited, "no key"),
+        ("raise MemoryError\n", sandbox.MemoryLimitExceeded, "ran out of memory"),
+    ],
+)
+def test_an_agent_that_cannot_be_loaded_ends_the_consumer(
+    on_change: OnChange,
+    store: DataStore,
+    seen: DataStore,
+    events: list[sandbox.ConsumerEvent],
+    source: str,
+    kind: type[sandbox.SandboxError],
+    text: str,
+) -> None:
+    """No change is to blame: all of them would become dead letters."""
+    consumer = on_change(source, batch=2, retries=1)
+    with pytest.raises(kind) as caught, consumer:  # noqa: PT012  # it is raised where the block ends
+        store.set_many({"a": 1, "b": 2, "c": 3})
+        wait_until(lambda: "stopped" in kinds(events), "it has ended")
+    assert text in str(caught.value)
+    assert caught.value.loading_failed
+    assert kinds(events)[0] == "watching"
+    assert kinds(events)[1:-1] == ["failed"] * len(events[1:-1])
+    assert len(events) >= 4, "it was tried again"
+    assert text in str(events[-1].error)
+    assert len(store.use_namespace(consumer.dead_letters)) == 0
+    with on_change(COLLECT):
+        wait_until(lambda: len(seen) == 3, "the mended agent is given all of them")
+    assert seen.get_all() == {"a": [1], "b": [2], "c": [3]}
+
+
+def test_a_file_that_becomes_no_agent_for_a_while(
+    store: DataStore, seen: DataStore, tmp_path: Path, server_url: str, user: str, events: list[sandbox.ConsumerEvent]
+) -> None:
+    """Editors empty a file before they write it, and who installs an agent may make a mistake."""
+    path = tmp_path / "agent.py"
+    path.write_text(textwrap.dedent(COLLECT))
+    options: Any = {"url": server_url, "first_wait": 0.01, "longest_wait": 0.05, "on_event": events.append}
+    with sandbox.on_change(path, user=user, retries=100, **options):
+        path.write_text("")
+        store.set("a", 1)
+        wait_until(lambda: "failed" in kinds(events), "it is no agent")
+        path.unlink()
+        path.mkdir()
+        wait_until(lambda: "is a folder" in str(events[-1].error), "nor is a folder")
+        path.rmdir()
+        path.write_text(textwrap.dedent(COLLECT))
+        assert seen.wait_for("a", 20) == [1]
+    path.unlink()
+    path.write_text("raise OSError\n")
+    consumer = sandbox.on_change(path, user=user, retries=0, **options)
+
+    async def work() -> None:
+        store.set("b", 1)
+        with pytest.raises(sandbox.AgentRaised, match="OSError"):
+            await consumer.arun()
+
+    asyncio.run(work())
+    assert store.list_namespaces("dead-letter") == []
+
+
+def test_other_runs_may_end_where_the_agent_cannot_be_loaded_any_more(
+    on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent], tmp_path: Path
+) -> None:
+    path = tmp_path / "agent.py"
+    path.write_text(
+        "def run(input_dict):\n"
+        "    data_store.use_namespace('seen').set('begun', 1)\n"
+        "    data_store.use_namespace('seen').wait_for('go')\n"
+        "    return {}\n"
+    )
+    consumer = on_change(str(path), retries=0)
+    with pytest.raises(sandbox.InvalidAgent), consumer:  # noqa: PT012  # it is raised where the block ends
+        store.set("a", 1)
+        seen.wait_for("begun", 20)
+        path.write_text("x = 1\n")
+        store.set("b", 1)
+        wait_until(lambda: "failed" in kinds(events), "the next run has failed")
+        seen.set("go", 1)
+        wait_until(lambda: "stopped" in kinds(events), "it has ended")
+    assert [(event.kind, event.keys) for event in events[1:]] == [("failed", ("b",)), ("ran", ("a",)), ("stopped", ())]
+    seen.clear()
+    with on_change(COLLECT):
+        wait_until(lambda: len(seen), "the mended agent is given what was not done")
+    assert seen.get_all() == {"b": [1]}
+
+
+def test_what_fails_in_run_is_no_failure_of_loading(on_change: OnChange, store: DataStore) -> None:
+    with on_change("def run(): import no_such\n", retries=0) as consumer:
+        store.set("a", 1)
+        wait_until(lambda: len(store.use_namespace(consumer.dead_letters)), "it is put aside")
+
+
+def test_a_system_that_keeps_no_agent_in_ends_the_consumer(
+    on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise sandbox.IsolationUnavailable("no tier", reasons={})
+
+    monkeypatch.setattr("sandbox._reaction.arun", refuse)
+    consumer = on_change(COLLECT, retries=1)
+    with pytest.raises(sandbox.IsolationUnavailable), consumer:  # noqa: PT012  # it is raised where the block ends
+        store.set("a", 1)
+        wait_until(lambda: "stopped" in kinds(events), "it has ended")
+    assert kinds(events) == ["watching", "failed", "failed", "stopped"]
+    assert len(store.use_namespace(consumer.dead_letters)) == 0
+
+
 MIRROR = """
     def run(input_dict):
         mirror = data_store.use_namespace("seen")

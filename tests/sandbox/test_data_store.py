@@ -302,19 +302,24 @@ def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: D
     import sandbox
 
     store.set_many({"big": "x" * 100_000, "fits": "x" * 60_000})
+    with redis_store.connect(store.url, user=store.user, compress_above=1000) as compressing:
+        compressing.set("packed", "x" * 100_000)
     result = run(
         """
         from redis_store.errors import LimitExceeded
         def run():
-            try:
-                return {"lost": len(data_store.pop("big"))}
-            except LimitExceeded as error:
-                return {"refused": error.size_bytes, "fits": len(data_store.pop("fits")), "none": data_store.pop("no", 0)}
+            sizes = []
+            for key in ("big", "packed"):
+                try:
+                    data_store.pop(key)
+                except LimitExceeded as error:
+                    sizes.append(error.size_bytes)
+            return {"refused": sizes, "fits": len(data_store.pop("fits")), "none": data_store.pop("no", 0)}
         """,
         limits=sandbox.Limits(frame_bytes=65536),
     )
-    assert result.check() == {"refused": 100_002, "fits": 60_000, "none": 0}
-    assert store.list_keys() == ["big"]
+    assert result.check() == {"refused": [100_002] * 2, "fits": 60_000, "none": 0}
+    assert store.list_keys() == ["big", "packed"]
 
 
 def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(

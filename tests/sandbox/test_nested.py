@@ -140,11 +140,10 @@ def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
     """Else an agent that takes no answers has the host hold as many as it calls agents."""
     given = make_given(agents={"child": "def run(): pass\n"})
     posted: list[threading.Event | None] = []
-    begun: list[Job] = []
+    answers = [b"{}"] * 3 + [b'"' + b"x" * 100_000 + b'"'] * 3
 
     def carry_out(job: Job, tree: Any, stop: Any) -> bytes:
-        begun.append(job)
-        return b'"' + b"x" * 100_000 + b'"' if len(begun) <= 3 else b"{}"
+        return answers.pop()
 
     slots = Slots(2)
     tree: Any = SimpleNamespace(
@@ -159,7 +158,7 @@ def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
     for number in range(6):
         host.call(number, "child", b"{}")
     wait_until(lambda: len(posted) == 2, "two big answers are on their way")
-    assert len(begun) == 2
+    assert len(answers) == 4
     for taken in (0, 1):
         event = posted[taken]
         assert event is not None

@@ -172,6 +172,25 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
     assert done.count("k0") == 1
 
 
+def test_an_agent_that_cannot_be_loaded_is_exit_code_1(
+    watch: Callable[..., Watcher], store: DataStore, notes: DataStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "noter.py"
+    good = path.read_text()
+    path.write_text("import time\nimport no_such\n")
+    watcher = watch("--retries", "1", "--first-wait", "0.01")
+    store.set("a", 1)
+    assert watcher.process.wait(20) == 1
+    said = watcher.err.read_text()
+    assert said.count("failed: Agent 'noter' raised ModuleNotFoundError: No module named 'no_such'") == 2
+    assert f'File "{path}", line 2, in <module>\n' in said
+    assert said.splitlines()[-1] == "Agent 'noter' raised ModuleNotFoundError: No module named 'no_such'"
+    assert store.list_namespaces("dead-letter") == []
+    path.write_text(good)
+    watch()
+    wait_until(lambda: notes.get("done") == ["a"], "the mended agent is given it")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -200,6 +219,9 @@ def test_called_wrongly_is_exit_code_2(tmp_path: Path, server_url: str, argument
 def test_no_file_and_no_server(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["watch", str(tmp_path / "none.py"), "--user", "u"])
     assert (done.exit_code, "none.py" in done.stderr) == (2, True)
+    for folder in (".", "/", str(tmp_path)):
+        done = CliRunner().invoke(app, ["watch", folder, "--user", "u"])
+        assert (done.exit_code, f"'{folder}' is a folder: pass the path" in done.stderr) == (2, True)
     (tmp_path / "agent.py").write_text("def run(): return {}\n")
     arguments: list[Any] = ["watch", str(tmp_path / "agent.py"), "--user", "u", "--url", "redis://127.0.0.1:1/0"]
     done = CliRunner().invoke(app, arguments)

@@ -144,6 +144,45 @@ def test_all_namespaces_and_what_was_there(store: DataStore, evaluate: Evaluate)
     ) == [["files:a", "x", 1], ["files:b", "y", 2]]
 
 
+def test_no_more_namespaces_are_watched_than_so_many(
+    store: DataStore, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox._watch_host.MOST_NAMESPACES", 5)
+    for name in ("files:a", "files:b", "files:c", "other"):
+        store.use_namespace(name).set("x", 1)
+    assert evaluate(
+        """
+        from redis_store.errors import LimitExceeded
+
+        def refused(call):
+            try:
+                return repr(call())
+            except LimitExceeded as error:
+                return [error.limit, error.limit_count]
+
+        files = data_store.watch_all("files:")
+        value = [refused(lambda: data_store.watch_all("files:"))]  # three more
+        other = data_store.watch_all("other")
+        value.append(refused(lambda: data_store.watch_all("files:")))
+        other.close()
+        other = data_store.watch_all("other")  # whose place was free again
+        data_store.use_namespace("files:d").set("x", 2)
+        value.append(next(files).namespace)
+        data_store.use_namespace("files:e").set("x", 2)
+        value += [refused(lambda: files.next_change(20)) for _ in range(2)]
+        data_store.use_namespace("other").set("x", 2)
+        value.append(next(other).namespace)
+        value.append(data_store.watch_all("files:d", initial=True).next_change(20).value)
+        """
+    ) == [
+        *[["watched_namespaces", 5]] * 2,
+        "files:d",
+        *[["watched_namespaces", 5]] * 2,
+        "other",
+        2,
+    ]
+
+
 def test_resuming_and_consumers(store: DataStore, evaluate: Evaluate) -> None:
     assert evaluate(
         """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
-from redis_store import CorruptValue, WaitTimeout
+from redis_store import CorruptValue, LimitExceeded, WaitTimeout
+from redis_store._mailbox import NamespaceBudget
+from redis_store._watch_plan import Plan
 from tests.servers import Server, wait_until
 from tests.watch.conftest import WatchSide, refuses_ttl, said
 
@@ -292,6 +295,26 @@ def test_all_namespaces_also_those_to_come(side: WatchSide) -> None:
     side.use_namespace("files:b").set("new", 4)
     change = watch.next()
     assert (change.namespace, change.value, change.source) == ("files:b", 4, "log")
+
+
+def test_no_more_namespaces_than_a_budget_has(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = NamespaceBudget(2)
+    monkeypatch.setattr(Plan, "of_all", staticmethod(partial(Plan.of_all, budget=budget)))
+    for name in ("a", "b"):
+        side.use_namespace(name).set("x", 1)
+    watch = side.watch_all()
+    with pytest.raises(LimitExceeded, match="At most 2 namespaces"):
+        side.watch_all("b")
+    side.use_namespace("a").set("x", 2)
+    mailbox = watch.watch._watching.mailbox  # type: ignore[union-attr]
+    wait_until(lambda: mailbox._put_changes == 1, "the change is there")
+    side.use_namespace("c").set("x", 3)
+    wait_until(lambda: budget.taken == 0, "it is refused")
+    assert [(change.namespace, change.value) for change in watch.take(10)] == [("a", 2)], "which came before"
+    for _ in range(2):
+        with pytest.raises(LimitExceeded, match="At most 2 namespaces"):
+            watch.take(10)
+    assert side.watch_all("c", initial=True).next().value == 3
 
 
 def test_all_namespaces_go_on_from_cursors(side: WatchSide) -> None:
