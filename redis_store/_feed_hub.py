@@ -44,7 +44,7 @@ from redis_store._log_entry import CursorFormat
 from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
 from redis_store.ops import feed as says
-from redis_store.ops.consumers import advance, keep_lock
+from redis_store.ops.consumers import advance, release
 from redis_store.ops.feed import START
 
 TICK_S = 1.0
@@ -223,9 +223,7 @@ class Hub:
         """Have consumers that are killed before they are done with the reset get it again: their cursors may be gone, or old."""
         reset = CursorFormat(feed.user, feed.keys.name).reset
         for mailbox in feed.followers:
-            if mailbox.lock is not None:
-                with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
-                    await advance(*mailbox.lock, {feed.keys.name: reset})
+            await self._speak_for(mailbox, {feed.keys.name: reset})
 
     async def _list(self, registry: Registry) -> None:
         """Find the namespaces of a user that are new to those who want all."""
@@ -304,9 +302,16 @@ class Hub:
     async def _keep_locks(self) -> None:
         """Show that the consumers of this process live."""
         for mailbox in self.members.all():
-            if mailbox.lock is None:
-                continue
-            with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
-                if not await keep_lock(*mailbox.lock):
-                    mailbox.lock = None
-                    mailbox.put(Replaced())
+            await self._speak_for(mailbox, {})
+
+    async def _speak_for(self, mailbox: Mailbox, moved: dict[bytes, str]) -> None:
+        """Where a watcher is a consumer, show that it lives, and move its cursors; or find out that another process is it now."""
+        if mailbox.lock is None or mailbox.closed:
+            return
+        lock, cursors, holder = mailbox.lock
+        with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
+            if not await advance(lock, cursors, holder, moved):
+                mailbox.lock = None
+                mailbox.put(Replaced())
+            elif mailbox.closed:  # meanwhile, and it may have released the lock before it was taken again here
+                await release(lock, holder)

@@ -117,9 +117,8 @@ class Plan:
         wanted = () if self.everywhere else (self.scope.keys.name, b"")
         found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
         if found is None:
-            names = set(await consumers.all_cursors(who.cursors))
-            mine = self._mine(names) if self.everywhere else names.intersection(wanted)
-            self.left_by_others = mine or self.left_by_others
+            names = await consumers.names_of(who.cursors, wanted)
+            self.left_by_others = (self._mine(names) if self.everywhere else names) or self.left_by_others
             return False
         if self.everywhere:
             texts = await consumers.all_cursors(who.cursors)

@@ -172,7 +172,8 @@ class Watching:
         if plan.consumer is None:
             return
         moved = plan.first_cursors(self._follower.tracks)
-        moved.update(dict.fromkeys(self._follower.gone, ""))  # lest they be more and more
+        if plan.everywhere:  # a consumer of one namespace that has no cursor begins now
+            moved.update(dict.fromkeys(self._follower.gone, ""))  # lest they be more and more
         if moved:
             await self._advance(moved, None)
 

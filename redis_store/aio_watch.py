@@ -96,7 +96,7 @@ class AsyncWatch(AsyncIterator[Change]):
                 await self._drive(self._watching, self._watching.begin())
             except BaseException as error:
                 watching, self._watching = self._watching, None
-                if watching.end() and not isinstance(error, (ConnectionLost, StoreTimeout)):
+                if watching.end() and not isinstance(error, (ConnectionLost, StoreTimeout, GeneratorExit)):
                     with contextlib.suppress(DataStoreError):
                         await self._driver.run(self._plan.release())
                 raise

@@ -24,15 +24,18 @@ async def all_cursors(cursors: bytes) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+async def names_of(cursors: bytes, namespaces: tuple[bytes, ...]) -> set[bytes]:
+    """Of which of these namespaces the consumer has a cursor; where none are given, of which ones at all."""
+    if not namespaces:
+        return set(await read("HKEYS", cursors, bulk=True))
+    texts = await read("HMGET", cursors, *namespaces)
+    return {name for name, text in zip(namespaces, texts, strict=True) if text is not None}
+
+
 async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> bool:
     """Move cursors, forget empty ones; False where another process has become the consumer, and then nothing is written."""
     pairs: tuple[Any, ...] = tuple(part for pair in moved.items() for part in pair)
     return bool(await run_script(ADVANCE, (lock, cursors), (holder, LOCK_MS, *pairs)))
-
-
-async def keep_lock(lock: bytes, cursors: bytes, holder: str) -> bool:
-    """Show that the consumer lives; False where another process has become it."""
-    return await advance(lock, cursors, holder, {})
 
 
 async def release(lock: bytes, holder: str) -> None:

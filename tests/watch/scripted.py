@@ -13,7 +13,7 @@ from redis_store._mailbox import Delivery, Item, Mailbox
 from redis_store._replies import raise_error_reply
 from redis_store._scope import LogBounds
 from redis_store.errors import ConnectionLost, DataStoreError
-from redis_store.scripts import ATTACH, NOTE, SMALL
+from redis_store.scripts import ADVANCE, ATTACH, NOTE, RELEASE, SMALL
 
 USER = UserKeys.of("u")
 KEYS = USER.namespace("n")
@@ -146,6 +146,10 @@ class ScriptedServer:
             return [len(self.hashes.get(keys[0], {})), 100, False]
         if sha == NOTE.sha:
             return self._note(keys, rest)
+        if sha == ADVANCE.sha:
+            return self._advance(keys, rest)
+        if sha == RELEASE.sha:
+            return self.strings.pop(keys[0], None) is not None
         return self._attach(keys, rest)
 
     def _do_eval(self, text: bytes, count: int, *arguments: Any) -> Any:
@@ -179,6 +183,11 @@ class ScriptedServer:
                     news.append((field, b"s" + text))
         if news:
             self.append(log, b'{"n":0,"found":1}', news)
+        return 1
+
+    def _advance(self, keys: Any, rest: Any) -> int:
+        """Of a consumer nobody takes over."""
+        self.strings[keys[0]] = rest[0].encode()
         return 1
 
     def _publish(self, channel: bytes, payload: bytes) -> None:

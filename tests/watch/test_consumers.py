@@ -124,6 +124,17 @@ def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str
     asyncio.run(main())
 
 
+def test_a_begin_that_is_garbage_awaits_nothing(real_server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(real_server.url, user=user, configure_server=True) as store:
+            await store.get("k")
+            beginning = store.watch(consumer="c").begin()
+            beginning.send(None)
+            beginning.close()  # as the collector does; whoever awaits something then is told so by a `RuntimeError`
+
+    asyncio.run(main())
+
+
 def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
     side.set_many({f"k{i}": i for i in range(10)})
     watch = side.watch(consumer="c", initial=True)
@@ -210,6 +221,18 @@ def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw:
     cleared.set("y", 2)
     assert (change := last.next()).namespace == "cleared"
     assert change.value == 2
+
+
+def test_a_consumer_that_came_back_to_an_empty_namespace_loses_nothing(side: WatchSide) -> None:
+    side.set("a", 1)
+    watch = side.watch(consumer="c")
+    side.delete("a")
+    watch.next()
+    watch.run(watch.watch.next_change(0.01))
+    watch.close()
+    side.watch(consumer="c").close()
+    side.set("x", 1)
+    assert said([side.watch(consumer="c").next()]) == [("set", "x", 1)]
 
 
 def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_change_is_given(side: WatchSide) -> None:

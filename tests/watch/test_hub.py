@@ -134,6 +134,28 @@ def test_a_lost_log_does_not_keep_the_hub_waiting(server: ScriptedServer, runner
     assert sum("TIME" in call for call in server.calls[before:]) >= 4, "each second all logs are read"
 
 
+@pytest.mark.parametrize("log_is_lost", [False, True])
+def test_a_consumer_that_ends_while_the_hub_speaks_for_it_leaves_no_lock(
+    server: ScriptedServer, runner: ScriptedRunner, log_is_lost: bool
+) -> None:
+    mailbox = runner.join()
+    mailbox.lock = (b"lock", b"cursors", "holder")
+    runner.run()
+    advance = server._advance
+
+    def advance_behind_the_end(keys: Any, rest: Any) -> int:
+        mailbox.close()
+        server.strings.pop(b"lock", None)
+        return advance(keys, rest)
+
+    server._advance = advance_behind_the_end  # type: ignore[method-assign]
+    if log_is_lost:
+        server.logs.clear()
+    runner.run(1.5)
+    assert mailbox.closed
+    assert b"lock" not in server.strings
+
+
 def test_another_entry_under_the_known_id_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()

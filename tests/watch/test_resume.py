@@ -295,10 +295,12 @@ def test_what_is_too_much_at_once_is_read_in_parts(side: WatchSide, monkeypatch:
         side.set(f"k{i}", str(i) * 2000)
     side.set("small", 1)
     monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
-    read, original = [], feed.texts_of
+    read, original, watcher = [], feed.texts_of, threading.get_ident()
 
     def texts_of(keys: Any, names: Any) -> Any:
-        read.append(len(names))
+        # The hub may not have let go of the namespace yet, and reads by a bound of its own.
+        if threading.get_ident() == watcher:
+            read.append(len(names))
         return original(keys, names)
 
     monkeypatch.setattr(feed, "texts_of", texts_of)
