@@ -289,18 +289,19 @@ def _until_nobody_watches(raw: redis.Redis, data: str) -> None:
     wait_until(lambda: raw.pubsub_numsub(channel)[0][1] == 0, "nobody watches")
 
 
-def test_what_is_too_much_at_once_is_read_in_parts(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_at_once_is_read_in_parts(
+    side: WatchSide, raw: redis.Redis, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cursor = cursor_after(side)
+    _until_nobody_watches(raw, data)
     for i in range(10):
         side.set(f"k{i}", str(i) * 2000)
     side.set("small", 1)
     monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
-    read, original, watcher = [], feed.texts_of, threading.get_ident()
+    read, original = [], feed.texts_of
 
     def texts_of(keys: Any, names: Any) -> Any:
-        # The hub may not have let go of the namespace yet, and reads by a bound of its own.
-        if threading.get_ident() == watcher:
-            read.append(len(names))
+        read.append(len(names))
         return original(keys, names)
 
     monkeypatch.setattr(feed, "texts_of", texts_of)
@@ -312,8 +313,11 @@ def test_what_is_too_much_at_once_is_read_in_parts(side: WatchSide, monkeypatch:
     assert said([watch.next()]) == [("set", "last", 2)]
 
 
-def test_one_batch_that_is_too_much_at_once_is_a_reset(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_batch_that_is_too_much_at_once_is_a_reset(
+    side: WatchSide, raw: redis.Redis, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cursor = cursor_after(side)
+    _until_nobody_watches(raw, data)
     side.set("before", 1)
     batch = {f"k{i}": str(i) * 2000 for i in range(10)}
     side.set_many(batch)
