@@ -509,6 +509,20 @@ def test_a_lent_read_that_is_too_much_costs_nobody_the_cache(near: DataStore, us
         assert len(lent.get_many(["a", "c"])) == 1
 
 
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_a_lent_read_of_several_is_kept(near: DataStore, plain: DataStore, user: str, size: int) -> None:
+    near.get("k")
+    with lease(near, user=user, namespace="default", max_read_bytes=200_000) as lent:
+        values = {"a": "x" * size, "b": "y" * size}
+        plain.set_many(values)
+        assert lent.get_many(["a", "none", "b"]) == values
+        hits = near.stats().near_hits
+        assert lent.get_many(["a", "none", "b"]) == values
+        assert near.stats().near_hits == hits + 3
+        plain.set("b", 1)
+        wait_until(lambda: lent.get_many(["a", "none", "b"]) == {**values, "b": 1}, "the write is seen")
+
+
 def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server, raw_of: Any) -> None:
     raw = raw_of(one_server)
     near.set("k", 1)

@@ -196,7 +196,8 @@ async def _fit(keys: NamespaceKeys, names: Sequence[bytes], most_bytes: int) -> 
     size_bytes = 0
     for start in range(0, len(names), FIELDS_PER_SIZING):
         part = names[start : start + FIELDS_PER_SIZING]
-        size_bytes += await run_script(SIZES, (keys.data,), tuple(part), repeatable=True)
+        part_bytes, _, _ = await run_script(SIZES, (keys.data,), (0, "", *part), repeatable=True)
+        size_bytes += part_bytes
     return size_bytes <= most_bytes
 
 

@@ -13,6 +13,9 @@ from redis_store.errors import ServerRefused
 from redis_store.ops._script import run_script
 from redis_store.scripts import SIZES
 
+_LITTLE_BYTES = 64 * 1024
+"""Up to here a script reads what it has counted: that copies it once more, and saves a round trip."""
+
 
 class Fetched(NamedTuple):
     """A field's value, None where it is absent."""
@@ -48,28 +51,39 @@ async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fe
     """Read fields of a namespace, with how long each lives."""
     data = scope.keys.data
     if len(fields) * scope.limits.max_value_bytes > scope.max_read_bytes:
-        await _check_sizes(scope, fields)
+        little = await _read_if_little(scope, fields, has_ttl)
+        if little is not None:
+            return little
     values: Command = ("HGET", data, fields[0]) if len(fields) == 1 else ("HMGET", data, *fields)
     if not has_ttl:
         reply = await Call((values,), as_is, True)
-        return [Fetched(text, None, True) for text in ([reply] if len(fields) == 1 else reply)]
+        return _all_fetched([reply] if len(fields) == 1 else reply, None)
     reply, ttls = await Call((values, ("HPTTL", data, "FIELDS", len(fields), *fields)), as_is, True)
-    texts: list[bytes | None] = [reply] if len(fields) == 1 else reply
-    if not isinstance(ttls, list) or len(ttls) != len(texts):
-        ttls = [_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
-    return [_fetched(text, ttl) for text, ttl in zip(texts, ttls, strict=True)]
+    return _all_fetched([reply] if len(fields) == 1 else reply, ttls or [])
 
 
-async def _check_sizes(scope: Scope, fields: Sequence[bytes]) -> None:
-    """Raise `LimitExceeded` where the fields' values are more together than may be read at once.
+async def _read_if_little(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched] | None:
+    """Have the server count the values' bytes, and read them at once if they are few; None where they are more.
 
-    To begin to read them and give it up would cost the connection, and with it all that everybody keeps.
+    Raises `LimitExceeded` where they are more than may be read at once: to begin to read them and give it up would cost the
+    connection, and with it all that everybody keeps.
     """
-    if await run_script(SIZES, (scope.keys.data,), tuple(fields), repeatable=True) > scope.max_read_bytes:
+    arguments = (min(_LITTLE_BYTES, scope.max_read_bytes), "1" if has_ttl else "", *fields)
+    size_bytes, texts, ttls = await run_script(SIZES, (scope.keys.data,), arguments, repeatable=True)
+    if size_bytes > scope.max_read_bytes:
         raise too_much_at_once(scope.max_read_bytes)
+    return _all_fetched(texts, (ttls or []) if has_ttl else None) if texts else None
 
 
 _ABSENT = -2
+
+
+def _all_fetched(texts: list[bytes | None], ttls: list[int] | None) -> list[Fetched]:
+    if ttls is None:
+        return [Fetched(text, None, True) for text in texts]
+    if len(ttls) != len(texts):
+        ttls = [_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
+    return [_fetched(text, ttl) for text, ttl in zip(texts, ttls, strict=True)]
 
 
 def _fetched(text: bytes | None, ttl_ms: int) -> Fetched:
