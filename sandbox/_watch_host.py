@@ -29,6 +29,9 @@ MOST_WATCHES = 32
 MOST_WAITS = 64
 """Waits of one process at once."""
 
+MOST_CURSORS = 1000
+"""Namespaces in which one watch of all goes on from a cursor: each gets a log in the server, also where it holds nothing."""
+
 _TAKE_AT_ONCE = 64
 _ANSWER_BYTES = 1024 * 1024
 
@@ -273,6 +276,13 @@ class _Asked(NamedTuple):
             since: Any = None if self.since_text is None else _plain.load(self.since_text)
         except (ValueError, RecursionError):
             since = b""  # which is refused as no cursor
+        if isinstance(since, dict) and len(since) > MOST_CURSORS:
+            raise LimitExceeded(
+                f"In an agent watch_all goes on from the cursors of at most {MOST_CURSORS:,} namespaces, not of {len(since):,}:"
+                " give a prefix and fewer cursors, or a consumer.",
+                limit="cursors",
+                limit_count=MOST_CURSORS,
+            )
         there = store.use_namespace(self.namespace)
         watch = there.watch_all if self.everywhere else there.watch
         return watch(self.prefix, since, self.consumer, self.initial)
