@@ -345,11 +345,15 @@ class Feed:
             self.knows = True
             self._open()
             return []
-        if self.compare_at is None:
-            self._agenda.doubtful.pop(self, None)
+        self.end_doubts()
         # A field that was there from the start of the walk to its end has been met.
         missing = [name for name in self.digests if name not in scan.met and name not in scan.touched]
         return [*scan.suspects, *missing]
+
+    def end_doubts(self) -> None:
+        """There is nothing left to learn or to compare, unless a comparison has been asked for meanwhile."""
+        if self.compare_at is None and self.scan is None:
+            self._agenda.doubtful.pop(self, None)
 
     def believe(self, digests: Mapping[bytes, int | None]) -> None:
         """Take keys for what they were before somebody wrote them by hand, so that the comparison finds it."""

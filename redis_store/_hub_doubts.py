@@ -120,6 +120,7 @@ class Doubts:
                 if verdict.expired or verdict.changed:
                     feed.suspect(0.0)
         feed.checked = True
+        feed.end_doubts()
         feed.seen = None
         feed.unsure = []
         feed.wake()

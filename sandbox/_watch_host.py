@@ -281,6 +281,13 @@ class _Asked(NamedTuple):
             since: Any = None if self.since_text is None else _plain.load(self.since_text)
         except (ValueError, RecursionError):
             since = b""  # which is refused as no cursor
+        if isinstance(since, dict) and len(since) > MOST_NAMESPACES:  # each gets a log, also where it holds nothing
+            raise LimitExceeded(
+                f"In an agent watch_all goes on from the cursors of at most {MOST_NAMESPACES:,} namespaces, not of"
+                f" {len(since):,}: give a prefix and fewer cursors, or a consumer.",
+                limit="watched_namespaces",
+                limit_count=MOST_NAMESPACES,
+            )
         there = store.use_namespace(self.namespace)
         if not self.everywhere:
             return there.watch(self.prefix, since, self.consumer, self.initial)

@@ -264,6 +264,7 @@ def test_a_task_that_gives_up_takes_no_change_with_it(store: DataStore, evaluate
         ("data_store.watch_all(since='x')", "InvalidType"),
         ("data_store.watch().next_change('1')", "InvalidType"),
         ("[data_store.watch() for _ in range(40)]", "LimitExceeded"),
+        ("data_store.watch_all(since=dict.fromkeys(map(str, range(2001)), 'x'))", "LimitExceeded"),
     ],
 )
 def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:

@@ -42,6 +42,17 @@ def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: S
     assert sum("HSCAN" in call for call in server.calls) == before
 
 
+def test_a_namespace_that_is_known_is_looked_at_no_more(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    """Else each step of a hub would go through all that it watches."""
+    server.by_hand((b"x", b"0"))
+    runner.join()
+    runner.run()
+    assert not runner.hub.members.agenda.doubtful
+    server.by_hand((b"x", b"1"))
+    runner.run(3)
+    assert not runner.hub.members.agenda.doubtful
+
+
 def test_an_expiry_beside_a_writer_costs_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
