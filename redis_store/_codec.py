@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import orjson
 
 from redis_store import _plain
+from redis_store._bound import ANY_SIZE, too_much_at_once
 from redis_store._compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 from redis_store._keys import decode_name
-from redis_store._replies import ANY_SIZE, too_much_at_once
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME

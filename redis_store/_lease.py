@@ -6,10 +6,10 @@ import threading
 import weakref
 
 from redis_store._access import EVERYTHING, Access
+from redis_store._bound import ANY_SIZE
 from redis_store._codec import Values
 from redis_store._keys import UserKeys
 from redis_store._near_threads import ThreadReads
-from redis_store._replies import ANY_SIZE
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver

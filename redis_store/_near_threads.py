@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redis_store._bound import ANY_SIZE
 from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedConnection, clock
@@ -23,7 +24,7 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store._replies import ANY_SIZE, raise_error_reply
+from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
 from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable

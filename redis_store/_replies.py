@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 from redis_store._call import Argument, Command, Opening, ReplyError
@@ -11,7 +10,6 @@ from redis_store.errors import (
     AuthenticationFailed,
     ConnectionLost,
     DataStoreError,
-    LimitExceeded,
     PermissionDenied,
     ServerFull,
     ServerReadOnly,
@@ -24,20 +22,6 @@ from redis_store.errors import (
 
 class ScriptMissing(ServerRefused):
     """The server does not know a script by its digest; its text has to be sent."""
-
-
-ANY_SIZE = sys.maxsize
-"""The bound of those who may read as much at once as they like."""
-
-
-def too_much_at_once(limit_bytes: int) -> LimitExceeded:
-    """Return the error of a read that was given up because it brings more than its reader may hold."""
-    return LimitExceeded(
-        f"The answer takes more than {limit_bytes:,} bytes, which is the most that is read at once here: read in parts,"
-        " for example with iter_items.",
-        limit="max_read_bytes",
-        limit_bytes=limit_bytes,
-    )
 
 
 def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, replace
 
 from redis_store._access import EVERYTHING, Access
+from redis_store._bound import ANY_SIZE
 from redis_store._call import Argument, Opening
 from redis_store._codec import Codec, JsonText, check_value_size
 from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
-from redis_store._replies import ANY_SIZE
 from redis_store.scripts import SET
 from redis_store.stats import Counters
 

@@ -13,9 +13,9 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_errors
 
+from redis_store._bound import ANY_SIZE, too_much_at_once
 from redis_store._call import Command, ReplyError
 from redis_store._pack import pack
-from redis_store._replies import ANY_SIZE, too_much_at_once
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
 from redis_store.errors import (

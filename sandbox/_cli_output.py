@@ -1,4 +1,4 @@
-"""What `sandbox run` says: the output on stdout, everything else on stderr."""
+"""What `sandbox run` says, and how its siblings say what they do: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 

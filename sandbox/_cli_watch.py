@@ -11,19 +11,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import _cli_options, errors
-from sandbox._cli_output import explained
+from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
 from sandbox.consumers import Consumer, ConsumerEvent, on_change
 from sandbox.limits import Limits
-
-FAILED = 1
-CALLED_WRONGLY = 2
-INTERRUPTED = 130
 
 _KEYS_SHOWN = 3
 
@@ -103,19 +99,19 @@ def watch(
                 timeout_s=timeout,
             ),
             configure_server=configure_server,
-            on_output=lambda text: _write(sys.stderr, text),
+            on_output=to_stderr,
             on_event=show,
         )
         with _signals(reacting) as interrupted:
             reacting.run()
     except (errors.InvalidInput, InvalidInput) as error:
-        _leave(str(error), CALLED_WRONGLY)
+        leave(str(error), CALLED_WRONGLY)
     except errors.SandboxError as error:
-        _leave(explained(error), FAILED)
+        leave(explained(error), FAILED)
     except DataStoreError as error:
-        _leave(str(error), FAILED)
+        leave(str(error), FAILED)
     if interrupted():
-        _leave("Ended at once: what was under way is done again by the next consumer of this name.", INTERRUPTED)
+        leave("Ended at once: what was under way is done again by the next consumer of this name.", INTERRUPTED)
 
 
 @contextmanager
@@ -130,7 +126,7 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
         if asked == 1:
             # Not from here: the signal may have come in the middle of another line.
             text = "Finishing what runs; once more to end it at once.\n"
-            threading.Thread(target=_write, args=(sys.stderr, text), daemon=True).start()
+            threading.Thread(target=to_stderr, args=(text,), daemon=True).start()
 
     before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -141,11 +137,11 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
 
 
 def _as_line(event: ConsumerEvent) -> None:
-    _write(sys.stderr, f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
+    to_stderr(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
 
 
 def _as_json(event: ConsumerEvent) -> None:
-    _write(sys.stdout, json.dumps(asdict(event), ensure_ascii=False) + "\n")
+    write(sys.stdout, json.dumps(asdict(event), ensure_ascii=False) + "\n")
 
 
 def _say(event: ConsumerEvent) -> str:
@@ -169,15 +165,3 @@ def _name(keys: tuple[str | None, ...]) -> str:
     shown = ", ".join("(all keys)" if key is None else repr(key) for key in keys[:_KEYS_SHOWN])
     more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
     return f"{len(keys)} {'change' if len(keys) == 1 else 'changes'} ({shown}{more})"
-
-
-def _write(stream: Any, text: str) -> None:
-    """Write text as UTF-8 whatever the locale, at once."""
-    stream.flush()
-    stream.buffer.write(text.encode(errors="backslashreplace"))
-    stream.buffer.flush()
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    _write(sys.stderr, message + "\n")
-    raise typer.Exit(code)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from redis_store._bound import too_much_at_once
 from redis_store._call import Call, Command, as_is, read
 from redis_store._keys import UserKeys
-from redis_store._replies import too_much_at_once
 from redis_store._scope import Scope
 from redis_store.errors import ServerRefused
 from redis_store.ops._script import run_script
