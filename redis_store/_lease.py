@@ -64,7 +64,7 @@ class _LeasedDriver(SyncDriver):
         self.keeper = Keeper(self.run)
         self.near = self.around = self.measured = None
         if owner.near is not None:
-            self.near = ThreadReads(owner.near.cache, self, lent=True, max_read_bytes=max_read_bytes)
+            self.near = ThreadReads(owner.near.cache, self, lent=True)
             # Spans are not lent: those of a run come from its record, within the run's own.
             self.around = owner.near.cache.watching
 

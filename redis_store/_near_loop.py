@@ -15,7 +15,7 @@ from redis_store._near_connection import TrackedLoopConnection, clock
 from redis_store._near_entries import Entry
 from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
 from redis_store._scope import Scope
-from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.errors import DataStoreError
 from redis_store.ops import batch, near, updates
 from redis_store.types import Json
 
@@ -91,15 +91,9 @@ class LoopSide(Side):
             if connection is self._connection:
                 self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
-        except (ServerRefused, PermissionDenied) as error:
-            self._drop()
-            self.cache.refused(error)
-        except StoreUnavailable as error:
-            self._drop()
-            self._put_off(error)
-        except DataStoreError:  # of this key: the store's own call says what
-            pass
-        return None
+        except DataStoreError as error:
+            self._failed(error)
+            return None
 
     def close(self) -> None:
         """Close the connection for good, from any thread."""

@@ -14,7 +14,7 @@ from redis_store._near_entries import Entries, Entry, Space
 from redis_store._resolve import Resolver
 from redis_store._scope import Scope
 from redis_store._spin import Spinner
-from redis_store.errors import DataStoreError
+from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.ops import near
 from redis_store.ops.batch import SMALL_READ_KEYS
 from redis_store.stats import Counters
@@ -63,10 +63,19 @@ class Side:
     def _may_connect(self) -> bool:
         return not self.cache.off and clock() >= self._retry_at
 
-    def _put_off(self, error: DataStoreError) -> None:
-        """What goes wrong is told by the call to the server that follows."""
-        self._retry_at = clock() + RETRY_S
-        logger.debug("the near cache is not connected: %s", error)
+    def _failed(self, error: DataStoreError) -> None:
+        """What goes wrong is told by the call to the server that follows, also what is of one key."""
+        if isinstance(error, (ServerRefused, PermissionDenied)):
+            self._drop()
+            self.cache.refused(error)
+        elif isinstance(error, StoreUnavailable):
+            self._drop()
+            self._retry_at = clock() + RETRY_S
+            logger.debug("the near cache is not connected: %s", error)
+
+    def _drop(self) -> None:
+        """Forget everything, and let go of the connection."""
+        raise NotImplementedError
 
     def _keep(self, data: bytes, space: Space, keys: Sequence[str], found: list[near.Fetched], asked: float) -> None:
         for key, (text, ttl_ms, certain) in zip(keys, found, strict=True):

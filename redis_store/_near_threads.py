@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._bound import ANY_SIZE
 from redis_store._call import Op
 from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedConnection, clock
@@ -24,10 +23,9 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store._replies import raise_error_reply
 from redis_store._scope import Scope
-from redis_store._sync_driver import SyncDriver
-from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store._sync_driver import SyncDriver, drive
+from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
 from redis_store.ops import batch, near, updates, values
 from redis_store.types import Json
 
@@ -109,7 +107,7 @@ class ThreadSide(Side):
             connection = self._connection or (self._connect(scope) if self._may_connect() else None)
             if connection is None:
                 return None
-            connection.most_bytes = asker.max_read_bytes
+            connection.most_bytes = scope.max_read_bytes
             self._track(connection, scope)
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
@@ -169,15 +167,6 @@ class ThreadSide(Side):
             self._ended.set()
             self._ended = None
 
-    def _failed(self, error: DataStoreError) -> None:
-        if isinstance(error, (ServerRefused, PermissionDenied)):
-            self._drop()
-            self.cache.refused(error)
-        elif isinstance(error, StoreUnavailable):
-            self._drop()
-            self._put_off(error)
-        # Else it is of this key, and the store's own call says what.
-
     def _connect_beside(self, scope: Scope) -> None:
         """Connect in a thread, for callers who must not wait for it."""
         if not self._may_connect() or self._asking:
@@ -234,22 +223,7 @@ class ThreadSide(Side):
         connection.users.add(prefix)
 
     def _drive(self, connection: TrackedConnection, op: Op[T]) -> T:
-        """Carry out an operation on the tracked connection."""
-        try:
-            call = op.send(None)
-            while True:
-                try:
-                    reply = connection.exchange(call.commands, True)
-                    raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            op.close()
+        return drive(op, lambda call: connection.exchange(call.commands, True))
 
     def _hear(self, connection: TrackedConnection) -> bool:
         try:
@@ -288,11 +262,8 @@ class ThreadSide(Side):
 class ThreadReads:
     """What a store for threads reads through its near cache."""
 
-    def __init__(
-        self, cache: NearCache, driver: SyncDriver, *, lent: bool = False, max_read_bytes: int = ANY_SIZE
-    ) -> None:
+    def __init__(self, cache: NearCache, driver: SyncDriver, *, lent: bool = False) -> None:
         self.cache = cache
-        self.max_read_bytes = max_read_bytes
         self.lent = lent
         """Whether its store may be closed while a call waits, which then must end: it waits for no connection to be made."""
         self._driver = driver

@@ -115,26 +115,18 @@ class SyncDriver:
             op = self.around(op)
         held: HeldConnection | None = None
         done = False
+
+        def exchange(call: Call[Any]) -> Any:
+            nonlocal held
+            if held is None:
+                held = take()
+            return held.exchange(call.commands, call.repeatable)
+
         try:
-            call = op.send(None)
-            held = take()
-            while True:
-                if type(call) is not Call:
-                    raise not_a_call(call)
-                try:
-                    reply = held.exchange(call.commands, call.repeatable)
-                    if type(reply) is ReplyError or len(call.commands) > 1:
-                        raise_error_reply(reply, call.commands)
-                except Exception as error:
-                    call = op.throw(error)
-                else:
-                    call = op.send(reply)
-        except StopIteration as stop:
+            result = drive(op, exchange)
             done = True
-            result: T = stop.value
             return result
         finally:
-            op.close()
             if held is not None:
                 # What has not come to its end may have left a WATCH behind.
                 held.busy = held.busy or not done
@@ -236,6 +228,28 @@ class SyncDriver:
         self.keeper.start_over()
         for connection in inherited:
             connection.close()
+
+
+def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
+    """Step an operation to its end, with `exchange` for each of its calls; `SyncDriver.run` does so by itself, being hot."""
+    try:
+        call = op.send(None)
+        while True:
+            if type(call) is not Call:
+                raise not_a_call(call)
+            try:
+                reply = exchange(call)
+                if type(reply) is ReplyError or len(call.commands) > 1:
+                    raise_error_reply(reply, call.commands)
+            except Exception as error:
+                call = op.throw(error)
+            else:
+                call = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        op.close()
 
 
 def _after_fork_in_child() -> None:
