@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout
+from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, StoreTimeout, StoreUnavailable
 
 if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
     from redis_store._call import Op
@@ -139,23 +139,27 @@ class Keeping:
 async def take_back(undo: Callable[[], Op[bool]], ttl_s: float, *, silent: bool = False) -> None:
     """The flow that lets go of what may be ours in the server without our knowing, lest it stand there until it lapses.
 
-    Where the server cannot be reached it is tried again beside the caller, until `ttl_s` are over; at once so where it was
+    Where the server cannot be used just now it is tried again beside the caller, until `ttl_s` are over; at once so where it was
     `silent`: the caller has waited for it already, and what it has not answered yet it may still carry out.
     """
     if not silent:
         try:
             await Do(undo())
             return
-        except (ConnectionLost, StoreTimeout):
-            pass
-        except DataStoreError:
-            return
+        except DataStoreError as error:
+            if not may_pass(error):
+                return
 
     async def undone() -> bool:
         await undo()
         return False  # nothing to renew
 
     await Keep(undone, ttl_s, await Now(), tied=False)
+
+
+def may_pass(error: DataStoreError) -> bool:
+    """Whether the server may be of use again: it is away, or busy, or a replica that is about to take over."""
+    return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
 def next_pause(pause_s: float, longest_s: float = LONGEST_PAUSE_S) -> float:

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from redis_store._call import Op
+from redis_store._flow import may_pass
 from redis_store._hub_thread import join, leave
 from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
 from redis_store._resolve import Source
 from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
 from redis_store.errors import (
-    ConnectionLost,
     DataStoreError,
     ServerReadOnly,
     StoreClosed,
-    StoreTimeout,
     StoreUnavailable,
 )
 from redis_store.types import Change
@@ -162,7 +161,7 @@ class Watching:
             item = await Receive(None)
             self._refuse_end(item)
             if isinstance(item, Failed):
-                if not _may_pass(item.error):
+                if not may_pass(item.error):
                     self.mailbox.put(item)  # for every call from now on
                 raise item.error
             if item is not None:
@@ -224,7 +223,7 @@ class Watching:
             try:
                 await Run(make())
             except (StoreUnavailable, ServerReadOnly) as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     raise
                 if not self._waits:
                     self._waits = True
@@ -288,7 +287,7 @@ class Watching:
                 await self._join()
                 return True
         except (StoreUnavailable, ServerReadOnly) as error:
-            if not _may_pass(error):
+            if not may_pass(error):
                 raise
             _log.debug("Standing by, without the server: %s", error)
             self.standing_by = True
@@ -302,11 +301,6 @@ class Watching:
             raise StoreClosed(
                 "This watch has ended, or belongs to the process that this one was forked from: open another."
             )
-
-
-def _may_pass(error: DataStoreError) -> bool:
-    """Whether the server may be of use again: it is away, or busy, or a replica that is about to take over."""
-    return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
 __all__ = ["Nap", "Receive", "Run", "Watching"]

@@ -8,7 +8,7 @@ import pytest
 
 from redis_store._flow import Do, Flow, Keep, Keeping, Now, Pause, Step
 from redis_store._holding import Answer, Busy, give_back, hold
-from redis_store.errors import ConnectionLost, StoreTimeout
+from redis_store.errors import ConnectionLost, StoreTimeout, StoreUnavailable
 
 
 class FifthInLine:
@@ -66,13 +66,14 @@ def test_what_a_silent_server_may_have_given_is_given_back_beside_the_caller() -
     assert lock.released == 1
 
 
-def test_where_the_connection_broke_it_is_tried_at_once_and_then_beside_the_caller() -> None:
+@pytest.mark.parametrize("again", [ConnectionLost("cut again", outcome_unknown=True), StoreUnavailable("BUSY")])
+def test_where_the_connection_broke_it_is_tried_at_once_and_then_beside_the_caller(again: StoreUnavailable) -> None:
     lock = Lost()
     flow = hold(lock, "token", 1.0, True, lambda: 0.5)
     step = _throw_at_acquire(flow, ConnectionLost("cut", outcome_unknown=True))
     assert isinstance(step, Do)
     step.op.close()
-    left = flow.throw(ConnectionLost("cut again", outcome_unknown=True))
+    left = flow.throw(again)
     _is_tried_beside(flow, left, lock, ConnectionLost)
 
 
