@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
 from redis_store._async_connection import LoopConnection
@@ -17,10 +17,9 @@ from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._wakeups import AsyncPauses
+from redis_store._scope import Scope
 from redis_store.errors import ConnectionLost, StoreClosed
-
-if TYPE_CHECKING:
-    from redis_store._near_loop import LoopReads
+from redis_store.types import Json
 
 T = TypeVar("T")
 
@@ -36,6 +35,16 @@ class Closable(Protocol):
     """Something that a store closes with itself."""
 
     def close(self) -> Awaitable[None] | None: ...
+
+
+class NearReads(Protocol):
+    """Reads through a near cache. The driver holds them, and leaves the cache when it closes."""
+
+    async def get(self, scope: Scope, key: str, default: Any) -> Any: ...
+    async def text(self, scope: Scope, key: str) -> bytes | None: ...
+    async def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]: ...
+    def shown(self) -> tuple[int, int, bool]: ...
+    def leave(self) -> None: ...
 
 
 class _LoopState:
@@ -70,7 +79,7 @@ class AsyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
-        self.near: LoopReads | None = None
+        self.near: NearReads | None = None
         """What reads through the near cache, where the store has one."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Stands around each operation, where somebody wants to see its calls."""
@@ -130,7 +139,7 @@ class AsyncDriver:
                 await closing
         self._closed = True
         if self.near is not None:
-            self.near.cache.leave(self)
+            self.near.leave()
             self.near = None  # what is kept is for others now
         states = self._states
         self._start_over()

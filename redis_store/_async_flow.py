@@ -5,16 +5,38 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
 from redis_store.errors import DataStoreError, StoreClosed
 
 if TYPE_CHECKING:
-    from redis_store._async_driver import AsyncDriver
-    from redis_store._wakeups import AsyncPauses
+    from redis_store._call import Op
+    from redis_store._scope import Scope
 
 T = TypeVar("T")
+
+
+class AsyncDriver(Protocol):
+    """Runs operations for asyncio."""
+
+    @property
+    def near(self) -> AsyncNearReads | None: ...
+    async def run(self, op: Op[T]) -> T: ...
+    def pauses(self) -> AsyncPauses: ...
+
+
+class AsyncNearReads(Protocol):
+    """Reads through a near cache."""
+
+    async def text(self, scope: Scope, key: str) -> bytes | None: ...
+
+
+class AsyncPauses(Protocol):
+    """Carries out the pauses of one flow."""
+
+    async def pause(self, step: Pause) -> None: ...
+    def close(self) -> None: ...
 
 
 async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:

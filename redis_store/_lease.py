@@ -9,7 +9,6 @@ from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
 from redis_store._codec import Values
 from redis_store._keys import UserKeys
-from redis_store._near_threads import ThreadReads
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
@@ -64,9 +63,9 @@ class _LeasedDriver(SyncDriver):
         self.keeper = Keeper(self.run)
         self.near = self.around = self.measured = None
         if owner.near is not None:
-            self.near = ThreadReads(owner.near.cache, self, lent=True)
+            self.near = owner.near.lent_to(self)
             # Spans are not lent: those of a run come from its record, within the run's own.
-            self.around = owner.near.cache.watching
+            self.around = owner.near.watching
 
     @property
     def url(self) -> str:

@@ -167,6 +167,14 @@ class LoopReads:
         self._side: LoopSide | None = None
         """The side of the loop that asked last."""
 
+    def shown(self) -> tuple[int, int, bool]:
+        """Return the cache's entries, bytes, and whether any may be used."""
+        return self.cache.shown()
+
+    def leave(self) -> None:
+        """Leave the cache: the store closes."""
+        self.cache.leave(self._driver)
+
     async def get(self, scope: Scope, key: str, default: Any) -> Any:
         """As `ops.values.get`."""
         entry = await self._find(scope, key)

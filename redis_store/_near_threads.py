@@ -274,6 +274,22 @@ class ThreadReads:
         """What telemetry puts around an operation of this store."""
         return self._driver.measured
 
+    def watching(self, op: Op[T]) -> Op[T]:
+        """Return an operation that drops what it writes from the cache."""
+        return self.cache.watching(op)
+
+    def lent_to(self, driver: SyncDriver) -> ThreadReads:
+        """Return reads for a leased driver, whose lease may end while a call waits."""
+        return ThreadReads(self.cache, driver, lent=True)
+
+    def shown(self) -> tuple[int, int, bool]:
+        """Return the cache's entries, bytes, and whether any may be used."""
+        return self.cache.shown()
+
+    def leave(self) -> None:
+        """Leave the cache: the store closes."""
+        self.cache.leave(self._driver)
+
     def interrupt(self) -> None:
         """End what this store's call waits for on the tracked connection."""
         self._side.interrupt(self)

@@ -6,8 +6,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
 from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
@@ -17,10 +17,9 @@ from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_flow import Keeper
 from redis_store._wakeups import SyncPauses
+from redis_store._scope import Scope
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
-
-if TYPE_CHECKING:
-    from redis_store._near_threads import ThreadReads
+from redis_store.types import Json
 
 T = TypeVar("T")
 
@@ -36,6 +35,20 @@ class Closable(Protocol):
     def close(self) -> object: ...
 
 
+class NearReads(Protocol):
+    """Reads through a near cache. The driver holds them, and leaves the cache when it closes."""
+
+    def get(self, scope: Scope, key: str, default: Any) -> Any: ...
+    def text(self, scope: Scope, key: str) -> bytes | None: ...
+    def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]: ...
+    def contains(self, scope: Scope, key: str) -> bool: ...
+    def watching(self, op: Op[T]) -> Op[T]: ...
+    def lent_to(self, driver: SyncDriver) -> NearReads: ...
+    def interrupt(self) -> None: ...
+    def shown(self) -> tuple[int, int, bool]: ...
+    def leave(self) -> None: ...
+
+
 class SyncDriver:
     """Runs operations against one server; any number of threads may use it at once."""
 
@@ -46,7 +59,7 @@ class SyncDriver:
         """What the hub of this server needs to know, for those who watch."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
-        self.near: ThreadReads | None = None
+        self.near: NearReads | None = None
         """What reads through the near cache, where the store has one."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Stands around each operation, where somebody wants to see its calls."""
@@ -144,7 +157,7 @@ class SyncDriver:
             watch.close()  # a consumer lets go of its name, for which it needs us
         self._closed = True
         if self.near is not None:
-            self.near.cache.leave(self)
+            self.near.leave()
             self.near = None  # what is kept is for others now
         self.keeper.close()
         with self._lock:

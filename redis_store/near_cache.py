@@ -19,7 +19,7 @@ import asyncio
 import os
 import threading
 import weakref
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis_store._async_driver import AsyncDriver
 from redis_store._call import Call, Op
@@ -139,9 +139,15 @@ class NearCache:
         return [self.threads.entries, *(side.entries for side in list(self._loops.values()))]
 
 
-def stats_of(scope: Scope, reads: ThreadReads | LoopReads | None) -> StoreStats:
+class NearStats(Protocol):
+    """Shows what a near cache holds."""
+
+    def shown(self) -> tuple[int, int, bool]: ...
+
+
+def stats_of(scope: Scope, reads: NearStats | None) -> StoreStats:
     """Return what a store has counted, and what its near cache holds."""
-    return scope.counters.shown(*((0, 0, False) if reads is None else reads.cache.shown()))
+    return scope.counters.shown(*((0, 0, False) if reads is None else reads.shown()))
 
 
 def share_with_threads(driver: SyncDriver, max_bytes: int) -> None:
