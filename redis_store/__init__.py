@@ -9,6 +9,7 @@ with connect(user="alice", agent="indexer") as data_store:
 import logging
 
 from redis_store.aio import AsyncDataStore, connect_async
+from redis_store.aio_watch import AsyncWatch
 from redis_store.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -45,12 +46,14 @@ from redis_store.ops.updates import MISSING
 from redis_store.stats import StoreStats
 from redis_store.store import DataStore, connect
 from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
+from redis_store.watch import Watch
 
 __all__ = [
     "MISSING",
     "NEVER",
     "AccessDenied",
     "AsyncDataStore",
+    "AsyncWatch",
     "AuthenticationFailed",
     "Change",
     "ComputeFailed",
@@ -85,6 +88,7 @@ __all__ = [
     "UnsupportedByServer",
     "UnsupportedEncoding",
     "WaitTimeout",
+    "Watch",
     "WrongEventLoop",
     "WrongKeyType",
     "WrongValueType",

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from redis_store.errors import InvalidName, InvalidType, LimitExceeded
 
+DEFAULT_NAMESPACE = "default"
+"""The namespace of a handle for which none is named."""
+
 MAX_KEY_BYTES = 64 * 1024
 MAX_NAMESPACE_BYTES = 1024
 MAX_USER_BYTES = 256

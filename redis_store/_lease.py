@@ -15,6 +15,7 @@ from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import Keeper
 from redis_store.errors import StoreClosed
 from redis_store.store import DataStore
+from redis_store.types import Ttl
 
 
 def lease(
@@ -45,6 +46,11 @@ def lease(
         max_read_bytes=max_read_bytes,
     )
     return DataStore(_LeasedDriver(store._driver, max_read_bytes), lent)
+
+
+def with_default_ttl(store: DataStore, ttl: Ttl) -> DataStore:
+    """Return the same namespace with another default ttl, and with the bound on keys that it has."""
+    return store.use_namespace(store.namespace, ttl, store._scope.max_keys)
 
 
 class _LeasedDriver(SyncDriver):

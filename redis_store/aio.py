@@ -15,6 +15,7 @@ from redis_store._async_flow import run_flow
 from redis_store._call import Alone, Op
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
+from redis_store._keys import DEFAULT_NAMESPACE
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import (
     LOG_BYTES,
@@ -39,9 +40,9 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
-from redis_store.settings import NEAR_CACHE_BYTES, Durability
+from redis_store.settings import NEAR_CACHE_BYTES, Durability, new_id
 from redis_store.stats import StoreStats
-from redis_store.store import DEFAULT_NAMESPACE, make_scope, make_settings, new_id
+from redis_store.store import make_scope, make_settings
 from redis_store.transaction import AsyncTransaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -57,6 +58,11 @@ class Settings:
         for bounds in (self.limits, self.log):
             for bound in fields(bounds):
                 _check_count(bound.name, getattr(bounds, bound.name))
+
+
+def new_id() -> str:
+    """Return a random id of a transaction or a run."""
+    return secrets.token_hex(8)
 
 
 def resolve_url(url: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from redis_store._codec import Values
 from redis_store._compression import Packing, check_compress_above
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
-from redis_store._keys import UserKeys
+from redis_store._keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._scope import (
     LOG_BYTES,
@@ -44,7 +43,7 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
-from redis_store.settings import NEAR_CACHE_BYTES, Durability, Settings, resolve_url
+from redis_store.settings import NEAR_CACHE_BYTES, Durability, Settings, new_id, resolve_url
 from redis_store.stats import StoreStats
 from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
@@ -53,8 +52,6 @@ from redis_store.watch import Watch, wait_until
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-DEFAULT_NAMESPACE = "default"
 
 
 def connect(
@@ -495,8 +492,3 @@ class DataStore(StoreMapping):
 
     def _run_alone(self, op: Alone[T]) -> T:
         return self._driver.run_alone(op)
-
-
-def new_id() -> str:
-    """A random id of a transaction, by which the change log tells its parts."""
-    return secrets.token_hex(8)

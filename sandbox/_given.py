@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis_store import _plain
 from redis_store.errors import InvalidValue
@@ -17,9 +17,6 @@ from sandbox._sources import Source, read_agents
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
-
-if TYPE_CHECKING:
-    from sandbox._broker_process import BrokerProcess
 
 RESERVED_GLOBALS = frozenset({"data_store", "agents", "gofannon_client", "run"})
 _OUR_MODULES = frozenset({"redis_store", "sandbox", "msgpack"})
@@ -37,8 +34,6 @@ class Given:
     limits: Limits = field(default_factory=Limits)
     isolation: str | None = None
     """The tier of `sandbox.isolation` that was asked for; None for the best there is."""
-    broker: BrokerProcess | None = None
-    """Where calls of the store are answered, if not in the host."""
     described: bytes = b"{}"
     """What the agent's process is told, as JSON."""
 

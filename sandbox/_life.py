@@ -7,7 +7,6 @@ import threading
 from contextlib import suppress
 
 from redis_store import DataStore
-from sandbox._broker_process import RemoteBroker
 from sandbox._child import Child
 from sandbox._endings import Returned, output_limit
 from sandbox._job import Job
@@ -16,7 +15,7 @@ from sandbox._output import Output
 from sandbox._stop import Stop
 from sandbox._supervisor import Supervisor
 from sandbox._tool_host import ToolHost
-from sandbox._tree import Tree
+from sandbox._tree import ProcessBroker, Tree
 from sandbox._watch_host import WatchHost
 from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
@@ -61,14 +60,13 @@ def _nested(job: Job, tree: Tree, stop: Stop) -> bytes | SandboxError:
     return outcome.text if isinstance(outcome, Returned) else outcome
 
 
-def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) -> Broker | RemoteBroker:
-    elsewhere = tree.given.broker
-    if elsewhere is not None:
-        return elsewhere.serve(process.data, job, tree, stop)
+def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) -> ProcessBroker:
+    if tree.broker is not None:
+        return tree.broker.serve(process.data, job, tree, stop)
     return Broker(process.data, store.as_json_text(), job.who, tree, addresses_of(store.url))
 
 
-def _serve(broker: Broker | RemoteBroker, stop: Stop) -> None:
+def _serve(broker: ProcessBroker, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
-from redis_store import _plain
+from redis_store import DataStore, _plain
+from redis_store._lease import with_default_ttl
 from redis_store.errors import LimitExceeded
-from redis_store.store import DataStore
 from redis_store.types import MISSING, KeyInfo
 from sandbox._frames import FrameError, Part
 from sandbox._messages import SET
@@ -230,7 +230,7 @@ def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
     """Return the store of the same namespace, in which new keys live so long; the agent's process keeps such defaults."""
     if ttl is None:
         return store
-    return store.use_namespace(store.namespace, ttl, store._scope.max_keys if type(store) is DataStore else None)
+    return with_default_ttl(store, ttl) if isinstance(store, DataStore) else store.use_namespace(store.namespace, ttl)
 
 
 HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {

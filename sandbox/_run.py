@@ -18,7 +18,7 @@ from sandbox._job import Task
 from sandbox._life import carry_out
 from sandbox._stop import Stop
 from sandbox._timeline import moment
-from sandbox._tree import Tree
+from sandbox._tree import OtherBroker, Tree
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
 from sandbox.hints import Store, find_hints
 from sandbox.result import Hint, Operation, RunResult
@@ -33,10 +33,11 @@ def execute(
     loop: Loop,
     context: contextvars.Context,
     attach: Callable[[Tree], None],
+    broker: OtherBroker | None = None,
 ) -> RunResult:
     """Carry a run out in this thread. `attach` is told what to end the run with."""
     started, start = time.time(), time.monotonic()
-    tree = Tree(task, given, store, loop, context)
+    tree = Tree(task, given, store, loop, context, broker)
     attach(tree)
     _check_reachable(tree)
     span = _telemetry.begin(task.job.who, context)

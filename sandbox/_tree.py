@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import redis_store
+from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._lease import lease
-from redis_store._scope import MAX_VALUE_BYTES
 from sandbox._given import Given
 from sandbox._job import Job, Task
 from sandbox._output import Transcript
@@ -31,6 +33,21 @@ from sandbox.errors import (
 )
 
 
+class ProcessBroker(Protocol):
+    """Serves the data socket of one agent process."""
+
+    patience_s: float
+
+    def serve(self) -> SandboxError | None: ...
+    def close(self) -> None: ...
+
+
+class OtherBroker(Protocol):
+    """Serves the data sockets of agent processes outside this process."""
+
+    def serve(self, data: socket.socket, job: Job, tree: Tree, stop: Stop) -> ProcessBroker: ...
+
+
 class Tree:
     """Shared by all processes of one run; safe to use from their threads."""
 
@@ -41,8 +58,11 @@ class Tree:
         store: redis_store.DataStore,
         loop: Callable[[], asyncio.AbstractEventLoop],
         context: contextvars.Context,
+        broker: OtherBroker | None = None,
     ) -> None:
         self.given = given
+        self.broker = broker
+        """Serves the store to the agent processes, where the host does not."""
         self.run = task.job.who.run
         """The id of the first run."""
         self.granted = task.granted

@@ -14,12 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from redis_store import Change, DataStore, _plain
-from redis_store._mailbox import NamespaceBudget
-from redis_store._watch_plan import Plan
+from redis_store import Change, DataStore, Watch, _plain
+from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
-from redis_store.store import new_id
-from redis_store.watch import Watch, wait_until
 from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
@@ -221,7 +218,7 @@ class WatchHost:
 
             try:
                 there = self._store.use_namespace(namespace)
-                wait_until(there._driver, there._scope, key, answer, timeout_s, self._turn)
+                wait_in_turn(there, key, answer, timeout_s, self._turn)
             except DataStoreError as error:
                 self.note(seen._replace(error=type(error).__name__))
                 self.refuse(number, error)
@@ -291,8 +288,7 @@ class _Asked(NamedTuple):
         there = store.use_namespace(self.namespace)
         if not self.everywhere:
             return there.watch(self.prefix, since, self.consumer, self.initial)
-        plan = Plan.of_all(there._scope, self.prefix, since, self.consumer, self.initial, new_id(), budget)
-        return Watch(there._driver, there._driver.source, plan)
+        return watch_all_within(there, budget, self.prefix, since, self.consumer, self.initial)
 
 
 class _OpenWatch:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from redis_store import Change, connect_async
-from redis_store.aio_watch import AsyncWatch
+from redis_store import AsyncWatch, Change, connect_async
 from redis_store.errors import DataStoreError
 from sandbox._backlog import Backlog, Item
 from sandbox._reaction import ConsumerEvent, Reaction, Reactor

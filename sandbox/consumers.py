@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import redis_store
-from redis_store._keys import MAX_AGENT_BYTES, encode_name, encode_prefix
+from redis_store._keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
@@ -29,7 +28,7 @@ def on_change(
     source_or_path: str | os.PathLike[str],
     *,
     user: str,
-    namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+    namespace: str = DEFAULT_NAMESPACE,
     prefix: str | None = None,
     consumer: str | None = None,
     batch: int = 20,

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis_store
+from redis_store._keys import DEFAULT_NAMESPACE
 from sandbox._background import background_loop
 from sandbox._broker_process import BrokerProcess
 from sandbox._given import make_given
@@ -65,9 +66,8 @@ class Sandbox:
         limits: Limits | None = None,
         isolation: str | None = None,
     ) -> None:
-        given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
+        self._given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
         self._broker = BrokerProcess(url) if _checked_broker(broker) == "process" else None
-        self._given = replace(given, broker=self._broker)
         self._slots = Slots(_checked_concurrency(concurrency))
         self._url = url
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class Sandbox:
         input_dict: dict[str, Any],
         *,
         user: str,
-        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        namespace: str = DEFAULT_NAMESPACE,
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
@@ -102,7 +102,7 @@ class Sandbox:
         input_dict: dict[str, Any],
         *,
         user: str,
-        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        namespace: str = DEFAULT_NAMESPACE,
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
@@ -123,7 +123,7 @@ class Sandbox:
         input_dict: dict[str, Any],
         *,
         user: str,
-        namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+        namespace: str = DEFAULT_NAMESPACE,
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunHandle:
@@ -211,7 +211,8 @@ class Sandbox:
             task = replace(task, on_output=_on_loop(outputs_to, task.on_output))
         context = contextvars.copy_context()
         handle = RunHandle(
-            task, lambda own: execute(task, self._given, self._shared_store(), loop, context, own.attach)
+            task,
+            lambda own: execute(task, self._given, self._shared_store(), loop, context, own.attach, self._broker),
         )
         with self._lock:
             if self._closed:

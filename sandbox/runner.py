@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import redis_store
+from redis_store._keys import DEFAULT_NAMESPACE
 from sandbox._sources import Agents
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
@@ -21,7 +21,7 @@ def run(
     input_dict: dict[str, Any],
     *,
     user: str,
-    namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+    namespace: str = DEFAULT_NAMESPACE,
     agent: str | None = None,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     agents: Agents | None = None,
@@ -77,7 +77,7 @@ async def arun(
     input_dict: dict[str, Any],
     *,
     user: str,
-    namespace: str = redis_store.store.DEFAULT_NAMESPACE,
+    namespace: str = DEFAULT_NAMESPACE,
     agent: str | None = None,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     agents: Agents | None = None,

@@ -1,0 +1,39 @@
+"""Watching and waiting on behalf of an agent: with a bound on namespaces, and with one reader at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+from redis_store._mailbox import NamespaceBudget
+from redis_store._watch_plan import Plan
+from redis_store.settings import new_id
+from redis_store.store import DataStore
+from redis_store.types import Json
+from redis_store.watch import Watch, wait_until
+
+__all__ = ["NamespaceBudget", "wait_in_turn", "watch_all_within"]
+
+
+def watch_all_within(
+    store: DataStore,
+    budget: NamespaceBudget,
+    prefix: str | None,
+    since: Mapping[str, str] | None,
+    consumer: str | None,
+    initial: bool,
+) -> Watch:
+    """Return what `DataStore.watch_all` returns, with a budget of namespaces that several watches share."""
+    plan = Plan.of_all(store._scope, prefix, since, consumer, initial, new_id(), budget)
+    return Watch(store._driver, store._driver.source, plan)
+
+
+def wait_in_turn(
+    store: DataStore,
+    key: str,
+    predicate: Callable[[Json], bool],
+    timeout_s: float | None,
+    turn: AbstractContextManager[object],
+) -> Json:
+    """Return what `DataStore.wait_until` returns. `turn` is held while the key is read and while `predicate` runs."""
+    return wait_until(store._driver, store._scope, key, predicate, timeout_s, turn)
