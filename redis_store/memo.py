@@ -8,15 +8,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redis_store import _plain
 from redis_store.errors import InvalidInput, InvalidType, InvalidValue
-from redis_store.types import Ttl
-
-if TYPE_CHECKING:
-    from redis_store.aio import AsyncDataStore
-    from redis_store.store import DataStore
+from redis_store.types import Json, Ttl
 
 __all__ = ["AsyncCachedFunction", "CachedFunction"]
 
@@ -30,6 +26,40 @@ MAX_ARGUMENT_CHARS = 1000
 
 KeyMaker = str | Callable[..., str] | None
 TagMaker = Iterable[str] | Callable[..., Iterable[str]] | None
+
+
+class Cache(Protocol):
+    """Keeps the results of cached functions."""
+
+    def get_or_set(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = ...,
+        tags: Iterable[str] | None = None,
+    ) -> Json: ...
+    def delete(self, key: str) -> bool: ...
+    def delete_many(self, keys: Iterable[str]) -> int: ...
+    def list_keys(self, prefix: str | None = None) -> list[str]: ...
+
+
+class AsyncCache(Protocol):
+    """Keeps the results of cached functions, for asyncio."""
+
+    async def get_or_set(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        ttl: Ttl = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = ...,
+        tags: Iterable[str] | None = None,
+    ) -> Json: ...
+    async def delete(self, key: str) -> bool: ...
+    async def delete_many(self, keys: Iterable[str]) -> int: ...
+    async def list_keys(self, prefix: str | None = None) -> list[str]: ...
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -209,7 +239,7 @@ class _Naming:
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def decorator(store: DataStore, options: Options) -> CacheDecorator:
+def decorator(store: Cache, options: Options) -> CacheDecorator:
     """Return what `DataStore.cached` does."""
 
     def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
@@ -218,7 +248,7 @@ def decorator(store: DataStore, options: Options) -> CacheDecorator:
     return decorate
 
 
-def async_decorator(store: AsyncDataStore, options: Options) -> AsyncCacheDecorator:
+def async_decorator(store: AsyncCache, options: Options) -> AsyncCacheDecorator:
     """Return what `AsyncDataStore.cached` does."""
 
     def decorate(function: Callable[P, Any], /) -> AsyncCachedFunction[P, Any]:
@@ -227,7 +257,7 @@ def async_decorator(store: AsyncDataStore, options: Options) -> AsyncCacheDecora
     return decorate
 
 
-def cached(store: DataStore, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
+def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
     """Return a function that asks the store first."""
     naming = _Naming(function, options)
     if inspect.iscoroutinefunction(function):
@@ -258,7 +288,7 @@ def cached(store: DataStore, function: Callable[P, R], options: Options) -> Cach
 
 
 def cached_async(
-    store: AsyncDataStore, function: Callable[P, Awaitable[R]] | Callable[P, R], options: Options
+    store: AsyncCache, function: Callable[P, Awaitable[R]] | Callable[P, R], options: Options
 ) -> AsyncCachedFunction[P, R]:
     """Return an asynchronous function that asks the store first."""
     naming = _Naming(function, options)
