@@ -14,6 +14,7 @@ from redis_store._keys import UserKeys
 from redis_store._replies import translate
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
 from redis_store.ops import feed as says
+from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 
 TOKEN_S = 3.0
 """A token that is not back by then is lost, and with it perhaps events: the connections are made anew."""
@@ -94,7 +95,7 @@ class Listening:
             come = await self._events_come()
         except ServerFull:
             # It takes no probe, so believe what it says of itself.
-            if not says.missing_flags(await says.read_flags()):
+            if not missing_flags(await says.read_flags()):
                 return
             self._warn_once("it is full, and its notify-keyspace-events lacks flags")
         except (ServerRefused, PermissionDenied) as error:
@@ -103,7 +104,7 @@ class Listening:
             if come:
                 return
             self._lacks_flags = True
-            self._warn_once(f"its notify-keyspace-events lacks some of the flags {says.NEEDED_FLAGS}")
+            self._warn_once(f"its notify-keyspace-events lacks some of the flags {NEEDED_FLAGS}")
         self.counts_events = False
         await Tell(("UNSUBSCRIBE",))
         await Tell(("CLIENT", "ID"))
@@ -123,7 +124,7 @@ class Listening:
         self._recheck_at = self.now + RECHECK_S
         lacks = False
         try:
-            lacks = bool(says.missing_flags(await says.read_flags()))
+            lacks = bool(missing_flags(await says.read_flags()))
             if self.counts_events and lacks and await self._events_come():
                 self._may_ask = False  # what it says is not so
         except (ServerRefused, PermissionDenied):
@@ -189,7 +190,7 @@ class Listening:
     async def _configure(self) -> None:
         try:
             flags = await says.read_flags()
-            if says.missing_flags(flags, says.WISHED_FLAGS):
+            if missing_flags(flags, WISHED_FLAGS):
                 await says.add_flags(flags)
         except (ServerRefused, PermissionDenied) as error:
             if not self._warned:

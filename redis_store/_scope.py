@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
-from redis_store._call import Argument, Opening
 from redis_store._codec import Codec, JsonText, check_value_size
 from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
-from redis_store.scripts import SET
 from redis_store.stats import Counters
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
@@ -78,10 +76,8 @@ class Scope:
     log: LogBounds
     script_keys: tuple[bytes, ...]
     """The KEYS of every script that writes."""
-    script_head: tuple[Argument, ...]
+    script_head: tuple[bytes | str | int, ...]
     """The ARGV that every such script begins with (`scripts/prelude.lua`)."""
-    set_opening: Opening
-    """The everyday write up to its field and value."""
     delete_keys: tuple[bytes, ...]
     """The KEYS of every script that deletes: with the hash of what is being computed, so that it cannot come back."""
     access: Access
@@ -125,7 +121,6 @@ class Scope:
             log,
             script_keys,
             script_head,
-            SET.opening(script_keys, (*script_head, writer.agent_json)),
             delete_keys=(*script_keys, keys.flight),
             access=access,
             readable=access.may_read(namespace),

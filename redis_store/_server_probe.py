@@ -17,15 +17,10 @@ from types import TracebackType
 import hiredis
 
 from redis_store._server_binary import Engine
+from redis_store.server_config import missing_flags
 
 #: How long a server that took the connection may be silent before it counts as busy rather than ready.
 ANSWER_TIMEOUT_S = 1.0
-
-#: What watchers need (`docs/design.md`, Watching): keyspace channels of generic, hash, expired and evicted events.
-NEEDED_EVENTS = "Khgxe"
-
-#: The classes of events that the flag ``A`` stands for, in every version of Redis and Valkey.
-_EVENTS_IN_A = frozenset("g$lshzxet")
 
 
 class Answer(enum.Enum):
@@ -113,9 +108,8 @@ def listener_pid(socket_path: Path) -> int | None:
 
 
 def with_needed_events(flags: str) -> str | None:
-    """The value of ``notify-keyspace-events`` that adds what is needed to `flags`, or None if all of it is there."""
-    present = set(flags) | (_EVENTS_IN_A if "A" in flags else set())
-    missing = "".join(flag for flag in NEEDED_EVENTS if flag not in present)
+    """Return `notify-keyspace-events` with what watchers need added to `flags`, or None where nothing is missing."""
+    missing = missing_flags(flags)
     return flags + missing if missing else None
 
 

@@ -13,6 +13,7 @@ from redis_store._server_folder import Folder
 from redis_store._server_locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
 from redis_store._server_probe import Answer, Talk
 from redis_store.errors import EmbeddedServerError
+from redis_store.server_config import NEEDED_FLAGS
 
 #: How long a process waits for a server that says nothing, and for another process that holds a lock.
 START_TIMEOUT_S = 30.0
@@ -162,7 +163,7 @@ def _command(program: Path, *, always: bool) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "always" if always else "everysec",
         "maxmemory-policy": "noeviction",
-        "notify-keyspace-events": _server_probe.NEEDED_EVENTS,
+        "notify-keyspace-events": NEEDED_FLAGS,
     }
     return [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]
 

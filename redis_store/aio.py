@@ -40,7 +40,8 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
-from redis_store.settings import NEAR_CACHE_BYTES, Durability, new_id
+from redis_store.server_config import Durability
+from redis_store.settings import NEAR_CACHE_BYTES, new_id
 from redis_store.stats import StoreStats
 from redis_store.store import make_scope, make_settings
 from redis_store.transaction import AsyncTransaction

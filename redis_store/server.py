@@ -56,7 +56,6 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import platformdirs
 
@@ -66,10 +65,10 @@ from redis_store._server_locks import Patience, count_shared, try_lock
 from redis_store._server_membership import Membership, membership_of, shut_down_unless_used
 from redis_store._server_probe import Answer, Talk
 from redis_store._server_process import force_down, shut_down
-from redis_store.errors import EmbeddedServerError, InvalidSettings, StoreClosed
+from redis_store.errors import EmbeddedServerError, StoreClosed
+from redis_store.server_config import Durability, check_durability
 
 __all__ = [
-    "Durability",
     "EmbeddedServer",
     "ServerStatus",
     "default_data_dir",
@@ -80,7 +79,6 @@ __all__ = [
     "stop",
 ]
 
-Durability = Literal["everysec", "always"]
 DataDir = str | os.PathLike[str] | None
 
 
@@ -181,8 +179,7 @@ def join(data_dir: DataDir = None, *, durability: Durability = "everysec") -> Em
     server; asking for less than it has changes nothing. Raises `InvalidSettings` for what cannot be used and
     `EmbeddedServerError` for what cannot run here. Threads may call it at once.
     """
-    if durability not in ("everysec", "always"):
-        raise InvalidSettings(f"durability must be 'everysec' or 'always', and not {durability!r}.")
+    check_durability(durability)
     folder = _folder(data_dir)
     membership = membership_of(folder)
     with translated_errors(folder):

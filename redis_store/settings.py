@@ -6,18 +6,16 @@ import os
 import secrets
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from redis_store._scope import Limits, LogBounds
 from redis_store.errors import InvalidSettings
+from redis_store.server_config import Durability, check_durability
 
 URL_VARIABLE = "REDIS_URL"
 """The environment variable that names the server where the caller does not."""
 
 NEAR_CACHE_BYTES = 32 * 1024 * 1024
 """How much memory the near cache may take: so much for threads, and so much for each event loop."""
-
-Durability: TypeAlias = Literal["everysec", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
             _check_positive("timeout", self.timeout_s)
-        if self.durability not in ("everysec", "always"):
-            raise InvalidSettings(f"durability must be 'everysec' or 'always', not {self.durability!r}.")
+        check_durability(self.durability)
         for name in ("configure_server", "near_cache"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")

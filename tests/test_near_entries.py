@@ -105,7 +105,7 @@ def test_what_would_take_a_big_part_of_the_room_is_not_kept() -> None:
 def test_the_keys_of_writes_are_found() -> None:
     scope = Scope.of(UserKeys.of("a"), "x", Writer.of(None, None), VALUES, Limits(), LogBounds())
     for command in (
-        (scope.set_opening, b"field", b"value"),
+        (SET.opening(scope.script_keys, scope.script_head), b"field", b"value"),
         SET.by_digest(scope.script_keys, (b"y", 1)),
         TRANSACT.by_text(scope.script_keys, ()),
         ("RENAME", A, b"user:a:trash:x"),

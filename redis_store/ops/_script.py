@@ -26,14 +26,8 @@ async def run_script(
     repeatable: bool = False,
     bulk: bool = False,
 ) -> Any:
-    """Run a script on hashes in one round trip, or in two where the server's script cache has been emptied."""
-    try:
-        try:
-            return await Call((script.by_digest(keys, arguments),), as_is, repeatable, bulk)
-        except ScriptMissing:
-            return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
-    except WrongKeyType as error:
-        raise await _with_key_named(keys, (b"hash",) * len(keys), error) from None
+    """Run a script whose keys are hashes."""
+    return await _evaluate(script, keys, arguments, keys, (b"hash",) * len(keys), repeatable, bulk)
 
 
 async def run_checked(
@@ -42,14 +36,8 @@ async def run_checked(
     kinds: tuple[bytes, ...],
     arguments: tuple[Argument, ...],
 ) -> Any:
-    """Run a script on keys of these kinds in one round trip, or in two where the server's script cache is empty."""
-    try:
-        try:
-            return await Call((script.by_digest(keys, arguments),), as_is)
-        except ScriptMissing:
-            return await Call((script.by_text(keys, arguments),), as_is)
-    except WrongKeyType as error:
-        raise await _with_key_named(keys, kinds, error) from None
+    """Run a script whose keys are of these kinds."""
+    return await _evaluate(script, keys, arguments, keys, kinds)
 
 
 async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
@@ -62,13 +50,29 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
     """Run a script that writes to a namespace (`scripts/prelude.lua`), if it may be written."""
     scope.check_writable()
     arguments = scope.script_head + arguments
+    return await _evaluate(script, scope.script_keys, arguments, scope.delete_keys, KINDS_OF_SCRIPT_KEYS)
+
+
+async def _evaluate(
+    script: Script,
+    keys: tuple[bytes, ...],
+    arguments: tuple[Argument, ...],
+    suspects: tuple[bytes, ...],
+    kinds: tuple[bytes, ...],
+    repeatable: bool = False,
+    bulk: bool = False,
+) -> Any:
+    """Run a script in one round trip, or in two where the server's script cache lacks it.
+
+    Where it meets a wrong type, `WrongKeyType` names that of the `suspects` that is not of its kind.
+    """
     try:
         try:
-            return await Call((script.by_digest(scope.script_keys, arguments),), as_is)
+            return await Call((script.by_digest(keys, arguments),), as_is, repeatable, bulk)
         except ScriptMissing:
-            return await Call((script.by_text(scope.script_keys, arguments),), as_is)
+            return await Call((script.by_text(keys, arguments),), as_is, repeatable, bulk)
     except WrongKeyType as error:
-        raise await _with_key_named(scope.delete_keys, KINDS_OF_SCRIPT_KEYS, error) from None
+        raise await _with_key_named(suspects, kinds, error) from None
 
 
 async def write_transaction(scope: Scope, commands: list[Command], probe: bytes | None = None) -> list[Any] | None:

@@ -15,15 +15,7 @@ from redis_store.errors import ServerFull
 from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
-
-NEEDED_FLAGS = "Khgxe"
-"""What `notify-keyspace-events` must contain: events by key, of hashes, generic commands, expiry, eviction."""
-
-WISHED_FLAGS = "Khgsxe"
-"""Those, and of sets, so that a new namespace is noticed at once and not within a second."""
-
-_ALL_CLASSES = set("g$lshzxetd")
-"""What the flag ``A`` stands for."""
+from redis_store.server_config import WISHED_FLAGS, missing_flags
 
 FIELDS_PER_NOTE = 500
 FIELDS_PER_READ = 100
@@ -62,12 +54,6 @@ class Page(NamedTuple):
     entries: list[Any]
     cursor: str
     texts: dict[bytes, bytes]
-
-
-def missing_flags(flags: str, wanted: str = NEEDED_FLAGS) -> str:
-    """Return which flags are not among the server's; ``A`` stands for most."""
-    known = set(flags) | (_ALL_CLASSES if "A" in flags else set())
-    return "".join(flag for flag in wanted if flag not in known)
 
 
 def read_flags() -> Call[str]:

@@ -27,7 +27,7 @@ from redis_store._computing import get_or_set as get_or_set
 from redis_store._flow import Look
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
-from redis_store.ops._script import run_checked
+from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
@@ -36,8 +36,6 @@ from redis_store.types import Json, Ttl
 
 MAX_ERROR_CHARS = 1000
 """So much of an error's message reaches those who waited."""
-
-_KINDS_OF_COMMIT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,7 @@ async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | Non
     reply = await run_checked(
         FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
         (*scope.delete_keys, *plan.tags),
-        (*_KINDS_OF_COMMIT_KEYS, *[b"zset"] * len(plan.tags)),
+        (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(plan.tags)),
         (
             *(*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.member),
             *(() if bound is None else ending(*bound.arguments())),

@@ -13,7 +13,7 @@ from redis_store._keys import NamespaceKeys, decode_name, encode_key
 from redis_store._optimistic import changed_since_read, check_open, check_parts
 from redis_store._scope import Scope
 from redis_store.errors import LimitExceeded
-from redis_store.ops._script import run_checked
+from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import Bound, ending, settled
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
@@ -22,7 +22,6 @@ from redis_store.types import Json, Ttl
 
 T = TypeVar("T")
 
-_KINDS = (b"hash", b"set", b"hash", b"stream", b"hash")
 
 Place: TypeAlias = tuple[bytes, bytes]
 """A namespace's name and a field."""
@@ -145,11 +144,11 @@ async def commit_parts(
         else:
             arguments += (numbers[name], raw, "set", write.text, write.ttl_ms)
     if not max_keys:
-        reply = await run_checked(TRANSACT, keys, _KINDS * len(places), tuple(arguments))
+        reply = await run_checked(TRANSACT, keys, KINDS_OF_SCRIPT_KEYS * len(places), tuple(arguments))
     else:
         bounds = {name: _bound(places[numbers[name]], most, name, writes) for name, most in max_keys.items()}
         arguments += ending(*(a for name, bound in bounds.items() for a in bound.arguments(5 * numbers[name] + 1)))
-        reply = await run_checked(BOUNDED[TRANSACT.name], keys, _KINDS * len(places), tuple(arguments))
+        reply = await run_checked(BOUNDED[TRANSACT.name], keys, KINDS_OF_SCRIPT_KEYS * len(places), tuple(arguments))
         reply = await settled(scope, reply, *bounds.values())
     if reply != 1:
         changed: Place = list(reads)[reply[0]]

@@ -71,7 +71,9 @@ async def set_value(
             scope.counters.bytes_written += len(text)
             return
         try:
-            await Call(((scope.set_opening, field, text),), as_is)
+            await Call(
+                ((_opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json), field, text),), as_is
+            )
         except (ScriptMissing, WrongKeyType):
             # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
             await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
@@ -101,7 +103,13 @@ async def delete(scope: Scope, key: str) -> bool:
         return bool(await run_delete(DELETE, scope, ("", field)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
+def _opening_of_set(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_json: str) -> Opening:
+    """Return the most frequent write up to its field and value."""
+    return SET.opening(keys, (*head, agent_json))
+
+
+@lru_cache(maxsize=1024)
 def _opening_of_delete(keys: tuple[bytes, ...], head: tuple[Argument, ...]) -> Opening:
     """Return the everyday delete up to its transaction's id, which is empty, and its field."""
     return DELETE.opening(keys, head)
