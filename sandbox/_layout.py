@@ -11,11 +11,11 @@ from pathlib import Path
 import msgpack
 
 import redis_store
-from sandbox.child.boot import SHARED
+from sandbox.child import boot
 
-CHILD = Path(__file__).parent / "child"
+CHILD = Path(boot.__file__).parent
 PACKAGES = {
-    "sandbox": Path(__file__).parent,
+    "sandbox": CHILD.parent,
     "redis_store": Path(redis_store.__file__).parent,
     "msgpack": Path(msgpack.__file__).parent,
 }
@@ -129,7 +129,13 @@ def _libraries(python: Path) -> list[Path]:
 
 def _our_files() -> list[Path]:
     """Return the files and folders that hold what `boot.SHARED` names."""
-    modules = [PACKAGES[package] / f"{name}.py" for package in ("redis_store", "sandbox") for name in SHARED[package]]
+    modules = [
+        PACKAGES[top].joinpath(*below.split("."), f"{name}.py")
+        for package, names in boot.SHARED.items()
+        for top, _, below in (package.partition("."),)
+        if top in ("redis_store", "sandbox") and not below.startswith("child")
+        for name in names
+    ]
     return [CHILD, *modules, PACKAGES["msgpack"]]
 
 

@@ -64,6 +64,7 @@ SHARED = {
         "zygote",
     ),
 }
+"""The modules that an agent process may import, by their package. A package's own ``__init__`` is never executed there."""
 
 
 class SharedFinder:
@@ -78,7 +79,9 @@ class SharedFinder:
             return None
         if module not in SHARED[package]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return PathFinder.find_spec(name, [self.folders[package]])
+        top, _, below = package.partition(".")
+        folder = "/".join((self.folders[top], *filter(None, below.split("."))))
+        return PathFinder.find_spec(name, [folder])
 
 
 def public_name(name: str) -> object:
@@ -98,10 +101,13 @@ def _public_modules() -> Iterable[ModuleType]:
 
 def main() -> None:
     sandbox, redis_store, msgpack, role, *arguments = sys.argv[1:]
-    folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox, "sandbox.child": f"{sandbox}/child"}
+    folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox}
     for package in SHARED:
         stub = sys.modules[package] = ModuleType(package)
         stub.__path__ = []  # a package, with nothing for the usual finders
+        parent, _, name = package.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], name, stub)
     vars(sys.modules["redis_store"])["__getattr__"] = public_name
     sys.meta_path.insert(0, SharedFinder(folders))
     sys.argv[:] = [""]
