@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import _server_probe, _server_socket_path, server
-from redis_store._server_probe import Talk
+from redis_store import server
 from redis_store.errors import EmbeddedServerError, InvalidSettings, StoreClosed
+from redis_store.server import probe, socket_path
+from redis_store.server.probe import Talk
 
 if sys.platform != "linux":
     pytest.skip("these tests look at processes in /proc", allow_module_level=True)
@@ -440,7 +441,7 @@ def test_durability_is_raised_for_who_asks_and_never_lowered(folder: Path, perso
     ("flags", "wanted"), [("", "Khgxe"), ("AKE", None), ("El", "ElKhgxe"), ("Kghxe", None), ("KA", None), ("A", "AK")]
 )
 def test_events_are_added(flags: str, wanted: str | None) -> None:
-    assert _server_probe.with_needed_events(flags) == wanted
+    assert probe.with_needed_events(flags) == wanted
 
 
 def test_events_are_added_to_a_running_server(folder: Path) -> None:
@@ -477,7 +478,7 @@ def long_folder(folder: Path, short_base: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_path_too_long_for_a_socket(long_folder: Path, short_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.join(long_folder) as joined:
-        assert len(os.fsencode(joined.socket_path)) <= _server_socket_path.MAX_SOCKET_PATH_BYTES
+        assert len(os.fsencode(joined.socket_path)) <= socket_path.MAX_SOCKET_PATH_BYTES
         assert joined.socket_path.is_relative_to(short_base)
         assert joined.socket_path.resolve().parent == joined.data_dir == long_folder
         client = redis.Redis.from_url(joined.url)

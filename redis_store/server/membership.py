@@ -13,12 +13,12 @@ import sys
 import threading
 from pathlib import Path
 
-from redis_store import _server_locks, _server_probe
-from redis_store._server_folder import Folder, translated_errors
-from redis_store._server_locks import FileLock, Patience, Scope, signed_by, try_lock
-from redis_store._server_probe import Answer, Talk
-from redis_store._server_process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
 from redis_store.errors import EmbeddedServerError, StoreClosed
+from redis_store.server import locks, probe
+from redis_store.server.folder import Folder, translated_errors
+from redis_store.server.locks import FileLock, Patience, Scope, signed_by, try_lock
+from redis_store.server.probe import Answer, Talk
+from redis_store.server.process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
 
 _log = logging.getLogger("redis_store")
 
@@ -58,7 +58,7 @@ class Membership:
         """Return at once when the server listens, else when it does again."""
         lease = self._lease
         if lease is not None and lease.is_current():
-            answer = _server_probe.probe(self.folder.socket_path(), always=self._always)
+            answer = probe.probe(self.folder.socket_path(), always=self._always)
             # A server that is silent lives; whoever uses the connection has a timeout of its own.
             if answer is Answer.READY or (answer is Answer.SILENT and not self._always):
                 return
@@ -133,8 +133,8 @@ class Membership:
     def _settle(self) -> None:
         with Talk(self.folder.socket_path(), START_TIMEOUT_S) as talk:
             self._server_pid = talk.peer_pid()
-            _server_probe.add_needed_events(talk)
-            engine = _server_probe.engine_of(talk)
+            probe.add_needed_events(talk)
+            engine = probe.engine_of(talk)
         if engine is not None:
             self.folder.record_writer(engine)
 
@@ -198,18 +198,18 @@ def _call_at_end_of_multiprocessing_child() -> None:
 def _after_fork_in_child() -> None:
     global _members_lock
     _members_lock = threading.Lock()
-    inherited = _server_locks.disown_inherited()
+    inherited = locks.disown_inherited()
     for member in _members.values():
         member.reborn()
-    _server_locks.close_inherited(inherited)
+    locks.close_inherited(inherited)
     util = sys.modules.get("multiprocessing.util")
     if util is not None:  # it forgets its finalizers right after the fork, and then calls this
-        util.register_after_fork(_server_locks, lambda _: _call_at_end_of_multiprocessing_child())
+        util.register_after_fork(locks, lambda _: _call_at_end_of_multiprocessing_child())
 
 
 os.register_at_fork(
-    before=_server_locks.before_fork,
-    after_in_parent=_server_locks.after_fork_in_parent,
+    before=locks.before_fork,
+    after_in_parent=locks.after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )
 atexit.register(leave_all)

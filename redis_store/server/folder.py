@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from redis_store import _server_socket_path
-from redis_store._server_binary import Engine
-from redis_store._server_files import read_json, write_json, write_whole
-from redis_store._server_host import Host, this_host
-from redis_store._server_locks import Scope
 from redis_store.errors import DataStoreError, EmbeddedServerError, InvalidSettings
+from redis_store.server import socket_path as server_socket_path
+from redis_store.server.binary import Engine
+from redis_store.server.files import read_json, write_json, write_whole
+from redis_store.server.host import Host, this_host
+from redis_store.server.locks import Scope
 
 _FORMAT = 1
 _MAX_LOG_BYTES = 1 << 20
@@ -178,7 +178,7 @@ class Folder:
 
     def socket_path(self) -> Path:
         """The socket, by a path that is short enough."""
-        return _server_socket_path.socket_path(self.path)
+        return server_socket_path.socket_path(self.path)
 
     def remove_data(self) -> None:
         """Remove all that the store made here, and the folder if nothing else is in it; both locks must be held.
@@ -189,7 +189,7 @@ class Folder:
             (self.path / "appendonlydir").rename(self.path / f"removed-{uuid.uuid4().hex}")
         for removed in self.path.glob("removed-*"):
             shutil.rmtree(removed)
-        _server_socket_path.remove_short_path(self.path)
+        server_socket_path.remove_short_path(self.path)
         for name in (*_FILES, "lease.lock", "start.lock"):
             for file in (self.path / name, *self.path.glob(f"{name}.*")):  # the latter: written by who was killed
                 file.unlink(missing_ok=True)

@@ -17,8 +17,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from redis_store._server_files import write_whole
 from redis_store.errors import EmbeddedServerError
+from redis_store.server.files import write_whole
 
 #: Longer paths are not given to the clients of a socket.
 MAX_SOCKET_PATH_BYTES = 100

@@ -8,11 +8,12 @@ import signal
 import subprocess
 from pathlib import Path
 
-from redis_store import _server_binary, _server_probe
-from redis_store._server_folder import Folder
-from redis_store._server_locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
-from redis_store._server_probe import Answer, Talk
 from redis_store.errors import EmbeddedServerError
+from redis_store.server import binary as server_binary
+from redis_store.server import probe
+from redis_store.server.folder import Folder
+from redis_store.server.locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
+from redis_store.server.probe import Answer, Talk
 from redis_store.server_config import NEEDED_FLAGS
 
 #: How long a process waits for a server that says nothing, and for another process that holds a lock.
@@ -32,7 +33,7 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
     """
     patience = Patience(START_TIMEOUT_S)
     starts, log_offset = 0, 0
-    while (answer := _server_probe.probe(folder.socket_path(), always=always)) is not Answer.READY:
+    while (answer := probe.probe(folder.socket_path(), always=always)) is not Answer.READY:
         if answer is Answer.LOADING:
             patience.renew(START_TIMEOUT_S)  # it reads its files, however many there are
         if answer is Answer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
@@ -96,7 +97,7 @@ def _tell_to_stop(socket_path: Path) -> bool:
 
 def _kill(socket_path: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
-        if (pid := _server_probe.listener_pid(socket_path)) is not None:
+        if (pid := probe.listener_pid(socket_path)) is not None:
             os.kill(pid, signal.SIGKILL)
 
 
@@ -105,7 +106,7 @@ def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
     check_that_locks_work(lock)
     lock.sign()
     folder.refuse_other_host()
-    binary = _server_binary.find_binary(folder.writer(), folder.path)
+    binary = server_binary.find_binary(folder.writer(), folder.path)
     if folder.writer() is None:
         folder.record_writer(binary.engine)
     folder.claim_host()
@@ -180,7 +181,7 @@ def _no_answer(folder: Folder, answer: Answer) -> EmbeddedServerError:
             f"No server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
             "one; if it is stopped, let it go on (kill -CONT) or end it."
         )
-    pid = _server_probe.listener_pid(folder.socket_path())
+    pid = probe.listener_pid(folder.socket_path())
     state = "still reads its files" if answer is Answer.LOADING else "does not answer; it is stopped or overloaded"
     return EmbeddedServerError(
         f"The embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"

@@ -59,13 +59,13 @@ from types import TracebackType
 
 import platformdirs
 
-from redis_store import _server_probe
-from redis_store._server_folder import Folder, folder_at, translated_errors
-from redis_store._server_locks import Patience, count_shared, try_lock
-from redis_store._server_membership import Membership, membership_of, shut_down_unless_used
-from redis_store._server_probe import Answer, Talk
-from redis_store._server_process import force_down, shut_down
 from redis_store.errors import EmbeddedServerError, StoreClosed
+from redis_store.server import probe
+from redis_store.server.folder import Folder, folder_at, translated_errors
+from redis_store.server.locks import Patience, count_shared, try_lock
+from redis_store.server.membership import Membership, membership_of, shut_down_unless_used
+from redis_store.server.probe import Answer, Talk
+from redis_store.server.process import force_down, shut_down
 from redis_store.server_config import Durability, check_durability
 
 __all__ = [
@@ -258,9 +258,7 @@ def _shut_down_soon(folder: Folder) -> None:
     patience = Patience(0.5)
     while True:
         shut_down_unless_used(folder)
-        if _server_probe.probe(folder.socket_path()) is Answer.ABSENT or count_shared(
-            folder.lease_lock, folder.engine_record
-        ):
+        if probe.probe(folder.socket_path()) is Answer.ABSENT or count_shared(folder.lease_lock, folder.engine_record):
             return
         if not patience.wait():
             return
@@ -273,12 +271,12 @@ def _users(folder: Folder) -> str:
 
 def _status(folder: Folder) -> ServerStatus:
     socket_path = folder.socket_path()
-    answer = _server_probe.probe(socket_path)
+    answer = probe.probe(socket_path)
     running = answer is not Answer.ABSENT
     engine, durability = folder.writer(), None
     if answer is Answer.READY:
         with contextlib.suppress(OSError), Talk(socket_path) as talk:
-            engine = _server_probe.engine_of(talk) or engine
+            engine = probe.engine_of(talk) or engine
             reply = talk.ask("CONFIG", "GET", "appendfsync")
             durability = reply[1].decode() if isinstance(reply, list) else None
     return ServerStatus(
@@ -287,7 +285,7 @@ def _status(folder: Folder) -> ServerStatus:
         url=_url_of(socket_path),
         running=running,
         state="stopped" if answer is Answer.ABSENT else answer.name.lower(),
-        pid=_server_probe.listener_pid(socket_path) if running else None,
+        pid=probe.listener_pid(socket_path) if running else None,
         engine=engine.name if engine is not None else None,
         version=engine.version if engine is not None else None,
         durability=durability,
