@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._digests import Digests, digest_of
 from redis_store._expiries import Expiries
 from redis_store._feed_agenda import Agenda
@@ -18,6 +17,7 @@ from redis_store._log_entry import Entry, Position, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
 from redis_store._scope import LogBounds
 from redis_store.ops.feed import START, Attached, Page, Seen
+from redis_store.values.compression import MAX_VALUE_BYTES
 
 LEARNED_FIRST = 2000
 """A namespace of at most so many keys is learned before anybody is told that it is watched. In a bigger one hand-made writes

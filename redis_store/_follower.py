@@ -20,8 +20,6 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from redis_store._call import Op
-from redis_store._codec import Codec
-from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._keys import NamespaceKeys, UserKeys, decode_name
 from redis_store._log_entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Item, Opened, Overflow
@@ -30,6 +28,8 @@ from redis_store.ops import feed as says
 from redis_store.ops.feed import LOG_PAGE, START
 from redis_store.ops.listing import SNAPSHOT_KEYS
 from redis_store.types import Change, ChangeOp, ChangeSource
+from redis_store.values.codec import Codec
+from redis_store.values.compression import MAX_VALUE_BYTES
 
 Phase: TypeAlias = Literal["waiting", "catching up", "listing", "live"]
 Order: TypeAlias = "tuple[int, int]"

@@ -7,7 +7,6 @@ import weakref
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
-from redis_store._codec import Values
 from redis_store._keys import UserKeys
 from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
@@ -16,6 +15,7 @@ from redis_store._sync_flow import Keeper
 from redis_store.errors import StoreClosed
 from redis_store.store import DataStore
 from redis_store.types import Ttl
+from redis_store.values.codec import Values
 
 
 def lease(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
-from redis_store._codec import Codec, JsonText, check_value_size
-from redis_store._compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.stats import Counters
+from redis_store.values.codec import Codec, JsonText, check_value_size
+from redis_store.values.compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 LOG_ENTRIES = 10_000

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from redis_store import _plain
 from redis_store.errors import InvalidInput, InvalidType, InvalidValue
 from redis_store.types import Json, Ttl
+from redis_store.values import rules
 
 __all__ = ["AsyncCachedFunction", "CachedFunction"]
 
@@ -225,7 +225,7 @@ class _Naming:
             return ""
         try:
             text = json.dumps(
-                _plain.to_plain(_distinct(bound)), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+                rules.to_plain(_distinct(bound)), ensure_ascii=False, sort_keys=True, separators=(",", ":")
             )
         except InvalidValue as error:
             raise InvalidValue(

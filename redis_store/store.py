@@ -11,8 +11,6 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
-from redis_store._codec import Values
-from redis_store._compression import Packing, check_compress_above
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
 from redis_store._keys import DEFAULT_NAMESPACE, UserKeys
@@ -48,6 +46,8 @@ from redis_store.settings import NEAR_CACHE_BYTES, Settings, new_id, resolve_url
 from redis_store.stats import StoreStats
 from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
+from redis_store.values.codec import Values
+from redis_store.values.compression import Packing, check_compress_above
 from redis_store.watch import Watch, wait_until
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from redis_store import _plain
 from redis_store.types import Change, Json
+from redis_store.values import rules
 
 MOST_OPEN = 1000
 """So many changes may be open: taken from the watch, and not yet behind the cursor."""
@@ -31,7 +31,7 @@ class Item:
     def as_json(self) -> dict[str, Json]:
         """Return the change as an agent gets it; raises `ValueError` where the value is not JSON."""
         change = self.change
-        value = _plain.load(change.value) if isinstance(change.value, bytes) else change.value
+        value = rules.load(change.value) if isinstance(change.value, bytes) else change.value
         return {
             "namespace": change.namespace,
             "key": change.key,

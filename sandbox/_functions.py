@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox._secrets import is_secret_name, without_secrets
 from sandbox.errors import InvalidType
 
@@ -78,7 +78,7 @@ def _default(parameter: inspect.Parameter) -> dict[str, Any]:
     value = parameter.default
     hidden = is_secret_name(parameter.name) and isinstance(value, str)
     try:
-        text = _plain.dump(value).decode()
+        text = rules.dump(value).decode()
     except InvalidValue:
         return {}
     if hidden or len(text) > _MOST_DEFAULT_BYTES or without_secrets(text) != text:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox import isolation as isolation_module
 from sandbox._functions import Function, check_tools, describe_function
 from sandbox._packages import Packages, find_packages
@@ -124,7 +124,7 @@ def _thing(where: str, name: str, address: str, value: Any, functions: dict[str,
     if callable(value):
         return {"function": _describe(name, address, value, functions)}
     try:
-        return {"value": _plain.to_plain(value)}
+        return {"value": rules.to_plain(value)}
     except InvalidValue as error:
         raise InvalidType(f"{str(error).replace('value', where, 1)} Or give a function.") from None
 

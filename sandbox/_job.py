@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox._given import Given
 from sandbox._output import guarded
 from sandbox._sources import Source, read_source
@@ -81,7 +81,7 @@ def new_run_id() -> str:
 
 def _input_text(input_dict: dict[Any, Any]) -> bytes:
     try:
-        return _plain.dump(input_dict)
+        return rules.dump(input_dict)
     except InvalidValue as error:
         message, path = (text.replace("value", "input_dict", 1) for text in (str(error), error.path))
         raise InvalidType(message, path=path) from None

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
-from redis_store import DataStore, _plain
+from redis_store import DataStore
 from redis_store._lease import with_default_ttl
 from redis_store.errors import LimitExceeded
 from redis_store.types import MISSING, KeyInfo
+from redis_store.values import rules
 from sandbox._frames import FrameError, Part
 from sandbox._messages import SET
 
@@ -76,7 +77,7 @@ def _metadata(text: bytes | None) -> dict[str, Any] | None:
             size_bytes=len(text),
         )
     try:
-        metadata = _plain.load(text)
+        metadata = rules.load(text)
     except (ValueError, RecursionError):
         raise FrameError("metadata that is not JSON") from None
     if not isinstance(metadata, dict):
@@ -164,7 +165,7 @@ def _info(store: TextStore, arguments: list[Any]) -> Done:
     if info is None:
         return Done([], 0, False)
     created, updated, expires = (_microseconds(t) for t in (info.created_at, info.updated_at, info.expires_at))
-    metadata = _plain.dump(info.metadata)
+    metadata = rules.dump(info.metadata)
     parts: list[Part] = [info.key, created, info.created_by, updated, info.updated_by, metadata, info.size, expires]
     return Done(parts, 1, True, len(metadata))
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox._frames import FrameError, Part
 from sandbox._functions import Function, is_async
 from sandbox._timeline import Called, Who
@@ -130,7 +130,7 @@ class ToolHost:
         message: list[Part]
         if error is None:
             try:
-                text = _plain.dump(value)
+                text = rules.dump(value)
                 message = ["answer", number, text]
                 if len(text) > self._tree.given.limits.result_bytes:
                     failed = "ResultLimitExceeded"
@@ -184,7 +184,7 @@ def load_json(text: bytes, kind: type) -> Any:
             value=MAX_VALUES,
         )
     try:
-        value = _plain.to_plain(_plain.load(text))
+        value = rules.to_plain(rules.load(text))
     except (ValueError, RecursionError):
         raise FrameError("a text that is not JSON") from None
     if not isinstance(value, kind):

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from redis_store import Change, DataStore, Watch, _plain
+from redis_store import Change, DataStore, Watch
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
+from redis_store.values import rules
 from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
@@ -275,7 +276,7 @@ class _Asked(NamedTuple):
     def open(self, store: DataStore, budget: NamespaceBudget) -> Watch:
         """Begin to watch; raises the store's errors for arguments that it refuses."""
         try:
-            since: Any = None if self.since_text is None else _plain.load(self.since_text)
+            since: Any = None if self.since_text is None else rules.load(self.since_text)
         except (ValueError, RecursionError):
             since = b""  # which is refused as no cursor
         if isinstance(since, dict) and len(since) > MOST_NAMESPACES:  # each gets a log, also where it holds nothing

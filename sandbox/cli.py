@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from redis_store import _plain
 from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.values import rules
 from sandbox import _cli_options, _doctor, errors
 from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
 from sandbox._cli_watch import watch
@@ -202,7 +202,7 @@ def _read_input(text: str) -> dict[str, Any]:
     else:
         raw = os.fsencode(text)
     try:
-        value = _plain.load(raw)
+        value = rules.load(raw)
     except json.JSONDecodeError as error:
         leave(f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", CALLED_WRONGLY)
     except (ValueError, RecursionError) as error:

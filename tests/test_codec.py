@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from redis_store import CorruptValue, InvalidType, InvalidValue, StoredDataError, UnsupportedEncoding, _plain
-from redis_store._codec import JSON_TEXT, VALUES
+from redis_store import CorruptValue, InvalidType, InvalidValue, StoredDataError, UnsupportedEncoding
+from redis_store.values import rules
+from redis_store.values.codec import JSON_TEXT, VALUES
 from tests.values import LONG, Number, Word, anything, json_values, nested
 
 DEPTHS = [1, 2, 126, 127, 128, 129, 130, 131, 200, 253, 254, 255, 256, 260, 2000]
@@ -24,7 +25,7 @@ def outcome(encode: Any, value: Any) -> tuple[str, Any, Any]:
         text = encode(value)
     except InvalidValue as error:
         return "refused", str(error), error.path
-    return "accepted", repr(_plain.load(text)), list(json.loads(text)) if text[:1] == b"{" else None
+    return "accepted", repr(rules.load(text)), list(json.loads(text)) if text[:1] == b"{" else None
 
 
 def decode(text: bytes) -> Any:
@@ -37,7 +38,7 @@ def test_everything_that_json_can_say_comes_back_exactly(value: Any) -> None:
     text = VALUES.encode(value)
     assert repr(decode(text)) == repr(value)
     assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
-    assert repr(_plain.load(_plain.dump(value))) == repr(value)
+    assert repr(rules.load(rules.dump(value))) == repr(value)
     assert JSON_TEXT.encode(text) == text
 
 
@@ -51,7 +52,7 @@ def test_everything_that_json_can_say_comes_back_exactly(value: Any) -> None:
 @example([Word.A, [Number.ONE]])
 @example(["null", float("nan")])
 def test_the_fast_path_agrees_with_the_reference(value: Any) -> None:
-    assert outcome(VALUES.encode, value) == outcome(_plain.dump, value)
+    assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "mixed"])
@@ -63,7 +64,7 @@ def test_the_depth_that_is_allowed(depth: int, kind: str) -> None:
         [nested(depth - 1, kind=kind)] * 3,
     ):
         went = outcome(VALUES.encode, value)
-        assert went == outcome(_plain.dump, value)
+        assert went == outcome(rules.dump, value)
         assert (went[0] == "accepted") is (depth <= 128)
         text = json.dumps(value).encode() if depth < 900 else b"[" * depth + b"]" * depth
         if depth <= 128:
@@ -79,7 +80,7 @@ def test_the_depth_that_is_allowed(depth: int, kind: str) -> None:
 )
 def test_the_digits_that_are_allowed(number: int) -> None:
     for value in (number, [number], {"a": {"b": number}}, [None, number, 1.5]):
-        assert outcome(VALUES.encode, value) == outcome(_plain.dump, value)
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
         if abs(number) < LONG:
             assert decode(VALUES.encode(value)) == value
     assert outcome(VALUES.encode, {number: 1})[0] == ("accepted" if abs(number) < LONG else "refused")
@@ -92,7 +93,7 @@ def test_circular_values_are_refused() -> None:
     loop["a"].append(loop)
     two = [loop, own]
     for value in (own, loop, two, (own,), {1: own}):
-        assert outcome(VALUES.encode, value) == outcome(_plain.dump, value)
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
         assert outcome(VALUES.encode, value)[0] == "refused"
 
 
@@ -111,7 +112,7 @@ def test_circular_values_are_refused() -> None:
     ],
 )
 def test_a_refusal_names_the_path(value: Any, path: str | None, message: str) -> None:
-    for encode in (VALUES.encode, _plain.dump):
+    for encode in (VALUES.encode, rules.dump):
         with pytest.raises(InvalidValue) as caught:
             encode(value)
         assert message in str(caught.value)
@@ -130,7 +131,7 @@ def test_keys_become_text_as_json_makes_them() -> None:
     for key in (1, -1, 0, 2**70, 1.5, -0.0, 1e22, 1e-7, None, True, False):
         value = {key: [key]}
         assert json.loads(VALUES.encode(value)) == json.loads(json.dumps(value))
-        assert outcome(VALUES.encode, value) == outcome(_plain.dump, value)
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
 
 
 def test_keys_that_become_the_same_text_are_one_key() -> None:
@@ -191,7 +192,7 @@ def test_reading_anything_gives_a_value_or_says_where_it_lies(text: bytes) -> No
     expected = UnsupportedEncoding if text[:1] == b"\x01" and not is_zstd else CorruptValue
     for read in (decode, lambda text: VALUES.decode_found(["key"], [text], "ns")["key"]):
         try:
-            meant = _plain.load(text)
+            meant = rules.load(text)
         except (ValueError, RecursionError):
             with pytest.raises(StoredDataError) as caught:
                 read(text)

@@ -22,11 +22,11 @@ from redis_store import (
     connect,
     connect_async,
 )
-from redis_store import _compression as compression
-from redis_store._codec import JsonText, Values
-from redis_store._compression import Packing
 from redis_store._keys import UserKeys
 from redis_store.steps import Steps
+from redis_store.values import compression
+from redis_store.values.codec import JsonText, Values
+from redis_store.values.compression import Packing
 from tests.servers import Server
 
 BIG = {"lines": [f"line {number}" for number in range(400)]}

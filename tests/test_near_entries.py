@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from redis_store._codec import VALUES
 from redis_store._keys import UserKeys
 from redis_store._near_entries import ENTRY_BYTES, Entries, redis_keys_of
 from redis_store._scope import Limits, LogBounds, Scope, Writer
 from redis_store.scripts import SET, TRANSACT
+from redis_store.values.codec import VALUES
 
 A, B = b"user:a:ns:x", b"user:a:ns:y"
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from redis_store._call import Alone, Argument, Call, Command, Op, as_is, watch
-from redis_store._codec import check_value_size
 from redis_store._keys import encode_key
 from redis_store._scope import Scope
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
@@ -15,6 +14,7 @@ from redis_store.ops.bounds import Bound, bound_of, ending, settled
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl
+from redis_store.values.codec import check_value_size
 
 KEYS_PER_SCRIPT = 1000
 """``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""

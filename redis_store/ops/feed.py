@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis_store._call import Call, Command, as_is, read, transaction
-from redis_store._compression import MAX_VALUE_BYTES
 from redis_store._digests import SKETCH_BYTES
 from redis_store._keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store._log_entry import Entry, Position, parse_entry
@@ -16,6 +15,7 @@ from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 from redis_store.server_config import WISHED_FLAGS, missing_flags
+from redis_store.values.compression import MAX_VALUE_BYTES
 
 FIELDS_PER_NOTE = 500
 FIELDS_PER_READ = 100

@@ -10,9 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from redis_store import _plain
 from redis_store._call import Call, Op, as_is
-from redis_store._codec import VALUES, Values
 from redis_store._flow import Ask, Do, Rand
 from redis_store._keys import encode_key
 from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
@@ -25,6 +23,8 @@ from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import MISSING as MISSING
 from redis_store.types import Json, Ttl
 from redis_store.types import Missing as Missing
+from redis_store.values import rules
+from redis_store.values.codec import VALUES, Values
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
@@ -197,7 +197,7 @@ def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
 def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
     """Whether what stands there says the same as a text; Python's own comparison takes true for 1 and 1 for 1.0."""
     try:
-        values = [_plain.load(plain) for plain in (scope.codec.packing.plain(there, scope.namespace, key), text)]
+        values = [rules.load(plain) for plain in (scope.codec.packing.plain(there, scope.namespace, key), text)]
     except (ValueError, RecursionError):
         return False
     first, second = (json.dumps(value, sort_keys=True) for value in values)

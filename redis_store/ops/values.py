@@ -6,9 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from redis_store import _plain
 from redis_store._call import Argument, Call, Opening, as_is, read
-from redis_store._codec import VALUES
 from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
 from redis_store._scope import Scope
@@ -19,6 +17,8 @@ from redis_store.ops._script import run_delete, run_script
 from redis_store.ops.bounds import run_put
 from redis_store.scripts import DELETE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
+from redis_store.values import rules
+from redis_store.values.codec import VALUES
 
 _YEAR_9999_MS = 253_370_764_800_000
 """The last year that a datetime can say."""
@@ -170,7 +170,7 @@ def _bounded(limit_bytes: int, text: bytes) -> bytes:
 
 def _load_object(text: bytes) -> dict[str, Json]:
     try:
-        known = _plain.load(text)
+        known = rules.load(text)
     except (ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from redis_store import _plain
+from redis_store.values import rules
 from sandbox import errors
 from sandbox.child.functions import Calls, dump
 from sandbox.errors import AgentRaised, InvalidType, SandboxError
@@ -34,7 +34,7 @@ class Agents:
         name = agent_name.encode(errors="backslashreplace").decode()
         future = self._calls.start("agent", name, dump(given, "input_dict"))
         text: bytes = await asyncio.wrap_future(future)
-        return _plain.load(text)  # type: ignore[no-any-return]  # the host has looked that it is an object
+        return rules.load(text)  # type: ignore[no-any-return]  # the host has looked that it is an object
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from redis_store import _plain
 from redis_store._bound import check_max_keys
 from redis_store._keys import encode_key
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import InvalidType, InvalidValue
 from redis_store.types import NEVER, Json, Ttl
+from redis_store.values import rules
 
 _LARGEST_INT = 2**63 - 1
 
@@ -31,7 +31,7 @@ def key_texts(keys: Iterable[str]) -> list[str]:
 def dump_of(key: str, value: object) -> bytes:
     """Return a value's JSON text; a refusal names the key."""
     try:
-        return _plain.dump(value)
+        return rules.dump(value)
     except InvalidValue as error:
         raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
 
@@ -40,7 +40,7 @@ def metadata_text(metadata: dict[str, Json] | None) -> bytes | None:
     """Return metadata as JSON text, None where there is none."""
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
-    return _plain.dump(metadata) if metadata else None
+    return rules.dump(metadata) if metadata else None
 
 
 def ttl_seconds(ttl: Ttl, default_s: float | None) -> float | None:

@@ -14,7 +14,12 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 SHARED = {
-    "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
+    "msgpack": (
+        "_cmsgpack",
+        "exceptions",
+        "ext",
+        "fallback",
+    ),
     "redis_store": (
         "_access",
         "_async_flow",
@@ -24,7 +29,6 @@ SHARED = {
         "_holding",
         "_keys",
         "_optimistic",
-        "_plain",
         "_spin",
         "_sync_flow",
         "_ttl",
@@ -35,7 +39,13 @@ SHARED = {
         "stats",
         "types",
     ),
-    "sandbox": ("_frames", "_messages", "_scratch", "errors"),
+    "redis_store.values": ("rules",),
+    "sandbox": (
+        "_frames",
+        "_messages",
+        "_scratch",
+        "errors",
+    ),
     "sandbox.child": (
         "agent",
         "agents",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from random import random
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis_store import _plain
 from redis_store._computing import (
     LOCK_TIMEOUT_S,
     Answer,
@@ -23,6 +22,7 @@ from redis_store._flow import Do
 from redis_store._ttl import ttl_to_ms
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
+from redis_store.values import rules
 from sandbox._messages import BUSY, FAILED, VALUE
 from sandbox.child.arguments import key_text, new_token, ttl_seconds
 from sandbox.child.flows import run_flow, run_flow_async
@@ -80,7 +80,7 @@ class Flight:
         return b""
 
     def encode(self, value: Any) -> bytes:
-        return _plain.dump(value)
+        return rules.dump(value)
 
     def decode(self, text: bytes) -> Json:
         return self.store._decode(text, self.key)

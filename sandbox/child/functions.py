@@ -10,8 +10,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox._frames import Part
 from sandbox.child.channels import ControlChannel
 from sandbox.errors import ToolError
@@ -67,11 +67,11 @@ class Calls:
         address = described["address"]
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            return _plain.load(self._call(address, args, kwargs).result())
+            return rules.load(self._call(address, args, kwargs).result())
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             answer: bytes = await asyncio.wrap_future(self._call(address, args, kwargs))
-            return _plain.load(answer)
+            return rules.load(answer)
 
         return _dressed(awaited if described["async"] else plain, described)
 
@@ -82,7 +82,7 @@ class Calls:
 def dump(value: Any, name: str) -> bytes:
     """Return the JSON text of a value; a refusal's path begins with `name`."""
     try:
-        return _plain.dump(value)
+        return rules.dump(value)
     except InvalidValue as error:
         raise renamed(error, name) from None
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from redis_store import _plain
 from redis_store.errors import InvalidValue
+from redis_store.values import rules
 from sandbox._frames import Part
 from sandbox._messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
@@ -52,7 +52,7 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     control.send("started")
     pid = os.getpid()
     module = make_module(name, filename, source, {"data_store": DataStore(data, user, namespace, waits), **names})
-    message = _outcome(module, source, _plain.load(text), tools_of(given, calls), reports, result_bytes)
+    message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
     _flush()
     try:
         control.send(*message)
@@ -89,7 +89,7 @@ def _result(value: Any, result_bytes: int) -> list[Part]:
     if not isinstance(value, dict):
         return ["invalid_result", f"result is a {type(value).__name__}: return a dict.", "result"]
     try:
-        text = _plain.dump(value)
+        text = rules.dump(value)
     except InvalidValue as error:
         error = renamed(error, "result")
         return ["invalid_result", str(error), error.path]

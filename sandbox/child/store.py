@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from redis_store import _plain, memo
+from redis_store import memo
 from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._computing import LOCK_TIMEOUT_S, encode_tag
 from redis_store._holding import check_timeout
@@ -23,6 +23,7 @@ from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, W
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
+from redis_store.values import rules
 from sandbox._messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 from sandbox.child import holding
 from sandbox.child.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
@@ -89,7 +90,7 @@ class DataStore(StoreMapping):
 
         `ttl` is in seconds, or a timedelta; without one the namespace's default counts, against which there is `NEVER`.
         """
-        self._call("set", _key(key), _plain.dump(value), metadata_text(metadata), ttl_seconds(ttl, self._ttl_s))
+        self._call("set", _key(key), rules.dump(value), metadata_text(metadata), ttl_seconds(ttl, self._ttl_s))
 
     def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Let a key expire that long from now, whatever it had before, and return whether it was there."""
@@ -104,7 +105,7 @@ class DataStore(StoreMapping):
 
         Whole numbers stay exact; a ttl that the key has stays. Raises `WrongValueType` where it holds anything but a number.
         """
-        return self._decode(self._call("increment", _key(key), _plain.dump(by), self._ttl_s)[0], key)
+        return self._decode(self._call("increment", _key(key), rules.dump(by), self._ttl_s)[0], key)
 
     def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
         """Append to the list under a key, or begin one; with `max_items`, only so many of the newest stay.
@@ -112,12 +113,12 @@ class DataStore(StoreMapping):
         A ttl that the key has stays. Raises `WrongValueType` where it holds anything but a list.
         """
         most = None if max_items is None else check_max_items(max_items)
-        texts = [_plain.dump(item) for item in _plain.to_plain(list(items))]
+        texts = [rules.dump(item) for item in rules.to_plain(list(items))]
         self._call("append", _key(key), most, self._ttl_s, *texts)
 
     def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value where the key holds none, and return whether that was so: one of many callers gets True."""
-        text = _plain.dump(value)
+        text = rules.dump(value)
         return bool(self._call("set_if_absent", _key(key), text, ttl_seconds(ttl, self._ttl_s))[0])
 
     def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
@@ -126,8 +127,8 @@ class DataStore(StoreMapping):
         A stored null is a value, so None does not stand for nothing; nor is 1 the same as 1.0 or true. As with `set`, a ttl
         that the key had is dropped.
         """
-        old = None if expected is MISSING else _plain.dump(expected)
-        text = _plain.dump(value)
+        old = None if expected is MISSING else rules.dump(expected)
+        text = rules.dump(value)
         return bool(self._call("compare_and_set", _key(key), old, text, ttl_seconds(ttl, self._ttl_s))[0])
 
     def rename(self, key: str, new: str) -> bool:
@@ -302,7 +303,7 @@ class DataStore(StoreMapping):
             return None
         name, created, created_by, updated, updated_by, metadata, size, expires = parts
         return KeyInfo(
-            name, _time(created), created_by, _time(updated), updated_by, _plain.load(metadata), size, _time(expires)
+            name, _time(created), created_by, _time(updated), updated_by, rules.load(metadata), size, _time(expires)
         )
 
     def watch(
@@ -415,7 +416,7 @@ class DataStore(StoreMapping):
             raise InvalidType(f"initial must be True or False, not {type(initial).__name__}.")
         if consumer is not None:
             encode_name(consumer, "consumer name", MAX_AGENT_BYTES)
-        text = None if since is None else _plain.dump(since)
+        text = None if since is None else rules.dump(since)
         asked = (everywhere, names or None, text, consumer, initial)
         return Watch(self._waits, self._decode_in, self._namespace, *asked)  # type: ignore[arg-type]  # judged above
 
@@ -459,7 +460,7 @@ class DataStore(StoreMapping):
 
     def _decode(self, text: bytes, key: str) -> Json:
         try:
-            return _plain.load(text)
+            return rules.load(text)
         except (ValueError, RecursionError):
             raise self._undecodable(text, key) from None
 

@@ -8,10 +8,11 @@ from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from redis_store import _optimistic, _plain
+from redis_store import _optimistic
 from redis_store._flow import Ask, Do, Flow
 from redis_store._optimistic import change_value, check_function, check_open, check_parts
 from redis_store.types import Json, JsonInput, Ttl
+from redis_store.values import rules
 from sandbox._frames import Part
 from sandbox._messages import BOUND, DELETE, READ, SET
 from sandbox.child.arguments import key_text, ttl_seconds
@@ -84,7 +85,7 @@ class Transaction:
         """Store a value when the transaction ends."""
         self._begin_write()
         place = (self._store.namespace, key_text(key))
-        self._draft.writes[place] = (_plain.dump(value), ttl_seconds(ttl, self._store._ttl_s))
+        self._draft.writes[place] = (rules.dump(value), ttl_seconds(ttl, self._store._ttl_s))
         if self._store._max_keys is not None:
             self._draft.bounds[self._store.namespace] = self._store._max_keys
         self._draft.check_size()
@@ -135,7 +136,7 @@ async def update(store: DataStore, key: str, function: Callable[[Any], Any], def
 
     async def change(there: bytes | None) -> bytes:
         value = default if there is None else store._decode(there, name)
-        return _plain.dump(await Ask[Any](function, (value,)))
+        return rules.dump(await Ask[Any](function, (value,)))
 
     async def replace(text: bytes, there: bytes | None) -> Literal[True] | bytes | None:
         done, *found = store._call("replace", name, there, text, store._ttl_s)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from redis_store._call import Alone, Call, ReplyError
-from redis_store._codec import VALUES
 from redis_store._keys import UserKeys
 from redis_store._replies import raise_error_reply
 from redis_store._scope import Limits, LogBounds, Scope, Writer
+from redis_store.values.codec import VALUES
 
 
 def scope_of(user: str = "alice", namespace: str = "default", agent: str | None = None) -> Scope:

@@ -1,4 +1,4 @@
-"""The rules of what a value may be, in plain Python: the reference that the fast path of `_codec` must agree with.
+"""The rules of what a value may be, in plain Python: the reference that the fast path of `values.codec` must agree with.
 
 It imports the standard library and `errors` only, because the sandbox's child uses it too.
 """

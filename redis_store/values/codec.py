@@ -1,4 +1,4 @@
-"""Values to bytes and back: orjson where it says the same as JSON, `_plain` where it does not.
+"""Values to bytes and back: orjson where it says the same as JSON, `values.rules` where it does not.
 
 What orjson would let through is caught with work in C: `marshal` takes exact builtin types only (no UUID, enum, subclass),
 reading the text back shows a NaN (written as ``null``), and wrapping the value in lists finds a nesting over the limit.
@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import orjson
 
-from redis_store import _plain
 from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store._compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 from redis_store._keys import decode_name
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
+from redis_store.values import rules
+from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MARSHAL_WITHOUT_REFERENCES = 2
@@ -71,12 +71,12 @@ class Values:
                 return text
             marshal.dumps(value, _MARSHAL_WITHOUT_REFERENCES)
             if text.rfind(b"null") >= 0 and orjson.loads(text) != value:
-                return _plain.dump(value)
+                return rules.dump(value)
             if _may_be_deep(text):
                 orjson.dumps(_wrapped(value), None, _STRICT)
         except (TypeError, ValueError, RecursionError):
             # The reference gives what orjson refuses without need (tuples, subclasses, big ints, number keys), or the reason.
-            return _plain.dump(value)
+            return rules.dump(value)
         return text
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
@@ -84,7 +84,7 @@ class Values:
             value = orjson.loads(text)
             if len(text) > _LONG_TEXT and _is_plain_and_flat(value):
                 return value
-            return _plain.load(text) if _has_long_number(text) else value
+            return rules.load(text) if _has_long_number(text) else value
         except (ValueError, RecursionError):
             return self._decode_slowly(text, namespace, key)
 
@@ -142,7 +142,7 @@ class JsonText:
             if _may_be_deep(value):
                 orjson.dumps(_wrapped(parsed))
         except (ValueError, TypeError, RecursionError):
-            _plain.dump(_load_or_refuse(value))
+            rules.dump(_load_or_refuse(value))
         return value
 
     def decode(self, text: bytes, namespace: str, key: str) -> bytes:
@@ -219,7 +219,7 @@ def check_value_size(text: bytes, limit_bytes: int, field: bytes) -> bytes:
 
 def _load_or_refuse(text: bytes) -> Any:
     try:
-        return _plain.load(text)
+        return rules.load(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValue(f"The text is not JSON: {error}.", path="value") from None
 
@@ -241,12 +241,12 @@ def _has_long_number(text: bytes) -> bool:
 
 def _may_be_deep(text: bytes) -> bool:
     """Whether there are enough brackets for a nesting over the limit; those inside strings count too."""
-    return len(text) > 2 * _plain.MAX_DEPTH and len(text.translate(None, _ALL_BUT_OPENING)) > _plain.MAX_DEPTH
+    return len(text) > 2 * rules.MAX_DEPTH and len(text.translate(None, _ALL_BUT_OPENING)) > rules.MAX_DEPTH
 
 
 def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
     try:
-        return _plain.load(text)
+        return rules.load(text)
     except (ValueError, RecursionError):
         first = text[:32]
         raise CorruptValue(
@@ -270,7 +270,7 @@ def _find_orjson_depth() -> int:
     return 10_000
 
 
-_WRAPPING = _find_orjson_depth() - _plain.MAX_DEPTH
+_WRAPPING = _find_orjson_depth() - rules.MAX_DEPTH
 
 
 def _wrapped(value: Any) -> Any:
