@@ -4,7 +4,7 @@ Whoever finds no value claims to compute it, in the server, under a token. The c
 when he dies; the others look again until there is a value, an error, or nobody who computes.
 
 Who carries out the single steps is another's business: `ops.flights` against a server, the sandbox's child through its
-broker, for which this imports nothing but `errors`, `_keys` and `_flow`.
+broker, for which this imports nothing but `errors`, `namespace.keys` and `_flow`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from redis_store._flow import (
     spread,
     take_back,
 )
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 

@@ -14,7 +14,7 @@ from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, S
 
 if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
     from redis_store._call import Op
-    from redis_store._scope import Scope
+    from redis_store.namespace.scope import Scope
 
 T = TypeVar("T")
 

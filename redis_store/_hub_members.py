@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from redis_store._feed import Feed
 from redis_store._feed_agenda import Agenda
 from redis_store._hub_requests import Join, JoinAll, Leave, Request
-from redis_store._keys import UserKeys
 from redis_store._mailbox import Failed, Mailbox
 from redis_store.errors import DataStoreError, LimitExceeded
+from redis_store.namespace.keys import UserKeys
 
 
 @dataclass(slots=True)

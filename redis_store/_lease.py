@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import weakref
 
-from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
-from redis_store._keys import UserKeys
-from redis_store._scope import Scope, Writer
 from redis_store._sync_connection import HeldConnection
 from redis_store._sync_driver import SyncDriver
 from redis_store._sync_flow import Keeper
 from redis_store.errors import StoreClosed
+from redis_store.namespace.access import EVERYTHING, Access
+from redis_store.namespace.keys import UserKeys
+from redis_store.namespace.scope import Scope, Writer
 from redis_store.store import DataStore
 from redis_store.types import Ttl
 from redis_store.values.codec import Values

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from redis_store._keys import UserKeys
 from redis_store.errors import InvalidInput
+from redis_store.namespace.keys import UserKeys
 from redis_store.types import ChangeOp
 
 News: TypeAlias = "tuple[ChangeOp, bytes | None, bytes | None] | None"

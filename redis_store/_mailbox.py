@@ -7,9 +7,9 @@ import queue
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from redis_store._keys import NamespaceKeys
 from redis_store._log_entry import Entry, Position
 from redis_store.errors import DataStoreError
+from redis_store.namespace.keys import NamespaceKeys
 
 MOST_CHANGES = 10_000
 MOST_BYTES = 32 * 1024 * 1024

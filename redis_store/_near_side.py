@@ -11,9 +11,9 @@ from redis_store._call import Op
 from redis_store._near_connection import clock
 from redis_store._near_entries import Entries, Entry, Space
 from redis_store._resolve import Resolver
-from redis_store._scope import Scope
 from redis_store._spin import Spinner
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.namespace.scope import Scope
 from redis_store.ops import near
 from redis_store.ops.batch import SMALL_READ_KEYS
 from redis_store.stats import Counters

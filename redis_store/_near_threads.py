@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store._call import Op
-from redis_store._keys import encode_key
 from redis_store._near_connection import TrackedConnection, clock
 from redis_store._near_entries import Entries, Entry
 from redis_store._near_side import (
@@ -23,9 +22,10 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver, drive
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
+from redis_store.namespace.keys import encode_key
+from redis_store.namespace.scope import Scope
 from redis_store.ops import batch, near, updates, values
 from redis_store.types import Json
 

@@ -14,7 +14,7 @@ from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
     from redis_store._call import Op
-    from redis_store._scope import Scope
+    from redis_store.namespace.scope import Scope
 
 T = TypeVar("T")
 

@@ -18,11 +18,11 @@ from redis_store._holding import check_timeout
 from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Item, Mailbox
 from redis_store._resolve import Source
-from redis_store._scope import Scope
 from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
 
 T = TypeVar("T")

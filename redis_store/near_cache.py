@@ -29,9 +29,9 @@ from redis_store._near_side import logger
 from redis_store._near_threads import ThreadReads, ThreadSide
 from redis_store._observed import observed
 from redis_store._resolve import Resolver
-from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
 from redis_store.errors import DataStoreError
+from redis_store.namespace.scope import Scope
 from redis_store.stats import StoreStats
 
 T = TypeVar("T")

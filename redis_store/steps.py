@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 from redis_store._computing import LOCK_TIMEOUT_S, Claimed, Computing, Failed, Found
 from redis_store._holding import Busy, Holdable, Taken, check_timeout
-from redis_store._keys import encode_key
 from redis_store._optimistic import check_parts
 from redis_store.errors import InvalidInput
+from redis_store.namespace.keys import encode_key
 from redis_store.ops import flights, updates
 from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.flights import Plan

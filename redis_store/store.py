@@ -9,13 +9,20 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from redis_store._access import NO_WRITES, Access
 from redis_store._call import Alone, Op
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
-from redis_store._keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store._resolve import make_resolver, without_secrets
-from redis_store._scope import (
+from redis_store._sync_driver import SyncDriver
+from redis_store._sync_flow import run_flow
+from redis_store._telemetry import set_up
+from redis_store._watch_plan import Plan as WatchPlan
+from redis_store.locks import Lock, RateLimit, Semaphore
+from redis_store.mapping import StoreMapping
+from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator
+from redis_store.namespace.access import NO_WRITES, Access
+from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
+from redis_store.namespace.scope import (
     LOG_BYTES,
     LOG_DAYS,
     LOG_ENTRIES,
@@ -26,13 +33,6 @@ from redis_store._scope import (
     Scope,
     Writer,
 )
-from redis_store._sync_driver import SyncDriver
-from redis_store._sync_flow import run_flow
-from redis_store._telemetry import set_up
-from redis_store._watch_plan import Plan as WatchPlan
-from redis_store.locks import Lock, RateLimit, Semaphore
-from redis_store.mapping import StoreMapping
-from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator
 from redis_store.near_cache import share_with_threads, stats_of
 from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys

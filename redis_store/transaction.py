@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from redis_store._async_driver import AsyncDriver
-from redis_store._scope import Scope
 from redis_store._sync_driver import SyncDriver
+from redis_store.namespace.scope import Scope
 from redis_store.ops import values
 from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.transactions import Draft, commit

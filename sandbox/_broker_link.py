@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from redis_store._access import Access, Pattern
+from redis_store.namespace.access import Access, Pattern
 from sandbox import errors
 from sandbox._frames import Part
 from sandbox._timeline import Done, Timeline, Who

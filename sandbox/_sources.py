@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from redis_store._keys import MAX_AGENT_BYTES, encode_name
 from redis_store.errors import DataStoreError
+from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name
 from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
 
 DEFAULT_AGENT = "agent"

@@ -7,7 +7,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from redis_store._keys import MAX_NAMESPACE_BYTES
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 from sandbox._preview import Hidden
 from sandbox.result import Call, Operation
 

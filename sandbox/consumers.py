@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from redis_store._keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
+from redis_store.namespace.keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
 from sandbox._given import make_given
 from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from redis_store._access import EVERYTHING, Access, Pattern, Patterns
 from redis_store.errors import AccessDenied, DataStoreError
+from redis_store.namespace.access import EVERYTHING, Access, Pattern, Patterns
 from sandbox._messages import OPERATIONS, WATCHES
 from sandbox.errors import InvalidInput, InvalidType
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis_store
-from redis_store._keys import DEFAULT_NAMESPACE
+from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from sandbox._background import background_loop
 from sandbox._broker_process import BrokerProcess
 from sandbox._given import make_given

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from redis_store._keys import DEFAULT_NAMESPACE
+from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from sandbox._sources import Agents
 from sandbox.limits import Limits
 from sandbox.policy import Permissions

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 
 EPOCH = "epoch"
 """The field of the entry that creates a log."""

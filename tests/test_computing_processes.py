@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from redis_store import DataStore
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.servers import Server, wait_until
 from tests.threads import in_thread
 

@@ -325,7 +325,7 @@ def look_up(place: str) -> Any:
 
 def test_limits_page_has_every_field_of_the_limits() -> None:
     places = {place for _, _, place in rows_of_limits()}
-    for record in (redis_store._scope.Limits, redis_store._scope.LogBounds, sandbox.Limits):
+    for record in (redis_store.namespace.scope.Limits, redis_store.namespace.scope.LogBounds, sandbox.Limits):
         for field in dataclasses.fields(record):
             assert f"{record.__module__}:{record.__name__}.{field.name}" in places
 

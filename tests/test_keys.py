@@ -13,7 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from redis_store import InvalidName, InvalidType, LimitExceeded
-from redis_store._keys import (
+from redis_store.namespace.keys import (
     MAX_KEY_BYTES,
     MAX_NAMESPACE_BYTES,
     MAX_USER_BYTES,

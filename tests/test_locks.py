@@ -26,7 +26,7 @@ from redis_store import (
     connect,
     connect_async,
 )
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.servers import Server, wait_until
 from tests.threads import all_at_once, in_thread
 

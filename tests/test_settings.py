@@ -9,7 +9,7 @@ import pytest
 
 from redis_store import InvalidInput, InvalidSettings, connect
 from redis_store._resolve import DEFAULT_TIMEOUT_S, parse_address, without_secrets
-from redis_store._scope import Limits, LogBounds, Writer
+from redis_store.namespace.scope import Limits, LogBounds, Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
 
 

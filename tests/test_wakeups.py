@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, _computing, _holding, _wakeups, connect, connect_async
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.servers import Server, wait_until
 
 FOR_EVER_S = 100_000.0

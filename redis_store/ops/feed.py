@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from redis_store._call import Call, Command, as_is, read, transaction
 from redis_store._digests import SKETCH_BYTES
-from redis_store._keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store._log_entry import Entry, Position, parse_entry
-from redis_store._scope import LogBounds
 from redis_store.errors import ServerFull
+from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
+from redis_store.namespace.scope import LogBounds
 from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL

@@ -25,8 +25,8 @@ from redis_store._computing import (
 )
 from redis_store._computing import get_or_set as get_or_set
 from redis_store._flow import Look
-from redis_store._keys import encode_key
-from redis_store._scope import Scope
+from redis_store.namespace.keys import encode_key
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redis_store._holding import GRACE_MS, Answer, Busy, Taken, check_places
-from redis_store._keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
-from redis_store._scope import Scope
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_checked
 from redis_store.ops.values import ttl_to_ms
 from redis_store.scripts import (

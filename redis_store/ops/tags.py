@@ -7,8 +7,8 @@ from collections import defaultdict
 from redis_store._call import read
 from redis_store._computing import encode_tag
 from redis_store._flow import Do
-from redis_store._keys import decode_name
-from redis_store._scope import Scope
+from redis_store.namespace.keys import decode_name
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.scripts import UNTAG
 

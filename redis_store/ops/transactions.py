@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from redis_store import _optimistic
 from redis_store._call import Argument
 from redis_store._flow import Rand
-from redis_store._keys import NamespaceKeys, decode_name, encode_key
 from redis_store._optimistic import changed_since_read, check_open, check_parts
-from redis_store._scope import Scope
 from redis_store.errors import LimitExceeded
+from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import Bound, ending, settled
 from redis_store.ops.updates import is_packed, stored

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from redis_store._call import Call, Op, as_is
 from redis_store._flow import Ask, Do, Rand
-from redis_store._keys import encode_key
 from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
-from redis_store._scope import Scope
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
+from redis_store.namespace.keys import encode_key
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_delete
 from redis_store.ops.bounds import run_move, run_put
 from redis_store.ops.values import wanted_ttl

@@ -7,12 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 from redis_store._call import Argument, Call, Opening, as_is, read
-from redis_store._keys import decode_name, encode_key
 from redis_store._replies import ScriptMissing
-from redis_store._scope import Scope
 from redis_store._ttl import MAX_TTL_S as MAX_TTL_S
 from redis_store._ttl import ttl_to_ms as ttl_to_ms
 from redis_store.errors import Conflict, InvalidType, LimitExceeded, WrongKeyType
+from redis_store.namespace.keys import decode_name, encode_key
+from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_delete, run_script
 from redis_store.ops.bounds import run_put
 from redis_store.scripts import DELETE, INFO, SET, WRITE

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import orjson
 
 from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store._keys import decode_name
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
+from redis_store.namespace.keys import decode_name
 from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 

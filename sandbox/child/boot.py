@@ -21,13 +21,11 @@ SHARED = {
         "fallback",
     ),
     "redis_store": (
-        "_access",
         "_async_flow",
         "_bound",
         "_computing",
         "_flow",
         "_holding",
-        "_keys",
         "_optimistic",
         "_spin",
         "_sync_flow",
@@ -38,6 +36,10 @@ SHARED = {
         "memo",
         "stats",
         "types",
+    ),
+    "redis_store.namespace": (
+        "access",
+        "keys",
     ),
     "redis_store.values": ("rules",),
     "sandbox": (

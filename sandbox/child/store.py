@@ -13,15 +13,15 @@ from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from redis_store import memo
-from redis_store._access import EVERYTHING, NO_WRITES, Access
 from redis_store._computing import LOCK_TIMEOUT_S, encode_tag
 from redis_store._holding import check_timeout
-from redis_store._keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store._optimistic import check_max_items
 from redis_store._ttl import ttl_to_ms
 from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker
+from redis_store.namespace.access import EVERYTHING, NO_WRITES, Access
+from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.values import rules
 from sandbox._messages import BOUNDED, CHANGES, MAY_ADD, WRITES

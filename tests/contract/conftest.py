@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from redis_store import connect, connect_async
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.agent_side import AgentRun, AgentSide
 from tests.brokered_side import BrokeredSide, brokered
 from tests.conftest import params_of

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from redis_store import CorruptValue, KeyInfo, StoredDataError, UnsupportedEncoding, WrongKeyType
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.sides import SIDES_OF_THE_HOST, Side
 
 GOOD: dict[str, Any] = {

@@ -24,7 +24,7 @@ from redis_store import (
     connect_async,
 )
 from redis_store._flow import Rand
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.brokered_side import blocking
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
 from tests.sides import SIDES_WITH_FUNCTIONS, Side

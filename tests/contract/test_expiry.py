@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from redis_store import NEVER, InvalidInput, InvalidName, InvalidType, UnsupportedByServer
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.servers import KINDS_WITH_TTL, wait_until
 from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side, SyncSide
 

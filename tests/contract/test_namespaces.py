@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from redis_store import InvalidInput, InvalidName, InvalidType, LimitExceeded
-from redis_store._keys import UserKeys
+from redis_store.namespace.keys import UserKeys
 from tests.servers import Server
 from tests.sides import Side
 

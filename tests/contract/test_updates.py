@@ -22,8 +22,8 @@ from redis_store import (
     connect,
     connect_async,
 )
-from redis_store._keys import UserKeys
 from redis_store.mapping import StoreMapping
+from redis_store.namespace.keys import UserKeys
 from tests.brokered_side import blocking
 from tests.conftest import params_of
 from tests.servers import Server

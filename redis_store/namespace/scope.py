@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from redis_store._access import EVERYTHING, Access
 from redis_store._bound import ANY_SIZE
-from redis_store._keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
+from redis_store.namespace.access import EVERYTHING, Access
+from redis_store.namespace.keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
 from redis_store.stats import Counters
 from redis_store.values.codec import Codec, JsonText, check_value_size
 from redis_store.values.compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES

@@ -1,6 +1,6 @@
 """Which namespaces a handle may read and write, judged before anything is sent.
 
-It imports `errors` and `_keys` only, because the sandbox's child uses it too.
+It imports `errors` and `namespace.keys` only, because the sandbox's child uses it too.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from redis_store._keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.errors import AccessDenied, InvalidType
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Names, Redis keys, rights, and the scope of a handle."""
