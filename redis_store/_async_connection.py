@@ -15,12 +15,12 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from redis_store._call import Command, ReplyError
-from redis_store._pack import pack
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
 from redis_store._sync_connection import afterwards, connecting_failed
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
+from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.packing import pack
 
 MOST_CALLS = 10_000
 MOST_BYTES = 16 * 1024 * 1024

@@ -12,13 +12,13 @@ from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
 from redis_store._async_connection import LoopConnection
-from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
-from redis_store._replies import raise_error_reply
 from redis_store._resolve import Address, Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.scope import Scope
+from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
+from redis_store.protocol.replies import raise_error_reply
 from redis_store.types import Json
 
 T = TypeVar("T")

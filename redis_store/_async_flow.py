@@ -11,8 +11,8 @@ from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, St
 from redis_store.errors import DataStoreError, StoreClosed
 
 if TYPE_CHECKING:
-    from redis_store._call import Op
     from redis_store.namespace.scope import Scope
+    from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 

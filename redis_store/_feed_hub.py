@@ -34,7 +34,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from redis_store._call import Command
 from redis_store._feed import MOST_NEWS_BYTES, Feed
 from redis_store._hub_doubts import Doubts
 from redis_store._hub_listening import Listening
@@ -46,6 +45,7 @@ from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied,
 from redis_store.ops import feed as says
 from redis_store.ops.consumers import advance, release
 from redis_store.ops.feed import START
+from redis_store.protocol.call import Command
 
 TICK_S = 1.0
 COALESCE_S = 0.002

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, StoreTimeout, StoreUnavailable
 
 if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
-    from redis_store._call import Op
     from redis_store.namespace.scope import Scope
+    from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from redis_store._call import Op
 from redis_store._log_entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Item, Opened, Overflow
 from redis_store.errors import DataStoreError
@@ -27,6 +26,7 @@ from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
 from redis_store.ops import feed as says
 from redis_store.ops.feed import LOG_PAGE, START
 from redis_store.ops.listing import SNAPSHOT_KEYS
+from redis_store.protocol.call import Op
 from redis_store.types import Change, ChangeOp, ChangeSource
 from redis_store.values.codec import Codec
 from redis_store.values.compression import MAX_VALUE_BYTES

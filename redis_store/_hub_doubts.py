@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from redis_store._call import Command
 from redis_store._feed import MOST_NEWS_BYTES, Feed
 from redis_store._hub_requests import say
 from redis_store._log_entry import Entry
@@ -13,6 +12,7 @@ from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.ops import feed as says
 from redis_store.ops.feed import START, Seen
 from redis_store.ops.reconcile import explain
+from redis_store.protocol.call import Command
 
 SCAN_REST = 10
 """A comparison is followed by a rest of so many times its length, so that who writes by hand all the time is bearable."""

@@ -11,11 +11,11 @@ import hiredis
 from redis import connection as redis_connection
 from redis import exceptions as redis_errors
 
-from redis_store._call import Command, ReplyError
-from redis_store._pack import pack
 from redis_store._resolve import Address
 from redis_store._sync_connection import connecting_failed
 from redis_store.errors import ConnectionLost
+from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.packing import pack
 
 _READ_BYTES = 256 * 1024
 _INCOMPLETE = object()

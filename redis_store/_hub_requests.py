@@ -7,11 +7,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from redis_store._call import Call, Command
 from redis_store._mailbox import Mailbox
 from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
+from redis_store.protocol.call import Call, Command
 
 _COMMANDS_PER_CALL = 100
 

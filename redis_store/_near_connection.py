@@ -14,11 +14,11 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 
 from redis_store._async_connection import LoopConnection
-from redis_store._call import Command
 from redis_store._resolve import Address
 from redis_store._spin import Spinner
 from redis_store._sync_connection import _INCOMPLETE, HeldConnection
 from redis_store.errors import DataStoreError
+from redis_store.protocol.call import Command
 
 Heard = Callable[[list[Any]], object]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import cachetools
 
-from redis_store._call import Command, Opening
+from redis_store.protocol.call import Command, Opening
 
 ENTRY_BYTES = 400
 """What an entry takes beside its key and its text, about."""

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store._async_driver import AsyncDriver, drive
-from redis_store._call import Op
 from redis_store._near_connection import TrackedLoopConnection, clock
 from redis_store._near_entries import Entry
 from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
@@ -17,6 +16,7 @@ from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops import batch, near, updates
+from redis_store.protocol.call import Op
 from redis_store.types import Json
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from redis_store._call import Op
 from redis_store._near_connection import clock
 from redis_store._near_entries import Entries, Entry, Space
 from redis_store._resolve import Resolver
@@ -16,6 +15,7 @@ from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, 
 from redis_store.namespace.scope import Scope
 from redis_store.ops import near
 from redis_store.ops.batch import SMALL_READ_KEYS
+from redis_store.protocol.call import Op
 from redis_store.stats import Counters
 from redis_store.values.codec import is_plain
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._call import Op
 from redis_store._near_connection import TrackedConnection, clock
 from redis_store._near_entries import Entries, Entry
 from redis_store._near_side import (
@@ -27,6 +26,7 @@ from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops import batch, near, updates, values
+from redis_store.protocol.call import Op
 from redis_store.types import Json
 
 if TYPE_CHECKING:

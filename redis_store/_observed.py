@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar, cast
 
-from redis_store._call import Call, Op
+from redis_store.protocol.call import Call, Op
 
 T = TypeVar("T")
 

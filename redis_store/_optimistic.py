@@ -13,7 +13,7 @@ from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, s
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
 
 if TYPE_CHECKING:
-    from redis_store._call import Op
+    from redis_store.protocol.call import Op
 
 TRIES = 200
 """How often a change is tried while others change the same key; with the pauses between, for about 10 seconds."""

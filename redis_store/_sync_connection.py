@@ -14,8 +14,6 @@ import hiredis
 from redis import exceptions as redis_errors
 
 from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store._call import Command, ReplyError
-from redis_store._pack import pack
 from redis_store._resolve import Address
 from redis_store._spin import SPIN_NS, Spinner
 from redis_store.errors import (
@@ -25,6 +23,8 @@ from redis_store.errors import (
     InvalidSettings,
     StoreTimeout,
 )
+from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.packing import pack
 
 _READ_BYTES = 64 * 1024
 _KEPT_PARSER_BYTES = 1024 * 1024

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
-from redis_store._call import Alone, Call, Op, ReplyError, not_a_call
-from redis_store._replies import raise_error_reply
 from redis_store._resolve import Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
@@ -19,6 +17,8 @@ from redis_store._sync_flow import Keeper
 from redis_store._wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.namespace.scope import Scope
+from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
+from redis_store.protocol.replies import raise_error_reply
 from redis_store.types import Json
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
 
 if TYPE_CHECKING:
-    from redis_store._call import Op
     from redis_store.namespace.scope import Scope
+    from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 

@@ -18,10 +18,10 @@ from redis import connection as redis_connection
 
 from redis_store import scripts
 from redis_store._async_driver import AsyncDriver
-from redis_store._call import Call, Command, Op, Opening
 from redis_store._observed import observed
 from redis_store._sync_driver import SyncDriver
 from redis_store.errors import DataStoreError
+from redis_store.protocol.call import Call, Command, Op, Opening
 from redis_store.stats import Counters
 
 T = TypeVar("T")

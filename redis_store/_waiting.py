@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_store._call import Op
 from redis_store._hub_requests import Join
 from redis_store._mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
 from redis_store.errors import InvalidType, StoreClosed, WaitTimeout
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops import values
+from redis_store.protocol.call import Op
 from redis_store.types import Json
 
 ABSENT = object()

@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
 from redis_store._async_flow import run_flow
-from redis_store._call import Alone, Op
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
@@ -40,6 +39,7 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
+from redis_store.protocol.call import Alone, Op
 from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, new_id
 from redis_store.stats import StoreStats

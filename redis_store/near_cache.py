@@ -22,7 +22,6 @@ import weakref
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis_store._async_driver import AsyncDriver
-from redis_store._call import Call, Op
 from redis_store._near_entries import Entries, redis_keys_of
 from redis_store._near_loop import LoopReads, LoopSide
 from redis_store._near_side import logger
@@ -32,6 +31,7 @@ from redis_store._resolve import Resolver
 from redis_store._sync_driver import SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
+from redis_store.protocol.call import Call, Op
 from redis_store.stats import StoreStats
 
 T = TypeVar("T")

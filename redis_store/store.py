@@ -9,7 +9,6 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from redis_store._call import Alone, Op
 from redis_store._computing import LOCK_TIMEOUT_S
 from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
@@ -41,6 +40,7 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.ops.updates import MISSING, Missing
+from redis_store.protocol.call import Alone, Op
 from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, new_id, resolve_url
 from redis_store.stats import StoreStats

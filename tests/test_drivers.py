@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redis_store import ServerRefused, StoreUnavailable, UnsupportedByServer, WrongKeyType, connect, connect_async
-from redis_store._call import Alone, Call, as_is, read
+from redis_store.protocol.call import Alone, Call, as_is, read
 
 Run = Callable[..., Any]
 

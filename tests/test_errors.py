@@ -10,9 +10,10 @@ import re
 import pytest
 
 import redis_store
-from redis_store import _replies, errors
-from redis_store._call import ReplyError
+from redis_store import errors
 from redis_store.errors import DataStoreError
+from redis_store.protocol import replies
+from redis_store.protocol.call import ReplyError
 
 CLASSES = [member for member in vars(errors).values() if inspect.isclass(member) and issubclass(member, DataStoreError)]
 BUILT_INS = {
@@ -48,7 +49,7 @@ def test_an_error_is_whole_after_pickling(kind: type[DataStoreError]) -> None:
 
 
 REPLIES = {
-    "NOSCRIPT No matching script.": _replies.ScriptMissing,
+    "NOSCRIPT No matching script.": replies.ScriptMissing,
     "WRONGTYPE Operation against": errors.WrongKeyType,
     "UNSUPPORTED hash field expiry": errors.UnsupportedByServer,
     "OOM command not allowed": errors.ServerFull,
@@ -72,7 +73,7 @@ REPLIES = {
 
 @pytest.mark.parametrize("text", REPLIES)
 def test_what_a_reply_becomes(text: str) -> None:
-    error = _replies.translate(ReplyError(text), ((b"HGET", b"user:alice:ns:default", b"key"),))
+    error = replies.translate(ReplyError(text), ((b"HGET", b"user:alice:ns:default", b"key"),))
     assert type(error) is REPLIES[text]
     assert str(error).endswith((".", "moment"))
     assert pickle.loads(pickle.dumps(error)).facts == error.facts
@@ -82,5 +83,5 @@ def test_a_message_never_shows_what_was_to_be_written() -> None:
     secret = b'"the hunter2 value"'
     commands = ((b"EVALSHA", b"0" * 40, 4, b"a", b"b", b"c", b"d", b"key", secret),)
     for text in REPLIES:
-        error = _replies.translate(ReplyError(text), commands)
+        error = replies.translate(ReplyError(text), commands)
         assert "hunter2" not in str(error) + repr(error.facts)

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from redis_store._bound import check_max_keys as check_max_keys
-from redis_store._call import Argument
 from redis_store.errors import LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import NamespaceKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_delete, run_script, run_write
+from redis_store.protocol.call import Argument
 from redis_store.scripts import BOUNDED, EVICT, Script
 
 

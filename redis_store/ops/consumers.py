@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_store._call import read
 from redis_store.ops._script import run_script
+from redis_store.protocol.call import read
 from redis_store.scripts import ADVANCE, CLAIM, RELEASE
 
 LOCK_MS = 6000

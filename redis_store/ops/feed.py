@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from redis_store._call import Call, Command, as_is, read, transaction
 from redis_store._digests import SKETCH_BYTES
 from redis_store._log_entry import Entry, Position, parse_entry
 from redis_store.errors import ServerFull
@@ -13,6 +12,7 @@ from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.namespace.scope import LogBounds
 from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
+from redis_store.protocol.call import Call, Command, as_is, read, transaction
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 from redis_store.server_config import WISHED_FLAGS, missing_flags
 from redis_store.values.compression import MAX_VALUE_BYTES

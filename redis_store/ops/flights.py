@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis_store._call import Call, Op, as_is
 from redis_store._computing import (
     LOCK_TIMEOUT_S,
     Answer,
@@ -30,6 +29,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.values import ttl_to_ms, wanted_ttl
+from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis_store._bound import too_much_at_once
-from redis_store._call import Alone, Call, read, transaction, watch
-from redis_store._replies import ScriptMissing
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_script
+from redis_store.protocol.call import Alone, Call, read, transaction, watch
+from redis_store.protocol.replies import ScriptMissing
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from redis_store._bound import too_much_at_once
-from redis_store._call import Call, Command, as_is, read
 from redis_store.errors import ServerRefused
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_script
+from redis_store.protocol.call import Call, Command, as_is, read
 from redis_store.scripts import SIZES
 
 _LITTLE_BYTES = 64 * 1024

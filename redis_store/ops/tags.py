@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from redis_store._call import read
 from redis_store._computing import encode_tag
 from redis_store._flow import Do
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.protocol.call import read
 from redis_store.scripts import UNTAG
 
 PAGE = 1000

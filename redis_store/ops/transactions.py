@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from redis_store import _optimistic
-from redis_store._call import Argument
 from redis_store._flow import Rand
 from redis_store._optimistic import changed_since_read, check_open, check_parts
 from redis_store.errors import LimitExceeded
@@ -17,6 +16,7 @@ from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import Bound, ending, settled
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
+from redis_store.protocol.call import Argument
 from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
 

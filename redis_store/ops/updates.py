@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from redis_store._call import Call, Op, as_is
 from redis_store._flow import Ask, Do, Rand
 from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
@@ -19,6 +18,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_delete
 from redis_store.ops.bounds import run_move, run_put
 from redis_store.ops.values import wanted_ttl
+from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import MISSING as MISSING
 from redis_store.types import Json, Ttl

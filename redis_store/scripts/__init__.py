@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from redis_store._call import Argument, Command, Opening
-from redis_store._pack import opening
+from redis_store.protocol.call import Argument, Command, Opening
+from redis_store.protocol.packing import opening
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from redis_store._flow import Ask, Flow, Pause
 from redis_store._sync_flow import Keeper, Sleeps
 
 if TYPE_CHECKING:
-    from redis_store._call import Op
+    from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from redis_store import Conflict, InvalidInput, ServerFull, ServerReadOnly
-from redis_store._call import Alone, ReplyError
 from redis_store.ops import batch
+from redis_store.protocol.call import Alone, ReplyError
 from tests.ops.scripted import play, scope_of
 
 MANY = {f"key-{number}": number for number in range(2500)}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from redis_store import ConnectionLost, InvalidInput, ServerReadOnly, ServerRefused, StoreTimeout
-from redis_store._call import Alone, ReplyError
 from redis_store.ops import listing
+from redis_store.protocol.call import Alone, ReplyError
 from tests.ops.scripted import play, scope_of
 
 NO_SCRIPT = ReplyError("NOSCRIPT No matching script. Please use EVAL.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redis_store import Conflict, ConnectionLost, CorruptValue, InvalidInput, KeyInfo, WrongKeyType
-from redis_store._call import ReplyError
 from redis_store.ops import values
+from redis_store.protocol.call import ReplyError
 from tests.ops.scripted import play, scope_of
 
 NO_SCRIPT = ReplyError("NOSCRIPT No matching script. Please use EVAL.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from redis_store._call import Call, ReplyError
 from redis_store._feed_hub import Hub
 from redis_store._hub_requests import Join, Leave, Pause
 from redis_store._mailbox import Delivery, Item, Mailbox
-from redis_store._replies import raise_error_reply
 from redis_store.errors import ConnectionLost, DataStoreError
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
+from redis_store.protocol.call import Call, ReplyError
+from redis_store.protocol.replies import raise_error_reply
 from redis_store.scripts import ADVANCE, ATTACH, NOTE, RELEASE, SMALL
 
 USER = UserKeys.of("u")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redis_store._call import Argument, Command, Opening, ReplyError
 from redis_store.errors import (
     AuthenticationFailed,
     ConnectionLost,
@@ -18,6 +17,7 @@ from redis_store.errors import (
     WrongKeyType,
 )
 from redis_store.namespace.keys import decode_name
+from redis_store.protocol.call import Argument, Command, Opening, ReplyError
 
 
 class ScriptMissing(ServerRefused):
