@@ -13,9 +13,9 @@ from redis_store import _eviction
 from redis_store._resolve import Resolver, Source
 from redis_store._spin import Spinner
 from redis_store._sync_connection import HeldConnection
-from redis_store._sync_flow import Keeper
 from redis_store._wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
+from redis_store.flows.run_sync import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store.protocol.replies import raise_error_reply

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from redis_store._flow import Pause
 from redis_store._hub_listener import Listener
 from redis_store._resolve import Source
 from redis_store.errors import DataStoreError
+from redis_store.flows.flow import Pause
 from redis_store.protocol.call import ReplyError
 
 SLEEPS_FIRST = 3

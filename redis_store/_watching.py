@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from redis_store._flow import may_pass
 from redis_store._hub_thread import join, leave
 from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
 from redis_store._resolve import Source
@@ -23,6 +22,7 @@ from redis_store.errors import (
     StoreClosed,
     StoreUnavailable,
 )
+from redis_store.flows.flow import may_pass
 from redis_store.protocol.call import Op
 from redis_store.types import Change
 

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
-from redis_store._async_flow import run_flow
-from redis_store._computing import LOCK_TIMEOUT_S
-from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.aio_watch import AsyncWatch, wait_until
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S
+from redis_store.flows.flow import Flow
+from redis_store.flows.run_async import run_flow
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCacheDecorator, KeyMaker, Options, TagMaker, async_decorator
 from redis_store.namespace.access import NO_WRITES, Access

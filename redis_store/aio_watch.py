@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redis_store._async_driver import AsyncDriver
-from redis_store._holding import check_timeout
 from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Item, Mailbox
 from redis_store._resolve import Source
@@ -22,6 +21,7 @@ from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.flows.hold import check_timeout
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
 

@@ -13,11 +13,11 @@ from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from redis_store import _async_flow, _sync_flow
-from redis_store._flow import Keeping
-from redis_store._holding import Holdable, Limiting, Taken, check_timeout, give_back, hold, pass_limit
-from redis_store._sync_flow import Driver
 from redis_store.errors import InvalidInput, LockLost
+from redis_store.flows import run_async, run_sync
+from redis_store.flows.flow import Keeping
+from redis_store.flows.hold import Holdable, Limiting, Taken, check_timeout, give_back, hold, pass_limit
+from redis_store.flows.run_sync import Driver
 
 if TYPE_CHECKING:  # the sandbox's child has neither
     from redis_store._async_driver import AsyncDriver
@@ -97,12 +97,12 @@ class _SyncHolder(_Holder):
         keeping = self._end()
         if keeping is None:
             return
-        if not _sync_flow.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
+        if not run_sync.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
             raise self._was_lost()
 
     def _acquire(self, tied: bool) -> int:
         flow = hold(self._wanted, self._begin(), self._timeout_s, tied, random)
-        return self._took(_sync_flow.run_flow(self._driver, flow))
+        return self._took(run_sync.run_flow(self._driver, flow))
 
     def __enter__(self) -> Self:
         self._acquire(tied=True)
@@ -155,7 +155,7 @@ class RateLimit:
 
     def acquire(self) -> None:
         """Wait for the next free moment; raises `LockTimeout` at once where that would take longer than the timeout."""
-        _sync_flow.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
+        run_sync.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
 
     def try_acquire(self) -> bool:
         """Take this moment if it is free, and return whether it was."""
@@ -179,12 +179,12 @@ class _AsyncHolder(_Holder):
         keeping = self._end()
         if keeping is None:
             return
-        if not await _async_flow.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
+        if not await run_async.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
             raise self._was_lost()
 
     async def _acquire(self, tied: bool) -> int:
         flow = hold(self._wanted, self._begin(), self._timeout_s, tied, random)
-        return self._took(await _async_flow.run_flow(self._driver, flow))
+        return self._took(await run_async.run_flow(self._driver, flow))
 
     async def __aenter__(self) -> Self:
         await self._acquire(tied=True)
@@ -237,7 +237,7 @@ class AsyncRateLimit:
 
     async def acquire(self) -> None:
         """Wait for the next free moment; raises `LockTimeout` at once where that would take longer than the timeout."""
-        await _async_flow.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
+        await run_async.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
 
     async def try_acquire(self) -> bool:
         """Take this moment if it is free, and return whether it was."""

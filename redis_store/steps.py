@@ -13,10 +13,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from redis_store._computing import LOCK_TIMEOUT_S, Claimed, Computing, Failed, Found
-from redis_store._holding import Busy, Holdable, Taken, check_timeout
-from redis_store._optimistic import check_parts
 from redis_store.errors import InvalidInput
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, Claimed, Computing, Failed, Found
+from redis_store.flows.hold import Busy, Holdable, Taken, check_timeout
+from redis_store.flows.optimistic import check_parts
 from redis_store.namespace.keys import encode_key
 from redis_store.ops import flights, updates
 from redis_store.ops.bounds import check_max_keys

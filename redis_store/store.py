@@ -9,13 +9,13 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from redis_store._computing import LOCK_TIMEOUT_S
-from redis_store._flow import Flow
 from redis_store._resolve import make_resolver, without_secrets
 from redis_store._sync_driver import SyncDriver
-from redis_store._sync_flow import run_flow
 from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S
+from redis_store.flows.flow import Flow
+from redis_store.flows.run_sync import run_flow
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator

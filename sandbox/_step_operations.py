@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_store import DataStore, steps
-from redis_store._optimistic import changed_since_read, check_parts
 from redis_store.errors import LimitExceeded
+from redis_store.flows.optimistic import changed_since_read, check_parts
 from redis_store.types import MISSING
 from sandbox import _operations
 from sandbox._frames import FrameError

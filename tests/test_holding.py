@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from redis_store._flow import Do, Flow, Keep, Keeping, Now, Pause, Step
-from redis_store._holding import Answer, Busy, give_back, hold
 from redis_store.errors import ConnectionLost, StoreTimeout, StoreUnavailable
+from redis_store.flows.flow import Do, Flow, Keep, Keeping, Now, Pause, Step
+from redis_store.flows.hold import Answer, Busy, give_back, hold
 
 
 class FifthInLine:

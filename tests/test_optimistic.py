@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from redis_store._flow import Do, Pause
-from redis_store._optimistic import TRIES_AT_ONCE, change_value
+from redis_store.flows.flow import Do, Pause
+from redis_store.flows.optimistic import TRIES_AT_ONCE, change_value
 
 
 def result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:

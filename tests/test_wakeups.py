@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import ConnectionLost, DataStore, StoreClosed, _computing, _holding, _wakeups, connect, connect_async
+from redis_store import ConnectionLost, DataStore, StoreClosed, _wakeups, connect, connect_async
+from redis_store.flows import compute_once, hold
 from redis_store.namespace.keys import UserKeys
 from tests.servers import Server, wait_until
 
@@ -21,8 +22,8 @@ FOR_EVER_S = 100_000.0
 @pytest.fixture(autouse=True)
 def nothing_but_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who can be woken does not look by himself any more."""
-    monkeypatch.setattr(_holding, "WOKEN_PAUSE_S", FOR_EVER_S)
-    monkeypatch.setattr(_computing, "WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(hold, "WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(compute_once, "WOKEN_PAUSE_S", FOR_EVER_S)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis_store._computing import (
+from redis_store.flows.compute_once import (
     LOCK_TIMEOUT_S,
     Answer,
     Claimed,
@@ -22,8 +22,8 @@ from redis_store._computing import (
     encode_tag,
     lifetimes,
 )
-from redis_store._computing import get_or_set as get_or_set
-from redis_store._flow import Look
+from redis_store.flows.compute_once import get_or_set as get_or_set
+from redis_store.flows.flow import Look
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked

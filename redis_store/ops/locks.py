@@ -1,4 +1,4 @@
-"""Operations on locks, semaphores and rate limits; `_holding` waits for them.
+"""Operations on locks, semaphores and rate limits; `flows.hold` waits for them.
 
 Each try to take something has a random token, under which the server knows its holder, and before that the one who waits.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redis_store._holding import GRACE_MS, Answer, Busy, Taken, check_places
+from redis_store.flows.hold import GRACE_MS, Answer, Busy, Taken, check_places
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_checked

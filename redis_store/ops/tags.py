@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from redis_store._computing import encode_tag
-from redis_store._flow import Do
+from redis_store.flows.compute_once import encode_tag
+from redis_store.flows.flow import Do
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from redis_store import _optimistic
-from redis_store._flow import Rand
-from redis_store._optimistic import changed_since_read, check_open, check_parts
 from redis_store.errors import LimitExceeded
+from redis_store.flows import optimistic
+from redis_store.flows.flow import Rand
+from redis_store.flows.optimistic import changed_since_read, check_open, check_parts
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
@@ -201,6 +201,6 @@ async def transact(
     rand: Rand,
 ) -> T:
     """The flow of `DataStore.transact`."""
-    return await _optimistic.transact(
+    return await optimistic.transact(
         lambda: Draft(scope, begun=True), view, function, lambda draft: commit(draft, new_id()), rand
     )

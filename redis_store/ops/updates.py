@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from redis_store._flow import Ask, Do, Rand
-from redis_store._optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
+from redis_store.flows.flow import Ask, Do, Rand
+from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops._script import run_delete

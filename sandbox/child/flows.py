@@ -7,9 +7,9 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store import _sync_flow
-from redis_store._flow import Ask, Flow, Pause
-from redis_store._sync_flow import Keeper, Sleeps
+from redis_store.flows import run_sync
+from redis_store.flows.flow import Ask, Flow, Pause
+from redis_store.flows.run_sync import Keeper, Sleeps
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
@@ -49,7 +49,7 @@ os.register_at_fork(after_in_child=DRIVER.keeper.start_over)
 
 def run_flow(flow: Flow[T]) -> T:
     """Carry a flow out and return its result; its pauses block the thread."""
-    return _sync_flow.run_flow(DRIVER, flow)
+    return run_sync.run_flow(DRIVER, flow)
 
 
 async def run_flow_async(flow: Flow[T]) -> T:
@@ -66,7 +66,7 @@ async def run_flow_async(flow: Flow[T]) -> T:
                     if inspect.isawaitable(result):
                         result = await result
                 else:
-                    result = _sync_flow.carry_out(DRIVER, step)
+                    result = run_sync.carry_out(DRIVER, step)
             except BaseException as error:
                 step = flow.throw(error)
             else:

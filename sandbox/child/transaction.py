@@ -8,9 +8,9 @@ from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from redis_store import _optimistic
-from redis_store._flow import Ask, Do, Flow
-from redis_store._optimistic import change_value, check_function, check_open, check_parts
+from redis_store.flows import optimistic
+from redis_store.flows.flow import Ask, Do, Flow
+from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts
 from redis_store.types import Json, JsonInput, Ttl
 from redis_store.values import rules
 from sandbox._frames import Part
@@ -119,7 +119,7 @@ class Transaction:
 
 def transact(store: DataStore, function: Callable[[Transaction], T]) -> Flow[T]:
     """The flow of `DataStore.transact`."""
-    return _optimistic.transact(
+    return optimistic.transact(
         lambda: Draft(store, begun=True), lambda draft: Transaction(store, draft), function, Draft.commit, random
     )
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from redis_store._holding import check_timeout
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
+from redis_store.flows.hold import check_timeout
 from redis_store.types import Change, Json
 from sandbox._frames import Part
 from sandbox.child.channels import ControlChannel, error_of

@@ -19,11 +19,11 @@ from redis_store import (
     InvalidValue,
     LimitExceeded,
     WrongKeyType,
-    _computing,
     connect,
     connect_async,
 )
-from redis_store._flow import Rand
+from redis_store.flows import compute_once
+from redis_store.flows.flow import Rand
 from redis_store.namespace.keys import UserKeys
 from tests.brokered_side import blocking
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
@@ -60,7 +60,7 @@ def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[
             call()
             return pause_s
 
-        monkeypatch.setattr(_computing, "spread", first_pause)
+        monkeypatch.setattr(compute_once, "spread", first_pause)
 
     return arrange
 

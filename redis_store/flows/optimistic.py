@@ -1,7 +1,7 @@
 """Changes by optimism: made from what stands there, written if it still does, tried again if not.
 
 Who carries out the single steps is another's business: `ops` against a server, the sandbox's child through its broker, for
-which this imports nothing but `errors` and `_flow`.
+which this imports nothing but `errors` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from redis_store._flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
+from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op

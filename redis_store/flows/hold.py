@@ -1,7 +1,7 @@
 """What is held in turns, and the flows that wait for it: for a lock, a place of a semaphore, a moment of a rate limit.
 
 Who carries out the single steps is another's business: `ops.locks` against a server, the sandbox's child through its broker,
-for which this imports nothing but `errors` and `_flow`.
+for which this imports nothing but `errors` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Protocol, TypeAlias
 
-from redis_store._flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
 from redis_store.errors import ConnectionLost, InvalidInput, InvalidType, LockTimeout, StoreTimeout
+from redis_store.flows.flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
 
 GRACE_MS = 1000
 """How long what is free is kept for the first in the queue, who must look again within that time."""

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause
 from redis_store.errors import DataStoreError, InvalidType, StoreClosed
+from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope

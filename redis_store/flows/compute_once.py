@@ -4,7 +4,7 @@ Whoever finds no value claims to compute it, in the server, under a token. The c
 when he dies; the others look again until there is a value, an error, or nobody who computes.
 
 Who carries out the single steps is another's business: `ops.flights` against a server, the sandbox's child through its
-broker, for which this imports nothing but `errors`, `namespace.keys` and `_flow`.
+broker, for which this imports nothing but `errors`, `namespace.keys` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from redis_store._flow import (
+from redis_store._ttl import ttl_to_ms
+from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
+from redis_store.flows.flow import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     Ask,
@@ -26,8 +28,6 @@ from redis_store._flow import (
     spread,
     take_back,
 )
-from redis_store._ttl import ttl_to_ms
-from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl

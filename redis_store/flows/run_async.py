@@ -7,8 +7,8 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redis_store._flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
 from redis_store.errors import DataStoreError, StoreClosed
+from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope

@@ -1,7 +1,7 @@
 """What a flow asks for: operations with pauses and callers' functions between them, written once for both sides.
 
 A flow is to operations what an operation is to commands: an ``async def`` function without I/O. It awaits the steps below
-only, and a runner (`_sync_flow`, `_async_flow`) carries them out. It holds no connection between two operations, so whoever
+only, and a runner (`flows.run_sync`, `flows.run_async`) carries them out. It holds no connection between two operations, so whoever
 waits in one holds none.
 """
 
