@@ -11,10 +11,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
-from redis_store._async_connection import LoopConnection
-from redis_store._resolve import Address, Resolver, Source
-from redis_store._spin import Spinner
 from redis_store._wakeups import AsyncPauses
+from redis_store.connections.aio import LoopConnection
+from redis_store.connections.resolver import Address, Resolver, Source
+from redis_store.connections.spin import Spinner
 from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call

@@ -13,10 +13,10 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 
-from redis_store._async_connection import LoopConnection
-from redis_store._resolve import Address
-from redis_store._spin import Spinner
-from redis_store._sync_connection import _INCOMPLETE, HeldConnection
+from redis_store.connections.aio import LoopConnection
+from redis_store.connections.resolver import Address
+from redis_store.connections.spin import Spinner
+from redis_store.connections.sync import _INCOMPLETE, HeldConnection
 from redis_store.errors import DataStoreError
 from redis_store.protocol.call import Command
 

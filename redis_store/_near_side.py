@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeAlias
 
 from redis_store._near_connection import clock
 from redis_store._near_entries import Entries, Entry, Space
-from redis_store._resolve import Resolver
-from redis_store._spin import Spinner
+from redis_store.connections.resolver import Resolver
+from redis_store.connections.spin import Spinner
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.namespace.scope import Scope
 from redis_store.ops import near

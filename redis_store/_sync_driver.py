@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from redis_store import _eviction
-from redis_store._resolve import Resolver, Source
-from redis_store._spin import Spinner
-from redis_store._sync_connection import HeldConnection
 from redis_store._wakeups import SyncPauses
+from redis_store.connections.resolver import Resolver, Source
+from redis_store.connections.spin import Spinner
+from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.flows.run_sync import Keeper
 from redis_store.namespace.scope import Scope

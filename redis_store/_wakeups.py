@@ -19,8 +19,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from redis_store._hub_listener import Listener
-from redis_store._resolve import Source
+from redis_store.connections.listener import Listener
+from redis_store.connections.resolver import Source
 from redis_store.errors import DataStoreError
 from redis_store.flows.flow import Pause
 from redis_store.protocol.call import ReplyError

@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 from redis_store._hub_thread import join, leave
 from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
-from redis_store._resolve import Source
 from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
+from redis_store.connections.resolver import Source
 from redis_store.errors import (
     DataStoreError,
     ServerReadOnly,

@@ -27,8 +27,8 @@ from redis_store._near_loop import LoopReads, LoopSide
 from redis_store._near_side import logger
 from redis_store._near_threads import ThreadReads, ThreadSide
 from redis_store._observed import observed
-from redis_store._resolve import Resolver
 from redis_store._sync_driver import SyncDriver
+from redis_store.connections.resolver import Resolver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Call, Op

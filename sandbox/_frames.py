@@ -13,7 +13,7 @@ from itertools import islice
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
-from redis_store._spin import Spinner
+from redis_store.connections.spin import Spinner
 
 try:
     from msgpack._cmsgpack import Packer, Unpacker

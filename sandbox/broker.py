@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
-from redis_store._resolve import without_secrets
+from redis_store.connections.resolver import without_secrets
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from redis_store.values.compression import MAX_VALUE_BYTES
 from sandbox import _operations

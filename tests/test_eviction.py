@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from redis_store import DataStore, ServerFull, _eviction, connect_async
-from redis_store._sync_connection import HeldConnection
+from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost
 from redis_store.namespace.keys import UserKeys
 from tests.servers import REAL_KINDS, Server, wait_until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redis_store import InvalidInput, InvalidSettings, connect
-from redis_store._resolve import DEFAULT_TIMEOUT_S, parse_address, without_secrets
+from redis_store.connections.resolver import DEFAULT_TIMEOUT_S, parse_address, without_secrets
 from redis_store.namespace.scope import Limits, LogBounds, Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
 

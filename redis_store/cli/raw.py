@@ -12,11 +12,11 @@ import hiredis
 import typer
 from redis import exceptions as redis_errors
 
-from redis_store._resolve import Address, make_resolver
-from redis_store._sync_connection import connecting_failed
 from redis_store.cli import _reply_format
 from redis_store.cli._reply_format import ErrorReply, Reply, read_reply
 from redis_store.cli.server import DataDirOption
+from redis_store.connections.resolver import Address, make_resolver
+from redis_store.connections.sync import connecting_failed
 from redis_store.errors import ConnectionLost, InvalidInput
 from redis_store.settings import Settings, resolve_url
 

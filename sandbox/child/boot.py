@@ -22,7 +22,6 @@ SHARED = {
     ),
     "redis_store": (
         "_bound",
-        "_spin",
         "_ttl",
         "errors",
         "locks",
@@ -31,6 +30,7 @@ SHARED = {
         "stats",
         "types",
     ),
+    "redis_store.connections": ("spin",),
     "redis_store.flows": (
         "compute_once",
         "flow",

@@ -10,7 +10,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import errors
-from redis_store._resolve import without_secrets
+from redis_store.connections.resolver import without_secrets
 from sandbox import _layout, isolation
 from sandbox.broker import addresses_of, error_parts
 

@@ -14,8 +14,8 @@ import hiredis
 from redis import exceptions as redis_errors
 
 from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store._resolve import Address
-from redis_store._spin import SPIN_NS, Spinner
+from redis_store.connections.resolver import Address
+from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.errors import (
     AuthenticationFailed,
     ConnectionLost,

@@ -15,9 +15,9 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from redis_store._resolve import Address
-from redis_store._spin import SPIN_NS, Spinner
-from redis_store._sync_connection import afterwards, connecting_failed
+from redis_store.connections.resolver import Address
+from redis_store.connections.spin import SPIN_NS, Spinner
+from redis_store.connections.sync import afterwards, connecting_failed
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
 from redis_store.protocol.call import Command, ReplyError
 from redis_store.protocol.packing import pack
