@@ -33,9 +33,9 @@ from redis_store.namespace.scope import (
     Writer,
 )
 from redis_store.near_cache import share_with_threads, stats_of
-from redis_store.ops import batch, expiry, flights, listing, transactions, updates, values
+from redis_store.ops import batch, compute_once, expiry, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
-from redis_store.ops.flights import Plan
+from redis_store.ops.compute_once import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
@@ -252,7 +252,7 @@ class DataStore(StoreMapping):
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
         """
         plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
-        return self._run_flow(flights.get_or_set(plan, make, new_id, random))
+        return self._run_flow(compute_once.get_or_set(plan, make, new_id, random))
 
     def cached(
         self,

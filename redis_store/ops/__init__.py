@@ -1,0 +1,1 @@
+"""The operations of the store, a coroutine each. They await `Call`s and nothing else."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops._script import run_write
+from redis_store.ops.script import run_write
 from redis_store.ops.values import ttl_to_ms
 from redis_store.scripts import EXPIRE
 

@@ -10,8 +10,8 @@ from redis_store._log_entry import Entry, Position, parse_entry
 from redis_store.errors import ServerFull
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.namespace.scope import LogBounds
-from redis_store.ops._script import run_script
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
+from redis_store.ops.script import run_script
 from redis_store.protocol.call import Call, Command, as_is, read, transaction
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 from redis_store.server_config import WISHED_FLAGS, missing_flags

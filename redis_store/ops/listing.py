@@ -9,7 +9,7 @@ from redis_store._bound import too_much_at_once
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
-from redis_store.ops._script import run_script
+from redis_store.ops.script import run_script
 from redis_store.protocol.call import Alone, Call, read, transaction, watch
 from redis_store.protocol.replies import ScriptMissing
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL

@@ -12,8 +12,8 @@ from redis_store.flows.flow import Rand
 from redis_store.flows.optimistic import changed_since_read, check_open, check_parts
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops._script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.bounds import Bound, ending, settled
+from redis_store.ops.script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Argument

@@ -15,8 +15,8 @@ from redis_store.flows.flow import Ask, Do, Rand
 from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops._script import run_delete
 from redis_store.ops.bounds import run_move, run_put
+from redis_store.ops.script import run_delete
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE

@@ -11,8 +11,8 @@ from redis_store._ttl import ttl_to_ms as ttl_to_ms
 from redis_store.errors import Conflict, InvalidType, LimitExceeded, WrongKeyType
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops._script import run_delete, run_script
 from redis_store.ops.bounds import run_put
+from redis_store.ops.script import run_delete, run_script
 from redis_store.protocol.call import Argument, Call, Opening, as_is, read
 from redis_store.protocol.replies import ScriptMissing
 from redis_store.scripts import DELETE, INFO, SET, WRITE
