@@ -6,8 +6,8 @@ import threading
 import weakref
 
 from redis_store._bound import ANY_SIZE
-from redis_store._sync_driver import SyncDriver
 from redis_store.connections.sync import HeldConnection
+from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import StoreClosed
 from redis_store.flows.run_sync import Keeper
 from redis_store.namespace.access import EVERYTHING, Access

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._async_driver import AsyncDriver, drive
 from redis_store._near_connection import TrackedLoopConnection, clock
 from redis_store._near_entries import Entry
 from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
+from redis_store.drivers.aio import AsyncDriver, drive
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope

@@ -21,7 +21,7 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store._sync_driver import SyncDriver, drive
+from redis_store.drivers.sync import SyncDriver, drive
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope

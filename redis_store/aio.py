@@ -9,11 +9,11 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from redis_store._async_driver import AsyncDriver
-from redis_store._telemetry import set_up
 from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.connections.resolver import make_resolver, without_secrets
+from redis_store.drivers.aio import AsyncDriver
+from redis_store.drivers.telemetry import set_up
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow

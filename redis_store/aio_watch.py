@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis_store._async_driver import AsyncDriver
 from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Item, Mailbox
 from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.connections.resolver import Source
+from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
 from redis_store.flows.hold import check_timeout
 from redis_store.namespace.scope import Scope

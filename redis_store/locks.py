@@ -20,7 +20,7 @@ from redis_store.flows.hold import Holdable, Limiting, Taken, check_timeout, giv
 from redis_store.flows.run_sync import Driver
 
 if TYPE_CHECKING:  # the sandbox's child has neither
-    from redis_store._async_driver import AsyncDriver
+    from redis_store.drivers.aio import AsyncDriver
 
 __all__ = ["AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"]
 

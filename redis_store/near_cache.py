@@ -21,14 +21,14 @@ import threading
 import weakref
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from redis_store._async_driver import AsyncDriver
 from redis_store._near_entries import Entries, redis_keys_of
 from redis_store._near_loop import LoopReads, LoopSide
 from redis_store._near_side import logger
 from redis_store._near_threads import ThreadReads, ThreadSide
 from redis_store._observed import observed
-from redis_store._sync_driver import SyncDriver
 from redis_store.connections.resolver import Resolver
+from redis_store.drivers.aio import AsyncDriver
+from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Call, Op

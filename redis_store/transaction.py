@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
-from redis_store._async_driver import AsyncDriver
-from redis_store._sync_driver import SyncDriver
+from redis_store.drivers.aio import AsyncDriver
+from redis_store.drivers.sync import SyncDriver
 from redis_store.namespace.scope import Scope
 from redis_store.ops import values
 from redis_store.ops.bounds import check_max_keys

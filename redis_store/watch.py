@@ -15,11 +15,11 @@ from typing import Any, Self, TypeVar
 
 from redis_store._hub_thread import join, leave, let_go
 from redis_store._mailbox import Mailbox
-from redis_store._sync_driver import SyncDriver
 from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.connections.resolver import Source
+from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.hold import check_timeout
 from redis_store.namespace.scope import Scope

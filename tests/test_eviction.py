@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import DataStore, ServerFull, _eviction, connect_async
+from redis_store import DataStore, ServerFull, connect_async
 from redis_store.connections.sync import HeldConnection
+from redis_store.drivers import eviction_warning
 from redis_store.errors import ConnectionLost
 from redis_store.namespace.keys import UserKeys
 from tests.servers import REAL_KINDS, Server, wait_until
@@ -24,7 +25,7 @@ VOLATILE = ("volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 
 @pytest.fixture
 def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_eviction, "_asked", set())
+    monkeypatch.setattr(eviction_warning, "_asked", set())
 
 
 @pytest.fixture(params=REAL_KINDS)
@@ -182,14 +183,14 @@ def test_a_server_that_does_not_say_is_used_all_the_same(
     assert store.get("key") == 1
 
     async def main() -> None:
-        _eviction._asked.clear()
+        eviction_warning._asked.clear()
         async with connect_async(url, user="alice") as store:
             assert await asyncio.gather(*(store.get("key") for _ in range(5))) == [1] * 5
             assert await store.get("key") == 1
 
     asyncio.run(main())
     assert said(caplog) == []
-    assert wait_until(lambda: _eviction._asked, "it was asked")
+    assert wait_until(lambda: eviction_warning._asked, "it was asked")
 
 
 @pytest.mark.usefixtures("never_asked")
@@ -200,7 +201,7 @@ def test_a_connection_that_breaks_at_the_question_disturbs_nobody(
     asked = []
 
     def breaking(self: HeldConnection, commands: Any, repeatable: bool) -> Any:
-        if commands[0] == _eviction.QUESTION:
+        if commands[0] == eviction_warning.QUESTION:
             asked.append(self)
             self.busy = True
             raise ConnectionLost("it broke", outcome_unknown=False)
@@ -219,5 +220,5 @@ def test_a_connection_that_breaks_at_the_question_disturbs_nobody(
 )
 def test_answers_that_tell_nothing(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "redis_store")
-    _eviction.note("redis://host", answer)
+    eviction_warning.note("redis://host", answer)
     assert caplog.records == []

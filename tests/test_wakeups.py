@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import ConnectionLost, DataStore, StoreClosed, _wakeups, connect, connect_async
+from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store.drivers import wakeups
 from redis_store.flows import compute_once, hold
 from redis_store.namespace.keys import UserKeys
 from tests.servers import Server, wait_until
@@ -182,7 +183,7 @@ def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw:
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
-        (subscriber,) = (each for each in _wakeups._subscribers.values() if each._key.startswith(store.url))
+        (subscriber,) = (each for each in wakeups._subscribers.values() if each._key.startswith(store.url))
         assert subscriber._listener is not None
         sock = subscriber._listener.sock
         child = os.fork()
@@ -196,13 +197,13 @@ def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Re
     """By a ring each time, so that nobody sleeps through a message that a broken connection has lost."""
     told: list[list[bool]] = [[], []]
     first, second = (
-        _wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)
+        wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)
         for ring in (lambda: told[0].append(first.live), lambda: told[1].append(second.live))
     )
-    subscriber = _wakeups._subscribe(first, None)
+    subscriber = wakeups._subscribe(first, None)
     assert subscriber is not None
     wait_until(lambda: told[0], "the server has said that it will tell")
-    assert _wakeups._subscribe(second, None) is subscriber
+    assert wakeups._subscribe(second, None) is subscriber
     wait_until(lambda: told[1], "the second is told the same")
     raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")
@@ -219,7 +220,7 @@ def test_where_nobody_may_subscribe(start: Callable[..., Server]) -> None:
         with holder.lock("l", ttl=FOR_EVER_S):
             waiter = Waiter(lambda: take_lock(holder))
             wait_until(lambda: raw.llen(UserKeys.of("u").queue(b"lock", b"l")) == 1, "it waits")
-            wait_until(lambda: any(each.refused_until for each in _wakeups._subscribers.values()), "it was refused")
+            wait_until(lambda: any(each.refused_until for each in wakeups._subscribers.values()), "it was refused")
         assert waiter.result() == "taken"
 
 

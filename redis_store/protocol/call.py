@@ -1,6 +1,6 @@
 """What an operation asks for: a request to the server, and how to read its reply.
 
-Operations are ``async def`` functions that do no I/O. They await `Call`s only; a driver (`_sync_driver`, `_async_driver`)
+Operations are ``async def`` functions that do no I/O. They await `Call`s only; a driver (`drivers.sync`, `drivers.aio`)
 steps them with ``send`` and ``throw`` and carries the calls out. So each operation is written once.
 """
 

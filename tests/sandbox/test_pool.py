@@ -47,13 +47,13 @@ def test_runs_share_what_the_sandbox_holds(server_url: str, user: str) -> None:
 
 def test_runs_share_connections(server_url: str, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    connect_really = redis_store._sync_driver.SyncDriver._connect
+    connect_really = redis_store.drivers.sync.SyncDriver._connect
 
     def counted(self: Any) -> Any:
         made.append(1)
         return connect_really(self)
 
-    monkeypatch.setattr(redis_store._sync_driver.SyncDriver, "_connect", counted)
+    monkeypatch.setattr(redis_store.drivers.sync.SyncDriver, "_connect", counted)
     with Sandbox(url=server_url) as box:
         for _ in range(5):
             box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check()

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from redis_store import _eviction
-from redis_store._wakeups import AsyncPauses
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Address, Resolver, Source
 from redis_store.connections.spin import Spinner
+from redis_store.drivers import eviction_warning
+from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
@@ -201,8 +201,8 @@ class AsyncDriver:
     def _ask_policy(self, connection: LoopConnection) -> None:
         """Ask the server, once, what it does when it is full."""
         shown = connection.shown
-        if connection.usable and _eviction.is_due(shown):
-            connection.ask(_eviction.QUESTION, lambda answer: _eviction.note(shown, answer))
+        if connection.usable and eviction_warning.is_due(shown):
+            connection.ask(eviction_warning.QUESTION, lambda answer: eviction_warning.note(shown, answer))
 
     async def _connect(self) -> LoopConnection:
         address = await self._address()

@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from redis_store import _eviction
-from redis_store._wakeups import SyncPauses
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
+from redis_store.drivers import eviction_warning
+from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.flows.run_sync import Keeper
 from redis_store.namespace.scope import Scope
@@ -219,10 +219,10 @@ class SyncDriver:
     def _ask_policy(self, held: HeldConnection) -> None:
         """Ask the server, once, what it does when it is full; whatever comes of it, the caller's work is done."""
         self._asks_policy = False
-        if not _eviction.is_due(held.shown):
+        if not eviction_warning.is_due(held.shown):
             return
         try:
-            _eviction.note(held.shown, held.exchange((_eviction.QUESTION,), True))
+            eviction_warning.note(held.shown, held.exchange((eviction_warning.QUESTION,), True))
         except DataStoreError:
             logger.debug("%s did not say what it does when it is full", held.shown)
         except BaseException:
