@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis_store._digests import Digests, digest_of
 from redis_store._expiries import Expiries
 from redis_store._feed_agenda import Agenda
-from redis_store._log_entry import Entry, Position, parse_entry
 from redis_store._mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
+from redis_store.changelog.digests import Digests, digest_of
+from redis_store.changelog.entry import Entry, Position, parse_entry
+from redis_store.changelog.ops import START, Attached, Page, Seen
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
-from redis_store.ops.feed import START, Attached, Page, Seen
 from redis_store.values.compression import MAX_VALUE_BYTES
 
 LEARNED_FIRST = 2000

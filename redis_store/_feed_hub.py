@@ -16,7 +16,7 @@ How it works, in a sentence each:
   by page, each page of one moment with the log.
 - What is found that way is *told in the log* by a script that looks again. So all who watch see it in the same order, and so
   does who comes later. Two hubs that find the same: the second finds it in the log.
-- Who begins to watch compares with what the last watcher left behind (`_digests`): the log tells what was written since then,
+- Who begins to watch compares with what the last watcher left behind (`changelog.digests`): the log tells what was written since then,
   the sketch whether anything else was. If so, and it cannot be said what, the log gets a *gap*, at which those who go on from
   before it get a reset.
 - Keys that expire are known from the log (`x`) and from the server (``HPEXPIRETIME``), in a heap; what is due is looked at.
@@ -39,12 +39,12 @@ from redis_store._hub_doubts import Doubts
 from redis_store._hub_listening import Listening
 from redis_store._hub_members import Members, Registry
 from redis_store._hub_requests import Pause, Request, Tell, say
-from redis_store._log_entry import CursorFormat
 from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
+from redis_store.changelog import ops as says
+from redis_store.changelog.consumers import advance, release
+from redis_store.changelog.entry import CursorFormat
+from redis_store.changelog.ops import START
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
-from redis_store.ops import feed as says
-from redis_store.ops.consumers import advance, release
-from redis_store.ops.feed import START
 from redis_store.protocol.call import Command
 
 TICK_S = 1.0

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 from redis_store._feed import MOST_NEWS_BYTES, Feed
 from redis_store._hub_requests import say
-from redis_store._log_entry import Entry
 from redis_store._mailbox import HistoryGone
+from redis_store.changelog import ops as says
+from redis_store.changelog.entry import Entry
+from redis_store.changelog.ops import START, Seen
 from redis_store.errors import PermissionDenied, ServerRefused
-from redis_store.ops import feed as says
-from redis_store.ops.feed import START, Seen
 from redis_store.ops.reconcile import explain
 from redis_store.protocol.call import Command
 

@@ -9,9 +9,9 @@ from typing import Any
 from redis_store._feed import Feed
 from redis_store._hub_members import Members
 from redis_store._hub_requests import Pause, Tell
+from redis_store.changelog import ops as says
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
 from redis_store.namespace.keys import UserKeys
-from redis_store.ops import feed as says
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import translate
 from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags

@@ -7,7 +7,7 @@ import queue
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from redis_store._log_entry import Entry, Position
+from redis_store.changelog.entry import Entry, Position
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import NamespaceKeys
 

@@ -39,7 +39,7 @@ class NamespaceKeys:
     flight: bytes
     """Who computes what in this namespace (`ops.flights`)."""
     seen: bytes
-    """What the last watcher knew when it looked: see `_digests`."""
+    """What the last watcher knew when it looked: see `changelog.digests`."""
 
 
 @dataclass(frozen=True, slots=True)

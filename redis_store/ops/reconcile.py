@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from redis_store._digests import digest_of
 from redis_store._feed import Feed
-from redis_store._log_entry import Entry, id_order, parse_entry
-from redis_store.ops import feed as says
-from redis_store.ops.feed import START, Seen
+from redis_store.changelog import ops as says
+from redis_store.changelog.digests import digest_of
+from redis_store.changelog.entry import Entry, id_order, parse_entry
+from redis_store.changelog.ops import START, Seen
 
 TOO_BIG = 0
 """Stands for the digest of a value that was too big for the log."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_store._digests import CELLS, SKETCH_BYTES, Digests, Sketch, digest_of
+from redis_store.changelog.digests import CELLS, SKETCH_BYTES, Digests, Sketch, digest_of
 
 states = st.dictionaries(st.binary(min_size=1, max_size=4), st.binary(max_size=4), max_size=60)
 

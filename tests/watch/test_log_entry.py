@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_store import InvalidInput
-from redis_store._log_entry import CursorFormat, Position, parse_entry
+from redis_store.changelog.entry import CursorFormat, Position, parse_entry
 from redis_store.namespace.keys import UserKeys
 
 raw_bytes = st.binary(max_size=20)

@@ -15,7 +15,7 @@ import redis
 from redis_store import connect
 from redis_store._hub_members import Members
 from redis_store._mailbox import Mailbox
-from redis_store.ops import feed
+from redis_store.changelog import ops as log_ops
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, refuses_ttl, said
 
@@ -298,13 +298,13 @@ def test_what_is_too_much_at_once_is_read_in_parts(
         side.set(f"k{i}", str(i) * 2000)
     side.set("small", 1)
     monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
-    read, original = [], feed.texts_of
+    read, original = [], log_ops.texts_of
 
     def texts_of(keys: Any, names: Any) -> Any:
         read.append(len(names))
         return original(keys, names)
 
-    monkeypatch.setattr(feed, "texts_of", texts_of)
+    monkeypatch.setattr(log_ops, "texts_of", texts_of)
     watch = side.watch(since=cursor)
     expected = [("set", f"k{i}", str(i) * 2000) for i in range(10)]
     assert said([watch.next() for _ in range(11)]) == [*expected, ("set", "small", 1)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from redis_store._digests import SKETCH_BYTES
-from redis_store._log_entry import Entry, Position, parse_entry
+from redis_store.changelog.digests import SKETCH_BYTES
+from redis_store.changelog.entry import Entry, Position, parse_entry
 from redis_store.errors import ServerFull
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.namespace.scope import LogBounds
@@ -25,7 +25,7 @@ SEEN_HEAD_BYTES = 16 + 8 + 42
 
 
 class Seen(NamedTuple):
-    """What the last watcher left behind: where it stood, and a sketch of the namespace there (`_digests`)."""
+    """What the last watcher left behind: where it stood, and a sketch of the namespace there (`changelog.digests`)."""
 
     epoch: bytes
     position: Position
