@@ -32,7 +32,7 @@ from redis_store.namespace.scope import (
     Scope,
     Writer,
 )
-from redis_store.near_cache import share_with_threads, stats_of
+from redis_store.near.cache import share_with_threads, stats_of
 from redis_store.ops import batch, compute_once, expiry, listing, transactions, updates, values
 from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.compute_once import Plan

@@ -19,10 +19,10 @@ import redis
 
 import sandbox
 from redis_store import AccessDenied, DataStore, LimitExceeded, StoreClosed, connect, connect_async
-from redis_store import _near_loop as loop_side
-from redis_store import _near_threads as thread_side
 from redis_store._lease import lease
-from redis_store._near_entries import Entries
+from redis_store.near import async_side as loop_side
+from redis_store.near import sync_side as thread_side
+from redis_store.near.entries import Entries
 from redis_store.server import status
 from tests.proxy import Fault, proxied
 from tests.servers import Server, wait_until

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from redis_store._near_connection import clock
-from redis_store._near_entries import Entries, Entry, Space
 from redis_store.connections.resolver import Resolver
 from redis_store.connections.spin import Spinner
 from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.namespace.scope import Scope
-from redis_store.ops import near
+from redis_store.near import ops as near_ops
+from redis_store.near.connection import clock
+from redis_store.near.entries import Entries, Entry, Space
 from redis_store.ops.batch import SMALL_READ_KEYS
 from redis_store.protocol.call import Op
 from redis_store.stats import Counters
@@ -77,7 +77,9 @@ class Side:
         """Forget everything, and let go of the connection."""
         raise NotImplementedError
 
-    def _keep(self, data: bytes, space: Space, keys: Sequence[str], found: list[near.Fetched], asked: float) -> None:
+    def _keep(
+        self, data: bytes, space: Space, keys: Sequence[str], found: list[near_ops.Fetched], asked: float
+    ) -> None:
         for key, (text, ttl_ms, certain) in zip(keys, found, strict=True):
             if certain:
                 self.entries.keep(data, space, key, text, math.inf if ttl_ms is None else asked + ttl_ms / 1000)

@@ -1,7 +1,7 @@
 """The near cache: values kept in the process, each answer preceded by what the server has said about writes.
 
 One `NearCache` belongs to a server and its credentials, and to all stores of the process that use them. It has a side for
-threads (`_near_threads`: one tracked connection under a lock) and one for each event loop (`_near_loop`: one tracked connection
+threads (`near.sync_side`: one tracked connection under a lock) and one for each event loop (`near.async_side`: one tracked connection
 that the loop's calls share), each with entries of its own. On a side,
 
 - every value that is kept was read on the tracked connection, so that replies and invalidations come in the server's order;
@@ -21,16 +21,16 @@ import threading
 import weakref
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from redis_store._near_entries import Entries, redis_keys_of
-from redis_store._near_loop import LoopReads, LoopSide
-from redis_store._near_side import logger
-from redis_store._near_threads import ThreadReads, ThreadSide
 from redis_store._observed import observed
 from redis_store.connections.resolver import Resolver
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
+from redis_store.near.async_side import LoopReads, LoopSide
+from redis_store.near.entries import Entries, redis_keys_of
+from redis_store.near.side import logger
+from redis_store.near.sync_side import ThreadReads, ThreadSide
 from redis_store.protocol.call import Call, Op
 from redis_store.stats import StoreStats
 

@@ -7,9 +7,14 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._near_connection import TrackedConnection, clock
-from redis_store._near_entries import Entries, Entry
-from redis_store._near_side import (
+from redis_store.drivers.sync import SyncDriver, drive
+from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
+from redis_store.namespace.keys import encode_key
+from redis_store.namespace.scope import Scope
+from redis_store.near import ops as near_ops
+from redis_store.near.connection import TrackedConnection, clock
+from redis_store.near.entries import Entries, Entry
+from redis_store.near.side import (
     MOST_KEYS,
     MOST_USERS,
     RETRY_S,
@@ -21,16 +26,12 @@ from redis_store._near_side import (
     logger,
     near_hit,
 )
-from redis_store.drivers.sync import SyncDriver, drive
-from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
-from redis_store.namespace.keys import encode_key
-from redis_store.namespace.scope import Scope
-from redis_store.ops import batch, near, updates, values
+from redis_store.ops import batch, updates, values
 from redis_store.protocol.call import Op
 from redis_store.types import Json
 
 if TYPE_CHECKING:
-    from redis_store.near_cache import NearCache
+    from redis_store.near.cache import NearCache
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class ThreadSide(Side):
             self._track(connection, scope)
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
-            fetching = near.fetch(scope, fields, connection.has_ttl)
+            fetching = near_ops.fetch(scope, fields, connection.has_ttl)
             found = self._drive(connection, fetching if asker.measured is None else asker.measured(fetching))
             self._used_at = clock()
             self._keep(data, space, keys, found, asked)
@@ -198,7 +199,7 @@ class ThreadSide(Side):
             return None
         connection = TrackedConnection(resolver.address(), self._spinner, self.entries.heard)
         try:
-            connection.has_ttl = self._drive(connection, near.begin(scope.user))
+            connection.has_ttl = self._drive(connection, near_ops.begin(scope.user))
         except BaseException:
             connection.close()
             raise
@@ -216,10 +217,10 @@ class ThreadSide(Side):
         if prefix in connection.users:
             return
         if len(connection.users) >= MOST_USERS:
-            self._drive(connection, near.untrack())
+            self._drive(connection, near_ops.untrack())
             self.entries.clear()
             connection.users.clear()
-        self._drive(connection, near.track(scope.user))
+        self._drive(connection, near_ops.track(scope.user))
         connection.users.add(prefix)
 
     def _drive(self, connection: TrackedConnection, op: Op[T]) -> T:

@@ -8,19 +8,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis_store._near_connection import TrackedLoopConnection, clock
-from redis_store._near_entries import Entry
-from redis_store._near_side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
 from redis_store.drivers.aio import AsyncDriver, drive
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops import batch, near, updates
+from redis_store.near import ops as near_ops
+from redis_store.near.connection import TrackedLoopConnection, clock
+from redis_store.near.entries import Entry
+from redis_store.near.side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
+from redis_store.ops import batch, updates
 from redis_store.protocol.call import Op
 from redis_store.types import Json
 
 if TYPE_CHECKING:
-    from redis_store.near_cache import NearCache
+    from redis_store.near.cache import NearCache
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class LoopSide(Side):
                 return None
             data, asked = scope.keys.data, clock()
             space = self.entries.space(data)
-            fetching = near.fetch(scope, fields, connection.has_ttl)
+            fetching = near_ops.fetch(scope, fields, connection.has_ttl)
             found = await self._drive(connection, fetching if measured is None else measured(fetching))
             if connection is self._connection:
                 self._keep(data, space, keys, found, asked)
@@ -124,9 +125,9 @@ class LoopSide(Side):
                 return connection
             if len(connection.users) >= MOST_USERS:
                 connection.users.clear()
-                await self._drive(connection, near.untrack())
+                await self._drive(connection, near_ops.untrack())
                 self.entries.clear()
-            await self._drive(connection, near.track(scope.user))
+            await self._drive(connection, near_ops.track(scope.user))
             connection.users.add(scope.user.prefix)
             return connection
 
@@ -138,7 +139,7 @@ class LoopSide(Side):
         connection = await TrackedLoopConnection.open(address, self._spinner)
         connection.tell(self.entries.heard)
         try:
-            connection.has_ttl = await self._drive(connection, near.begin(scope.user))
+            connection.has_ttl = await self._drive(connection, near_ops.begin(scope.user))
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,1 @@
+"""The near cache: values kept in the process, current by the server's invalidation messages."""
