@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis_store._feed import Feed
+    from redis_store.hub.watched_namespace import Feed
 
 
 class Agenda:

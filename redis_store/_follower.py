@@ -19,11 +19,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from redis_store._mailbox import Delivery, HistoryGone, Item, Opened, Overflow
 from redis_store.changelog import ops as says
 from redis_store.changelog.entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
 from redis_store.changelog.ops import LOG_PAGE, START
 from redis_store.errors import DataStoreError
+from redis_store.hub.mailbox import Delivery, HistoryGone, Item, Opened, Overflow
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
 from redis_store.ops.listing import SNAPSHOT_KEYS
 from redis_store.protocol.call import Op

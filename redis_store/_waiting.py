@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_store._hub_requests import Join
-from redis_store._mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
 from redis_store.errors import InvalidType, StoreClosed, WaitTimeout
+from redis_store.hub.mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
+from redis_store.hub.requests import Join
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops import values

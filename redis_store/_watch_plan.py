@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from redis_store._follower import Follower, Track
-from redis_store._hub_requests import Join, JoinAll
-from redis_store._mailbox import Mailbox, NamespaceBudget
 from redis_store.changelog import consumers
 from redis_store.changelog.entry import Cursor, CursorFormat
 from redis_store.errors import InvalidInput, InvalidType
+from redis_store.hub.mailbox import Mailbox, NamespaceBudget
+from redis_store.hub.requests import Join, JoinAll
 from redis_store.namespace.keys import encode_name, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change

@@ -12,8 +12,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from redis_store._hub_thread import join, leave
-from redis_store._mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
 from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
 from redis_store.connections.resolver import Source
 from redis_store.errors import (
@@ -23,6 +21,8 @@ from redis_store.errors import (
     StoreUnavailable,
 )
 from redis_store.flows.flow import may_pass
+from redis_store.hub.mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
+from redis_store.hub.thread import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
 

@@ -1,6 +1,6 @@
 """Watching, for threads: an iterator of changes, and waiting for a key.
 
-What a watcher does stands in `_watching` and `_follower`, what its hub does in `_feed_hub`; here is what blocks.
+What a watcher does stands in `_watching` and `_follower`, what its hub does in `hub.hub`; here is what blocks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis_store._hub_thread import join, leave, let_go
-from redis_store._mailbox import Mailbox
 from redis_store._waiting import Waiting
 from redis_store._watch_plan import Plan, check_most
 from redis_store._watching import Nap, Receive, Run, Watching
@@ -22,6 +20,8 @@ from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.hold import check_timeout
+from redis_store.hub.mailbox import Mailbox
+from redis_store.hub.thread import join, leave, let_go
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
 

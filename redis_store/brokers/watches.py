@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from redis_store._mailbox import NamespaceBudget
 from redis_store._watch_plan import Plan
+from redis_store.hub.mailbox import NamespaceBudget
 from redis_store.settings import new_id
 from redis_store.store import DataStore
 from redis_store.types import Json

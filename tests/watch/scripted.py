@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from redis_store._feed_hub import Hub
-from redis_store._hub_requests import Join, Leave, Pause
-from redis_store._mailbox import Delivery, Item, Mailbox
 from redis_store.errors import ConnectionLost, DataStoreError
+from redis_store.hub.hub import Hub
+from redis_store.hub.mailbox import Delivery, Item, Mailbox
+from redis_store.hub.requests import Join, Leave, Pause
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
 from redis_store.protocol.call import Call, ReplyError

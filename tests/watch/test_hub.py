@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from redis_store._hub_doubts import NOTES_REFUSED
-from redis_store._mailbox import MOST_CHANGES, Failed
 from redis_store.errors import ConnectionLost
+from redis_store.hub.compare import NOTES_REFUSED
+from redis_store.hub.mailbox import MOST_CHANGES, Failed
 from tests.watch.scripted import KEYS, ScriptedRunner, ScriptedServer, items, told
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from redis_store import ConnectionLost, DataStore, StoreClosed, _hub_thread, connect, connect_async
+from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store.hub import thread as hub_thread
 from tests.servers import Server, wait_until
 
 
@@ -76,8 +77,8 @@ def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         watch = store.watch()
         # The collector runs in whatever thread makes an object: also where that thread holds these.
-        [hub] = _hub_thread._hubs.values()
-        with _hub_thread._hubs_lock, hub._lock:
+        [hub] = hub_thread._hubs.values()
+        with hub_thread._hubs_lock, hub._lock:
             del watch
             gc.collect()
         wait_until(lambda: not threads(), "the hub ends")
@@ -91,7 +92,7 @@ def test_a_wait_leaves_nothing_behind(own: Server) -> None:
 
 
 def test_who_comes_back_soon_is_served_at_once(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redis_store._feed_hub.TICK_S", 60.0)
+    monkeypatch.setattr("redis_store.hub.hub.TICK_S", 60.0)
     with connect(own.url, user="u", configure_server=True) as store:
         store.watch_all().close()
         again = threading.Thread(target=lambda: store.watch_all().close(), daemon=True)

@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from redis_store import connect
-from redis_store._hub_members import Members
-from redis_store._mailbox import Mailbox
 from redis_store.changelog import ops as log_ops
+from redis_store.hub.mailbox import Mailbox
+from redis_store.hub.subscribers import Members
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, refuses_ttl, said
 
@@ -53,7 +53,7 @@ def test_what_is_written_while_the_other_namespaces_are_opened(
         monkeypatch.setattr(Members, "has_opened", has_opened)
         monkeypatch.setattr(Mailbox, "deliver", noticing)
         with monkeypatch.context() as small:
-            small.setattr("redis_store._mailbox.MOST_CHANGES", 0 if too_much else 10)
+            small.setattr("redis_store.hub.mailbox.MOST_CHANGES", 0 if too_much else 10)
             watch = side.watch_all(since=cursors)
         writer.join()
     found = watch.until(lambda change: change.key == "meanwhile")
@@ -332,7 +332,7 @@ def test_one_batch_that_is_too_much_at_once_is_a_reset(
 
 def test_a_live_watcher_meets_more_than_is_read_at_once(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = side.watch()
-    monkeypatch.setattr("redis_store._feed_hub.MOST_NEWS_BYTES", 5000)
+    monkeypatch.setattr("redis_store.hub.hub.MOST_NEWS_BYTES", 5000)
     side.set("big", "x" * 9000)
     assert said([watch.next()]) == [("set", "big", "x" * 9000)]
     batch = {f"k{i}": str(i) * 2000 for i in range(10)}

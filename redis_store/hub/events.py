@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis_store._feed import Feed
-from redis_store._hub_members import Members
-from redis_store._hub_requests import Pause, Tell
 from redis_store.changelog import ops as says
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
+from redis_store.hub.requests import Pause, Tell
+from redis_store.hub.subscribers import Members
+from redis_store.hub.watched_namespace import Feed
 from redis_store.namespace.keys import UserKeys
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import translate

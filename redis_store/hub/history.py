@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from redis_store._feed import Feed
 from redis_store.changelog import ops as says
 from redis_store.changelog.digests import digest_of
 from redis_store.changelog.entry import Entry, id_order, parse_entry
 from redis_store.changelog.ops import START, Seen
+from redis_store.hub.watched_namespace import Feed
 
 TOO_BIG = 0
 """Stands for the digest of a value that was too big for the log."""

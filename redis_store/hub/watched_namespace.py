@@ -1,6 +1,6 @@
 """One watched namespace, as a hub knows it: where it stands in the log, what should be there, and what does not agree.
 
-No I/O: `_feed_hub` says when to look, and hands in what was found.
+No I/O: `hub.hub` says when to look, and hands in what was found.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis_store._expiries import Expiries
 from redis_store._feed_agenda import Agenda
-from redis_store._mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
 from redis_store.changelog.digests import Digests, digest_of
 from redis_store.changelog.entry import Entry, Position, parse_entry
 from redis_store.changelog.ops import START, Attached, Page, Seen
+from redis_store.hub.expiries import Expiries
+from redis_store.hub.mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
 from redis_store.values.compression import MAX_VALUE_BYTES

@@ -7,8 +7,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from redis_store._mailbox import Mailbox
 from redis_store.errors import PermissionDenied, ServerRefused
+from redis_store.hub.mailbox import Mailbox
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import LogBounds
 from redis_store.protocol.call import Call, Command

@@ -19,14 +19,14 @@ from typing import Any
 
 from redis import connection as redis_connection
 
-from redis_store._feed_hub import Hub
-from redis_store._hub_requests import Join, JoinAll, Leave, Pause, Request
-from redis_store._mailbox import Mailbox
 from redis_store.connections.listener import Listener
 from redis_store.connections.resolver import Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
+from redis_store.hub.hub import Hub
+from redis_store.hub.mailbox import Mailbox
+from redis_store.hub.requests import Join, JoinAll, Leave, Pause, Request
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import raise_error_reply
 

@@ -1,6 +1,6 @@
 """The hub: what one process that watches says to one server, for all its watchers. No I/O, no clock.
 
-A runner (`_hub_thread`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
+A runner (`hub.thread`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
 the watched namespaces, and a barrier channel of its own. On the *reading* one it makes its calls, one after the other.
 
 `session` is the hub's life on a pair of connections. It is an ``async def`` that awaits three kinds of things, and the runner
@@ -24,7 +24,7 @@ How it works, in a sentence each:
 - Without events (`counts_events` False) the listening connection blocks in ``XREAD``; comparisons are made where the number of
   keys does not agree, and after a reconnect.
 
-The parts: `_hub_members` (who watches what), `_hub_listening` (what is heard), `_hub_doubts` (what is compared), `_feed` (one
+The parts: `hub.subscribers` (who watches what), `hub.events` (what is heard), `hub.compare` (what is compared), `hub.watched_namespace` (one
 namespace); here is the order in which things are done.
 """
 
@@ -34,17 +34,17 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from redis_store._feed import MOST_NEWS_BYTES, Feed
-from redis_store._hub_doubts import Doubts
-from redis_store._hub_listening import Listening
-from redis_store._hub_members import Members, Registry
-from redis_store._hub_requests import Pause, Request, Tell, say
-from redis_store._mailbox import HistoryGone, Listed, Mailbox, Replaced
 from redis_store.changelog import ops as says
 from redis_store.changelog.consumers import advance, release
 from redis_store.changelog.entry import CursorFormat
 from redis_store.changelog.ops import START
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
+from redis_store.hub.compare import Doubts
+from redis_store.hub.events import Listening
+from redis_store.hub.mailbox import HistoryGone, Listed, Mailbox, Replaced
+from redis_store.hub.requests import Pause, Request, Tell, say
+from redis_store.hub.subscribers import Members, Registry
+from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
 from redis_store.protocol.call import Command
 
 TICK_S = 1.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from redis_store._feed import MOST_NEWS_BYTES, Feed
-from redis_store._hub_requests import say
-from redis_store._mailbox import HistoryGone
 from redis_store.changelog import ops as says
 from redis_store.changelog.entry import Entry
 from redis_store.changelog.ops import START, Seen
 from redis_store.errors import PermissionDenied, ServerRefused
-from redis_store.ops.reconcile import explain
+from redis_store.hub.history import explain
+from redis_store.hub.mailbox import HistoryGone
+from redis_store.hub.requests import say
+from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
 from redis_store.protocol.call import Command
 
 SCAN_REST = 10
