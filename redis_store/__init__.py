@@ -9,7 +9,6 @@ with connect(user="alice", agent="indexer") as data_store:
 import logging
 
 from redis_store.aio import AsyncDataStore, connect_async
-from redis_store.aio_watch import AsyncWatch
 from redis_store.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -46,7 +45,8 @@ from redis_store.ops.updates import MISSING
 from redis_store.stats import StoreStats
 from redis_store.store import DataStore, connect
 from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
-from redis_store.watch import Watch
+from redis_store.watch.aio import AsyncWatch
+from redis_store.watch.sync import Watch
 
 __all__ = [
     "MISSING",

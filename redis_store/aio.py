@@ -9,8 +9,6 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from redis_store._watch_plan import Plan as WatchPlan
-from redis_store.aio_watch import AsyncWatch, wait_until
 from redis_store.connections.resolver import make_resolver, without_secrets
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.telemetry import set_up
@@ -46,6 +44,8 @@ from redis_store.stats import StoreStats
 from redis_store.store import make_scope, make_settings
 from redis_store.transaction import AsyncTransaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
+from redis_store.watch.aio import AsyncWatch, wait_until
+from redis_store.watch.request import Plan as WatchPlan
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -9,7 +9,6 @@ from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from redis_store._watch_plan import Plan as WatchPlan
 from redis_store.connections.resolver import make_resolver, without_secrets
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.telemetry import set_up
@@ -48,7 +47,8 @@ from redis_store.transaction import Transaction
 from redis_store.types import Json, JsonInput, KeyInfo, Ttl
 from redis_store.values.codec import Values
 from redis_store.values.compression import Packing, check_compress_above
-from redis_store.watch import Watch, wait_until
+from redis_store.watch.request import Plan as WatchPlan
+from redis_store.watch.sync import Watch, wait_until
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from redis_store._watch_plan import Plan
 from redis_store.hub.mailbox import NamespaceBudget
 from redis_store.settings import new_id
 from redis_store.store import DataStore
 from redis_store.types import Json
-from redis_store.watch import Watch, wait_until
+from redis_store.watch.request import Plan
+from redis_store.watch.sync import Watch, wait_until
 
 __all__ = ["NamespaceBudget", "wait_in_turn", "watch_all_within"]
 

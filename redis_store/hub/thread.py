@@ -30,7 +30,7 @@ from redis_store.hub.requests import Join, JoinAll, Leave, Pause, Request
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import raise_error_reply
 
-_log = logging.getLogger("redis_store.watch")
+_log = logging.getLogger("redis_store.watch.sync")
 
 LINGER_S = 0.5
 """So long a hub stays that nobody uses, in case somebody comes back."""

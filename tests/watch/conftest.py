@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from redis_store import AsyncDataStore, Change, DataStore, UnsupportedByServer, connect, connect_async
-from redis_store.aio_watch import AsyncWatch
-from redis_store.watch import Watch
+from redis_store.watch.aio import AsyncWatch
+from redis_store.watch.sync import Watch
 from tests.servers import Server
 
 PATIENCE_S = 20.0

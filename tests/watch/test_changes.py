@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from redis_store import CorruptValue, LimitExceeded, WaitTimeout
-from redis_store._watch_plan import Plan
 from redis_store.hub.mailbox import NamespaceBudget
+from redis_store.watch.request import Plan
 from tests.servers import Server, wait_until
 from tests.watch.conftest import WatchSide, refuses_ttl, said
 

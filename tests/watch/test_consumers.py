@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
-from redis_store._watch_plan import SAVE_AFTER
 from redis_store.changelog.consumers import advance, claim
+from redis_store.watch.request import SAVE_AFTER
 from tests.servers import Server, wait_until
 from tests.watch.conftest import OpenWatchSide, WatchSide, said
 

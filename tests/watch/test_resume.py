@@ -297,7 +297,7 @@ def test_what_is_too_much_at_once_is_read_in_parts(
     for i in range(10):
         side.set(f"k{i}", str(i) * 2000)
     side.set("small", 1)
-    monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
+    monkeypatch.setattr("redis_store.watch.reader.CATCH_UP_BYTES", 5000)
     read, original = [], log_ops.texts_of
 
     def texts_of(keys: Any, names: Any) -> Any:
@@ -321,7 +321,7 @@ def test_one_batch_that_is_too_much_at_once_is_a_reset(
     side.set("before", 1)
     batch = {f"k{i}": str(i) * 2000 for i in range(10)}
     side.set_many(batch)
-    monkeypatch.setattr("redis_store._follower.CATCH_UP_BYTES", 5000)
+    monkeypatch.setattr("redis_store.watch.reader.CATCH_UP_BYTES", 5000)
     watch = side.watch(since=cursor)
     assert said([watch.next(), watch.next()]) == [("set", "before", 1), ("reset", None, None)]
     listed = {change.key: change.value for change in (watch.next() for _ in range(12))}

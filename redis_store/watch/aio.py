@@ -1,6 +1,6 @@
 """Watching, for asyncio: an asynchronous iterator of changes, and waiting for a key.
 
-What a watcher does stands in `_watching` and `_follower`. The hub is the process's, in its thread (`hub.thread`), so that
+What a watcher does stands in `watch.watcher` and `watch.reader`. The hub is the process's, in its thread (`hub.thread`), so that
 blocking and asyncio users share it, and a busy event loop does not make it miss what the server says.
 """
 
@@ -13,9 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis_store._waiting import Waiting
-from redis_store._watch_plan import Plan, check_most
-from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.connections.resolver import Source
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
@@ -24,6 +21,9 @@ from redis_store.hub.mailbox import Item, Mailbox
 from redis_store.hub.thread import join, leave, let_go
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
+from redis_store.watch.request import Plan, check_most
+from redis_store.watch.wait_for import Waiting
+from redis_store.watch.watcher import Nap, Receive, Run, Watching
 
 T = TypeVar("T")
 

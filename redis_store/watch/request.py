@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from redis_store._follower import Follower, Track
 from redis_store.changelog import consumers
 from redis_store.changelog.entry import Cursor, CursorFormat
 from redis_store.errors import InvalidInput, InvalidType
@@ -14,6 +13,7 @@ from redis_store.hub.requests import Join, JoinAll
 from redis_store.namespace.keys import encode_name, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
+from redis_store.watch.reader import Follower, Track
 
 STAND_BY_S = 1.0
 """How often a process that stands by asks whether the consumer is gone."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from redis_store._watch_plan import SAVE_AFTER, STAND_BY_S, Plan
 from redis_store.connections.resolver import Source
 from redis_store.errors import (
     DataStoreError,
@@ -25,8 +24,9 @@ from redis_store.hub.mailbox import Closed, Delivery, Failed, Item, Listed, Mail
 from redis_store.hub.thread import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
+from redis_store.watch.request import SAVE_AFTER, STAND_BY_S, Plan
 
-_log = logging.getLogger("redis_store.watch")
+_log = logging.getLogger("redis_store.watch.sync")
 
 T = TypeVar("T")
 

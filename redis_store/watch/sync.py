@@ -1,6 +1,6 @@
 """Watching, for threads: an iterator of changes, and waiting for a key.
 
-What a watcher does stands in `_watching` and `_follower`, what its hub does in `hub.hub`; here is what blocks.
+What a watcher does stands in `watch.watcher` and `watch.reader`, what its hub does in `hub.hub`; here is what blocks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis_store._waiting import Waiting
-from redis_store._watch_plan import Plan, check_most
-from redis_store._watching import Nap, Receive, Run, Watching
 from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
@@ -24,6 +21,9 @@ from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.thread import join, leave, let_go
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
+from redis_store.watch.request import Plan, check_most
+from redis_store.watch.wait_for import Waiting
+from redis_store.watch.watcher import Nap, Receive, Run, Watching
 
 T = TypeVar("T")
 

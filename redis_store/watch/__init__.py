@@ -1,0 +1,1 @@
+"""Watching: what a caller iterates over, and waiting for a key."""
