@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from redis_store import DataStore
+from redis_store.brokers.steps import Steps
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
-from redis_store.steps import Steps
 from sandbox._messages import CLAIMED
 
 MAX_HELD = 1000

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from redis_store import DataStore
-from redis_store._lease import with_default_ttl
+from redis_store.brokers.lease import with_default_ttl
 from redis_store.errors import LimitExceeded
 from redis_store.types import MISSING, KeyInfo
 from redis_store.values import rules

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from redis_store import DataStore, steps
+from redis_store import DataStore
+from redis_store.brokers import steps
 from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import changed_since_read, check_parts
 from redis_store.types import MISSING

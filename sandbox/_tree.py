@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import redis_store
-from redis_store._lease import lease
+from redis_store.brokers.lease import lease
 from redis_store.values.compression import MAX_VALUE_BYTES
 from sandbox._given import Given
 from sandbox._job import Job, Task

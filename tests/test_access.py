@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_store import AccessDenied, AsyncDataStore, DataStore, InvalidInput, InvalidName, connect, connect_async
+from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access, Pattern
-from redis_store.steps import Steps
 from tests.sides import AsyncSide, SyncSide
 
 READS: dict[str, tuple[Any, ...]] = {

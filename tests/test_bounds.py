@@ -25,8 +25,8 @@ from redis_store import (
     WrongKeyType,
     connect_async,
 )
+from redis_store.brokers.steps import Steps
 from redis_store.ops.bounds import Bound
-from redis_store.steps import Steps
 from tests.brokered_side import BrokeredSide, brokered
 from tests.redis_view import NamespaceView
 from tests.servers import REAL_KINDS, Server, wait_until

@@ -22,8 +22,8 @@ from redis_store import (
     connect,
     connect_async,
 )
+from redis_store.brokers.steps import Steps
 from redis_store.namespace.keys import UserKeys
-from redis_store.steps import Steps
 from redis_store.values import compression
 from redis_store.values.codec import JsonText, Values
 from redis_store.values.compression import Packing

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from redis_store import DataStore, ServerFull, ServerRefused
-from redis_store.steps import Steps
+from redis_store.brokers.steps import Steps
 from tests.redis_view import NamespaceView
 from tests.servers import REAL_KINDS, Server
 

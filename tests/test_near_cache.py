@@ -19,7 +19,7 @@ import redis
 
 import sandbox
 from redis_store import AccessDenied, DataStore, LimitExceeded, StoreClosed, connect, connect_async
-from redis_store._lease import lease
+from redis_store.brokers.lease import lease
 from redis_store.near import async_side as loop_side
 from redis_store.near import sync_side as thread_side
 from redis_store.near.entries import Entries

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redis_store import MISSING, DataStore, InvalidInput
-from redis_store.steps import Steps
+from redis_store.brokers.steps import Steps
 from tests.servers import KINDS_WITH_TTL, Server, wait_until
 
 MINE, YOURS = "token-of-mine", "token-of-yours"

@@ -12,9 +12,9 @@ import pytest
 
 import sandbox
 from redis_store import AccessDenied, ComputeFailed, DataStore, LimitExceeded, LockLost, LockTimeout, connect
+from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
-from redis_store.steps import Steps
 from sandbox._held import MAX_HELD
 from sandbox._messages import CLAIMED
 from sandbox._step_operations import MAX_TAGS
