@@ -12,8 +12,8 @@ import hiredis
 import typer
 from redis import exceptions as redis_errors
 
-from redis_store.cli import _reply_format
-from redis_store.cli._reply_format import ErrorReply, Reply, read_reply
+from redis_store.cli import reply_format
+from redis_store.cli.reply_format import ErrorReply, Reply, read_reply
 from redis_store.cli.server import DataDirOption
 from redis_store.connections.resolver import Address, make_resolver
 from redis_store.connections.sync import connecting_failed
@@ -117,11 +117,11 @@ def _read_replies(command: Sequence[bytes], stream: BinaryIO) -> Iterator[Reply]
 
 
 def _show(command: Sequence[bytes], reply: Reply, *, bare: bool) -> None:
-    if _reply_format.is_text_command(command):
-        shown = _reply_format.for_programs(reply)
+    if reply_format.is_text_command(command):
+        shown = reply_format.for_programs(reply)
     elif bare:
-        shown = _reply_format.for_programs(reply) + b"\n"
+        shown = reply_format.for_programs(reply) + b"\n"
     else:
-        shown = _reply_format.for_people(reply)
+        shown = reply_format.for_people(reply)
     sys.stdout.buffer.write(shown)
     sys.stdout.buffer.flush()
