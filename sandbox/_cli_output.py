@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from sandbox._messages import WRITES
 from sandbox.errors import SandboxError
+from sandbox.protocol.messages import WRITES
 from sandbox.result import RunResult
 from sandbox.trace import trace_tree, write_trace
 

@@ -7,8 +7,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis_store.types import Json
-from sandbox._frames import FrameError
-from sandbox._messages import LOST_CHANNEL_EXIT_CODE
 from sandbox._tool_host import load_json
 from sandbox.errors import (
     AgentCrashed,
@@ -28,6 +26,8 @@ from sandbox.errors import (
     TimeLimitExceeded,
 )
 from sandbox.limits import Limits
+from sandbox.protocol.frames import FrameError
+from sandbox.protocol.messages import LOST_CHANNEL_EXIT_CODE
 
 _CPU_SHARE = 0.5
 """The kernel counts a limit in ticks and reports in nanoseconds; on a busy machine the two differ much."""

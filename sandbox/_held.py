@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis_store import DataStore
 from redis_store.brokers.steps import Steps
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
-from sandbox._messages import CLAIMED
+from sandbox.protocol.messages import CLAIMED
 
 MAX_HELD = 1000
 """So much one process may hold or wait for at a time; giving it back is the host's work."""

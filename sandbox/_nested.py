@@ -12,7 +12,6 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
-from sandbox._frames import FrameError, Part
 from sandbox._job import Job, new_run_id
 from sandbox._slots import Ticket
 from sandbox._stop import Stop
@@ -20,6 +19,7 @@ from sandbox._timeline import Called, Who
 from sandbox._tool_host import describe, load_json
 from sandbox._tree import Tree
 from sandbox.errors import SandboxError, UnknownAgent
+from sandbox.protocol.frames import FrameError, Part
 
 logger = logging.getLogger("sandbox")
 

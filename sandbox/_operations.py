@@ -11,8 +11,8 @@ from redis_store.brokers.lease import with_default_ttl
 from redis_store.errors import LimitExceeded
 from redis_store.types import MISSING, KeyInfo
 from redis_store.values import rules
-from sandbox._frames import FrameError, Part
-from sandbox._messages import SET
+from sandbox.protocol.frames import FrameError, Part
+from sandbox.protocol.messages import SET
 
 MAX_METADATA_TEXT_BYTES = 1024 * 1024
 """Metadata is the one argument that the host decodes; the store's own limit, below this, gives the agent the reason."""

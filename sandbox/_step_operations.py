@@ -15,9 +15,9 @@ from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import changed_since_read, check_parts
 from redis_store.types import MISSING
 from sandbox import _operations
-from sandbox._frames import FrameError
-from sandbox._messages import BOUND, BUSY, CLAIMED, DELETE, FAILED, READ, SET, VALUE
 from sandbox._operations import Done, TextStore, with_ttl
+from sandbox.protocol.frames import FrameError
+from sandbox.protocol.messages import BOUND, BUSY, CLAIMED, DELETE, FAILED, READ, SET, VALUE
 
 MAX_TAGS = 1000
 """So many tags one value may have here; the server does nothing else while it notes them down."""

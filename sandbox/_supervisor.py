@@ -14,9 +14,7 @@ from typing import Any
 from sandbox import _endings
 from sandbox._child import Child
 from sandbox._endings import Returned
-from sandbox._frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox._job import Job
-from sandbox._messages import WATCHING, read_from_child
 from sandbox._nested import NestedHost
 from sandbox._output import Output
 from sandbox._stop import Stop
@@ -24,6 +22,8 @@ from sandbox._tool_host import MOST_HELD, MOST_UNDER_WAY, ToolHost
 from sandbox._tree import Tree
 from sandbox._watch_host import WatchHost
 from sandbox.errors import SandboxError, StartFailed
+from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
+from sandbox.protocol.messages import WATCHING, read_from_child
 
 _POLL_S = 0.05
 """How often to look whether the process is over, where the system has no pidfd."""

@@ -18,11 +18,11 @@ from redis_store import Change, DataStore, Watch
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
 from redis_store.values import rules
-from sandbox._frames import FrameError, Part
 from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox._timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox._tree import Tree
 from sandbox.broker import error_parts
+from sandbox.protocol.frames import FrameError, Part
 
 MOST_WATCHES = 32
 """Watches of one process that are open at once."""

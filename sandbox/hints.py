@@ -9,8 +9,8 @@ from itertools import groupby, islice
 from typing import Protocol, TypeAlias
 
 from redis_store.values.compression import MAX_VALUE_BYTES
-from sandbox._messages import OF_THE_USER, WRITES
 from sandbox.limits import Limits
+from sandbox.protocol.messages import OF_THE_USER, WRITES
 from sandbox.result import Hint, Operation
 
 GETS_IN_A_ROW = 20

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis_store.errors import AccessDenied, DataStoreError
 from redis_store.namespace.access import EVERYTHING, Access, Pattern, Patterns
-from sandbox._messages import OPERATIONS, WATCHES
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.protocol.messages import OPERATIONS, WATCHES
 
 __all__ = ["Permissions"]
 

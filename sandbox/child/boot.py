@@ -45,8 +45,6 @@ SHARED = {
     ),
     "redis_store.values": ("rules",),
     "sandbox": (
-        "_frames",
-        "_messages",
         "_scratch",
         "errors",
     ),
@@ -76,6 +74,10 @@ SHARED = {
         "walls",
         "watching",
         "zygote",
+    ),
+    "sandbox.protocol": (
+        "frames",
+        "messages",
     ),
 }
 """The modules that an agent process may import, by their package. A package's own ``__init__`` is never executed there."""

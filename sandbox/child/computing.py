@@ -23,9 +23,9 @@ from redis_store.flows.flow import Do
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from redis_store.values import rules
-from sandbox._messages import BUSY, FAILED, VALUE
 from sandbox.child.arguments import key_text, new_token, ttl_seconds
 from sandbox.child.flows import run_flow, run_flow_async
+from sandbox.protocol.messages import BUSY, FAILED, VALUE
 
 if TYPE_CHECKING:
     from sandbox.child.store import DataStore

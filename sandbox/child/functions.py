@@ -12,9 +12,9 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._frames import Part
 from sandbox.child.channels import ControlChannel
 from sandbox.errors import ToolError
+from sandbox.protocol.frames import Part
 
 _KINDS = list(inspect._ParameterKind)
 _BUILTIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "bytes": bytes}

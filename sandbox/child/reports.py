@@ -6,7 +6,7 @@ import linecache
 import traceback
 from pathlib import PurePath
 
-from sandbox._frames import Part
+from sandbox.protocol.frames import Part
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_TRACEBACK = 256 * 1024

@@ -13,8 +13,6 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._frames import Part
-from sandbox._messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
 from sandbox.child.channels import ControlChannel, DataChannel
@@ -24,6 +22,8 @@ from sandbox.child.reports import Reports
 from sandbox.child.store import DataStore
 from sandbox.child.tools import Tools
 from sandbox.child.watching import Waits
+from sandbox.protocol.frames import Part
+from sandbox.protocol.messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 
 _LARGEST_FRAME = 2**32 - 1
 

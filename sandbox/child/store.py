@@ -24,7 +24,6 @@ from redis_store.namespace.access import EVERYTHING, NO_WRITES, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.values import rules
-from sandbox._messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 from sandbox.child import holding
 from sandbox.child.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
 from sandbox.child.arguments import key_text as _key
@@ -34,6 +33,7 @@ from sandbox.child.computing import AsyncView, compute_once
 from sandbox.child.flows import run_flow
 from sandbox.child.transaction import Draft, Transaction, transact, update
 from sandbox.child.watching import Waits, Watch
+from sandbox.protocol.messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 
 T = TypeVar("T")
 P = ParamSpec("P")

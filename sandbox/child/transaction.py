@@ -13,10 +13,10 @@ from redis_store.flows.flow import Ask, Do, Flow
 from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts
 from redis_store.types import Json, JsonInput, Ttl
 from redis_store.values import rules
-from sandbox._frames import Part
-from sandbox._messages import BOUND, DELETE, READ, SET
 from sandbox.child.arguments import key_text, ttl_seconds
 from sandbox.child.flows import DRIVER
+from sandbox.protocol.frames import Part
+from sandbox.protocol.messages import BOUND, DELETE, READ, SET
 
 if TYPE_CHECKING:
     from sandbox.child.store import DataStore

@@ -14,8 +14,8 @@ from typing import Any, Self
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.flows.hold import check_timeout
 from redis_store.types import Change, Json
-from sandbox._frames import Part
 from sandbox.child.channels import ControlChannel, error_of
+from sandbox.protocol.frames import Part
 
 _PARTS = 8
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox._frames import Channel, FrameBuffer, FrameError, FrameTooBig, pack, unpack
+from sandbox.protocol.frames import Channel, FrameBuffer, FrameError, FrameTooBig, pack, unpack
 
 MAX = 1 << 20
 ints = st.integers(-(2**63), 2**64 - 1)

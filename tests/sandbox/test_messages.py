@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox._frames import FrameError
-from sandbox._messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
 from sandbox._step_operations import HANDLERS, WITH_KEY
+from sandbox.protocol.frames import FrameError
+from sandbox.protocol.messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
 
 SAMPLES: dict[type, Any] = {str: "x", bytes: b"1", int: 1, float: 0.5, type(None): None, bool: True}
 parts = st.sampled_from(list(SAMPLES.values())) | st.text() | st.integers() | st.binary()

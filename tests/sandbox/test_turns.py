@@ -16,9 +16,9 @@ from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
 from sandbox._held import MAX_HELD
-from sandbox._messages import CLAIMED
 from sandbox._step_operations import MAX_TAGS
 from sandbox.policy import Granted, Permissions
+from sandbox.protocol.messages import CLAIMED
 from tests.brokered_side import Brokered, FakeTree, brokered
 from tests.threads import in_thread
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
-from sandbox._frames import FrameError
+from sandbox.protocol.frames import FrameError
 
 Kinds: TypeAlias = frozenset[type]
 
