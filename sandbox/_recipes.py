@@ -113,14 +113,14 @@ def _room(as_root: bool) -> Any:
             "binds": layout.binds,
             "links": layout.links,
             "hidden": layout.hidden,
-            "modules": str(_layout.CHILD),
+            "modules": str(_layout.WALLS),
             "as_root": as_root,
             "uid": UNPRIVILEGED,
             "descriptors": [descriptor],
             "command": layout.command + role,
             "environment": layout.environment,
         }
-        python, script = str(_layout.interpreter()), str(_layout.CHILD / "room.py")
+        python, script = str(_layout.interpreter()), str(_layout.WALLS / "room.py")
         return [python, *_ROOM_FLAGS, script, json.dumps(room)], {"LANG": "C.UTF-8"}
 
     return command

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from sandbox.child import kernel, namespaces, rlimits, start, walls
+from sandbox.child import start
+from sandbox.child.walls import kernel, namespaces, rlimits, walls
 
 DESCRIPTORS = 4
 MOST_REQUEST_BYTES = 64 * 1024

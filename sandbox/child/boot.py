@@ -59,21 +59,23 @@ SHARED = {
         "functions",
         "given",
         "holding",
+        "reports",
+        "start",
+        "store",
+        "tools",
+        "transaction",
+        "watching",
+        "zygote",
+    ),
+    "sandbox.child.walls.walls": (
         "kernel",
         "landlock",
         "namespaces",
         "probe",
-        "reports",
         "rlimits",
         "seccomp",
-        "start",
-        "store",
         "syscalls",
-        "tools",
-        "transaction",
         "walls",
-        "watching",
-        "zygote",
     ),
     "sandbox.protocol": (
         "frames",
@@ -132,11 +134,12 @@ def main() -> None:
 
         zygote.main(int(arguments[0]), json.loads(arguments[1]), folders)
     elif role == "probe":
-        from sandbox.child import probe
+        from sandbox.child.walls import probe
 
         probe.main()
     else:
-        from sandbox.child import rlimits, start
+        from sandbox.child import start
+        from sandbox.child.walls import rlimits
 
         rlimits.place(int(arguments[0]), int(arguments[1]))
         os.closerange(rlimits.FIRST_FREE_DESCRIPTOR, rlimits.MOST_DESCRIPTORS)

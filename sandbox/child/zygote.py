@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox._scratch import remove_folder
-from sandbox.child import birth, landlock, rlimits, seccomp, walls
+from sandbox.child import birth
+from sandbox.child.walls import landlock, rlimits, seccomp, walls
 
 
 @dataclass(slots=True)

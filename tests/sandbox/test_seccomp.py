@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from sandbox.child import seccomp, syscalls
+from sandbox.child.walls import seccomp, syscalls
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 ALLOW, KILL = 0x7FFF0000, 0x80000000

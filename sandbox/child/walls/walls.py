@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sandbox.child import kernel, landlock, rlimits, seccomp
+from sandbox.child.walls import kernel, landlock, rlimits, seccomp
 
 _REFUSALS = (errno.EPERM, errno.EACCES)
 

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from sandbox.child import kernel, landlock, namespaces, seccomp
+from sandbox.child.walls import kernel, landlock, namespaces, seccomp
 
 _NOBODY = 65534
 

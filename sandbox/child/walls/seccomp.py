@@ -11,7 +11,7 @@ import struct
 from functools import cache
 from typing import NamedTuple
 
-from sandbox.child import kernel, syscalls
+from sandbox.child.walls import kernel, syscalls
 
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from sandbox.child import kernel
+from sandbox.child.walls import kernel
 
 _EVERY = (
     kernel.CLONE_NEWUSER

@@ -1,0 +1,1 @@
+"""The walls of an agent process, put up from the inside."""
