@@ -20,7 +20,7 @@ from sandbox._quota import Quota
 from sandbox._timeline import Timeline, Who
 from sandbox.broker import Broker
 from sandbox.child.channels import DataChannel
-from sandbox.child.store import DataStore as AgentDataStore
+from sandbox.child.store.store import DataStore as AgentDataStore
 from sandbox.policy import Granted
 from tests.sides import SyncSide
 

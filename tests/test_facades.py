@@ -14,7 +14,7 @@ import pytest
 import redis_store
 from redis_store import AsyncDataStore, DataStore, aio, connect, connect_async, store
 from redis_store.mapping import StoreMapping
-from sandbox.child.store import DataStore as AgentDataStore
+from sandbox.child.store.store import DataStore as AgentDataStore
 
 DESIGNED = {
     "get", "set", "delete", "list_keys", "list_namespaces", "get_many", "set_many", "clear", "use_namespace", "get_all",

@@ -9,7 +9,7 @@ import pytest
 
 import redis_store
 from redis_store import DataStore
-from sandbox.child.store import DataStore as InsideStore
+from sandbox.child.store.store import DataStore as InsideStore
 
 OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", "memory_bytes", "stats"}
 """What belongs to whoever holds the connection, which an agent does not."""

@@ -13,13 +13,13 @@ from redis_store.flows.flow import Ask, Do, Flow
 from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts
 from redis_store.types import Json, JsonInput, Ttl
 from redis_store.values import rules
-from sandbox.child.arguments import key_text, ttl_seconds
-from sandbox.child.flows import DRIVER
+from sandbox.child.store.arguments import key_text, ttl_seconds
+from sandbox.child.store.run_flows import DRIVER
 from sandbox.protocol.frames import Part
 from sandbox.protocol.messages import BOUND, DELETE, READ, SET
 
 if TYPE_CHECKING:
-    from sandbox.child.store import DataStore
+    from sandbox.child.store.store import DataStore
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from redis_store._ttl import ttl_to_ms
 from redis_store.flows.hold import Answer, Busy, Taken, check_places, hold, pass_limit
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store.types import Ttl
-from sandbox.child.flows import DRIVER, run_flow_async
+from sandbox.child.store.run_flows import DRIVER, run_flow_async
 
 if TYPE_CHECKING:
-    from sandbox.child.store import DataStore
+    from sandbox.child.store.store import DataStore
 
 
 class LockSteps:

@@ -24,15 +24,15 @@ from redis_store.namespace.access import EVERYTHING, NO_WRITES, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.values import rules
-from sandbox.child import holding
-from sandbox.child.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
-from sandbox.child.arguments import key_text as _key
-from sandbox.child.arguments import key_texts as _keys
 from sandbox.child.channels import DataChannel
-from sandbox.child.computing import AsyncView, compute_once
-from sandbox.child.flows import run_flow
-from sandbox.child.transaction import Draft, Transaction, transact, update
-from sandbox.child.watching import Waits, Watch
+from sandbox.child.store import hold
+from sandbox.child.store.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
+from sandbox.child.store.arguments import key_text as _key
+from sandbox.child.store.arguments import key_texts as _keys
+from sandbox.child.store.compute_once import AsyncView, compute_once
+from sandbox.child.store.run_flows import run_flow
+from sandbox.child.store.transaction import Draft, Transaction, transact, update
+from sandbox.child.store.watch import Waits, Watch
 from sandbox.protocol.messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 
 T = TypeVar("T")
@@ -226,24 +226,22 @@ class DataStore(StoreMapping):
         """
         return run_flow(transact(self, function))
 
-    def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> holding.Lock:
+    def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> hold.Lock:
         """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
 
         It is renewed while its holder lives, given back when his run ends, and gone `ttl` seconds after the host died; those
         who wait get it in their turn. With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0
         tries once. ``with`` blocks the agent while it waits; ``async with`` lets its other tasks go on.
         """
-        return holding.lock(self, name, ttl, timeout)
+        return hold.lock(self, name, ttl, timeout)
 
-    def semaphore(
-        self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None
-    ) -> holding.Semaphore:
+    def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> hold.Semaphore:
         """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
-        return holding.semaphore(self, name, n, ttl, timeout)
+        return hold.semaphore(self, name, n, ttl, timeout)
 
-    def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> holding.RateLimit:
+    def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> hold.RateLimit:
         """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
-        return holding.rate_limit(self, name, n, per, timeout)
+        return hold.rate_limit(self, name, n, per, timeout)
 
     def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""

@@ -23,12 +23,12 @@ from redis_store.flows.flow import Do
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from redis_store.values import rules
-from sandbox.child.arguments import key_text, new_token, ttl_seconds
-from sandbox.child.flows import run_flow, run_flow_async
+from sandbox.child.store.arguments import key_text, new_token, ttl_seconds
+from sandbox.child.store.run_flows import run_flow, run_flow_async
 from sandbox.protocol.messages import BUSY, FAILED, VALUE
 
 if TYPE_CHECKING:
-    from sandbox.child.store import DataStore
+    from sandbox.child.store.store import DataStore
 
 _COUNTERS = Counters()
 """Shown to nobody: what an agent does is in the record of its run."""

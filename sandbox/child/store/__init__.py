@@ -1,0 +1,1 @@
+"""The agent's `data_store`, served by the broker over a channel."""
