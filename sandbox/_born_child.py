@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from sandbox._recipes import Recipe
-from sandbox._scratch import deleted_bytes, folder_bytes, remove_folder
+from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
 from sandbox.errors import StartFailed
 from sandbox.limits import Limits
 

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from sandbox import _layout
 from sandbox._born_child import threads_of
-from sandbox._scratch import deleted_bytes, folder_bytes, remove_folder
+from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
 from sandbox.limits import Limits
 
 _PATIENCE_S = 1.0

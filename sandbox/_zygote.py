@@ -15,7 +15,7 @@ from typing import Any
 
 from sandbox._born_child import BornChild, receive
 from sandbox._recipes import Recipe
-from sandbox._scratch import remove_folder
+from sandbox.child.scratch import remove_folder
 from sandbox.limits import Limits
 
 _START_TIMEOUT_S = 20.0

@@ -44,10 +44,7 @@ SHARED = {
         "keys",
     ),
     "redis_store.values": ("rules",),
-    "sandbox": (
-        "_scratch",
-        "errors",
-    ),
+    "sandbox": ("errors",),
     "sandbox.child": (
         "agent",
         "agents",
@@ -56,6 +53,7 @@ SHARED = {
         "functions",
         "given",
         "reports",
+        "scratch",
         "start",
         "tools",
         "zygote",

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis_store import errors as store_errors
 from redis_store.errors import ConnectionLost, DataStoreError, LimitExceeded
-from sandbox._scratch import remove_folder
+from sandbox.child.scratch import remove_folder
 from sandbox.protocol.frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, FrameError, FrameTooBig, Part, pack, unpack
 
 _ERRORS: dict[str, type[DataStoreError]] = {name: getattr(store_errors, name) for name in store_errors.__all__}

@@ -22,8 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox._scratch import remove_folder
 from sandbox.child import birth
+from sandbox.child.scratch import remove_folder
 from sandbox.child.walls import landlock, rlimits, seccomp, walls
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox._scratch import folder_bytes, remove_folder
+from sandbox.child.scratch import folder_bytes, remove_folder
 
 
 def deep(folder: Path, levels: int) -> None:
