@@ -23,8 +23,8 @@ from benchmarks.rounds import Figure, compare, figure
 from benchmarks.server import BenchServer, placed, running_server
 from redis_store import connect
 from sandbox import isolation
-from sandbox._recipes import Recipe
-from sandbox._zygote import Zygote
+from sandbox.isolation.recipes import Recipe
+from sandbox.isolation.zygote import Zygote
 
 BARE = [sys.executable, "-I", "-S", "-c", "import asyncio"]
 IDLE = "def run(input_dict, tools):\n    return {}\n"

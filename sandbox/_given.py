@@ -10,11 +10,11 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox import isolation as isolation_module
 from sandbox._functions import Function, check_tools, describe_function
 from sandbox._packages import Packages, find_packages
 from sandbox._sources import Source, read_agents
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.isolation import tiers
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 
@@ -67,7 +67,7 @@ def make_given(
         found,
         _permissions(permissions),
         _limits(limits),
-        isolation_module.checked(isolation),
+        tiers.checked(isolation),
         described=json.dumps(described).encode(),
     )
 

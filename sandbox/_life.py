@@ -7,7 +7,6 @@ import threading
 from contextlib import suppress
 
 from redis_store import DataStore
-from sandbox._child import Child
 from sandbox._endings import Returned, output_limit
 from sandbox._job import Job
 from sandbox._nested import NestedHost
@@ -20,6 +19,7 @@ from sandbox._watch_host import WatchHost
 from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
 from sandbox.isolation import start_child
+from sandbox.isolation.child import Child
 
 _PATIENCE_S = 1.0
 """How long to wait for threads of ours whose store is closed already."""

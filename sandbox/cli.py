@@ -15,10 +15,11 @@ from typer.core import TyperCommand
 
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.values import rules
-from sandbox import _cli_options, _doctor, errors
+from sandbox import _cli_options, errors
 from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
 from sandbox._cli_watch import watch
 from sandbox._reload import Files, run_on_every_save
+from sandbox.isolation import doctor as isolation_doctor
 from sandbox.limits import Limits
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
@@ -128,8 +129,8 @@ def doctor(
 
     Exit code 0: there is isolation. 1: there is none, and agents are refused.
     """
-    report = _doctor.examine()
-    write(sys.stdout, _doctor.as_json(report) if json_output else _doctor.text(report))
+    report = isolation_doctor.examine()
+    write(sys.stdout, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
     if report.tier == "none":
         raise typer.Exit(FAILED)
 

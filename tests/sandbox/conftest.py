@@ -20,8 +20,9 @@ import pytest
 
 import sandbox
 from redis_store import DataStore, connect
-from sandbox import _zygotes, isolation
+from sandbox import isolation
 from sandbox._background import background_loop
+from sandbox.isolation import zygotes
 
 DEADLINE_S = 20.0
 
@@ -124,9 +125,9 @@ def _state() -> dict[str, Any]:
     me = Path("/proc/self")
     return {
         # A zygote has a socket and a pidfd here; another comes when one has had its number of children.
-        "descriptors": len(list((me / "fd").iterdir())) - 2 * len(_zygotes.process_ids()),
+        "descriptors": len(list((me / "fd").iterdir())) - 2 * len(zygotes.process_ids()),
         "threads": {t for t in threading.enumerate() if t.name != "sandbox-tools"},
-        "children": _children() - _zygotes.process_ids(),
+        "children": _children() - zygotes.process_ids(),
         "folders": {path.name for path in Path(tempfile.gettempdir()).glob("sandbox-*")},
     }
 
@@ -134,10 +135,10 @@ def _state() -> dict[str, Any]:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin without a zygote, and end those that come; those of other runs, which may be under way, are left alone."""
-    monkeypatch.setattr(_zygotes, "_zygotes", {})
-    monkeypatch.setattr(_zygotes, "_superseded", [])
+    monkeypatch.setattr(zygotes, "_zygotes", {})
+    monkeypatch.setattr(zygotes, "_superseded", [])
     yield
-    _zygotes.close_all()
+    zygotes.close_all()
 
 
 @pytest.fixture

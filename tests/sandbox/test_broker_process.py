@@ -16,10 +16,11 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
-from sandbox import Limits, Permissions, Sandbox, _broker_link, _process
+from sandbox import Limits, Permissions, Sandbox, _broker_link
 from sandbox._broker_link import Request
 from sandbox._broker_server import Trees
 from sandbox._timeline import Who
+from sandbox.isolation import plain_process
 from sandbox.policy import Granted
 
 from .conftest import wait_until
@@ -270,7 +271,7 @@ def test_it_ends_with_a_host_that_is_killed(server_url: str, user: str, tmp_path
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        started = _process._descendants(process.pid)
+        started = plain_process._descendants(process.pid)
         brokers = [pid for pid in started if b"_broker_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         workers = [pid for pid in started if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] == [b"-c"]]
         process.kill()

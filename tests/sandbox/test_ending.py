@@ -16,7 +16,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore
-from sandbox import _process
+from sandbox.isolation import plain_process
 
 from .conftest import wait_until
 
@@ -162,7 +162,7 @@ def test_the_agents_process_ends_with_the_host(server_url: str, user: str, tmp_p
     with subprocess.Popen([sys.executable, str(host)], stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        started = _process._descendants(process.pid)
+        started = plain_process._descendants(process.pid)
         assert started
         process.kill()
         process.wait()

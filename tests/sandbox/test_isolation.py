@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox import _doctor, isolation
-from sandbox._advice import Surroundings, advice
-from sandbox._recipes import recipes
-from sandbox._zygote import Zygote, ZygoteFailed
-from sandbox._zygotes import trial
+from sandbox import isolation
+from sandbox.isolation import doctor as isolation_doctor
+from sandbox.isolation.advice import Surroundings, advice
+from sandbox.isolation.recipes import recipes
+from sandbox.isolation.zygote import Zygote, ZygoteFailed
+from sandbox.isolation.zygotes import trial
 
 ROOT = Path(sandbox.__file__).parent.parent
 AGENT = "def run(): return {}\n"
@@ -72,9 +73,9 @@ def test_the_doctor_says_what_there_is_and_what_would_help(layers: str, tier: st
 
 
 def test_the_doctor_here() -> None:
-    report = _doctor.examine()
+    report = isolation_doctor.examine()
     assert report.tier == isolation.available()
-    assert f"Isolation: {report.tier}" in _doctor.text(report)
+    assert f"Isolation: {report.tier}" in isolation_doctor.text(report)
     assert report.advice == [] or report.tier != "full"
 
 

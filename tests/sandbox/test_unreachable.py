@@ -11,8 +11,9 @@ import redis_store
 import sandbox
 from redis_store import errors
 from redis_store.connections.resolver import without_secrets
-from sandbox import _layout, isolation
+from sandbox import isolation
 from sandbox.broker import addresses_of, error_parts
+from sandbox.isolation import layout
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"
 
@@ -26,14 +27,14 @@ def test_a_store_that_cannot_be_reached(user: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    packages = dict(_layout.PACKAGES)
-    monkeypatch.setitem(_layout.PACKAGES, "redis_store", tmp_path)
+    packages = dict(layout.PACKAGES)
+    monkeypatch.setitem(layout.PACKAGES, "redis_store", tmp_path)
     with pytest.raises(
         sandbox.StartFailed, match="before it began: ImportError: cannot import name '_plain' from 'redis_store'"
     ) as caught:
         run(AGENT, isolation=isolation.UNSAFE)
     assert "Traceback" in caught.value.output
-    monkeypatch.setitem(_layout.PACKAGES, "redis_store", packages["redis_store"])
+    monkeypatch.setitem(layout.PACKAGES, "redis_store", packages["redis_store"])
     assert run(AGENT, isolation=isolation.UNSAFE).check() == {}
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox import _zygotes, isolation
-from sandbox._recipes import recipes
-from sandbox._zygote import Zygote, ZygoteGone
+from sandbox import isolation
+from sandbox.isolation import zygotes
+from sandbox.isolation.recipes import recipes
+from sandbox.isolation.zygote import Zygote, ZygoteGone
 
 from .conftest import wait_until
 
@@ -30,7 +31,7 @@ def make(**settings: Any) -> Zygote:
 
 
 def pids() -> set[str]:
-    return _zygotes.process_ids()
+    return zygotes.process_ids()
 
 
 def test_runs_share_one_and_it_comes_with_the_first(run: Any, alone: None) -> None:
@@ -47,7 +48,7 @@ def test_one_that_was_killed_is_replaced(run: Any, alone: None) -> None:
     run(AGENT).check()
     (pid,) = pids()
     os.kill(int(pid), signal.SIGKILL)
-    zygote = next(iter(_zygotes._zygotes.values()))
+    zygote = next(iter(zygotes._zygotes.values()))
     assert zygote._pidfd is not None
     signal.pidfd_send_signal(zygote._pidfd, signal.SIGKILL)
     poller = select.poll()
@@ -58,7 +59,7 @@ def test_one_that_was_killed_is_replaced(run: Any, alone: None) -> None:
 
 def test_one_that_is_killed_in_a_run_takes_the_run_along(run: Any, alone: None) -> None:
     def kill() -> None:
-        zygote = next(iter(_zygotes._zygotes.values()))
+        zygote = next(iter(zygotes._zygotes.values()))
         assert zygote._pidfd is not None
         signal.pidfd_send_signal(zygote._pidfd, signal.SIGKILL)
 
@@ -101,9 +102,9 @@ def test_it_does_not_end_while_a_child_lives() -> None:
 
 
 def test_many_runs_over_several_zygotes(run: Any, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sandbox import _recipes
+    from sandbox.isolation import recipes as isolation_recipes
 
-    monkeypatch.setattr(_recipes, "BIRTHS", 5)
+    monkeypatch.setattr(isolation_recipes, "BIRTHS", 5)
     before = len(list(Path("/proc/self/fd").iterdir()))
     seen = set()
     for _ in range(25):
@@ -119,7 +120,7 @@ def test_a_forked_copy_of_the_host_has_its_own(server_url: str, user: str, tmp_p
     script = tmp_path / "host.py"
     script.write_text(
         "import os, sandbox, time\n"
-        "from sandbox import _zygotes\n"
+        "from sandbox.isolation import zygotes\n"
         f"def go(): return sandbox.run({AGENT!r}, {{}}, user={user!r}, url={server_url!r}).check()\n"
         "go()\n"
         "mine = _zygotes.process_ids()\n"
@@ -159,7 +160,7 @@ def _is_zombie(pid: str) -> bool:
 
 def test_it_ends_with_the_process(server_url: str, user: str) -> None:
     code = (
-        "import sandbox\nfrom sandbox import _zygotes\n"
+        "import sandbox\nfrom sandbox.isolation import zygotes\n"
         f"sandbox.run({AGENT!r}, {{}}, user={user!r}, url={server_url!r}).check()\nprint(*_zygotes.process_ids())\n"
     )
     environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}

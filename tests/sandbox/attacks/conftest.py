@@ -21,9 +21,9 @@ import sandbox
 from redis_store import DataStore, connect
 from sandbox import _life, isolation
 from sandbox._background import background_loop
-from sandbox._born_child import BornChild
-from sandbox._recipes import recipes
-from sandbox._zygote import Zygote
+from sandbox.isolation.recipes import recipes
+from sandbox.isolation.zygote import Zygote
+from sandbox.isolation.zygote_child import BornChild
 
 from ..conftest import _state, wait_until
 from .corpus import Attack, succeeded

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox import _process, isolation
+from sandbox import isolation
+from sandbox.isolation import plain_process
 
 from ..conftest import wait_until
 from .corpus import Attack, succeeded
@@ -158,7 +159,7 @@ def _kill_a_host(tier: str, body: str, url: str, user: str, tmp_path: Path, scra
     with subprocess.Popen([sys.executable, str(host)], stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        started = _process._descendants(process.pid)
+        started = plain_process._descendants(process.pid)
         process.kill()
         process.wait()
     assert len(started) >= (1 if tier == isolation.UNSAFE else 2)

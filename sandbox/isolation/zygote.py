@@ -13,9 +13,9 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from sandbox._born_child import BornChild, receive
-from sandbox._recipes import Recipe
 from sandbox.child.scratch import remove_folder
+from sandbox.isolation.recipes import Recipe
+from sandbox.isolation.zygote_child import BornChild, receive
 from sandbox.limits import Limits
 
 _START_TIMEOUT_S = 20.0

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox import _layout
-from sandbox._layout import Layout
+from sandbox.isolation import layout as isolation_layout
+from sandbox.isolation.layout import Layout
 
 UNPRIVILEGED = 65534
 """Who agents are in a room; outside of it too, where the host is root and can give that up."""
@@ -76,7 +76,7 @@ def _settings(layout: Layout, in_a_room: bool, landlock: str, uid: int | None, m
 
 def _bubblewrap(bwrap: str, as_root: bool) -> Any:
     def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = _layout.in_a_room(packages)
+        layout = isolation_layout.in_a_room(packages)
         arguments = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += ["--new-session", "--as-pid-1", "--clearenv", "--hostname", "agent", "--cap-drop", "ALL"]
         if as_root:
@@ -106,21 +106,21 @@ def _bubblewrap(bwrap: str, as_root: bool) -> Any:
 
 def _room(as_root: bool) -> Any:
     def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = _layout.in_a_room(packages)
+        layout = isolation_layout.in_a_room(packages)
         uid = UNPRIVILEGED if as_root else None
         role = ["zygote", str(descriptor), _settings(layout, True, "wanted", uid, more)]
         room = {
             "binds": layout.binds,
             "links": layout.links,
             "hidden": layout.hidden,
-            "modules": str(_layout.WALLS),
+            "modules": str(isolation_layout.WALLS),
             "as_root": as_root,
             "uid": UNPRIVILEGED,
             "descriptors": [descriptor],
             "command": layout.command + role,
             "environment": layout.environment,
         }
-        python, script = str(_layout.interpreter()), str(_layout.WALLS / "room.py")
+        python, script = str(isolation_layout.interpreter()), str(isolation_layout.WALLS / "room.py")
         return [python, *_ROOM_FLAGS, script, json.dumps(room)], {"LANG": "C.UTF-8"}
 
     return command
@@ -128,7 +128,7 @@ def _room(as_root: bool) -> Any:
 
 def _in_place(uid: int | None) -> Any:
     def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = _layout.in_place(packages)
+        layout = isolation_layout.in_place(packages)
         role = ["zygote", str(descriptor), _settings(layout, False, "required", uid, more)]
         return [*layout.command, *role], layout.environment
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from sandbox import _layout
-from sandbox._born_child import threads_of
 from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
+from sandbox.isolation import layout
+from sandbox.isolation.zygote_child import threads_of
 from sandbox.limits import Limits
 
 _PATIENCE_S = 1.0
@@ -50,7 +50,7 @@ class Process:
                     stderr=output.fileno(),
                     pass_fds=(data.fileno(), control.fileno()),
                     cwd=self._folder,
-                    env=_layout.ENVIRONMENT | {"HOME": self._folder, "TMPDIR": self._folder},
+                    env=layout.ENVIRONMENT | {"HOME": self._folder, "TMPDIR": self._folder},
                     start_new_session=True,
                 )
         except BaseException:
@@ -60,7 +60,7 @@ class Process:
 
     @staticmethod
     def _command(data_fd: int, control_fd: int, limits: Limits) -> list[str]:
-        command = [sys.executable, *_layout.in_place().command[1:]]
+        command = [sys.executable, *layout.in_place().command[1:]]
         return [*command, "run", str(data_fd), str(control_fd), json.dumps(limits.for_the_kernel())]
 
     def has_ended(self) -> bool:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import os
 import threading
 
-from sandbox import _zygotes
-from sandbox._advice import advice, surroundings
-from sandbox._child import Child
-from sandbox._process import Process
-from sandbox._recipes import Recipe, recipes
-from sandbox._zygote import ZygoteFailed
 from sandbox.errors import InvalidInput, InvalidType, IsolationUnavailable
+from sandbox.isolation import zygotes
+from sandbox.isolation.advice import advice, surroundings
+from sandbox.isolation.child import Child
+from sandbox.isolation.plain_process import Process
+from sandbox.isolation.recipes import Recipe, recipes
+from sandbox.isolation.zygote import ZygoteFailed
 from sandbox.limits import Limits
 
 __all__ = ["ENVIRONMENT", "TIERS", "UNSAFE", "available", "start_child"]
@@ -53,7 +53,7 @@ def start_child(isolation: str | None, limits: Limits, packages: tuple[str, ...]
     """
     if isolation == UNSAFE:
         return Process(limits)
-    return _zygotes.bear(_recipe_of(isolation), packages, limits)
+    return zygotes.bear(_recipe_of(isolation), packages, limits)
 
 
 def available(isolation: str | None = None) -> str:
@@ -75,7 +75,7 @@ def _choose(tiers: tuple[str, ...]) -> Recipe:
     for tier in tiers:
         for recipe in recipes(tier):
             try:
-                _zygotes.try_out(recipe)
+                zygotes.try_out(recipe)
             except ZygoteFailed as error:
                 reasons[f"{tier} ({recipe.way})"] = str(error)
             else:

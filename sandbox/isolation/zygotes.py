@@ -6,11 +6,11 @@ import atexit
 import os
 import threading
 
-from sandbox import _born_child
-from sandbox._born_child import BornChild
-from sandbox._recipes import Recipe
-from sandbox._zygote import Zygote, ZygoteFailed, ZygoteGone
 from sandbox.errors import StartFailed
+from sandbox.isolation import zygote_child
+from sandbox.isolation.recipes import Recipe
+from sandbox.isolation.zygote import Zygote, ZygoteFailed, ZygoteGone
+from sandbox.isolation.zygote_child import BornChild
 from sandbox.limits import Limits
 
 _TRIAL_TIMEOUT_S = 20.0
@@ -106,7 +106,7 @@ def _after_fork_in_child() -> None:
         zygote.forget()
     _zygotes.clear()
     _superseded.clear()
-    _born_child.forget_all()
+    zygote_child.forget_all()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

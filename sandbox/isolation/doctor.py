@@ -9,11 +9,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from sandbox import _layout, _zygotes
-from sandbox._advice import advice, surroundings
-from sandbox._recipes import recipes
-from sandbox._zygote import ZygoteFailed
-from sandbox.isolation import TIERS
+from sandbox.isolation import layout as isolation_layout
+from sandbox.isolation import zygotes
+from sandbox.isolation.advice import advice, surroundings
+from sandbox.isolation.recipes import recipes
+from sandbox.isolation.tiers import TIERS
+from sandbox.isolation.zygote import ZygoteFailed
 
 _TIMEOUT_S = 30.0
 
@@ -79,7 +80,7 @@ def _line(one: Finding) -> str:
 def _layers() -> list[Finding]:
     if not sys.platform.startswith("linux"):
         return []
-    layout = _layout.in_place()
+    layout = isolation_layout.in_place()
     done = subprocess.run(
         [*layout.command, "probe"], env=layout.environment, capture_output=True, timeout=_TIMEOUT_S, check=False
     )
@@ -108,7 +109,7 @@ def _tier(tier: str) -> list[Finding]:
     found = []
     for recipe in recipes(tier):
         try:
-            _zygotes.try_out(recipe)
+            zygotes.try_out(recipe)
         except ZygoteFailed as error:
             found.append(Finding(tier, False, f"{recipe.way}: {error}"))
         else:

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sandbox._recipes import Recipe
 from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
 from sandbox.errors import StartFailed
+from sandbox.isolation.recipes import Recipe
 from sandbox.limits import Limits
 
 _BIRTH_TIMEOUT_S = 20.0
