@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from redis_store.namespace.access import Access, Pattern
 from sandbox import errors
-from sandbox._timeline import Done, Timeline, Who
 from sandbox.errors import LimitExceeded, ProtocolViolation, SandboxError
 from sandbox.limits import Limits
 from sandbox.policy import Granted
 from sandbox.protocol.frames import Part
+from sandbox.record.timeline import Done, Timeline, Who
 
 MAX_FRAME_BYTES = 2**32 - 1
 _RECORDS_AT_ONCE = 1000

@@ -16,10 +16,10 @@ from sandbox._broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_record
 from sandbox._given import Given
 from sandbox._job import Job, Task
 from sandbox._sources import Source
-from sandbox._timeline import Who
 from sandbox._tree import Tree
 from sandbox.broker import Broker, addresses_of
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
+from sandbox.record.timeline import Who
 
 _LAST_WORD_S = 3.0
 """How long to wait for the connections to be closed, where the host has gone."""

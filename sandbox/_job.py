@@ -13,9 +13,9 @@ from redis_store.values import rules
 from sandbox._given import Given
 from sandbox._output import guarded
 from sandbox._sources import Source, read_source
-from sandbox._timeline import Who
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.policy import Granted
+from sandbox.record.timeline import Who
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from sandbox import errors as sandbox_errors
 from sandbox._job import Job, new_run_id
 from sandbox._slots import Ticket
 from sandbox._stop import Stop
-from sandbox._timeline import Called, Who
 from sandbox._tool_host import describe, load_json
 from sandbox._tree import Tree
 from sandbox.errors import SandboxError, UnknownAgent
 from sandbox.protocol.frames import FrameError, Part
+from sandbox.record.timeline import Called, Who
 
 logger = logging.getLogger("sandbox")
 

@@ -11,16 +11,16 @@ from typing import TypeAlias
 
 import redis_store
 from redis_store.errors import DataStoreError, StoredDataError
-from sandbox import _telemetry
 from sandbox._endings import Returned
 from sandbox._given import Given
 from sandbox._job import Task
 from sandbox._life import carry_out
 from sandbox._stop import Stop
-from sandbox._timeline import moment
 from sandbox._tree import OtherBroker, Tree
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
-from sandbox.hints import Store, find_hints
+from sandbox.record import telemetry
+from sandbox.record.hints import Store, find_hints
+from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
 
 Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
@@ -40,7 +40,7 @@ def execute(
     tree = Tree(task, given, store, loop, context, broker)
     attach(tree)
     _check_reachable(tree)
-    span = _telemetry.begin(task.job.who, context)
+    span = telemetry.begin(task.job.who, context)
     outcome: Returned | SandboxError | None = None
     try:
         with closing(Stop()) as stop, tree.stopping(stop):

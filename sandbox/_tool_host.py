@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
 from sandbox._functions import Function, is_async
-from sandbox._timeline import Called, Who
 from sandbox._tree import Tree
 from sandbox.errors import ResultLimitExceeded
 from sandbox.protocol.frames import FrameError, Part
+from sandbox.record.timeline import Called, Who
 
 MOST_UNDER_WAY = 256
 """Calls of one run at once; while there are so many, the host reads no further from the agent's process."""

@@ -21,7 +21,6 @@ from sandbox._output import Transcript
 from sandbox._quota import Quota
 from sandbox._slots import Slots
 from sandbox._stop import Stop
-from sandbox._timeline import Timeline
 from sandbox.errors import (
     LimitExceeded,
     NestingLimitExceeded,
@@ -31,6 +30,7 @@ from sandbox.errors import (
     ToolCallLimitExceeded,
     WriteLimitExceeded,
 )
+from sandbox.record.timeline import Timeline
 
 
 class ProcessBroker(Protocol):

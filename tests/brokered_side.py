@@ -17,11 +17,11 @@ import sandbox
 from redis_store import DataStore
 from sandbox._held import Held
 from sandbox._quota import Quota
-from sandbox._timeline import Timeline, Who
 from sandbox.broker import Broker
 from sandbox.child.channels import DataChannel
 from sandbox.child.store.store import DataStore as AgentDataStore
 from sandbox.policy import Granted
+from sandbox.record.timeline import Timeline, Who
 from tests.sides import SyncSide
 
 PATIENCE_S = 20.0

@@ -19,9 +19,9 @@ from redis_store import DataStore
 from sandbox import Limits, Permissions, Sandbox, _broker_link
 from sandbox._broker_link import Request
 from sandbox._broker_server import Trees
-from sandbox._timeline import Who
 from sandbox.isolation import plain_process
 from sandbox.policy import Granted
+from sandbox.record.timeline import Who
 
 from .conftest import wait_until
 

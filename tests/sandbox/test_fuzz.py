@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 import sandbox
 from redis_store.errors import InvalidValue
 from sandbox import _step_operations
-from sandbox._timeline import Who
 from sandbox.broker import Broker
 from sandbox.errors import SandboxError
 from sandbox.protocol.frames import MAX_PARTS, FrameBuffer, FrameError, FrameTooBig, pack, unpack
 from sandbox.protocol.messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
+from sandbox.record.timeline import Who
 from tests.brokered_side import FakeTree
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore
-from sandbox.hints import find_hints
+from sandbox.record.hints import find_hints
 from sandbox.result import Operation
 
 

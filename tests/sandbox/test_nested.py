@@ -20,7 +20,7 @@ from sandbox._given import make_given
 from sandbox._job import Job
 from sandbox._nested import NestedHost
 from sandbox._slots import Slots
-from sandbox._timeline import Timeline, Who
+from sandbox.record.timeline import Timeline, Who
 
 from .conftest import wait_until
 

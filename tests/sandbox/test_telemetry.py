@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from sandbox._telemetry import begin
-from sandbox._timeline import Who
+from sandbox.record.telemetry import begin
+from sandbox.record.timeline import Who
 
 PROGRAM = """
 import sys

@@ -13,10 +13,10 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
-from sandbox._timeline import Who
 from sandbox._watch_host import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.policy import Granted
 from sandbox.protocol.frames import FrameError
+from sandbox.record.timeline import Who
 from tests.brokered_side import FakeTree
 from tests.sandbox.conftest import wait_until
 

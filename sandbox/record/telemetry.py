@@ -6,8 +6,8 @@ import contextvars
 import sys
 from typing import Any
 
-from sandbox._timeline import Timeline, Who
 from sandbox.errors import SandboxError
+from sandbox.record.timeline import Timeline, Who
 
 _NS = 1_000_000_000
 

@@ -1,0 +1,1 @@
+"""The record of runs: timeline, hints and spans."""
