@@ -13,11 +13,11 @@ from typing import NoReturn
 import redis_store
 from sandbox._background import background_loop
 from sandbox._broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_records
-from sandbox._given import Given
-from sandbox._job import Job, Task
-from sandbox._sources import Source
 from sandbox._tree import Tree
 from sandbox.broker import Broker, addresses_of
+from sandbox.given.given import Given
+from sandbox.given.job import Job, Task
+from sandbox.given.sources import Source
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
 from sandbox.record.timeline import Who
 

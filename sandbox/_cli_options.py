@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from sandbox._functions import check_tools
 from sandbox.errors import InvalidInput
+from sandbox.given.functions import check_tools
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from redis_store import DataStore
 from sandbox._endings import Returned, output_limit
-from sandbox._job import Job
 from sandbox._nested import NestedHost
 from sandbox._output import Output
 from sandbox._stop import Stop
@@ -18,6 +17,7 @@ from sandbox._tree import ProcessBroker, Tree
 from sandbox._watch_host import WatchHost
 from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
+from sandbox.given.job import Job
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
 

@@ -12,12 +12,12 @@ from typing import TypeAlias
 import redis_store
 from redis_store.errors import DataStoreError, StoredDataError
 from sandbox._endings import Returned
-from sandbox._given import Given
-from sandbox._job import Task
 from sandbox._life import carry_out
 from sandbox._stop import Stop
 from sandbox._tree import OtherBroker, Tree
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
+from sandbox.given.given import Given
+from sandbox.given.job import Task
 from sandbox.record import telemetry
 from sandbox.record.hints import Store, find_hints
 from sandbox.record.timeline import moment

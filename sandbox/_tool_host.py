@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._functions import Function, is_async
 from sandbox._tree import Tree
 from sandbox.errors import ResultLimitExceeded
+from sandbox.given.functions import Function, is_async
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Called, Who
 

@@ -15,8 +15,6 @@ from typing import Protocol
 import redis_store
 from redis_store.brokers.lease import lease
 from redis_store.values.compression import MAX_VALUE_BYTES
-from sandbox._given import Given
-from sandbox._job import Job, Task
 from sandbox._output import Transcript
 from sandbox._quota import Quota
 from sandbox._slots import Slots
@@ -30,6 +28,8 @@ from sandbox.errors import (
     ToolCallLimitExceeded,
     WriteLimitExceeded,
 )
+from sandbox.given.given import Given
+from sandbox.given.job import Job, Task
 from sandbox.record.timeline import Timeline
 
 

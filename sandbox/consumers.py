@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
-from sandbox._given import make_given
-from sandbox._job import make_task
 from sandbox._reaction import ConsumerEvent, Reaction
-from sandbox._sources import Agents, read_source
 from sandbox._work import Work
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.given.given import make_given
+from sandbox.given.job import make_task
+from sandbox.given.sources import Agents, read_source
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 

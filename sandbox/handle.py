@@ -10,10 +10,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any
 
-from sandbox._job import Task
 from sandbox._slots import Slots, Ticket
 from sandbox._tree import Tree
 from sandbox.errors import RunCancelled
+from sandbox.given.job import Task
 from sandbox.result import RunResult
 
 __all__ = ["RunHandle"]

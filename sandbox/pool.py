@@ -18,12 +18,12 @@ import redis_store
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from sandbox._background import background_loop
 from sandbox._broker_process import BrokerProcess
-from sandbox._given import make_given
-from sandbox._job import make_task
 from sandbox._run import Loop, execute
 from sandbox._slots import Slots
-from sandbox._sources import Agents
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled
+from sandbox.given.given import make_given
+from sandbox.given.job import make_task
+from sandbox.given.sources import Agents
 from sandbox.handle import RunHandle
 from sandbox.limits import Limits
 from sandbox.policy import Permissions

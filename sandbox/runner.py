@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
-from sandbox._sources import Agents
+from sandbox.given.sources import Agents
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 from sandbox.pool import Sandbox

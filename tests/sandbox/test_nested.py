@@ -16,10 +16,10 @@ import pytest
 import sandbox
 from redis_store import DataStore
 from sandbox import Limits
-from sandbox._given import make_given
-from sandbox._job import Job
 from sandbox._nested import NestedHost
 from sandbox._slots import Slots
+from sandbox.given.given import make_given
+from sandbox.given.job import Job
 from sandbox.record.timeline import Timeline, Who
 
 from .conftest import wait_until

@@ -10,10 +10,10 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._functions import Function, check_tools, describe_function
-from sandbox._packages import Packages, find_packages
-from sandbox._sources import Source, read_agents
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.given.functions import Function, check_tools, describe_function
+from sandbox.given.packages import Packages, find_packages
+from sandbox.given.sources import Source, read_agents
 from sandbox.isolation import tiers
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
