@@ -20,11 +20,11 @@ from typing import Any
 
 from sandbox import _broker_link
 from sandbox._broker_link import MAX_FRAME_BYTES, Request
-from sandbox._stop import Stop
-from sandbox._tree import Tree
 from sandbox.errors import BrokerLost, LimitExceeded, SandboxError, StartFailed
 from sandbox.given.job import Job
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, pack, unpack
+from sandbox.running.stop import Stop
+from sandbox.running.tree import Tree
 
 _END_TIMEOUT_S = 5.0
 _START = """

@@ -11,15 +11,15 @@ from contextlib import suppress
 from typing import NoReturn
 
 import redis_store
-from sandbox._background import background_loop
 from sandbox._broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_records
-from sandbox._tree import Tree
 from sandbox.broker import Broker, addresses_of
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.given.sources import Source
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
 from sandbox.record.timeline import Who
+from sandbox.running.background_loop import background_loop
+from sandbox.running.tree import Tree
 
 _LAST_WORD_S = 3.0
 """How long to wait for the connections to be closed, where the host has gone."""

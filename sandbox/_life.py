@@ -9,17 +9,17 @@ from contextlib import suppress
 from redis_store import DataStore
 from sandbox._endings import Returned, output_limit
 from sandbox._nested import NestedHost
-from sandbox._output import Output
-from sandbox._stop import Stop
 from sandbox._supervisor import Supervisor
 from sandbox._tool_host import ToolHost
-from sandbox._tree import ProcessBroker, Tree
 from sandbox._watch_host import WatchHost
 from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
 from sandbox.given.job import Job
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
+from sandbox.running.output import Output
+from sandbox.running.stop import Stop
+from sandbox.running.tree import ProcessBroker, Tree
 
 _PATIENCE_S = 1.0
 """How long to wait for threads of ours whose store is closed already."""

@@ -12,14 +12,14 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
-from sandbox._slots import Ticket
-from sandbox._stop import Stop
 from sandbox._tool_host import describe, load_json
-from sandbox._tree import Tree
 from sandbox.errors import SandboxError, UnknownAgent
 from sandbox.given.job import Job, new_run_id
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Called, Who
+from sandbox.running.slots import Ticket
+from sandbox.running.stop import Stop
+from sandbox.running.tree import Tree
 
 logger = logging.getLogger("sandbox")
 

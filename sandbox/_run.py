@@ -13,8 +13,6 @@ import redis_store
 from redis_store.errors import DataStoreError, StoredDataError
 from sandbox._endings import Returned
 from sandbox._life import carry_out
-from sandbox._stop import Stop
-from sandbox._tree import OtherBroker, Tree
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
 from sandbox.given.given import Given
 from sandbox.given.job import Task
@@ -22,6 +20,8 @@ from sandbox.record import telemetry
 from sandbox.record.hints import Store, find_hints
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
+from sandbox.running.stop import Stop
+from sandbox.running.tree import OtherBroker, Tree
 
 Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 

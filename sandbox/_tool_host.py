@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._tree import Tree
 from sandbox.errors import ResultLimitExceeded
 from sandbox.given.functions import Function, is_async
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Called, Who
+from sandbox.running.tree import Tree
 
 MOST_UNDER_WAY = 256
 """Calls of one run at once; while there are so many, the host reads no further from the agent's process."""

@@ -22,11 +22,11 @@ from sandbox._held import Held
 from sandbox._operations import TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox._step_operations import HANDLERS, WITH_KEY
-from sandbox._tree import Tree
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox.protocol.messages import OF_THE_USER, read_request
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
+from sandbox.running.tree import Tree
 
 _NAMESPACES_KEPT = 256
 

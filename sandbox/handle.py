@@ -10,11 +10,11 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any
 
-from sandbox._slots import Slots, Ticket
-from sandbox._tree import Tree
 from sandbox.errors import RunCancelled
 from sandbox.given.job import Task
 from sandbox.result import RunResult
+from sandbox.running.slots import Slots, Ticket
+from sandbox.running.tree import Tree
 
 __all__ = ["RunHandle"]
 

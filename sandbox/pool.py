@@ -16,10 +16,8 @@ from typing import Any, Self
 
 import redis_store
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
-from sandbox._background import background_loop
 from sandbox._broker_process import BrokerProcess
 from sandbox._run import Loop, execute
-from sandbox._slots import Slots
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled
 from sandbox.given.given import make_given
 from sandbox.given.job import make_task
@@ -28,6 +26,8 @@ from sandbox.handle import RunHandle
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 from sandbox.result import RunResult
+from sandbox.running.background_loop import background_loop
+from sandbox.running.slots import Slots
 
 __all__ = ["Sandbox"]
 

@@ -16,12 +16,12 @@ from typing import Any
 import sandbox
 from redis_store import DataStore
 from sandbox._held import Held
-from sandbox._quota import Quota
 from sandbox.broker import Broker
 from sandbox.child.channels import DataChannel
 from sandbox.child.store.store import DataStore as AgentDataStore
 from sandbox.policy import Granted
 from sandbox.record.timeline import Timeline, Who
+from sandbox.running.quota import Quota
 from tests.sides import SyncSide
 
 PATIENCE_S = 20.0

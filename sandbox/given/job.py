@@ -10,12 +10,12 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._output import guarded
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import Given
 from sandbox.given.sources import Source, read_source
 from sandbox.policy import Granted
 from sandbox.record.timeline import Who
+from sandbox.running.output import guarded
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ import pytest
 import sandbox
 from redis_store import DataStore, connect
 from sandbox import isolation
-from sandbox._background import background_loop
 from sandbox.isolation import zygotes
+from sandbox.running.background_loop import background_loop
 
 DEADLINE_S = 20.0
 

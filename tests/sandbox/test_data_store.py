@@ -328,7 +328,7 @@ def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
     """What a user has collected in many runs may be more than the host has memory."""
     import sandbox
 
-    monkeypatch.setattr("sandbox._tree.MAX_VALUE_BYTES", 65536)
+    monkeypatch.setattr("sandbox.running.tree.MAX_VALUE_BYTES", 65536)
     store.set_many({f"k{n}": "x" * 5_000 for n in range(100)})
     store.use_namespace("long").set_many({f"{n}-" + "k" * 5_000: 1 for n in range(100)})
     for n in range(200):

@@ -17,10 +17,10 @@ import sandbox
 from redis_store import DataStore
 from sandbox import Limits
 from sandbox._nested import NestedHost
-from sandbox._slots import Slots
 from sandbox.given.given import make_given
 from sandbox.given.job import Job
 from sandbox.record.timeline import Timeline, Who
+from sandbox.running.slots import Slots
 
 from .conftest import wait_until
 

@@ -17,7 +17,7 @@ import redis_store
 import sandbox
 from redis_store import DataStore, connect
 from sandbox import Sandbox
-from sandbox._slots import Slots
+from sandbox.running.slots import Slots
 
 from .conftest import wait_until
 

@@ -20,10 +20,10 @@ import pytest
 import sandbox
 from redis_store import DataStore, connect
 from sandbox import _life, isolation
-from sandbox._background import background_loop
 from sandbox.isolation.recipes import recipes
 from sandbox.isolation.zygote import Zygote
 from sandbox.isolation.zygote_child import BornChild
+from sandbox.running.background_loop import background_loop
 
 from ..conftest import _state, wait_until
 from .corpus import Attack, succeeded

@@ -15,10 +15,6 @@ from typing import Protocol
 import redis_store
 from redis_store.brokers.lease import lease
 from redis_store.values.compression import MAX_VALUE_BYTES
-from sandbox._output import Transcript
-from sandbox._quota import Quota
-from sandbox._slots import Slots
-from sandbox._stop import Stop
 from sandbox.errors import (
     LimitExceeded,
     NestingLimitExceeded,
@@ -31,6 +27,10 @@ from sandbox.errors import (
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.record.timeline import Timeline
+from sandbox.running.output import Transcript
+from sandbox.running.quota import Quota
+from sandbox.running.slots import Slots
+from sandbox.running.stop import Stop
 
 
 class ProcessBroker(Protocol):

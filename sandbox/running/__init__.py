@@ -1,0 +1,1 @@
+"""What all processes of one run share: budget, output and end."""
