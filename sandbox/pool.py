@@ -16,13 +16,13 @@ from typing import Any, Self
 
 import redis_store
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
-from sandbox._broker_process import BrokerProcess
-from sandbox._run import Loop, execute
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled
 from sandbox.given.given import make_given
 from sandbox.given.job import make_task
 from sandbox.given.sources import Agents
 from sandbox.handle import RunHandle
+from sandbox.host.execute import Loop, execute
+from sandbox.host.remote_broker import BrokerProcess
 from sandbox.limits import Limits
 from sandbox.policy import Permissions
 from sandbox.result import RunResult

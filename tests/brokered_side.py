@@ -15,10 +15,10 @@ from typing import Any
 
 import sandbox
 from redis_store import DataStore
-from sandbox._held import Held
-from sandbox.broker import Broker
 from sandbox.child.channels import DataChannel
 from sandbox.child.store.store import DataStore as AgentDataStore
+from sandbox.host.broker import Broker
+from sandbox.host.held import Held
 from sandbox.policy import Granted
 from sandbox.record.timeline import Timeline, Who
 from sandbox.running.quota import Quota

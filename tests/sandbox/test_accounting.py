@@ -8,7 +8,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore
-from sandbox._operations import bytes_noted, bytes_written
+from sandbox.host.operations import bytes_noted, bytes_written
 
 TOKEN = "token-of-mine"
 

@@ -16,9 +16,10 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
-from sandbox import Limits, Permissions, Sandbox, _broker_link
-from sandbox._broker_link import Request
-from sandbox._broker_server import Trees
+from sandbox import Limits, Permissions, Sandbox
+from sandbox.host import broker_link
+from sandbox.host.broker_link import Request
+from sandbox.host.broker_main import Trees
 from sandbox.isolation import plain_process
 from sandbox.policy import Granted
 from sandbox.record.timeline import Who
@@ -310,8 +311,8 @@ def test_what_is_asked_crosses_whole() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_what_ends_a_run_crosses_whole(error: sandbox.SandboxError) -> None:
-    kind, *parts = _broker_link.pack_end(error)
-    back = _broker_link.unpack_end(str(kind), parts)
+    kind, *parts = broker_link.pack_end(error)
+    back = broker_link.unpack_end(str(kind), parts)
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 

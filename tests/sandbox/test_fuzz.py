@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store.errors import InvalidValue
-from sandbox import _step_operations
-from sandbox.broker import Broker
 from sandbox.errors import SandboxError
+from sandbox.host import step_operations
+from sandbox.host.broker import Broker
 from sandbox.protocol.frames import MAX_PARTS, FrameBuffer, FrameError, FrameTooBig, pack, unpack
 from sandbox.protocol.messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
 from sandbox.record.timeline import Who
@@ -88,8 +88,8 @@ class Store:
 @pytest.fixture(autouse=True)
 def steps_of_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are asked of the stand-in as operations are."""
-    monkeypatch.setattr(_step_operations, "store_of_the_host", lambda store: store)
-    monkeypatch.setattr(_step_operations, "steps_of", lambda store: store)
+    monkeypatch.setattr(step_operations, "store_of_the_host", lambda store: store)
+    monkeypatch.setattr(step_operations, "steps_of", lambda store: store)
 
 
 def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | None, list[list[Any]], Broker]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sandbox
 from redis_store import DataStore, connect
-from sandbox._tool_host import _has_too_many
+from sandbox.host.tools import _has_too_many
 
 from .conftest import wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox._step_operations import HANDLERS, WITH_KEY
+from sandbox.host.step_operations import HANDLERS, WITH_KEY
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
 

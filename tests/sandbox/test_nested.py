@@ -16,9 +16,9 @@ import pytest
 import sandbox
 from redis_store import DataStore
 from sandbox import Limits
-from sandbox._nested import NestedHost
 from sandbox.given.given import make_given
 from sandbox.given.job import Job
+from sandbox.host.agents import NestedHost
 from sandbox.record.timeline import Timeline, Who
 from sandbox.running.slots import Slots
 

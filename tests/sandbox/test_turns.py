@@ -15,8 +15,8 @@ from redis_store import AccessDenied, ComputeFailed, DataStore, LimitExceeded, L
 from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
-from sandbox._held import MAX_HELD
-from sandbox._step_operations import MAX_TAGS
+from sandbox.host.held import MAX_HELD
+from sandbox.host.step_operations import MAX_TAGS
 from sandbox.policy import Granted, Permissions
 from sandbox.protocol.messages import CLAIMED
 from tests.brokered_side import Brokered, FakeTree, brokered

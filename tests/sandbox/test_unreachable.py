@@ -12,7 +12,7 @@ import sandbox
 from redis_store import errors
 from redis_store.connections.resolver import without_secrets
 from sandbox import isolation
-from sandbox.broker import addresses_of, error_parts
+from sandbox.host.broker import addresses_of, error_parts
 from sandbox.isolation import layout
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"

@@ -13,7 +13,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
-from sandbox._watch_host import MOST_WAITS, MOST_WATCHES, WatchHost
+from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.policy import Granted
 from sandbox.protocol.frames import FrameError
 from sandbox.record.timeline import Who
@@ -147,7 +147,7 @@ def test_all_namespaces_and_what_was_there(store: DataStore, evaluate: Evaluate)
 def test_no_more_namespaces_are_watched_than_so_many(
     store: DataStore, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandbox._watch_host.MOST_NAMESPACES", 5)
+    monkeypatch.setattr("sandbox.host.watches.MOST_NAMESPACES", 5)
     for name in ("files:a", "files:b", "files:c", "other"):
         store.use_namespace(name).set("x", 1)
     assert evaluate(

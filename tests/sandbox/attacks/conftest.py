@@ -19,7 +19,8 @@ import pytest
 
 import sandbox
 from redis_store import DataStore, connect
-from sandbox import _life, isolation
+from sandbox import isolation
+from sandbox.host import process
 from sandbox.isolation.recipes import recipes
 from sandbox.isolation.zygote import Zygote
 from sandbox.isolation.zygote_child import BornChild
@@ -285,7 +286,7 @@ def wins(
     def check(one: Attack) -> None:
         if one.why_no_control or (one.needs_root and os.geteuid()):
             return
-        monkeypatch.setattr(_life, "start_child", lambda isolation, limits, packages: open_house.bear(limits))
+        monkeypatch.setattr(process, "start_child", lambda isolation, limits, packages: open_house.bear(limits))
         monkeypatch.setattr(BornChild, "overused", lambda child, limits: None)  # nobody looks at a plain subprocess
         result = attack(one, "restricted")
         assert succeeded(result), (one.name, result)

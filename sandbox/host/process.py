@@ -7,14 +7,14 @@ import threading
 from contextlib import suppress
 
 from redis_store import DataStore
-from sandbox._endings import Returned, output_limit
-from sandbox._nested import NestedHost
-from sandbox._supervisor import Supervisor
-from sandbox._tool_host import ToolHost
-from sandbox._watch_host import WatchHost
-from sandbox.broker import Broker, addresses_of
 from sandbox.errors import SandboxError
 from sandbox.given.job import Job
+from sandbox.host.agents import NestedHost
+from sandbox.host.broker import Broker, addresses_of
+from sandbox.host.outcome import Returned, output_limit
+from sandbox.host.supervisor import Supervisor
+from sandbox.host.tools import ToolHost
+from sandbox.host.watches import WatchHost
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
 from sandbox.running.output import Output

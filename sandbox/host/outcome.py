@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis_store.types import Json
-from sandbox._tool_host import load_json
 from sandbox.errors import (
     AgentCrashed,
     AgentExited,
@@ -25,6 +24,7 @@ from sandbox.errors import (
     ThreadLimitExceeded,
     TimeLimitExceeded,
 )
+from sandbox.host.tools import load_json
 from sandbox.limits import Limits
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import LOST_CHANNEL_EXIT_CODE

@@ -11,11 +11,11 @@ from typing import TypeAlias
 
 import redis_store
 from redis_store.errors import DataStoreError, StoredDataError
-from sandbox._endings import Returned
-from sandbox._life import carry_out
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
 from sandbox.given.given import Given
 from sandbox.given.job import Task
+from sandbox.host.outcome import Returned
+from sandbox.host.process import carry_out
 from sandbox.record import telemetry
 from sandbox.record.hints import Store, find_hints
 from sandbox.record.timeline import moment

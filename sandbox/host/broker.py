@@ -17,12 +17,12 @@ from redis_store import errors as store_errors
 from redis_store.connections.resolver import without_secrets
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from redis_store.values.compression import MAX_VALUE_BYTES
-from sandbox import _operations
-from sandbox._held import Held
-from sandbox._operations import TextStore
 from sandbox._preview import PREVIEW_SOURCE_BYTES
-from sandbox._step_operations import HANDLERS, WITH_KEY
 from sandbox.errors import ProtocolViolation, SandboxError
+from sandbox.host import operations
+from sandbox.host.held import Held
+from sandbox.host.operations import TextStore
+from sandbox.host.step_operations import HANDLERS, WITH_KEY
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox.protocol.messages import OF_THE_USER, read_request
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
@@ -132,12 +132,10 @@ class Broker:
             return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
         return error
 
-    def _carry_out(
-        self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
-    ) -> _operations.Done:
+    def _carry_out(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> operations.Done:
         tree = self._tree
         tree.granted.check(operation)
-        written, noted = _operations.bytes_written(operation, arguments), _operations.bytes_noted(operation, arguments)
+        written, noted = operations.bytes_written(operation, arguments), operations.bytes_noted(operation, arguments)
         # Else the store refuses, and nothing was written; a transaction's namespaces stand in its arguments.
         if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
@@ -174,7 +172,7 @@ class Broker:
         return store
 
 
-_NOTHING = _operations.Done([], 0)
+_NOTHING = operations.Done([], 0)
 
 
 def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:

@@ -259,7 +259,7 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
     "pop": _pop,
     "rename": _rename,
 }
-"""Who carries out each operation of `_messages.OPERATIONS` that is a call of the store; `_step_operations` has the others."""
+"""Who carries out each operation of `_messages.OPERATIONS` that is a call of the store; `host.step_operations` has the others."""
 
 WITH_KEY = frozenset(
     {

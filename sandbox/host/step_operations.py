@@ -14,8 +14,8 @@ from redis_store.brokers import steps
 from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import changed_since_read, check_parts
 from redis_store.types import MISSING
-from sandbox import _operations
-from sandbox._operations import Done, TextStore, with_ttl
+from sandbox.host import operations
+from sandbox.host.operations import Done, TextStore, with_ttl
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import BOUND, BUSY, CLAIMED, DELETE, FAILED, READ, SET, VALUE
 
@@ -153,7 +153,7 @@ def _check_tags(tags: list[str]) -> None:
 
 
 HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
-    **_operations.HANDLERS,
+    **operations.HANDLERS,
     "replace": _replace,
     "claim_value": _claim_value,
     "renew_value": _renew_value,
@@ -171,5 +171,5 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
 }
 """Who carries out each operation of `_messages.OPERATIONS`."""
 
-WITH_KEY = _operations.WITH_KEY | (HANDLERS.keys() - _operations.HANDLERS.keys() - {"commit_transaction"})
+WITH_KEY = operations.WITH_KEY | (HANDLERS.keys() - operations.HANDLERS.keys() - {"commit_transaction"})
 """Operations whose first argument is a key, or the name of a lock, a tag and the like."""

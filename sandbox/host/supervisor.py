@@ -11,13 +11,13 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from sandbox import _endings
-from sandbox._endings import Returned
-from sandbox._nested import NestedHost
-from sandbox._tool_host import MOST_HELD, MOST_UNDER_WAY, ToolHost
-from sandbox._watch_host import WatchHost
 from sandbox.errors import SandboxError, StartFailed
 from sandbox.given.job import Job
+from sandbox.host import outcome as host_outcome
+from sandbox.host.agents import NestedHost
+from sandbox.host.outcome import Returned
+from sandbox.host.tools import MOST_HELD, MOST_UNDER_WAY, ToolHost
+from sandbox.host.watches import WatchHost
 from sandbox.isolation.child import Child
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox.protocol.messages import WATCHING, read_from_child
@@ -82,7 +82,7 @@ class Supervisor:
             while (outcome := self._stop.error or self._outcome) is None:
                 left = self._tree.deadline - time.monotonic()
                 if left <= 0:
-                    return self._ended(_endings.time_limit(self._tree.given.limits))
+                    return self._ended(host_outcome.time_limit(self._tree.given.limits))
                 self._choose_events(selector)
                 most = left if process.pidfd is not None else min(left, _POLL_S)
                 ready = selector.select(min(most, max(0.0, self._next_look - time.monotonic())))
@@ -96,7 +96,7 @@ class Supervisor:
         if self._outcome is None and start >= self._next_look:
             name = self._process.overused(self._tree.given.limits)
             if name is not None:
-                self._outcome = _endings.overused(name, self._tree.given.limits)
+                self._outcome = host_outcome.overused(name, self._tree.given.limits)
             end = time.monotonic()
             self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
@@ -142,7 +142,7 @@ class Supervisor:
         """Take what the process has printed; False at its end."""
         data = _receive(self._process.output)
         if data and not self._output.feed(data):
-            self._outcome = self._ended(_endings.output_limit(self._tree.given.limits))
+            self._outcome = self._ended(host_outcome.output_limit(self._tree.given.limits))
         return data != b""
 
     def _ended(self, error: SandboxError) -> SandboxError:
@@ -176,7 +176,7 @@ class Supervisor:
             while self._outcome is None and not self._is_busy() and (body := self._buffer.next_body()) is not None:
                 self._heard(*read_from_child(unpack(body)))
         except FrameError as error:
-            self._outcome = _endings.violation(error)
+            self._outcome = host_outcome.violation(error)
         except SandboxError as error:  # a limit has ended the tree
             self._outcome = error
 
@@ -190,14 +190,14 @@ class Supervisor:
         elif kind in WATCHING:
             self.watches.heard(kind, parts)
         else:
-            self._outcome = _endings.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
+            self._outcome = host_outcome.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
 
     def _after_close(self) -> None:
         """The control channel is closed: by the end of the process, or else against the rules."""
         deadline = time.monotonic() + _LAST_BREATH_S
         while not self._process.has_ended():
             if time.monotonic() > deadline:
-                self._outcome = _endings.closed_channel()
+                self._outcome = host_outcome.closed_channel()
                 return
             time.sleep(0.001)
         self._after_exit()
@@ -218,7 +218,7 @@ class Supervisor:
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (
-                _endings.from_exit_code(code, self._process.cpu_s, self._job.who.agent, self._tree.given.limits)
+                host_outcome.from_exit_code(code, self._process.cpu_s, self._job.who.agent, self._tree.given.limits)
                 if self._started
                 else self._not_started(code)
             )

@@ -18,10 +18,10 @@ import weakref
 from contextlib import suppress
 from typing import Any
 
-from sandbox import _broker_link
-from sandbox._broker_link import MAX_FRAME_BYTES, Request
 from sandbox.errors import BrokerLost, LimitExceeded, SandboxError, StartFailed
 from sandbox.given.job import Job
+from sandbox.host import broker_link
+from sandbox.host.broker_link import MAX_FRAME_BYTES, Request
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, pack, unpack
 from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
@@ -162,13 +162,13 @@ class RemoteBroker:
     def _heard(self, kind: str, parts: list[Any]) -> None:
         done = self._tree.timeline.done
         if kind == "records":
-            for record in _broker_link.unpack_records(parts):
+            for record in broker_link.unpack_records(parts):
                 done.add(record)
         elif kind == "left_out":
             done.left_out += parts[0]
         elif kind == "closed":
             self._closed_properly = True
-        elif isinstance(error := _broker_link.unpack_end(kind, parts), LimitExceeded):
+        elif isinstance(error := broker_link.unpack_end(kind, parts), LimitExceeded):
             self._tree.end(error)
         else:
             self._stop.end(error)

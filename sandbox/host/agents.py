@@ -12,9 +12,9 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
-from sandbox._tool_host import describe, load_json
 from sandbox.errors import SandboxError, UnknownAgent
 from sandbox.given.job import Job, new_run_id
+from sandbox.host.tools import describe, load_json
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Called, Who
 from sandbox.running.slots import Ticket

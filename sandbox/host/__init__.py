@@ -1,0 +1,1 @@
+"""What the host does for one agent process. File by file the counterpart of `child`."""
