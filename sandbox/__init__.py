@@ -2,7 +2,7 @@
 
 import logging
 
-from sandbox.consumers import Consumer, ConsumerEvent, on_change
+from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
 from sandbox.errors import (
     AgentCrashed,
     AgentError,

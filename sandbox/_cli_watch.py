@@ -18,7 +18,7 @@ import typer
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import _cli_options, errors
 from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
-from sandbox.consumers import Consumer, ConsumerEvent, on_change
+from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
 from sandbox.limits import Limits
 
 _KEYS_SHOWN = 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_store import Change
-from sandbox._backlog import BATCH_BYTES, MOST_OPEN, Backlog, Item
+from sandbox.consumers.backlog import BATCH_BYTES, MOST_OPEN, Backlog, Item
 
 
 def change(number: int, key: str | None, value: bytes | None = b"1") -> Change:

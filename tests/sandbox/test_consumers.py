@@ -16,7 +16,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import AsyncDataStore, DataStore, LimitExceeded
-from sandbox._reaction import Reactor
+from sandbox.consumers.batches import Reactor
 from tests.sandbox.conftest import wait_until
 from tests.servers import REAL_KINDS, Server
 
@@ -457,7 +457,7 @@ def test_a_system_that_keeps_no_agent_in_ends_the_consumer(
     async def refuse(*_: Any, **__: Any) -> None:
         raise sandbox.IsolationUnavailable("no tier", reasons={})
 
-    monkeypatch.setattr("sandbox._reaction.arun", refuse)
+    monkeypatch.setattr("sandbox.consumers.batches.arun", refuse)
     consumer = on_change(COLLECT, retries=1)
     with pytest.raises(sandbox.IsolationUnavailable), consumer:  # noqa: PT012  # it is raised where the block ends
         store.set("a", 1)

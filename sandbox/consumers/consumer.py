@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
-from sandbox._reaction import ConsumerEvent, Reaction
-from sandbox._work import Work
+from sandbox.consumers.batches import ConsumerEvent, Reaction
+from sandbox.consumers.loop import Work
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import make_given
 from sandbox.given.job import make_task

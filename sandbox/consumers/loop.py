@@ -10,8 +10,8 @@ from typing import Any
 
 from redis_store import AsyncWatch, Change, connect_async
 from redis_store.errors import DataStoreError
-from sandbox._backlog import Backlog, Item
-from sandbox._reaction import ConsumerEvent, Reaction, Reactor
+from sandbox.consumers.backlog import Backlog, Item
+from sandbox.consumers.batches import ConsumerEvent, Reaction, Reactor
 from sandbox.errors import SandboxError
 
 _TAKE_AT_ONCE = 200

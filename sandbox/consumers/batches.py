@@ -22,7 +22,7 @@ from redis_store import AsyncDataStore
 from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
 from redis_store.errors import LimitExceeded as StoreLimitExceeded
 from redis_store.types import Json
-from sandbox._backlog import Item
+from sandbox.consumers.backlog import Item
 from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
 from sandbox.result import RunResult
 from sandbox.runner import arun
