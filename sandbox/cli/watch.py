@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from redis_store.errors import DataStoreError, InvalidInput
-from sandbox import _cli_options, errors
-from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
+from sandbox import errors
+from sandbox.cli import options as cli_options
+from sandbox.cli.output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
 from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
 from sandbox.limits import Limits
 
@@ -53,13 +54,13 @@ def watch(
     url: Annotated[
         str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
     ] = None,
-    tools: _cli_options.ToolsOption = None,
-    modules: _cli_options.ModulesOption = None,
-    agents: _cli_options.AgentsOption = None,
-    env: _cli_options.EnvOption = None,
-    packages: _cli_options.PackagesOption = None,
-    permissions: _cli_options.PermissionsOption = None,
-    limits: _cli_options.LimitsOption = None,
+    tools: cli_options.ToolsOption = None,
+    modules: cli_options.ModulesOption = None,
+    agents: cli_options.AgentsOption = None,
+    env: cli_options.EnvOption = None,
+    packages: cli_options.PackagesOption = None,
+    permissions: cli_options.PermissionsOption = None,
+    limits: cli_options.LimitsOption = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end a run.")] = Limits().timeout_s,
     configure_server: Annotated[
         bool, typer.Option("--configure-server", help="Have the server send the events that watching needs.")
@@ -88,7 +89,7 @@ def watch(
             own_writes=own_writes,
             agent=agent,
             url=url,
-            **_cli_options.read_given(
+            **cli_options.read_given(
                 tools=tools,
                 modules=modules,
                 agents=agents,

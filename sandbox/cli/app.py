@@ -15,10 +15,11 @@ from typer.core import TyperCommand
 
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.values import rules
-from sandbox import _cli_options, errors
-from sandbox._cli_output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
-from sandbox._cli_watch import watch
-from sandbox._reload import Files, run_on_every_save
+from sandbox import errors
+from sandbox.cli import options as cli_options
+from sandbox.cli.output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
+from sandbox.cli.reload import Files, run_on_every_save
+from sandbox.cli.watch import watch
 from sandbox.isolation import doctor as isolation_doctor
 from sandbox.limits import Limits
 from sandbox.pool import Sandbox
@@ -63,13 +64,13 @@ def run(
     url: Annotated[
         str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
     ] = None,
-    tools: _cli_options.ToolsOption = None,
-    modules: _cli_options.ModulesOption = None,
-    agents: _cli_options.AgentsOption = None,
-    env: _cli_options.EnvOption = None,
-    packages: _cli_options.PackagesOption = None,
-    permissions: _cli_options.PermissionsOption = None,
-    limits: _cli_options.LimitsOption = None,
+    tools: cli_options.ToolsOption = None,
+    modules: cli_options.ModulesOption = None,
+    agents: cli_options.AgentsOption = None,
+    env: cli_options.EnvOption = None,
+    packages: cli_options.PackagesOption = None,
+    permissions: cli_options.PermissionsOption = None,
+    limits: cli_options.LimitsOption = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end the run.")] = Limits().timeout_s,
     trace: Annotated[
         bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON is short for --trace-file.")
@@ -88,7 +89,7 @@ def run(
     def run_once(should_stop: Callable[[], bool] | None) -> RunResult | None:
         with Sandbox(
             url=url,
-            **_cli_options.read_given(
+            **cli_options.read_given(
                 tools=tools,
                 modules=modules,
                 agents=agents,
