@@ -36,7 +36,7 @@ from sandbox.errors import (
 )
 from sandbox.handle import RunHandle
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 from sandbox.pool import Sandbox
 from sandbox.result import Call, Hint, Operation, RunResult
 from sandbox.runner import arun, run

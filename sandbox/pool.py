@@ -24,7 +24,7 @@ from sandbox.handle import RunHandle
 from sandbox.host.execute import Loop, execute
 from sandbox.host.remote_broker import BrokerProcess
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 from sandbox.result import RunResult
 from sandbox.running.background_loop import background_loop
 from sandbox.running.slots import Slots

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from redis_store.types import Json
-from sandbox._preview import Hidden
 from sandbox.errors import SandboxError
+from sandbox.masking import Hidden
 
 __all__ = ["Call", "Hint", "Operation", "RunResult"]
 

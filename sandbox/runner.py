@@ -9,7 +9,7 @@ from typing import Any
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from sandbox.given.sources import Agents
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
 

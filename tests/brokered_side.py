@@ -19,7 +19,7 @@ from sandbox.child.channels import DataChannel
 from sandbox.child.store.store import DataStore as AgentDataStore
 from sandbox.host.broker import Broker
 from sandbox.host.held import Held
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 from sandbox.record.timeline import Timeline, Who
 from sandbox.running.quota import Quota
 from tests.sides import SyncSide

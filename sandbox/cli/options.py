@@ -15,7 +15,7 @@ import typer
 from sandbox.errors import InvalidInput
 from sandbox.given.functions import check_tools
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 
 _LISTS = ("read", "write", "namespaces", "operations")
 

@@ -19,7 +19,7 @@ from sandbox.given.given import make_given
 from sandbox.given.job import make_task
 from sandbox.given.sources import Agents, read_source
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 
 logger = logging.getLogger("sandbox")
 

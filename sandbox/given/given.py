@@ -16,7 +16,7 @@ from sandbox.given.packages import Packages, find_packages
 from sandbox.given.sources import Source, read_agents
 from sandbox.isolation import tiers
 from sandbox.limits import Limits
-from sandbox.policy import Permissions
+from sandbox.permissions import Permissions
 
 RESERVED_GLOBALS = frozenset({"data_store", "agents", "gofannon_client", "run"})
 _OUR_MODULES = frozenset({"redis_store", "sandbox", "msgpack"})

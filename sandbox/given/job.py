@@ -13,7 +13,7 @@ from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import Given
 from sandbox.given.sources import Source, read_source
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 from sandbox.record.timeline import Who
 from sandbox.running.output import guarded
 

@@ -17,12 +17,12 @@ from redis_store import errors as store_errors
 from redis_store.connections.resolver import without_secrets
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from redis_store.values.compression import MAX_VALUE_BYTES
-from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host import operations
 from sandbox.host.held import Held
 from sandbox.host.operations import TextStore
 from sandbox.host.step_operations import HANDLERS, WITH_KEY
+from sandbox.masking import PREVIEW_SOURCE_BYTES
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox.protocol.messages import OF_THE_USER, read_request
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened

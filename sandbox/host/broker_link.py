@@ -16,7 +16,7 @@ from redis_store.namespace.access import Access, Pattern
 from sandbox import errors
 from sandbox.errors import LimitExceeded, ProtocolViolation, SandboxError
 from sandbox.limits import Limits
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 from sandbox.protocol.frames import Part
 from sandbox.record.timeline import Done, Timeline, Who
 

@@ -18,8 +18,8 @@ from redis_store import Change, DataStore, Watch
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
 from redis_store.values import rules
-from sandbox._preview import PREVIEW_SOURCE_BYTES
 from sandbox.host.broker import error_parts
+from sandbox.masking import PREVIEW_SOURCE_BYTES
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
 from sandbox.running.tree import Tree

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
-from sandbox._preview import Hidden
+from sandbox.masking import Hidden
 from sandbox.result import Call, Operation
 
 T = TypeVar("T")

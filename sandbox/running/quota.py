@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import redis_store
 from redis_store.errors import LimitExceeded
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 
 Open = Callable[[], AbstractContextManager[redis_store.DataStore]]
 

@@ -21,7 +21,7 @@ from sandbox.host import broker_link
 from sandbox.host.broker_link import Request
 from sandbox.host.broker_main import Trees
 from sandbox.isolation import plain_process
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 from sandbox.record.timeline import Who
 
 from .conftest import wait_until

@@ -9,7 +9,7 @@ import pytest
 import sandbox
 from redis_store import AccessDenied, DataStore
 from sandbox import Permissions
-from sandbox.policy import KNOWN_OPERATIONS
+from sandbox.permissions import KNOWN_OPERATIONS
 
 from .test_hostile import attack
 

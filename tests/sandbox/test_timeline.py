@@ -17,7 +17,7 @@ from rich.console import Console
 
 import sandbox
 from redis_store import DataStore
-from sandbox._preview import PREVIEW_CHARACTERS, preview
+from sandbox.masking import PREVIEW_CHARACTERS, preview
 from sandbox.record.timeline import Bounded
 from sandbox.trace import trace_events, trace_tree, write_trace
 

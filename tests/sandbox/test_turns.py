@@ -17,7 +17,7 @@ from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
 from sandbox.host.held import MAX_HELD
 from sandbox.host.step_operations import MAX_TAGS
-from sandbox.policy import Granted, Permissions
+from sandbox.permissions import Granted, Permissions
 from sandbox.protocol.messages import CLAIMED
 from tests.brokered_side import Brokered, FakeTree, brokered
 from tests.threads import in_thread

@@ -14,7 +14,7 @@ import redis_store
 import sandbox
 from redis_store import DataStore
 from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
-from sandbox.policy import Granted
+from sandbox.permissions import Granted
 from sandbox.protocol.frames import FrameError
 from sandbox.record.timeline import Who
 from tests.brokered_side import FakeTree
