@@ -8,7 +8,8 @@ with connect(user="alice", agent="indexer") as data_store:
 
 import logging
 
-from redis_store.aio import AsyncDataStore, connect_async
+from redis_store._connect import connect, connect_async
+from redis_store.aio import AsyncDataStore
 from redis_store.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -41,10 +42,9 @@ from redis_store.errors import (
     WrongKeyType,
     WrongValueType,
 )
-from redis_store.ops.updates import MISSING
 from redis_store.stats import StoreStats
-from redis_store.store import DataStore, connect
-from redis_store.types import NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
+from redis_store.store import DataStore
+from redis_store.types import MISSING, NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
 from redis_store.watch.aio import AsyncWatch
 from redis_store.watch.sync import Watch
 

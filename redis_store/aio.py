@@ -4,91 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from redis_store.connections.resolver import make_resolver, without_secrets
+from redis_store.connections.address import without_secrets
 from redis_store.drivers.aio import AsyncDriver
-from redis_store.drivers.telemetry import set_up
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, get_or_set
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow
+from redis_store.limits import check_max_keys
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCacheDecorator, KeyMaker, Options, TagMaker, async_decorator
 from redis_store.namespace.access import NO_WRITES, Access
-from redis_store.namespace.keys import DEFAULT_NAMESPACE
-from redis_store.namespace.scope import (
-    LOG_BYTES,
-    LOG_DAYS,
-    LOG_ENTRIES,
-    MAX_BATCH_BYTES,
-    MAX_VALUE_BYTES,
-    Limits,
-    LogBounds,
-    Scope,
-)
-from redis_store.near.cache import share_with_loops, stats_of
-from redis_store.ops import batch, compute_once, expiry, listing, transactions, updates, values
-from redis_store.ops.bounds import check_max_keys
+from redis_store.namespace.scope import Scope
+from redis_store.near.cache import stats_of
+from redis_store.ops import batch, listing, transactions, updates, values
 from redis_store.ops.compute_once import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
-from redis_store.ops.updates import MISSING, Missing
 from redis_store.protocol.call import Alone, Op
-from redis_store.server_config import Durability
-from redis_store.settings import NEAR_CACHE_BYTES, new_id
+from redis_store.settings import new_id
 from redis_store.stats import StoreStats
-from redis_store.store import make_scope, make_settings
 from redis_store.transaction import AsyncTransaction
-from redis_store.types import Json, JsonInput, KeyInfo, Ttl
+from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.watch.aio import AsyncWatch, wait_until
 from redis_store.watch.request import Plan as WatchPlan
 
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def connect_async(
-    url: str | None = None,
-    *,
-    user: str,
-    namespace: str = DEFAULT_NAMESPACE,
-    agent: str | None = None,
-    run: str | None = None,
-    timeout: float | None = None,
-    max_value_bytes: int = MAX_VALUE_BYTES,
-    max_batch_bytes: int = MAX_BATCH_BYTES,
-    data_dir: str | Path | None = None,
-    durability: Durability = "everysec",
-    log_entries: int = LOG_ENTRIES,
-    log_bytes: int = LOG_BYTES,
-    log_days: int = LOG_DAYS,
-    configure_server: bool = False,
-    compress_above: int | None = None,
-    near_cache: bool = False,
-    near_cache_bytes: int = NEAR_CACHE_BYTES,
-) -> AsyncDataStore:
-    """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
-
-    It connects (and joins the embedded server) at the first call, once per event loop: one connection that all small calls
-    of a loop share.
-    """
-    limits = Limits(max_value_bytes, max_batch_bytes)
-    log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(
-        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
-    )
-    scope = make_scope(settings, user, namespace, agent, run, compress_above)
-    resolver = make_resolver(settings, at_once=False)
-    driver = AsyncDriver(resolver, settings.timeout_s, configures=settings.configures)
-    if settings.near_cache:
-        share_with_loops(driver, settings.near_cache_bytes)
-    set_up(driver, scope.counters)
-    return AsyncDataStore(driver, scope)
 
 
 class AsyncDataStore:
@@ -139,11 +85,11 @@ class AsyncDataStore:
 
     async def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Let a key expire that long from now, whatever it had before, and return whether it was there."""
-        return await self._run(expiry.expire(self._scope, key, ttl))
+        return await self._run(values.expire(self._scope, key, ttl))
 
     async def persist(self, key: str) -> bool:
         """Take a key's time to live away and return whether it had one."""
-        return await self._run(expiry.persist(self._scope, key))
+        return await self._run(values.persist(self._scope, key))
 
     async def increment(self, key: str, by: float = 1) -> Json:
         """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
@@ -207,7 +153,7 @@ class AsyncDataStore:
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
         """
         plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
-        return await self._run_flow(compute_once.get_or_set(plan, make, new_id, random))
+        return await self._run_flow(get_or_set(plan, make, new_id, random))
 
     def cached(
         self,

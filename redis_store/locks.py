@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 from redis_store.errors import InvalidInput, LockLost
 from redis_store.flows import run_async, run_sync
 from redis_store.flows.flow import Keeping
-from redis_store.flows.hold import Holdable, Limiting, Taken, check_timeout, give_back, hold, pass_limit
+from redis_store.flows.hold import Holdable, Limiting, Taken, give_back, hold, pass_limit
 from redis_store.flows.run_sync import Driver
+from redis_store.limits import check_timeout
 
 if TYPE_CHECKING:  # the sandbox's child has neither
     from redis_store.drivers.aio import AsyncDriver

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from redis_store.errors import InvalidSettings
-from redis_store.namespace.scope import Limits, LogBounds
+from redis_store.limits import Limits, LogBounds
 from redis_store.server_config import Durability, check_durability
 
 URL_VARIABLE = "REDIS_URL"

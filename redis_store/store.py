@@ -4,130 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from random import random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from redis_store.connections.resolver import make_resolver, without_secrets
+from redis_store.connections.address import without_secrets
 from redis_store.drivers.sync import SyncDriver
-from redis_store.drivers.telemetry import set_up
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, get_or_set
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_sync import run_flow
+from redis_store.limits import check_max_keys
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator
 from redis_store.namespace.access import NO_WRITES, Access
-from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
-from redis_store.namespace.scope import (
-    LOG_BYTES,
-    LOG_DAYS,
-    LOG_ENTRIES,
-    MAX_BATCH_BYTES,
-    MAX_VALUE_BYTES,
-    Limits,
-    LogBounds,
-    Scope,
-    Writer,
-)
-from redis_store.near.cache import share_with_threads, stats_of
-from redis_store.ops import batch, compute_once, expiry, listing, transactions, updates, values
-from redis_store.ops.bounds import check_max_keys
+from redis_store.namespace.scope import Scope
+from redis_store.near.cache import stats_of
+from redis_store.ops import batch, listing, transactions, updates, values
 from redis_store.ops.compute_once import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
-from redis_store.ops.updates import MISSING, Missing
 from redis_store.protocol.call import Alone, Op
-from redis_store.server_config import Durability
-from redis_store.settings import NEAR_CACHE_BYTES, Settings, new_id, resolve_url
+from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.transaction import Transaction
-from redis_store.types import Json, JsonInput, KeyInfo, Ttl
-from redis_store.values.codec import Values
-from redis_store.values.compression import Packing, check_compress_above
+from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.watch.request import Plan as WatchPlan
 from redis_store.watch.sync import Watch, wait_until
 
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def connect(
-    url: str | None = None,
-    *,
-    user: str,
-    namespace: str = DEFAULT_NAMESPACE,
-    agent: str | None = None,
-    run: str | None = None,
-    timeout: float | None = None,
-    max_value_bytes: int = MAX_VALUE_BYTES,
-    max_batch_bytes: int = MAX_BATCH_BYTES,
-    data_dir: str | Path | None = None,
-    durability: Durability = "everysec",
-    log_entries: int = LOG_ENTRIES,
-    log_bytes: int = LOG_BYTES,
-    log_days: int = LOG_DAYS,
-    configure_server: bool = False,
-    compress_above: int | None = None,
-    near_cache: bool = False,
-    near_cache_bytes: int = NEAR_CACHE_BYTES,
-) -> DataStore:
-    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
-
-    `agent` and `run` name who writes; `info` and the change log show them. `timeout` is in seconds, for each answer of the
-    server (default: the url's ``socket_timeout``, else 5). `data_dir` and `durability` are the embedded server's.
-
-    `log_entries` and `log_bytes` bound the history that is kept of each watched namespace, and a log that nobody has watched for
-    `log_days` goes; the writers' settings count. With `configure_server` watchers may add the events that they need to the
-    server's ``notify-keyspace-events``; on the embedded server they do.
-
-    Values that take more than `compress_above` bytes as JSON are stored compressed; every store reads them, whatever it was
-    given here. None compresses nothing.
-    With `near_cache`, values that were read stay in the process, `near_cache_bytes` at most, until somebody writes in their
-    namespace, as the server tells; see ``docs/caching.md``. All stores of a process at one url share them.
-
-    Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
-    Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
-    server cannot run.
-    """
-    limits = Limits(max_value_bytes, max_batch_bytes)
-    log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(
-        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
-    )
-    scope = make_scope(settings, user, namespace, agent, run, compress_above)
-    driver = SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures)
-    if settings.near_cache:
-        share_with_threads(driver, settings.near_cache_bytes)
-    set_up(driver, scope.counters)
-    return DataStore(driver, scope)
-
-
-def make_settings(
-    url: str | None,
-    timeout: float | None,
-    limits: Limits,
-    data_dir: str | Path | None,
-    durability: Durability,
-    log: LogBounds,
-    configure_server: bool,
-    near: tuple[bool, int],
-) -> Settings:
-    """Check what `connect` and `connect_async` were given about the server."""
-    folder = None if data_dir is None else Path(data_dir)
-    return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server, *near)
-
-
-def make_scope(
-    settings: Settings, user: str, namespace: str, agent: str | None, run: str | None, compress_above: int | None = None
-) -> Scope:
-    """Check what `connect` and `connect_async` were given about the user and his values."""
-    check_compress_above(compress_above)
-    codec = Values(Packing(compress_above, settings.limits.max_value_bytes))
-    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
 
 
 class DataStore(StoreMapping):
@@ -177,11 +85,11 @@ class DataStore(StoreMapping):
 
     def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Let a key expire that long from now, whatever it had before, and return whether it was there."""
-        return self._run(expiry.expire(self._scope, key, ttl))
+        return self._run(values.expire(self._scope, key, ttl))
 
     def persist(self, key: str) -> bool:
         """Take a key's time to live away and return whether it had one."""
-        return self._run(expiry.persist(self._scope, key))
+        return self._run(values.persist(self._scope, key))
 
     def increment(self, key: str, by: float = 1) -> Json:
         """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
@@ -252,7 +160,7 @@ class DataStore(StoreMapping):
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
         """
         plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
-        return self._run_flow(compute_once.get_or_set(plan, make, new_id, random))
+        return self._run_flow(get_or_set(plan, make, new_id, random))
 
     def cached(
         self,

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
+from redis_store.limits import check_max_keys
 from redis_store.namespace.scope import Scope
 from redis_store.ops import values
-from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.transactions import Draft, commit
 from redis_store.types import Json, JsonInput, Ttl
 

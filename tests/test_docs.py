@@ -46,7 +46,7 @@ import redis_store.server
 import sandbox
 import sandbox.cli
 from redis_store import AsyncDataStore, DataStore
-from redis_store.connections.resolver import parse_address
+from redis_store.connections.address import parse_address
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
-from redis_store.namespace.scope import Limits, LogBounds, Scope, Writer
+from redis_store.namespace.scope import Scope, Writer
 from redis_store.near.entries import ENTRY_BYTES, Entries, redis_keys_of
 from redis_store.scripts import SET, TRANSACT
 from redis_store.values.codec import VALUES

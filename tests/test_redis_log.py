@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from redis_store import DataStore
-from redis_store.namespace.scope import LogBounds
+from redis_store.limits import LogBounds
 from tests.redis_view import NamespaceView
 from tests.servers import Server
 

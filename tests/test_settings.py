@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from redis_store import InvalidInput, InvalidSettings, connect
-from redis_store.connections.resolver import DEFAULT_TIMEOUT_S, parse_address, without_secrets
-from redis_store.namespace.scope import Limits, LogBounds, Writer
+from redis_store.connections.address import DEFAULT_TIMEOUT_S, parse_address, without_secrets
+from redis_store.limits import Limits, LogBounds
+from redis_store.namespace.scope import Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from urllib.parse import urlsplit
 
-from redis_store._bound import ANY_SIZE
+from redis_store.connections.address import without_secrets
 from redis_store.connections.sync import HeldConnection
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import StoreClosed
-from redis_store.flows.run_sync import Keeper
+from redis_store.flows.renewing import Keeper
+from redis_store.limits import ANY_SIZE
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
@@ -125,3 +127,15 @@ class _LeasedDriver(SyncDriver):
                 return held
         self._owner._put_back(held)
         raise StoreClosed("The store was closed while it connected: connect again.")
+
+
+def addresses_of(url: str) -> tuple[str, ...]:
+    """Return the texts that would tell an agent where the server is, for messages to go without."""
+    parts = urlsplit(url)
+    texts = {url, url.split("?")[0], without_secrets(url)}
+    if parts.hostname:
+        texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
+        texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
+    elif parts.path:
+        texts |= {f"{parts.scheme}://{parts.path}", parts.path}
+    return tuple(sorted(texts, key=len, reverse=True))

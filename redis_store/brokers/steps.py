@@ -15,18 +15,17 @@ from typing import Any, Literal, NamedTuple
 
 from redis_store.errors import InvalidInput
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, Claimed, Computing, Failed, Found
-from redis_store.flows.hold import Busy, Holdable, Taken, check_timeout
+from redis_store.flows.hold import Busy, Holdable, Taken
 from redis_store.flows.optimistic import check_parts
+from redis_store.limits import check_max_keys, check_timeout
 from redis_store.namespace.keys import encode_key
 from redis_store.ops import compute_once, updates
-from redis_store.ops.bounds import check_max_keys
 from redis_store.ops.compute_once import Plan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
-from redis_store.ops.updates import MISSING, Missing
 from redis_store.ops.values import wanted_ttl
 from redis_store.store import DataStore
-from redis_store.types import Json, Ttl
+from redis_store.types import MISSING, Json, Missing, Ttl
 
 __all__ = ["Acquired", "ClaimAnswer", "Steps"]
 

@@ -15,7 +15,8 @@ from redis import exceptions as redis_errors
 from redis_store.cli import reply_format
 from redis_store.cli.reply_format import ErrorReply, Reply, read_reply
 from redis_store.cli.server import DataDirOption
-from redis_store.connections.resolver import Address, make_resolver
+from redis_store.connections.address import Address
+from redis_store.connections.resolver import make_resolver
 from redis_store.connections.sync import connecting_failed
 from redis_store.errors import ConnectionLost, InvalidInput
 from redis_store.settings import Settings, resolve_url

@@ -15,7 +15,7 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from redis_store.connections.resolver import Address
+from redis_store.connections.address import Address
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.connections.sync import afterwards, connecting_failed
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop

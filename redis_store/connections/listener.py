@@ -11,7 +11,7 @@ import hiredis
 from redis import connection as redis_connection
 from redis import exceptions as redis_errors
 
-from redis_store.connections.resolver import Address
+from redis_store.connections.address import Address
 from redis_store.connections.sync import connecting_failed
 from redis_store.errors import ConnectionLost
 from redis_store.protocol.call import Command, ReplyError

@@ -6,69 +6,16 @@ address. Nothing behind it has to know.
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Protocol
 
-from redis import asyncio as redis_asyncio
-from redis import connection as redis_connection
-from redis.driver_info import DriverInfo
-
-from redis_store.errors import InvalidSettings, StoreClosed
+from redis_store.connections.address import Address, parse_address
+from redis_store.errors import StoreClosed
 from redis_store.settings import Settings
 
 if TYPE_CHECKING:
     from redis_store.server import EmbeddedServer
-
-DEFAULT_TIMEOUT_S = 5.0
-LIBRARY_NAME = "agent-data-store"
-"""What ``CLIENT LIST`` shows of our connections."""
-
-_SCHEMES = ("redis://", "rediss://", "unix://")
-_NOT_FOR_CONNECTIONS = (
-    "max_connections",
-    "timeout",
-    "health_check_interval",
-    "retry_on_timeout",
-    "retry_on_error",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One server, as redis-py's connection classes take it."""
-
-    url: str
-    shown: str
-    """The url without user name, password and options, for messages."""
-    timeout_s: float
-    options: Mapping[str, Any]
-
-    def new_connection(self) -> redis_connection.AbstractConnection:
-        """Return an unconnected connection of redis-py's blocking side."""
-        options = redis_connection.parse_url(self.url)
-        made: redis_connection.AbstractConnection = self._make(options, redis_connection.Connection)
-        return made
-
-    def new_async_connection(self) -> redis_asyncio.connection.AbstractConnection:
-        """Return an unconnected connection of redis-py's asyncio side."""
-        options = dict(redis_asyncio.connection.parse_url(self.url))
-        made: redis_asyncio.connection.AbstractConnection = self._make(options, redis_asyncio.Connection)
-        return made
-
-    def _make(self, options: dict[str, Any], kind: Any) -> Any:
-        kind = options.pop("connection_class", kind)
-        for name in _NOT_FOR_CONNECTIONS:
-            options.pop(name, None)
-        try:
-            return kind(**{**options, **self.options})
-        except (TypeError, ValueError) as error:
-            unknown = re.search("unexpected keyword argument ('.*')", str(error))
-            problem = f"the option {unknown[1]}, which does not exist" if unknown else f"an unusable option ({error})"
-            raise InvalidSettings(f"The url of {self.shown} has {problem}.") from None
 
 
 class Resolver(Protocol):
@@ -164,44 +111,3 @@ def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     if at_once:
         resolver.join()
     return resolver
-
-
-def parse_address(url: str, timeout_s: float | None) -> Address:
-    """Read a url with redis-py's parser, and say without its secrets where it cannot be read."""
-    shown = without_secrets(url)
-    if url.startswith(("redis+sentinel://", "redis+cluster://")):
-        raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
-    if not url.startswith(_SCHEMES):
-        raise InvalidSettings(f"The url {shown} cannot be used: it must begin with {', '.join(_SCHEMES)}.")
-    try:
-        options = redis_connection.parse_url(url)
-    except ValueError as error:
-        # What urllib says may hold a part of the password; what redis-py says of options holds their names only.
-        problem = str(error) if str(error).startswith("Invalid value for '") else "its host or port cannot be read."
-        advice = "Write '/', '#', '?' and '@' in a password as %2F, %23, %3F and %40."
-        raise InvalidSettings(f"The url {shown} cannot be used: {problem} {advice}") from None
-    timeout = timeout_s or options.get("socket_timeout") or DEFAULT_TIMEOUT_S
-    fixed: dict[str, Any] = {
-        "protocol": 2,
-        "decode_responses": False,
-        "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
-        "socket_timeout": timeout,
-        "socket_connect_timeout": options.get("socket_connect_timeout") or timeout,
-    }
-    return Address(url, shown, timeout, fixed)
-
-
-def without_secrets(url: str) -> str:
-    """Return a url with nothing in it but scheme, host, port and path."""
-    scheme = url.partition("://")[0]
-    hidden = f"{scheme}://..." if len(scheme) < 20 else "..."
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return hidden
-    if "@" in parts.path:  # a password with a slash in it has been taken for a part of the path
-        return hidden
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

@@ -13,8 +13,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_errors
 
-from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store.connections.resolver import Address
+from redis_store.connections.address import Address
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.errors import (
     AuthenticationFailed,
@@ -23,6 +22,7 @@ from redis_store.errors import (
     InvalidSettings,
     StoreTimeout,
 )
+from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.protocol.call import Command, ReplyError
 from redis_store.protocol.packing import pack
 

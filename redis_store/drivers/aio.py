@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
-from redis_store.connections.resolver import Address, Resolver, Source
+from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.wakeups import AsyncPauses

@@ -15,7 +15,7 @@ from redis_store.connections.sync import HeldConnection
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
-from redis_store.flows.run_sync import Keeper
+from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
 from redis_store.protocol.replies import raise_error_reply

@@ -17,11 +17,10 @@ from typing import Any, TypeVar, cast
 from redis import connection as redis_connection
 
 from redis_store import scripts
-from redis_store._observed import observed
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
-from redis_store.protocol.call import Call, Command, Op, Opening
+from redis_store.protocol.call import Call, Command, Op, Opening, observed
 from redis_store.stats import Counters
 
 T = TypeVar("T")

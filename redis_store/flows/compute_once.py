@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from redis_store._ttl import ttl_to_ms
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
 from redis_store.flows.flow import (
     FIRST_PAUSE_S,
@@ -28,6 +27,7 @@ from redis_store.flows.flow import (
     spread,
     take_back,
 )
+from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl

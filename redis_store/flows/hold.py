@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Protocol, TypeAlias
 
-from redis_store.errors import ConnectionLost, InvalidInput, InvalidType, LockTimeout, StoreTimeout
+from redis_store.errors import ConnectionLost, LockTimeout, StoreTimeout
 from redis_store.flows.flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
 
 GRACE_MS = 1000
@@ -21,9 +21,6 @@ LONGEST_PAUSE_S = GRACE_MS / 4000
 
 WOKEN_PAUSE_S = GRACE_MS / 2000
 """How long to wait for word that it is our turn before looking for it."""
-
-MAX_COUNT = 1_000_000
-"""Places of a semaphore, and moments of a rate limit: the server keeps each of them, at about 10 bytes."""
 
 
 class Taken(NamedTuple):
@@ -123,26 +120,6 @@ async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
         raise _not_in_time("rate limit", limit.name, timeout_s, wait_ms)
     if wait_ms:
         await Pause(wait_ms / 1000)
-
-
-def check_timeout(timeout: object) -> float | None:
-    """Check how long a caller would wait; None stands for any time, and 0 for a single try."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
-    if not 0 <= timeout < 1e9:
-        raise InvalidInput(f"The timeout {timeout!r} is out of range: give a number of seconds from 0 on, or None.")
-    return float(timeout)
-
-
-def check_places(n: object) -> int:
-    """Check the number of a semaphore's places, or of a rate limit's moments."""
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise InvalidType(f"n must be a whole number, not {type(n).__name__}.")
-    if not 1 <= n <= MAX_COUNT:
-        raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {n}.")
-    return n
 
 
 def _pause(busy: Busy, rand: Rand) -> float:

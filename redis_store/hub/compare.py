@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 
 from redis_store.changelog import ops as says
 from redis_store.changelog.entry import Entry
-from redis_store.changelog.ops import START, Seen
+from redis_store.changelog.ops import Seen
 from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.hub.history import explain
 from redis_store.hub.mailbox import HistoryGone
 from redis_store.hub.requests import say
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
+from redis_store.ops.listing import START
 from redis_store.protocol.call import Command
 
 SCAN_REST = 10

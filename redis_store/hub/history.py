@@ -9,8 +9,9 @@ import orjson
 from redis_store.changelog import ops as says
 from redis_store.changelog.digests import digest_of
 from redis_store.changelog.entry import Entry, id_order, parse_entry
-from redis_store.changelog.ops import START, Seen
+from redis_store.changelog.ops import Seen
 from redis_store.hub.watched_namespace import Feed
+from redis_store.ops.listing import START
 
 TOO_BIG = 0
 """Stands for the digest of a value that was too big for the log."""

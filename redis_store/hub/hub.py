@@ -37,7 +37,6 @@ from typing import Any
 from redis_store.changelog import ops as says
 from redis_store.changelog.consumers import advance, release
 from redis_store.changelog.entry import CursorFormat
-from redis_store.changelog.ops import START
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerRefused, WrongKeyType
 from redis_store.hub.compare import Doubts
 from redis_store.hub.events import Listening
@@ -45,6 +44,7 @@ from redis_store.hub.mailbox import HistoryGone, Listed, Mailbox, Replaced
 from redis_store.hub.requests import Pause, Request, Tell, say
 from redis_store.hub.subscribers import Members, Registry
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
+from redis_store.ops.listing import START
 from redis_store.protocol.call import Command
 
 TICK_S = 1.0

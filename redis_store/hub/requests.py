@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.hub.mailbox import Mailbox
+from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
-from redis_store.namespace.scope import LogBounds
 from redis_store.protocol.call import Call, Command
 
 _COMMANDS_PER_CALL = 100

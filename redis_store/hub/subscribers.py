@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from redis_store._feed_agenda import Agenda
 from redis_store.errors import DataStoreError, LimitExceeded
 from redis_store.hub.mailbox import Failed, Mailbox
 from redis_store.hub.requests import Join, JoinAll, Leave, Request
-from redis_store.hub.watched_namespace import Feed
+from redis_store.hub.watched_namespace import Agenda, Feed
 from redis_store.namespace.keys import UserKeys
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from redis_store._feed_agenda import Agenda
 from redis_store.changelog.digests import Digests, digest_of
 from redis_store.changelog.entry import Entry, Position, parse_entry
-from redis_store.changelog.ops import START, Attached, Page, Seen
+from redis_store.changelog.ops import Attached, Page, Seen
 from redis_store.hub.expiries import Expiries
 from redis_store.hub.mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
+from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
-from redis_store.namespace.scope import LogBounds
-from redis_store.values.compression import MAX_VALUE_BYTES
+from redis_store.ops.listing import START
 
 LEARNED_FIRST = 2000
 """A namespace of at most so many keys is learned before anybody is told that it is watched. In a bigger one hand-made writes
@@ -367,3 +367,27 @@ class Feed:
         """A key expires then, in ms of the server's clock."""
         self.expiries.expect(name, at_ms)
         self._agenda.expiring[self] = None
+
+
+class Agenda:
+    """Which of a hub's namespaces need what; ordered, so that each gets its turn."""
+
+    def __init__(self) -> None:
+        self.unopened: dict[Feed, None] = {}
+        self.dirty: dict[Feed, None] = {}
+        """Something was heard of them, so that their logs have to be read."""
+        self.doubtful: dict[Feed, None] = {}
+        """They have to be learned or compared."""
+        self.expiring: dict[Feed, None] = {}
+        """Keys of theirs will expire."""
+        self.left: dict[Feed, None] = {}
+        """Nobody watches them any more; they end when it is known what they are like, for those who come later."""
+
+    @staticmethod
+    def first(feeds: dict[Feed, None], most: int) -> list[Feed]:
+        return list(islice(feeds, most))
+
+    def strike(self, feed: Feed) -> None:
+        """It needs nothing any more."""
+        for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
+            feeds.pop(feed, None)

@@ -5,43 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from redis_store._bound import ANY_SIZE
+from redis_store.errors import LimitExceeded
+from redis_store.limits import ANY_SIZE, Limits, LogBounds
 from redis_store.namespace.access import EVERYTHING, Access
-from redis_store.namespace.keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, encode_name
+from redis_store.namespace.keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, decode_name, encode_name
 from redis_store.stats import Counters
-from redis_store.values.codec import Codec, JsonText, check_value_size
-from redis_store.values.compression import MAX_VALUE_BYTES as MAX_VALUE_BYTES
-
-MAX_BATCH_BYTES = 256 * 1024 * 1024
-LOG_ENTRIES = 10_000
-LOG_BYTES = 8 * 1024 * 1024
-LOG_DAYS = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one call may carry, in bytes of JSON text."""
-
-    max_value_bytes: int = MAX_VALUE_BYTES
-    max_batch_bytes: int = MAX_BATCH_BYTES
-    max_metadata_bytes: int = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class LogBounds:
-    """How much of a watched namespace's history its log keeps: the newest entries, and about so many bytes.
-
-    A log that nobody has watched for so many days goes.
-    """
-
-    entries: int = LOG_ENTRIES
-    max_bytes: int = LOG_BYTES
-    days: int = LOG_DAYS
-
-    @property
-    def life_ms(self) -> int:
-        """How long a log is kept unwatched."""
-        return self.days * 86_400_000
+from redis_store.values.codec import Codec, JsonText
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +149,16 @@ def _quoted(name: str, kind: str) -> str:
     encode_name(name, kind, MAX_AGENT_BYTES)
     inside = json.dumps(name)[1:-1].replace("\\\\", "\\u005c").replace('\\"', "\\u0022")
     return f'"{inside}"'
+
+
+def check_value_size(text: bytes, limit_bytes: int, field: bytes) -> bytes:
+    """Return the text, or raise `LimitExceeded` where it is too long for one value."""
+    if len(text) > limit_bytes:
+        raise LimitExceeded(
+            f"The value of {decode_name(field)!r} takes {len(text):,} bytes as JSON, and at most {limit_bytes:,} are"
+            " allowed: store it in parts, or raise max_value_bytes.",
+            limit="max_value_bytes",
+            limit_bytes=limit_bytes,
+            size_bytes=len(text),
+        )
+    return text

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from redis_store.drivers.aio import AsyncDriver, drive
 from redis_store.errors import DataStoreError
-from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
 from redis_store.near.connection import TrackedLoopConnection, clock
 from redis_store.near.entries import Entry
-from redis_store.near.side import MOST_KEYS, MOST_USERS, SILENCE_S, Measured, Owner, Side, decode_hit, near_hit
-from redis_store.ops import batch, updates
+from redis_store.near.side import MOST_USERS, SILENCE_S, Measured, Owner, Side
 from redis_store.protocol.call import Op
-from redis_store.types import Json
 
 if TYPE_CHECKING:
-    from redis_store.near.cache import NearCache
+    pass
 
 T = TypeVar("T")
 
@@ -157,75 +154,3 @@ class LoopSide(Side):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-class LoopReads:
-    """What a store for asyncio reads through its near cache."""
-
-    def __init__(self, cache: NearCache, driver: AsyncDriver) -> None:
-        self.cache = cache
-        self._driver = driver
-        self._side: LoopSide | None = None
-        """The side of the loop that asked last."""
-
-    def shown(self) -> tuple[int, int, bool]:
-        """Return the cache's entries, bytes, and whether any may be used."""
-        return self.cache.shown()
-
-    def leave(self) -> None:
-        """Leave the cache: the store closes."""
-        self.cache.leave(self._driver)
-
-    async def get(self, scope: Scope, key: str, default: Any) -> Any:
-        """As `ops.values.get`."""
-        entry = await self._find(scope, key)
-        if entry is None:
-            text = await self._ask(scope, key)
-            return default if text is None else scope.codec.decode(text, scope.namespace, key)
-        text = near_hit(scope.counters, entry.text)
-        return default if text is None else decode_hit(scope, entry, text, key)
-
-    async def text(self, scope: Scope, key: str) -> bytes | None:
-        """Return the JSON text of a value, None where there is none."""
-        entry = await self._find(scope, key)
-        return await self._ask(scope, key) if entry is None else near_hit(scope.counters, entry.text)
-
-    async def _find(self, scope: Scope, key: str) -> Entry | None:
-        if not scope.readable:
-            scope.check_readable()
-        side = await self._settled()
-        return side.find(scope, key) if type(key) is str else None
-
-    async def _ask(self, scope: Scope, key: str) -> bytes | None:
-        field = encode_key(key)
-        found = await (await self._settled()).ask(scope, (key,), (field,), self._driver.measured)
-        text = await self._driver.run(updates.stored(scope, field)) if found is None else found[0]
-        scope.counters.read(text)
-        return text
-
-    async def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
-        """As `ops.batch.get_many`."""
-        scope.check_readable()
-        fields = batch.fields_of(keys)
-        names = list(fields.values())
-        if not 0 < len(names) <= MOST_KEYS:
-            return await self._driver.run(batch.get_many(scope, names))
-        side = await self._settled()
-        near_entries = side.find_many(scope, names)
-        if near_entries is not None:
-            texts = [near_hit(scope.counters, entry.text) for entry in near_entries]
-        else:
-            found = await side.ask(scope, names, list(fields), self._driver.measured)
-            if found is None:
-                return await self._driver.run(batch.get_many(scope, names))
-            scope.counters.read_many(found)
-            texts = found
-        return scope.codec.decode_found(names, texts, scope.namespace)
-
-    async def _settled(self) -> LoopSide:
-        side = self._side
-        if side is None or side.closed or side.loop is not asyncio.get_running_loop():
-            side = self._side = self.cache.loop_side(self._driver)
-        if side.reads_late:
-            await side.settle()
-        return side

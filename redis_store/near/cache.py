@@ -21,17 +21,16 @@ import threading
 import weakref
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from redis_store._observed import observed
 from redis_store.connections.resolver import Resolver
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
-from redis_store.near.async_side import LoopReads, LoopSide
+from redis_store.near.async_side import LoopSide
 from redis_store.near.entries import Entries, redis_keys_of
 from redis_store.near.side import logger
-from redis_store.near.sync_side import ThreadReads, ThreadSide
-from redis_store.protocol.call import Call, Op
+from redis_store.near.sync_side import ThreadSide
+from redis_store.protocol.call import Call, Op, observed
 from redis_store.stats import StoreStats
 
 T = TypeVar("T")
@@ -150,21 +149,7 @@ def stats_of(scope: Scope, reads: NearStats | None) -> StoreStats:
     return scope.counters.shown(*((0, 0, False) if reads is None else reads.shown()))
 
 
-def share_with_threads(driver: SyncDriver, max_bytes: int) -> None:
-    """Give a store its server's near cache."""
-    cache = _cache_of(driver, max_bytes)
-    driver.near = ThreadReads(cache, driver)
-    driver.around = cache.watching
-
-
-def share_with_loops(driver: AsyncDriver, max_bytes: int) -> None:
-    """Give a store for asyncio its server's near cache."""
-    cache = _cache_of(driver, max_bytes)
-    driver.near = LoopReads(cache, driver)
-    driver.around = cache.watching
-
-
-def _cache_of(driver: SyncDriver | AsyncDriver, max_bytes: int) -> NearCache:
+def cache_of(driver: SyncDriver | AsyncDriver, max_bytes: int) -> NearCache:
     with _joining:
         cache = _caches.get(driver.url)
         if cache is None:

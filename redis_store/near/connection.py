@@ -13,8 +13,8 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 
+from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
-from redis_store.connections.resolver import Address
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import _INCOMPLETE, HeldConnection
 from redis_store.errors import DataStoreError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis_store._bound import too_much_at_once
 from redis_store.errors import ServerRefused
+from redis_store.limits import too_much_at_once
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.script import run_script

@@ -7,14 +7,13 @@ from typing import Any
 
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
 from redis_store.namespace.keys import encode_key
-from redis_store.namespace.scope import Scope
+from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
 from redis_store.ops.script import run_delete, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.protocol.call import Alone, Argument, Call, Command, Op, as_is, watch
 from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl
-from redis_store.values.codec import check_value_size
 
 KEYS_PER_SCRIPT = 1000
 """``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""

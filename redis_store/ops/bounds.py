@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from redis_store._bound import check_max_keys as check_max_keys
 from redis_store.errors import LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import NamespaceKeys
 from redis_store.namespace.scope import Scope

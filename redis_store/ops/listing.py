@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis_store._bound import too_much_at_once
 from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
+from redis_store.limits import too_much_at_once
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.script import run_script

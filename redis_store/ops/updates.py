@@ -20,9 +20,7 @@ from redis_store.ops.script import run_delete
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
-from redis_store.types import MISSING as MISSING
-from redis_store.types import Json, Ttl
-from redis_store.types import Missing as Missing
+from redis_store.types import MISSING, Json, Ttl
 from redis_store.values import rules
 from redis_store.values.codec import VALUES, Values
 

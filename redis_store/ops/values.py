@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from redis_store._ttl import MAX_TTL_S as MAX_TTL_S
-from redis_store._ttl import ttl_to_ms as ttl_to_ms
 from redis_store.errors import Conflict, InvalidType, LimitExceeded, WrongKeyType
+from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_put
-from redis_store.ops.script import run_delete, run_script
+from redis_store.ops.script import run_delete, run_script, run_write
 from redis_store.protocol.call import Argument, Call, Opening, as_is, read
 from redis_store.protocol.replies import ScriptMissing
-from redis_store.scripts import DELETE, INFO, SET, WRITE
+from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 from redis_store.values import rules
 from redis_store.values.codec import VALUES
@@ -202,3 +201,12 @@ def _time(ms: object) -> datetime | None:
 
 def _name(name: object) -> str | None:
     return name if isinstance(name, str) else None
+
+
+async def expire(scope: Scope, key: str, ttl: float | timedelta) -> bool:
+    field, ttl_ms = encode_key(key), ttl_to_ms(ttl)
+    return bool(await run_write(EXPIRE, scope, (field, ttl_ms)))
+
+
+async def persist(scope: Scope, key: str) -> bool:
+    return bool(await run_write(EXPIRE, scope, (encode_key(key), "")))

@@ -6,9 +6,10 @@ steps them with ``send`` and ``throw`` and carries the calls out. So each operat
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -99,3 +100,35 @@ def checked_transaction(keys: tuple[bytes, ...], check: Command, commands: list[
 def _exec_reply(replies: list[Any]) -> list[Any] | None:
     result: list[Any] | None = replies[-1]
     return result
+
+
+Sees = Callable[[Call[Any]], object]
+
+
+def observed(op: Op[T], before: Sees, after: Sees) -> Op[T]:
+    """Return the same operation, which shows each of its calls before it goes out, and when it has an answer or never will."""
+    return cast("Op[T]", _observed(op, before, after))
+
+
+@types.coroutine
+def _observed(op: Op[T], before: Sees, after: Sees) -> Generator[Call[Any], Any, T]:
+    try:
+        call = op.send(None)
+        while True:
+            before(call)
+            try:
+                try:
+                    reply = yield call
+                finally:
+                    after(call)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                call = op.throw(error)
+            else:
+                call = op.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        op.close()

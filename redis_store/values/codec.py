@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from redis_store._bound import ANY_SIZE, too_much_at_once
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue, LimitExceeded
-from redis_store.namespace.keys import decode_name
+from redis_store.errors import CorruptValue, InvalidType, InvalidValue
+from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Packing
 
@@ -202,19 +201,6 @@ def is_plain(text: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def check_value_size(text: bytes, limit_bytes: int, field: bytes) -> bytes:
-    """Return the text, or raise `LimitExceeded` where it is too long for one value."""
-    if len(text) > limit_bytes:
-        raise LimitExceeded(
-            f"The value of {decode_name(field)!r} takes {len(text):,} bytes as JSON, and at most {limit_bytes:,} are"
-            " allowed: store it in parts, or raise max_value_bytes.",
-            limit="max_value_bytes",
-            limit_bytes=limit_bytes,
-            size_bytes=len(text),
-        )
-    return text
 
 
 def _load_or_refuse(text: bytes) -> Any:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_store.errors import CorruptValue, InvalidSettings, UnsupportedEncoding
-
-MAX_VALUE_BYTES = 64 * 1024 * 1024
-"""How long a value may be as JSON, where nothing else is said."""
+from redis_store.limits import MAX_VALUE_BYTES
 
 RESERVED_FIRST_BYTE = 0x01
 """No JSON text begins with it; what is encoded does."""

@@ -21,15 +21,15 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from redis_store.changelog import ops as says
 from redis_store.changelog.entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
-from redis_store.changelog.ops import LOG_PAGE, START
+from redis_store.changelog.ops import LOG_PAGE
 from redis_store.errors import DataStoreError
 from redis_store.hub.mailbox import Delivery, HistoryGone, Item, Opened, Overflow
+from redis_store.limits import MAX_VALUE_BYTES
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
-from redis_store.ops.listing import SNAPSHOT_KEYS
+from redis_store.ops.listing import SNAPSHOT_KEYS, START
 from redis_store.protocol.call import Op
 from redis_store.types import Change, ChangeOp, ChangeSource
 from redis_store.values.codec import Codec
-from redis_store.values.compression import MAX_VALUE_BYTES
 
 Phase: TypeAlias = Literal["waiting", "catching up", "listing", "live"]
 Order: TypeAlias = "tuple[int, int]"

@@ -16,9 +16,9 @@ from typing import Any, Self, TypeVar
 from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
-from redis_store.flows.hold import check_timeout
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.thread import join, leave, let_go
+from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
 from redis_store.watch.request import Plan, check_most

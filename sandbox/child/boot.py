@@ -21,9 +21,8 @@ SHARED = {
         "fallback",
     ),
     "redis_store": (
-        "_bound",
-        "_ttl",
         "errors",
+        "limits",
         "locks",
         "mapping",
         "memo",
@@ -36,6 +35,7 @@ SHARED = {
         "flow",
         "hold",
         "optimistic",
+        "renewing",
         "run_async",
         "run_sync",
     ),
@@ -55,10 +55,9 @@ SHARED = {
         "reports",
         "scratch",
         "start",
-        "tools",
         "zygote",
     ),
-    "sandbox.child.store.store": (
+    "sandbox.child.store": (
         "arguments",
         "compute_once",
         "hold",
@@ -67,7 +66,7 @@ SHARED = {
         "transaction",
         "watch",
     ),
-    "sandbox.child.walls.walls": (
+    "sandbox.child.walls": (
         "kernel",
         "landlock",
         "namespaces",

@@ -133,3 +133,11 @@ def _annotation(text: str | None) -> Any:
     if text is None:
         return inspect.Parameter.empty
     return None if text == "None" else _BUILTIN.get(text) or _Shown(text)
+
+
+class Tools(dict[str, Callable[..., Any]]):
+    """The tools by name; a name that is not there is answered with those that are."""
+
+    def __missing__(self, name: object) -> Any:
+        known = ", ".join(map(repr, self)) or "none were given"
+        raise KeyError(f"there is no tool {name!r}; there are: {known}")

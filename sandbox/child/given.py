@@ -13,8 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from sandbox.child.agents import Agents
-from sandbox.child.functions import Calls
-from sandbox.child.tools import Tools
+from sandbox.child.functions import Calls, Tools
 
 Function = Callable[[dict[str, Any]], Callable[..., Any]]
 

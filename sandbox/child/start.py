@@ -16,12 +16,11 @@ from redis_store.values import rules
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
 from sandbox.child.channels import ControlChannel, DataChannel
-from sandbox.child.functions import Calls, renamed
+from sandbox.child.functions import Calls, Tools, renamed
 from sandbox.child.given import put_in_place, tools_of
 from sandbox.child.reports import Reports
 from sandbox.child.store.store import DataStore
 from sandbox.child.store.watch import Waits
-from sandbox.child.tools import Tools
 from sandbox.protocol.frames import Part
 from sandbox.protocol.messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 

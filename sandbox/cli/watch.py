@@ -19,7 +19,8 @@ from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import errors
 from sandbox.cli import options as cli_options
 from sandbox.cli.output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
-from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
+from sandbox.consumers.batches import ConsumerEvent
+from sandbox.consumers.consumer import Consumer, on_change
 from sandbox.limits import Limits
 
 _KEYS_SHOWN = 3

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox._secrets import is_secret_name, without_secrets
 from sandbox.errors import InvalidType
+from sandbox.masking import is_secret_name, without_secrets
 
 _MOST_TEXT = 16 * 1024
 _MOST_DEFAULT_BYTES = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from sandbox.given.given import Given
 from sandbox.given.sources import Source, read_source
 from sandbox.permissions import Granted
 from sandbox.record.timeline import Who
-from sandbox.running.output import guarded
+
+logger = logging.getLogger("sandbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,20 @@ def _input_text(input_dict: dict[Any, Any]) -> bytes:
     except InvalidValue as error:
         message, path = (text.replace("value", "input_dict", 1) for text in (str(error), error.path))
         raise InvalidType(message, path=path) from None
+
+
+def guarded(on_output: Callable[[str], object] | None) -> Callable[[str], None]:
+    """Return `on_output` so that it cannot harm a run: if it raises, that is logged and it is not called again."""
+    wanted = on_output
+
+    def guard(text: str) -> None:
+        nonlocal wanted
+        if wanted is None:
+            return
+        try:
+            wanted(text)
+        except Exception:
+            wanted = None
+            logger.exception("on_output raised; it is not called again in this run")
+
+    return guard

@@ -11,12 +11,10 @@ import logging
 import socket
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis_store import errors as store_errors
-from redis_store.connections.resolver import without_secrets
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
-from redis_store.values.compression import MAX_VALUE_BYTES
+from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host import operations
 from sandbox.host.held import Held
@@ -204,15 +202,3 @@ def _plain_fact(fact: Any) -> Any:
     if isinstance(fact, list) and all(isinstance(one, str) for one in fact):
         return fact
     return fact if isinstance(fact, (bool, int, float, str)) else None
-
-
-def addresses_of(url: str) -> tuple[str, ...]:
-    """Return the texts that would tell an agent where the server is, for messages to go without."""
-    parts = urlsplit(url)
-    texts = {url, url.split("?")[0], without_secrets(url)}
-    if parts.hostname:
-        texts |= {f"{parts.scheme}://{parts.hostname}:{parts.port}", f"{parts.hostname}:{parts.port}"}
-        texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
-    elif parts.path:
-        texts |= {f"{parts.scheme}://{parts.path}", parts.path}
-    return tuple(sorted(texts, key=len, reverse=True))

@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import NoReturn
 
 import redis_store
+from redis_store.brokers.lease import addresses_of
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.given.sources import Source
-from sandbox.host.broker import Broker, addresses_of
+from sandbox.host.broker import Broker
 from sandbox.host.broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_records
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
 from sandbox.record.timeline import Who

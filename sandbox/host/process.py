@@ -7,10 +7,11 @@ import threading
 from contextlib import suppress
 
 from redis_store import DataStore
+from redis_store.brokers.lease import addresses_of
 from sandbox.errors import SandboxError
 from sandbox.given.job import Job
 from sandbox.host.agents import NestedHost
-from sandbox.host.broker import Broker, addresses_of
+from sandbox.host.broker import Broker
 from sandbox.host.outcome import Returned, output_limit
 from sandbox.host.supervisor import Supervisor
 from sandbox.host.tools import ToolHost

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from itertools import groupby, islice
 from typing import Protocol, TypeAlias
 
-from redis_store.values.compression import MAX_VALUE_BYTES
+from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.limits import Limits
 from sandbox.protocol.messages import OF_THE_USER, WRITES
 from sandbox.result import Hint, Operation

@@ -73,20 +73,3 @@ class Output:
 
 
 _PIECES_KEPT = 100
-
-
-def guarded(on_output: Callable[[str], object] | None) -> Callable[[str], None]:
-    """Return `on_output` so that it cannot harm a run: if it raises, that is logged and it is not called again."""
-    wanted = on_output
-
-    def guard(text: str) -> None:
-        nonlocal wanted
-        if wanted is None:
-            return
-        try:
-            wanted(text)
-        except Exception:
-            wanted = None
-            logger.exception("on_output raised; it is not called again in this run")
-
-    return guard

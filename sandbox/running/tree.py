@@ -14,7 +14,7 @@ from typing import Protocol
 
 import redis_store
 from redis_store.brokers.lease import lease
-from redis_store.values.compression import MAX_VALUE_BYTES
+from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.errors import (
     LimitExceeded,
     NestingLimitExceeded,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
-from redis_store.namespace.scope import Limits, LogBounds, Scope, Writer
+from redis_store.namespace.scope import Scope, Writer
 from redis_store.protocol.call import Alone, Call, ReplyError
 from redis_store.protocol.replies import raise_error_reply
 from redis_store.values.codec import VALUES

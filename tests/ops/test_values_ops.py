@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_store import Conflict, ConnectionLost, CorruptValue, InvalidInput, KeyInfo, WrongKeyType
+from redis_store.limits import MAX_TTL_S, ttl_to_ms
 from redis_store.ops import values
 from redis_store.protocol.call import ReplyError
 from tests.ops.scripted import play, scope_of
@@ -126,6 +127,6 @@ def test_info_of_texts_of_every_kind() -> None:
     assert (by_nobody.created_by, by_nobody.updated_by) == ("a", None)
 
 
-@pytest.mark.parametrize(("ttl", "ms"), [(1, 1000), (0.0001, 1), (1.5, 1500), (values.MAX_TTL_S, 3153600000000)])
+@pytest.mark.parametrize(("ttl", "ms"), [(1, 1000), (0.0001, 1), (1.5, 1500), (MAX_TTL_S, 3153600000000)])
 def test_a_ttl_in_milliseconds(ttl: float, ms: int) -> None:
-    assert values.ttl_to_ms(ttl) == ms
+    assert ttl_to_ms(ttl) == ms

@@ -10,9 +10,10 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import errors
-from redis_store.connections.resolver import without_secrets
+from redis_store.brokers.lease import addresses_of
+from redis_store.connections.address import without_secrets
 from sandbox import isolation
-from sandbox.host.broker import addresses_of, error_parts
+from sandbox.host.broker import error_parts
 from sandbox.isolation import layout
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"

@@ -9,8 +9,8 @@ from redis_store.errors import ConnectionLost, DataStoreError
 from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Delivery, Item, Mailbox
 from redis_store.hub.requests import Join, Leave, Pause
+from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
-from redis_store.namespace.scope import LogBounds
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import raise_error_reply
 from redis_store.scripts import ADVANCE, ATTACH, NOTE, RELEASE, SMALL

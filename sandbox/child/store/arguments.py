@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from redis_store._bound import check_max_keys
-from redis_store._ttl import ttl_to_ms
 from redis_store.errors import InvalidType, InvalidValue
+from redis_store.limits import check_max_keys, ttl_to_ms
 from redis_store.namespace.keys import encode_key
 from redis_store.types import NEVER, Json, Ttl
 from redis_store.values import rules

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from random import random
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis_store._ttl import ttl_to_ms
 from redis_store.flows.compute_once import (
     LOCK_TIMEOUT_S,
     Answer,
@@ -20,6 +19,7 @@ from redis_store.flows.compute_once import (
     lifetimes,
 )
 from redis_store.flows.flow import Do
+from redis_store.limits import ttl_to_ms
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from redis_store.values import rules

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from redis_store import locks
-from redis_store._ttl import ttl_to_ms
-from redis_store.flows.hold import Answer, Busy, Taken, check_places, hold, pass_limit
+from redis_store.flows.hold import Answer, Busy, Taken, hold, pass_limit
+from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store.types import Ttl
 from sandbox.child.store.run_flows import DRIVER, run_flow_async

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store.flows import run_sync
 from redis_store.flows.flow import Ask, Flow, Pause
-from redis_store.flows.run_sync import Keeper, Sleeps
+from redis_store.flows.renewing import Keeper
+from redis_store.flows.run_sync import Sleeps
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op

@@ -13,11 +13,10 @@ from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from redis_store import memo
-from redis_store._ttl import ttl_to_ms
 from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, encode_tag
-from redis_store.flows.hold import check_timeout
 from redis_store.flows.optimistic import check_max_items
+from redis_store.limits import check_timeout, ttl_to_ms
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker
 from redis_store.namespace.access import EVERYTHING, NO_WRITES, Access

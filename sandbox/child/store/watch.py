@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
-from redis_store.flows.hold import check_timeout
+from redis_store.limits import check_timeout
 from redis_store.types import Change, Json
 from sandbox.child.channels import ControlChannel, error_of
 from sandbox.protocol.frames import Part
