@@ -18,7 +18,7 @@ from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, resolve_url
 from redis_store.store import DataStore
 from redis_store.values.codec import Values
-from redis_store.values.compression import Packing, check_compress_above
+from redis_store.values.compression import Compression, check_compress_above
 
 
 def connect(
@@ -92,7 +92,7 @@ def make_scope(
 ) -> Scope:
     """Check what `connect` and `connect_async` were given about the user and his values."""
     check_compress_above(compress_above)
-    codec = Values(Packing(compress_above, settings.limits.max_value_bytes))
+    codec = Values(Compression(compress_above, settings.limits.max_value_bytes))
     return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
 
 

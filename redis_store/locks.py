@@ -17,7 +17,7 @@ from redis_store.errors import InvalidInput, LockLost
 from redis_store.flows import run_async, run_sync
 from redis_store.flows.flow import Keeping
 from redis_store.flows.hold import Holdable, Limiting, Taken, give_back, hold, pass_limit
-from redis_store.flows.run_sync import Driver
+from redis_store.flows.run_sync import FlowDriver
 from redis_store.limits import check_timeout
 
 if TYPE_CHECKING:  # the sandbox's child has neither
@@ -89,7 +89,7 @@ class _Holder:
 
 
 class _SyncHolder(_Holder):
-    def __init__(self, driver: Driver, wanted: Holdable, timeout: float | None) -> None:
+    def __init__(self, driver: FlowDriver, wanted: Holdable, timeout: float | None) -> None:
         super().__init__(wanted, timeout)
         self._driver = driver
 
@@ -149,7 +149,7 @@ class RateLimit:
     moment is used up nevertheless.
     """
 
-    def __init__(self, driver: Driver, limit: Limiting, timeout: float | None) -> None:
+    def __init__(self, driver: FlowDriver, limit: Limiting, timeout: float | None) -> None:
         self._driver = driver
         self._limit = limit
         self._timeout_s = check_timeout(timeout)

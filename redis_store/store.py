@@ -21,7 +21,7 @@ from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
 from redis_store.ops import batch, listing, transactions, updates, values
-from redis_store.ops.compute_once import Plan
+from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
@@ -30,7 +30,7 @@ from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.transaction import Transaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
-from redis_store.watch.request import Plan as WatchPlan
+from redis_store.watch.request import WatchRequest
 from redis_store.watch.sync import Watch, wait_until
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ class DataStore(StoreMapping):
         With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
         """
-        plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
+        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
         return self._run_flow(get_or_set(plan, make, new_id, random))
 
     def cached(
@@ -304,7 +304,7 @@ class DataStore(StoreMapping):
         every key first. Raises `InvalidInput` for a cursor of another namespace. For asyncio "now" is when it is entered
         (``async with``) or first asked for a change.
         """
-        plan = WatchPlan.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
+        plan = WatchRequest.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
         return Watch(self._driver, self._driver.source, plan)
 
     def watch_all(
@@ -319,7 +319,7 @@ class DataStore(StoreMapping):
         Everything as in `watch`, but that `since` is a dict of namespaces and cursors: of those that are not in it, every key
         is given.
         """
-        plan = WatchPlan.of_all(self._scope, prefix, since, consumer, initial, new_id())
+        plan = WatchRequest.of_all(self._scope, prefix, since, consumer, initial, new_id())
         return Watch(self._driver, self._driver.source, plan)
 
     def wait_for(self, key: str, timeout: float | None = None) -> Json:

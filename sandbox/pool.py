@@ -31,7 +31,7 @@ from sandbox.running.slots import Slots
 
 __all__ = ["Sandbox"]
 
-_PATIENCE_S = 2.0
+_CLOSE_PATIENCE_S = 2.0
 """How long to wait for a run that was told to end."""
 
 OnOutput = Callable[[str], object]
@@ -114,7 +114,7 @@ class Sandbox:
             return await handle
         except asyncio.CancelledError:
             handle.cancel()
-            await handle.settled(_PATIENCE_S)
+            await handle.settled(_CLOSE_PATIENCE_S)
             raise
 
     def start(
@@ -162,7 +162,7 @@ class Sandbox:
             handles, store, self._store = list(self._handles), self._store, None
         for handle in handles:
             handle.cancel()
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _CLOSE_PATIENCE_S
         for handle in handles:
             handle.wait(max(0.0, deadline - time.monotonic()))
         if self._broker is not None:

@@ -26,7 +26,7 @@ from redis_store.brokers.steps import Steps
 from redis_store.namespace.keys import UserKeys
 from redis_store.values import compression
 from redis_store.values.codec import JsonText, Values
-from redis_store.values.compression import Packing
+from redis_store.values.compression import Compression
 from tests.servers import Server
 
 BIG = {"lines": [f"line {number}" for number in range(400)]}
@@ -217,7 +217,7 @@ def test_a_broken_frame_is_corrupt(plain_store: DataStore, server: Server, user:
 def test_a_bomb_is_refused_within_bounded_memory() -> None:
     program = """
 import resource
-from redis_store._compression import Packing, _zstd
+from redis_store._compression import Compression, _zstd
 from redis_store._codec import JsonText, Values
 from redis_store.errors import CorruptValue
 
@@ -232,7 +232,7 @@ wide_window = b"".join(wide.compress(piece) for _ in range(16)) + wide.flush()
 sized = zstd.ZstdCompressor()
 sized.set_pledged_input_size(512 * MIB)
 claiming = b"".join(sized.compress(piece) for _ in range(512)) + sized.flush()
-packing = Packing(max_bytes=8 * MIB)
+packing = Compression(max_bytes=8 * MIB)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for bomb in (unsized, claiming, wide_window):
     for codec in (Values(packing), JsonText(packing)):
@@ -290,11 +290,11 @@ def test_a_threshold_that_is_none(above: Any) -> None:
 
 def test_other_namespaces_and_lent_stores_keep_the_threshold(packing_store: DataStore) -> None:
     other = packing_store.use_namespace("other").read_only()
-    assert other._scope.codec.packing == packing_store.as_json_text()._scope.codec.packing == Packing(100)
+    assert other._scope.codec.packing == packing_store.as_json_text()._scope.codec.packing == Compression(100)
 
 
 def test_texts_that_are_too_much_together_are_not_all_unpacked() -> None:
-    packing = Packing(above_bytes=0)
+    packing = Compression(above_bytes=0)
     stored = [packing.pack(b'"%s"' % (b"x" * 998)) for _ in range(3)]
     assert sum(map(len, stored)) < 300
     bounded = JsonText(packing, 2500)

@@ -8,7 +8,7 @@ import pytest
 
 from redis_store.errors import ConnectionLost, StoreTimeout, StoreUnavailable
 from redis_store.flows.flow import Do, Flow, Keep, Keeping, Now, Pause, Step
-from redis_store.flows.hold import Answer, Busy, give_back, hold
+from redis_store.flows.hold import Busy, HoldAnswer, give_back, hold
 
 
 class FifthInLine:
@@ -16,7 +16,7 @@ class FifthInLine:
 
     name, what, redis_key, ttl_ms = "name", "lock", b"lock", 30_000
 
-    async def acquire(self, token: str, wait: bool) -> Answer:
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         return Busy(retry_ms=30_000, place=5)
 
     async def renew(self, token: str) -> bool:

@@ -23,8 +23,8 @@ FOR_EVER_S = 100_000.0
 @pytest.fixture(autouse=True)
 def nothing_but_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who can be woken does not look by himself any more."""
-    monkeypatch.setattr(hold, "WOKEN_PAUSE_S", FOR_EVER_S)
-    monkeypatch.setattr(compute_once, "WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(hold, "HOLD_WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(compute_once, "COMPUTE_WOKEN_PAUSE_S", FOR_EVER_S)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from redis_store.flows.optimistic import check_parts
 from redis_store.limits import check_max_keys, check_timeout
 from redis_store.namespace.keys import encode_key
 from redis_store.ops import compute_once, updates
-from redis_store.ops.compute_once import Plan
+from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
 from redis_store.ops.values import wanted_ttl
@@ -74,7 +74,7 @@ class Steps:
         since_ms: int = 0,
     ) -> ClaimAnswer:
         """Return the value, or claim to compute it, or learn that somebody does or has failed."""
-        plan = Plan.of(self._scope, key, ttl, stale, lock_timeout, tags)
+        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
         answer = self._driver.run(compute_once.claim(plan, _checked(token), since_ms or None))
         if isinstance(answer, Found):
             return ClaimAnswer("value", self._scope.codec.decode(answer.text, self._scope.namespace, key))
@@ -89,7 +89,7 @@ class Steps:
         self, key: str, token: str, lock_timeout: float = LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
     ) -> bool:
         """Let a claim hold on; False where it holds no longer."""
-        plan = Plan.of(self._scope, key, None, None, lock_timeout, tags)
+        plan = ComputePlan.of(self._scope, key, None, None, lock_timeout, tags)
         return self._driver.run(compute_once.renew(plan, _checked(token)))
 
     def commit_value(
@@ -102,14 +102,14 @@ class Steps:
         tags: Iterable[str] | None = None,
     ) -> bool:
         """Store what was computed; False where the claim held no longer or somebody has set another value."""
-        plan = Plan.of(self._scope, key, ttl, stale, tags=tags)
+        plan = ComputePlan.of(self._scope, key, ttl, stale, tags=tags)
         text = updates.encode_value(self._scope, key, value)
         return self._driver.run(compute_once.commit(plan, _checked(token), text))[0]
 
     def fail_value(self, key: str, token: str, error_type: str = "", error_message: str = "") -> bool:
         """Give a claim up: with an error for those who wait, or without, and one of them computes in turn."""
         failed = Failed(error_type, error_message) if error_type else None
-        return self._driver.run(compute_once.fail(Plan.of(self._scope, key), _checked(token), failed))
+        return self._driver.run(compute_once.fail(ComputePlan.of(self._scope, key), _checked(token), failed))
 
     def replace(self, key: str, expected: Json | Missing, value: Any) -> tuple[bool, Json | Missing]:
         """Store a value if the key holds `expected` (`MISSING`: nothing), with the ttl that it has; else return what it holds.

@@ -9,7 +9,7 @@ from redis_store.hub.mailbox import NamespaceBudget
 from redis_store.settings import new_id
 from redis_store.store import DataStore
 from redis_store.types import Json
-from redis_store.watch.request import Plan
+from redis_store.watch.request import WatchRequest
 from redis_store.watch.sync import Watch, wait_until
 
 __all__ = ["NamespaceBudget", "wait_in_turn", "watch_all_within"]
@@ -24,7 +24,7 @@ def watch_all_within(
     initial: bool,
 ) -> Watch:
     """Return what `DataStore.watch_all` returns, with a budget of namespaces that several watches share."""
-    plan = Plan.of_all(store._scope, prefix, since, consumer, initial, new_id(), budget)
+    plan = WatchRequest.of_all(store._scope, prefix, since, consumer, initial, new_id(), budget)
     return Watch(store._driver, store._driver.source, plan)
 
 

@@ -28,7 +28,7 @@ _OPS: Final[dict[bytes, ChangeOp]] = {b"d": "delete", b"e": "expire"}
 
 
 @dataclass(slots=True)
-class Entry:
+class LogEntry:
     """One entry of a log."""
 
     id: bytes
@@ -73,10 +73,10 @@ def id_order(entry_id: bytes) -> tuple[int, int]:
     return int(ms), int(sequence)
 
 
-def parse_entry(raw: Any) -> Entry:
+def parse_entry(raw: Any) -> LogEntry:
     """Read an entry from a reply. What nobody of ours can have written is an entry without news."""
     entry_id, flat = raw
-    entry = Entry(entry_id, zlib.crc32(b"\0".join(flat)), [])
+    entry = LogEntry(entry_id, zlib.crc32(b"\0".join(flat)), [])
     if not flat or flat[0]:
         return entry
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis_store.changelog.digests import SKETCH_BYTES
-from redis_store.changelog.entry import Entry, Position, parse_entry
+from redis_store.changelog.entry import LogEntry, Position, parse_entry
 from redis_store.errors import ServerFull
 from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
@@ -36,7 +36,7 @@ class Attached(NamedTuple):
 
     epoch: bytes
     made: bool
-    last: Entry
+    last: LogEntry
     seen: Seen | None
 
 
@@ -142,7 +142,7 @@ def texts_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | 
     return Call((("HMGET", keys.data, *fields),), as_is, True, True)
 
 
-async def fill_in(keys: NamespaceKeys, entries: Sequence[Entry], most_bytes: int, prefix: bytes = b"") -> bool:
+async def fill_in(keys: NamespaceKeys, entries: Sequence[LogEntry], most_bytes: int, prefix: bytes = b"") -> bool:
     """Read the values that were too big for the log, of keys that begin so.
 
     Those that are gone are no news: the log will tell that, too. False, and nothing is read, where several values take more
@@ -166,7 +166,7 @@ async def fill_in(keys: NamespaceKeys, entries: Sequence[Entry], most_bytes: int
     return True
 
 
-def _unread(entries: Sequence[Entry]) -> Iterator[tuple[Entry, int, bytes]]:
+def _unread(entries: Sequence[LogEntry]) -> Iterator[tuple[LogEntry, int, bytes]]:
     """The places at which entries say that a key was set, and not to what."""
     for entry in entries:
         for at, news in enumerate(entry.news):

@@ -23,7 +23,7 @@ from redis_store.protocol.call import Command, ReplyError
 from redis_store.protocol.packing import pack
 
 MOST_CALLS = 10_000
-MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES_UNDER_WAY = 16 * 1024 * 1024
 """So much may be under way on one connection; further calls wait their turn."""
 
 _READ_BYTES = 64 * 1024
@@ -258,7 +258,7 @@ class LoopConnection(asyncio.Protocol):
 
     @property
     def _full(self) -> bool:
-        return len(self._waiting) >= MOST_CALLS or self._bytes_under_way >= MOST_BYTES
+        return len(self._waiting) >= MOST_CALLS or self._bytes_under_way >= MOST_BYTES_UNDER_WAY
 
     def _fail(self, failure: DataStoreError) -> None:
         if self._failure is not None:

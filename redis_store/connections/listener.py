@@ -17,7 +17,7 @@ from redis_store.errors import ConnectionLost
 from redis_store.protocol.call import Command, ReplyError
 from redis_store.protocol.packing import pack
 
-_READ_BYTES = 256 * 1024
+_PUSH_BYTES = 256 * 1024
 _INCOMPLETE = object()
 
 
@@ -36,7 +36,7 @@ class Listener:
         self.sock: socket.socket = sock
         self.sock.setblocking(False)
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
-        self._buffer = bytearray(_READ_BYTES)
+        self._buffer = bytearray(_PUSH_BYTES)
 
     def tell(self, command: Command) -> None:
         self.sock.settimeout(self._timeout_s)
@@ -67,7 +67,7 @@ class Listener:
                     reply = reader.gets()
             except hiredis.ProtocolError as error:
                 raise ConnectionLost(f"A watcher's connection broke ({error})") from error
-            if size < _READ_BYTES and not isinstance(self.sock, ssl.SSLSocket):
+            if size < _PUSH_BYTES and not isinstance(self.sock, ssl.SSLSocket):
                 return
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from redis_store.protocol.packing import pack
 
 _READ_BYTES = 64 * 1024
 _KEPT_PARSER_BYTES = 1024 * 1024
-_INCOMPLETE = object()
+INCOMPLETE = object()
 _HAS_NEWS = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
@@ -61,7 +61,7 @@ class HeldConnection:
         self._sock: socket.socket = sock
         self._tls = isinstance(self._sock, ssl.SSLSocket)
         self._limit_waits(address.timeout_s)
-        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=INCOMPLETE)
         self._reader.setmaxbuf(_KEPT_PARSER_BYTES)
         self._buffer = memoryview(bytearray(_READ_BYTES))
         poller = select.poll()
@@ -129,11 +129,11 @@ class HeldConnection:
     def _read(self, writes: bool) -> Any:
         gets = self._reader.gets
         reply = gets()
-        if reply is not _INCOMPLETE:
+        if reply is not INCOMPLETE:
             return reply
         self._wait()
         received = 0
-        while reply is _INCOMPLETE:
+        while reply is INCOMPLETE:
             try:
                 size = self._sock.recv_into(self._buffer)
             except (BlockingIOError, TimeoutError):

@@ -32,13 +32,13 @@ MOST_OWN_CONNECTIONS = 8
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
 
 
-class Closable(Protocol):
+class AsyncClosable(Protocol):
     """Something that a store closes with itself."""
 
     def close(self) -> Awaitable[None] | None: ...
 
 
-class NearReads(Protocol):
+class AsyncNearReads(Protocol):
     """Reads through a near cache. The driver holds them, and leaves the cache when it closes."""
 
     async def get(self, scope: Scope, key: str, default: Any) -> Any: ...
@@ -78,9 +78,9 @@ class AsyncDriver:
         self.timeout_s = timeout_s
         self.source = Source(resolver, configures)
         """What the hub of this server needs to know, for those who watch."""
-        self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
+        self.watches: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
         """What waits for changes, and ends with the store."""
-        self.near: NearReads | None = None
+        self.near: AsyncNearReads | None = None
         """What reads through the near cache, where the store has one."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Stands around each operation, where somebody wants to see its calls."""

@@ -28,10 +28,10 @@ from redis_store.protocol.call import ReplyError
 SLEEPS_FIRST = 3
 """So many pauses are slept through: most waits are over by then, and a subscription would cost more."""
 
-LINGER_S = 1.0
+SUBSCRIBER_LINGER_S = 1.0
 """So long the connection stays that nobody uses."""
 
-_RETRY_S = 0.5
+_SUBSCRIBE_RETRY_S = 0.5
 _REFUSED_S = 60.0
 """So long after the server forbade to subscribe it is not asked again."""
 
@@ -93,7 +93,7 @@ class Subscriber:
                 self._listen(self._listener)
             except DataStoreError:
                 self._lose()
-                self._poll(_RETRY_S)
+                self._poll(_SUBSCRIBE_RETRY_S)
                 self._take_news(None)
             finally:
                 listener, self._listener = self._listener, None
@@ -108,7 +108,7 @@ class Subscriber:
             listener.tell(("SUBSCRIBE", channel))
         while True:
             self._take_news(listener)
-            ready = self._poll(None if self._wakeups else LINGER_S, listener.sock)
+            ready = self._poll(None if self._wakeups else SUBSCRIBER_LINGER_S, listener.sock)
             if listener.sock.fileno() in ready:
                 listener.drain(self._heard)
             if not ready and not self._news and not self._wakeups:

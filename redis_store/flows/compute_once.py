@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
 from redis_store.flows.flow import (
     FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
+    FLOW_LONGEST_PAUSE_S,
     Ask,
     Do,
     Keep,
@@ -35,7 +35,7 @@ from redis_store.types import Json, Ttl
 LOCK_TIMEOUT_S = 30
 """After so many seconds without a sign of life the one who computes is taken for dead."""
 
-WOKEN_PAUSE_S = 0.5
+COMPUTE_WOKEN_PAUSE_S = 0.5
 """How long to wait for word that a computation is over before looking for it; whoever writes the key by hand says none."""
 
 
@@ -63,7 +63,7 @@ class Computing(NamedTuple):
     now_ms: int
 
 
-Answer: TypeAlias = Claimed | Found | Failed | Computing
+ClaimAnswer: TypeAlias = Claimed | Found | Failed | Computing
 
 
 class Computation(Protocol):
@@ -94,7 +94,7 @@ class Computation(Protocol):
     def look_near(self) -> Awaitable[bytes | None]:
         """Return the step that reads the value's bytes, None where there is none."""
 
-    async def claim(self, token: str, since_ms: int | None) -> Answer: ...
+    async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer: ...
     async def renew(self, token: str) -> bool: ...
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
         """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
@@ -163,11 +163,11 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
             counters.misses += plan.stale_ms != ""
             since_ms = answer.now_ms
         left_s = max(0.001, answer.left_ms / 1000)
-        await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(WOKEN_PAUSE_S, left_s))
+        await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(COMPUTE_WOKEN_PAUSE_S, left_s))
         pause_s = next_pause(pause_s, _longest_pause(plan))
 
 
-async def _claim(plan: Computation, token: str, since_ms: int | None) -> Answer:
+async def _claim(plan: Computation, token: str, since_ms: int | None) -> ClaimAnswer:
     try:
         return await Do(plan.claim(token, since_ms))
     except GeneratorExit:
@@ -209,7 +209,9 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
 
 def _longest_pause(plan: Computation) -> float:
     """Those who wait look often enough to see a value that does not live long."""
-    return LONGEST_PAUSE_S if plan.ttl_ms == "" else max(FIRST_PAUSE_S, min(LONGEST_PAUSE_S, plan.ttl_ms / 4000))
+    return (
+        FLOW_LONGEST_PAUSE_S if plan.ttl_ms == "" else max(FIRST_PAUSE_S, min(FLOW_LONGEST_PAUSE_S, plan.ttl_ms / 4000))
+    )
 
 
 def _message(error: BaseException) -> str:

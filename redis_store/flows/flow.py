@@ -22,7 +22,7 @@ Rand: TypeAlias = Callable[[], float]
 """A source of randomness, as `random.random`."""
 
 FIRST_PAUSE_S = 0.002
-LONGEST_PAUSE_S = 0.1
+FLOW_LONGEST_PAUSE_S = 0.1
 
 
 class Do(NamedTuple, Generic[T]):
@@ -162,7 +162,7 @@ def may_pass(error: DataStoreError) -> bool:
     return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
-def next_pause(pause_s: float, longest_s: float = LONGEST_PAUSE_S) -> float:
+def next_pause(pause_s: float, longest_s: float = FLOW_LONGEST_PAUSE_S) -> float:
     """Return the pause that follows one that was in vain."""
     return min(longest_s, pause_s * 1.5)
 

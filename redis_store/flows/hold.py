@@ -16,10 +16,10 @@ GRACE_MS = 1000
 """How long what is free is kept for the first in the queue, who must look again within that time."""
 
 PAUSE_A_PLACE_S = 0.01
-LONGEST_PAUSE_S = GRACE_MS / 4000
+HOLD_LONGEST_PAUSE_S = GRACE_MS / 4000
 """Who stands further behind looks less often, but always several times within the grace."""
 
-WOKEN_PAUSE_S = GRACE_MS / 2000
+HOLD_WOKEN_PAUSE_S = GRACE_MS / 2000
 """How long to wait for word that it is our turn before looking for it."""
 
 
@@ -36,7 +36,7 @@ class Busy(NamedTuple):
     place: int
 
 
-Answer: TypeAlias = Taken | Busy
+HoldAnswer: TypeAlias = Taken | Busy
 
 
 class Holdable(Protocol):
@@ -50,7 +50,7 @@ class Holdable(Protocol):
     def redis_key(self) -> bytes: ...
     @property
     def ttl_ms(self) -> int: ...
-    async def acquire(self, token: str, wait: bool) -> Answer: ...
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer: ...
     async def renew(self, token: str) -> bool: ...
     async def release(self, token: str) -> bool: ...
 
@@ -78,8 +78,8 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
             retry_s = max(0.001, answer.retry_ms / 1000)
             wanted_s = min(_pause(answer, rand), spread(at_most_s, rand))  # much is given back soon
-            at_most_s = next_pause(at_most_s, LONGEST_PAUSE_S)
-            pause_s, woken_s = (min(each, retry_s, left_s) for each in (wanted_s, WOKEN_PAUSE_S))
+            at_most_s = next_pause(at_most_s, HOLD_LONGEST_PAUSE_S)
+            pause_s, woken_s = (min(each, retry_s, left_s) for each in (wanted_s, HOLD_WOKEN_PAUSE_S))
             await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
     except GeneratorExit:
         raise
@@ -123,7 +123,7 @@ async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
 
 
 def _pause(busy: Busy, rand: Rand) -> float:
-    return spread(min(LONGEST_PAUSE_S, PAUSE_A_PLACE_S * (busy.place + 1)), rand)
+    return spread(min(HOLD_LONGEST_PAUSE_S, PAUSE_A_PLACE_S * (busy.place + 1)), rand)
 
 
 def _not_in_time(what: str, name: str, timeout_s: float | None, retry_ms: int) -> LockTimeout:

@@ -15,7 +15,7 @@ from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pau
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
 
-TRIES = 200
+UPDATE_TRIES = 200
 """How often a change is tried while others change the same key; with the pauses between, for about 10 seconds."""
 
 TRIES_AT_ONCE = 3
@@ -43,7 +43,7 @@ async def change_value(
 ) -> bytes:
     """The flow that writes what `change` makes of what is there, again while others write; returns what was written."""
     pause_s = FIRST_PAUSE_S / 2
-    for attempt in range(TRIES):
+    for attempt in range(UPDATE_TRIES):
         if attempt >= TRIES_AT_ONCE:
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)
@@ -53,7 +53,7 @@ async def change_value(
         if found is True:
             return text
         there = found
-    raise Conflict(f"The key {key!r} was changed by others at each of {TRIES} tries: nothing was written.")
+    raise Conflict(f"The key {key!r} was changed by others at each of {UPDATE_TRIES} tries: nothing was written.")
 
 
 async def transact(
@@ -67,7 +67,7 @@ async def transact(
     if not callable(function):
         raise InvalidType(f"transact runs a function of a transaction, not {kind_of(function)}.")
     pause_s = FIRST_PAUSE_S / 2
-    for attempt in range(TRIES):
+    for attempt in range(UPDATE_TRIES):
         if attempt >= TRIES_AT_ONCE:
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)

@@ -11,7 +11,7 @@ from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.flow import Keeping
 from redis_store.protocol.call import Op
 
-LINGER_S = 5.0
+KEEPER_LINGER_S = 5.0
 """How long the renewing thread waits for more to do before it ends."""
 
 
@@ -73,7 +73,7 @@ class Keeper:
                 while self._due and self._due[0][2].stopped:
                     heapq.heappop(self._due)
                 now = time.monotonic()
-                self._looks_at = self._due[0][0] if self._due else now + LINGER_S
+                self._looks_at = self._due[0][0] if self._due else now + KEEPER_LINGER_S
                 wait_s = self._looks_at - now
                 if wait_s <= 0:
                     _, _, keeping, holder = heapq.heappop(self._due)

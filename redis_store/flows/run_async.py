@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncDriver(Protocol):
+class AsyncFlowDriver(Protocol):
     """Runs operations for asyncio."""
 
     @property
-    def near(self) -> AsyncNearReads | None: ...
+    def near(self) -> AsyncTextReads | None: ...
     async def run(self, op: Op[T]) -> T: ...
-    def pauses(self) -> AsyncPauses: ...
+    def pauses(self) -> AsyncFlowPauses: ...
 
 
-class AsyncNearReads(Protocol):
+class AsyncTextReads(Protocol):
     """Reads through a near cache."""
 
     async def text(self, scope: Scope, key: str) -> bytes | None: ...
 
 
-class AsyncPauses(Protocol):
+class AsyncFlowPauses(Protocol):
     """Carries out the pauses of one flow."""
 
     async def pause(self, step: Pause) -> None: ...
     def close(self) -> None: ...
 
 
-async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:
+async def run_flow(driver: AsyncFlowDriver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
-    pauses: AsyncPauses | None = None
+    pauses: AsyncFlowPauses | None = None
     try:
         step = flow.send(None)
         while True:
@@ -67,7 +67,7 @@ async def run_flow(driver: AsyncDriver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-async def _carry_out(driver: AsyncDriver, step: Step) -> Any:
+async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
     if isinstance(step, Now):
         return time.monotonic()
     if isinstance(step, Keep):
@@ -85,7 +85,7 @@ class _TaskKeeping(Keeping):
 
     __slots__ = ("_driver", "_holder", "_task")
 
-    def __init__(self, driver: AsyncDriver, step: Keep) -> None:
+    def __init__(self, driver: AsyncFlowDriver, step: Keep) -> None:
         super().__init__(step.renew, step.ttl_s, step.since)
         self._driver = driver
         self._holder = asyncio.current_task() if step.tied else None

@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Driver(Protocol):
+class FlowDriver(Protocol):
     """Who carries out operations, and renews what is held."""
 
     keeper: Keeper
 
     @property
-    def near(self) -> NearReads | None: ...
+    def near(self) -> TextReads | None: ...
     def run(self, op: Op[T]) -> T: ...
-    def pauses(self) -> Pauses: ...
+    def pauses(self) -> FlowPauses: ...
 
 
-class NearReads(Protocol):
+class TextReads(Protocol):
     """Reads through a near cache."""
 
     def text(self, scope: Scope, key: str) -> bytes | None: ...
 
 
-class Pauses(Protocol):
+class FlowPauses(Protocol):
     """How the pauses of one flow pass."""
 
     def pause(self, step: Pause) -> None: ...
@@ -42,7 +42,7 @@ class Pauses(Protocol):
 
 
 class Sleeps:
-    """Pauses that nothing ends before their time."""
+    """FlowPauses that nothing ends before their time."""
 
     def pause(self, step: Pause) -> None:
         time.sleep(step.seconds)
@@ -51,9 +51,9 @@ class Sleeps:
         """There is nothing to give up."""
 
 
-def run_flow(driver: Driver, flow: Flow[T]) -> T:
+def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
     """Carry a flow out and return its result."""
-    pauses: Pauses | None = None
+    pauses: FlowPauses | None = None
     try:
         step = flow.send(None)
         while True:
@@ -77,7 +77,7 @@ def run_flow(driver: Driver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-def carry_out(driver: Driver, step: Do[Any] | Look | Ask[Any] | Now | Keep) -> Any:
+def carry_out(driver: FlowDriver, step: Do[Any] | Look | Ask[Any] | Now | Keep) -> Any:
     """Carry out a step that is no pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from redis_store.changelog import ops as says
-from redis_store.changelog.entry import Entry
+from redis_store.changelog.entry import LogEntry
 from redis_store.changelog.ops import Seen
 from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.hub.history import explain
 from redis_store.hub.mailbox import HistoryGone
 from redis_store.hub.requests import say
-from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
+from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
 from redis_store.ops.listing import START
 from redis_store.protocol.call import Command
 
@@ -34,7 +34,9 @@ class Doubts:
     """Looks after what the log does not tell."""
 
     def __init__(
-        self, read: Callable[[list[Feed]], Awaitable[None]], start_over: Callable[[Feed], Awaitable[None]]
+        self,
+        read: Callable[[list[WatchedNamespace]], Awaitable[None]],
+        start_over: Callable[[WatchedNamespace], Awaitable[None]],
     ) -> None:
         self.now = 0.0
         self.clock_ms = 0.0
@@ -48,7 +50,7 @@ class Doubts:
         """The server's clock."""
         return int(self.now * 1000 + self.clock_ms)
 
-    async def scan(self, feed: Feed) -> None:
+    async def scan(self, feed: WatchedNamespace) -> None:
         """Learn or compare one page of a namespace; where it is known whole, see what happened before."""
         if feed.knows and not feed.checked:
             await self._check_history(feed)
@@ -71,7 +73,7 @@ class Doubts:
             if suspects:
                 await self._note(feed, suspects, "c")
 
-    async def expire(self, feed: Feed) -> None:
+    async def expire(self, feed: WatchedNamespace) -> None:
         """Look at keys that should have expired."""
         if not feed.wants_digests:
             feed.expiries.clear()
@@ -80,7 +82,7 @@ class Doubts:
         if names:
             await self._note(feed, names, "e")
 
-    def save(self, feed: Feed) -> list[Command]:
+    def save(self, feed: WatchedNamespace) -> list[Command]:
         """The command that leaves behind what is known of a namespace, unless there are doubts."""
         if not feed.sure:
             return []
@@ -88,7 +90,7 @@ class Doubts:
         seen = Seen(feed.epoch, feed.position, feed.digests.sketch.to_bytes())
         return [says.save_seen(feed.keys, seen, feed.bounds.life_ms)]
 
-    async def _learn_expiries(self, feed: Feed, names: list[bytes]) -> None:
+    async def _learn_expiries(self, feed: WatchedNamespace, names: list[bytes]) -> None:
         if not names or not self._fields_expire:
             return
         try:
@@ -102,7 +104,7 @@ class Doubts:
             else:
                 feed.expect_expiry(name, at_ms)
 
-    async def _check_history(self, feed: Feed) -> None:
+    async def _check_history(self, feed: WatchedNamespace) -> None:
         """The namespace is known now: does the log tell all that happened since somebody watched last?"""
         if not feed.made_here:
             verdict = None
@@ -127,7 +129,7 @@ class Doubts:
         feed.wake()
         await say(self.save(feed))
 
-    async def _note(self, feed: Feed, names: list[bytes], mode: str) -> None:
+    async def _note(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
         """Tell in the log what was found, unless others have just told something: then look again."""
         if mode != "e":
             expired = [name for name in names if feed.expiries.is_past(name, self.server_ms)]
@@ -149,7 +151,7 @@ class Doubts:
             feed.notes_refused = 0
             await self._read([feed])
 
-    def _refused(self, feed: Feed, names: list[bytes], mode: str) -> None:
+    def _refused(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
         feed.notes_refused += 1
         feed.wake()
         if mode == "e":  # it is known what has become of them: that costs no comparison
@@ -157,10 +159,10 @@ class Doubts:
         else:
             feed.suspect(self.now)
 
-    async def _tell_followers(self, feed: Feed, names: list[bytes], mode: str) -> None:
+    async def _tell_followers(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
         """The log takes nothing (a full server, a replica): tell at least those who are here."""
         texts = await says.texts_of(feed.keys, names)
-        entry = Entry(feed.position.id, feed.position.mark, [], found=True, local=True)
+        entry = LogEntry(feed.position.id, feed.position.mark, [], found=True, local=True)
         for name, text in zip(names, texts, strict=True):
             if text is None:
                 entry.news.append(("expire" if mode == "e" else "delete", name, None))

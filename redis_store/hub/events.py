@@ -8,9 +8,9 @@ from typing import Any
 
 from redis_store.changelog import ops as says
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
-from redis_store.hub.requests import Pause, Tell
+from redis_store.hub.requests import HubPause, Tell
 from redis_store.hub.subscribers import Members
-from redis_store.hub.watched_namespace import Feed
+from redis_store.hub.watched_namespace import WatchedNamespace
 from redis_store.namespace.keys import UserKeys
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import translate
@@ -42,7 +42,7 @@ class Listening:
         self._probed: set[bytes] = set()
         self._token = 0
         self._token_heard = -1
-        self._settling: dict[int, Sequence[Feed]] = {}
+        self._settling: dict[int, Sequence[WatchedNamespace]] = {}
         self._listener_id: int | None = None
         self._blocked = False
         self._lacks_flags = False
@@ -133,7 +133,7 @@ class Listening:
             how = "stopped coming" if lacks else "are there"
             raise ConnectionLost(f"The server's keyspace events {how} now, so a watcher connects anew")
 
-    def expect_events(self, feeds: Iterable[Feed]) -> None:
+    def expect_events(self, feeds: Iterable[WatchedNamespace]) -> None:
         """After a read whose token is back: if logs tell of writes and no event came, somebody has turned them off."""
         told = counted = 0
         for feed in feeds:
@@ -147,7 +147,7 @@ class Listening:
         await Tell((b"SUBSCRIBE", *channels))
         await self._wait_for(lambda: self._confirmed.issuperset(channels))
 
-    def new_token(self, settling: Sequence[Feed]) -> int:
+    def new_token(self, settling: Sequence[WatchedNamespace]) -> int:
         """Return a token to publish; when it comes back, these namespaces' events up to then are counted."""
         self._token += 1
         self._settling[self._token] = settling
@@ -156,7 +156,7 @@ class Listening:
     async def token_back(self, token: int) -> None:
         await self._wait_for(lambda: self._token_heard >= token)
 
-    async def block(self, feeds: Iterable[Feed]) -> None:
+    async def block(self, feeds: Iterable[WatchedNamespace]) -> None:
         """Without events: have the connection wait for the next entry of any log."""
         self._raise_refusal()
         if self._blocked:
@@ -185,7 +185,7 @@ class Listening:
                 return
             if self.now >= end:
                 raise ConnectionLost("The server's messages to a watcher stopped coming")
-            await Pause(end)
+            await HubPause(end)
 
     async def _configure(self) -> None:
         try:

@@ -8,9 +8,9 @@ import orjson
 
 from redis_store.changelog import ops as says
 from redis_store.changelog.digests import digest_of
-from redis_store.changelog.entry import Entry, id_order, parse_entry
+from redis_store.changelog.entry import LogEntry, id_order, parse_entry
 from redis_store.changelog.ops import Seen
-from redis_store.hub.watched_namespace import Feed
+from redis_store.hub.watched_namespace import WatchedNamespace
 from redis_store.ops.listing import START
 
 TOO_BIG = 0
@@ -31,7 +31,7 @@ class Told:
     """What was first said about a key, and when, in ms."""
     cleared: bool = False
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LogEntry) -> None:
         for news in entry.news:
             if news is None:
                 continue
@@ -59,7 +59,7 @@ class Verdict:
     changed: dict[bytes, int | None] = field(default_factory=dict)
 
 
-async def explain(feed: Feed, seen: Seen, server_ms: int) -> Verdict | None:
+async def explain(feed: WatchedNamespace, seen: Seen, server_ms: int) -> Verdict | None:
     """Compare a namespace that is known now with what was seen of it; None where it cannot be said what happened."""
     raw = await says.log_between(feed.keys, seen.position.id, feed.position.id)
     if not raw:
@@ -79,7 +79,9 @@ async def explain(feed: Feed, seen: Seen, server_ms: int) -> Verdict | None:
     return await _explain_rest(feed, seen, told, verdict, server_ms)
 
 
-async def _explain_rest(feed: Feed, seen: Seen, told: Told, verdict: Verdict, server_ms: int) -> Verdict | None:
+async def _explain_rest(
+    feed: WatchedNamespace, seen: Seen, told: Told, verdict: Verdict, server_ms: int
+) -> Verdict | None:
     """Too many keys were written, or others than the log names: see what fits what is known of the time before."""
     earlier = await _told_before(feed, seen)
     known = await _known_before(feed, seen, told, earlier)
@@ -102,7 +104,7 @@ async def _explain_rest(feed: Feed, seen: Seen, told: Told, verdict: Verdict, se
     return verdict
 
 
-def _differences(feed: Feed, told: Told, server_ms: int) -> Verdict:
+def _differences(feed: WatchedNamespace, told: Told, server_ms: int) -> Verdict:
     """Compare the keys that the log names with how they are."""
     verdict = Verdict()
     for name, digest in told.digests.items():
@@ -114,7 +116,7 @@ def _differences(feed: Feed, told: Told, server_ms: int) -> Verdict:
     return verdict
 
 
-async def _left_infos(feed: Feed) -> list[bytes]:
+async def _left_infos(feed: WatchedNamespace) -> list[bytes]:
     """Return keys that have an info and no value: somebody deleted them by hand."""
     left: list[bytes] = []
     cursor = START
@@ -126,14 +128,14 @@ async def _left_infos(feed: Feed) -> list[bytes]:
             return left
 
 
-async def _told_before(feed: Feed, seen: Seen) -> Told:
+async def _told_before(feed: WatchedNamespace, seen: Seen) -> Told:
     earlier = Told()
     for raw in await says.log_between(feed.keys, b"-", seen.position.id):
         earlier.add(parse_entry(raw))
     return earlier
 
 
-async def _known_before(feed: Feed, seen: Seen, told: Told, earlier: Told) -> dict[bytes, int | None]:
+async def _known_before(feed: WatchedNamespace, seen: Seen, told: Told, earlier: Told) -> dict[bytes, int | None]:
     """Return what touched keys were like when the namespace was seen, as far as the log or their infos tell."""
     before: dict[bytes, int | None] = {}
     unknown = []

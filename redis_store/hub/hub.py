@@ -4,7 +4,7 @@ A runner (`hub.thread`) has two connections. On the *listening* one the hub has 
 the watched namespaces, and a barrier channel of its own. On the *reading* one it makes its calls, one after the other.
 
 `session` is the hub's life on a pair of connections. It is an ``async def`` that awaits three kinds of things, and the runner
-carries them out: a `Call` on the reading connection, a `Tell` on the listening one (nothing is waited for), and a `Pause` until
+carries them out: a `Call` on the reading connection, a `Tell` on the listening one (nothing is waited for), and a `HubPause` until
 something is heard or a time has come. Before each step the runner sets `now`. What is heard comes in through `heard`.
 
 How it works, in a sentence each:
@@ -41,9 +41,9 @@ from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied,
 from redis_store.hub.compare import Doubts
 from redis_store.hub.events import Listening
 from redis_store.hub.mailbox import HistoryGone, Listed, Mailbox, Replaced
-from redis_store.hub.requests import Pause, Request, Tell, say
+from redis_store.hub.requests import HubPause, Request, Tell, say
 from redis_store.hub.subscribers import Members, Registry
-from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, Feed
+from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
 from redis_store.ops.listing import START
 from redis_store.protocol.call import Command
 
@@ -120,7 +120,7 @@ class Hub:
             self.members.admit()
             self._tell_listed()
             if not await self._work():
-                await Pause(self._next_time())
+                await HubPause(self._next_time())
 
     async def _work(self) -> bool:
         """Do the most urgent thing; False where there is none."""
@@ -169,7 +169,7 @@ class Hub:
         if channels and self._listening.counts_events:
             await Tell((b"UNSUBSCRIBE", *channels))
 
-    async def _open(self, feeds: list[Feed]) -> None:
+    async def _open(self, feeds: list[WatchedNamespace]) -> None:
         """Begin, or after a new connection go on, to follow namespaces."""
         if self._listening.counts_events:
             await self._listening.subscribe([feed.channel for feed in feeds])
@@ -190,7 +190,7 @@ class Hub:
             if feed.attach(attached):
                 await self._announce_loss(feed)
 
-    async def _attach(self, feeds: list[Feed]) -> list[says.Attached]:
+    async def _attach(self, feeds: list[WatchedNamespace]) -> list[says.Attached]:
         """See where logs stand, and which events belong to the time before that."""
         epochs = [self._random_hex(8).encode() for _ in feeds]
         channel = self._listening.barrier if self._listening.counts_events else None
@@ -200,18 +200,18 @@ class Hub:
             await self._listening.token_back(token)
         return found
 
-    def _refuse(self, feed: Feed, error: DataStoreError) -> None:
+    def _refuse(self, feed: WatchedNamespace, error: DataStoreError) -> None:
         if feed.opened:
             raise ConnectionLost(f"A watched namespace cannot be followed any more: {error}")
         self.members.refuse(feed.followers, error)
 
-    async def _start_over(self, feed: Feed) -> None:
+    async def _start_over(self, feed: WatchedNamespace) -> None:
         """History is gone: all who follow begin anew."""
         (attached,) = await self._attach([feed])
         feed.begin_at(attached)
         await self._announce_loss(feed)
 
-    async def _announce_loss(self, feed: Feed) -> None:
+    async def _announce_loss(self, feed: WatchedNamespace) -> None:
         feed.unsure = []
         try:
             await self._keep_resets(feed)
@@ -219,7 +219,7 @@ class Hub:
             for mailbox in feed.followers:
                 mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
 
-    async def _keep_resets(self, feed: Feed) -> None:
+    async def _keep_resets(self, feed: WatchedNamespace) -> None:
         """Have consumers that are killed before they are done with the reset get it again: their cursors may be gone, or old."""
         reset = CursorFormat(feed.user, feed.keys.name).reset
         for mailbox in feed.followers:
@@ -253,7 +253,7 @@ class Hub:
 
     # The log.
 
-    async def _read(self, feeds: list[Feed]) -> None:
+    async def _read(self, feeds: list[WatchedNamespace]) -> None:
         """Read what is new in some logs, hand it on, and see whether it accounts for all events."""
         for feed in feeds:
             self.members.agenda.dirty.pop(feed, None)

@@ -7,12 +7,12 @@ import queue
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from redis_store.changelog.entry import Entry, Position
+from redis_store.changelog.entry import LogEntry, Position
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import NamespaceKeys
 
 MOST_CHANGES = 10_000
-MOST_BYTES = 32 * 1024 * 1024
+MAILBOX_BYTES = 32 * 1024 * 1024
 """So much may wait for a watcher that does not read; what comes then is dropped and counted."""
 
 
@@ -32,12 +32,12 @@ class Delivery(NamedTuple):
     """Entries of a namespace's log, whose values have been read."""
 
     feed: bytes
-    entries: list[Entry]
+    entries: list[LogEntry]
     changes: int
     size_bytes: int
 
     @classmethod
-    def of(cls, feed: bytes, entries: list[Entry]) -> Delivery:
+    def of(cls, feed: bytes, entries: list[LogEntry]) -> Delivery:
         """Weigh entries."""
         changes = sum(len(entry.news) for entry in entries)
         texts = (news[2] for news in itertools.chain.from_iterable(entry.news for entry in entries) if news is not None)
@@ -69,7 +69,7 @@ class Replaced(NamedTuple):
     """Another process has become the consumer."""
 
 
-class Failed(NamedTuple):
+class WatchFailed(NamedTuple):
     """The watcher is refused: the hub could not begin, or it would have to follow too much for it."""
 
     error: DataStoreError
@@ -79,7 +79,7 @@ class Closed(NamedTuple):
     """There will be no more."""
 
 
-Item: TypeAlias = Opened | Delivery | HistoryGone | Suspicion | Listed | Overflow | Replaced | Failed | Closed
+Item: TypeAlias = Opened | Delivery | HistoryGone | Suspicion | Listed | Overflow | Replaced | WatchFailed | Closed
 
 
 class NamespaceBudget:
@@ -129,7 +129,10 @@ class Mailbox:
         if self._full:
             self._missed += delivery.changes
             return
-        if self._put_changes - self._taken_changes >= MOST_CHANGES or self._put_bytes - self._taken_bytes >= MOST_BYTES:
+        if (
+            self._put_changes - self._taken_changes >= MOST_CHANGES
+            or self._put_bytes - self._taken_bytes >= MAILBOX_BYTES
+        ):
             self._full = True
             self._missed = delivery.changes
             self.put(Overflow())

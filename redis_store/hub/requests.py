@@ -27,12 +27,12 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class HubPause:
     """Wait until something is heard, somebody wants something, or the time has come."""
 
     until: float
 
-    def __await__(self) -> Generator[Pause, Any, None]:
+    def __await__(self) -> Generator[HubPause, Any, None]:
         yield self
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from redis_store.errors import DataStoreError, LimitExceeded
-from redis_store.hub.mailbox import Failed, Mailbox
+from redis_store.hub.mailbox import Mailbox, WatchFailed
 from redis_store.hub.requests import Join, JoinAll, Leave, Request
-from redis_store.hub.watched_namespace import Agenda, Feed
+from redis_store.hub.watched_namespace import Agenda, WatchedNamespace
 from redis_store.namespace.keys import UserKeys
 
 
@@ -29,10 +29,10 @@ class Members:
 
     def __init__(self, database: int) -> None:
         self.agenda = Agenda()
-        self.feeds: dict[bytes, Feed] = {}
-        self.by_channel: dict[bytes, Feed] = {}
+        self.feeds: dict[bytes, WatchedNamespace] = {}
+        self.by_channel: dict[bytes, WatchedNamespace] = {}
         self.registries: dict[bytes, Registry] = {}
-        self.ended: list[Feed] = []
+        self.ended: list[WatchedNamespace] = []
         """Namespaces that nobody watches any more, and of which the server has not been told."""
         self.channel_head = b"__keyspace@%d__:" % database
         self._requests: list[Request] = []
@@ -78,7 +78,7 @@ class Members:
         feed = self.feeds.get(join.keys.data)
         if feed is None:
             channel = self.channel_head + join.keys.data
-            feed = Feed(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
+            feed = WatchedNamespace(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
             self.feeds[join.keys.data] = self.by_channel[channel] = feed
         feed.follow(join.mailbox)
         if join.mailbox.budget is not None:
@@ -115,7 +115,7 @@ class Members:
     def refuse(self, mailboxes: list[Mailbox], error: DataStoreError) -> None:
         """Tell watchers that they cannot watch."""
         for mailbox in mailboxes:
-            mailbox.put(Failed(error))
+            mailbox.put(WatchFailed(error))
             self._let_go(mailbox)
 
     def _forget_left(self) -> None:
@@ -167,7 +167,7 @@ class Members:
                 if not feed.followers:
                     self.agenda.left[feed] = None
 
-    def end(self, feed: Feed) -> None:
+    def end(self, feed: WatchedNamespace) -> None:
         """Watch a namespace no more."""
         del self.feeds[feed.keys.data], self.by_channel[feed.channel]
         self.agenda.strike(feed)

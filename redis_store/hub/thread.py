@@ -26,13 +26,13 @@ from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
 from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Mailbox
-from redis_store.hub.requests import Join, JoinAll, Leave, Pause, Request
+from redis_store.hub.requests import HubPause, Join, JoinAll, Leave, Request
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.replies import raise_error_reply
 
 _log = logging.getLogger("redis_store.watch.sync")
 
-LINGER_S = 0.5
+HUB_LINGER_S = 0.5
 """So long a hub stays that nobody uses, in case somebody comes back."""
 
 _FIRST_RETRY_S = 0.05
@@ -135,7 +135,7 @@ class HubThread:
             step = session.send(None)
             while True:
                 reply: Any = None
-                if type(step) is Pause:
+                if type(step) is HubPause:
                     if not hub.unused:
                         self._listen(listener, step.until)
                     elif self._rest():
@@ -188,7 +188,7 @@ class HubThread:
 
     def _rest(self) -> bool:
         """Nobody watches: wait a little for somebody to come back; True to end."""
-        self._poll(LINGER_S)
+        self._poll(HUB_LINGER_S)
         self._pass_requests()
         return self._hub.unused
 

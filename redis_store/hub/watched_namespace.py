@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from redis_store.changelog.digests import Digests, digest_of
-from redis_store.changelog.entry import Entry, Position, parse_entry
+from redis_store.changelog.entry import LogEntry, Position, parse_entry
 from redis_store.changelog.ops import Attached, Page, Seen
 from redis_store.hub.expiries import Expiries
 from redis_store.hub.mailbox import Delivery, HistoryGone, Mailbox, Opened, Suspicion
@@ -43,7 +43,7 @@ class Scan:
     suspects: dict[bytes, None] = field(default_factory=dict)
 
 
-class Feed:
+class WatchedNamespace:
     """A namespace that is watched."""
 
     def __init__(
@@ -196,7 +196,7 @@ class Feed:
         self.counted += self.events
         self.events = 0
 
-    def take(self, raw_entries: list[Any]) -> list[Entry] | None:
+    def take(self, raw_entries: list[Any]) -> list[LogEntry] | None:
         """Return the entries behind the known one, with which a read must begin; None where it does not."""
         if not raw_entries:
             return None
@@ -205,7 +205,7 @@ class Feed:
             return None
         return others
 
-    def accept(self, entries: list[Entry]) -> None:
+    def accept(self, entries: list[LogEntry]) -> None:
         """Move on behind entries whose values have been read, remember what they say, and hand them to all who follow.
 
         In one step, so that a connection that breaks while values are read leaves nothing undelivered.
@@ -263,7 +263,7 @@ class Feed:
         if self.compare_at is not None:
             self.compare_at = max(self.compare_at, until)
 
-    def apply(self, entries: list[Entry]) -> None:
+    def apply(self, entries: list[LogEntry]) -> None:
         """Remember what entries say, whose values have been read; what was found is news once only."""
         if not self.wants_digests:
             return
@@ -283,7 +283,7 @@ class Feed:
                 if entry.found and self.knows and not is_news:
                     entry.news[at] = None
 
-    def _apply_one(self, entry: Entry, op: str, name: bytes, text: bytes | None) -> bool:
+    def _apply_one(self, entry: LogEntry, op: str, name: bytes, text: bytes | None) -> bool:
         if self.scan is not None:
             self.scan.touched.add(name)
             self.scan.suspects.pop(name, None)
@@ -298,7 +298,7 @@ class Feed:
             self.expiries.forget(name)
         return self.digests.put(name, digest_of(text))
 
-    def deliver(self, entries: list[Entry]) -> None:
+    def deliver(self, entries: list[LogEntry]) -> None:
         """Hand entries to all who follow."""
         if not entries or not self.followers:
             return
@@ -373,21 +373,21 @@ class Agenda:
     """Which of a hub's namespaces need what; ordered, so that each gets its turn."""
 
     def __init__(self) -> None:
-        self.unopened: dict[Feed, None] = {}
-        self.dirty: dict[Feed, None] = {}
+        self.unopened: dict[WatchedNamespace, None] = {}
+        self.dirty: dict[WatchedNamespace, None] = {}
         """Something was heard of them, so that their logs have to be read."""
-        self.doubtful: dict[Feed, None] = {}
+        self.doubtful: dict[WatchedNamespace, None] = {}
         """They have to be learned or compared."""
-        self.expiring: dict[Feed, None] = {}
+        self.expiring: dict[WatchedNamespace, None] = {}
         """Keys of theirs will expire."""
-        self.left: dict[Feed, None] = {}
+        self.left: dict[WatchedNamespace, None] = {}
         """Nobody watches them any more; they end when it is known what they are like, for those who come later."""
 
     @staticmethod
-    def first(feeds: dict[Feed, None], most: int) -> list[Feed]:
+    def first(feeds: dict[WatchedNamespace, None], most: int) -> list[WatchedNamespace]:
         return list(islice(feeds, most))
 
-    def strike(self, feed: Feed) -> None:
+    def strike(self, feed: WatchedNamespace) -> None:
         """It needs nothing any more."""
         for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
             feeds.pop(feed, None)

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from redis_store.drivers.aio import AsyncDriver, drive
 from redis_store.errors import DataStoreError
@@ -16,9 +16,6 @@ from redis_store.near.connection import TrackedLoopConnection, clock
 from redis_store.near.entries import Entry
 from redis_store.near.side import MOST_USERS, SILENCE_S, Measured, Owner, Side
 from redis_store.protocol.call import Op
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 

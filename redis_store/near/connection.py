@@ -16,7 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.spin import Spinner
-from redis_store.connections.sync import _INCOMPLETE, HeldConnection
+from redis_store.connections.sync import INCOMPLETE, HeldConnection
 from redis_store.errors import DataStoreError
 from redis_store.protocol.call import Command
 
@@ -99,7 +99,7 @@ class TrackedConnection(HeldConnection):
         self._take_pushes()
 
     def _take_pushes(self) -> None:
-        if self._reader.gets() is not _INCOMPLETE:
+        if self._reader.gets() is not INCOMPLETE:
             raise self._lost("the server gave an answer that nobody asked for", False)
 
 

@@ -75,17 +75,17 @@ async def _read_if_little(scope: Scope, fields: Sequence[bytes], has_ttl: bool) 
     return _all_fetched(texts, (ttls or []) if has_ttl else None) if texts else None
 
 
-_ABSENT = -2
+_TTL_OF_ABSENT = -2
 
 
 def _all_fetched(texts: list[bytes | None], ttls: list[int] | None) -> list[Fetched]:
     if ttls is None:
         return [Fetched(text, None, True) for text in texts]
     if len(ttls) != len(texts):
-        ttls = [_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
+        ttls = [_TTL_OF_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
     return [_fetched(text, ttl) for text, ttl in zip(texts, ttls, strict=True)]
 
 
 def _fetched(text: bytes | None, ttl_ms: int) -> Fetched:
-    certain = (text is None) == (ttl_ms == _ABSENT)
+    certain = (text is None) == (ttl_ms == _TTL_OF_ABSENT)
     return Fetched(text, ttl_ms if ttl_ms >= 0 else None, certain)

@@ -24,7 +24,7 @@ logger = logging.getLogger("redis_store")
 SILENCE_S = 1.0
 """A connection on which nothing came for so long is asked before it is believed again."""
 
-RETRY_S = 1.0
+NEAR_RETRY_S = 1.0
 """So long after a connection could not be made it is not tried again."""
 
 MOST_USERS = 64
@@ -70,7 +70,7 @@ class Side:
             self.cache.refused(error)
         elif isinstance(error, StoreUnavailable):
             self._drop()
-            self._retry_at = clock() + RETRY_S
+            self._retry_at = clock() + NEAR_RETRY_S
             logger.debug("the near cache is not connected: %s", error)
 
     def _drop(self) -> None:

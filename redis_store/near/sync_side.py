@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from redis_store.drivers.sync import drive
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
@@ -15,17 +15,14 @@ from redis_store.near.connection import TrackedConnection, clock
 from redis_store.near.entries import Entries, Entry
 from redis_store.near.side import (
     MOST_USERS,
-    RETRY_S,
+    NEAR_RETRY_S,
     SILENCE_S,
+    Measured,
     Owner,
     Side,
     logger,
 )
-from redis_store.near.sync_reads import ThreadReads
 from redis_store.protocol.call import Op
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -34,6 +31,15 @@ _LONGEST_LOOK_S = 0.1
 
 IDLE_S = 60.0
 """The connection is closed when nobody has used it for so long."""
+
+
+class Asker(Protocol):
+    """The reads of one store."""
+
+    lent: bool
+
+    @property
+    def measured(self) -> Measured | None: ...
 
 
 class ThreadSide(Side):
@@ -89,7 +95,7 @@ class ThreadSide(Side):
             self._lock.release()
 
     def ask(
-        self, asker: ThreadReads, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]
+        self, asker: Asker, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]
     ) -> list[bytes | None] | None:
         """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
         if self._connection is None and asker.lent:
@@ -178,7 +184,7 @@ class ThreadSide(Side):
             finally:
                 self._end_asking()
 
-        self._retry_at = clock() + RETRY_S  # one thread at a time
+        self._retry_at = clock() + NEAR_RETRY_S  # one thread at a time
         threading.Thread(target=connect, name="redis-store-near-cache", daemon=True).start()
 
     def leave_to_parent(self) -> None:

@@ -24,7 +24,7 @@ INLINE_BYTES = 1024
 SMALL_READ_KEYS = 100
 """A read of more keys than this is taken for a big one, which small calls should not wait behind."""
 
-TRIES = 50
+BATCH_TRIES = 50
 """How often a batch with metadata is tried while others write to the same namespace."""
 
 
@@ -110,7 +110,7 @@ async def _set_many_with_metadata(
     if not texts:
         return 0
     field_parts = list(_parts(list(texts), KEYS_PER_SCRIPT))
-    for _ in range(TRIES):
+    for _ in range(BATCH_TRIES):
         # One script compares the old metadata itself; with several, one could refuse after another has written.
         if len(field_parts) > 1:
             await watch(scope.keys.data, scope.keys.info)
@@ -120,7 +120,7 @@ async def _set_many_with_metadata(
             scope.counters.bytes_written += sum(map(len, texts.values()))
             return len(texts)
     raise Conflict(
-        f"Namespace {scope.namespace!r} was written to by others at each of {TRIES} tries to store a batch with metadata:"
+        f"Namespace {scope.namespace!r} was written to by others at each of {BATCH_TRIES} tries to store a batch with metadata:"
         " nothing was written. Try again, or store smaller batches."
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from redis_store.flows.compute_once import (
     LOCK_TIMEOUT_S,
-    Answer,
+    ClaimAnswer,
     Claimed,
     Computing,
     Failed,
@@ -39,7 +39,7 @@ MAX_ERROR_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ComputePlan:
     """What a caller of `get_or_set` wants, checked."""
 
     scope: Scope
@@ -59,7 +59,7 @@ class Plan:
         stale: Ttl = None,
         lock_timeout: Ttl = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
-    ) -> Plan:
+    ) -> ComputePlan:
         """Check the rights and the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
@@ -91,7 +91,7 @@ class Plan:
     def look_near(self) -> Look:
         return Look(self.scope, self.key, lambda: look(self))
 
-    def claim(self, token: str, since_ms: int | None) -> Op[Answer]:
+    def claim(self, token: str, since_ms: int | None) -> Op[ClaimAnswer]:
         return claim(self, token, since_ms)
 
     def renew(self, token: str) -> Op[bool]:
@@ -114,13 +114,13 @@ def tag_member_prefix(scope: Scope) -> bytes:
     return b"%d:%b:" % (len(scope.keys.name), scope.keys.name)
 
 
-async def look(plan: Plan) -> bytes | None:
+async def look(plan: ComputePlan) -> bytes | None:
     text: bytes | None = await Call((("HGET", plan.scope.keys.data, plan.field),), as_is, True)
     plan.scope.counters.read(text)
     return text
 
 
-async def claim(plan: Plan, token: str, since_ms: int | None) -> Answer:
+async def claim(plan: ComputePlan, token: str, since_ms: int | None) -> ClaimAnswer:
     keys = plan.scope.keys
     expires = "1" if plan.ttl_ms != "" else ""
     since = "" if since_ms is None else since_ms
@@ -140,13 +140,13 @@ async def claim(plan: Plan, token: str, since_ms: int | None) -> Answer:
     return Failed(about["type"], about["message"])
 
 
-async def renew(plan: Plan, token: str) -> bool:
+async def renew(plan: ComputePlan, token: str) -> bool:
     arguments = (plan.field, token, plan.lock_ms, plan.member)
     kinds = (b"hash", *[b"zset"] * len(plan.tags))
     return bool(await run_checked(FLIGHT_RENEW, (plan.scope.keys.flight, *plan.tags), kinds, arguments))
 
 
-async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | None]:
+async def commit(plan: ComputePlan, token: str, text: bytes) -> tuple[bool, bytes | None]:
     """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
     scope, bound = plan.scope, bound_of(plan.scope, (plan.field,))
     reply = await run_checked(
@@ -164,7 +164,7 @@ async def commit(plan: Plan, token: str, text: bytes) -> tuple[bool, bytes | Non
     return (True, None) if reply == 1 else (False, reply[0])
 
 
-async def fail(plan: Plan, token: str, failed: Failed | None) -> bool:
+async def fail(plan: ComputePlan, token: str, failed: Failed | None) -> bool:
     """Give a claim up; without an error, one of those who wait computes in turn."""
     about = ""
     if failed is not None:

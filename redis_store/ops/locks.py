@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redis_store.flows.hold import GRACE_MS, Answer, Busy, Taken
+from redis_store.flows.hold import GRACE_MS, Busy, HoldAnswer, Taken
 from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
 from redis_store.namespace.scope import Scope
@@ -51,7 +51,7 @@ class LockOps:
     def _queue(self) -> bytes:
         return self.scope.user.queue(b"lock", self.raw)
 
-    async def acquire(self, token: str, wait: bool) -> Answer:
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         keys = (self.redis_key, self.scope.user.fence, self._queue)
         agent = self.scope.writer.agent_json
         arguments = (self.raw, token, self.ttl_ms, GRACE_MS, "1" if wait else "", agent)
@@ -95,7 +95,7 @@ class SemaphoreOps:
     def _queue(self) -> bytes:
         return self.scope.user.queue(b"limit", self.raw)
 
-    async def acquire(self, token: str, wait: bool) -> Answer:
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         keys = (self.redis_key, self._queue)
         arguments = (token, self.n, self.ttl_ms, GRACE_MS, "1" if wait else "")
         taken, *busy = await run_checked(SEMAPHORE_ACQUIRE, keys, (b"zset", b"list"), arguments)

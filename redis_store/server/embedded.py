@@ -64,7 +64,7 @@ from redis_store.server import probe
 from redis_store.server.folder import Folder, folder_at, translated_errors
 from redis_store.server.locks import Patience, count_shared, try_lock
 from redis_store.server.membership import Membership, membership_of, shut_down_unless_used
-from redis_store.server.probe import Answer, Talk
+from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server.process import force_down, shut_down
 from redis_store.server_config import Durability, check_durability
 
@@ -258,7 +258,9 @@ def _shut_down_soon(folder: Folder) -> None:
     patience = Patience(0.5)
     while True:
         shut_down_unless_used(folder)
-        if probe.probe(folder.socket_path()) is Answer.ABSENT or count_shared(folder.lease_lock, folder.engine_record):
+        if probe.probe(folder.socket_path()) is ProbeAnswer.ABSENT or count_shared(
+            folder.lease_lock, folder.engine_record
+        ):
             return
         if not patience.wait():
             return
@@ -272,9 +274,9 @@ def _users(folder: Folder) -> str:
 def _status(folder: Folder) -> ServerStatus:
     socket_path = folder.socket_path()
     answer = probe.probe(socket_path)
-    running = answer is not Answer.ABSENT
+    running = answer is not ProbeAnswer.ABSENT
     engine, durability = folder.writer(), None
-    if answer is Answer.READY:
+    if answer is ProbeAnswer.READY:
         with contextlib.suppress(OSError), Talk(socket_path) as talk:
             engine = probe.engine_of(talk) or engine
             reply = talk.ask("CONFIG", "GET", "appendfsync")
@@ -284,7 +286,7 @@ def _status(folder: Folder) -> ServerStatus:
         socket_path=socket_path,
         url=_url_of(socket_path),
         running=running,
-        state="stopped" if answer is Answer.ABSENT else answer.name.lower(),
+        state="stopped" if answer is ProbeAnswer.ABSENT else answer.name.lower(),
         pid=probe.listener_pid(socket_path) if running else None,
         engine=engine.name if engine is not None else None,
         version=engine.version if engine is not None else None,

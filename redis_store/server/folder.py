@@ -26,7 +26,7 @@ from redis_store.server import socket_path as server_socket_path
 from redis_store.server.binary import Engine
 from redis_store.server.files import read_json, write_json, write_whole
 from redis_store.server.host import Host, this_host
-from redis_store.server.locks import Scope
+from redis_store.server.locks import LockTable
 
 _FORMAT = 1
 _MAX_LOG_BYTES = 1 << 20
@@ -209,7 +209,7 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
 def translated_errors(folder: Folder) -> Iterator[None]:
     """Turn what the operating system says into `EmbeddedServerError`, and leave no lock behind on any error."""
     try:
-        with Scope():
+        with LockTable():
             yield
     except DataStoreError:
         raise

@@ -53,7 +53,7 @@ class FileLock:
         return True
 
     def keep(self) -> FileLock:
-        """Have the lock outlive the `Scope` in which it was taken."""
+        """Have the lock outlive the `LockTable` in which it was taken."""
         self.is_kept = True
         return self
 
@@ -62,7 +62,7 @@ class FileLock:
         with _guard:
             if _table.get(self.fd) is self:
                 self.close_descriptor()
-                del _table[self.fd]  # last: what is interrupted before stays known, and is closed by the `Scope`
+                del _table[self.fd]  # last: what is interrupted before stays known, and is closed by the `LockTable`
 
     def close_descriptor(self) -> None:
         """Close the descriptor, if it is still ours: code that makes daemons closes all that it finds, and numbers come again."""
@@ -77,7 +77,7 @@ _guard = threading.RLock()
 _numbers = itertools.count()
 
 
-class Scope:
+class LockTable:
     """A context manager that, on an error, closes the locks that its thread took inside and did not `keep`.
 
     A Ctrl-C can come between any two steps, also between taking a lock and the `with` that would give it back.

@@ -16,8 +16,8 @@ from pathlib import Path
 from redis_store.errors import EmbeddedServerError, StoreClosed
 from redis_store.server import locks, probe
 from redis_store.server.folder import Folder, translated_errors
-from redis_store.server.locks import FileLock, Patience, Scope, signed_by, try_lock
-from redis_store.server.probe import Answer, Talk
+from redis_store.server.locks import FileLock, LockTable, Patience, signed_by, try_lock
+from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server.process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
 
 _log = logging.getLogger("redis_store")
@@ -47,7 +47,7 @@ class Membership:
             self._handles += 1
             try:
                 self._always = self._always or always
-                with Scope():  # before `leave`, which would take a lock of our own for somebody else's
+                with LockTable():  # before `leave`, which would take a lock of our own for somebody else's
                     self._rejoin()
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ class Membership:
         if lease is not None and lease.is_current():
             answer = probe.probe(self.folder.socket_path(), always=self._always)
             # A server that is silent lives; whoever uses the connection has a timeout of its own.
-            if answer is Answer.READY or (answer is Answer.SILENT and not self._always):
+            if answer is ProbeAnswer.READY or (answer is ProbeAnswer.SILENT and not self._always):
                 return
         with self._lock:
             if not self.is_used:

@@ -23,7 +23,7 @@ from redis_store.server_config import missing_flags
 ANSWER_TIMEOUT_S = 1.0
 
 
-class Answer(enum.Enum):
+class ProbeAnswer(enum.Enum):
     """What a socket path says when it is asked whether a server lives there."""
 
     ABSENT = "nobody listens, or whoever did hung up"
@@ -78,24 +78,24 @@ class Talk:
         return None
 
 
-def probe(socket_path: Path, *, always: bool = False) -> Answer:
+def probe(socket_path: Path, *, always: bool = False) -> ProbeAnswer:
     """Ask for life, and with `always` have a server that is ready sync each write to the disk before it answers."""
     try:
         with Talk(socket_path) as talk:
             reply = talk.ask("PING")
             if isinstance(reply, hiredis.ReplyError):
                 # Any other error (BUSY, NOAUTH, too many clients) comes from a server that is up.
-                return Answer.LOADING if str(reply).startswith("LOADING") else Answer.READY
+                return ProbeAnswer.LOADING if str(reply).startswith("LOADING") else ProbeAnswer.READY
             if always:
                 talk.ask("CONFIG", "SET", "appendfsync", "always")
-            return Answer.READY
+            return ProbeAnswer.READY
     except (FileNotFoundError, ConnectionError):
-        return Answer.ABSENT
+        return ProbeAnswer.ABSENT
     except (
         TimeoutError,
         BlockingIOError,
     ):  # the latter: more connections wait than the server's backlog holds
-        return Answer.SILENT
+        return ProbeAnswer.SILENT
 
 
 def listener_pid(socket_path: Path) -> int | None:

@@ -13,7 +13,7 @@ from redis_store.server import binary as server_binary
 from redis_store.server import probe
 from redis_store.server.folder import Folder
 from redis_store.server.locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
-from redis_store.server.probe import Answer, Talk
+from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server_config import NEEDED_FLAGS
 
 #: How long a process waits for a server that says nothing, and for another process that holds a lock.
@@ -33,10 +33,10 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
     """
     patience = Patience(START_TIMEOUT_S)
     starts, log_offset = 0, 0
-    while (answer := probe.probe(folder.socket_path(), always=always)) is not Answer.READY:
-        if answer is Answer.LOADING:
+    while (answer := probe.probe(folder.socket_path(), always=always)) is not ProbeAnswer.READY:
+        if answer is ProbeAnswer.LOADING:
             patience.renew(START_TIMEOUT_S)  # it reads its files, however many there are
-        if answer is Answer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
+        if answer is ProbeAnswer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
             # Nobody listens, and nobody is about to: the lock is ours, so there is no server process.
             with contextlib.closing(lock):
                 if starts == _MAX_STARTS:
@@ -174,15 +174,15 @@ def _died(folder: Folder, log_offset: int) -> EmbeddedServerError:
     return EmbeddedServerError(f"The embedded server in {str(folder.path)!r} ends while it starts; {reason}")
 
 
-def _no_answer(folder: Folder, answer: Answer) -> EmbeddedServerError:
+def _no_answer(folder: Folder, answer: ProbeAnswer) -> EmbeddedServerError:
     where = str(folder.path)
-    if answer is Answer.ABSENT:
+    if answer is ProbeAnswer.ABSENT:
         return EmbeddedServerError(
             f"No server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
             "one; if it is stopped, let it go on (kill -CONT) or end it."
         )
     pid = probe.listener_pid(folder.socket_path())
-    state = "still reads its files" if answer is Answer.LOADING else "does not answer; it is stopped or overloaded"
+    state = "still reads its files" if answer is ProbeAnswer.LOADING else "does not answer; it is stopped or overloaded"
     return EmbeddedServerError(
         f"The embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"
     )

@@ -16,7 +16,7 @@ import orjson
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue
 from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.values import rules
-from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Packing
+from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Compression
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MARSHAL_WITHOUT_REFERENCES = 2
@@ -41,7 +41,7 @@ class Codec(Protocol):
     """How a store turns what callers pass into JSON text, and what Redis holds back into it."""
 
     @property
-    def packing(self) -> Packing:
+    def packing(self) -> Compression:
         """How a JSON text becomes what Redis holds: mostly as it is."""
 
     def encode(self, value: Any) -> bytes:
@@ -61,7 +61,7 @@ class Codec(Protocol):
 class Values:
     """Python values, the codec of every store that agents see."""
 
-    packing: Packing = PLAIN
+    packing: Compression = PLAIN
 
     def encode(self, value: Any) -> bytes:
         try:
@@ -129,7 +129,7 @@ class Values:
 class JsonText:
     """JSON text as bytes, for brokers and gateways that pass values on without reading them."""
 
-    packing: Packing = PLAIN
+    packing: Compression = PLAIN
     max_read_bytes: int = ANY_SIZE
     """What texts that are unpacked together may come to."""
 

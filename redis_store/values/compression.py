@@ -23,11 +23,11 @@ LEVEL = 3
 _PREFIX = bytes([RESERVED_FIRST_BYTE])
 _ZSTD = b"\x01\x28\xb5\x2f\xfd"
 _SMALLEST_WINDOW_LOG, _LARGEST_WINDOW_LOG = 10, 31
-_INSTALL = "pip install backports.zstd (Python 3.14 and later have it themselves)"
+_INSTALL_ZSTD = "pip install backports.zstd (Python 3.14 and later have it themselves)"
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class Compression:
     """How JSON texts become the bytes that Redis holds, and back."""
 
     above_bytes: int | None = None
@@ -59,7 +59,7 @@ class Packing:
             zstd = _zstd()
         except ImportError:
             raise UnsupportedEncoding(
-                f"{where} is compressed, and zstd is not installed here: {_INSTALL}.", namespace=namespace, key=key
+                f"{where} is compressed, and zstd is not installed here: {_INSTALL_ZSTD}.", namespace=namespace, key=key
             ) from None
         # The window that a frame may ask for is bounded too: it is memory of its own.
         window_log = min(_LARGEST_WINDOW_LOG, max(_SMALLEST_WINDOW_LOG, (self.max_bytes - 1).bit_length()))
@@ -87,7 +87,7 @@ class Packing:
         return self.unpack(stored, namespace, key) if stored.startswith(_PREFIX) else stored
 
 
-PLAIN = Packing()
+PLAIN = Compression()
 """Compresses nothing, and reads all."""
 
 
@@ -102,7 +102,7 @@ def check_compress_above(above_bytes: object) -> None:
     try:
         _zstd()
     except ImportError:
-        raise InvalidSettings(f"compress_above needs zstd, which is not installed here: {_INSTALL}.") from None
+        raise InvalidSettings(f"compress_above needs zstd, which is not installed here: {_INSTALL_ZSTD}.") from None
 
 
 def _zstd() -> Any:

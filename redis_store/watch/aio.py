@@ -21,7 +21,7 @@ from redis_store.hub.thread import join, leave, let_go
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
-from redis_store.watch.request import Plan, check_most
+from redis_store.watch.request import WatchRequest, check_most
 from redis_store.watch.wait_for import Waiting
 from redis_store.watch.watcher import Nap, Receive, Run, Watching
 
@@ -70,7 +70,7 @@ class AsyncWatch(AsyncIterator[Change]):
     it. It outlives a server that is restarted: then it waits.
     """
 
-    def __init__(self, driver: AsyncDriver, source: Source, plan: Plan) -> None:
+    def __init__(self, driver: AsyncDriver, source: Source, plan: WatchRequest) -> None:
         self._driver = driver
         self._source = source
         self._plan = plan

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from redis_store.changelog import ops as says
-from redis_store.changelog.entry import Cursor, CursorFormat, Entry, Position, id_order, parse_entry
+from redis_store.changelog.entry import Cursor, CursorFormat, LogEntry, Position, id_order, parse_entry
 from redis_store.changelog.ops import LOG_PAGE
 from redis_store.errors import DataStoreError
 from redis_store.hub.mailbox import Delivery, HistoryGone, Item, Opened, Overflow
@@ -243,7 +243,7 @@ class Follower:
         if track not in self._busy:
             self._busy.append(track)
 
-    def _give(self, track: Track, entry: Entry) -> None:
+    def _give(self, track: Track, entry: LogEntry) -> None:
         """Make ready what an entry says, but for what has been given already, or is known from a page that was read later."""
         order = entry.order
         taken = 0

@@ -33,7 +33,7 @@ class Consumer:
 
 
 @dataclass(slots=True)
-class Plan:
+class WatchRequest:
     """What to watch, and from where on."""
 
     scope: Scope
@@ -54,7 +54,7 @@ class Plan:
     @classmethod
     def of_namespace(
         cls, scope: Scope, prefix: str | None, since: str | None, consumer: str | None, initial: bool, holder: str
-    ) -> Plan:
+    ) -> WatchRequest:
         """Check the arguments of `watch`."""
         scope.check_readable()
         start = None if since is None else {scope.keys.name: _format(scope, scope.keys.name).read(since)}
@@ -71,7 +71,7 @@ class Plan:
         initial: bool,
         holder: str,
         budget: NamespaceBudget | None = None,
-    ) -> Plan:
+    ) -> WatchRequest:
         """Check the arguments of `watch_all`; a handle that may read some namespaces only gives their prefix."""
         names = encode_prefix(prefix)
         if not scope.access.may_read_all(names):
@@ -223,4 +223,4 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
     return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
 
 
-__all__ = ["Consumer", "Plan", "check_most"]
+__all__ = ["Consumer", "WatchRequest", "check_most"]

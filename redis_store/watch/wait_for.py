@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redis_store.errors import InvalidType, StoreClosed, WaitTimeout
-from redis_store.hub.mailbox import Closed, Delivery, Failed, HistoryGone, Item, Mailbox, Opened, Overflow, Suspicion
+from redis_store.hub.mailbox import (
+    Closed,
+    Delivery,
+    HistoryGone,
+    Item,
+    Mailbox,
+    Opened,
+    Overflow,
+    Suspicion,
+    WatchFailed,
+)
 from redis_store.hub.requests import Join
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
@@ -13,7 +23,7 @@ from redis_store.ops import values
 from redis_store.protocol.call import Op
 from redis_store.types import Json
 
-ABSENT = object()
+NOT_THERE = object()
 
 
 class Waiting:
@@ -30,12 +40,12 @@ class Waiting:
         self.fulfilled = False
 
     def look(self) -> Op[Json]:
-        """Read the key; `ABSENT` where it is not there."""
-        return values.get(self._scope, self._key, ABSENT)
+        """Read the key; `NOT_THERE` where it is not there."""
+        return values.get(self._scope, self._key, NOT_THERE)
 
     def accepts(self, value: Json) -> bool:
         """Whether this is the value that is waited for."""
-        if value is ABSENT:
+        if value is NOT_THERE:
             return False
         if self._predicate is None or self._predicate(value):
             self.value, self.fulfilled = value, True
@@ -58,7 +68,7 @@ class Waiting:
         if isinstance(item, Overflow):
             mailbox.reopen()
             return True
-        if isinstance(item, Failed):
+        if isinstance(item, WatchFailed):
             raise item.error
         if isinstance(item, Closed):
             raise StoreClosed("The store was closed while it waited for a key.")

@@ -20,17 +20,17 @@ from redis_store.errors import (
     StoreUnavailable,
 )
 from redis_store.flows.flow import may_pass
-from redis_store.hub.mailbox import Closed, Delivery, Failed, Item, Listed, Mailbox, Opened, Overflow, Replaced
+from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Opened, Overflow, Replaced, WatchFailed
 from redis_store.hub.thread import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
-from redis_store.watch.request import SAVE_AFTER, STAND_BY_S, Plan
+from redis_store.watch.request import SAVE_AFTER, STAND_BY_S, WatchRequest
 
 _log = logging.getLogger("redis_store.watch.sync")
 
 T = TypeVar("T")
 
-_RETRY_S = 0.2
+_WATCH_RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,9 @@ class Nap:
 class Watching:
     """The state of one watcher."""
 
-    def __init__(self, plan: Plan, source: Source, timeout_s: float | None, wake: Callable[[], None] | None) -> None:
+    def __init__(
+        self, plan: WatchRequest, source: Source, timeout_s: float | None, wake: Callable[[], None] | None
+    ) -> None:
         self.plan = plan
         self.standing_by = False
         self.closing = False
@@ -160,7 +162,7 @@ class Watching:
         while not isinstance(item, until):
             item = await Receive(None)
             self._refuse_end(item)
-            if isinstance(item, Failed):
+            if isinstance(item, WatchFailed):
                 if not may_pass(item.error):
                     self.mailbox.put(item)  # for every call from now on
                 raise item.error
@@ -199,7 +201,7 @@ class Watching:
         while not self._follower.has_ready:
             if self._follower.busy or self.standing_by or (item := self.mailbox.take(0)) is None:
                 return False
-            if isinstance(item, Failed):
+            if isinstance(item, WatchFailed):
                 self.mailbox.put(item)  # for the next call: this one has changes to return
                 return False
             self._accept(item)
@@ -207,7 +209,7 @@ class Watching:
 
     def _accept(self, item: Item) -> None:
         self._refuse_end(item)
-        if isinstance(item, Failed):
+        if isinstance(item, WatchFailed):
             self.mailbox.put(item)  # for every call from now on
             raise item.error
         if isinstance(item, Replaced):
@@ -228,7 +230,7 @@ class Watching:
                 if not self._waits:
                     self._waits = True
                     _log.warning("A watcher waits for the server: %s", error)
-                if not await Nap(_RETRY_S, deadline):
+                if not await Nap(_WATCH_RETRY_S, deadline):
                     return False
                 if self.closing:
                     raise StoreClosed("The watch is closed.") from None

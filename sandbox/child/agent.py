@@ -142,7 +142,7 @@ def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -
     return result
 
 
-_PATIENCE_S = 1.0
+_TASK_PATIENCE_S = 1.0
 """How long tasks that the agent left behind may take to end; threads of its executor are not waited for at all."""
 
 
@@ -152,5 +152,5 @@ def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     with suppress(Exception):
         if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_PATIENCE_S))
-        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), _PATIENCE_S))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_TASK_PATIENCE_S))
+        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), _TASK_PATIENCE_S))

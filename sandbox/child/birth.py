@@ -21,7 +21,7 @@ from sandbox.child.walls import kernel, namespaces, rlimits, walls
 
 DESCRIPTORS = 4
 MOST_REQUEST_BYTES = 64 * 1024
-_FAILED = 70
+_BIRTH_FAILED = 70
 
 
 def be_born(
@@ -54,7 +54,7 @@ def be_born(
         _become_agent(json.loads(message), channels, birth, built, folders)
     except BaseException as error:
         _report(error, waiting, birth)
-    os._exit(_FAILED)
+    os._exit(_BIRTH_FAILED)
 
 
 class Adoption:
@@ -126,4 +126,4 @@ def _close_others(kept: set[int]) -> None:
 def _die_with(parent: int) -> None:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
-        os._exit(_FAILED)
+        os._exit(_BIRTH_FAILED)

@@ -62,6 +62,7 @@ SHARED = {
         "compute_once",
         "hold",
         "run_flows",
+        "session",
         "store",
         "transaction",
         "watch",

@@ -19,6 +19,7 @@ from sandbox.child.channels import ControlChannel, DataChannel
 from sandbox.child.functions import Calls, Tools, renamed
 from sandbox.child.given import put_in_place, tools_of
 from sandbox.child.reports import Reports
+from sandbox.child.store.session import Session
 from sandbox.child.store.store import DataStore
 from sandbox.child.store.watch import Waits
 from sandbox.protocol.frames import Part
@@ -50,7 +51,9 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
     control.send("started")
     pid = os.getpid()
-    module = make_module(name, filename, source, {"data_store": DataStore(data, user, namespace, waits), **names})
+    module = make_module(
+        name, filename, source, {"data_store": DataStore(Session(data, user, namespace), waits), **names}
+    )
     message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
     _flush()
     try:

@@ -40,7 +40,7 @@ class _Child:
     """The run's socket to the host, from the run on."""
 
 
-class Zygote:
+class ZygoteLoop:
     """Serves one host until it is gone, nobody asks any more, or it has given birth often enough."""
 
     def __init__(self, sock: socket.socket, settings: dict[str, Any], folders: dict[str, str]) -> None:
@@ -267,7 +267,7 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
         import mimetypes
 
         mimetypes.knownfiles.clear()  # it reads those that are there, and there they are, but not to be read
-    zygote = Zygote(sock, settings, folders)
+    zygote = ZygoteLoop(sock, settings, folders)
     gc.collect()
     gc.freeze()
     pidfd = os.pidfd_open(os.getpid())

@@ -25,7 +25,7 @@ from sandbox.limits import Limits
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
 
-_POLL_S = 0.1
+_RELOAD_POLL_S = 0.1
 
 app = typer.Typer(
     add_completion=False,
@@ -148,7 +148,7 @@ def _attended(start: Callable[[], Any], should_stop: Callable[[], bool] | None) 
     """Start a run and wait for it; an interrupt ends it, and so does a save of its file, where that is asked for."""
     handle = start()
     try:
-        while should_stop is not None and not handle.wait(_POLL_S):
+        while should_stop is not None and not handle.wait(_RELOAD_POLL_S):
             if should_stop():
                 handle.cancel()
                 handle.wait()

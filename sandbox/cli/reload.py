@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-_POLL_S = 0.1
+_RELOAD_POLL_S = 0.1
 
 Stamps: TypeAlias = dict[Path, tuple[int, int, int]]
 
@@ -44,6 +44,6 @@ def run_on_every_save(files: Files, run: Callable[[Callable[[], bool]], None], s
         if files.stamps() == stamps:
             say("[waiting for the next save; Ctrl-C ends]")
         while (now := files.stamps()) == stamps:
-            time.sleep(_POLL_S)
+            time.sleep(_RELOAD_POLL_S)
         changed = sorted(path.name for path in now.keys() | stamps.keys() if now.get(path) != stamps.get(path))
         say(f"[{', '.join(changed)} changed: running again]")

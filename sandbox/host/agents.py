@@ -23,10 +23,10 @@ from sandbox.running.tree import Tree
 
 logger = logging.getLogger("sandbox")
 
-_PATIENCE_S = 2.0
+_NESTED_PATIENCE_S = 2.0
 """How long to wait for nested runs that were told to end."""
 
-_ANSWER_BYTES = 64 * 1024
+_BIG_RESULT_BYTES = 64 * 1024
 """A run whose answer takes more keeps its place until the agent has taken it: so many big ones there are, and no more."""
 
 Post = Callable[[list[Part], threading.Event | None], None]
@@ -90,7 +90,7 @@ class NestedHost:
             ticket.withdraw()
         for stop, _ in running:
             stop.end(SandboxError("The agent that called this one has ended."))
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _NESTED_PATIENCE_S
         for _, thread in running:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -149,7 +149,7 @@ class NestedHost:
             message = ["agent_failed", number, *_error_parts(outcome)]
         else:
             message = ["failed", number, describe(outcome)]
-        sent = threading.Event() if isinstance(outcome, bytes) and len(outcome) > _ANSWER_BYTES else None
+        sent = threading.Event() if isinstance(outcome, bytes) and len(outcome) > _BIG_RESULT_BYTES else None
         with self._lock:
             self.held_bytes -= self._inputs.pop(number, 0)
             self._tickets.pop(number, None)

@@ -19,11 +19,11 @@ from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host import operations
 from sandbox.host.held import Held
 from sandbox.host.operations import TextStore
-from sandbox.host.step_operations import HANDLERS, WITH_KEY
+from sandbox.host.step_operations import ALL_HANDLERS, ALL_WITH_KEY
 from sandbox.masking import PREVIEW_SOURCE_BYTES
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
 from sandbox.protocol.messages import OF_THE_USER, read_request
-from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
+from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, shortened
 from sandbox.running.tree import Tree
 
 _NAMESPACES_KEPT = 256
@@ -106,9 +106,9 @@ class Broker:
             failed = type(error).__name__
             done, parts = _NOTHING, error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
         duration_ms = (time.perf_counter() - start) * 1000
-        key = shortened(arguments[0]) if operation in WITH_KEY else None
+        key = shortened(arguments[0]) if operation in ALL_WITH_KEY else None
         self._tree.timeline.done.add(
-            Done(
+            OperationDone(
                 received,
                 self._who,
                 operation,
@@ -130,7 +130,9 @@ class Broker:
             return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
         return error
 
-    def _carry_out(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> operations.Done:
+    def _carry_out(
+        self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
+    ) -> operations.Answered:
         tree = self._tree
         tree.granted.check(operation)
         written, noted = operations.bytes_written(operation, arguments), operations.bytes_noted(operation, arguments)
@@ -145,7 +147,7 @@ class Broker:
             self._check_fits(store, arguments[0])
         news = self.held.begin(operation, namespace, arguments)
         try:
-            done = HANDLERS[operation](store, arguments)
+            done = ALL_HANDLERS[operation](store, arguments)
         except InvalidInput:  # nothing was sent
             self.held.forget(news)
             raise
@@ -170,7 +172,7 @@ class Broker:
         return store
 
 
-_NOTHING = operations.Done([], 0)
+_NOTHING = operations.Answered([], 0)
 
 
 def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:

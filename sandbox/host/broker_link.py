@@ -18,11 +18,11 @@ from sandbox.errors import LimitExceeded, ProtocolViolation, SandboxError
 from sandbox.limits import Limits
 from sandbox.permissions import Granted
 from sandbox.protocol.frames import Part
-from sandbox.record.timeline import Done, Timeline, Who
+from sandbox.record.timeline import OperationDone, Timeline, Who
 
 MAX_FRAME_BYTES = 2**32 - 1
 _RECORDS_AT_ONCE = 1000
-_RECORD_PARTS = len(Done._fields) - 1 + len(Who._fields)
+_RECORD_PARTS = len(OperationDone._fields) - 1 + len(Who._fields)
 
 
 class Request(NamedTuple):
@@ -92,12 +92,12 @@ def pack_records(timeline: Timeline) -> Iterator[list[Part]]:
         yield ["records", *(part for one in records[start : start + _RECORDS_AT_ONCE] for part in _flat(one))]
 
 
-def unpack_records(parts: list[Any]) -> Iterator[Done]:
+def unpack_records(parts: list[Any]) -> Iterator[OperationDone]:
     """Give the records that such a message holds."""
     for start in range(0, len(parts), _RECORD_PARTS):
         time, agent, run, *rest = parts[start : start + _RECORD_PARTS]
-        yield Done(time, Who(agent, run), *rest)
+        yield OperationDone(time, Who(agent, run), *rest)
 
 
-def _flat(done: Done) -> list[Part]:
+def _flat(done: OperationDone) -> list[Part]:
     return [done.time, *done.who, *done[2:]]

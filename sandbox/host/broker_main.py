@@ -22,7 +22,7 @@ from sandbox.record.timeline import Who
 from sandbox.running.background_loop import background_loop
 from sandbox.running.tree import Tree
 
-_LAST_WORD_S = 3.0
+_CLOSING_S = 3.0
 """How long to wait for the connections to be closed, where the host has gone."""
 
 _ELSEWHERE = Source("", "", "", b"")
@@ -37,7 +37,7 @@ def main(descriptor: int) -> NoReturn:
         _serve_host(socket.socket(fileno=descriptor), trees)
     closing = threading.Thread(target=trees.close, daemon=True)
     closing.start()
-    closing.join(_LAST_WORD_S)
+    closing.join(_CLOSING_S)
     os._exit(0)  # threads may still wait for a server that is silent
 
 

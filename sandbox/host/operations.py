@@ -55,7 +55,7 @@ class TextStore(Protocol):
     def __len__(self) -> int: ...
 
 
-class Done(NamedTuple):
+class Answered(NamedTuple):
     """The answer to a call, and what the timeline says about it."""
 
     parts: list[Part]
@@ -97,134 +97,134 @@ def _first(items: Mapping[str, bytes]) -> bytes | None:
     return next(iter(items.values()), None)
 
 
-def _get(store: TextStore, arguments: list[Any]) -> Done:
+def _get(store: TextStore, arguments: list[Any]) -> Answered:
     text = store.get(arguments[0])
-    return Done([], 0, False) if text is None else Done([text], 1, True, len(text), text)
+    return Answered([], 0, False) if text is None else Answered([text], 1, True, len(text), text)
 
 
-def _set(store: TextStore, arguments: list[Any]) -> Done:
+def _set(store: TextStore, arguments: list[Any]) -> Answered:
     key, text, metadata, ttl = arguments
     store.set(key, text, _metadata(metadata), ttl)
-    return Done([], size=len(text), value=text)
+    return Answered([], size=len(text), value=text)
 
 
-def _delete(store: TextStore, arguments: list[Any]) -> Done:
+def _delete(store: TextStore, arguments: list[Any]) -> Answered:
     there = store.delete(arguments[0])
-    return Done([there], int(there), there)
+    return Answered([there], int(there), there)
 
 
-def _delete_many(store: TextStore, arguments: list[Any]) -> Done:
+def _delete_many(store: TextStore, arguments: list[Any]) -> Answered:
     count = store.delete_many(arguments)
-    return Done([count], count)
+    return Answered([count], count)
 
 
-def _list_keys(store: TextStore, arguments: list[Any]) -> Done:
+def _list_keys(store: TextStore, arguments: list[Any]) -> Answered:
     keys = store.list_keys(arguments[0])
-    return Done([*keys], len(keys))
+    return Answered([*keys], len(keys))
 
 
-def _scan_page(store: TextStore, arguments: list[Any]) -> Done:
+def _scan_page(store: TextStore, arguments: list[Any]) -> Answered:
     cursor, keys = store.scan_page(*arguments)
-    return Done([cursor, *keys], len(keys))
+    return Answered([cursor, *keys], len(keys))
 
 
-def _scan_items_page(store: TextStore, arguments: list[Any]) -> Done:
+def _scan_items_page(store: TextStore, arguments: list[Any]) -> Answered:
     cursor, items = store.scan_items_page(*arguments)
-    return Done([cursor, *_pairs(items)], len(items), size=_total(items.values()), value=_first(items))
+    return Answered([cursor, *_pairs(items)], len(items), size=_total(items.values()), value=_first(items))
 
 
-def _list_namespaces(store: TextStore, arguments: list[Any]) -> Done:
+def _list_namespaces(store: TextStore, arguments: list[Any]) -> Answered:
     names = store.list_namespaces(arguments[0])
-    return Done([*names], len(names))
+    return Answered([*names], len(names))
 
 
-def _get_many(store: TextStore, arguments: list[Any]) -> Done:
+def _get_many(store: TextStore, arguments: list[Any]) -> Answered:
     items = store.get_many(arguments)
-    return Done(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
+    return Answered(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
 
 
-def _get_all(store: TextStore, arguments: list[Any]) -> Done:
+def _get_all(store: TextStore, arguments: list[Any]) -> Answered:
     items = store.get_all(arguments[0])
-    return Done(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
+    return Answered(_pairs(items), len(items), size=_total(items.values()), value=_first(items))
 
 
-def _set_many(store: TextStore, arguments: list[Any]) -> Done:
+def _set_many(store: TextStore, arguments: list[Any]) -> Answered:
     metadata, ttl, *pairs = arguments
     items = dict(zip(pairs[::2], pairs[1::2], strict=True))
     count = store.set_many(items, _metadata(metadata), ttl)
-    return Done([count], count, size=_total(items.values()), value=_first(items))
+    return Answered([count], count, size=_total(items.values()), value=_first(items))
 
 
-def _clear(store: TextStore, arguments: list[Any]) -> Done:
+def _clear(store: TextStore, arguments: list[Any]) -> Answered:
     count = store.clear()
-    return Done([count], count)
+    return Answered([count], count)
 
 
-def _info(store: TextStore, arguments: list[Any]) -> Done:
+def _info(store: TextStore, arguments: list[Any]) -> Answered:
     info = store.info(arguments[0])
     if info is None:
-        return Done([], 0, False)
+        return Answered([], 0, False)
     created, updated, expires = (_microseconds(t) for t in (info.created_at, info.updated_at, info.expires_at))
     metadata = rules.dump(info.metadata)
     parts: list[Part] = [info.key, created, info.created_by, updated, info.updated_by, metadata, info.size, expires]
-    return Done(parts, 1, True, len(metadata))
+    return Answered(parts, 1, True, len(metadata))
 
 
 def _microseconds(moment: datetime | None) -> int | None:
     return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
-def _contains(store: TextStore, arguments: list[Any]) -> Done:
+def _contains(store: TextStore, arguments: list[Any]) -> Answered:
     there = arguments[0] in store
-    return Done([there], int(there), there)
+    return Answered([there], int(there), there)
 
 
-def _count(store: TextStore, arguments: list[Any]) -> Done:
+def _count(store: TextStore, arguments: list[Any]) -> Answered:
     count = len(store)
-    return Done([count], count)
+    return Answered([count], count)
 
 
-def _expire(store: TextStore, arguments: list[Any]) -> Done:
+def _expire(store: TextStore, arguments: list[Any]) -> Answered:
     there = store.expire(*arguments)
-    return Done([there], int(there), there)
+    return Answered([there], int(there), there)
 
 
-def _persist(store: TextStore, arguments: list[Any]) -> Done:
+def _persist(store: TextStore, arguments: list[Any]) -> Answered:
     had_one = store.persist(arguments[0])
-    return Done([had_one], int(had_one), had_one)
+    return Answered([had_one], int(had_one), had_one)
 
 
-def _increment(store: TextStore, arguments: list[Any]) -> Done:
+def _increment(store: TextStore, arguments: list[Any]) -> Answered:
     key, by, ttl = arguments
     total = with_ttl(store, ttl).increment(key, by)
-    return Done([total], size=len(total), value=total)
+    return Answered([total], size=len(total), value=total)
 
 
-def _append(store: TextStore, arguments: list[Any]) -> Done:
+def _append(store: TextStore, arguments: list[Any]) -> Answered:
     key, max_items, ttl, *items = arguments
     with_ttl(store, ttl).append(key, *items, max_items=max_items)
-    return Done([], size=_total(items), value=items[0] if items else None)
+    return Answered([], size=_total(items), value=items[0] if items else None)
 
 
-def _set_if_absent(store: TextStore, arguments: list[Any]) -> Done:
+def _set_if_absent(store: TextStore, arguments: list[Any]) -> Answered:
     stored = store.set_if_absent(*arguments)
-    return Done([stored], int(stored), stored, len(arguments[1]), arguments[1])
+    return Answered([stored], int(stored), stored, len(arguments[1]), arguments[1])
 
 
-def _compare_and_set(store: TextStore, arguments: list[Any]) -> Done:
+def _compare_and_set(store: TextStore, arguments: list[Any]) -> Answered:
     key, expected, text, ttl = arguments
     stored = store.compare_and_set(key, MISSING if expected is None else expected, text, ttl)
-    return Done([stored], int(stored), stored, len(text), text)
+    return Answered([stored], int(stored), stored, len(text), text)
 
 
-def _pop(store: TextStore, arguments: list[Any]) -> Done:
+def _pop(store: TextStore, arguments: list[Any]) -> Answered:
     text = store.pop(arguments[0], None)
-    return Done([], 0, False) if text is None else Done([text], 1, True, len(text), text)
+    return Answered([], 0, False) if text is None else Answered([text], 1, True, len(text), text)
 
 
-def _rename(store: TextStore, arguments: list[Any]) -> Done:
+def _rename(store: TextStore, arguments: list[Any]) -> Answered:
     there = store.rename(*arguments)
-    return Done([there], int(there), there)
+    return Answered([there], int(there), there)
 
 
 def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
@@ -234,7 +234,7 @@ def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
     return with_default_ttl(store, ttl) if isinstance(store, DataStore) else store.use_namespace(store.namespace, ttl)
 
 
-HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
+HANDLERS: dict[str, Callable[[TextStore, list[Any]], Answered]] = {
     "get": _get,
     "set": _set,
     "delete": _delete,

@@ -22,7 +22,7 @@ from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
 
-_PATIENCE_S = 1.0
+_THREAD_PATIENCE_S = 1.0
 """How long to wait for threads of ours whose store is closed already."""
 
 
@@ -51,7 +51,7 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
             store.close()  # wakes a broker that still waits for the server, and those who wait for a change
             broker.close()
             server.join(broker.patience_s)
-            supervisor.watches.join(_PATIENCE_S)
+            supervisor.watches.join(_THREAD_PATIENCE_S)
     output.end()
     return outcome
 

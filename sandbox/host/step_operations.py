@@ -15,7 +15,7 @@ from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import changed_since_read, check_parts
 from redis_store.types import MISSING
 from sandbox.host import operations
-from sandbox.host.operations import Done, TextStore, with_ttl
+from sandbox.host.operations import Answered, TextStore, with_ttl
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import BOUND, BUSY, CLAIMED, DELETE, FAILED, READ, SET, VALUE
 
@@ -34,53 +34,53 @@ def steps_of(store: TextStore) -> steps.Steps:
     return steps.Steps(store_of_the_host(store))
 
 
-def _replace(store: TextStore, arguments: list[Any]) -> Done:
+def _replace(store: TextStore, arguments: list[Any]) -> Answered:
     key, expected, text, ttl = arguments
     done, there = steps_of(with_ttl(store, ttl)).replace(key, MISSING if expected is None else expected, text)
     if done:
-        return Done([True], 1, True, len(text), text)
-    return Done([False] if there is MISSING else [False, there], 0, False)
+        return Answered([True], 1, True, len(text), text)
+    return Answered([False] if there is MISSING else [False, there], 0, False)
 
 
-def _claim_value(store: TextStore, arguments: list[Any]) -> Done:
+def _claim_value(store: TextStore, arguments: list[Any]) -> Answered:
     key, token, ttl, stale, lock_timeout, since_ms, *tags = arguments
     _check_tags(tags)
     answer = steps_of(store).claim_value(key, token, ttl, stale, lock_timeout, tags, since_ms)
     if answer.state == "value":
-        return Done([VALUE, answer.value], 1, True, len(answer.value), answer.value)
+        return Answered([VALUE, answer.value], 1, True, len(answer.value), answer.value)
     if answer.state == "busy":
-        return Done([BUSY, answer.left_ms, answer.since_ms], 0, False)
+        return Answered([BUSY, answer.left_ms, answer.since_ms], 0, False)
     if answer.state == "error":
-        return Done([FAILED, answer.error_type, answer.error_message], 0, False)
-    return Done([CLAIMED], 0, False)
+        return Answered([FAILED, answer.error_type, answer.error_message], 0, False)
+    return Answered([CLAIMED], 0, False)
 
 
-def _renew_value(store: TextStore, arguments: list[Any]) -> Done:
+def _renew_value(store: TextStore, arguments: list[Any]) -> Answered:
     key, token, lock_timeout, *tags = arguments
     _check_tags(tags)
     return _whether(steps_of(store).renew_value(key, token, lock_timeout, tags))
 
 
-def _commit_value(store: TextStore, arguments: list[Any]) -> Done:
+def _commit_value(store: TextStore, arguments: list[Any]) -> Answered:
     key, token, text, ttl, stale, *tags = arguments
     _check_tags(tags)
     stored = steps_of(store).commit_value(key, token, text, ttl, stale, tags)
-    return Done([stored], int(stored), stored, len(text), text)
+    return Answered([stored], int(stored), stored, len(text), text)
 
 
-def _fail_value(store: TextStore, arguments: list[Any]) -> Done:
+def _fail_value(store: TextStore, arguments: list[Any]) -> Answered:
     return _whether(steps_of(store).fail_value(*arguments))
 
 
-def _invalidate_tag(store: TextStore, arguments: list[Any]) -> Done:
+def _invalidate_tag(store: TextStore, arguments: list[Any]) -> Answered:
     tag, to_read, *patterns = arguments
     if not 0 <= to_read <= len(patterns):
         raise FrameError("more patterns than there are")
     count = store_of_the_host(store).restricted(read=patterns[:to_read], write=patterns[to_read:]).invalidate_tag(tag)
-    return Done([count], count)
+    return Answered([count], count)
 
 
-def _commit_transaction(store: TextStore, arguments: list[Any]) -> Done:
+def _commit_transaction(store: TextStore, arguments: list[Any]) -> Answered:
     check_parts(len(arguments) // 5)
     reads, sets, deletes = [], [], []
     bounds: dict[str, int] = {}
@@ -100,46 +100,46 @@ def _commit_transaction(store: TextStore, arguments: list[Any]) -> Done:
     if changed is not None:
         raise changed_since_read(*changed)
     texts = [text for _, _, text, _ in sets]
-    return Done([], len(sets) + len(deletes), size=sum(map(len, texts)), value=texts[0] if texts else None)
+    return Answered([], len(sets) + len(deletes), size=sum(map(len, texts)), value=texts[0] if texts else None)
 
 
-def _acquire_lock(store: TextStore, arguments: list[Any]) -> Done:
+def _acquire_lock(store: TextStore, arguments: list[Any]) -> Answered:
     name, token, ttl, wait = arguments
     return _acquired(steps_of(store).acquire_lock(name, token, ttl, bool(wait)))
 
 
-def _renew_lock(store: TextStore, arguments: list[Any]) -> Done:
+def _renew_lock(store: TextStore, arguments: list[Any]) -> Answered:
     return _whether(steps_of(store).renew_lock(*arguments))
 
 
-def _release_lock(store: TextStore, arguments: list[Any]) -> Done:
+def _release_lock(store: TextStore, arguments: list[Any]) -> Answered:
     return _whether(steps_of(store).release_lock(*arguments))
 
 
-def _acquire_place(store: TextStore, arguments: list[Any]) -> Done:
+def _acquire_place(store: TextStore, arguments: list[Any]) -> Answered:
     name, token, n, ttl, wait = arguments
     return _acquired(steps_of(store).acquire_place(name, token, n, ttl, bool(wait)))
 
 
-def _renew_place(store: TextStore, arguments: list[Any]) -> Done:
+def _renew_place(store: TextStore, arguments: list[Any]) -> Answered:
     return _whether(steps_of(store).renew_place(*arguments))
 
 
-def _release_place(store: TextStore, arguments: list[Any]) -> Done:
+def _release_place(store: TextStore, arguments: list[Any]) -> Answered:
     return _whether(steps_of(store).release_place(*arguments))
 
 
-def _take_moment(store: TextStore, arguments: list[Any]) -> Done:
+def _take_moment(store: TextStore, arguments: list[Any]) -> Answered:
     taken, wait_ms = steps_of(store).take_moment(*arguments)
-    return Done([taken, wait_ms], 0, taken)
+    return Answered([taken, wait_ms], 0, taken)
 
 
-def _acquired(answer: steps.Acquired) -> Done:
-    return Done([answer.acquired, answer.fence, answer.retry_ms, answer.place], 0, answer.acquired)
+def _acquired(answer: steps.Acquired) -> Answered:
+    return Answered([answer.acquired, answer.fence, answer.retry_ms, answer.place], 0, answer.acquired)
 
 
-def _whether(done: bool) -> Done:
-    return Done([done], 0, done)
+def _whether(done: bool) -> Answered:
+    return Answered([done], 0, done)
 
 
 def _check_tags(tags: list[str]) -> None:
@@ -152,7 +152,7 @@ def _check_tags(tags: list[str]) -> None:
         )
 
 
-HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
+ALL_HANDLERS: dict[str, Callable[[TextStore, list[Any]], Answered]] = {
     **operations.HANDLERS,
     "replace": _replace,
     "claim_value": _claim_value,
@@ -171,5 +171,5 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Done]] = {
 }
 """Who carries out each operation of `_messages.OPERATIONS`."""
 
-WITH_KEY = operations.WITH_KEY | (HANDLERS.keys() - operations.HANDLERS.keys() - {"commit_transaction"})
+ALL_WITH_KEY = operations.WITH_KEY | (ALL_HANDLERS.keys() - operations.HANDLERS.keys() - {"commit_transaction"})
 """Operations whose first argument is a key, or the name of a lock, a tag and the like."""

@@ -25,7 +25,7 @@ from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
 
-_POLL_S = 0.05
+_EXIT_POLL_S = 0.05
 """How often to look whether the process is over, where the system has no pidfd."""
 
 _WATCH_S = 0.05
@@ -84,7 +84,7 @@ class Supervisor:
                 if left <= 0:
                     return self._ended(host_outcome.time_limit(self._tree.given.limits))
                 self._choose_events(selector)
-                most = left if process.pidfd is not None else min(left, _POLL_S)
+                most = left if process.pidfd is not None else min(left, _EXIT_POLL_S)
                 ready = selector.select(min(most, max(0.0, self._next_look - time.monotonic())))
                 self._attend(selector, {key.fileobj for key, _ in ready})
                 self._look()

@@ -21,7 +21,7 @@ from redis_store.values import rules
 from sandbox.host.broker import error_parts
 from sandbox.masking import PREVIEW_SOURCE_BYTES
 from sandbox.protocol.frames import FrameError, Part
-from sandbox.record.timeline import NAMESPACE_CHARACTERS, Done, Who, shortened
+from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, shortened
 from sandbox.running.tree import Tree
 
 MOST_WATCHES = 32
@@ -33,8 +33,8 @@ MOST_NAMESPACES = 2000
 MOST_WAITS = 64
 """Waits of one process at once."""
 
-_TAKE_AT_ONCE = 64
-_ANSWER_BYTES = 1024 * 1024
+_CHANGES_PER_ANSWER = 64
+_BIG_ANSWER_BYTES = 1024 * 1024
 
 
 class WatchHost:
@@ -126,7 +126,7 @@ class WatchHost:
 
     def answer_in_turn(self, kind: str, number: int, size: int, *parts: Part) -> None:
         """Send an answer that holds values, and wait until a big one has gone out, or the run is over."""
-        if size < _ANSWER_BYTES:
+        if size < _BIG_ANSWER_BYTES:
             self.answer(kind, number, *parts)
             return
         with self._turn:
@@ -167,7 +167,7 @@ class WatchHost:
         """Add a line to the timeline."""
         duration_ms = (time.perf_counter() - seen.start) * 1000
         self._tree.timeline.done.add(
-            Done(
+            OperationDone(
                 seen.received,
                 self._who,
                 seen.operation,
@@ -301,7 +301,7 @@ class _OpenWatch:
         self._number = number
         self._asked = asked
         # A consumer's cursor moves behind what was asked for, so that it must not be given more.
-        self._most = 1 if asked.consumer is not None else _TAKE_AT_ONCE
+        self._most = 1 if asked.consumer is not None else _CHANGES_PER_ANSWER
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._under_way = False
         self._left: deque[Change] = deque()
@@ -357,7 +357,7 @@ class _OpenWatch:
             return
         parts: list[Part] = []
         count = size = 0
-        while self._left and size < _ANSWER_BYTES:
+        while self._left and size < _BIG_ANSWER_BYTES:
             self._given = change = self._left.popleft()
             count += 1
             size += 200 + (len(change.value) if isinstance(change.value, bytes) else 0)

@@ -34,7 +34,7 @@ _SYSTEM = (
     "/etc/ld.so.cache",
     "/usr/share/zoneinfo",
 )
-ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+START_ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 """For the start of the interpreter; agents get another. One arena, because each reserves 64 MiB that a limit would count."""
 _INSTALLED = ("site-packages", "dist-packages", "python*/site-packages", "python*/dist-packages")
 _MOST_LIBRARIES = 100
@@ -69,7 +69,7 @@ def in_place(packages: Sequence[str] = ()) -> Layout:
     """Return the layout without a room: everything lies where the host has it."""
     python = interpreter()
     read_only = [_library(), *_SYSTEM, *map(str, _libraries(python)), *map(str, _our_files()), *packages]
-    return Layout(_command(str(python), map(str, PACKAGES.values())), dict(ENVIRONMENT), read_only)
+    return Layout(_command(str(python), map(str, PACKAGES.values())), dict(START_ENVIRONMENT), read_only)
 
 
 def in_a_room(packages: Sequence[str] = ()) -> Layout:
@@ -92,7 +92,7 @@ def in_a_room(packages: Sequence[str] = ()) -> Layout:
     binds += [(path, package_in_a_room(path)) for path in packages]
     return Layout(
         command=_command(f"{_PYTHON}/bin/{python.name}", (f"{_MODULES}/{name}" for name in PACKAGES)),
-        environment=ENVIRONMENT | ({"LD_LIBRARY_PATH": f"{_PYTHON}/lib"} if libraries else {}),
+        environment=START_ENVIRONMENT | ({"LD_LIBRARY_PATH": f"{_PYTHON}/lib"} if libraries else {}),
         read_only=[_PYTHON, _MODULES, _EXTRA, *_SYSTEM],
         binds=tuple(binds),
         links=tuple(links),

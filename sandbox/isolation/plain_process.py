@@ -19,7 +19,7 @@ from sandbox.isolation import layout
 from sandbox.isolation.zygote_child import threads_of
 from sandbox.limits import Limits
 
-_PATIENCE_S = 1.0
+_KILL_PATIENCE_S = 1.0
 """How long to wait for a killed process to be gone."""
 
 
@@ -50,7 +50,7 @@ class Process:
                     stderr=output.fileno(),
                     pass_fds=(data.fileno(), control.fileno()),
                     cwd=self._folder,
-                    env=layout.ENVIRONMENT | {"HOME": self._folder, "TMPDIR": self._folder},
+                    env=layout.START_ENVIRONMENT | {"HOME": self._folder, "TMPDIR": self._folder},
                     start_new_session=True,
                 )
         except BaseException:
@@ -132,7 +132,7 @@ def _open_pidfd(pid: int) -> int | None:
 def _wait_for(pidfd: int) -> None:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    poller.poll(_PATIENCE_S * 1000)
+    poller.poll(_KILL_PATIENCE_S * 1000)
 
 
 def _descendants(pid: int) -> list[int]:

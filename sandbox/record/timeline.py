@@ -26,7 +26,7 @@ class Who(NamedTuple):
     run: str
 
 
-class Done(NamedTuple):
+class OperationDone(NamedTuple):
     """A call of the store, as it is noted down."""
 
     time: float
@@ -84,7 +84,7 @@ class Timeline:
     """What happened in a tree of runs."""
 
     def __init__(self, size: int) -> None:
-        self.done: Bounded[Done] = Bounded(size)
+        self.done: Bounded[OperationDone] = Bounded(size)
         self.called: Bounded[Called] = Bounded(size)
 
     def operations(self) -> list[Operation]:
@@ -96,7 +96,7 @@ class Timeline:
         return [_call(called) for called in sorted(self.called.items(), key=_time)]
 
 
-def _time(record: Done | Called) -> float:
+def _time(record: OperationDone | Called) -> float:
     return record.time
 
 
@@ -105,7 +105,7 @@ def shortened(text: str, most: int = KEY_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _operation(done: Done) -> Operation:
+def _operation(done: OperationDone) -> Operation:
     return Operation(
         moment(done.time),
         done.who.agent,

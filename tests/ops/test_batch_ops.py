@@ -152,7 +152,7 @@ def test_metadata_of_one_part_is_compared_by_its_script() -> None:
 
 
 def test_metadata_that_others_keep_changing_is_a_conflict() -> None:
-    replies = [[b""], queued([0, b'{"x":1}'])] * batch.TRIES
+    replies = [[b""], queued([0, b'{"x":1}'])] * batch.BATCH_TRIES
     with pytest.raises(Conflict, match="nothing was written"):
         play(batch.set_many(scope_of(), {"a": 1}, {"m": 1}, None, "tx"), *replies)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.host.step_operations import HANDLERS, WITH_KEY
+from sandbox.host.step_operations import ALL_HANDLERS, ALL_WITH_KEY
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
 
@@ -22,8 +22,8 @@ def fitting(shape: Shape, repeats: int = 2) -> list[Any]:
 
 
 def test_each_operation_has_one_who_carries_it_out() -> None:
-    assert HANDLERS.keys() == OPERATIONS.keys()
-    assert OPERATIONS.keys() >= WITH_KEY
+    assert ALL_HANDLERS.keys() == OPERATIONS.keys()
+    assert OPERATIONS.keys() >= ALL_WITH_KEY
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -8,7 +8,7 @@ from typing import Any
 from redis_store.errors import ConnectionLost, DataStoreError
 from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Delivery, Item, Mailbox
-from redis_store.hub.requests import Join, Leave, Pause
+from redis_store.hub.requests import HubPause, Join, Leave
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.protocol.call import Call, ReplyError
@@ -257,7 +257,7 @@ class ScriptedRunner:
                 else:
                     step = session.send(reply)
             reply = None
-            if isinstance(step, Pause):
+            if isinstance(step, HubPause):
                 if not self._hear():
                     self.now = max(self.now, min(step.until, end))
                     if self.now >= end:

@@ -12,7 +12,7 @@ import redis
 
 from redis_store import CorruptValue, LimitExceeded, WaitTimeout
 from redis_store.hub.mailbox import NamespaceBudget
-from redis_store.watch.request import Plan
+from redis_store.watch.request import WatchRequest
 from tests.servers import Server, wait_until
 from tests.watch.conftest import WatchSide, refuses_ttl, said
 
@@ -299,7 +299,7 @@ def test_all_namespaces_also_those_to_come(side: WatchSide) -> None:
 
 def test_no_more_namespaces_than_a_budget_has(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = NamespaceBudget(2)
-    monkeypatch.setattr(Plan, "of_all", staticmethod(partial(Plan.of_all, budget=budget)))
+    monkeypatch.setattr(WatchRequest, "of_all", staticmethod(partial(WatchRequest.of_all, budget=budget)))
     for name in ("a", "b"):
         side.use_namespace(name).set("x", 1)
     watch = side.watch_all()

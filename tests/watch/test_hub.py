@@ -8,7 +8,7 @@ import pytest
 
 from redis_store.errors import ConnectionLost
 from redis_store.hub.compare import NOTES_REFUSED
-from redis_store.hub.mailbox import MOST_CHANGES, Failed
+from redis_store.hub.mailbox import MOST_CHANGES, WatchFailed
 from tests.watch.scripted import KEYS, ScriptedRunner, ScriptedServer, items, told
 
 
@@ -215,7 +215,7 @@ def test_who_cannot_begin_is_told_why(runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.hub.disconnected(ConnectionLost("nobody there"))
     [item] = items(mailbox)
-    assert isinstance(item, Failed)
+    assert isinstance(item, WatchFailed)
     assert "nobody there" in str(item.error)
     assert runner.hub.unused
 
@@ -236,7 +236,7 @@ def test_who_meets_two_broken_connections_is_told(runner: ScriptedRunner) -> Non
     for _ in range(2):
         runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
     [item] = items(mailbox)
-    assert isinstance(item, Failed)
+    assert isinstance(item, WatchFailed)
 
 
 def test_what_was_written_between_connections_is_no_sign_of_missing_events(

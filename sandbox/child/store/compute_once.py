@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from redis_store.flows.compute_once import (
     LOCK_TIMEOUT_S,
-    Answer,
+    ClaimAnswer,
     Claimed,
     Computing,
     Failed,
@@ -20,15 +20,14 @@ from redis_store.flows.compute_once import (
 )
 from redis_store.flows.flow import Do
 from redis_store.limits import ttl_to_ms
+from redis_store.memo import Cache
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from redis_store.values import rules
 from sandbox.child.store.arguments import key_text, new_token, ttl_seconds
 from sandbox.child.store.run_flows import run_flow, run_flow_async
+from sandbox.child.store.session import Session
 from sandbox.protocol.messages import BUSY, FAILED, VALUE
-
-if TYPE_CHECKING:
-    from sandbox.child.store.store import DataStore
 
 _COUNTERS = Counters()
 """Shown to nobody: what an agent does is in the record of its run."""
@@ -38,7 +37,7 @@ _COUNTERS = Counters()
 class Flight:
     """What a caller of `get_or_set` wants, checked, and the steps towards it."""
 
-    store: DataStore
+    session: Session
     key: str
     ttl_s: float | None
     stale_s: float | None
@@ -50,7 +49,7 @@ class Flight:
     @classmethod
     def of(
         cls,
-        store: DataStore,
+        session: Session,
         key: str,
         ttl: Ttl = None,
         stale: Ttl = None,
@@ -58,18 +57,18 @@ class Flight:
         tags: Iterable[str] | None = None,
     ) -> Flight:
         """Check the rights and the arguments of `get_or_set`."""
-        store._check("claim_value")
-        ttl_s = ttl_seconds(ttl, store._ttl_s)
+        session.check("claim_value")
+        ttl_s = ttl_seconds(ttl, session.ttl_s)
         ttl_ms, stale_ms = lifetimes("" if ttl_s is None else ttl_to_ms(ttl_s), stale)
         texts = tuple(str.__str__(tag) for tag in check_tags(tags))
         stale_s = None if stale_ms == "" else stale_ms / 1000
         return cls(
-            store, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts
+            session, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts
         )
 
     @property
     def place(self) -> tuple[str, str]:
-        return self.store.namespace, self.key
+        return self.session.namespace, self.key
 
     @property
     def channel(self) -> bytes:
@@ -83,7 +82,7 @@ class Flight:
         return rules.dump(value)
 
     def decode(self, text: bytes) -> Json:
-        return self.store._decode(text, self.key)
+        return self.session.decode(text, self.key)
 
     @property
     def counters(self) -> Counters:
@@ -93,12 +92,12 @@ class Flight:
         return Do(self.look())
 
     async def look(self) -> bytes | None:
-        parts = self.store._call("get", self.key)
+        parts = self.session.call("get", self.key)
         return parts[0] if parts else None
 
-    async def claim(self, token: str, since_ms: int | None) -> Answer:
+    async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer:
         lock_s = self.lock_ms / 1000
-        state, *rest = self.store._call(
+        state, *rest = self.session.call(
             "claim_value", self.key, token, self.ttl_s, self.stale_s, lock_s, since_ms or 0, *self.tags
         )
         if state == VALUE:
@@ -108,32 +107,33 @@ class Flight:
         return Failed(*rest) if state == FAILED else Claimed()
 
     async def renew(self, token: str) -> bool:
-        return bool(self.store._call("renew_value", self.key, token, self.lock_ms / 1000, *self.tags)[0])
+        return bool(self.session.call("renew_value", self.key, token, self.lock_ms / 1000, *self.tags)[0])
 
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
-        ended = self.store._call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, *self.tags)
+        ended = self.session.call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, *self.tags)
         return (True, None) if ended[0] else (False, await self.look())
 
     async def fail(self, token: str, failed: Failed | None) -> bool:
         about = ("", "") if failed is None else failed
-        return bool(self.store._call("fail_value", self.key, token, *about)[0])
+        return bool(self.session.call("fail_value", self.key, token, *about)[0])
 
 
-def compute_once(store: DataStore, make: Callable[[], Any], key: str, *wanted: Any) -> Json:
+def compute_once(session: Session, make: Callable[[], Any], key: str, *wanted: Any) -> Json:
     """Return the value of a key, computed by one of all callers where there is none."""
-    return run_flow(get_or_set(Flight.of(store, key, *wanted), make, new_token, random))
+    return run_flow(get_or_set(Flight.of(session, key, *wanted), make, new_token, random))
 
 
 class AsyncView:
     """A store whose functions are awaited, as much of it as `redis_store.memo` needs for a cached asynchronous function."""
 
-    def __init__(self, store: DataStore) -> None:
+    def __init__(self, store: Cache, session: Session) -> None:
         self._store = store
+        self._session = session
 
     async def get_or_set(
         self, key: str, make: Callable[[], Any], *, ttl: Ttl, stale: Ttl, lock_timeout: Ttl, tags: Iterable[str] | None
     ) -> Json:
-        flight = Flight.of(self._store, key, ttl, stale, lock_timeout, tags)
+        flight = Flight.of(self._session, key, ttl, stale, lock_timeout, tags)
         return await run_flow_async(get_or_set(flight, make, new_token, random))
 
     async def delete(self, key: str) -> bool:

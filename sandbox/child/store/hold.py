@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from random import random
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from redis_store import locks
-from redis_store.flows.hold import Answer, Busy, Taken, hold, pass_limit
+from redis_store.flows.hold import Busy, HoldAnswer, Taken, hold, pass_limit
 from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store.types import Ttl
 from sandbox.child.store.run_flows import DRIVER, run_flow_async
-
-if TYPE_CHECKING:
-    from sandbox.child.store.store import DataStore
+from sandbox.child.store.session import Session
 
 
 class LockSteps:
@@ -27,14 +25,14 @@ class LockSteps:
     what = "lock"
     redis_key = b""
 
-    def __init__(self, store: DataStore, name: str, ttl: Ttl) -> None:
-        store._check_writes_somewhere()
+    def __init__(self, session: Session, name: str, ttl: Ttl) -> None:
+        session.check_writes_somewhere()
         encode_lock_name(name)
         self.name = str.__str__(name)
         self.ttl_ms = ttl_to_ms(ttl)
-        self._call = store._call_for_user
+        self._call = session.call_for_user
 
-    async def acquire(self, token: str, wait: bool) -> Answer:
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         return _answer(*self._call("acquire_lock", self.name, token, self.ttl_ms / 1000, int(wait)))
 
     async def renew(self, token: str) -> bool:
@@ -50,15 +48,15 @@ class SemaphoreSteps:
     what = "semaphore"
     redis_key = b""
 
-    def __init__(self, store: DataStore, name: str, n: int, ttl: Ttl) -> None:
-        store._check_writes_somewhere()
+    def __init__(self, session: Session, name: str, n: int, ttl: Ttl) -> None:
+        session.check_writes_somewhere()
         encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
         self._n = int(check_places(n))
         self.ttl_ms = ttl_to_ms(ttl)
-        self._call = store._call_for_user
+        self._call = session.call_for_user
 
-    async def acquire(self, token: str, wait: bool) -> Answer:
+    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         return _answer(*self._call("acquire_place", self.name, token, self._n, self.ttl_ms / 1000, int(wait)))
 
     async def renew(self, token: str) -> bool:
@@ -71,13 +69,13 @@ class SemaphoreSteps:
 class RateLimitSteps:
     """The step of one rate limit."""
 
-    def __init__(self, store: DataStore, name: str, n: int, per: Ttl) -> None:
-        store._check_writes_somewhere()
+    def __init__(self, session: Session, name: str, n: int, per: Ttl) -> None:
+        session.check_writes_somewhere()
         encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
         self._n = int(check_places(n))
         self._per_s = ttl_to_ms(per, "per") / 1000
-        self._call = store._call_for_user
+        self._call = session.call_for_user
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
         most_s = None if most_ms is None else most_ms / 1000
@@ -127,20 +125,20 @@ class RateLimit(locks.RateLimit):
         pass
 
 
-def lock(store: DataStore, name: str, ttl: Ttl, timeout: float | None) -> Lock:
+def lock(session: Session, name: str, ttl: Ttl, timeout: float | None) -> Lock:
     """Return a lock of the store's user."""
-    return Lock(DRIVER, LockSteps(store, name, ttl), timeout)
+    return Lock(DRIVER, LockSteps(session, name, ttl), timeout)
 
 
-def semaphore(store: DataStore, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
+def semaphore(session: Session, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
     """Return a place of a semaphore of the store's user."""
-    return Semaphore(DRIVER, SemaphoreSteps(store, name, n, ttl), timeout)
+    return Semaphore(DRIVER, SemaphoreSteps(session, name, n, ttl), timeout)
 
 
-def rate_limit(store: DataStore, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
+def rate_limit(session: Session, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
     """Return a rate limit of the store's user."""
-    return RateLimit(DRIVER, RateLimitSteps(store, name, n, per), timeout)
+    return RateLimit(DRIVER, RateLimitSteps(session, name, n, per), timeout)
 
 
-def _answer(acquired: bool, fence: int, retry_ms: int, place: int) -> Answer:
+def _answer(acquired: bool, fence: int, retry_ms: int, place: int) -> HoldAnswer:
     return Taken(fence) if acquired else Busy(retry_ms, place)

@@ -13,70 +13,54 @@ from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from redis_store import memo
-from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
+from redis_store.errors import InvalidType, WaitTimeout
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, encode_tag
 from redis_store.flows.optimistic import check_max_items
 from redis_store.limits import check_timeout, ttl_to_ms
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker
-from redis_store.namespace.access import EVERYTHING, NO_WRITES, Access
-from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
+from redis_store.namespace.access import NO_WRITES, Access
+from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from redis_store.types import MISSING, Change, Json, JsonInput, KeyInfo, Missing, Ttl
 from redis_store.values import rules
-from sandbox.child.channels import DataChannel
 from sandbox.child.store import hold
-from sandbox.child.store.arguments import dump_of, max_keys_number, metadata_text, ttl_seconds
+from sandbox.child.store.arguments import dump_of, metadata_text, ttl_seconds
 from sandbox.child.store.arguments import key_text as _key
 from sandbox.child.store.arguments import key_texts as _keys
 from sandbox.child.store.compute_once import AsyncView, compute_once
 from sandbox.child.store.run_flows import run_flow
+from sandbox.child.store.session import Session
 from sandbox.child.store.transaction import Draft, Transaction, transact, update
 from sandbox.child.store.watch import Waits, Watch
-from sandbox.protocol.messages import BOUNDED, CHANGES, MAY_ADD, WRITES
 
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RESERVED_FIRST_BYTE = 0x01
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DataStore(StoreMapping):
     """JSON under keys, in one namespace of the user for whom the agent runs."""
 
-    def __init__(
-        self,
-        channel: DataChannel,
-        user: str,
-        namespace: str,
-        waits: Waits,
-        access: Access = EVERYTHING,
-        ttl_s: float | None = None,
-        max_keys: int | None = None,
-    ) -> None:
-        self._channel = channel
+    def __init__(self, session: Session, waits: Waits) -> None:
+        self._session = session
         self._waits = waits
-        self._user = user
-        self._namespace = namespace
-        self._access = access
-        self._ttl_s = ttl_s
-        self._max_keys = max_keys
 
     @property
     def namespace(self) -> str:
         """The namespace that this object works in."""
-        return self._namespace
+        return self._session.namespace
 
     @property
     def user(self) -> str:
         """The user whose data this is."""
-        return self._user
+        return self._session.user
 
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` where it is absent."""
-        parts = self._call("get", _key(key))
-        return self._decode(parts[0], key) if parts else default
+        parts = self._session.call("get", _key(key))
+        return self._session.decode(parts[0], key) if parts else default
 
     def set(
         self,
@@ -89,22 +73,26 @@ class DataStore(StoreMapping):
 
         `ttl` is in seconds, or a timedelta; without one the namespace's default counts, against which there is `NEVER`.
         """
-        self._call("set", _key(key), rules.dump(value), metadata_text(metadata), ttl_seconds(ttl, self._ttl_s))
+        self._session.call(
+            "set", _key(key), rules.dump(value), metadata_text(metadata), ttl_seconds(ttl, self._session.ttl_s)
+        )
 
     def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Let a key expire that long from now, whatever it had before, and return whether it was there."""
-        return bool(self._call("expire", _key(key), ttl_to_ms(ttl) / 1000)[0])
+        return bool(self._session.call("expire", _key(key), ttl_to_ms(ttl) / 1000)[0])
 
     def persist(self, key: str) -> bool:
         """Take a key's time to live away and return whether it had one."""
-        return bool(self._call("persist", _key(key))[0])
+        return bool(self._session.call("persist", _key(key))[0])
 
     def increment(self, key: str, by: float = 1) -> Json:
         """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
 
         Whole numbers stay exact; a ttl that the key has stays. Raises `WrongValueType` where it holds anything but a number.
         """
-        return self._decode(self._call("increment", _key(key), rules.dump(by), self._ttl_s)[0], key)
+        return self._session.decode(
+            self._session.call("increment", _key(key), rules.dump(by), self._session.ttl_s)[0], key
+        )
 
     def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
         """Append to the list under a key, or begin one; with `max_items`, only so many of the newest stay.
@@ -113,12 +101,12 @@ class DataStore(StoreMapping):
         """
         most = None if max_items is None else check_max_items(max_items)
         texts = [rules.dump(item) for item in rules.to_plain(list(items))]
-        self._call("append", _key(key), most, self._ttl_s, *texts)
+        self._session.call("append", _key(key), most, self._session.ttl_s, *texts)
 
     def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value where the key holds none, and return whether that was so: one of many callers gets True."""
         text = rules.dump(value)
-        return bool(self._call("set_if_absent", _key(key), text, ttl_seconds(ttl, self._ttl_s))[0])
+        return bool(self._session.call("set_if_absent", _key(key), text, ttl_seconds(ttl, self._session.ttl_s))[0])
 
     def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key holds `expected`, or nothing with `MISSING`, and return whether it did.
@@ -128,11 +116,13 @@ class DataStore(StoreMapping):
         """
         old = None if expected is MISSING else rules.dump(expected)
         text = rules.dump(value)
-        return bool(self._call("compare_and_set", _key(key), old, text, ttl_seconds(ttl, self._ttl_s))[0])
+        return bool(
+            self._session.call("compare_and_set", _key(key), old, text, ttl_seconds(ttl, self._session.ttl_s))[0]
+        )
 
     def rename(self, key: str, new: str) -> bool:
         """Move a value with its metadata and ttl to another key, in place of what that holds; False where there is none."""
-        return bool(self._call("rename", _key(key), _key(new))[0])
+        return bool(self._session.call("rename", _key(key), _key(new))[0])
 
     @overload  # type: ignore[override]  # a store's takes a key and a function too
     def update(self, key: str, function: Callable[[Any], Any], /, default: Any = None) -> Json: ...
@@ -146,15 +136,15 @@ class DataStore(StoreMapping):
         Called with a mapping or pairs instead, stores them all or nothing, as `dict.update` takes them.
         """
         if args and (isinstance(args[0], str) or len(args) > 1):
-            return run_flow(update(self, *args, **kwargs))
+            return run_flow(update(self._session, *args, **kwargs))
         return super().update(*args, **kwargs)
 
     def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
-        parts = self._call("pop", _key(key))
+        parts = self._session.call("pop", _key(key))
         if not parts and default is MISSING:
             raise KeyError(key)
-        return self._decode(parts[0], key) if parts else default
+        return self._session.decode(parts[0], key) if parts else default
 
     def get_or_set(
         self,
@@ -175,7 +165,7 @@ class DataStore(StoreMapping):
         With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
         A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
         """
-        return compute_once(self, make, key, ttl, stale, lock_timeout, tags)
+        return compute_once(self._session, make, key, ttl, stale, lock_timeout, tags)
 
     def cached(
         self,
@@ -198,7 +188,10 @@ class DataStore(StoreMapping):
 
         def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
             if inspect.iscoroutinefunction(function):
-                return cast("CachedFunction[P, R]", memo.cached_async(cast(Any, AsyncView(self)), function, options))
+                return cast(
+                    "CachedFunction[P, R]",
+                    memo.cached_async(cast(Any, AsyncView(self, self._session)), function, options),
+                )
             return memo.cached(cast(Any, self), function, options)
 
         return decorate
@@ -206,9 +199,11 @@ class DataStore(StoreMapping):
     def invalidate_tag(self, tag: str) -> int:
         """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
         encode_tag(tag)
-        self._check_writes_somewhere()
-        read, write = ([str(one) for one in patterns] for patterns in (self._access.read, self._access.write))
-        return int(self._call_for_user("invalidate_tag", str.__str__(tag), len(read), *read, *write)[0])
+        self._session.check_writes_somewhere()
+        read, write = (
+            [str(one) for one in patterns] for patterns in (self._session.access.read, self._session.access.write)
+        )
+        return int(self._session.call_for_user("invalidate_tag", str.__str__(tag), len(read), *read, *write)[0])
 
     def transaction(self) -> Transaction:
         """Begin a transaction in the user's namespaces: what its block reads must still stand when the block ends.
@@ -216,14 +211,14 @@ class DataStore(StoreMapping):
         Then everything that it wrote is written at one moment; else `Conflict` is raised and nothing is. Writers of keys that
         it has not read never disturb it. `transact` runs a function again instead.
         """
-        return Transaction(self, Draft(self))
+        return Transaction(self._session, Draft(self._session))
 
     def transact(self, function: Callable[[Transaction], T]) -> T:
         """Run a function with a `transaction`, again whenever others wrote what it read, and return what it returns.
 
         The function should do nothing but read and write through the transaction. `Conflict` after very many tries.
         """
-        return run_flow(transact(self, function))
+        return run_flow(transact(self._session, function))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> hold.Lock:
         """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
@@ -232,27 +227,27 @@ class DataStore(StoreMapping):
         who wait get it in their turn. With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0
         tries once. ``with`` blocks the agent while it waits; ``async with`` lets its other tasks go on.
         """
-        return hold.lock(self, name, ttl, timeout)
+        return hold.lock(self._session, name, ttl, timeout)
 
     def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> hold.Semaphore:
         """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
-        return hold.semaphore(self, name, n, ttl, timeout)
+        return hold.semaphore(self._session, name, n, ttl, timeout)
 
     def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> hold.RateLimit:
         """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
-        return hold.rate_limit(self, name, n, per, timeout)
+        return hold.rate_limit(self._session, name, n, per, timeout)
 
     def delete(self, key: str) -> bool:
         """Delete a key and return whether it was there."""
-        return bool(self._call("delete", _key(key))[0])
+        return bool(self._session.call("delete", _key(key))[0])
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys and return how many were there."""
-        return int(self._call("delete_many", *_keys(keys))[0])
+        return int(self._session.call("delete_many", *_keys(keys))[0])
 
     def list_keys(self, prefix: str | None = None) -> list[str]:
         """Return the keys of the namespace that begin with `prefix`, sorted."""
-        return self._call("list_keys", encode_prefix(prefix) or None)
+        return self._session.call("list_keys", encode_prefix(prefix) or None)
 
     def iter_keys(self, prefix: str | None = None) -> Iterator[str]:
         """Iterate over the keys page by page, for namespaces too big for a list."""
@@ -266,16 +261,16 @@ class DataStore(StoreMapping):
 
     def list_namespaces(self, prefix: str | None = None) -> list[str]:
         """Return the user's namespaces that hold data, sorted."""
-        names = self._channel.call("list_namespaces", self._namespace, encode_prefix(prefix) or None)
-        return [name for name in names if self._access.may_read(name)]
+        names = self._session.channel.call("list_namespaces", self._session.namespace, encode_prefix(prefix) or None)
+        return [name for name in names if self._session.access.may_read(name)]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are there, in the order asked for."""
-        return dict(self._pairs(self._call("get_many", *_keys(keys))))
+        return dict(self._pairs(self._session.call("get_many", *_keys(keys))))
 
     def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return all keys of the namespace that begin with `prefix`, with their values."""
-        return dict(self._pairs(self._call("get_all", encode_prefix(prefix) or None)))
+        return dict(self._pairs(self._session.call("get_all", encode_prefix(prefix) or None)))
 
     def set_many(
         self,
@@ -287,15 +282,17 @@ class DataStore(StoreMapping):
         if not isinstance(items, Mapping):
             raise InvalidType(f"A batch must be a dict of keys and values, not {type(items).__name__}.")
         pairs = [part for key, value in items.items() for part in (_key(key), dump_of(key, value))]
-        return int(self._call("set_many", metadata_text(metadata), ttl_seconds(ttl, self._ttl_s), *pairs)[0])
+        return int(
+            self._session.call("set_many", metadata_text(metadata), ttl_seconds(ttl, self._session.ttl_s), *pairs)[0]
+        )
 
     def clear(self) -> int:  # type: ignore[override]  # as `StoreMapping`'s
         """Delete every key of the namespace and return how many there were."""
-        return int(self._call("clear")[0])
+        return int(self._session.call("clear")[0])
 
     def info(self, key: str) -> KeyInfo | None:
         """Return what is known about a key beside its value, or None where it is absent."""
-        parts = self._call("info", _key(key))
+        parts = self._session.call("info", _key(key))
         if not parts:
             return None
         name, created, created_by, updated, updated_by, metadata, size, expires = parts
@@ -329,9 +326,9 @@ class DataStore(StoreMapping):
 
     def wait_for(self, key: str, timeout: float | None = None) -> Json:
         """Return the value at once if the key is there, else as soon as it is written; `WaitTimeout` if not in time."""
-        self._check("wait_for")
-        _, answer = self._waits.ask("wait", self._namespace, _key(key), check_timeout(timeout))
-        return self._decode(answer.result()[0], key)
+        self._session.check("wait_for")
+        _, answer = self._waits.ask("wait", self._session.namespace, _key(key), check_timeout(timeout))
+        return self._session.decode(answer.result()[0], key)
 
     def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
         """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
@@ -354,9 +351,9 @@ class DataStore(StoreMapping):
                 change = changes.next_change(None if deadline is None else max(0.0, deadline - monotonic()))
                 if change is None:
                     raise WaitTimeout(
-                        f"The key {name!r} in namespace {self._namespace!r} had no value that was waited for within"
+                        f"The key {name!r} in namespace {self._session.namespace!r} had no value that was waited for within"
                         f" {limit_s:g} seconds.",
-                        namespace=self._namespace,
+                        namespace=self._session.namespace,
                         key=name,
                     )
 
@@ -366,14 +363,11 @@ class DataStore(StoreMapping):
         With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
         them more, of some taken at random those that were written longest ago.
         """
-        ttl_s = ttl_seconds(ttl, None)
-        most = max_keys_number(max_keys)
-        encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
-        return DataStore(self._channel, self._user, str.__str__(name), self._waits, self._access, ttl_s, most)
+        return DataStore(self._session.moved(name, ttl, max_keys), self._waits)
 
     def read_only(self) -> DataStore:
         """Return this store without the right to write, for the user's other namespaces too."""
-        return self._with_access(self._access.narrowed(NO_WRITES))
+        return DataStore(self._session.narrowed(NO_WRITES), self._waits)
 
     def restricted(
         self,
@@ -386,27 +380,23 @@ class DataStore(StoreMapping):
 
         Each is a name, or the beginning of names with a ``*`` as its last character.
         """
-        return self._with_access(self._access.narrowed(Access.of(read, write, namespaces)))
+        return DataStore(self._session.narrowed(Access.of(read, write, namespaces)), self._waits)
 
     def __repr__(self) -> str:
-        return f"<DataStore user={self._user!r} namespace={self._namespace!r}>"
-
-    def _with_access(self, access: Access) -> DataStore:
-        here = self._channel, self._user, self._namespace, self._waits
-        return DataStore(*here, access, self._ttl_s, self._max_keys)
+        return f"<DataStore user={self._session.user!r} namespace={self._session.namespace!r}>"
 
     def _contains(self, key: str) -> bool:
-        return bool(self._call("contains", _key(key))[0])
+        return bool(self._session.call("contains", _key(key))[0])
 
     def _count(self) -> int:
-        return int(self._call("count")[0])
+        return int(self._session.call("count")[0])
 
     def _watch(self, everywhere: bool, prefix: str | None, since: object, consumer: object, initial: object) -> Watch:
         names = encode_prefix(prefix)
         if not everywhere:
-            self._check("watch")
-        elif not self._access.may_read_all(names):
-            raise self._access.refusal("read", f"{names}*")
+            self._session.check("watch")
+        elif not self._session.access.may_read_all(names):
+            raise self._session.access.refusal("read", f"{names}*")
         if since is not None and not isinstance(since, (str, dict)):
             raise InvalidType(f"A cursor must be the str of a change's .cursor, not {type(since).__name__}.")
         if not isinstance(initial, bool):
@@ -415,66 +405,23 @@ class DataStore(StoreMapping):
             encode_name(consumer, "consumer name", MAX_AGENT_BYTES)
         text = None if since is None else rules.dump(since)
         asked = (everywhere, names or None, text, consumer, initial)
-        return Watch(self._waits, self._decode_in, self._namespace, *asked)  # type: ignore[arg-type]  # judged above
+        return Watch(self._waits, self._decode_in, self._session.namespace, *asked)  # type: ignore[arg-type]  # judged above
 
     def _decode_in(self, text: bytes, namespace: str, key: str) -> Json:
-        return self.use_namespace(namespace)._decode(text, key)
-
-    def _call(self, operation: str, *arguments: Any) -> list[Any]:
-        if self._access is not EVERYTHING:
-            self._check(operation)
-        if self._max_keys is not None and operation in MAY_ADD:
-            return self._channel.call(BOUNDED, self._namespace, self._max_keys, operation, *arguments)
-        return self._channel.call(operation, self._namespace, *arguments)
-
-    def _call_for_user(self, operation: str, *arguments: Any) -> list[Any]:
-        """Call what belongs to no namespace, or to several, after the caller's own checks."""
-        return self._channel.call(operation, self._namespace, *arguments)
-
-    def _check(self, operation: str) -> None:
-        """Keep a handle to what it was narrowed to; what the agent as a whole may do is the host's to judge."""
-        if (operation in CHANGES or operation not in WRITES) and not self._access.may_read(self._namespace):
-            raise self._access.refusal("read", self._namespace)
-        if (operation in CHANGES or operation in WRITES) and not self._access.may_write(self._namespace):
-            raise self._access.refusal("write", self._namespace)
-
-    def _check_writes_somewhere(self) -> None:
-        if not self._access.write:
-            raise self._access.refusal("write", self._namespace)
+        return self._session.moved(namespace).decode(text, key)
 
     def _pages(self, operation: str, prefix: str | None) -> Iterator[list[Any]]:
         checked = encode_prefix(prefix) or None
         cursor = "0"
         while True:
-            cursor, *page = self._call(operation, cursor, checked)
+            cursor, *page = self._session.call(operation, cursor, checked)
             yield page
             if cursor == "0":
                 return
 
     def _pairs(self, parts: list[Any]) -> Iterator[tuple[str, Json]]:
         for key, text in zip(parts[::2], parts[1::2], strict=True):
-            yield key, self._decode(text, key)
-
-    def _decode(self, text: bytes, key: str) -> Json:
-        try:
-            return rules.load(text)
-        except (ValueError, RecursionError):
-            raise self._undecodable(text, key) from None
-
-    def _undecodable(self, text: bytes, key: str) -> CorruptValue | UnsupportedEncoding:
-        where = f"The value of {key!r} in namespace {self._namespace!r}"
-        if text[:1] == bytes([_RESERVED_FIRST_BYTE]):
-            return UnsupportedEncoding(
-                f"{where} has an encoding that this version cannot read: upgrade agent-data-store.",
-                namespace=self._namespace,
-                key=key,
-            )
-        return CorruptValue(
-            f"{where} is not JSON (it begins with {text[:32]!r}): set it again, or delete it.",
-            namespace=self._namespace,
-            key=key,
-            first_bytes=text[:32],
-        )
+            yield key, self._session.decode(text, key)
 
 
 def _time(microseconds: int | None) -> datetime | None:

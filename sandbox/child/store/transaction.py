@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from redis_store.flows import optimistic
 from redis_store.flows.flow import Ask, Do, Flow
@@ -15,11 +15,9 @@ from redis_store.types import Json, JsonInput, Ttl
 from redis_store.values import rules
 from sandbox.child.store.arguments import key_text, ttl_seconds
 from sandbox.child.store.run_flows import DRIVER
+from sandbox.child.store.session import Session
 from sandbox.protocol.frames import Part
 from sandbox.protocol.messages import BOUND, DELETE, READ, SET
-
-if TYPE_CHECKING:
-    from sandbox.child.store.store import DataStore
 
 T = TypeVar("T")
 
@@ -30,7 +28,7 @@ __all__ = ["Transaction"]
 class Draft:
     """What a transaction has read, and what it would write: JSON text by namespace and key, None for nothing."""
 
-    store: DataStore
+    session: Session
     reads: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     writes: dict[tuple[str, str], tuple[bytes | None, float | None]] = field(default_factory=dict)
     bounds: dict[str, int] = field(default_factory=dict)
@@ -52,7 +50,7 @@ class Draft:
         for namespace, max_keys in self.bounds.items():
             parts += (BOUND, namespace, "", None, max_keys)
         if parts:
-            self.store._call_for_user("commit_transaction", *parts)
+            self.session.call_for_user("commit_transaction", *parts)
 
 
 class Transaction:
@@ -61,44 +59,44 @@ class Transaction:
     Made by `DataStore.transaction`; a context manager. A block that raises writes nothing.
     """
 
-    def __init__(self, store: DataStore, draft: Draft) -> None:
-        self._store = store
+    def __init__(self, session: Session, draft: Draft) -> None:
+        self._session = session
         self._draft = draft
 
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value as this transaction sees it, or `default` where the key is absent."""
-        self._store._check("get")
+        self._session.check("get")
         check_open(self._draft.begun, self._draft.over)
         name = key_text(key)
-        place = (self._store.namespace, name)
+        place = (self._session.namespace, name)
         if place in self._draft.writes:
             text = self._draft.writes[place][0]
         else:
             if place not in self._draft.reads:
-                parts = self._store._call("get", name)
+                parts = self._session.call("get", name)
                 self._draft.reads[place] = parts[0] if parts else None
                 self._draft.check_size()
             text = self._draft.reads[place]
-        return default if text is None else self._store._decode(text, key)
+        return default if text is None else self._session.decode(text, key)
 
     def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
         """Store a value when the transaction ends."""
         self._begin_write()
-        place = (self._store.namespace, key_text(key))
-        self._draft.writes[place] = (rules.dump(value), ttl_seconds(ttl, self._store._ttl_s))
-        if self._store._max_keys is not None:
-            self._draft.bounds[self._store.namespace] = self._store._max_keys
+        place = (self._session.namespace, key_text(key))
+        self._draft.writes[place] = (rules.dump(value), ttl_seconds(ttl, self._session.ttl_s))
+        if self._session.max_keys is not None:
+            self._draft.bounds[self._session.namespace] = self._session.max_keys
         self._draft.check_size()
 
     def delete(self, key: str) -> None:
         """Delete a key when the transaction ends, if it is there."""
         self._begin_write()
-        self._draft.writes[self._store.namespace, key_text(key)] = (None, None)
+        self._draft.writes[self._session.namespace, key_text(key)] = (None, None)
         self._draft.check_size()
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
         """Return the same transaction for another namespace of the user."""
-        return Transaction(self._store.use_namespace(name, ttl, max_keys), self._draft)
+        return Transaction(self._session.moved(name, ttl, max_keys), self._draft)
 
     def __enter__(self) -> Self:
         check_open(begun=True, over=self._draft.over)
@@ -113,33 +111,33 @@ class Transaction:
         self._draft.over = True
 
     def _begin_write(self) -> None:
-        self._store._check("set")
+        self._session.check("set")
         check_open(self._draft.begun, self._draft.over)
 
 
-def transact(store: DataStore, function: Callable[[Transaction], T]) -> Flow[T]:
+def transact(session: Session, function: Callable[[Transaction], T]) -> Flow[T]:
     """The flow of `DataStore.transact`."""
     return optimistic.transact(
-        lambda: Draft(store, begun=True), lambda draft: Transaction(store, draft), function, Draft.commit, random
+        lambda: Draft(session, begun=True), lambda draft: Transaction(session, draft), function, Draft.commit, random
     )
 
 
-async def update(store: DataStore, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
+async def update(session: Session, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
     """The flow of `DataStore.update`."""
-    store._check("replace")
+    session.check("replace")
     name = key_text(key)
     check_function(function)
 
     async def look() -> bytes | None:
-        parts = store._call("get", name)
+        parts = session.call("get", name)
         return parts[0] if parts else None
 
     async def change(there: bytes | None) -> bytes:
-        value = default if there is None else store._decode(there, name)
+        value = default if there is None else session.decode(there, name)
         return rules.dump(await Ask[Any](function, (value,)))
 
     async def replace(text: bytes, there: bytes | None) -> Literal[True] | bytes | None:
-        done, *found = store._call("replace", name, there, text, store._ttl_s)
+        done, *found = session.call("replace", name, there, text, session.ttl_s)
         return True if done else found[0] if found else None
 
-    return store._decode(await change_value(name, await Do(look()), look, change, replace, random), name)
+    return session.decode(await change_value(name, await Do(look()), look, change, replace, random), name)
