@@ -23,6 +23,7 @@ from benchmarks.rounds import Figure, compare, figure
 from benchmarks.server import BenchServer, placed, running_server
 from redis_store import connect
 from sandbox import isolation
+from sandbox.isolation import tiers
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote import Zygote
 
@@ -122,7 +123,7 @@ def _runs(server: BenchServer, tier: str) -> Figure:
 
 
 def _zygote() -> Figure:
-    recipe: Recipe = isolation._recipe_of(None)
+    recipe: Recipe = tiers._recipe_of(None)
 
     def start() -> None:
         Zygote(recipe).close()

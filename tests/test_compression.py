@@ -217,8 +217,8 @@ def test_a_broken_frame_is_corrupt(plain_store: DataStore, server: Server, user:
 def test_a_bomb_is_refused_within_bounded_memory() -> None:
     program = """
 import resource
-from redis_store._compression import Compression, _zstd
-from redis_store._codec import JsonText, Values
+from redis_store.values.compression import Compression, _zstd
+from redis_store.values.codec import JsonText, Values
 from redis_store.errors import CorruptValue
 
 zstd = _zstd()

@@ -35,8 +35,9 @@ DEADLINE_S = 20.0
 # A user of the server in a process of its own. It is told what to do a line at a time, as JSON, and answers a line each.
 _PERSON = """
 import json, os, sys
-from redis_store import server, _server_process
-from redis_store._server_probe import Talk
+from redis_store import server
+from redis_store.server import process as _server_process
+from redis_store.server.probe import Talk
 
 held = []
 

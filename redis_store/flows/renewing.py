@@ -6,10 +6,13 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.flow import Keeping
-from redis_store.protocol.call import Op
+
+if TYPE_CHECKING:
+    from redis_store.protocol.call import Op
 
 KEEPER_LINGER_S = 5.0
 """How long the renewing thread waits for more to do before it ends."""

@@ -30,7 +30,7 @@ _END_TIMEOUT_S = 5.0
 _START = """
 import json, sys
 fd, sys.path[:] = int(sys.argv[1]), json.loads(sys.argv[2])
-from sandbox._broker_server import main
+from sandbox.host.broker_main import main
 main(fd)
 """
 """With the host's own path, so that it finds the packages where the host has found them; -I keeps the folder out of it in

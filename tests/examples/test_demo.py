@@ -84,12 +84,12 @@ def test_twice(data_dir: Path) -> None:
 WITHOUT_ISOLATION = """
 import runpy, sys
 import sandbox
-from sandbox import isolation
+from sandbox.isolation import tiers
 
 def none(tiers):
     raise sandbox.IsolationUnavailable("There is none here.", reasons={})
 
-isolation._choose = none
+tiers._choose = none
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -21,7 +21,7 @@ import pytest
 import sandbox
 from redis_store import DataStore, connect
 from sandbox import isolation
-from sandbox.isolation import zygotes
+from sandbox.isolation import tiers, zygotes
 from sandbox.running.background_loop import background_loop
 
 DEADLINE_S = 20.0
@@ -148,8 +148,8 @@ def nothing_left(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
         pytest.skip("/proc tells what is left, and is not there")
     background_loop()  # one for all runs, for as long as the process lives, as is the zygote
-    if isolation.checked(None) != isolation.UNSAFE:
-        isolation.available(isolation.checked(None))
+    if tiers.checked(None) != isolation.UNSAFE:
+        isolation.available(tiers.checked(None))
     gc.collect()
     before = _state()
     yield

@@ -78,7 +78,7 @@ def test_the_host_enforces_it_and_not_the_child(run: Any, filled: DataStore) -> 
     result = attack(
         run,
         r"""
-        from redis_store._access import EVERYTHING
+        from redis_store.namespace.access import EVERYTHING
         from redis_store.errors import AccessDenied
         said = []
         data_store._access = EVERYTHING

@@ -72,7 +72,7 @@ def test_watches_that_are_closed_before_they_are_open(
     result = run(
         """
         import os, socket
-        from sandbox._frames import pack
+        from sandbox.protocol.frames import pack
 
         def run():
             control = socket.socket(fileno=os.dup(4))

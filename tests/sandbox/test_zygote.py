@@ -15,18 +15,18 @@ import pytest
 
 import sandbox
 from sandbox import isolation
-from sandbox.isolation import zygotes
+from sandbox.isolation import tiers, zygotes
 from sandbox.isolation.recipes import recipes
 from sandbox.isolation.zygote import Zygote, ZygoteGone
 
 from .conftest import wait_until
 
 AGENT = "def run(): return {}\n"
-TIER = isolation.available(isolation.checked(None))
+TIER = isolation.available(tiers.checked(None))
 
 
 def make(**settings: Any) -> Zygote:
-    recipe = next(one for one in recipes(TIER) if isolation._recipe_of(TIER).way == one.way)
+    recipe = next(one for one in recipes(TIER) if tiers._recipe_of(TIER).way == one.way)
     return Zygote(recipe, **settings)
 
 

@@ -25,7 +25,7 @@ from tests.watch.conftest import OpenWatchSide, WatchSide, said
 CONSUMER = """
 import json, sys
 from redis_store import StoredDataError, connect
-from redis_store._watch_plan import SAVE_AFTER
+from redis_store.watch.request import SAVE_AFTER
 url, user, path = sys.argv[1:]
 with connect(url, user=user, configure_server=True) as store, open(path, "a", buffering=1) as out:
     with store.watch(consumer="c") as watch:
