@@ -47,7 +47,7 @@ bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREA
 	@$(BIN)/python -m benchmarks.watching $(ARGS)
 
 soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for an hour
-	@$(BIN)/python -m tests.soak $(ARGS)
+	@$(BIN)/python -m tests.support.soak $(ARGS)
 
 bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
 	@$(BIN)/python -m benchmarks.sandbox $(ARGS)

@@ -14,8 +14,8 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from redis_store import DataStore, connect
-from tests.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
-from tests.sides import SIDES
+from tests.support.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
+from tests.support.sides import SIDES
 
 _RELAXED = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 settings.register_profile("dev", deadline=None, suppress_health_check=_RELAXED)

@@ -13,11 +13,11 @@ import redis
 
 from redis_store import connect, connect_async
 from redis_store.namespace.keys import UserKeys
-from tests.agent_side import AgentRun, AgentSide
-from tests.brokered_side import BrokeredSide, brokered
 from tests.conftest import params_of
-from tests.servers import Server
-from tests.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
+from tests.support.agent_side import AgentRun, AgentSide
+from tests.support.brokered_side import BrokeredSide, brokered
+from tests.support.servers import Server
+from tests.support.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
 
 
 @pytest.fixture(params=params_of(SIDES))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redis_store import DataStoreError, InvalidInput, InvalidName, InvalidType, InvalidValue, LimitExceeded
-from tests.sides import Side
+from tests.support.sides import Side
 
 circular_list: list[Any] = []
 circular_list.append(circular_list)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from redis_store import InvalidInput, InvalidType, InvalidValue, LimitExceeded
-from tests.servers import REAL_KINDS
-from tests.sides import OpenSide, Side
+from tests.support.servers import REAL_KINDS
+from tests.support.sides import OpenSide, Side
 
 
 def test_get_many_answers_in_the_order_asked(store: Side) -> None:

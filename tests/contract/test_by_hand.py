@@ -9,7 +9,7 @@ import redis
 
 from redis_store import CorruptValue, KeyInfo, StoredDataError, UnsupportedEncoding, WrongKeyType
 from redis_store.namespace.keys import UserKeys
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.support.sides import SIDES_OF_THE_HOST, Side
 
 GOOD: dict[str, Any] = {
     ' { "a" : [ 1 , 2 ] }\n': {"a": [1, 2]},

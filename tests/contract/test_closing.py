@@ -10,8 +10,8 @@ import redis
 
 from redis_store import InvalidSettings, StoreClosed, connect, connect_async
 from tests.conftest import params_of
-from tests.servers import REAL_KINDS, Server, wait_until
-from tests.sides import SIDES_OF_THE_HOST, OpenSide, Side
+from tests.support.servers import REAL_KINDS, Server, wait_until
+from tests.support.sides import SIDES_OF_THE_HOST, OpenSide, Side
 
 
 @pytest.fixture(params=params_of(SIDES_OF_THE_HOST))

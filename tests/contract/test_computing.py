@@ -25,10 +25,10 @@ from redis_store import (
 from redis_store.flows import compute_once
 from redis_store.flows.flow import Rand
 from redis_store.namespace.keys import UserKeys
-from tests.brokered_side import blocking
-from tests.servers import KINDS_WITH_TTL, Server, wait_until
-from tests.sides import SIDES_WITH_FUNCTIONS, Side
-from tests.threads import in_thread
+from tests.support.brokered_side import blocking
+from tests.support.servers import KINDS_WITH_TTL, Server, wait_until
+from tests.support.sides import SIDES_WITH_FUNCTIONS, Side
+from tests.support.threads import in_thread
 
 pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 

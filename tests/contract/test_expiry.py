@@ -11,8 +11,8 @@ import redis
 
 from redis_store import NEVER, InvalidInput, InvalidName, InvalidType, UnsupportedByServer
 from redis_store.namespace.keys import UserKeys
-from tests.servers import KINDS_WITH_TTL, wait_until
-from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side, SyncSide
+from tests.support.servers import KINDS_WITH_TTL, wait_until
+from tests.support.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side, SyncSide
 
 pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 with_ttl = pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)

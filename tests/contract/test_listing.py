@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_store import InvalidInput, InvalidType
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.support.sides import SIDES_OF_THE_HOST, Side
 
 SPECIAL = ["*", "?", "[", "]", "[a]", "[^a]", "\\", "\\*", "^", "-", "a-z", "{a,b}", ".*", "%", "\n", "\x00", "é", "🦊"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from redis_store import DataStore, InvalidInput, InvalidValue
 from redis_store.mapping import StoreMapping
-from tests.sides import Side
+from tests.support.sides import Side
 
 pytestmark = pytest.mark.parametrize("side", ["sync", "sandbox"], indirect=True)
 

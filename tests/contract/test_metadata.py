@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from redis_store import InvalidType, InvalidValue, LimitExceeded
-from tests.servers import KINDS_WITH_TTL
-from tests.sides import OpenSide, Side
+from tests.support.servers import KINDS_WITH_TTL
+from tests.support.sides import OpenSide, Side
 
 
 def test_metadata_is_merged(store: Side) -> None:

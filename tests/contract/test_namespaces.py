@@ -7,8 +7,8 @@ import redis
 
 from redis_store import InvalidInput, InvalidName, InvalidType, LimitExceeded
 from redis_store.namespace.keys import UserKeys
-from tests.servers import Server
-from tests.sides import Side
+from tests.support.servers import Server
+from tests.support.sides import Side
 
 NAMES = [
     "a", "default", "files:my-repo", "a:b:c", "ns", "info", "log", "namespaces", ":", "*", "a*", "?", "[a]", "\\", " ", "%",

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from redis_store import KeyInfo
-from tests.sides import OpenSide, Side
+from tests.support.sides import OpenSide, Side
 
 VALUES = [
     None, True, False, 0, -1, 1.5, -0.0, 1e308, 5e-324, 2**63, -(2**64), 10**400, "", "text", "\x00\n\u2028 é 🦊",

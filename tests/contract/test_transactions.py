@@ -20,10 +20,10 @@ from redis_store import (
     connect,
     connect_async,
 )
-from tests.brokered_side import blocking
-from tests.servers import KINDS_WITH_TTL, Server
-from tests.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side
-from tests.threads import all_at_once
+from tests.support.brokered_side import blocking
+from tests.support.servers import KINDS_WITH_TTL, Server
+from tests.support.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side
+from tests.support.threads import all_at_once
 
 pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from redis_store import DataStoreError, InvalidInput, InvalidType, UnsupportedByServer
-from tests.servers import KINDS_WITH_TTL, wait_until
-from tests.sides import SIDES_OF_THE_HOST, Side
+from tests.support.servers import KINDS_WITH_TTL, wait_until
+from tests.support.sides import SIDES_OF_THE_HOST, Side
 
 with_ttl = pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
 

@@ -24,11 +24,11 @@ from redis_store import (
 from redis_store.flows import optimistic
 from redis_store.mapping import StoreMapping
 from redis_store.namespace.keys import UserKeys
-from tests.brokered_side import blocking
 from tests.conftest import params_of
-from tests.servers import Server
-from tests.sides import SIDES_WITH_FUNCTIONS, Side
-from tests.threads import all_at_once
+from tests.support.brokered_side import blocking
+from tests.support.servers import Server
+from tests.support.sides import SIDES_WITH_FUNCTIONS, Side
+from tests.support.threads import all_at_once
 
 
 @pytest.fixture(params=params_of(SIDES_WITH_FUNCTIONS))

@@ -8,7 +8,7 @@ import redis
 from redis_store import InvalidInput, InvalidName, InvalidType, LimitExceeded
 from redis_store.namespace.keys import UserKeys
 from tests.contract.conftest import delete_user
-from tests.sides import SIDES_OF_THE_HOST, OpenSide, Side
+from tests.support.sides import SIDES_OF_THE_HOST, OpenSide, Side
 
 IDS = [
     "a", "A", "aa", "a:", "a:b", "a:ns", "a:ns:default", ":", "::", "*", "a*", "?", "[a]", "{a}", "{", "}", "a}", "%", "%3A",

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 import sandbox
 from redis_store import DataStore, connect
 from sandbox.host.tools import _has_too_many
-
-from .conftest import wait_until
+from tests.sandbox.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -18,8 +18,7 @@ import sandbox
 from redis_store import DataStore, connect
 from sandbox import Sandbox
 from sandbox.running.slots import Slots
-
-from .conftest import wait_until
+from tests.sandbox.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -25,8 +25,8 @@ from sandbox.isolation.recipes import recipes
 from sandbox.isolation.zygote import Zygote
 from sandbox.isolation.zygote_child import BornChild
 from sandbox.running.background_loop import background_loop
+from tests.sandbox.conftest import _state, wait_until
 
-from ..conftest import _state, wait_until
 from .corpus import Attack, succeeded
 
 SECRET = "the host's secret"

@@ -17,8 +17,8 @@ import pytest
 import sandbox
 from sandbox import isolation
 from sandbox.isolation import plain_process
+from tests.sandbox.conftest import wait_until
 
-from ..conftest import wait_until
 from .corpus import Attack, succeeded
 
 PAIRS = {

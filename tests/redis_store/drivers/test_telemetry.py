@@ -1,0 +1,215 @@
+"""Spans and metrics for OpenTelemetry, where the program has set it up; in a process of its own, because that is for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+import redis_store
+from redis_store import DataStore
+from tests.support.servers import Server
+
+SET_UP = """
+import asyncio, gc, json, sys
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from redis_store import DataStoreError, connect, connect_async
+
+url, user = sys.argv[1:]
+exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+metrics.set_meter_provider(MeterProvider([reader]))
+
+def show_spans():
+    for span in exporter.get_finished_spans():
+        text = span.to_json()
+        assert "secret" not in text and user not in text, text
+        assert span.instrumentation_scope.name == "redis_store"
+        print(span.name, "|", span.kind.name, span.status.status_code.name, json.dumps(dict(span.attributes), sort_keys=True))
+    exporter.clear()
+
+def show_metrics():
+    data = reader.get_metrics_data()
+    assert "secret" not in data.to_json()
+    for scope in data.resource_metrics[0].scope_metrics:
+        for metric in scope.metrics:
+            for point in metric.data.data_points:
+                value = point.count if metric.name.startswith("db.") else point.value
+                what = {name: point.attributes[name] for name in point.attributes if name in
+                    ("result", "direction", "redis_store.operation", "error.type")}
+                print(metric.name, metric.unit, json.dumps(what, sort_keys=True), value)
+"""
+
+
+def run(server: Server, user: str, program: str) -> list[str]:
+    pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
+    environment = {**os.environ, "PYTHONPATH": str(Path(redis_store.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP + program, server.url, user],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def tcp_server(start: Callable[..., Server]) -> Server:
+    return start("valkey9", tcp=True)
+
+
+def attributes(server: Server, **more: object) -> str:
+    port = urlsplit(server.url).port
+    common = {"db.system.name": "redis", "db.namespace": "0", "server.address": "127.0.0.1", "server.port": port}
+    return json.dumps({**common, **{name.replace("__", "."): value for name, value in more.items()}}, sort_keys=True)
+
+
+def test_spans_follow_the_conventions_for_databases(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+with connect(url, user=user, namespace="files") as store:
+    store.set("secret key", "secret value")
+    store.get("secret key")
+    store.get_many(["a", "b"])
+    store.set_many({"a": 1})
+    store.increment("n")
+    store.get_or_set("made", lambda: "secret")
+    try:
+        store.get(5)
+    except DataStoreError:
+        pass
+    try:
+        store.increment("secret key")
+    except DataStoreError as error:
+        pass
+show_spans()
+""",
+    )
+    expected = [
+        ("EVALSHA set", "set", {"db__operation__name": "EVALSHA", "db__stored_procedure__name": "set"}),
+        ("HGET 0", "get", {"db__operation__name": "HGET"}),
+        ("HMGET 0", "get_many", {"db__operation__name": "HMGET"}),
+        ("MULTI 0", "set_many", {"db__operation__name": "MULTI", "db__operation__batch__size": 3}),
+    ]
+    for (name, operation, more), line in zip(expected, lines, strict=False):
+        facts = attributes(tcp_server, redis_store__operation=operation, redis_store__namespace="files", **more)
+        assert line == f"{name} | CLIENT UNSET {facts}"
+    assert [line.split(" | ")[0] for line in lines[4:]] == [
+        "EVALSHA increment",
+        "HGET 0",
+        "EVALSHA flight_claim",
+        "EVALSHA flight_commit",
+        "EVALSHA increment",
+    ]
+    assert all('"redis_store.namespace": "files"' in line for line in lines)
+
+
+def test_errors_are_marked(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+import redis
+redis.Redis.from_url(url).set(f"user:{user}:ns:files", "a string")
+with connect(url, user=user, namespace="files") as store:
+    try:
+        store.get("k")
+    except DataStoreError as error:
+        print(type(error).__name__)
+show_spans()
+show_metrics()
+""",
+    )
+    assert lines[0] == "WrongKeyType"
+    assert lines[1].startswith("HGET 0 | CLIENT ERROR ")
+    assert '"error.type": "WrongKeyType"' in lines[1]
+    assert 'db.client.operation.duration s {"error.type": "WrongKeyType", "redis_store.operation": "get"} 1' in lines
+
+
+def test_spans_lie_in_their_callers_and_asyncio_has_them_too(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+tracer = trace.get_tracer("host")
+async def main():
+    async with connect_async(url, user=user) as store:
+        with tracer.start_as_current_span("request") as request:
+            await asyncio.gather(store.set("k", 1), store.get("k"), store.get_all())
+        return request.get_span_context().span_id
+request = asyncio.run(main())
+for span in exporter.get_finished_spans():
+    if span.name != "request":
+        assert span.parent.span_id == request
+        print(span.attributes["redis_store.operation"])
+""",
+    )
+    assert sorted(lines) == ["get", "get_all", "set"]
+
+
+def test_the_near_cache_shows_what_it_asks_and_counts_what_it_knows(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+with connect(url, user=user, near_cache=True) as store:
+    store.set("k", 12)
+    for _ in range(5):
+        store.get("k")
+    show_spans()
+show_metrics()
+""",
+    )
+    assert [line.split(" | ")[0] for line in lines if " | " in line] == ["EVALSHA set", "PIPELINE 0"]
+    assert '"redis_store.operation": "get"' in lines[1]
+    assert 'redis_store.lookups {value} {"result": "hit"} 5' in lines
+    assert "redis_store.near_hits {value} {} 4" in lines
+
+
+def test_sums_outlive_their_stores(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+def work():
+    with connect(url, user=user) as store:
+        store.set("k", 1234)
+        store.get("k"), store.get("absent")
+        store.delete("made")
+        store.get_or_set("made", lambda: 12)
+for _ in range(3):
+    work()
+    gc.collect()
+show_metrics()
+""",
+    )
+    assert 'redis_store.lookups {value} {"result": "hit"} 3' in lines
+    assert 'redis_store.lookups {value} {"result": "miss"} 6' in lines
+    assert 'redis_store.computes {call} {"result": "value"} 3' in lines
+    assert 'redis_store.io By {"direction": "read"} 12' in lines
+    assert 'redis_store.io By {"direction": "write"} 18' in lines
+    assert 'db.client.operation.duration s {"redis_store.operation": "get"} 6' in lines
+
+
+def test_who_has_not_set_it_up_carries_nothing(one_server: Server, open_store: Any, user: str) -> None:
+    store: DataStore = open_store(one_server.url, user)
+    assert store._driver.around is None
+    assert store._driver.measured is None

@@ -1,0 +1,253 @@
+"""Whoever waits for a lock, a place or a computed value is woken by a message, and looks by himself where none can come."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store.drivers import wakeups
+from redis_store.flows import compute_once, hold
+from redis_store.namespace.keys import UserKeys
+from tests.support.servers import Server, wait_until
+
+FOR_EVER_S = 100_000.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_but_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can be woken does not look by himself any more."""
+    monkeypatch.setattr(hold, "HOLD_WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(compute_once, "COMPUTE_WOKEN_PAUSE_S", FOR_EVER_S)
+
+
+@pytest.fixture
+def raw(real_server: Server) -> Iterator[redis.Redis]:
+    with real_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def store(real_server: Server, user: str) -> Iterator[DataStore]:
+    with connect(real_server.url, user=user) as data_store:
+        yield data_store
+
+
+class Waiter:
+    """Something that waits, in a thread of its own."""
+
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self._found: list[Any] = []
+        self._thread = threading.Thread(target=self._work, args=(wait,), daemon=True)
+        self._thread.start()
+
+    def result(self) -> Any:
+        self._thread.join(20)
+        assert self._found, "it still waits"
+        if isinstance(self._found[0], BaseException):
+            raise self._found[0]
+        return self._found[0]
+
+    def _work(self, wait: Callable[[], Any]) -> None:
+        try:
+            self._found.append(wait())
+        except BaseException as error:
+            self._found.append(error)
+
+
+def subscribed(raw: redis.Redis, channel: bytes) -> None:
+    wait_until(lambda: raw.pubsub_numsub(channel)[0][1] > 0, "somebody waits for a message")
+
+
+def take_lock(store: DataStore) -> str:
+    with store.lock("l", ttl=FOR_EVER_S):
+        return "taken"
+
+
+def take_lock_awaited(store: DataStore) -> str:
+    async def take() -> str:
+        async with connect_async(store.url, user=store.user) as other, other.lock("l", ttl=FOR_EVER_S):
+            return "taken"
+
+    return asyncio.run(take())
+
+
+@pytest.mark.parametrize("take", [take_lock, take_lock_awaited])
+def test_a_lock_that_is_given_back(store: DataStore, raw: redis.Redis, take: Callable[[DataStore], str]) -> None:
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiter = Waiter(lambda: take(store))
+        subscribed(raw, UserKeys.of(store.user).lock(b"l"))
+    assert waiter.result() == "taken"
+
+
+def test_many_wait_for_a_lock_and_each_is_woken_in_turn(store: DataStore, raw: redis.Redis) -> None:
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiters = [Waiter(lambda: take_lock(store)) for _ in range(8)]
+        key = UserKeys.of(store.user).queue(b"lock", b"l")
+        wait_until(lambda: raw.llen(key) == 8, "all stand in the queue")
+    assert [waiter.result() for waiter in waiters] == ["taken"] * 8
+
+
+def test_a_place_of_a_semaphore(store: DataStore, raw: redis.Redis) -> None:
+    def take() -> str:
+        with store.semaphore("s", 1, ttl=FOR_EVER_S):
+            return "taken"
+
+    with store.semaphore("s", 1, ttl=FOR_EVER_S):
+        waiter = Waiter(take)
+        subscribed(raw, UserKeys.of(store.user).limit(b"s"))
+    assert waiter.result() == "taken"
+
+
+def get_or_set_awaited(store: DataStore) -> Any:
+    async def get() -> Any:
+        async with connect_async(store.url, user=store.user) as other:
+            return await other.get_or_set("k", lambda: "again", lock_timeout=FOR_EVER_S)
+
+    return asyncio.run(get())
+
+
+def get_or_set(store: DataStore) -> Any:
+    return store.get_or_set("k", lambda: "again", lock_timeout=FOR_EVER_S)
+
+
+@pytest.mark.parametrize("get", [get_or_set, get_or_set_awaited])
+def test_a_value_that_is_computed(store: DataStore, raw: redis.Redis, get: Callable[[DataStore], Any]) -> None:
+    waiters: list[Waiter] = []
+
+    def make() -> str:
+        waiters.extend(Waiter(lambda: get(store)) for _ in range(2))
+        subscribed(raw, UserKeys.of(store.user).namespace("default").flight)
+        return "computed"
+
+    assert store.get_or_set("k", make, lock_timeout=FOR_EVER_S) == "computed"
+    assert [waiter.result() for waiter in waiters] == ["computed"] * 2
+
+
+def test_a_computation_that_fails(store: DataStore, raw: redis.Redis) -> None:
+    waiters: list[Waiter] = []
+
+    def make() -> str:
+        waiters.append(Waiter(lambda: get_or_set(store)))
+        subscribed(raw, UserKeys.of(store.user).namespace("default").flight)
+        raise ValueError("bad luck")
+
+    with pytest.raises(ValueError, match="bad luck"):
+        store.get_or_set("k", make, lock_timeout=FOR_EVER_S)
+    with pytest.raises(Exception, match="bad luck"):
+        waiters[0].result()
+
+
+def test_a_connection_that_breaks_is_made_again(store: DataStore, raw: redis.Redis) -> None:
+    channel = UserKeys.of(store.user).lock(b"l")
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiter = Waiter(lambda: take_lock(store))
+        subscribed(raw, channel)
+        killed = {client["id"] for client in raw.client_list("pubsub")}
+        raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        wait_until(lambda: {client["id"] for client in raw.client_list("pubsub")} - killed, "there is another")
+        subscribed(raw, channel)
+    assert waiter.result() == "taken"
+
+
+def test_it_is_made_again_after_another_store_that_waited_is_closed(store: DataStore, raw: redis.Redis) -> None:
+    channel = UserKeys.of(store.user).lock(b"l")
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiter = Waiter(lambda: take_lock(store))
+        subscribed(raw, channel)
+        with store.lock("l2", ttl=FOR_EVER_S), connect(store.url, user=store.user) as other:
+            late = Waiter(lambda: other.lock("l2", ttl=FOR_EVER_S).acquire())
+            subscribed(raw, UserKeys.of(store.user).lock(b"l2"))
+            resolver = other._driver._resolver
+        with pytest.raises((StoreClosed, ConnectionLost)):  # it may just look again
+            late.result()
+
+        def closed() -> Any:  # as one of the embedded server says, which this store has let go of
+            raise StoreClosed("The store is closed: connect again.")
+
+        resolver.address = closed  # type: ignore[method-assign]
+        killed = {client["id"] for client in raw.client_list("pubsub")}
+        raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        wait_until(lambda: {client["id"] for client in raw.client_list("pubsub")} - killed, "there is another")
+        subscribed(raw, channel)
+    assert waiter.result() == "taken"
+
+
+def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw: redis.Redis) -> None:
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiter = Waiter(lambda: take_lock(store))
+        subscribed(raw, UserKeys.of(store.user).lock(b"l"))
+        (subscriber,) = (each for each in wakeups._subscribers.values() if each._key.startswith(store.url))
+        assert subscriber._listener is not None
+        sock = subscriber._listener.sock
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if sock.fileno() == -1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert waiter.result() == "taken", "the parent's is still there"
+
+
+def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Redis) -> None:
+    """By a ring each time, so that nobody sleeps through a message that a broken connection has lost."""
+    told: list[list[bool]] = [[], []]
+    first, second = (
+        wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)
+        for ring in (lambda: told[0].append(first.live), lambda: told[1].append(second.live))
+    )
+    subscriber = wakeups._subscribe(first, None)
+    assert subscriber is not None
+    wait_until(lambda: told[0], "the server has said that it will tell")
+    assert wakeups._subscribe(second, None) is subscriber
+    wait_until(lambda: told[1], "the second is told the same")
+    raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")
+    assert told == [[True, False, True]] * 2
+    subscriber.remove(first)
+    subscriber.remove(second)
+    wait_until(lambda: not threads(), "the thread ends")
+
+
+def test_where_nobody_may_subscribe(start: Callable[..., Server]) -> None:
+    server = start("valkey9")
+    with server.client() as raw, connect(server.url, user="u") as holder:
+        raw.execute_command("ACL", "SETUSER", "default", "resetchannels")
+        with holder.lock("l", ttl=FOR_EVER_S):
+            waiter = Waiter(lambda: take_lock(holder))
+            wait_until(lambda: raw.llen(UserKeys.of("u").queue(b"lock", b"l")) == 1, "it waits")
+            wait_until(lambda: any(each.refused_until for each in wakeups._subscribers.values()), "it was refused")
+        assert waiter.result() == "taken"
+
+
+def test_closing_the_store_ends_the_wait(store: DataStore, raw: redis.Redis, real_server: Server) -> None:
+    other = connect(real_server.url, user=store.user)
+    with store.lock("l", ttl=FOR_EVER_S):
+        waiter = Waiter(lambda: take_lock(other))
+        subscribed(raw, UserKeys.of(store.user).lock(b"l"))
+        other.close()
+        with pytest.raises((StoreClosed, ConnectionLost)):  # it may just look again
+            waiter.result()
+
+
+def test_one_connection_for_all_who_wait_and_none_afterwards(store: DataStore, raw: redis.Redis) -> None:
+    locks = [store.lock(f"l{n}", ttl=FOR_EVER_S) for n in range(5)]
+    for lock in locks:
+        lock.acquire()
+    waiters = [Waiter(lambda n=n: store.lock(f"l{n}", ttl=FOR_EVER_S).acquire()) for n in range(5)]
+    for n in range(5):
+        subscribed(raw, UserKeys.of(store.user).lock(b"l%d" % n))
+    assert threads() == ["wakeups"]
+    for lock in locks:
+        lock.release()
+    for waiter in waiters:
+        waiter.result()
+    wait_until(lambda: not threads(), "the thread ends")
+
+
+def threads() -> list[str]:
+    return [each.name.rpartition("-")[2] for each in threading.enumerate() if each.name == "redis-store-wakeups"]

@@ -1,0 +1,320 @@
+"""The hub with scripted events: what wakes it, what makes it doubt, and what it does about it. No server, no time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from redis_store.errors import ConnectionLost
+from redis_store.hub.compare import NOTES_REFUSED
+from redis_store.hub.mailbox import MOST_CHANGES, WatchFailed
+from tests.support.scripted_hub import KEYS, ScriptedRunner, ScriptedServer, items, told
+
+
+@pytest.fixture
+def server() -> ScriptedServer:
+    return ScriptedServer()
+
+
+@pytest.fixture
+def runner(server: ScriptedServer) -> ScriptedRunner:
+    return ScriptedRunner(server)
+
+
+def test_an_event_wakes_and_the_log_tells(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"a", b"1"), (b"b", b"2"))
+    runner.run()
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"b", b"2")]
+
+
+def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    runner.join()
+    runner.run()
+    before = sum("HSCAN" in call for call in server.calls)
+    for i in range(20):
+        server.write((b"a", b"%d" % i))
+        if i % 3:
+            runner.run(0.01)
+    runner.run(3)
+    assert sum("HSCAN" in call for call in server.calls) == before
+
+
+def test_a_namespace_that_is_known_is_looked_at_no_more(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    """Else each step of a hub would go through all that it watches."""
+    server.by_hand((b"x", b"0"))
+    runner.join()
+    runner.run()
+    assert not runner.hub.members.agenda.doubtful
+    server.by_hand((b"x", b"1"))
+    runner.run(3)
+    assert not runner.hub.members.agenda.doubtful
+
+
+def test_an_expiry_beside_a_writer_costs_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"short", b"1"), expires_ms=server.ms)
+    before, take_note = sum("HSCAN" in call for call in server.calls), server._note
+    busy = [b"%d" % i for i in range(NOTES_REFUSED)]
+
+    def take_note_beside_writer(keys: Any, rest: Any) -> int:
+        if busy:
+            server.write((busy.pop(), b"1"))
+        return take_note(keys, rest)
+
+    server._note = take_note_beside_writer  # type: ignore[method-assign]
+    runner.run(0.01)
+    del server.hashes[KEYS.data][b"short"]
+    server.fire(KEYS.data, b"hexpired")
+    runner.run(3)
+    news = told(mailbox)
+    assert news[-1] == ("expire", b"short", None)
+    assert len(news) == 2 + NOTES_REFUSED + 1
+    assert not busy
+    assert sum("HSCAN" in call for call in server.calls) == before
+
+
+def test_an_event_too_many_is_a_write_by_hand(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    server.by_hand((b"x", b"0"), (b"y", b"0"), (b"z", b"0"))
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"a", b"1"))
+    server.by_hand((b"x", b"1"), (b"y", None))
+    runner.run()
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"x", b"1"), ("delete", b"y", None)]
+    # What was found stands in the log, for those who come later.
+    assert server.logs[KEYS.log][-1][1] == [b"", b'{"n":0,"found":1}', b"x", b"s1", b"y", b"d"]
+
+
+def test_what_another_hub_found_is_told_once(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    other = ScriptedRunner(server)
+    other.hub = runner.hub.__class__(0, lambda size: "cd" * size, other.warnings.append)
+    mine = runner.join()
+    runner.run()
+    theirs = other.join()
+    heard: list[list[object]] = []
+    runner.hold_back = lambda message: heard.append(message) is not None
+    other.run()
+    server.by_hand((b"x", b"1"))
+    shared = list(server.heard)
+    other.run()
+    runner.hold_back = lambda message: False
+    server.heard = shared
+    runner.run()
+    assert told(mine) == ["Opened", ("set", b"x", b"1")]
+    assert told(theirs) == ["Opened", ("set", b"x", b"1")]
+    assert sum(b"found" in entry[1][1] for entry in server.logs[KEYS.log]) == 1
+
+
+def test_a_log_that_does_not_begin_with_the_known_entry_is_another_history(
+    server: ScriptedServer, runner: ScriptedRunner
+) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"a", b"1"))
+    runner.run()
+    server.write((b"b", b"1"))
+    del server.logs[KEYS.log][:-1]
+    runner.run()
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1"), "HistoryGone"]
+    server.write((b"c", b"1"))
+    runner.run()
+    assert told(mailbox) == [("set", b"c", b"1")]
+
+
+def test_a_log_that_is_gone_without_an_event_is_noticed_within_a_tick(
+    server: ScriptedServer, runner: ScriptedRunner
+) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.logs.clear()
+    server.hashes.clear()
+    runner.run(1.5)
+    assert told(mailbox) == ["Opened", "HistoryGone"]
+
+
+def test_a_lost_log_does_not_keep_the_hub_waiting(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    runner.join()
+    runner.run()
+    server.logs.clear()
+    before = len(server.calls)
+    runner.run(4)
+    assert sum("TIME" in call for call in server.calls[before:]) >= 4, "each second all logs are read"
+
+
+@pytest.mark.parametrize("log_is_lost", [False, True])
+def test_a_consumer_that_ends_while_the_hub_speaks_for_it_leaves_no_lock(
+    server: ScriptedServer, runner: ScriptedRunner, log_is_lost: bool
+) -> None:
+    mailbox = runner.join()
+    mailbox.lock = (b"lock", b"cursors", "holder")
+    runner.run()
+    advance = server._advance
+
+    def advance_behind_the_end(keys: Any, rest: Any) -> int:
+        mailbox.close()
+        server.strings.pop(b"lock", None)
+        return advance(keys, rest)
+
+    server._advance = advance_behind_the_end  # type: ignore[method-assign]
+    if log_is_lost:
+        server.logs.clear()
+    runner.run(1.5)
+    assert mailbox.closed
+    assert b"lock" not in server.strings
+
+
+def test_another_entry_under_the_known_id_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"a", b"1"))
+    runner.run()
+    server.logs[KEYS.log][-1] = [server.logs[KEYS.log][-1][0], [b"", b'{"n":1}', b"a", b"s2"]]
+    server.hashes[KEYS.data][b"a"] = b"2"
+    runner.run(1.5)
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1"), "HistoryGone"]
+
+
+def test_a_lost_token_is_a_lost_connection(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    runner.hold_back = lambda message: message[1].startswith(b"user:u:w:")
+    server.write((b"a", b"1"))
+    runner.run(0.1)
+    runner.hold_back = lambda message: False
+    server.write((b"b", b"1"))
+    runner.run(5)
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"b", b"1")]
+
+
+@pytest.mark.parametrize("at", range(30))
+def test_wherever_the_connection_breaks_nothing_is_lost_or_told_twice(
+    server: ScriptedServer, runner: ScriptedRunner, at: int
+) -> None:
+    server.by_hand((b"old", b"0"), (b"big", b"0"))
+    mailbox = runner.join()
+    runner.run()
+    assert told(mailbox) == ["Opened"]
+    runner.break_at = at
+    server.write((b"a", b"1"))
+    runner.run(0.1)
+    server.write((b"b", b"1"))
+    server.append(KEYS.log, b'{"n":0}', [(b"big", b"r")])
+    server.by_hand((b"old", b"by hand"))
+    server.write((b"c", b"1"))
+    runner.run(8)
+    news = told(mailbox)
+    assert news[:2] == [("set", b"a", b"1"), ("set", b"b", b"1")]
+    assert sorted(news[2:]) == [("set", b"big", b"0"), ("set", b"c", b"1"), ("set", b"old", b"by hand")]
+
+
+def test_who_cannot_begin_is_told_why(runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.hub.disconnected(ConnectionLost("nobody there"))
+    [item] = items(mailbox)
+    assert isinstance(item, WatchFailed)
+    assert "nobody there" in str(item.error)
+    assert runner.hub.unused
+
+
+def test_who_comes_when_a_connection_breaks_waits_for_the_next(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    runner.join()
+    runner.run()
+    newcomer = runner.join()
+    runner.break_at = 0
+    server.write((b"a", b"1"))
+    runner.run()
+    assert runner.lost == 1
+    assert "Opened" in told(newcomer)
+
+
+def test_who_meets_two_broken_connections_is_told(runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    for _ in range(2):
+        runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
+    [item] = items(mailbox)
+    assert isinstance(item, WatchFailed)
+
+
+def test_what_was_written_between_connections_is_no_sign_of_missing_events(
+    server: ScriptedServer, runner: ScriptedRunner
+) -> None:
+    mailbox = runner.join()
+    runner.run()
+    runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
+    runner.forget()
+    server.write((b"a", b"1"))
+    runner.run(3)
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1")]
+    assert runner.lost == 0
+
+
+def test_who_does_not_read_is_told_that_it_was_too_much(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    idle, reader = runner.join(), runner.join()
+    runner.run()
+    for _ in range(MOST_CHANGES // 1000 + 5):
+        server.write(*[(b"%d" % i, b"1") for i in range(1000)])
+        runner.run(0.1)
+        assert len([news for news in told(reader) if news != "Opened"]) == 1000
+    news = told(idle)
+    assert len(news) == MOST_CHANGES + 2
+    assert news[-1] == "Overflow"
+    assert idle.reopen() == 5000
+
+
+def test_a_light_watcher_costs_no_digests(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join(light=True)
+    runner.run()
+    server.by_hand((b"x", b"1"))
+    runner.run()
+    assert told(mailbox) == ["Opened", "Suspicion"]
+    assert not any("HSCAN" in call for call in server.calls)
+
+
+def test_without_events_it_says_so_once_and_reads_all_the_same(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    server.events = False
+    mailbox = runner.join()
+    runner.run()
+    server.write((b"a", b"1"))
+    runner.run(1.5)
+    assert told(mailbox) == ["Opened", ("set", b"a", b"1")]
+    runner.break_at = 0
+    runner.run(3)
+    assert len(runner.warnings) == 1
+
+
+def test_what_the_last_watcher_knew_explains_what_was_written_since(
+    server: ScriptedServer, runner: ScriptedRunner
+) -> None:
+    server.by_hand(*[(b"%d" % i, b"0") for i in range(50)])
+    first = runner.join()
+    runner.run()
+    runner.leave(first)
+    runner.run(3)
+    server.write((b"1", b"1"), (b"new", b"1"))
+    server.by_hand((b"2", b"by hand"), (b"new", b"by hand"))
+    later = ScriptedRunner(server)
+    resumed = later.join(resumes=True)
+    later.run()
+    assert sorted(map(str, told(resumed))) == sorted(
+        map(str, [("set", b"2", b"by hand"), ("set", b"new", b"by hand"), "Opened"])
+    )
+
+
+def test_what_cannot_be_explained_is_a_gap(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    server.by_hand(*[(b"%d" % i, b"0") for i in range(500)])
+    first = runner.join()
+    runner.run(3)
+    runner.leave(first)
+    runner.run(3)
+    server.by_hand(*[(b"%d" % i, b"by hand") for i in range(500)])
+    later = ScriptedRunner(server)
+    resumed = later.join(resumes=True)
+    new = later.join()
+    later.run(3)
+    assert told(resumed) == ["Opened", "HistoryGone"]
+    assert told(new) == ["Opened"]
+    assert server.logs[KEYS.log][-1][1][1] == b'{"n":0,"gap":1}'

@@ -1,0 +1,269 @@
+"""One hub a process and server, whatever is watched; it ends when nobody uses it, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store.hub import thread as hub_thread
+from tests.support.servers import Server, wait_until
+
+
+@pytest.fixture
+def own(start: Callable[..., Server]) -> Server:
+    """A server that nobody else is connected to."""
+    wait_until(lambda: not threads(), "the hubs of other tests end")
+    return start("valkey9")
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "redis-store-watch"]
+
+
+def connections(server: Server) -> int:
+    """How many connections of the store there are."""
+    with server.client() as raw:
+        return len(
+            [client for client in raw.client_list() if "lib-name=agent-data-store" in f"lib-name={client['lib-name']}"]
+        )
+
+
+def test_two_connections_and_one_thread_for_fifty_watchers(own: Server) -> None:
+    stores = [connect(own.url, user=f"u{i % 5}", configure_server=True) for i in range(10)]
+    before = connections(own)
+    watches = [store.use_namespace(f"n{i}").watch() for i in range(5) for store in stores]
+    assert len(threads()) == 1
+    assert connections(own) == before + 2
+    stores[0].use_namespace("n0").set("a", 1)
+    assert next(watches[0]).key == "a"
+    assert next(watches[5]).key == "a"
+    for store in stores:
+        store.close()
+    wait_until(lambda: not threads() and connections(own) == 0, "the hub ends")
+
+
+def test_asyncio_and_threads_share_the_hub(own: Server) -> None:
+    async def use(store: DataStore) -> None:
+        async with connect_async(own.url, user="u", configure_server=True) as other, other.watch() as watch:
+            assert len(threads()) == 1
+            store.set("a", 1)
+            assert (await anext(watch)).key == "a"
+
+    with connect(own.url, user="u", configure_server=True) as store, store.watch() as watch:
+        asyncio.run(use(store))
+        assert next(watch).key == "a"
+    wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_watch_that_is_left_behind_is_let_go(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        store.set("a", 1)
+        for change in store.watch(initial=True):
+            assert change.key == "a"
+            break
+        wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        watch = store.watch()
+        # The collector runs in whatever thread makes an object: also where that thread holds these.
+        [hub] = hub_thread._hubs.values()
+        with hub_thread._hubs_lock, hub._lock:
+            del watch
+            gc.collect()
+        wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_wait_leaves_nothing_behind(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        with pytest.raises(TimeoutError):
+            store.wait_for("k", timeout=0.01)
+        wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_who_comes_back_soon_is_served_at_once(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redis_store.hub.hub.TICK_S", 60.0)
+    with connect(own.url, user="u", configure_server=True) as store:
+        store.watch_all().close()
+        again = threading.Thread(target=lambda: store.watch_all().close(), daemon=True)
+        again.start()
+        again.join(20)
+        assert not again.is_alive()
+
+
+def test_close_from_another_thread_ends_the_iteration(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        watch = store.watch()
+        threading.Timer(0.05, watch.close).start()
+        assert list(watch) == []
+        assert list(watch) == []
+        with pytest.raises(StoreClosed):
+            watch.take()
+
+
+@pytest.mark.parametrize("wait", [lambda store: list(store.watch()), lambda store: store.wait_for("k")])
+def test_closing_the_store_ends_its_watchers(own: Server, wait: Callable[[DataStore], Any]) -> None:
+    with connect(own.url, user="u", configure_server=True) as store:
+        threading.Timer(0.1, store.close).start()
+        with contextlib.suppress(StoreClosed):
+            assert wait(store) == []
+    wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_cancelled_task_takes_no_change_with_it(own: Server) -> None:
+    async def use() -> list[Any]:
+        async with connect_async(own.url, user="u", configure_server=True) as store, store.watch() as watch:
+            seen = []
+            for i in range(200):
+                task = asyncio.create_task(anext(watch))
+                await asyncio.sleep(0)
+                await store.set("k", i)
+                if i % 3:
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    seen.append((await task).value)
+            await store.set("k", "last")
+            while (change := await anext(watch)).value != "last":
+                seen.append(change.value)
+            return seen
+
+    assert asyncio.run(use()) == list(range(200))
+
+
+def test_an_event_loop_that_ends_leaves_nothing_behind(own: Server) -> None:
+    async def use() -> None:
+        store = connect_async(own.url, user="u", configure_server=True)
+        await store.watch().begin()
+
+    asyncio.run(use())
+    wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_forked_child_has_a_hub_of_its_own(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store, store.watch() as watch:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with pytest.raises(StoreClosed, match="forked"):
+                    watch.take(1, timeout=5)
+                with store.watch() as mine:
+                    store.set("child", 1)
+                    status = 0 if next(mine).key == "child" and len(threads()) == 1 else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.set("parent", 1)
+        assert [next(watch).key, next(watch).key] == ["child", "parent"]
+
+
+def test_no_server_is_said_at_once(own: Server) -> None:
+    own.kill()
+    with connect(own.url, user="u") as store:
+        with pytest.raises(ConnectionLost):
+            store.watch()
+        with pytest.raises(ConnectionLost):
+            store.wait_for("k")
+    wait_until(lambda: not threads(), "the hub ends")
+
+
+def test_a_server_that_stays_silent_is_a_lost_connection(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True, timeout=0.5) as store, store.watch() as watch:
+        own.pause()
+        time.sleep(1.2)  # longer than the timeout: the hub gives its connections up
+        own.resume()
+        store.set("a", 1)
+        change = watch.next_change(20)
+        assert change is not None
+        assert change.key == "a"
+
+
+def test_a_namespace_of_another_type_is_refused_and_disturbs_nobody(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store, store.watch() as watch:
+        with own.client() as raw:
+            raw.set("user:u:log:odd", "not a stream")
+        with pytest.raises(Exception, match="type"):
+            store.use_namespace("odd").watch()
+        store.set("a", 1)
+        assert next(watch).key == "a"
+
+
+def test_watching_writes_only_what_the_layout_names(own: Server) -> None:
+    with connect(own.url, user="u", configure_server=True) as store, store.watch(consumer="c") as watch:
+        store.set("a", 1)
+        next(watch)
+        with own.client() as raw:
+            wait_until(lambda: raw.exists("user:u:seen:default"), "what is known is left behind")
+            assert sorted(raw.keys("*")) == [
+                b"user:u:consumer:c",
+                b"user:u:info:default",
+                b"user:u:lock:consumer:c:default",
+                b"user:u:log:default",
+                b"user:u:namespaces",
+                b"user:u:ns:default",
+                b"user:u:seen:default",
+            ]
+            week = 7 * 86400
+            assert week - 100 < raw.ttl("user:u:log:default") <= week
+            assert week - 100 < raw.ttl("user:u:seen:default") <= week
+
+
+def test_a_log_that_nobody_watches_goes_after_so_many_days(own: Server) -> None:
+    day_ms = 24 * 3600 * 1000
+    with connect(own.url, user="u", configure_server=True, log_days=3) as store, own.client() as raw, store.watch():
+        assert 2 * day_ms < raw.pttl("user:u:log:default") <= 3 * day_ms
+
+
+def test_two_hubs_that_come_at_once_share_the_log(own: Server) -> None:
+    with (
+        connect(own.url, user="u", configure_server=True) as store,
+        connect(own.url, user="u", configure_server=True, timeout=4.5) as other,
+    ):
+        watches: list[Any] = []
+        starters = [threading.Thread(target=lambda s=s: watches.append(s.watch())) for s in (store, other)]
+        for starter in starters:
+            starter.start()
+        for starter in starters:
+            starter.join()
+        assert len(threads()) == 2
+        with own.client() as raw:
+            assert len(raw.xinfo_groups("user:u:log:default")) == 1
+            raw.hset("user:u:ns:default", "by hand", "1")
+            store.set("own", 2)
+        for watch in watches:
+            # Both find what was written by hand; it is told once.
+            assert sorted((watch.next_change(20).key, watch.next_change(20).key)) == ["by hand", "own"]
+            assert watch.next_change(0.3) is None
+
+
+def raw_flags(server: Server) -> str:
+    with server.client() as raw:
+        return str(raw.config_get("notify-keyspace-events")["notify-keyspace-events"])
+
+
+def test_flags_are_added_to_those_that_are_there(own: Server) -> None:
+    with own.client() as raw:
+        raw.config_set("notify-keyspace-events", "E$")
+    with connect(own.url, user="u", configure_server=True) as store, store.watch():
+        assert set(raw_flags(own)) == set("E$Khgsxe")
+    with own.client() as raw:
+        raw.config_set("notify-keyspace-events", "AK")
+    with connect(own.url, user="u", configure_server=True, timeout=4) as store, store.watch():
+        assert set(raw_flags(own)) == set("AK")
+
+
+def test_nobody_s_settings_are_changed_unasked(own: Server) -> None:
+    with connect(own.url, user="u") as store, store.watch() as watch:
+        store.set("a", 1)
+        assert next(watch).key == "a"
+    assert raw_flags(own) == ""

@@ -1,0 +1,120 @@
+"""Listings, played with replies and no server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from redis_store import ConnectionLost, InvalidInput, ServerReadOnly, ServerRefused, StoreTimeout
+from redis_store.ops import listing
+from redis_store.protocol.call import Alone, ReplyError
+from tests.support.scripted import play, scope_of
+
+NO_SCRIPT = ReplyError("NOSCRIPT No matching script. Please use EVAL.")
+BIG = listing.SNAPSHOT_KEYS + 1
+
+
+def test_a_small_namespace_is_one_round_trip() -> None:
+    scope = scope_of()
+    played = play(listing.list_keys(scope), [3, 200, [b"b", b"a", b"\xff"]])
+    assert played.result == ["\\xff", "a", "b"]
+    assert played.names == [["EVALSHA"]]
+    assert play(listing.list_keys(scope, "a"), [3, 200, [b"b", b"a", b"ab"]]).result == ["a", "ab"]
+    assert play(listing.get_all(scope, "a"), [2, 200, [b"b", b"1", b"a", b"2"]]).result == {"a": 2}
+
+
+def test_a_middling_namespace_is_read_at_one_moment_too() -> None:
+    scope = scope_of()
+    assert play(listing.list_keys(scope), [5000, 10**5, None], [b"b", b"a"]).names == [["EVALSHA"], ["HKEYS"]]
+    assert play(listing.get_all(scope), [5000, 10**5, None], [b"b", b"1"]).names == [["EVALSHA"], ["HGETALL"]]
+
+
+def test_a_big_namespace_is_read_in_pages_under_watch() -> None:
+    op = listing.get_all(scope_of())
+    assert isinstance(op, Alone)
+    pages = ([b"7", [b"a", b"1"]], [b"0", [b"b", b"2"]])
+    played = play(op, [BIG, 10**7, None], b"OK", *pages, [b"OK", []])
+    assert played.result == {"a": 1, "b": 2}
+    assert played.names == [["EVALSHA"], ["WATCH"], ["HSCAN"], ["HSCAN"], ["MULTI", "EXEC"]]
+
+
+def test_pages_are_read_again_where_somebody_wrote() -> None:
+    first, second = [b"0", [b"a", b"1"]], [b"0", [b"a", b"2"]]
+    changed, unchanged = [b"OK", None], [b"OK", []]
+    played = play(listing.get_all(scope_of()), [BIG, 10**7, None], b"OK", first, changed, b"OK", second, unchanged)
+    assert played.result == {"a": 2}
+    tries = [part for _ in range(listing.SNAPSHOT_TRIES) for part in (b"OK", first, changed)]
+    assert play(listing.get_all(scope_of()), [BIG, 10**7, None], *tries).result == {"a": 1}, "in the end, page by page"
+
+
+def test_a_few_keys_with_much_in_them_are_read_in_small_pages() -> None:
+    page = [b"0", [b"a", b"1"]]
+    played = play(listing.get_all(scope_of()), [100, 10 * listing.SNAPSHOT_BYTES, None], b"OK", page, [b"OK", []])
+    count = played.calls[2].commands[0][-1]
+    assert count == 1 or count * 1_600_000 <= 2 * listing.PAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("bytes_a_key", "page_keys"), [(100, listing.LISTING_PAGE_KEYS), (5000, listing.PAGE_KEYS), (-1, listing.PAGE_KEYS)]
+)
+def test_a_listing_of_small_values_takes_bigger_pages(bytes_a_key: int, page_keys: int) -> None:
+    page = [b"0", [b"a"]]
+    played = play(listing.list_keys(scope_of()), [BIG, BIG * bytes_a_key, None], b"OK", page, [b"OK", []])
+    assert played.result == ["a"]
+    command = played.calls[2].commands[0]
+    assert command[command.index("COUNT") + 1] == page_keys
+
+
+def test_a_server_without_novalues_gets_a_script() -> None:
+    scope = scope_of()
+    played = play(listing.scan_page(scope, "0", "a*"), ReplyError("ERR syntax error"), [b"5", [b"a*b"]])
+    assert played.result == ("5", ["a*b"])
+    assert played.names == [["HSCAN"], ["EVALSHA"]]
+    assert "a\\**" in played.calls[0].commands[0]
+    with pytest.raises(ServerRefused):
+        play(listing.scan_page(scope), ReplyError("ERR something else"))
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "٣", "0 MATCH", "9" * 30, None, 0])
+def test_what_is_no_cursor_is_refused(cursor: Any) -> None:
+    for op in (listing.scan_page(scope_of(), cursor), listing.scan_items_page(scope_of(), cursor)):
+        with pytest.raises(InvalidInput):
+            play(op)
+
+
+def test_namespaces_are_looked_at_in_one_pipeline() -> None:
+    names = [b"ns-%05d" % number for number in range(1200)]
+    present = [[1] * 500, [1] * 499 + [0], [1] * 200]
+    played = play(listing.list_namespaces(scope_of()), [b"0", names[::-1]], present, 1)
+    assert played.result == [name.decode() for name in names if name != b"ns-00999"]
+    assert played.names == [["SSCAN"], ["EVALSHA"] * 3, ["EVALSHA"]]
+    assert b"ns-00999" in played.calls[2].commands[0]
+
+
+def test_ten_thousand_namespaces_are_two_round_trips() -> None:
+    names = [b"ns-%d" % number for number in range(10_000)]
+    played = play(listing.list_namespaces(scope_of()), [b"0", names], [[1] * 500] * 20)
+    assert len(played.result) == 10_000
+    assert played.names == [["SSCAN"], ["EVALSHA"] * 20]
+
+
+def test_no_namespaces_is_one_round_trip() -> None:
+    assert play(listing.list_namespaces(scope_of()), [b"0", []]).result == []
+    assert play(listing.list_namespaces(scope_of(), "x"), [b"0", [b"a"]]).result == []
+
+
+def test_an_unknown_script_in_the_pipeline() -> None:
+    played = play(listing.list_namespaces(scope_of()), [b"0", [b"a"]], NO_SCRIPT, [1])
+    assert played.result == ["a"]
+    assert played.names == [["SSCAN"], ["EVALSHA"], ["EVAL"]]
+    names = [b"ns-%d" % number for number in range(600)]
+    played = play(listing.list_namespaces(scope_of()), [b"0", names], [NO_SCRIPT, NO_SCRIPT], [[1] * 500, [1] * 100])
+    assert len(played.result) == 600
+
+
+@pytest.mark.parametrize("error", [ServerReadOnly("no"), ConnectionLost("gone"), StoreTimeout("late")])
+def test_a_listing_is_right_where_the_registry_cannot_be_tidied(error: Exception) -> None:
+    played = play(listing.list_namespaces(scope_of()), [b"0", [b"a", b"gone"]], [1, 0][::1], error)
+    assert played.result in (["a"], ["gone"])
+    assert len(played.result) == 1

@@ -1,0 +1,510 @@
+"""Locks, semaphores and rate limits: one at a time, in turn, and gone with who held them."""
+# ruff: noqa: PT012 (the end of a lock's block is what raises)
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import (
+    DataStore,
+    InvalidInput,
+    InvalidName,
+    InvalidType,
+    LockLost,
+    LockTimeout,
+    WrongKeyType,
+    connect,
+    connect_async,
+)
+from redis_store.namespace.keys import UserKeys
+from tests.support.servers import Server, wait_until
+from tests.support.threads import all_at_once, in_thread
+
+
+@pytest.fixture
+def store(server: Server, open_store: Callable[..., DataStore], user: str) -> DataStore:
+    return open_store(server.url, user, agent="tester")
+
+
+@pytest.fixture
+def raw(server: Server, raw_of: Callable[..., redis.Redis]) -> redis.Redis:
+    return raw_of(server)
+
+
+@pytest.fixture
+def keys(user: str) -> UserKeys:
+    return UserKeys.of(user)
+
+
+def waiting(raw: redis.Redis, keys: UserKeys, name: bytes = b"name") -> int:
+    """How many stand in a lock's queue."""
+    return raw.llen(keys.queue(b"lock", name))
+
+
+def test_a_lock_is_held_by_one(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    with store.lock("name") as lock:
+        assert lock.held
+        assert not lock.lost
+        lock.check()
+        assert raw.get(keys.lock(b"name")).startswith(b'{"fence":1,"owner":"')
+        assert raw.get(keys.lock(b"name")).endswith(b'","agent":"tester"}')
+        assert 0 < raw.pttl(keys.lock(b"name")) <= 30_000
+        with pytest.raises(LockTimeout, match="no room within 0 seconds") as caught:
+            store.use_namespace("other").lock("name", timeout=0).acquire()
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.name == "name"
+        assert 0 < caught.value.retry_after_ms <= 30_000
+        with pytest.raises(LockTimeout):
+            store.lock("name", timeout=0.02).acquire()
+        assert waiting(raw, keys) == 0
+        with store.lock("another", timeout=0):
+            pass
+    assert not lock.held
+    assert not raw.exists(keys.lock(b"name"))
+    with store.lock("name", timeout=0) as again:
+        assert again.fence == 2
+    assert raw.hgetall(keys.fence) == {b"name": b"2", b"another": b"1"}
+
+
+def test_a_lock_object_stands_for_one_holder(store: DataStore) -> None:
+    lock = store.lock("name")
+    with pytest.raises(LockLost):
+        lock.release()
+    with pytest.raises(LockLost):
+        _ = lock.fence
+    with pytest.raises(LockLost):
+        lock.check()
+    first = lock.acquire()
+    with pytest.raises(InvalidInput, match="make another"):
+        lock.acquire()
+    lock.release()
+    assert lock.acquire() == first + 1
+    lock.release()
+
+
+def test_users_do_not_share_locks(store: DataStore, server: Server, open_store: Callable[..., DataStore]) -> None:
+    with store.lock("name"), open_store(server.url, "somebody else").lock("name", timeout=0):
+        pass
+
+
+def test_a_block_that_raises_releases(store: DataStore) -> None:
+    with pytest.raises(ZeroDivisionError), store.lock("name"):
+        raise ZeroDivisionError
+    with store.lock("name", timeout=0):
+        pass
+
+
+def test_a_removed_lock_is_reported(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    lock = store.lock("name")
+    with pytest.raises(LockLost, match="'name'"), lock:
+        raw.delete(keys.lock(b"name"))
+    with pytest.raises(ZeroDivisionError), lock:  # what went wrong first is what is told
+        raw.delete(keys.lock(b"name"))
+        raise ZeroDivisionError
+    with store.lock("name", ttl=0.6) as lock:
+        raw.delete(keys.lock(b"name"))
+        wait_until(lambda: lock.lost, "the next renewal finds it gone")
+        with pytest.raises(LockLost):
+            lock.check()
+        with pytest.raises(LockLost):
+            lock.release()
+        lock.acquire()
+
+
+def test_only_its_owner_releases(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    old = store.lock("name")
+    old.acquire()
+    raw.delete(keys.lock(b"name"))
+    with store.lock("name") as new:
+        with pytest.raises(LockLost):
+            old.release()
+        assert raw.exists(keys.lock(b"name"))
+        assert new.fence == 2
+
+
+def test_a_held_lock_is_renewed(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    with store.lock("name", ttl=0.6) as lock:
+        renewals = []
+
+        def renewed() -> bool:
+            left_ms = raw.pttl(keys.lock(b"name"))
+            renewals.append(left_ms)
+            return len(renewals) > 1 and renewals[-1] > renewals[-2]
+
+        for _ in range(3):
+            wait_until(renewed, "the time to live has grown")
+        assert not lock.lost
+
+
+def test_a_lock_goes_with_the_thread_that_held_it(store: DataStore) -> None:
+    held: list[Any] = []
+
+    def hold() -> None:
+        lock = store.lock("name", ttl=0.2)
+        lock.__enter__()
+        held.append(lock)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    thread.join()
+    with store.lock("name") as lock:
+        assert lock.fence == held[0]._taken.fence + 1
+
+
+def test_an_acquired_lock_outlives_its_thread(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    lock = store.lock("name", ttl=0.6)
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    seen = [raw.pttl(keys.lock(b"name"))]
+    wait_until(lambda: seen.append(raw.pttl(keys.lock(b"name"))) or seen[-1] > seen[-2], "it is renewed")
+    lock.release()
+
+
+def test_threads_take_turns(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    inside, fences = [], []
+
+    def work() -> None:
+        for _ in range(5):
+            with store.lock("name") as lock:
+                inside.append(1)
+                assert len(inside) == 1
+                fences.append(lock.fence)
+                inside.pop()
+
+    all_at_once([work] * 8)
+    assert fences == list(range(1, 41))
+    assert not raw.exists(keys.lock(b"name"), keys.queue(b"lock", b"name"))
+
+
+def test_who_waits_first_is_served_first(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        with store.lock("name"):
+            order.append(number)
+
+    with store.lock("name"):
+        threads = []
+        for number in range(5):
+            threads.append(threading.Thread(target=wait, args=(number,)))
+            threads[-1].start()
+            wait_until(lambda count=number + 1: waiting(raw, keys) == count, "it stands in the queue")
+    for thread in threads:
+        thread.join()
+    assert order == list(range(5))
+
+
+def test_nobody_starves_beside_one_who_takes_it_again_at_once(store: DataStore) -> None:
+    stop = threading.Event()
+    rounds = []
+
+    def greedy() -> None:
+        while not stop.is_set():
+            with store.lock("name"):
+                rounds.append(1)
+
+    with in_thread(greedy):
+        wait_until(lambda: rounds, "the greedy one is at work")
+        for _ in range(5):
+            with store.lock("name"):
+                pass
+        stop.set()
+
+
+def test_a_waiter_that_died_costs_a_while_and_no_more(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    with store.lock("name"):
+        raw.rpush(keys.queue(b"lock", b"name"), "dead", "dead too")
+    with store.lock("name") as lock:
+        assert lock.fence == 2
+
+
+def test_who_gives_up_leaves_the_queue(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    with store.lock("name"):
+        with pytest.raises(LockTimeout):
+            store.lock("name", timeout=0.03).acquire()
+        assert waiting(raw, keys) == 0
+    with store.lock("name", timeout=0):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["", "\ud800", "n" * 2000, 1, None, b"name"], ids=["empty", "surrogate", "long", "int", "None", "bytes"]
+)
+def test_bad_names(store: DataStore, name: Any) -> None:
+    for make in (
+        lambda: store.lock(name),
+        lambda: store.semaphore(name, 1),
+        lambda: store.rate_limit(name, 1, per=1),
+    ):
+        with pytest.raises(InvalidInput):
+            make()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), "1", True, [1]], ids=repr)
+def test_bad_timeouts(store: DataStore, timeout: Any) -> None:
+    for make in (
+        lambda: store.lock("name", timeout=timeout),
+        lambda: store.semaphore("name", 1, timeout=timeout),
+        lambda: store.rate_limit("name", 1, per=1, timeout=timeout),
+    ):
+        with pytest.raises(InvalidInput):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [
+        (0, InvalidInput),
+        (-1, InvalidInput),
+        (10**7, InvalidInput),
+        (1.5, InvalidType),
+        ("1", InvalidType),
+        (True, InvalidType),
+    ],
+)
+def test_bad_counts(store: DataStore, n: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        store.semaphore("name", n)
+    with pytest.raises(error):
+        store.rate_limit("name", n, per=1)
+
+
+def test_an_empty_name_says_what_it_is(store: DataStore) -> None:
+    with pytest.raises(InvalidName, match="lock name"):
+        store.lock("")
+
+
+def test_a_lock_cannot_pose_as_a_consumers(store: DataStore, keys: UserKeys) -> None:
+    assert keys.consumer_lock("c", b"default") == keys.lock(b"consumer:c:default")
+    with pytest.raises(InvalidName, match="locks of consumers"):
+        store.lock("consumer:c:default")
+    with store.lock("consumers"):
+        pass
+
+
+def test_a_semaphore_has_so_many_places(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        for _ in range(4):
+            with store.semaphore("name", 3) as place:
+                inside.append(1)
+                most.append(len(inside))
+                assert not place.lost
+                inside.pop()
+
+    all_at_once([work] * 8)
+    assert max(most) <= 3
+    assert not raw.exists(keys.limit(b"name"), keys.queue(b"limit", b"name"))
+    with store.semaphore("name", 2), store.semaphore("name", 2):
+        with pytest.raises(LockTimeout):
+            store.semaphore("name", 2, timeout=0).acquire()
+        with pytest.raises(LockTimeout):
+            store.semaphore("name", 2, timeout=0.02).acquire()
+    with store.semaphore("name", 2, timeout=0):
+        pass
+
+
+def test_a_place_is_renewed_and_lapses(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    place = store.semaphore("name", 1, ttl=0.2)
+    place.acquire()
+    [(token, until)] = raw.zrange(keys.limit(b"name"), 0, -1, withscores=True)
+    wait_until(lambda: raw.zscore(keys.limit(b"name"), token) > until, "it is renewed")
+    raw.zrem(keys.limit(b"name"), token)
+    wait_until(lambda: place.lost, "it is lost")
+    with pytest.raises(LockLost, match="semaphore"):
+        place.release()
+    raw.zadd(keys.limit(b"name"), {"dead": until})
+    with store.semaphore("name", 1):
+        pass
+
+
+def test_a_rate_limit_gives_out_moments(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    limit = store.rate_limit("name", 3, per=1000)
+    with limit:
+        assert limit.try_acquire()
+        assert limit.try_acquire()
+    assert not limit.try_acquire()
+    with pytest.raises(LockTimeout) as caught:
+        store.rate_limit("name", 3, per=1000, timeout=5).acquire()
+    assert 900_000 < caught.value.retry_after_ms <= 1_000_000
+    assert raw.llen(keys.limit(b"name")) == 3
+    assert 900_000 < raw.pttl(keys.limit(b"name")) <= 1_000_000
+
+
+def test_no_period_has_more_moments_than_it_may(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    """Seen in the moments that were given out, not in when the callers came to run."""
+    n, per_ms, given = 4, 60, []
+    lock = threading.Lock()
+
+    def work() -> None:
+        for _ in range(4):
+            store.rate_limit("name", n, per=per_ms / 1000).acquire()
+            with lock:
+                given.extend(int(moment) for moment in raw.lrange(keys.limit(b"name"), 0, -1))
+
+    all_at_once([work] * 4)
+    moments = sorted(set(given))
+    assert all(later - earlier >= per_ms for earlier, later in zip(moments, moments[n:], strict=False))
+
+
+def test_a_limit_of_another_kind_is_named(store: DataStore, keys: UserKeys) -> None:
+    store.rate_limit("name", 1, per=100).acquire()
+    with pytest.raises(WrongKeyType) as caught:
+        store.semaphore("name", 1).acquire()
+    assert caught.value.redis_key == keys.limit(b"name").decode()
+
+
+def test_tasks_take_turns_and_cancelled_ones_leave(server: Server, user: str, raw: redis.Redis, keys: UserKeys) -> None:
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+            inside: list[int] = []
+
+            async def work() -> None:
+                for _ in range(3):
+                    async with store.lock("name", ttl=5) as lock:
+                        inside.append(lock.fence)
+                        assert len(inside) == 1
+                        await asyncio.sleep(0)
+                        inside.pop()
+
+            await asyncio.gather(*[work() for _ in range(8)])
+            lock = store.lock("name", ttl=0.6)
+            assert await asyncio.wait_for(lock.acquire(), 10) == 25
+            waiter = asyncio.create_task(store.lock("name").acquire())
+            while not waiting(raw, keys):
+                await asyncio.sleep(0.002)
+            waiter.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiter
+            assert waiting(raw, keys) == 0
+            seen = [raw.pttl(keys.lock(b"name"))]
+            while len(seen) < 2 or seen[-1] <= seen[-2]:  # renewed, whatever task it was acquired in
+                seen.append(raw.pttl(keys.lock(b"name")))
+                await asyncio.sleep(0.002)
+            raw.delete(keys.lock(b"name"))
+            while not lock.lost:
+                await asyncio.sleep(0.002)
+            with pytest.raises(LockLost):
+                await lock.release()
+            async with store.semaphore("places", 1), store.rate_limit("rate", 1, per=100):
+                with pytest.raises(LockTimeout):
+                    await store.semaphore("places", 1, timeout=0).acquire()
+                with pytest.raises(LockTimeout):
+                    await store.rate_limit("rate", 1, per=100, timeout=0.1).acquire()
+                assert not await store.rate_limit("rate", 1, per=100).try_acquire()
+            with pytest.raises(LockLost):
+                _ = store.lock("name").fence
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_was_blocked_too_long_has_lost_its_lock(server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+            lock = store.lock("name", ttl=0.05)
+            with pytest.raises(LockLost):
+                async with lock:
+                    with connect(server.url, user=user) as other, other.lock("name"):  # blocks the loop
+                        assert lock.lost
+
+    asyncio.run(main())
+
+
+CHILD = """
+import sys
+from redis_store import connect, LockLost
+store = connect(sys.argv[1], user=sys.argv[2])
+lock = store.lock("name", ttl=0.5)
+print(lock.acquire(), flush=True)
+sys.stdin.readline()
+print(lock.lost, flush=True)
+# What a store that watches the numbers does: it takes nothing from who came earlier.
+with store.transaction() as transaction:
+    accepted = transaction.get("highest", 0) <= lock.fence
+    if accepted:
+        transaction.set("highest", lock.fence)
+print(accepted, flush=True)
+try:
+    lock.release()
+except LockLost:
+    print("lost", flush=True)
+"""
+
+
+@pytest.fixture
+def holder(real_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a lock until it is told to go on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, real_server.url, user], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_holder_that_was_stopped_is_told_by_the_fence(
+    holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    store = open_store(real_server.url, user)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert int(holder.stdout.readline()) == 1
+    os.kill(holder.pid, signal.SIGSTOP)
+    with store.lock("name") as lock:
+        assert lock.fence == 2
+        store.set("highest", lock.fence)
+        os.kill(holder.pid, signal.SIGCONT)
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline().strip() == "True", "it knows that it has lost the lock"
+        assert holder.stdout.readline().strip() == "False", "its writes are refused"
+        assert holder.stdout.readline().strip() == "lost"
+        assert not lock.lost
+    assert store.get("highest") == 2
+
+
+def test_a_lock_goes_with_its_process(
+    holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    store = open_store(real_server.url, user)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(LockTimeout):
+        store.lock("name", timeout=0).acquire()
+    holder.kill()
+    with store.lock("name") as lock:
+        assert lock.fence == 2
+
+
+def test_a_forked_child_does_not_release_its_parents_lock(
+    real_server: Server, open_store: Callable[..., DataStore], user: str, raw_of: Callable[..., redis.Redis]
+) -> None:
+    store = open_store(real_server.url, user)
+    raw, key = raw_of(real_server), UserKeys.of(user).lock(b"name")
+    lock = store.lock("name", ttl=0.6)
+    lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            lock.release()
+            os._exit(0 if store.get("anything") is None else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    seen = [raw.pttl(key)]
+    wait_until(lambda: seen.append(raw.pttl(key)) or seen[-1] > seen[-2], "the parent goes on renewing")
+    lock.release()

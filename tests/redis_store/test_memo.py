@@ -1,0 +1,291 @@
+"""Functions whose results are kept: their keys, their tags, and how they are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redis_store import DataStore, InvalidInput, InvalidType, InvalidValue, connect_async
+from tests.support.servers import Server
+
+
+@pytest.fixture
+def store(server: Server, open_store: Callable[..., DataStore], user: str) -> DataStore:
+    return open_store(server.url, user, namespace="cache")
+
+
+def test_a_result_is_kept_for_its_arguments(store: DataStore) -> None:
+    calls = []
+
+    @store.cached()
+    def work(a: int, b: Any = 2, *more: int, **named: Any) -> list[Any]:
+        """Says what it got."""
+        calls.append(a)
+        return [a, b, list(more), named]
+
+    for _ in range(2):
+        assert work(1) == [1, 2, [], {}]
+        assert work(1, 2) == work(a=1) == work(b=2, a=1) == [1, 2, [], {}]
+        assert work(1, 2, 3, x=1, y=2) == work(1, 2, 3, y=2, x=1) == [1, 2, [3], {"x": 1, "y": 2}]
+    assert len(calls) == 2
+    for different in (1.0, True, "1", None, [1], {"a": 1}):
+        work(1, different)
+    assert len(calls) == 8
+    assert work.__name__ == "work"
+    assert work.__doc__ == "Says what it got."
+    assert list(inspect.signature(work).parameters) == ["a", "b", "more", "named"]
+    assert work.cache_key(1).startswith(f"{__name__}.test_a_result_is_kept_for_its_arguments.<locals>.work(")
+    assert store.get(work.cache_key(1)) == [1, 2, [], {}]
+
+
+def test_results_are_forgotten(store: DataStore) -> None:
+    calls = []
+
+    def work(a: int) -> int:
+        calls.append(a)
+        return a
+
+    one, two = store.cached(version=1)(work), store.cached(version="two")(work)
+    assert [one(1), one(2), two(1)] == [1, 2, 1]
+    assert one.invalidate(1) is True
+    assert one.invalidate(1) is False
+    store.set("another", 1)
+    assert one(1) == 1
+    assert two.invalidate_all() == 3, "of every version"
+    assert store.list_keys() == ["another"]
+    assert len(calls) == 4
+
+
+def test_another_version_counts_results_no_more(store: DataStore) -> None:
+    assert store.cached(version=1)(_constant("old"))() == "old"
+    assert store.cached(version=2)(_constant("new"))() == "new"
+    assert store.cached(version=1)(_constant("older still"))() == "old"
+
+
+def _constant(value: str) -> Callable[[], str]:
+    def constant() -> str:
+        return value
+
+    return constant
+
+
+def test_a_key_of_ones_own(store: DataStore) -> None:
+    @store.cached(key="item:{name}")
+    def text(name: str, detail: int = 0) -> str:
+        return f"{name}-{detail}"
+
+    @store.cached(key=lambda name, detail=0: f"made:{name}:{detail}", version=3)
+    def function(name: str, detail: int = 0) -> str:
+        return f"{name}-{detail}"
+
+    assert text("a") == text(name="a", detail=5) == "a-0"
+    assert function("a", detail=5) == "a-5"
+    assert store.list_keys() == ["item:a", "made:a:5@3"]
+    assert text.invalidate("a") is True
+    with pytest.raises(InvalidInput, match="tag"):
+        text.invalidate_all()
+
+
+@pytest.mark.parametrize("template", ["item:{nme}", "item:{", "item:{0}", "item:{}", "item:{name.part}"])
+def test_a_text_that_the_arguments_do_not_fill(store: DataStore, template: str) -> None:
+    by_key = store.cached(key=template)(_named)
+    by_tag = store.cached(tags=[template])(_named)
+    for call in (by_key, by_key.cache_key, by_key.invalidate, by_tag):
+        with pytest.raises(InvalidInput, match=re.escape(repr(template)) + ".*_named.*there are name;"):
+            call("a")
+    assert store.list_keys() == []
+
+
+def _named(name: str) -> str:
+    return name
+
+
+def test_tags_of_a_function(store: DataStore) -> None:
+    @store.cached(tags=["all", "repo:{repo}"])
+    def one(repo: str) -> str:
+        return repo
+
+    @store.cached(tags=lambda repo: [f"repo:{repo}"])
+    def two(repo: str) -> str:
+        return repo
+
+    for repo in "xy":
+        one(repo)
+        two(repo)
+    assert store.invalidate_tag("repo:x") == 2
+    assert store.invalidate_tag("all") == 1
+    assert store.list_keys() == [two.cache_key("y")]
+
+
+def test_tags_that_can_be_iterated_once_only(store: DataStore) -> None:
+    @store.cached(tags=(tag for tag in ("one", "two")))
+    def work(a: int) -> int:
+        return a
+
+    work(1)
+    work(2)
+    assert (store.invalidate_tag("one"), store.invalidate_tag("two")) == (2, 0)
+
+
+def test_a_method_has_a_key_without_its_object(store: DataStore) -> None:
+    class Repository:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @store.cached(key=lambda self, path: f"{self.name}:{path}")
+        def read(self, path: str) -> str:
+            return f"{self.name} {path}"
+
+        @store.cached()
+        def bad(self) -> int:
+            return 1
+
+    assert Repository("a").read("p") == "a p"
+    assert store.list_keys() == ["a:p"]
+    with pytest.raises(InvalidValue, match="give key="):
+        Repository("a").bad()
+
+
+def test_what_a_partial_is_filled_with_is_in_the_key(store: DataStore) -> None:
+    def fetch(host: str, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://{host}{path}"
+
+    ours, theirs = (store.cached()(functools.partial(fetch, host, scheme="https")) for host in ("ours", "theirs"))
+    assert (ours("/a"), theirs("/a")) == ("https://ours/a", "https://theirs/a")
+    assert ours.invalidate("/a")
+    assert store.list_keys() == [theirs.cache_key("/a")]
+    assert store.cached()(functools.partial(store.cached()(fetch), "again"))("/a") == "http://again/a"
+
+
+def test_objects_do_not_share_results(store: DataStore) -> None:
+    class Scale:
+        def __init__(self, factor: int) -> None:
+            self.factor = factor
+
+        def of(self, number: int) -> int:
+            return self.factor * number
+
+        def __call__(self, number: int) -> int:
+            return self.factor * number
+
+        @classmethod
+        def name(cls, number: int) -> str:
+            return f"{cls.__name__} {number}"
+
+    class Finer(Scale):
+        pass
+
+    for function in (Scale(2).of, Scale(2), functools.partial(Scale(2).of, 1), "abc".upper):
+        with pytest.raises(InvalidInput, match=r"belongs to an object.*give key="):
+            store.cached()(function)
+    assert [store.cached(key=f"{n}:{{number}}")(Scale(n).of)(10) for n in (2, 3)] == [20, 30]
+    assert [store.cached()(kind.name)(1) for kind in (Scale, Finer)] == ["Scale 1", "Finer 1"]
+    assert store.cached()(len)("four") == 4
+
+
+def test_arguments_that_make_no_key(store: DataStore) -> None:
+    @store.cached()
+    def work(a: Any) -> int:
+        return 1
+
+    for bad in (object(), {1}, float("nan"), {1: 2}, [{None: 1}], b"bytes"):
+        with pytest.raises(InvalidValue, match="give key="):
+            work(bad)
+    with pytest.raises(TypeError):
+        work()  # type: ignore[call-arg]
+    assert store.list_keys() == []
+    work("x" * 5000)
+    work("y" * 5000)
+    assert len(store.list_keys()) == 2
+    assert all(len(key) < 300 for key in store.list_keys())
+
+
+def test_bad_input(store: DataStore) -> None:
+    async def asynchronous() -> int:
+        return 1
+
+    for make in (
+        lambda: store.cached(key=5),  # type: ignore[arg-type]
+        lambda: store.cached(version=1.5),  # type: ignore[arg-type]
+        lambda: store.cached(version=True),
+        lambda: store.cached(tags="tag"),
+        lambda: store.cached(tags=5),  # type: ignore[arg-type]
+        lambda: store.cached()(staticmethod(lambda: 1)),
+        lambda: store.cached()(max),
+        lambda: store.cached()("no function"),  # type: ignore[arg-type]
+        lambda: store.cached()(asynchronous),
+        lambda: store.cached(key=lambda: 5)(lambda: 1)(),  # type: ignore[arg-type,return-value]
+        lambda: store.cached(tags=[5])(lambda: 1)(),  # type: ignore[list-item]
+    ):
+        with pytest.raises(InvalidType):
+            make()
+    with pytest.raises(InvalidType, match="below @classmethod"):
+        store.cached()(classmethod(lambda cls: 1))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput):
+        store.cached(ttl=-1)(lambda: 1)()
+    assert store.list_keys() == []
+
+
+def test_asyncio(server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+            calls = []
+
+            @store.cached(tags=["tag"], version=2)
+            async def waits(a: int) -> int:
+                calls.append(a)
+                await asyncio.sleep(0)
+                return a
+
+            @store.cached(key="plain:{a}")
+            def plain(a: int) -> int:
+                return a
+
+            assert await asyncio.gather(*[waits(1) for _ in range(20)]) == [1] * 20
+            assert calls == [1]
+            assert await plain(2) == 2
+            assert sorted(await store.list_keys()) == sorted([waits.cache_key(1), "plain:2"])
+            assert await plain.invalidate(2) is True
+            assert await waits.invalidate_all() == 1
+            await waits(3)
+            assert await store.invalidate_tag("tag") == 1
+            with pytest.raises(ZeroDivisionError):
+                await store.get_or_set("key", lambda: 1 / 0)
+            with pytest.raises(InvalidType):
+                store.cached()(5)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_computation_is_taken_over(server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+            begun, go_on = asyncio.Event(), asyncio.Event()
+            calls = []
+
+            async def make() -> int:
+                calls.append(1)
+                begun.set()
+                await go_on.wait()
+                return len(calls)
+
+            first = asyncio.create_task(store.get_or_set("key", make))
+            await begun.wait()
+            others = [asyncio.create_task(store.get_or_set("key", make)) for _ in range(10)]
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            others[3].cancel()
+            go_on.set()
+            results = await asyncio.gather(*others, return_exceptions=True)
+            assert [result for result in results if not isinstance(result, asyncio.CancelledError)] == [2] * 9
+            assert len(calls) == 2
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    asyncio.run(main())

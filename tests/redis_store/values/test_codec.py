@@ -1,0 +1,234 @@
+"""Values to bytes and back: exact, and the fast path says just what the reference says."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from redis_store import CorruptValue, InvalidType, InvalidValue, StoredDataError, UnsupportedEncoding
+from redis_store.values import rules
+from redis_store.values.codec import JSON_TEXT, VALUES
+from tests.support.values import LONG, Number, Word, anything, json_values, nested
+
+DEPTHS = [1, 2, 126, 127, 128, 129, 130, 131, 200, 253, 254, 255, 256, 260, 2000]
+
+
+def outcome(encode: Any, value: Any) -> tuple[str, Any, Any]:
+    """What became of a value: its meaning as JSON, or the refusal."""
+    try:
+        text = encode(value)
+    except InvalidValue as error:
+        return "refused", str(error), error.path
+    return "accepted", repr(rules.load(text)), list(json.loads(text)) if text[:1] == b"{" else None
+
+
+def decode(text: bytes) -> Any:
+    return VALUES.decode(text, "ns", "key")
+
+
+@settings(max_examples=250)
+@given(json_values)
+def test_everything_that_json_can_say_comes_back_exactly(value: Any) -> None:
+    text = VALUES.encode(value)
+    assert repr(decode(text)) == repr(value)
+    assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
+    assert repr(rules.load(rules.dump(value))) == repr(value)
+    assert JSON_TEXT.encode(text) == text
+
+
+@settings(max_examples=600)
+@given(anything)
+@example([None, float("nan")])
+@example({"a": [float("nan")] * 20, "b": None})
+@example([float("inf"), None])
+@example({Number.ONE: 1})
+@example({Word.A: 1})
+@example([Word.A, [Number.ONE]])
+@example(["null", float("nan")])
+def test_the_fast_path_agrees_with_the_reference(value: Any) -> None:
+    assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "mixed"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_the_depth_that_is_allowed(depth: int, kind: str) -> None:
+    for value in (
+        nested(depth, kind=kind),
+        nested(depth, innermost="[{" * 300, kind=kind),
+        [nested(depth - 1, kind=kind)] * 3,
+    ):
+        went = outcome(VALUES.encode, value)
+        assert went == outcome(rules.dump, value)
+        assert (went[0] == "accepted") is (depth <= 128)
+        text = json.dumps(value).encode() if depth < 900 else b"[" * depth + b"]" * depth
+        if depth <= 128:
+            assert JSON_TEXT.encode(text) == text
+            assert decode(text) == value
+        else:
+            with pytest.raises(InvalidValue, match=r"128|recursion"):
+                JSON_TEXT.encode(text)
+
+
+@pytest.mark.parametrize(
+    "number", [LONG - 1, 1 - LONG, LONG, -LONG, 10**5000], ids=["4300", "-4300", "4301", "-4301", "5001"]
+)
+def test_the_digits_that_are_allowed(number: int) -> None:
+    for value in (number, [number], {"a": {"b": number}}, [None, number, 1.5]):
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+        if abs(number) < LONG:
+            assert decode(VALUES.encode(value)) == value
+    assert outcome(VALUES.encode, {number: 1})[0] == ("accepted" if abs(number) < LONG else "refused")
+
+
+def test_circular_values_are_refused() -> None:
+    own: list[Any] = [1]
+    own.append(own)
+    loop: dict[str, Any] = {"a": []}
+    loop["a"].append(loop)
+    two = [loop, own]
+    for value in (own, loop, two, (own,), {1: own}):
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+        assert outcome(VALUES.encode, value)[0] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "message"),
+    [
+        ({"a": [0, 1, 2, {1}]}, 'value["a"][3]', 'value["a"][3] is a set'),
+        ([[b""]], "value[0][0]", "value[0][0] is a bytes"),
+        ({"a": {"é\n": float("nan")}}, 'value["a"]["é\\n"]', "is nan"),
+        ({1: {None: 1j}}, "value[1][None]", "value[1][None] is a complex"),
+        (["\ud800"], "value[0]", "lone surrogate at character 0"),
+        ({"x": {"\ud800": 1}}, 'value["x"]', 'a key of value["x"] has a lone surrogate'),
+        ({"x": {(1,): 1}}, 'value["x"]', 'value["x"] has a tuple as a key'),
+        ({"x" * 500: object()}, None, "is a object"),
+        (float("-inf"), "value", "value is -inf"),
+    ],
+)
+def test_a_refusal_names_the_path(value: Any, path: str | None, message: str) -> None:
+    for encode in (VALUES.encode, rules.dump):
+        with pytest.raises(InvalidValue) as caught:
+            encode(value)
+        assert message in str(caught.value)
+        assert len(str(caught.value)) < 400
+        if path is not None:
+            assert caught.value.path == path
+
+
+def test_the_first_offender_is_named() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        VALUES.encode({"a": 1, "b": [{1}, {2}], "c": b""})
+    assert caught.value.path == 'value["b"][0]'
+
+
+def test_keys_become_text_as_json_makes_them() -> None:
+    for key in (1, -1, 0, 2**70, 1.5, -0.0, 1e22, 1e-7, None, True, False):
+        value = {key: [key]}
+        assert json.loads(VALUES.encode(value)) == json.loads(json.dumps(value))
+        assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+
+
+def test_keys_that_become_the_same_text_are_one_key() -> None:
+    assert decode(VALUES.encode({1: "number", "1": "text"})) == {"1": "text"}
+    assert VALUES.encode({1: "number", "1": "text"}).count(b'"1"') == 1
+
+
+@settings(max_examples=250)
+@given(json_values, st.sampled_from([None, 1, 2]), st.booleans())
+def test_json_of_other_writers_is_read(value: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
+    assert repr(decode(text)) == repr(value)
+    assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(min_value=-(10**40), max_value=10**40), max_size=6), st.integers(0, 40))
+def test_integers_keep_their_digits_wherever_they_stand(numbers: list[int], offset: int) -> None:
+    value = ["x" * offset, *numbers]
+    for text in (VALUES.encode(value), json.dumps(value).encode()):
+        assert decode(text) == value
+        assert VALUES.decode_found(["key"], [text], "ns") == {"key": value}
+
+
+NOISE = ["x" * 7, 20261123, "1 2 3 4 5 6 7 8 9", 0.1234567890123, [list(range(40))], "1763924096123", "12" * 8]
+
+
+@pytest.mark.parametrize("place", [0, 1, 63, 64, 65, 129])
+@pytest.mark.parametrize("size", [1, 20_000], ids=["small", "big"])
+def test_a_long_integer_keeps_its_digits_among_a_batch(place: int, size: int) -> None:
+    for offset in range(20):
+        value = ["x" * offset, NOISE, "y" * size, -9_999_999_999_999_999_999, NOISE]
+        texts: list[bytes | None] = [orjson.dumps([number, NOISE]) for number in range(130)]
+        texts[place], texts[place - 7] = json.dumps(value).encode(), None
+        found = VALUES.decode_found(map(str, range(130)), texts, "ns")
+        assert found.pop(str(place)) == value
+        assert len(found) == 128
+        assert all(found[key] == [int(key), NOISE] for key in found)
+
+
+@settings(max_examples=300)
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 30))
+def test_floats_with_many_digits_are_read_as_json_reads_them(number: float, digits: int) -> None:
+    text = f"[{number:.{digits}f}, {number:.{digits}e}]".encode()
+    assume(all(map(math.isfinite, json.loads(text))))  # rounding may lead out of the range
+    assert repr(decode(text)) == repr(json.loads(text))
+
+
+@settings(max_examples=250)
+@given(st.one_of(st.binary(max_size=40), json_values.map(lambda value: json.dumps(value).encode()[:-1])))
+@example(b"1e400")
+@example(b'"\\ud800"')
+@example(b"[NaN]")
+@example(b"\xff\xfe1\x00")
+@example(b"9" * 4301)
+def test_reading_anything_gives_a_value_or_says_where_it_lies(text: bytes) -> None:
+    is_zstd = text.startswith(b"\x01\x28\xb5\x2f\xfd")
+    expected = UnsupportedEncoding if text[:1] == b"\x01" and not is_zstd else CorruptValue
+    for read in (decode, lambda text: VALUES.decode_found(["key"], [text], "ns")["key"]):
+        try:
+            meant = rules.load(text)
+        except (ValueError, RecursionError):
+            with pytest.raises(StoredDataError) as caught:
+                read(text)
+            assert type(caught.value) is expected
+            assert (caught.value.namespace, caught.value.key) == ("ns", "key")
+            assert expected is not CorruptValue or caught.value.first_bytes == text[:32]
+        else:
+            assert repr(read(text)) == repr(meant)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2"])
+def test_json_text_that_is_none_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidValue):
+        JSON_TEXT.encode(text)
+
+
+@pytest.mark.parametrize("value", [None, "text", {"a": 1}, 1, bytearray(b"1")])
+def test_json_text_must_be_bytes(value: Any) -> None:
+    with pytest.raises(InvalidType):
+        JSON_TEXT.encode(value)
+
+
+def test_json_text_passes_through_unread() -> None:
+    text = b' {"a": 1.0, "b": 123456789012345678901234567890, "a": 2} '
+    assert JSON_TEXT.encode(text) == text
+    assert JSON_TEXT.decode(text, "ns", "key") == text
+    assert JSON_TEXT.decode_found(["a", "b"], [None, b"not json"], "ns") == {"b": b"not json"}
+
+
+def test_orjson_is_as_the_codec_expects() -> None:
+    """What the fast path leans on; a new orjson that behaves otherwise shows here first."""
+    assert orjson.dumps([float("nan"), float("inf")]) == b"[null,null]"
+    with pytest.raises(TypeError):
+        orjson.dumps(2**64)
+    with pytest.raises(TypeError):
+        orjson.dumps("\ud800")
+    assert type(orjson.loads(b"18446744073709551616")) is float
+    with pytest.raises(ValueError, match="number"):
+        orjson.loads(b"1e400")

@@ -1,0 +1,433 @@
+"""Durable consumers: the cursor is in Redis, one process works, and a kill of any loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
+from redis_store.changelog.consumers import advance, claim
+from redis_store.watch.request import SAVE_AFTER
+from tests.redis_store.watch.conftest import OpenWatchSide, WatchSide, said
+from tests.support.servers import Server, wait_until
+
+CONSUMER = """
+import json, sys
+from redis_store import StoredDataError, connect
+from redis_store.watch.request import SAVE_AFTER
+url, user, path = sys.argv[1:]
+with connect(url, user=user, configure_server=True) as store, open(path, "a", buffering=1) as out:
+    with store.watch(consumer="c") as watch:
+        out.write(json.dumps(["stands by" if watch.standing_by else "works", None]) + "\\n")
+        for change in watch:
+            out.write(json.dumps([change.op, change.value]) + "\\n")
+"""
+
+
+class Consumers:
+    """Processes that consume, and what they have written down."""
+
+    def __init__(self, url: str, user: str, folder: Path) -> None:
+        self._arguments = [url, user]
+        self._folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> Any:
+        path = self._folder / f"out{len(self.running)}"
+        path.touch()
+        self.running.append(subprocess.Popen([sys.executable, "-c", CONSUMER, *self._arguments, str(path)]))
+
+        def lines() -> list[Any]:
+            return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+        wait_until(lines, "the consumer has begun")
+        return lines
+
+
+@pytest.fixture
+def consumers(real_server: Server, user: str, tmp_path: Path) -> Iterator[Consumers]:
+    found = Consumers(real_server.url, user, tmp_path)
+    yield found
+    for process in found.running:
+        process.kill()
+        process.wait()
+
+
+def test_the_cursor_moves_when_the_next_change_is_asked_for(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    watch = side.watch(consumer="c")
+    side.set_many({"a": 1, "b": 2, "c": 3})
+    assert said([watch.next(), watch.next()]) == [("set", "a", 1), ("set", "b", 2)]
+    watch.close()
+    assert list(raw.hgetall(f"user:{user}:consumer:c")) == [b"default"]
+    again = side.watch(consumer="c")
+    assert said([again.next(), again.next()]) == [("set", "b", 2), ("set", "c", 3)]
+
+
+def test_what_came_before_the_first_change_is_not_lost(side: WatchSide) -> None:
+    side.watch(consumer="c").close()
+    side.set("a", 1)
+    assert said([side.watch(consumer="c").next()]) == [("set", "a", 1)]
+
+
+def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> None:
+    watch = side.watch(consumer="c")
+    side.set_many({f"k{i}": i for i in range(10)})
+    batch = watch.take(10)
+    watch.done(batch[4])
+    watch.close()
+    again = side.watch(consumer="c")
+    assert said([again.next()]) == [("set", batch[5].key, batch[5].value)]
+
+
+def test_only_what_a_watch_gave_is_done(
+    side: WatchSide, open_watch_side: OpenWatchSide, real_server: Server, raw: redis.Redis, user: str
+) -> None:
+    elsewhere, stranger = side.use_namespace("elsewhere"), open_watch_side(real_server.url, user=f"{user}-2")
+    watches = [each.watch() for each in (elsewhere, stranger)]
+    elsewhere.set("a", 1)
+    stranger.set("a", 1)
+    theirs, foreign = [each.next() for each in watches]
+    watch = side.watch(consumer="c")
+    before = raw.hgetall(f"user:{user}:consumer:c")
+    with pytest.raises(InvalidInput, match="is of namespace 'elsewhere', and this is a watch of 'default'"):
+        watch.done(theirs)
+    with pytest.raises(InvalidInput, match="another namespace or another user"):
+        watch.done(foreign)
+    nothing: Any = None
+    with pytest.raises(InvalidType, match="not NoneType"):
+        watch.done(nothing)
+    assert raw.hgetall(f"user:{user}:consumer:c") == before
+
+
+def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str, raw: redis.Redis) -> None:
+    async def main() -> None:
+        async with connect_async(real_server.url, user=user, configure_server=True) as store:
+            beginning = asyncio.ensure_future(store.watch(consumer="c").begin())
+            while not await asyncio.to_thread(raw.exists, f"user:{user}:lock:consumer:c:default"):
+                pass
+            beginning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await beginning).close()
+            assert not raw.exists(f"user:{user}:lock:consumer:c:default")
+
+    asyncio.run(main())
+
+
+def test_a_begin_that_is_garbage_awaits_nothing(real_server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(real_server.url, user=user, configure_server=True) as store:
+            await store.get("k")
+            beginning = store.watch(consumer="c").begin()
+            beginning.send(None)
+            beginning.close()  # as the collector does; whoever awaits something then is told so by a `RuntimeError`
+
+    asyncio.run(main())
+
+
+def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
+    side.set_many({f"k{i}": i for i in range(10)})
+    watch = side.watch(consumer="c", initial=True)
+    assert [watch.next().source for _ in range(5)] == ["snapshot"] * 5
+    watch.close()
+    again = side.watch(consumer="c", initial=True)
+    assert again.next().op == "reset"
+    assert {c.key: c.value for c in (again.next() for _ in range(10))} == side.get_all()
+    assert again.run(again.watch.next_change(0.01)) is None
+    again.close()
+    side.set("after", 1)
+    last = side.watch(consumer="c", initial=True)
+    assert last.until(lambda change: change.key == "after")[-1].source == "log"
+
+
+def test_entries_that_do_not_concern_it_move_the_cursor_too(side: WatchSide, raw: redis.Redis, data: str) -> None:
+    watch = side.watch(prefix="mine:", consumer="c")
+    side.set("mine:1", 1)
+    assert watch.next().key == "mine:1"
+    for _ in range(3):
+        for i in range(300):
+            side.set("other", i)
+        assert watch.run(watch.watch.next_change(0.05)) is None
+    watch.close()
+    raw.xtrim(data.replace(":ns:", ":log:"), maxlen=500, approximate=False)
+    again = side.watch(prefix="mine:", consumer="c")
+    side.set("mine:2", 2)
+    assert said([again.next()]) == [("set", "mine:2", 2)]
+
+
+def test_the_cursor_does_not_pass_what_was_taken_and_is_not_done(side: WatchSide, raw: redis.Redis, data: str) -> None:
+    watcher = side.watch("mine:", consumer="c")
+    side.set("mine:1", 1)
+    taken = watcher.take(10)
+    for number in range(SAVE_AFTER + 1):
+        side.set("other", number)
+    raw.hset(data, "mine:broken", "{")
+    with pytest.raises(StoredDataError):
+        watcher.take(10)
+    watcher.close()
+    again = side.watch("mine:", consumer="c")
+    assert said(again.take(1)) == said(taken)
+    again.close()
+
+
+def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
+    side.watch_all(consumer="c").close()
+    side.use_namespace("a").set("x", 1)
+    watch = side.watch_all(consumer="c")
+    assert [(c.namespace, c.value) for c in [watch.next()]] == [("a", 1)]
+    side.use_namespace("b").set("x", 2)
+    assert [(c.namespace, c.value) for c in [watch.next()]] == [("b", 2)]
+    watch.close()
+    side.use_namespace("a").set("x", 3)
+    again = side.watch_all(consumer="c")
+    found = [again.next() for _ in range(3)]
+    # It was not done with the first change that it was given of b.
+    assert sorted((c.namespace, c.op, c.value) for c in found) == [
+        ("a", "set", 3),
+        ("b", "reset", None),
+        ("b", "set", 2),
+    ]
+
+
+def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    deleted, cleared, left = (side.use_namespace(name) for name in ("deleted", "cleared", "left"))
+    for each in (deleted, cleared, left):
+        each.set("x", 1)
+    watch = side.watch_all(consumer="c", initial=True)
+    for _ in range(3):
+        watch.next()
+    watch.run(watch.watch.next_change(0.01))
+    watch.close()
+    deleted.delete("x")
+    cleared.clear()
+    again = side.watch_all(consumer="c", initial=True)
+    found = {change.namespace: change.op for change in (again.next(), again.next())}
+    assert found == {"deleted": "delete", "cleared": "clear"}
+    again.run(again.watch.next_change(0.01))
+    again.close()
+    # All of it has been told, so there is nothing to keep of them.
+    last = side.watch_all(consumer="c")
+    assert set(raw.hkeys(f"user:{user}:consumer:c")) == {b"left", b""}
+    cleared.set("y", 2)
+    assert (change := last.next()).namespace == "cleared"
+    assert change.value == 2
+
+
+def test_a_consumer_that_came_back_to_an_empty_namespace_loses_nothing(side: WatchSide) -> None:
+    side.set("a", 1)
+    watch = side.watch(consumer="c")
+    side.delete("a")
+    watch.next()
+    watch.run(watch.watch.next_change(0.01))
+    watch.close()
+    side.watch(consumer="c").close()
+    side.set("x", 1)
+    assert said([side.watch(consumer="c").next()]) == [("set", "x", 1)]
+
+
+def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_change_is_given(side: WatchSide) -> None:
+    watch = side.watch_all(consumer="c")
+    side.use_namespace("new").set("x", 1)
+    assert watch.next().value == 1
+    watch.close()  # as if it had been killed with that change
+    side.use_namespace("new").clear()
+    assert (change := side.watch_all(consumer="c").next()).namespace == "new"
+    assert change.op == "reset"
+
+
+def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
+    side: WatchSide, raw: redis.Redis, user: str, data: str
+) -> None:
+    watch = side.watch(consumer="c")
+    raw.delete(f"user:{user}:consumer:c", data.replace(":ns:", ":log:"))  # as `FLUSHDB` does
+    side.set("a", 1)
+    wait_until(lambda: raw.hget(f"user:{user}:consumer:c", "default"), "the loss is noted")
+    watch.close()
+    found = side.watch(consumer="c").until(lambda change: change.op == "set")
+    assert said(found) == [("reset", None, None), ("set", "a", 1)]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
+    side: WatchSide, raw: redis.Redis, user: str, everywhere: bool
+) -> None:
+    lock, cursors = f"user:{user}:lock:consumer:c:{'' if everywhere else 'default'}", f"user:{user}:consumer:c"
+    raw.set(lock, '{"owner":"another"}')
+    raw.hset(cursors, mapping={"default": "its cursor", **({"": "all"} if everywhere else {})})
+    watch = side.watch_all(consumer="c") if everywhere else side.watch(consumer="c")
+    assert watch.watch.standing_by
+    raw.delete(lock, cursors)  # as `FLUSHDB` does
+    side.set("a", 1)
+    assert said(watch.until(lambda change: change.op == "set")) == [("reset", None, None), ("set", "a", 1)]
+
+
+def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWatchSide, real_server: Server) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    side.set_many({"a": 1, "b": 2, "c": 3})
+    watch = side.watch(consumer="c")
+    with server.client() as raw:
+        raw.config_set("maxmemory", 1)
+        side.delete("a")
+        side.delete("b")
+        assert said([watch.next(), watch.next()]) == [("delete", "a", None), ("delete", "b", None)]
+        watch.close()
+        again = side.watch(consumer="c")
+        assert said([again.next()]) == [("delete", "b", None)]
+        # Its lock is kept, on the connections that are there.
+        raw.pexpire("user:u:lock:consumer:c:default", 1000)
+        made = raw.info("stats")["total_connections_received"]
+        wait_until(lambda: raw.pttl("user:u:lock:consumer:c:default") > 1000, "the lock is renewed")
+        assert raw.info("stats")["total_connections_received"] == made
+
+
+@pytest.mark.parametrize("state", ["busy", "a replica"])
+def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
+    start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(real_server.kind)
+    side = open_watch_side(server.url, user="u")
+    watch = side.watch(consumer="c")
+    side.set_many({"a": 1, "b": 2})
+    assert watch.next().key == "a"
+    with server.client() as raw, server.client() as other:
+        if state == "busy":
+            raw.config_set("busy-reply-threshold", 1)
+            script = threading.Thread(target=run_until_killed, args=(other,))
+            script.start()
+            wait_until(lambda: is_busy(raw), "it says that it is busy")
+        else:
+            raw.replicaof("127.0.0.1", 1)
+        try:
+            # That a is done cannot be told now, and b is here already.
+            assert said([watch.next(0.1)]) == [("set", "b", 2)]
+            assert watch.run(watch.watch.next_change(0.1)) is None
+            assert sum("A watcher waits" in record.message for record in caplog.records) == 1
+        finally:
+            if state == "busy":
+                raw.script_kill()
+                script.join()
+            else:
+                raw.replicaof("NO", "ONE")
+    side.set("c", 3)
+    assert watch.until(lambda change: change.key == "c")
+
+
+def run_until_killed(raw: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        raw.eval("while true do end", 0)
+
+
+def is_busy(raw: redis.Redis) -> bool:
+    try:
+        raw.ping()
+    except redis.RedisError:
+        return True
+    return False
+
+
+def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
+    side: WatchSide, consumers: Consumers
+) -> None:
+    first = consumers.start()
+    second = consumers.start()
+    assert (first()[0][0], second()[0][0]) == ("works", "stands by")
+    for i in range(20):
+        side.set("k", i)
+    wait_until(lambda: len(first()) == 21, "the first has seen all")
+    consumers.running[0].kill()
+    for i in range(20, 40):
+        side.set("k", i)
+    wait_until(lambda: second()[-1] == ["set", 39], "the second has taken over")
+    seen = [value for _, value in second()[1:]]
+    # Only the change that the first was working on comes again.
+    assert seen in (list(range(19, 40)), list(range(20, 40)))
+
+
+def test_who_was_stopped_for_long_finds_itself_replaced(
+    side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str
+) -> None:
+    first = consumers.start()
+    second = consumers.start()
+    consumers.running[0].send_signal(signal.SIGSTOP)
+    raw.delete(f"user:{user}:lock:consumer:c:default")  # as if its time were over
+    wait_until(lambda: raw.exists(f"user:{user}:lock:consumer:c:default"), "the second has taken over")
+    side.set("k", 1)
+    wait_until(lambda: second()[-1] == ["set", 1], "the second works")
+    consumers.running[0].send_signal(signal.SIGCONT)
+    side.set("k", 2)
+    wait_until(lambda: second()[-1] == ["set", 2], "the second goes on")
+    consumers.running[1].kill()
+    raw.delete(f"user:{user}:lock:consumer:c:default")
+    side.set("k", 3)
+    wait_until(lambda: first()[-1] == ["set", 3], "the first takes over again")
+
+
+def test_nobody_moves_the_cursor_of_another_one(real_server: Server, user: str, raw: redis.Redis) -> None:
+    lock, cursors = f"user:{user}:lock:consumer:c:n".encode(), f"user:{user}:consumer:c".encode()
+    with connect(real_server.url, user=user) as store:
+        run = store._driver.run
+        assert run(claim(lock, cursors, "one", (b"n",))) == [None]
+        assert run(claim(lock, cursors, "two", (b"n",))) is None
+        assert run(advance(lock, cursors, "two", {b"n": "a cursor"})) is False
+        assert raw.hgetall(cursors) == {}
+        assert run(advance(lock, cursors, "one", {b"n": "a cursor"})) is True
+        assert raw.hgetall(cursors) == {b"n": b"a cursor"}
+
+
+def test_standing_by_ends_with_the_others_close(side: WatchSide) -> None:
+    first = side.watch(consumer="c")
+    second = side.watch(consumer="c")
+    assert (first.watch.standing_by, second.watch.standing_by) == (False, True)
+    assert second.take(1, timeout=0.02) == []
+    first.close()
+    side.set("a", 1)
+    assert said([second.next()]) == [("set", "a", 1)]
+
+
+def test_one_that_stands_by_can_be_closed(real_server: Server, user: str) -> None:
+    with connect(real_server.url, user=user, configure_server=True) as store, store.watch(consumer="c"):
+        second = store.watch(consumer="c")
+        threading.Timer(0.05, second.close).start()
+        assert list(second) == []
+
+
+def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
+    side.watch(consumer="c")
+    assert not side.use_namespace("other").watch(consumer="c").watch.standing_by
+
+
+def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    everywhere = side.watch_all(consumer="c")
+    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* give another name"):
+        side.watch(consumer="c")
+    everywhere.close()
+    assert not raw.exists(f"user:{user}:lock:consumer:c:default")
+
+
+def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:
+    side.watch(consumer="c").close()
+    raw.hset(f"user:{user}:consumer:c", "default", "nonsense")
+    side.set("a", 1)
+    watch = side.watch(consumer="c")
+    assert said([watch.next(), watch.next()]) == [("reset", None, None), ("set", "a", 1)]
+
+
+def test_closing_the_store_lets_another_take_over_at_once(
+    open_watch_side: OpenWatchSide, real_server: Server, user: str, raw: redis.Redis
+) -> None:
+    side = open_watch_side(real_server.url, user=user)
+    side.watch(consumer="c")
+    assert raw.exists(f"user:{user}:lock:consumer:c:default")
+    side.close()
+    assert not raw.exists(f"user:{user}:lock:consumer:c:default")

@@ -1,0 +1,388 @@
+"""The documentation is true: what it shows runs, what it lists is what the code has, and its links lead somewhere.
+
+In README.md and docs/*.md a ```python block is executed, all of a page in one namespace, in order; a ```text block right behind
+one is what it prints. A block that defines `run` is an agent and runs in the sandbox, with the user "alice". In a ```console
+block the commands of ours are run at a terminal and their output is compared. ``...`` stands for anything; times and process
+ids may differ. Comments, each in the line before a block, say what is otherwise:
+
+    <!-- not run: reason -->        it is for reading
+    <!-- file: agent.py -->         it becomes that file in the page's folder, for commands behind it
+    <!-- input: {"name": "Ada"} --> the agent's input
+
+and ``<!-- server: embedded -->`` anywhere on a page: no REDIS_URL, and an embedded server in a folder of the page's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import doctest
+import html
+import importlib
+import inspect
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import typer.main
+
+import redis_store
+import redis_store.cli
+import redis_store.limits
+import redis_store.server
+import sandbox
+import sandbox.cli
+from redis_store import AsyncDataStore, DataStore
+from redis_store.connections.address import parse_address
+from tests.repository.limits import PLACES
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES, *sorted((ROOT / "docs").glob("*/*.md")), ROOT / "CHANGELOG.md"]
+COMMANDS = {"redis-store": ("redis_store.cli", redis_store.cli.app), "sandbox": ("sandbox.cli", sandbox.cli.app)}
+DATABASE = 9
+
+_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(r"<!-- (not run|file|input|server): (.*?) -->")
+_VARYING = [
+    (re.compile(r"\b\d{13}\b"), "<ms>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "<time>"),
+    (re.compile(r"\b(process|pid) +\d+"), r"\1 <pid>"),
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and what the comment before it says."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    comment: str
+    remark: str
+    output: str | None
+    """The text block that follows it at once."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def is_agent(self) -> bool:
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        return any(isinstance(part, functions) and part.name == "run" for part in ast.parse(self.text).body)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Return the blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = list(_FENCE.finditer(text))
+    blocks = []
+    for position, match in enumerate(found):
+        before = text[: match.start()].rstrip().rpartition("\n")[2]
+        said = _COMMENT.fullmatch(before.strip())
+        following = found[position + 1] if position + 1 < len(found) else None
+        output = None
+        if following and following[1] == "text" and not text[match.end() : following.start()].strip():
+            output = following[2]
+        line = text.count("\n", 0, match.start()) + 1
+        comment, remark = said.groups() if said else ("", "")
+        blocks.append(Block(page, line, match[1], match[2], comment, remark, output))
+    return blocks
+
+
+class Reader:
+    """Somebody who tries everything on a page, in a folder of their own."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = environment
+        self.names: dict[str, Any] = {"__name__": "docs"}
+
+    def read(self, block: Block) -> None:
+        """Do what a block shows."""
+        if block.comment == "not run":
+            return
+        if block.comment == "file":
+            (self.folder / block.remark).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and block.is_agent:
+            self._run_agent(block)
+        elif block.language == "python":
+            self._execute(block)
+        elif block.language == "console":
+            for command, output in commands_in(block.text):
+                if command.split()[0] in COMMANDS or any(f"$({name} " in command for name in COMMANDS):
+                    check_output(block.place, command, output, self._at_terminal(command))
+
+    def _execute(self, block: Block) -> None:
+        source = "\n" * block.line + block.text  # so that a traceback names the page's line
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, str(block.page), "exec"), self.names)
+        if block.output is not None:
+            check_output(block.place, "the block", block.output, printed.getvalue())
+
+    def _run_agent(self, block: Block) -> None:
+        given = json.loads(block.remark) if block.comment == "input" else {}
+        result = sandbox.run(block.text, given, user="alice")
+        assert result.error is None, f"{block.place}: {getattr(result.error, 'traceback', result.error)}"
+        if block.output is not None:
+            shown = result.stdout + json.dumps(result.output, ensure_ascii=False) + "\n"
+            check_output(block.place, "the agent", block.output, shown)
+
+    def _at_terminal(self, command: str) -> str:
+        main, terminal = pty.openpty()
+        with contextlib.closing(os.fdopen(main, "rb", buffering=0)) as screen:
+            process = subprocess.Popen(
+                ["sh", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=terminal,
+                stderr=terminal,
+                cwd=self.folder,
+                env=self.environment,
+                start_new_session=True,
+            )
+            os.close(terminal)
+            shown = b""
+            with contextlib.suppress(OSError):  # Linux says EIO at the end
+                while piece := screen.read(65536):
+                    shown += piece
+            process.wait()
+        return shown.decode().replace("\r\n", "\n")
+
+
+def commands_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the commands of a console block, each with the output that is shown."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        lines = part.splitlines(keepends=True)
+        size = 1
+        while size < len(lines) and (lines[size].startswith("> ") or lines[size - 1].endswith("\\\n")):
+            size += 1
+        command = "".join([lines[0], *(line.removeprefix("> ") for line in lines[1:size])])
+        yield command.strip(), "".join(lines[size:])
+
+
+def check_output(place: str, what: str, wanted: str, got: str) -> None:
+    """Compare output with what a page shows."""
+    wanted, got = (_steady(textwrap.dedent(text)) for text in (wanted, got))
+    if not doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE):
+        shown = "\n".join(difflib.unified_diff(wanted.splitlines(), got.splitlines(), "page", "really", lineterm=""))
+        pytest.fail(f"{place}: {what} gives something else:\n{shown}", pytrace=False)
+
+
+def _steady(text: str) -> str:
+    for pattern, stand_in in _VARYING:
+        text = pattern.sub(stand_in, text)
+    return text.strip() + "\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="docs-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a page's reader: our commands on the PATH, and data that is nobody else's."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, (module, _) in COMMANDS.items():
+        _write_program(programs / name, f"-c 'from {module} import main; main()'")
+    _write_program(programs / "python3", "")
+    changes = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "REDIS_STORE_DATA_DIR": str(folder / "data"),
+        "COLUMNS": "100",
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+    }
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    return {**os.environ}
+
+
+def _write_program(path: Path, arguments: str) -> None:
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+    path.chmod(0o755)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_runs(
+    page: Path,
+    folder: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    environment.pop("REDIS_URL", None)
+    with contextlib.ExitStack() as cleaning:
+        if "<!-- server: embedded -->" in page.read_text(encoding="utf-8"):
+            cleaning.callback(redis_store.server.destroy, folder / "data", force=True)
+        else:
+            url = cleaning.enter_context(empty_database(request.getfixturevalue("server_url")))
+            monkeypatch.setenv("REDIS_URL", url)
+            environment["REDIS_URL"] = url
+        reader = Reader(folder, environment)
+        for block in blocks_of(page):
+            reader.read(block)
+        for store in reader.names.values():
+            if isinstance(store, DataStore):
+                store.close()
+            assert not isinstance(store, AsyncDataStore), f"{page.name} leaves an AsyncDataStore open"
+
+
+@contextlib.contextmanager
+def empty_database(url: str) -> Iterator[str]:
+    """Give a url of a database on the server that holds nothing, before and after."""
+    plain = re.sub(r"(redis://[^/?]*)(/\d*)?", r"\1", url).split("?")[0]
+    url = f"{plain}?db={DATABASE}"
+    parse_address(url, None)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+        client.flushdb()
+
+
+def commands_of(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield a command and all below it, with the words that call them."""
+    yield words, command
+    for name in getattr(command, "commands", {}):
+        yield from commands_of(command.commands[name], (*words, name))
+
+
+ALL_COMMANDS = [
+    found for name, (_, app) in COMMANDS.items() for found in commands_of(typer.main.get_command(app), (name,))
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), ALL_COMMANDS, ids=lambda part: "-".join(part) if type(part) is tuple else ""
+)
+def test_cli_page_has_every_command_and_option(words: tuple[str, ...], command: Any) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    title = " ".join(words)
+    match = re.search(rf"^#+ `{re.escape(title)}`\n(.*?)(?=^#|\Z)", page, re.DOTALL | re.MULTILINE)
+    assert match, f"docs/cli.md has no section `{title}`"
+    for parameter in command.params:
+        for option in (*parameter.opts, *parameter.secondary_opts):
+            if option.startswith("-"):
+                assert f"`{option}" in match[1], f"docs/cli.md does not say what {option} does in `{title}`"
+    assert inspect.cleandoc(command.help or ""), f"{title} has no help"
+
+
+def rows_of_limits() -> list[tuple[str, str]]:
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    return [(row[0], row[1]) for row in rows if row[0] in PLACES]
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not {name for name in pages if f"({name})" not in index}
+
+
+def test_the_picture_shows_what_its_source_says() -> None:
+    source, picture = ((ROOT / "docs" / "images" / f"architecture.{kind}").read_text() for kind in ("dot", "svg"))
+    for label in re.findall(r'label="([^"]+)"', source):
+        for line in label.split("\\n"):
+            assert line in html.unescape(picture), f"{line!r} is not in the picture: run `make picture`"
+
+
+def test_limits_page_has_every_row() -> None:
+    assert [what for what, _ in rows_of_limits()] == list(PLACES)
+
+
+@pytest.mark.parametrize(("what", "shown"), rows_of_limits(), ids=lambda text: text[:40])
+def test_limits_page_says_what_the_code_has(what: str, shown: str) -> None:
+    place = PLACES[what]
+    number = re.match(r"[\d,]+(\.\d+)?", shown)
+    assert number, f"{what!r}: the column Default must begin with a number"
+    value = float(number[0].replace(",", ""))
+    if place.endswith(".lua"):
+        text = (ROOT / place).read_text(encoding="utf-8")
+        assert re.search(rf"\b{value:.0f}\b", text), f"{value:.0f} is not in {place}"
+    else:
+        assert value == look_up(place)
+
+
+def look_up(place: str) -> Any:
+    """Return what a dotted name stands for: a constant of a module, or the default of a field of a dataclass."""
+    module, _, rest = place.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in rest.split("."):
+        is_record = isinstance(found, type) and dataclasses.is_dataclass(found)
+        found = getattr(found() if is_record else found, name)
+    return found
+
+
+def test_limits_page_has_every_field_of_the_limits() -> None:
+    places = set(PLACES.values())
+    for record in (redis_store.limits.Limits, redis_store.limits.LogBounds, sandbox.Limits):
+        for field in dataclasses.fields(record):
+            assert f"{record.__module__}:{record.__name__}.{field.name}" in places
+
+
+@pytest.mark.parametrize("package", [redis_store, sandbox], ids=lambda package: package.__name__)
+def test_api_page_has_every_public_name(package: Any) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in package.__all__ if not re.search(rf"`{name}\b|\b{name}\(|[├└─ ]{name}\b", page)]
+    assert not missing, f"docs/api.md does not name {missing} of {package.__name__}"
+
+
+@pytest.mark.parametrize("kind", [DataStore, AsyncDataStore], ids=lambda kind: kind.__name__)
+def test_api_page_has_every_method(kind: type) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    methods = [name for name in vars(kind) if not name.startswith("_")]
+    missing = [name for name in methods if not re.search(rf"`\.?{name}\b", page)]
+    assert not missing, f"docs/api.md does not name {missing} of {kind.__name__}"
+
+
+@pytest.mark.parametrize("function", [redis_store.connect, sandbox.run], ids=lambda function: function.__qualname__)
+def test_api_page_has_every_option(function: Any) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in inspect.signature(function).parameters if f"`{name}" not in page]
+    assert not missing, f"docs/api.md does not explain {missing} of {function.__qualname__}"
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.relative_to(ROOT)}: {target} leads nowhere"
+        if anchor:
+            assert anchor in anchors_of(linked), f"{page.relative_to(ROOT)}: {target} names no heading there"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that the headings of a page have where it is shown."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return set(re.findall(r'<a id="([^"]+)">', text)) | {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }

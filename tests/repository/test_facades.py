@@ -1,0 +1,82 @@
+"""The two facades: the same methods, arguments, defaults and words, each a line over the same operations."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import redis_store
+from redis_store import AsyncDataStore, DataStore, connect, connect_async
+from redis_store.mapping import StoreMapping
+from sandbox.child.store.store import DataStore as AgentDataStore
+
+DESIGNED = {
+    "get", "set", "delete", "list_keys", "list_namespaces", "get_many", "set_many", "clear", "use_namespace", "get_all",
+    "delete_many", "iter_keys", "iter_items", "info",
+}  # fmt: skip
+MAPPING = set(dir(StoreMapping)) - DESIGNED
+
+
+def public(kind: type) -> dict[str, Any]:
+    """The public members of a class by name."""
+    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+
+
+def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
+    """What a function takes: names, kinds, defaults and annotations."""
+    return [(p.name, p.kind, p.default, p.annotation) for p in inspect.signature(function).parameters.values()]
+
+
+def annotations(function: Callable[..., Any]) -> list[str]:
+    """The types of what a function takes and gives, as they are written."""
+    signature = inspect.signature(function)
+    return [str(part) for part in (*(p.annotation for p in signature.parameters.values()), signature.return_annotation)]
+
+
+def without_awaiting(annotation: str) -> str:
+    """What an asynchronous annotation says about the same on the side that blocks."""
+    plain = re.sub(r"Awaitable\[(\w+)\]", r"\1", annotation.replace("Async", ""))
+    return plain.replace("Callable[P, R] | Callable[P, R]", "Callable[P, R]")
+
+
+def test_both_have_what_the_design_says() -> None:
+    assert public(DataStore).keys() >= DESIGNED
+    assert public(AsyncDataStore).keys() >= DESIGNED
+
+
+def test_both_have_the_same_members() -> None:
+    assert public(DataStore).keys() - MAPPING == public(AsyncDataStore).keys() - MAPPING
+
+
+@pytest.mark.parametrize("name", sorted(public(DataStore).keys() - MAPPING))
+def test_a_member_is_the_same_on_both(name: str) -> None:
+    ours, theirs = public(DataStore)[name], public(AsyncDataStore)[name]
+    assert type(ours) is type(theirs)
+    assert ours.__doc__ == theirs.__doc__
+    assert ours.__doc__
+    if isinstance(ours, property):
+        return
+    assert [part[:3] for part in parameters(ours)] == [part[:3] for part in parameters(theirs)]
+    for annotation, async_annotation in zip(annotations(ours), annotations(theirs), strict=True):
+        assert annotation == without_awaiting(async_annotation)
+
+
+def test_connecting_is_the_same_on_both() -> None:
+    assert parameters(connect) == parameters(connect_async)
+
+
+@pytest.mark.parametrize("name", sorted(DESIGNED))
+def test_an_agents_store_takes_the_same(name: str) -> None:
+    ours, theirs = getattr(DataStore, name), getattr(AgentDataStore, name)
+    assert [p[:3] for p in parameters(ours)] == [p[:3] for p in parameters(theirs)]
+    assert theirs.__doc__
+
+
+def test_everything_public_is_exported_and_documented() -> None:
+    for name in redis_store.__all__:
+        exported = getattr(redis_store, name)
+        assert getattr(exported, "__doc__", None), name

@@ -1,0 +1,401 @@
+"""Watching and waiting inside an agent: as outside, beside the calls of the store, and over with the run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import redis_store
+import sandbox
+from redis_store import DataStore
+from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
+from sandbox.permissions import Granted
+from sandbox.protocol.frames import FrameError
+from sandbox.record.timeline import Who
+from tests.sandbox.conftest import wait_until
+from tests.support.brokered_side import FakeTree
+
+Run = Callable[..., sandbox.RunResult]
+Evaluate = Callable[..., Any]
+
+
+@pytest.fixture
+def store(server_url: str, user: str) -> Any:
+    with redis_store.connect(server_url, user=user, configure_server=True) as data_store:
+        yield data_store
+
+
+def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
+    store.set("big", "x" * 2_000_000)
+    unsent: list[threading.Event] = []
+    most: list[int] = []
+    heard: list[Any] = []
+
+    def post(message: list[Any], sent: threading.Event | None) -> None:
+        assert sent is not None, message[:2]
+        unsent.append(sent)
+        most.append(len(unsent))
+        heard.append(message[1])
+
+    timeline = SimpleNamespace(done=SimpleNamespace(add=lambda done: None))
+    tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=timeline)
+    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), post, lambda: None)
+    for number in range(6):
+        host.heard("wait", [number, "default", "big", None])
+    for _ in range(5):
+        wait_until(lambda: unsent, "an answer has been sent")
+        unsent.pop().set()
+    wait_until(lambda: len(heard) == 6, "the last one is under way")
+    host.close()  # which nobody takes
+    host.join(20)
+    assert host.under_way == 0
+    assert sorted(heard) == list(range(6))
+    assert max(most) == 1
+
+
+def test_watches_that_are_closed_before_they_are_open(
+    run: Run, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    start = WatchHost.start
+
+    def noted(host: WatchHost, work: Callable[[], None], number: int) -> None:
+        start(host, work, number)
+        threads.append(len(host._threads))
+
+    monkeypatch.setattr(WatchHost, "start", noted)
+    result = run(
+        """
+        import os, socket
+        from sandbox.protocol.frames import pack
+
+        def run():
+            control = socket.socket(fileno=os.dup(4))
+            for number in range(1000):
+                opening = pack(["watch", number, f"space-{number}", False, None, None, None, False], 2**20)
+                control.sendall(opening + pack(["unwatch", number], 2**20))
+            return {"watched": True}
+        """,
+        limits=sandbox.Limits(timeout_s=25),
+    )
+    assert result.check() == {"watched": True}
+    assert max(threads) <= MOST_WATCHES + MOST_WAITS + 1
+
+
+def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Start something, and return a function that waits for what it returns."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+
+    def result() -> Any:
+        thread.join(30)
+        return found[0]
+
+    return result
+
+
+@pytest.mark.parametrize("loop", ["for", "async for"])
+def test_an_agent_is_given_what_a_watcher_outside_is(store: DataStore, evaluate: Evaluate, loop: str) -> None:
+    result = in_background(
+        lambda: evaluate(
+            f"""
+            from dataclasses import asdict
+            value = []
+            with data_store.watch(prefix="k") as changes:
+                data_store.set("ready", 1)
+                {loop} change in changes:
+                    value.append(asdict(change))
+                    data_store.get("a call beside it")
+                    if change.key == "k-last":
+                        break
+            """
+        )
+    )
+    with store.watch(prefix="k") as watch:
+        store.wait_for("ready", 20)
+        store.set("k1", {"ä": [1, None]})
+        store.set_many({"k2": 2, "other": 3})
+        store.delete("k1")
+        store.clear()
+        store.set("k-last", "last")
+        expected = []
+        while not expected or expected[-1]["key"] != "k-last":
+            expected.append(asdict(watch.next_change(20)))  # type: ignore[arg-type]
+    assert result() == expected
+
+
+def test_all_namespaces_and_what_was_there(store: DataStore, evaluate: Evaluate) -> None:
+    store.use_namespace("files:a").set("x", 1)
+    store.use_namespace("other").set("x", 1)
+    assert evaluate(
+        """
+        changes = data_store.watch_all("files:", initial=True)
+        value = [next(changes)]
+        data_store.use_namespace("files:b").set("y", 2)
+        value.append(await anext(changes))
+        value = [[change.namespace, change.key, change.value] for change in value]
+        """
+    ) == [["files:a", "x", 1], ["files:b", "y", 2]]
+
+
+def test_no_more_namespaces_are_watched_than_so_many(
+    store: DataStore, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.host.watches.MOST_NAMESPACES", 5)
+    for name in ("files:a", "files:b", "files:c", "other"):
+        store.use_namespace(name).set("x", 1)
+    assert evaluate(
+        """
+        from redis_store.errors import LimitExceeded
+
+        def refused(call):
+            try:
+                return repr(call())
+            except LimitExceeded as error:
+                return [error.limit, error.limit_count]
+
+        files = data_store.watch_all("files:")
+        value = [refused(lambda: data_store.watch_all("files:"))]  # three more
+        other = data_store.watch_all("other")
+        value.append(refused(lambda: data_store.watch_all("files:")))
+        other.close()
+        other = data_store.watch_all("other")  # whose place was free again
+        data_store.use_namespace("files:d").set("x", 2)
+        value.append(next(files).namespace)
+        data_store.use_namespace("files:e").set("x", 2)
+        value += [refused(lambda: files.next_change(20)) for _ in range(2)]
+        data_store.use_namespace("other").set("x", 2)
+        value.append(next(other).namespace)
+        value.append(data_store.watch_all("files:d", initial=True).next_change(20).value)
+        """
+    ) == [
+        *[["watched_namespaces", 5]] * 2,
+        "files:d",
+        *[["watched_namespaces", 5]] * 2,
+        "other",
+        2,
+    ]
+
+
+def test_resuming_and_consumers(store: DataStore, evaluate: Evaluate) -> None:
+    assert evaluate(
+        """
+        data_store.watch(consumer="c").close()
+        with data_store.watch() as changes:
+            data_store.set_many({"a": 1, "b": 2})
+            cursor = next(changes).cursor
+        value = [next(data_store.watch(since=cursor)).value]
+        with data_store.watch(consumer="c") as changes:
+            value.append(next(changes).value)
+        with data_store.watch(consumer="c") as changes:  # the first is not done: the second was not asked for
+            value += [next(changes).value, next(changes).value]
+        with data_store.watch(consumer="c") as changes:  # nor is the second
+            value += [next(changes).value, changes.next_change(0.01)]
+        with data_store.watch(consumer="c") as changes:
+            value.append(changes.next_change(0.01))
+        """
+    ) == [2, 1, 1, 2, 2, None, None]
+
+
+def test_waiting_for_a_key(store: DataStore, evaluate: Evaluate) -> None:
+    waiting = in_background(
+        lambda: evaluate(
+            """
+            data_store.set("ready", 1)
+            value = [data_store.wait_for("k", 20), data_store.wait_until("k", lambda value: value > 2, timeout=20)]
+            """
+        )
+    )
+    store.wait_for("ready", 20)
+    for number in (1, 2, 3):
+        store.set("k", number)
+    first, last = waiting()
+    assert (first in (1, 2, 3), last) == (True, 3)
+
+
+def test_waiting_stalls_nothing(store: DataStore, evaluate: Evaluate) -> None:
+    assert evaluate(
+        """
+        waiting = [asyncio.create_task(asyncio.to_thread(data_store.wait_for, f"k{n}", 20)) for n in range(5)]
+        await asyncio.sleep(0)
+        for n in range(5):
+            data_store.set(f"k{n}", n)
+        value = await asyncio.gather(*waiting)
+        """
+    ) == [0, 1, 2, 3, 4]
+
+
+def test_a_task_that_gives_up_takes_no_change_with_it(store: DataStore, evaluate: Evaluate) -> None:
+    assert (
+        evaluate(
+            """
+        changes = data_store.watch()
+        try:
+            await asyncio.wait_for(anext(changes), 0.01)
+        except TimeoutError:
+            data_store.set("k", 1)
+        value = (await anext(changes)).key
+        """
+        )
+        == "k"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("data_store.wait_for('k', 0.01)", "WaitTimeout"),
+        ("data_store.wait_until('k', lambda value: True, 0.01)", "WaitTimeout"),
+        ("data_store.wait_until('k', 1)", "InvalidType"),
+        ("data_store.wait_for('k', '1')", "InvalidType"),
+        ("data_store.wait_for('k', -1)", "InvalidInput"),
+        ("data_store.wait_for('')", "InvalidName"),
+        ("data_store.watch(prefix=1)", "InvalidType"),
+        ("data_store.watch(since='nonsense')", "InvalidInput"),
+        ("data_store.watch(since=1)", "InvalidType"),
+        ("data_store.watch(consumer='')", "InvalidName"),
+        ("data_store.watch(initial=1)", "InvalidType"),
+        ("data_store.watch_all(since='x')", "InvalidType"),
+        ("data_store.watch().next_change('1')", "InvalidType"),
+        ("[data_store.watch() for _ in range(40)]", "LimitExceeded"),
+        ("data_store.watch_all(since=dict.fromkeys(map(str, range(2001)), 'x'))", "LimitExceeded"),
+    ],
+)
+def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:
+    ended = run(f"def run():\n    {call}\n    return {{}}\n", limits=sandbox.Limits(timeout_s=20)).error
+    assert isinstance(ended, sandbox.AgentRaised), ended
+    assert ended.type_name == error
+
+
+def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
+    told: list[list[Any]] = []
+    tree: Any = FakeTree()
+    host = WatchHost(
+        tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: told.append(message), lambda: None
+    )
+    for number in range(MOST_WAITS + 1):
+        host.heard("wait", [number, "default", "never", None])
+    assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
+    host.close()
+    store.close()
+    host.join(20)
+    assert host.under_way == 0
+
+
+def test_a_number_in_use_and_a_second_request_are_no_child_of_ours(store: DataStore) -> None:
+    tree: Any = FakeTree()
+    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: None, lambda: None)
+    watch = ["default", False, None, None, None, False]
+    for kind, parts in ("wait", ["default", "never", None]), ("watch", watch), ("next", [1, None]):
+        host.heard(kind, [1, *parts])
+        with pytest.raises(FrameError):
+            host.heard(kind, [1, *parts])
+    host.close()
+    store.close()
+    host.join(20)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_it_ends_with_the_run(run: Run, user: str) -> None:
+    source = """
+        import threading
+        def run(input_dict):
+            for n in range(3):
+                threading.Thread(target=data_store.wait_for, args=(f"never {n}",), daemon=True).start()
+            changes = data_store.watch()
+            threading.Thread(target=next, args=(changes,), daemon=True).start()
+            data_store.set("k", 1)
+            return {"user": data_store.user}
+    """
+    assert run(source).check() == {"user": user}
+
+
+def test_a_value_that_is_not_json(store: DataStore, evaluate: Evaluate, server_url: str, user: str) -> None:
+    import redis
+
+    waiting = in_background(
+        lambda: evaluate(
+            """
+            with data_store.watch(prefix="k") as changes:
+                data_store.set("ready", 1)
+                value = []
+                for _ in range(2):  # a write by hand is noticed at its own time
+                    try:
+                        value.append(next(changes).value)
+                    except ValueError as error:
+                        value.append(type(error).__name__)
+            """
+        )
+    )
+    store.wait_for("ready", 20)
+    with redis.Redis.from_url(server_url) as raw:
+        raw.hset(f"user:{user}:ns:default", "k1", "{")
+    wait_until(lambda: store.list_keys("k1"), "it is written")
+    store.set("k2", 2)
+    assert sorted(map(str, waiting())) == ["2", "CorruptValue"]
+
+
+@pytest.mark.parametrize(
+    ("permissions", "call"),
+    [
+        (sandbox.Permissions(operations=["get", "set"]), "data_store.watch()"),
+        (sandbox.Permissions(operations=["get", "set", "watch"]), "data_store.watch_all()"),
+        (sandbox.Permissions(operations=["get", "set", "watch"]), "data_store.wait_for('k', 0.01)"),
+        (sandbox.Permissions(read=["files:*"]), "data_store.watch()"),
+        (sandbox.Permissions(read=["files:*"]), "data_store.watch_all()"),
+        (sandbox.Permissions(read=["files:*"]), "data_store.wait_for('k', 0.01)"),
+        (None, "data_store.restricted(read=['files:*']).watch()"),
+        (None, "data_store.restricted(read=['files:*']).watch_all('file')"),
+        (None, "data_store.restricted(read=['files:*']).wait_for('k', 0.01)"),
+    ],
+)
+def test_it_keeps_to_what_the_agent_may(run: Run, permissions: sandbox.Permissions | None, call: str) -> None:
+    ended = run(f"def run():\n    {call}\n    return {{}}\n", permissions=permissions).error
+    assert isinstance(ended, sandbox.AgentRaised), ended
+    assert ended.type_name == "AccessDenied"
+
+
+def test_what_is_allowed_is_watched(run: Run) -> None:
+    source = """
+        def run(input_dict):
+            files = data_store.use_namespace("files:a")
+            with data_store.watch_all("files:") as changes:
+                files.set("k", 1)
+                return {"key": next(changes).key, "value": files.wait_for("k", 20)}
+    """
+    permissions = sandbox.Permissions(namespaces=["files:*"], operations=["set", "watch_all", "wait_for"])
+    assert run(source, permissions=permissions).check() == {"key": "k", "value": 1}
+
+
+def test_it_is_in_the_timeline(run: Run) -> None:
+    source = """
+        def run(input_dict):
+            with data_store.watch("k") as changes:
+                data_store.set("k", {"n": 1})
+                next(changes)
+            data_store.wait_for("k", 20)
+            return {}
+    """
+    result = run(source)
+    assert result.check() == {}
+    lines = [(line.operation, line.key, line.count, line.hit) for line in result.operations if line.operation != "set"]
+    assert lines == [("watch", "k", 0, None), ("watch", "k", 1, True), ("wait_for", "k", 1, True)]
+
+
+def test_it_counts_as_operations(run: Run) -> None:
+    source = """
+        def run(input_dict):
+            changes = data_store.watch()
+            while True:
+                try:
+                    changes.next_change(0)
+                except BaseException:
+                    pass
+    """
+    assert isinstance(run(source, limits=sandbox.Limits(operations=50)).error, sandbox.OperationLimitExceeded)
