@@ -1,4 +1,4 @@
-"""Run faults with new seeds on each server in turn, until the time is up or one fails: ``python -m tests.support.soak [minutes]``."""
+"""Fault runs with new seeds on each server in turn, until the time is up: ``python -m tests.support.soak [minutes]``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch
     packages = dict(layout.PACKAGES)
     monkeypatch.setitem(layout.PACKAGES, "redis_store", tmp_path)
     with pytest.raises(
-        sandbox.StartFailed, match="before it began: ModuleNotFoundError: No module named 'redis_store.errors'"
+        sandbox.StartFailed, match=r"before it began: ModuleNotFoundError: No module named 'redis_store\.errors'"
     ) as caught:
         run(AGENT, isolation=isolation.UNSAFE)
     assert "Traceback" in caught.value.output
