@@ -52,7 +52,7 @@ class DataChannel:
     def _exchange(self, request: list[Part]) -> list[Any]:
         channel = self._channel
         if channel is None:
-            raise ConnectionLost("This process has no channel to the store (a fork of the agent process has none).")
+            raise ConnectionLost("This process has no channel to the store (a fork of the agent has none).")
         try:
             frame = pack(request, channel.max_bytes)
         except FrameTooBig as error:

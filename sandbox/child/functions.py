@@ -59,7 +59,7 @@ class Calls:
         try:
             self._control.send(*message)
         except OSError:
-            raise ToolError("the channel to the host is broken (a fork of the agent process has none)") from None
+            raise ToolError("the channel to the host is broken (a fork of the agent has none)") from None
         return future
 
     def function(self, described: dict[str, Any]) -> Callable[..., Any]:

@@ -171,7 +171,7 @@ def test_a_missing_wall_is_noticed_before_the_agent_begins(tier: str, wall: str)
         if wall == "capabilities" and tier == "restricted" and os.geteuid():
             trial(zygote)  # there are none to give up
         else:
-            with pytest.raises(ZygoteFailed, match=f"is not closed in: {wall}.* does not hold"):
+            with pytest.raises(ZygoteFailed, match=f"is not isolated: {wall}.* failed its test"):
                 trial(zygote)
     finally:
         zygote.supersede()
