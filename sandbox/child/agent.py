@@ -1,4 +1,4 @@
-"""An agent's source as a module, and its `run` as something to call."""
+"""Loading an agent's source as a module, and calling its `run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import linecache
 import re
 import sys
 import tokenize
-from _sitebuiltins import _Helper  # `site`, which is not run here, gives it to all
+from _sitebuiltins import _Helper  # normally a builtin set by `site`, which is not imported here
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -22,13 +22,13 @@ _ANNOUNCED = ("input_dict", "tools")
 
 
 class NotAnAgent(Exception):
-    """The source holds no `run` that could be called; the message says why."""
+    """The source has no callable `run`; the message says why."""
 
 
 def make_module(name: str, filename: str, source: bytes, given: dict[str, Any]) -> ModuleType:
-    """Return a module for the agent that holds what it is given, and nothing of its own yet.
+    """Return a module that holds the agent's given globals; its source is not executed yet.
 
-    It is registered, with its source where tracebacks and `inspect` look for it.
+    Registers the module in `sys.modules`, and its source in `linecache` for tracebacks and `inspect`.
     """
     while name in sys.modules or name in sys.stdlib_module_names:
         name = f"agent_{name}"
@@ -43,7 +43,7 @@ def make_module(name: str, filename: str, source: bytes, given: dict[str, Any]) 
 
 
 def source_text(source: bytes) -> str:
-    """Return a source as text, as far as it can be read as one."""
+    """Return source code as text; bytes that cannot be decoded are replaced."""
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(source).readline)
         return source.decode(encoding)
@@ -52,7 +52,7 @@ def source_text(source: bytes) -> str:
 
 
 def agents_dir(*args: Any) -> list[str]:
-    """Return what the builtin `dir` does; without an argument, what the sandbox gives to every agent as well."""
+    """Return what the builtin `dir` does; without an argument, also the names that the sandbox gives to every agent."""
     if args:
         return builtins.dir(*args)
     names = sys._getframe(1).f_locals
@@ -60,7 +60,7 @@ def agents_dir(*args: Any) -> list[str]:
 
 
 def find_run(module: ModuleType) -> Callable[..., Any]:
-    """Return the module's `run`."""
+    """Return the module's `run`; raise `NotAnAgent` if it has none."""
     run = module.__dict__.get("run")
     if run is None:
         raise NotAnAgent(
@@ -74,7 +74,7 @@ def find_run(module: ModuleType) -> Callable[..., Any]:
 def arguments_for(
     run: Callable[..., Any], input_dict: dict[str, Any], tools: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments with which to call `run`: by keyword where its parameters are so called, else by position."""
+    """Return the arguments for `run`: by keyword for parameters called `input_dict` and `tools`, else by position."""
     try:
         signature = inspect.signature(run)
     except (TypeError, ValueError):
@@ -84,7 +84,7 @@ def arguments_for(
     given = {p.name: waiting.pop(p.name) for p in parameters if p.name in waiting and p.kind in _NAMED}
     for parameter in parameters:
         wanted = parameter.kind in _POSITIONAL and parameter.name not in given
-        # Who names one of the two names both: another parameter with a default is an option of the agent's own.
+        # An agent that names one of the two names both: other parameters with a default are its own options.
         if wanted and waiting and (parameter.default is parameter.empty or not given.keys() & set(_ANNOUNCED)):
             given[parameter.name] = waiting.pop(next(iter(waiting)))
     missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
@@ -103,7 +103,7 @@ _NAMED = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
 def _spread(
     parameters: list[inspect.Parameter], given: dict[str, Any], waiting: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Divide what is given into positional and keyword arguments; `*args` and `**kwargs` take what is left."""
+    """Divide the arguments into positional and keyword ones; `*args` and `**kwargs` take the rest."""
     positional: list[Any] = []
     in_order = True
     for parameter in parameters:
@@ -120,7 +120,7 @@ def _spread(
 
 
 def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Return what `run` returns, awaited where it is awaitable."""
+    """Call `run` and return its result, awaited if it is awaitable."""
     value = run(*args, **kwargs)
     if not inspect.isawaitable(value):
         return value
@@ -128,7 +128,7 @@ def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -
     async def awaited() -> tuple[Any, BaseException | None]:
         try:
             return await value, None
-        except BaseException as error:  # carried around the loop, so that none of its frames get into the traceback
+        except BaseException as error:  # returned, so that no frame of the loop gets into its traceback
             return None, error
 
     loop = asyncio.new_event_loop()
@@ -143,7 +143,7 @@ def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -
 
 
 _TASK_PATIENCE_S = 1.0
-"""How long tasks that the agent left behind may take to end; threads of its executor are not waited for at all."""
+"""Limit on waiting for leftover tasks of the agent to end, in seconds. Executor threads are not waited for."""
 
 
 def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,4 +1,4 @@
-"""The other agents, as an agent calls them."""
+"""Calling other agents from an agent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sandbox.errors import AgentRaised, InvalidType, SandboxError
 
 
 class Agents:
-    """Runs other agents that the host has given: ``await agents.call(name, input_dict)``.
+    """The other agents that the host lets this agent call: ``await agents.call(name, input_dict)``.
 
-    Each call runs in a process of its own, for the same user, and takes from this run's limits. Iterating gives the names.
+    Each call runs in its own process, for the same user, and counts towards this run's limits. Iterating yields the names.
     """
 
     def __init__(self, calls: Calls, names: list[str]) -> None:
@@ -25,7 +25,10 @@ class Agents:
         self._names = names
 
     async def call(self, agent_name: str, input_dict: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run an agent and return what it returns; what it raises is raised here, and is of its builtin class too."""
+        """Run an agent and return its result.
+
+        An exception that the agent raises is raised here as `AgentRaised`, and also has its original builtin class.
+        """
         if not isinstance(agent_name, str):
             raise InvalidType(f"The name of an agent must be a str, not {type(agent_name).__name__}.")
         given = {} if input_dict is None else input_dict
@@ -34,7 +37,7 @@ class Agents:
         name = agent_name.encode(errors="backslashreplace").decode()
         future = self._calls.start("agent", name, dump(given, "input_dict"))
         text: bytes = await asyncio.wrap_future(future)
-        return rules.load(text)  # type: ignore[no-any-return]  # the host has looked that it is an object
+        return rules.load(text)  # type: ignore[no-any-return]  # the host has checked that it is an object
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -50,7 +53,7 @@ class Agents:
 
 
 def failure(kind: str, message: str, facts: bytes) -> Exception:
-    """Return the exception for an agent that failed, as the host tells it."""
+    """Return the exception for an agent that failed, from the host's message."""
     known = json.loads(facts)
     if kind == AgentRaised.__name__:
         return _raised(message, known)
@@ -60,9 +63,9 @@ def failure(kind: str, message: str, facts: bytes) -> Exception:
 
 
 def _raised(message: str, facts: dict[str, Any]) -> Exception:
-    """Return an `AgentRaised` that is also of the builtin class that was raised, so that ``except ValueError`` catches it."""
+    """Return an `AgentRaised` that is also an instance of the raised builtin class, so that ``except ValueError`` catches it."""
     error = _of_both_kinds(message, facts)
-    error.add_note(f"The agent {facts['agent']!r} said:\n{facts['traceback'].rstrip()}")
+    error.add_note(f"Traceback of the agent {facts['agent']!r}:\n{facts['traceback'].rstrip()}")
     return error
 
 
@@ -72,11 +75,11 @@ def _text(error: BaseException) -> str:
 
 def _of_both_kinds(message: str, facts: dict[str, Any]) -> AgentRaised:
     builtin = getattr(builtins, facts["type_name"], None)
-    # Not a StopIteration: raised by what is awaited, it says that there is nothing more to wait for.
+    # Not a StopIteration: raised inside an awaitable, it means that the awaitable has returned.
     if isinstance(builtin, type) and issubclass(builtin, Exception) and not issubclass(builtin, StopIteration):
         try:
             mixed = type(facts["type_name"], (AgentRaised, builtin), {"__str__": _text, "__module__": "builtins"})
             return mixed(message, **facts)  # type: ignore[no-any-return]
-        except (TypeError, AttributeError):  # a class that wants arguments of its own
+        except (TypeError, AttributeError):  # a class that requires its own arguments
             pass
     return AgentRaised(message, **facts)

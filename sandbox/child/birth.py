@@ -1,8 +1,8 @@
-"""What happens between a zygote's fork and the agent: new namespaces, another fork, waiting for a run, walls.
+"""From a zygote's fork to the agent: new namespaces, another fork, waiting for a run, walls.
 
-A child is made before there is a run for it, because namespaces take longer than anything else. It waits on a socket of its
-own to the zygote; with the run come four descriptors: data, control, output, birth. Over *birth*, which the agent never
-holds, the host gets a pidfd of the process.
+A child is made before there is a run for it, because creating namespaces takes the longest. It waits on its own socket to the
+zygote. A run arrives with four descriptors: data, control, output and birth. The host receives a pidfd of the process over
+*birth*, which the agent never holds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def be_born(
     adopt: Adoption,
     folders: dict[str, str],
 ) -> NoReturn:
-    """In a fork of the zygote: become the agent's process, or the one between, which ends. `adopt` hears of its child."""
+    """Turn a fork of the zygote into the agent's process, or into the intermediate one, which reports its child to `adopt`."""
     zygote = os.getppid()
     birth = -1
     try:
@@ -58,32 +58,32 @@ def be_born(
 
 
 class Adoption:
-    """Where a process in the middle says whose child the zygote is about to adopt."""
+    """A pipe on which an intermediate process reports the child that the zygote is about to adopt."""
 
     _FORMAT = struct.Struct("=II")
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.number = 0
-        """Of the child that is being made; a fork keeps the one of its time."""
+        """The number of the child being made; a fork keeps the number it was made with."""
 
     def fileno(self) -> int:
-        """Return the descriptor that the process in the middle needs."""
+        """Return the descriptor that the intermediate process writes to."""
         return self._write
 
     def tell(self, pid: int) -> None:
-        """Say which process the child is."""
+        """Report the process id of the child."""
         os.write(self._write, self._FORMAT.pack(self.number, pid))
 
     def heard(self) -> Iterator[tuple[int, int]]:
-        """Give number and process of those that have been told."""
+        """Yield the number and process id of each reported child."""
         with suppress(BlockingIOError):
             while True:
                 yield self._FORMAT.unpack(os.read(self._read, self._FORMAT.size))
 
 
 def say(birth: int, *descriptors: int, **what: Any) -> None:
-    """Tell the host something about one run; it may have gone."""
+    """Send the host a message about one run; do nothing if the host has gone."""
     with suppress(OSError), socket.socket(fileno=os.dup(birth)) as sock:
         socket.send_fds(sock, [json.dumps(what).encode()], descriptors)
 
@@ -105,7 +105,7 @@ def _become_agent(
 
 
 def _report(error: BaseException, waiting: socket.socket, birth: int) -> None:
-    """Say why there is no agent: to the zygote before there was a run, else as the agent's output, which the host reads."""
+    """Report why there is no agent: to the zygote before there is a run, else as the agent's output, which the host reads."""
     reason = str(error) if isinstance(error, (OSError, walls.WallMissing)) else repr(error)
     with suppress(OSError):
         if birth < 0:
@@ -115,7 +115,7 @@ def _report(error: BaseException, waiting: socket.socket, birth: int) -> None:
 
 
 def _close_others(kept: set[int]) -> None:
-    """Close what belongs to the zygote and to other runs; whose end somebody waits for must not live on here."""
+    """Close the descriptors of the zygote and of other runs: an end kept open here would hide that its owner has ended."""
     first = 3
     for descriptor in sorted(kept):
         os.closerange(first, descriptor)

@@ -1,7 +1,7 @@
-"""Begins an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
+"""Entry point of an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
 
-Run as a script: ``python -I -S boot.py <folder of sandbox> <of redis_store> <of msgpack> <what to be>``, where the last is
-``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, both with JSON, or ``probe``.
+Run as a script: ``python -I -S boot.py <sandbox folder> <redis_store folder> <msgpack folder> <role>``. The role is
+``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>`` (limits and settings as JSON), or ``probe``.
 The packages' own ``__init__`` is not executed: it would import redis-py and more.
 """
 
@@ -86,7 +86,7 @@ SHARED = {
 
 
 class SharedFinder:
-    """Finds the modules of `SHARED` in the folders that the host named, and refuses all others of those packages."""
+    """Import finder for the modules of `SHARED`, in the folders that the host named; refuses other modules of those packages."""
 
     def __init__(self, folders: dict[str, str]) -> None:
         self.folders = folders
@@ -103,7 +103,7 @@ class SharedFinder:
 
 
 def public_name(name: str) -> object:
-    """Return what `redis_store` itself has for agents too: the errors, the types, `MISSING` and `NEVER`."""
+    """Return a public name of `redis_store` that agents have too: an error, a type, `MISSING` or `NEVER`."""
     if name == "__all__":
         return [public for module in _public_modules() for public in module.__all__]
     if not name.startswith("_") and name not in SHARED["redis_store"]:
@@ -122,7 +122,7 @@ def main() -> None:
     folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox}
     for package in SHARED:
         stub = sys.modules[package] = ModuleType(package)
-        stub.__path__ = []  # a package, with nothing for the usual finders
+        stub.__path__ = []  # marks it as a package, with no folder for the standard finders
         parent, _, name = package.rpartition(".")
         if parent:
             setattr(sys.modules[parent], name, stub)

@@ -1,4 +1,4 @@
-"""The two sockets to the host, as the agent's process uses them."""
+"""The two sockets from the agent's process to the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANY_NUMBER_OF_PARTS = 2**32
 
 
 class DataChannel:
-    """Calls of the store, one at a time; threads take turns."""
+    """The channel for store calls, one at a time; threads take turns."""
 
     def __init__(self, sock: socket.socket, max_bytes: int) -> None:
         self._channel: Channel | None = Channel(sock, max_bytes, SPIN_FOR_ANSWER_US)
@@ -28,10 +28,10 @@ class DataChannel:
         self._number = 0
 
     def call(self, operation: str, namespace: str, *arguments: Part) -> list[Any]:
-        """Return the parts of the host's answer, or raise the error that it is."""
+        """Return the parts of the host's reply, or raise the error in it."""
         if len(arguments) > MAX_PARTS - 3:
             raise LimitExceeded(
-                f"A call of {operation} with {len(arguments):,} parts is too big for the sandbox, which takes"
+                f"A call of {operation} has {len(arguments):,} parts, and the sandbox allows at most"
                 f" {MAX_PARTS - 3:,}: split it.",
                 limit="parts",
                 limit_count=MAX_PARTS - 3,
@@ -44,7 +44,7 @@ class DataChannel:
         raise error_of(*parts[2:])
 
     def close(self) -> None:
-        """Give up the socket: in a forked copy of this process, or where half a request has gone out."""
+        """Close the socket, in a forked copy of this process or after a partly sent request."""
         if self._channel is not None:
             self._channel.socket.close()
             self._channel = None
@@ -52,7 +52,7 @@ class DataChannel:
     def _exchange(self, request: list[Part]) -> list[Any]:
         channel = self._channel
         if channel is None:
-            raise ConnectionLost("This process has no channel to the store (a fork of the agent's has none).")
+            raise ConnectionLost("This process has no channel to the store (a fork of the agent has none).")
         try:
             frame = pack(request, channel.max_bytes)
         except FrameTooBig as error:
@@ -67,7 +67,7 @@ class DataChannel:
             channel.socket.sendall(frame)
         except OSError as error:
             raise ConnectionLost(f"The channel to the store is broken: {error.strerror}.") from None
-        except BaseException:  # a signal handler of the agent's raised: half a frame may have gone out
+        except BaseException:  # the agent's signal handler raised: part of a frame may be sent
             self.close()
             raise
         return self._answer(channel, request[0])
@@ -81,12 +81,12 @@ class DataChannel:
                 raise ConnectionLost(f"The channel to the store is broken: {error}.") from None
             if not parts:
                 raise ConnectionLost("The host has closed the channel to the store.")
-            if parts[0] == number:  # else the answer to a call that a signal handler of the agent's interrupted
+            if parts[0] == number:  # else the reply to a call that the agent's signal handler interrupted
                 return parts
 
 
 def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
-    """Return an error of the store as the host sent it."""
+    """Return the store error that the host sent."""
     known: dict[str, Any] = {
         name: fact["bytes"].encode("latin-1") if isinstance(fact, dict) else fact
         for name, fact in json.loads(facts).items()
@@ -95,7 +95,10 @@ def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
 
 
 class ControlChannel:
-    """Messages to the host from any thread; a thread of its own hands out what comes back, and ends with the host."""
+    """The channel for messages to the host from any thread; its own thread hands out the replies.
+
+    The process ends when the host closes the channel.
+    """
 
     def __init__(self, sock: socket.socket, max_bytes: int, scratch: str | None = None) -> None:
         self._channel = Channel(sock, max_bytes, spin_us=0)
@@ -103,10 +106,10 @@ class ControlChannel:
         self._scratch = scratch
 
     def receive(self) -> list[Any]:
-        """Return the next message; the process ends where there is none to come."""
+        """Return the next message; end the process if the host has closed the channel."""
         try:
             body = self._channel.receive()
-        except ConnectionError:  # the host was killed before it had read all that we sent
+        except ConnectionError:  # the host was killed before it read everything from this process
             body = None
         if body is None:
             if self._scratch is not None:
@@ -116,19 +119,19 @@ class ControlChannel:
         return unpack(body, _ANY_NUMBER_OF_PARTS)
 
     def send(self, *parts: Part) -> None:
-        """Send one message; raises `OSError` where the socket is gone."""
+        """Send one message; raise `OSError` if the socket is closed."""
         with self._lock:
             self._channel.send([*parts])
 
     def listen(self, answered: Callable[[list[Any]], None]) -> None:
-        """Hand every message from here on to `answered`, in a thread that nobody waits for."""
+        """Hand every further message to `answered`, in a daemon thread."""
         threading.Thread(target=self._listen, args=(answered,), name="sandbox-control", daemon=True).start()
 
     def _listen(self, answered: Callable[[list[Any]], None]) -> None:
-        with suppress(OSError):  # the agent has closed the socket, which the host will see
+        with suppress(OSError):  # the agent has closed the socket; the host will notice
             while True:
                 answered(self.receive())
 
     def close(self) -> None:
-        """Give up the socket, in a forked copy of this process."""
+        """Close the socket, in a forked copy of this process."""
         self._channel.socket.close()

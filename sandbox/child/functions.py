@@ -1,4 +1,4 @@
-"""Stand-ins for functions of the host: they look like those, and a call goes to the host."""
+"""Stand-ins for host functions: they look like the originals, and a call is sent to the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUILTIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, 
 
 
 class Calls:
-    """Calls under way: each has a number, under which its answer comes back."""
+    """Calls in progress. Each has a number, which its reply repeats."""
 
     def __init__(self, control: ControlChannel, max_bytes: int) -> None:
         self._control = control
@@ -29,10 +29,10 @@ class Calls:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Future[bytes]] = {}
         self.failure: Callable[[str, str, bytes], Exception] | None = None
-        """Makes the exception for an agent that failed; set by whoever calls agents."""
+        """Factory of the exception for an agent that failed; set by the code that calls agents."""
 
     def answered(self, message: list[Any]) -> None:
-        """Take an answer: ``["answer", id, JSON]``, ``["failed", id, text]``, ``["agent_failed", id, class, text, facts]``."""
+        """Take a reply: ``["answer", id, JSON]``, ``["failed", id, text]``, ``["agent_failed", id, class, text, facts]``."""
         kind, number, *content = message
         future = self._waiting.pop(number, None)
         if future is None:
@@ -46,12 +46,12 @@ class Calls:
                 future.set_exception(ToolError(content[0]))
 
     def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
-        """Send a call and return what its answer will come in."""
+        """Send a call and return a future of its reply."""
         size = sum(map(len, texts))
         if size > self._max_bytes:
             raise ToolError(
                 f"the arguments of {what.rpartition(':')[2]!r} take {size:,} bytes as JSON, and at most"
-                f" {self._max_bytes:,} are allowed (Limits.result_bytes)"
+                f" {self._max_bytes:,} are allowed: pass less, or raise Limits.result_bytes"
             )
         number = next(self._numbers)
         future = self._waiting[number] = Future()
@@ -59,11 +59,11 @@ class Calls:
         try:
             self._control.send(*message)
         except OSError:
-            raise ToolError("the channel to the host is broken (a fork of the agent's process has none)") from None
+            raise ToolError("the channel to the host is broken (a fork of the agent has none)") from None
         return future
 
     def function(self, described: dict[str, Any]) -> Callable[..., Any]:
-        """Return the stand-in for a function that the host has described."""
+        """Return a stand-in for a function, from the host's description."""
         address = described["address"]
 
         def plain(*args: Any, **kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ class Calls:
 
 
 def dump(value: Any, name: str) -> bytes:
-    """Return the JSON text of a value; a refusal's path begins with `name`."""
+    """Return the JSON text of a value; the path in an error begins with `name`."""
     try:
         return rules.dump(value)
     except InvalidValue as error:
@@ -88,13 +88,13 @@ def dump(value: Any, name: str) -> bytes:
 
 
 def renamed(error: InvalidValue, name: str) -> InvalidValue:
-    """Return the error with its path beginning at `name` instead of "value"."""
+    """Return the error with `name` instead of "value" at the beginning of its path."""
     message, path = (text.replace("value", name, 1) for text in (str(error), error.path))
     return InvalidValue(message, path=path)
 
 
 class _Shown:
-    """Stands for something of the host's, and shows as it does there."""
+    """A placeholder for an object of the host; its repr is the host's text for that object."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -104,12 +104,12 @@ class _Shown:
 
 
 def _dressed(function: Callable[..., Any], described: dict[str, Any]) -> Callable[..., Any]:
-    """Give a stand-in the name, the docstring and the signature of the function itself."""
+    """Give a stand-in the name, the docstring and the signature of the original."""
     function.__name__ = function.__qualname__ = described["name"]
     function.__module__ = "host"
     function.__doc__ = described["doc"] or None
     if described["parameters"] is not None:
-        with suppress(ValueError):  # such as a name that is none, from a signature made by hand
+        with suppress(ValueError):  # such as an invalid parameter name in a hand-written signature
             function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
                 [_parameter(one) for one in described["parameters"]],
                 return_annotation=_annotation(described["returns"]),
@@ -136,7 +136,7 @@ def _annotation(text: str | None) -> Any:
 
 
 class Tools(dict[str, Callable[..., Any]]):
-    """The tools by name; a name that is not there is answered with those that are."""
+    """The tools by name; the `KeyError` for an unknown name lists the known ones."""
 
     def __missing__(self, name: object) -> Any:
         known = ", ".join(map(repr, self)) or "none were given"

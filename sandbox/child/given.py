@@ -1,4 +1,4 @@
-"""Puts in place what the host has given to an agent beside its input."""
+"""Installing the environment, packages, modules and globals that the host gives to an agent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tools_of(given: dict[str, Any], calls: Calls) -> Tools:
 
 
 def put_in_place(given: dict[str, Any], packages: dict[str, Any], calls: Calls, agents: Agents) -> dict[str, Any]:
-    """Make environment, packages and modules what they should be, and return the agent's globals."""
+    """Set environment variables, make packages and modules importable, and return the agent's globals."""
     os.environ.update(given["env"])
     if packages["modules"]:
         sys.meta_path.append(PackageFinder(packages["modules"], packages["metadata"]))
@@ -40,12 +40,12 @@ def put_in_place(given: dict[str, Any], packages: dict[str, Any], calls: Calls, 
 
 
 def _module(name: str) -> ModuleType:
-    """Return a module that can be imported, with the packages that its name goes through."""
+    """Return an importable module of this name, created if missing together with its parent packages."""
     known = sys.modules.get(name)
     if known is not None:
         return known
     module = sys.modules[name] = ModuleType(name)
-    module.__path__ = []  # what is in it is there already
+    module.__path__ = []  # marks it as a package; its content is already loaded
     parent, _, last = name.rpartition(".")
     if parent:
         setattr(_module(parent), last, module)
@@ -65,7 +65,7 @@ def _thing(one: dict[str, Any], function: Function) -> Any:
 
 
 class PackageFinder(MetaPathFinder):
-    """Finds the packages that the host names, each where it lies, without a look at what lies beside it."""
+    """Import finder for the packages that the host names, each at its own path; packages installed beside them stay hidden."""
 
     def __init__(self, modules: dict[str, list[str]], metadata: list[str]) -> None:
         self._modules = modules
@@ -87,7 +87,7 @@ class PackageFinder(MetaPathFinder):
         return namespace
 
     def find_distributions(self, context: Any = None) -> Iterable[Any]:
-        """For `importlib.metadata`, by which packages find their own version."""
+        """Yield distributions for `importlib.metadata`, with which packages look up their own version."""
         from importlib.metadata import PathDistribution, Prepared  # type: ignore[attr-defined]
 
         wanted = getattr(context, "name", None)

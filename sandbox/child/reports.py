@@ -1,4 +1,4 @@
-"""Says to the host how an agent failed, in the agent's own terms: its frames, its lines, none of ours."""
+"""Reports to the host on how an agent failed: the agent's own frames and lines, without the sandbox's."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sandbox.protocol.frames import Part
 _MAX_MESSAGE = 64 * 1024
 _MAX_TRACEBACK = 256 * 1024
 _HOW_TO_GIVE = (
-    "An agent has the standard library and what it is given: installed packages with packages=[...] (--package NAME),"
-    " modules of the host's with modules={...} (--modules MODULE:ATTRIBUTE).\n"
+    "An agent can import the standard library and what the host gives it: installed packages with packages=[...]"
+    " (--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n"
 )
 
 
 class Reports:
-    """Turns exceptions into messages; `folders` hold the code whose frames are nobody's business."""
+    """Builder of messages from exceptions; frames of code in `folders` are left out."""
 
     def __init__(self, filename: str, folders: list[str]) -> None:
         self._filename = filename
         self._folders = tuple(str(PurePath(folder)) + "/" for folder in folders)
 
     def raised(self, error: BaseException) -> list[Part]:
-        """Return the message about an exception that left the agent's code."""
+        """Return the message about an exception that the agent's code did not catch."""
         try:
             found = traceback.TracebackException.from_exception(error, compact=True)
             self._strip(found)
@@ -38,7 +38,7 @@ class Reports:
         return ["raised", _clean(type(error).__name__, 200), _clean(message, _MAX_MESSAGE), _tail(text)]
 
     def unreadable(self, error: Exception) -> list[Part]:
-        """Return the message about a source that does not compile, with line and caret."""
+        """Return the message about source that does not compile, with line and caret."""
         if isinstance(error, SyntaxError) and error.text is None and error.lineno:
             error.text = linecache.getline(self._filename, error.lineno) or None
         details = "".join(traceback.format_exception_only(error))
@@ -48,7 +48,7 @@ class Reports:
         return ["invalid_agent", _clean(message, _MAX_MESSAGE), _tail(details)]
 
     def _strip(self, found: traceback.TracebackException) -> None:
-        """Take our frames out of an exception, of those that caused it, and of those that it groups."""
+        """Remove the sandbox's frames from an exception, from its causes and contexts, and from the exceptions that it groups."""
         waiting, seen = [found], set()
         while waiting:
             one = waiting.pop()
@@ -67,7 +67,7 @@ def _text_of(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:
-        return "<its text cannot be had>"
+        return "<its text is unavailable>"
 
 
 def _clean(text: str, limit: int) -> str:

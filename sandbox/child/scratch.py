@@ -1,4 +1,4 @@
-"""A run's folder on disk, where it has none in memory: how full it is, and its end."""
+"""Measuring and removing a run's scratch folder on disk, used where there is none in memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import suppress
 
 
 def folder_bytes(folder: str, enough: int) -> int:
-    """Return the space that a folder takes, or something over `enough` as soon as that is certain.
+    """Return the space that a folder takes, in bytes, or a number over `enough` as soon as the total exceeds it.
 
-    What cannot be looked into, because it is too deep or made unreadable, counts as too much.
+    A folder that cannot be read, because it is too deep or was made unreadable, counts as too much.
     """
     total, waiting = 0, [folder]
     try:
@@ -31,7 +31,7 @@ def folder_bytes(folder: str, enough: int) -> int:
 
 
 def deleted_bytes(pid: int | None) -> int:
-    """Return the space of files that a process has deleted and holds open, 0 where the system does not let us look."""
+    """Return the space, in bytes, of deleted files that a process holds open; 0 if the system does not permit a look."""
     blocks: dict[tuple[int, int], int] = {}
     with suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
@@ -43,11 +43,11 @@ def deleted_bytes(pid: int | None) -> int:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a folder and all in it, whatever the agent did to it: no path is too long and no folder too deep.
+    """Remove a folder and its content, whatever the agent did to it: no path is too long and no folder too deep.
 
-    Folders that lie in others are moved to the top before they are emptied.
+    Nested folders are moved to the top before they are emptied.
     """
-    prefix = f".{os.urandom(8).hex()}-"  # not to be guessed, so that no name is taken
+    prefix = f".{os.urandom(8).hex()}-"  # random, so that the agent cannot have taken the name
     with suppress(FileNotFoundError):
         names = (f"{prefix}{number}" for number in itertools.count())
         top = _open(folder, None)
@@ -73,7 +73,7 @@ def _open(name: str, parent: int | None) -> int:
 
 
 def _empty(folder: int, top: int, names: Iterator[str]) -> None:
-    """Delete what is no folder, and move what is one to the top, under the next name that is free."""
+    """Delete the files of a folder, and move its folders to the top under the next free names."""
     for entry in os.listdir(folder):
         if not stat.S_ISDIR(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode):
             os.unlink(entry, dir_fd=folder)

@@ -1,4 +1,4 @@
-"""The life of an agent's process: hear what to run, run it, say how it went."""
+"""The main function of an agent's process: receive a request, run the agent, report the outcome."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _LARGEST_FRAME = 2**32 - 1
 
 
 def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | None = None) -> None:
-    """Run the agent that the host names on the control channel; never returns.
+    """Run the agent that the host sends on the control channel; never return.
 
-    `scratch` is the folder that this process removes where the host dies, because nobody else would.
+    `scratch` is a folder that this process removes if the host dies, because no other process would.
     """
     control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME, scratch)
     _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *described = control.receive()
@@ -58,7 +58,7 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     _flush()
     try:
         control.send(*message)
-    except BaseException:  # the agent has closed the socket, or this is a forked copy that came to the end of its code
+    except BaseException:  # the agent has closed the socket, or this is a forked copy that ran to its end
         os._exit(LOST_CHANNEL_EXIT_CODE if os.getpid() == pid else 1)
     _wait_for_the_end()
 
@@ -66,7 +66,7 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
 def _outcome(
     module: ModuleType, source: bytes, input_dict: dict[str, Any], tools: Tools, reports: Reports, result_bytes: int
 ) -> list[Part]:
-    """Run the agent and return the message that says how it went."""
+    """Run the agent and return the message about its outcome."""
     filename = module.__file__ or ""
     try:
         code = compile(source, filename, "exec", dont_inherit=True)
@@ -111,7 +111,7 @@ def _flush() -> None:
 
 
 def _wait_for_the_end() -> None:
-    """Stay until the host has read everything and ends the process, with all that the agent started."""
+    """Sleep until the host has read everything and kills this process, with all processes and threads that the agent started."""
     while True:
         with suppress(BaseException):
             time.sleep(3600)

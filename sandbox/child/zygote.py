@@ -1,11 +1,11 @@
-"""A process that waits with everything imported, and is forked for each run; it never runs an agent's code itself.
+"""The zygote: a process with everything imported that forks a child for each run and never runs an agent's code itself.
 
-    zygote ── fork ── middle: new namespaces ── fork ── agent: process 1 of its own, walls, `start.main`
-                      tells the zygote whose child it adopts, and ends
+    zygote ── fork ── middle: new namespaces ── fork ── agent: process 1 of its namespace, walls, `start.main`
+                      reports its child to the zygote, which adopts it, and ends
 
-Where there are no namespaces the zygote's child is the agent. One child is kept ready for the next run, with the limits of
-the last one. When the host closes its socket, or dies, the zygote ends and with it every process of its namespace; where
-there is none, those that it started.
+Without namespaces the zygote's child is the agent. One child is kept ready for the next run, with the limits of the last one.
+When the host closes its socket, or dies, the zygote ends. Every process of its namespace ends with it; without a namespace,
+every process that it started.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Child:
     number: int
     scratch_bytes: int
     waiting: socket.socket | None
-    """Where it waits for its run, until it has one and is known to be there."""
+    """The socket on which it waits for its run; closed once it has a run and its pid is known."""
     pid: int | None = None
     birth: int | None = None
-    """The run's socket to the host, from the run on."""
+    """The run's socket to the host, once there is a run."""
 
 
 class ZygoteLoop:
-    """Serves one host until it is gone, nobody asks any more, or it has given birth often enough."""
+    """The server of one host. It ends when the host is gone, when it has been idle too long, or after its number of births."""
 
     def __init__(self, sock: socket.socket, settings: dict[str, Any], folders: dict[str, str]) -> None:
         self._socket = sock
@@ -54,10 +54,10 @@ class ZygoteLoop:
         self._spare: _Child | None = None
         self._children: dict[int, _Child] = {}
         self._middles: dict[int, int] = {}
-        """Process between us and an agent to the number of the child."""
+        """Number of the child, by process id of the intermediate process."""
         self._ended: dict[int, tuple[int, float]] = {}
         self._folders_on_disk: set[str] = set()
-        """Of runs, where they have none in memory; the host removes them while it is there."""
+        """Scratch folders of runs that have none in memory. The host removes them as long as it is alive."""
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._adoption = birth.Adoption()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -76,7 +76,7 @@ class ZygoteLoop:
         )
 
     def serve(self) -> None:
-        """Answer requests until the end."""
+        """Carry out requests until the host is gone or the zygote has retired."""
         poller = select.poll()
         for descriptor in (self._socket.fileno(), self._woken):
             poller.register(descriptor, select.POLLIN)
@@ -96,14 +96,14 @@ class ZygoteLoop:
             elif events & (select.POLLHUP | select.POLLERR):
                 return
             if self._retired:
-                poller.modify(self._socket, 0)  # the end of the host is reported all the same
+                poller.modify(self._socket, 0)  # the host's end is still reported
                 if not self._has_runs():
                     return
 
     def end_all(self) -> None:
-        """End what is still there, and its folders, which a host that was killed has left.
+        """Kill the remaining children, and remove the folders that a killed host has left behind.
 
-        Where we are process 1 of a namespace the kernel does so by itself.
+        If the zygote is process 1 of a namespace, the kernel does so itself.
         """
         for child in self._children.values():
             if child.pid is not None:
@@ -121,14 +121,14 @@ class ZygoteLoop:
         return any(child.birth is not None for child in self._children.values())
 
     def _retire(self) -> None:
-        """Take no more requests, but those that have been sent already: from now on the host's sending fails."""
+        """Stop taking requests: those already sent are carried out, and further sends by the host fail."""
         self._retired = True
         self._socket.shutdown(socket.SHUT_RD)
         while self._receive():
             pass
 
     def _receive(self) -> bool:
-        """Carry out one request; False where there is none to come."""
+        """Carry out one request; return False if no more can come."""
         try:
             message, descriptors, _, _ = socket.recv_fds(
                 self._socket, birth.MOST_REQUEST_BYTES, birth.DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -148,7 +148,7 @@ class ZygoteLoop:
         return True
 
     def _bear(self, message: bytes, descriptors: list[int]) -> None:
-        """Hand a run to the child that waits for one, or to a new one where its namespaces do not fit."""
+        """Hand a run to the waiting child, or to a new one if there is none or its scratch size differs."""
         request = json.loads(message)
         scratch_bytes = self._last_scratch_bytes = request["limits"]["scratch_bytes"]
         if not self._walls.in_a_room:
@@ -165,13 +165,13 @@ class ZygoteLoop:
             return
         child.birth = descriptors[-1]
         assert child.waiting is not None
-        with suppress(OSError):  # it has failed, which `_reap` learns
+        with suppress(OSError):  # the child has failed; `_reap` finds out
             socket.send_fds(child.waiting, [message], descriptors)
         if child.pid is not None:
             self._close_waiting(child)
 
     def _make_spare(self) -> bool:
-        """Make a child for the next run, where there has been one and it is missing."""
+        """Make a child for the next run, unless there is one or there has been no run yet."""
         if self._spare is not None or self._last_scratch_bytes is None or self._retired:
             return False
         with suppress(OSError):
@@ -223,7 +223,7 @@ class ZygoteLoop:
                 self._end(child, code=os.waitstatus_to_exitcode(status), cpu_s=cpu_s)
 
     def _learn_adoptions(self) -> None:
-        """A process in the middle writes before it ends, so that this is known when its child has become ours."""
+        """Record the reported children. An intermediate process reports before it ends, so before the zygote adopts its child."""
         for number, pid in self._adoption.heard():
             child = self._children[number]
             child.pid = pid
@@ -231,20 +231,20 @@ class ZygoteLoop:
                 self._close_waiting(child)
 
     def _reason(self, child: _Child) -> str:
-        """Return why there is no agent, as the child has said it while it waited."""
-        for _ in range(2):  # the first answer may be that it ended without having read of its run
+        """Return the reason that a waiting child gave for not becoming an agent."""
+        for _ in range(2):  # the first `recv` may fail because the child ended without reading its run
             if child.waiting is not None:
                 with suppress(OSError):
                     return child.waiting.recv(4096, socket.MSG_DONTWAIT).decode(errors="replace")
         return ""
 
     def _end(self, child: _Child, **what: Any) -> None:
-        """Forget a child that has ended, and say so to the host where it had a run."""
+        """Forget a child that has ended, and tell the host if it had a run."""
         del self._children[child.number]
         self._close_waiting(child)
         if child is self._spare:
             self._spare = None
-            self._last_scratch_bytes = None  # not again and again, where it cannot be
+            self._last_scratch_bytes = None  # do not retry forever if it cannot work
         if child.birth is not None:
             birth.say(child.birth, **what)
             os.close(child.birth)
@@ -266,7 +266,7 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
     if not settings["in_a_room"]:
         import mimetypes
 
-        mimetypes.knownfiles.clear()  # it reads those that are there, and there they are, but not to be read
+        mimetypes.knownfiles.clear()  # it reads the files that exist; these exist here, but may not be read
     zygote = ZygoteLoop(sock, settings, folders)
     gc.collect()
     gc.freeze()

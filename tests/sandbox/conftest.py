@@ -1,4 +1,4 @@
-"""A server to run against, and the rule that a run leaves nothing behind."""
+"""A test server, and a check that each run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEADLINE_S = 20.0
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until a condition holds and return what it gave."""
+    """Wait until a condition is true and return its value."""
     deadline = time.monotonic() + DEADLINE_S
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -68,7 +68,7 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """A server that the test may kill."""
+    """A separate server that the test may kill."""
     server = Server()
     yield server
     server.stop()
@@ -81,7 +81,7 @@ def user() -> str:
 
 @pytest.fixture
 def store(server_url: str, user: str) -> Iterator[DataStore]:
-    """The store that the agents of this test see, from outside."""
+    """The store of this test's agents, as the host sees it."""
     with connect(server_url, user=user) as data_store:
         yield data_store
 
@@ -101,7 +101,7 @@ def run(server_url: str, user: str) -> Callable[..., sandbox.RunResult]:
 
 @pytest.fixture
 def evaluate(run: Callable[..., sandbox.RunResult]) -> Callable[..., Any]:
-    """Return what an expression, or a body that sets `value`, gives inside an agent."""
+    """Return the value of an expression, or of a body that sets `value`, evaluated inside an agent."""
 
     def call(body: str, **options: Any) -> Any:
         lines = textwrap.dedent(body).strip()
@@ -116,7 +116,7 @@ def evaluate(run: Callable[..., sandbox.RunResult]) -> Callable[..., Any]:
 def _children() -> set[str]:
     found: set[str] = set()
     for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has since ended
             found.update(children.read_text().split())
     return found
 
@@ -124,7 +124,7 @@ def _children() -> set[str]:
 def _state() -> dict[str, Any]:
     me = Path("/proc/self")
     return {
-        # A zygote has a socket and a pidfd here; another comes when one has had its number of children.
+        # The host has a socket and a pidfd of each zygote; a new zygote starts when one has used up its births.
         "descriptors": len(list((me / "fd").iterdir())) - 2 * len(zygotes.process_ids()),
         "threads": {t for t in threading.enumerate() if t.name != "sandbox-tools"},
         "children": _children() - zygotes.process_ids(),
@@ -134,7 +134,7 @@ def _state() -> dict[str, Any]:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Begin without a zygote, and end those that come; those of other runs, which may be under way, are left alone."""
+    """Start without a zygote, and end new ones afterwards. Zygotes of other runs, which may be in progress, are left alone."""
     monkeypatch.setattr(zygotes, "_zygotes", {})
     monkeypatch.setattr(zygotes, "_superseded", [])
     yield
@@ -143,7 +143,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def nothing_left(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail where the test leaves a process, a thread, a descriptor or a folder."""
+    """Fail if the test leaves a process, a thread, a descriptor or a folder behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
         pytest.skip("/proc tells what is left, and is not there")

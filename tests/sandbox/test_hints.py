@@ -1,4 +1,4 @@
-"""Advice to the authors of agents: given where it helps, and not where all is well."""
+"""Hints to authors of agents: given if they help, and not otherwise."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_no_hint_costs_a_run_its_result(run: Any, own_server: Any, user: str) ->
 
 
 class ManyNames:
-    """A store with many long names of namespaces, which counts the questions."""
+    """A store with many long namespace names that counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0

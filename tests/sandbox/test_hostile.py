@@ -1,4 +1,4 @@
-"""An agent that speaks to the host by itself: every rule broken ends the run with a name, and harms nobody else."""
+"""An agent that writes to its channels itself: each broken rule ends the run with a named error and harms no other run."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_random_frames(run: Any, bodies: list[bytes], on_control: bool) -> None:
 
 @pytest.mark.parametrize(("count", "size", "most"), [(400, 0, 256), (30, 60_000, 5)])
 def test_calls_under_way_are_bounded(run: Any, store: DataStore, count: int, size: int, most: int) -> None:
-    """In number, also where many come in one piece, and in what they make the host hold."""
+    """Bounded in number, even if many arrive in one piece, and in the memory that they take on the host."""
     lock, gate, now, highest, done = threading.Lock(), threading.Event(), 0, 0, 0
 
     def tool(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What an agent may do with its user's store: granted in the host, and enforced there whatever the agent does."""
+"""Rights of an agent on its user's store: granted on the host, and enforced there whatever the agent does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs at once: what they share, in what order they come, and how they end."""
+"""Concurrent runs: shared resources, order and end."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_awaiting_a_handle(server_url: str, user: str) -> None:
             waiter.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiter
-            assert not slow.done()  # to stop waiting is not to cancel
+            assert not slow.done()  # giving up waiting does not cancel the run
             slow.cancel()
             assert isinstance((await slow).error, sandbox.RunCancelled)
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, as it is documented: in a pytest of its own."""
+"""The pytest plugin as documented, in a separate pytest process."""
 
 from __future__ import annotations
 

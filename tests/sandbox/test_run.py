@@ -1,4 +1,4 @@
-"""What a run gives back, and what its agent finds."""
+"""The result of a run, and the environment of its agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every Python block of the document that the product implements runs as it stands, read from the document's own text."""
+"""Every Python block of the document that the product implements runs unchanged, read from the document itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def summarize(content):
     return "Summary: " + content
 
 """
-"""What the blocks use and do not define."""
+"""Names that the blocks use but do not define."""
 
 INPUT = {"url": "http://example.org/", "data": [1, 2, 3], "repo": "my-repo", "query": "READ"}
 
@@ -44,7 +44,7 @@ def as_agent(block: str) -> str:
     if re.search(r"^(async )?def run\(", block, re.MULTILINE):
         return STAND_INS + block
     body = textwrap.indent(textwrap.dedent(block), "    ")
-    # What a block assigns would hide the stand-in of the same name from its own first lines.
+    # A name that a block assigns would hide the stand-in of that name from the block's first lines.
     begin = "    value, content, user_data = VALUES\n    namespaces = data_store.list_namespaces()\n"
     head = f"{STAND_INS}VALUES = value, content, user_data\n"
     return f"{head}async def run(input_dict, tools):\n{begin}{body}\n    return {{'locals': sorted(locals())}}\n"

@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry, where the host uses it."""
+"""OpenTelemetry spans, if the host uses OpenTelemetry."""
 
 from __future__ import annotations
 

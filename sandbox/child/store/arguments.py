@@ -1,4 +1,4 @@
-"""What agents pass to their store, checked as outside, in the form in which it crosses to the host."""
+"""Arguments of store calls in an agent: checked as on the host, and converted to the form that is sent to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_INT = 2**63 - 1
 
 def key_text(key: object) -> str:
     """Return a key as an exact str."""
-    encode_key(key)  # type: ignore[arg-type]  # it judges whatever an agent passes
+    encode_key(key)  # type: ignore[arg-type]  # it checks an argument of any type
     return str.__str__(key)
 
 
@@ -28,7 +28,7 @@ def key_texts(keys: Iterable[str]) -> list[str]:
 
 
 def dump_of(key: str, value: object) -> bytes:
-    """Return a value's JSON text; a refusal names the key."""
+    """Return a value's JSON text; an error names the key."""
     try:
         return rules.dump(value)
     except InvalidValue as error:
@@ -36,26 +36,26 @@ def dump_of(key: str, value: object) -> bytes:
 
 
 def metadata_text(metadata: dict[str, Json] | None) -> bytes | None:
-    """Return metadata as JSON text, None where there is none."""
+    """Return metadata as JSON text, or None without any."""
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
     return rules.dump(metadata) if metadata else None
 
 
 def ttl_seconds(ttl: Ttl, default_s: float | None) -> float | None:
-    """Return how long something written now lives, None for ever; the host knows neither `NEVER` nor a namespace's default."""
+    """Return a ttl in seconds, None for no expiry. Resolved here: the host knows neither `NEVER` nor a namespace's default."""
     if ttl is None:
         return default_s
     return None if ttl is NEVER else ttl_to_ms(ttl) / 1000
 
 
 def max_keys_number(max_keys: int | None) -> int | None:
-    """Check how many keys a namespace may hold."""
+    """Check and return a limit on the keys of a namespace."""
     most = check_max_keys(max_keys)
-    # The largest number that a message can carry bounds nothing either.
+    # Clipped to the largest number that a message can carry, which no namespace reaches.
     return None if most is None else min(most, _LARGEST_INT)
 
 
 def new_token() -> str:
-    """Return a random text by which the server knows who holds or computes something."""
+    """Return a random text that identifies the holder of a lock, a slot or a claim to the server."""
     return os.urandom(8).hex()

@@ -1,4 +1,4 @@
-"""Computing once in an agent: its function runs here, between a claim and a commit that the host carries out."""
+"""Single flight in an agent: its function runs here, between a claim and a commit that the host carries out."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from sandbox.child.store.session import Session
 from sandbox.protocol.messages import BUSY, FAILED, VALUE
 
 _COUNTERS = Counters()
-"""Shown to nobody: what an agent does is in the record of its run."""
+"""Counters that are never shown: the record of a run has its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """What a caller of `get_or_set` wants, checked, and the steps towards it."""
+    """The checked arguments of one `get_or_set` call, and the steps that carry it out."""
 
     session: Session
     key: str
@@ -119,12 +119,12 @@ class Flight:
 
 
 def compute_once(session: Session, make: Callable[[], Any], key: str, *wanted: Any) -> Json:
-    """Return the value of a key, computed by one of all callers where there is none."""
+    """Return the value of a key; concurrent callers compute a missing value once."""
     return run_flow(get_or_set(Flight.of(session, key, *wanted), make, new_token, random))
 
 
 class AsyncView:
-    """A store whose functions are awaited, as much of it as `redis_store.memo` needs for a cached asynchronous function."""
+    """A store with asynchronous methods: those that `redis_store.memo` needs for a cached asynchronous function."""
 
     def __init__(self, store: Cache, session: Session) -> None:
         self._store = store

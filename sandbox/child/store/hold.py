@@ -1,7 +1,7 @@
-"""What agents hold in turns: locks, semaphores and rate limits, over calls of the host that never wait there.
+"""Locks, semaphores and rate limits for agents, over host calls that never wait on the host.
 
-Who waits asks again, as he does outside; what is held is renewed from a thread of the agent's process, and given back by the
-host when that process is gone.
+A waiter polls, as on the host. A holder is renewed from a thread of the agent's process, and released by the host when that
+process has ended.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class RateLimitSteps:
 
 
 class _Awaitable(locks._SyncHolder):
-    """What is held in an ``async with`` too, while the agent's other tasks go on."""
+    """A holder that also works with ``async with``; the agent's other tasks continue while it waits."""
 
     async def __aenter__(self) -> Self:
         self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
@@ -97,24 +97,24 @@ class _Awaitable(locks._SyncHolder):
 
 
 class Lock(_Awaitable, locks.Lock):
-    """A lock of the user's, whom one at a time holds; made by `DataStore.lock`. One object for each holder.
+    """A mutual-exclusion lock, scoped to the user; made by `DataStore.lock`. Use one object per holder.
 
-    With ``async with`` the agent's other tasks go on while it waits.
+    With ``async with`` the agent's other tasks continue while it waits.
     """
 
 
 class Semaphore(_Awaitable, locks.Semaphore):
-    """One of a number of places, each held by one at a time; made by `DataStore.semaphore`. One object for each holder.
+    """One slot of a semaphore, held by one holder at a time; made by `DataStore.semaphore`. Use one object per holder.
 
-    With ``async with`` the agent's other tasks go on while it waits.
+    With ``async with`` the agent's other tasks continue while it waits.
     """
 
 
 class RateLimit(locks.RateLimit):
-    """At most so many moments in any period, by the server's clock; made by `DataStore.rate_limit`.
+    """A limit on the uses in any period, by the server's clock; made by `DataStore.rate_limit`.
 
-    As a context manager it waits at the beginning; with ``async with`` the agent's other tasks go on meanwhile. Who waits has
-    a moment of his own and is not overtaken; if he gives up, that moment is used up nevertheless.
+    A context manager that waits on entry; with ``async with`` the agent's other tasks continue meanwhile. Each waiter has
+    reserved a use and is not overtaken. A waiter that gives up has still spent its use.
     """
 
     async def __aenter__(self) -> Self:
@@ -126,17 +126,17 @@ class RateLimit(locks.RateLimit):
 
 
 def lock(session: Session, name: str, ttl: Ttl, timeout: float | None) -> Lock:
-    """Return a lock of the store's user."""
+    """Return a lock of the session's user."""
     return Lock(DRIVER, LockSteps(session, name, ttl), timeout)
 
 
 def semaphore(session: Session, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
-    """Return a place of a semaphore of the store's user."""
+    """Return a semaphore slot of the session's user."""
     return Semaphore(DRIVER, SemaphoreSteps(session, name, n, ttl), timeout)
 
 
 def rate_limit(session: Session, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
-    """Return a rate limit of the store's user."""
+    """Return a rate limit of the session's user."""
     return RateLimit(DRIVER, RateLimitSteps(session, name, n, per), timeout)
 
 

@@ -1,4 +1,4 @@
-"""Runs flows in an agent's process: its calls of the store answer at once, and what waits is the agent's thread or task."""
+"""Running flows in an agent's process: store calls return at once, and waits block the agent's thread or task."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 
 class ChannelDriver:
-    """Carries out operations that ask the host as they go, and renews what the agent holds from a thread."""
+    """The driver of operations that call the host; its keeper renews the agent's holders from a thread."""
 
     near = None
-    """What is near to an agent is in its host."""
+    """None: the near cache of an agent is on the host."""
 
     def __init__(self) -> None:
         self.keeper = Keeper(self.run)
 
     def run(self, op: Op[T]) -> T:
-        """Return what an operation returns; it must not await anything."""
+        """Run an operation and return its result; it must not await anything."""
         try:
             op.send(None)
         except StopIteration as stop:
@@ -38,23 +38,23 @@ class ChannelDriver:
         raise AssertionError("an operation of the agent's store awaited something")
 
     def pauses(self) -> Sleeps:
-        """An agent has nobody to wake it."""
+        """Return plain sleeps: an agent receives no wake-ups."""
         return Sleeps()
 
 
 DRIVER = ChannelDriver()
-"""The process's own: its agent has one channel to the store."""
+"""The driver of this process: its agent has one channel to the store."""
 
 os.register_at_fork(after_in_child=DRIVER.keeper.start_over)
 
 
 def run_flow(flow: Flow[T]) -> T:
-    """Carry a flow out and return its result; its pauses block the thread."""
+    """Run a flow and return its result; its pauses block the thread."""
     return run_sync.run_flow(DRIVER, flow)
 
 
 async def run_flow_async(flow: Flow[T]) -> T:
-    """Carry a flow out and return its result; in its pauses, and while its functions await, other tasks go on."""
+    """Run a flow and return its result; other tasks continue during its pauses and while its functions await."""
     try:
         step = flow.send(None)
         while True:

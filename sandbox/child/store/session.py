@@ -1,4 +1,4 @@
-"""One namespace as seen by an agent: its channel to the host, its rights and defaults. Shared by all modules here."""
+"""One namespace as an agent uses it: the channel to the host, the rights and the defaults. Shared by all modules here."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _RESERVED_FIRST_BYTE = 0x01
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Calls the host for one namespace of the run's user."""
+    """A caller of the host for one namespace of the run's user."""
 
     channel: DataChannel
     user: str
     namespace: str
     access: Access = EVERYTHING
     ttl_s: float | None = None
-    """The namespace's default ttl."""
+    """Default ttl of the namespace, in seconds."""
     max_keys: int | None = None
-    """The bound on the namespace's keys."""
+    """Limit on the namespace's keys; writes beyond it evict."""
 
     def moved(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Session:
         """Return the session of another namespace, with its own default ttl and bound."""
@@ -42,7 +42,7 @@ class Session:
         return replace(self, access=self.access.narrowed(access))
 
     def call(self, operation: str, *arguments: Any) -> list[Any]:
-        """Call an operation on the namespace and return the parts of the answer."""
+        """Call an operation on the namespace and return the parts of the reply."""
         if self.access is not EVERYTHING:
             self.check(operation)
         if self.max_keys is not None and operation in MAY_ADD:
@@ -54,14 +54,14 @@ class Session:
         return self.channel.call(operation, self.namespace, *arguments)
 
     def check(self, operation: str) -> None:
-        """Raise `AccessDenied` where this handle was narrowed. The host checks what the whole run may do."""
+        """Raise `AccessDenied` if this handle was narrowed. The host checks the rights of the whole run."""
         if (operation in CHANGES or operation not in WRITES) and not self.access.may_read(self.namespace):
             raise self.access.refusal("read", self.namespace)
         if (operation in CHANGES or operation in WRITES) and not self.access.may_write(self.namespace):
             raise self.access.refusal("write", self.namespace)
 
     def check_writes_somewhere(self) -> None:
-        """Raise `AccessDenied` where this handle may write no namespace."""
+        """Raise `AccessDenied` if this handle may write no namespace."""
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 

@@ -1,4 +1,4 @@
-"""Transactions and updates in an agent: its block or function runs here, and the host writes if what was read still stands."""
+"""Transactions and updates in an agent: the block or function runs here; the host writes if the values read are unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Transaction"]
 
 @dataclass(slots=True)
 class Draft:
-    """What a transaction has read, and what it would write: JSON text by namespace and key, None for nothing."""
+    """The reads and pending writes of a transaction: JSON text by namespace and key, None for a missing key or a deletion."""
 
     session: Session
     reads: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Draft:
         check_parts(len(self.reads) + len(self.writes))
 
     async def commit(self) -> None:
-        """Write it all if everything still stands as read; else raise `Conflict`."""
+        """Store all writes if every value read is unchanged; otherwise raise `Conflict`."""
         check_open(self.begun, self.over)
         self.over = True
         parts: list[Part] = []
@@ -54,9 +54,9 @@ class Draft:
 
 
 class Transaction:
-    """Reads and writes in a user's namespaces, written all or nothing, and only if all that was read still stands.
+    """Reads and writes in a user's namespaces: all writes are stored or none, and only if every value read is unchanged.
 
-    Made by `DataStore.transaction`; a context manager. A block that raises writes nothing.
+    Made by `DataStore.transaction`; a context manager. Nothing is written if the block raises.
     """
 
     def __init__(self, session: Session, draft: Draft) -> None:
@@ -64,7 +64,7 @@ class Transaction:
         self._draft = draft
 
     def get(self, key: str, default: Any = None) -> Json:
-        """Return the value as this transaction sees it, or `default` where the key is absent."""
+        """Return the value as this transaction sees it, its own writes included, or `default` if the key is missing."""
         self._session.check("get")
         check_open(self._draft.begun, self._draft.over)
         name = key_text(key)
@@ -89,7 +89,7 @@ class Transaction:
         self._draft.check_size()
 
     def delete(self, key: str) -> None:
-        """Delete a key when the transaction ends, if it is there."""
+        """Delete a key when the transaction ends, if it exists."""
         self._begin_write()
         self._draft.writes[self._session.namespace, key_text(key)] = (None, None)
         self._draft.check_size()

@@ -1,4 +1,4 @@
-"""Watching and waiting inside the agent: what is asked for on the control channel, where it stalls nothing."""
+"""Watching and waiting in an agent: requests on the control channel, where a wait blocks no store call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = 8
 
 
 class Waits:
-    """What was asked for and not answered yet: each has a number, under which its answer comes back."""
+    """Requests without a reply yet. Each has a number, which its reply repeats."""
 
     def __init__(self, control: ControlChannel) -> None:
         self._control = control
@@ -29,21 +29,21 @@ class Waits:
         self._waiting: dict[int, Future[list[Any]]] = {}
 
     def ask(self, kind: str, *parts: Part) -> tuple[int, Future[list[Any]]]:
-        """Ask the host for something."""
+        """Send a request to the host and return its number and a future of the reply."""
         number = next(self._numbers)
         future = self._waiting[number] = Future()
         self.tell(kind, number, *parts)
         return number, future
 
     def tell(self, kind: str, number: int, *parts: Part) -> None:
-        """Say something to which no answer comes."""
+        """Send a message that gets no reply."""
         try:
             self._control.send(kind, number, *parts)
         except OSError:
-            raise ConnectionLost("This process has no channel to the host (a fork of the agent's has none).") from None
+            raise ConnectionLost("This process has no channel to the host (a fork of the agent has none).") from None
 
     def answered(self, message: list[Any]) -> None:
-        """Take an answer: ``["changes" or "value", number, part...]`` or ``["refused", number, class, message, facts]``."""
+        """Take a reply: ``["changes" or "value", number, part...]`` or ``["refused", number, class, message, facts]``."""
         kind, number, *parts = message
         future = self._waiting.pop(number, None)
         if future is None:
@@ -56,7 +56,7 @@ class Waits:
 
 
 class Watch(Iterator[Change], AsyncIterator[Change]):
-    """The changes of a namespace, or of all of a user's, as they come; for ``for`` and for ``async for``.
+    """An iterator over the changes of one namespace, or of all of a user's, for ``for`` and ``async for``.
 
     It ends with `close`, with its ``with`` block, or with the run. One thread or task at a time may take changes.
     """
@@ -71,13 +71,13 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         opened.result()
 
     def next_change(self, timeout: float | None = None) -> Change | None:
-        """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
+        """Return the next change, or None after `timeout` seconds. The previous change counts as processed."""
         if not self._ready:
             self._take(self._ask(check_timeout(timeout)).result())
         return self._pop()
 
     def close(self) -> None:
-        """End it. Harmless when repeated."""
+        """End the watch. Closing it again has no effect."""
         if not self._closed:
             self._closed = True
             with suppress(DataStoreError):
@@ -87,14 +87,14 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         if self._closed:
             raise StopIteration
         change = self.next_change()
-        assert change is not None, "without a timeout there is one"
+        assert change is not None, "without a timeout there is always a change"
         return change
 
     async def __anext__(self) -> Change:
         if self._closed:
             raise StopAsyncIteration
         while not self._ready:
-            # Shielded: who gives up waiting takes no change with it, the next one finds the answer.
+            # Shielded, so that a cancelled wait loses no change: the next one takes the reply.
             self._take(await asyncio.shield(asyncio.wrap_future(self._ask(None))))
         change = self._pop()
         assert change is not None

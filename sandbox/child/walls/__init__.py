@@ -1,1 +1,1 @@
-"""The walls of an agent process, put up from the inside."""
+"""The walls of an agent process, put up from inside it."""

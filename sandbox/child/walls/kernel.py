@@ -1,4 +1,4 @@
-"""Calls of the kernel that Python's standard library does not have, each with an error that names it."""
+"""System calls that Python's standard library lacks; each error names its call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def machine() -> str:
-    """Return the processor's architecture as the tables of system calls name it."""
+    """Return the processor's architecture, as the tables of system calls name it."""
     return os.uname().machine
 
 
@@ -58,7 +58,7 @@ def prctl(option: int, value: Any, name: str) -> None:
 
 
 def set_seccomp_filter(program: bytes) -> None:
-    """Install a BPF program, given as its instructions of 8 bytes each; it stays for good."""
+    """Install a BPF program of 8-byte instructions. It cannot be removed."""
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
@@ -69,7 +69,7 @@ def set_seccomp_filter(program: bytes) -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability; with no_new_privs none comes back."""
+    """Give up every capability; with no_new_privs none can be regained."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     syscall("capset", _SYS_CAPSET[machine()], header, (ctypes.c_uint32 * 6)())
 

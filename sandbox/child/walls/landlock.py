@@ -1,4 +1,4 @@
-"""Landlock: which files an agent's process may open, whatever else the system would let it."""
+"""Landlock: limits the files that an agent's process may open, beyond the file permissions."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """Return the version of Landlock that this kernel has, 0 where it has none or has it turned off."""
+    """Return the kernel's Landlock version, 0 if it has none or it is turned off."""
     with suppress(OSError):
         return kernel.syscall("landlock_create_ruleset", _CREATE_RULESET, None, 0, _VERSION)
     return 0
 
 
 def open_paths(paths: Iterable[str]) -> list[int]:
-    """Return descriptors of those paths that are there, for `restrict`."""
+    """Return descriptors of the paths that exist, for `restrict`."""
     found = []
     for path in paths:
         with suppress(FileNotFoundError):
@@ -46,9 +46,10 @@ def open_paths(paths: Iterable[str]) -> list[int]:
 
 
 def restrict(version: int, read_only: Iterable[int], read_write: Iterable[int]) -> None:
-    """Leave this process, for good, reading beneath the one and anything but execution and devices beneath the other.
+    """Restrict this process, permanently, to reading beneath `read_only` and to reading and writing beneath `read_write`.
 
-    Also no TCP, no signal and no abstract socket to the outside, where the kernel's version has these.
+    Beneath `read_write`, execution, devices and sockets are still refused. Where the kernel's version supports it, TCP, and
+    signals and abstract sockets to the outside, are refused too.
     """
     files = _FILES_BY_ABI[max(known for known in _FILES_BY_ABI if known <= version)]
     handled = [files]

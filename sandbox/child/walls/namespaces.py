@@ -1,4 +1,4 @@
-"""Fresh namespaces for one run: users, mounts, processes, network, IPC, host name."""
+"""New namespaces for one run: users, mounts, processes, network, IPC, host name, cgroups."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EVERY = (
 )
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _BYTES_PER_FILE = 16 * 1024
-"""The kernel's memory for files and folders, beside their content, is bounded by a number of them."""
+"""Scratch space per inode, in bytes. Limits the number of files, and with it the kernel memory for their metadata."""
 
 
 def enter(scratch_bytes: int) -> None:
     """Leave all namespaces of the parent; the next child is the first process of a new one.
 
-    `/tmp` is an empty folder in memory with so much room, `/proc` an empty one with none.
+    `/tmp` becomes an empty folder in memory with `scratch_bytes` of space, `/proc` an empty read-only one.
     """
     uid, gid = os.geteuid(), os.getegid()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1, "PR_SET_DUMPABLE")  # where a zygote has given up root, /proc/self is root's
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1, "PR_SET_DUMPABLE")  # /proc/self is root's after giving up root
     kernel.unshare(_EVERY)
     map_ids(uid, gid, uid, gid)
     files = max(64, scratch_bytes // _BYTES_PER_FILE)
@@ -40,7 +40,7 @@ def enter(scratch_bytes: int) -> None:
 
 
 def map_ids(inside_uid: int, inside_gid: int, uid: int, gid: int) -> None:
-    """Say who the one user of a new user namespace is."""
+    """Map the one user and group of a new user namespace to those outside."""
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/gid_map").write_text(f"{inside_gid} {gid} 1")
     Path("/proc/self/uid_map").write_text(f"{inside_uid} {uid} 1")

@@ -1,4 +1,4 @@
-"""Tries each layer of isolation by itself, in a process that ends with it, and says on stdout what came of it."""
+"""A probe of each layer of isolation, in a process of its own; prints the results on stdout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _mounts() -> str:
     kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
     kernel.mount("tmpfs", "/tmp", "tmpfs", 0, "size=4k")
     if os.listdir("/tmp"):  # noqa: PTH208
-        raise OSError("what was mounted does not show")
+        raise OSError("the mounted folder is not visible")
     return "mounted an empty folder over /tmp in a new one"
 
 
@@ -72,7 +72,7 @@ def _seccomp() -> str:
 
 def _pidfd() -> str:
     os.close(os.pidfd_open(os.getpid()))
-    return "a descriptor of a process could be had"
+    return "a descriptor of a process could be opened"
 
 
 _LAYERS: dict[str, Callable[[], str]] = {
@@ -87,7 +87,7 @@ _LAYERS: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Print a JSON object: for each layer whether it is there, and what was seen."""
+    """Print a JSON object: for each layer, whether it works and what the probe observed."""
     print(json.dumps({name: _in_a_process(test) for name, test in _LAYERS.items()}))
 
 

@@ -1,4 +1,4 @@
-"""What the kernel counts for an agent's process, and where its descriptors are."""
+"""Resource limits of an agent's process, and the numbers of its descriptors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import suppress
 DATA, CONTROL = 3, 4
 FIRST_FREE_DESCRIPTOR = 5
 MOST_DESCRIPTORS = 1024
-"""What a process of ours may have open before the agent begins."""
+"""Limit on the open descriptors of a sandbox process before the agent starts."""
 
 _OWN_THREADS = 2
-"""The agent's first thread, and the one that listens to the host."""
+"""Threads beside the agent's own limit: its first thread, and the thread that listens to the host."""
 _OWN_MEMORY_BYTES = 24 * 1024 * 1024
-"""What we take ourselves after the interpreter's size is measured: the stack of a thread, buffers."""
+"""Memory that the sandbox itself takes after measuring the interpreter, in bytes: a thread's stack, buffers."""
 
 _SMALL = {"RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_NICE": 0, "RLIMIT_RTPRIO": 0, "RLIMIT_SIGPENDING": 1024}
 
 
 def place(data: int, control: int, output: int | None = None) -> None:
-    """Give the channels their numbers; what lies there is closed."""
+    """Move the channels to their numbers, closing any descriptors there."""
     high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 64) for one in (data, control)]
     if output is not None:
         output = fcntl.fcntl(output, fcntl.F_DUPFD_CLOEXEC, 64)
@@ -34,9 +34,9 @@ def place(data: int, control: int, output: int | None = None) -> None:
 
 
 def limit(limits: dict[str, int], memory_in_use: int, count_threads: bool) -> None:
-    """Set the limits, soft and hard the same, so that nothing can be raised.
+    """Set each limit, soft and hard alike, so that none can be raised.
 
-    `count_threads` only where the user's other processes do not count as well, which is in a user namespace.
+    Use `count_threads` only in a user namespace: elsewhere the user's other processes count too.
     """
     values = {
         resource.RLIMIT_AS: memory_in_use + _OWN_MEMORY_BYTES + limits["memory_bytes"],
@@ -53,7 +53,7 @@ def limit(limits: dict[str, int], memory_in_use: int, count_threads: bool) -> No
         try:
             resource.setrlimit(which, (allowed, allowed))
         except (OSError, ValueError):
-            if which != resource.RLIMIT_AS:  # which macOS refuses
+            if which != resource.RLIMIT_AS:  # macOS refuses it
                 raise
     for name, value in _SMALL.items():
         if hasattr(resource, name):

@@ -1,6 +1,6 @@
-"""Makes a small world of a few folders and starts a program in it as its first process: what bubblewrap does, without it.
+"""The room: a root of a few folders with a program as its first process. Does what bubblewrap does, without it.
 
-Run as a script: ``python -I -S room.py <settings as JSON>``, standing alone. Everything in the room is read-only but `/tmp`;
+Run as a standalone script: ``python -I -S room.py <settings as JSON>``. Everything in the room except `/tmp` is read-only.
 `/proc` is the outer one, for the zygote, which hides it from each run.
 """
 
@@ -20,10 +20,10 @@ _AT_RECURSIVE = 0x8000
 
 
 def build(settings: dict[str, Any], kernel: Any) -> None:
-    """Make the room and move into it, for good."""
+    """Make the room and move into it, permanently."""
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     os.umask(0o022)
-    # By descriptor, because what lies under /tmp is out of sight in a moment.
+    # By descriptor, because the next mount hides the sources under /tmp.
     sources = {source: os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in settings["binds"]}
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4m,mode=755")
     root = "/tmp/room"
@@ -58,13 +58,13 @@ def _bind(kernel: Any, source: str, target: str, read_only: bool) -> None:
         place.touch()
     kernel.mount(source, target, None, kernel.MS_BIND | kernel.MS_REC)
     if read_only:
-        wanted = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV  # as attributes of a mount these are the same
+        wanted = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV  # the mount attributes have the same values
         attributes = (ctypes.c_uint64 * 4)(wanted, 0, 0, 0)
         kernel.syscall("mount_setattr", _MOUNT_SETATTR, -100, os.fsencode(target), _AT_RECURSIVE, attributes, 32)
 
 
 def enter(settings: dict[str, Any], kernel: Any) -> None:
-    """Leave the host's namespaces. Root needs no user namespace for that, and gives its rights up in the zygote."""
+    """Leave the host's namespaces. Root needs no user namespace for that, and gives up its rights in the zygote."""
     others = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     if settings["as_root"]:
         kernel.unshare(others)
@@ -80,7 +80,7 @@ def enter(settings: dict[str, Any], kernel: Any) -> None:
 def main() -> None:
     settings = json.loads(sys.argv[1])
     sys.path.append(settings["modules"])
-    import kernel  # type: ignore[import-not-found]  # the module beside this one, by itself
+    import kernel  # type: ignore[import-not-found]  # the neighbouring module, as a top-level one
 
     enter(settings, kernel)
     pid = os.fork()

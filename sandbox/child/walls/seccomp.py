@@ -1,7 +1,7 @@
-"""seccomp: which system calls an agent's process may make, as a program for the kernel's packet filter.
+"""seccomp: a filter of the system calls that an agent's process may make, as a program for the kernel's packet filter.
 
-Calls of another architecture end the process. What the tables of `syscalls` allow is allowed, some of it with certain
-arguments only; what is newer than the tables answers ENOSYS, so that libraries fall back; all else answers EPERM.
+A call of another architecture kills the process. Calls in the tables of `walls/syscalls.py` are allowed, some only with
+certain arguments. Calls newer than the tables return ENOSYS, so that libraries fall back; all others return EPERM.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT = 0x40000000
 
 _CLONE_THREAD_AND_FILES = 0x00010400
-"""A thread with a table of descriptors of its own could open as many as it may once more."""
+"""Flags that `clone` must have: a thread with its own descriptor table could open the full limit of descriptors again."""
 _CLONE_NEW_ANYTHING = 0x7E020080
 _O_ACCMODE_AND_TRUNC, _O_TRUNC = 0o1003, 0o1000
 _OTHERS_CLOCK = 0x8000_0000
-"""Clocks below zero are those of a process or a thread that the number says."""
+"""Sign bit of a clock id. A negative id is the clock of a process or a thread, which the number encodes."""
 _CLOSE_RANGE_CLOEXEC = 4
 _AF_UNIX = 1
 
 _SOME_PID = 0x7F5A_A5F1
-"""No process has so high a number, and no instruction has these bytes for another reason."""
+"""Placeholder for the process id. No process has an id this high, and no other instruction contains these bytes."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS and TIOCGWINSZ (`isatty`), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
 _FCNTLS = (*range(8), 36, 37, 38, 1030, 1032)
-"""Duplicates, flags, locks, the size of a pipe. Not F_SETOWN and F_SETSIG, by which the kernel sends signals to others."""
+"""Duplicates, flags, locks, pipe sizes. Not F_SETOWN and F_SETSIG, which make the kernel send signals to other processes."""
 _PRCTLS = (3, 15, 16, 23, 39, 0x53564D41)
-"""The name of a thread, of a piece of memory; reading dumpable, the bounding set, no_new_privs."""
+"""The names of threads and of memory areas; reading dumpable, the bounding set and no_new_privs."""
 _SOCKET_OPTIONS = (3, 4, 7, 8, 38, 39)
-"""SO_TYPE, SO_ERROR, the sizes of buffers, SO_PROTOCOL, SO_DOMAIN. Not SO_PEERPIDFD, a descriptor of the host."""
+"""SO_TYPE, SO_ERROR, buffer sizes, SO_PROTOCOL, SO_DOMAIN. Not SO_PEERPIDFD, which returns a descriptor of the host."""
 
 
 class _Instruction(NamedTuple):
@@ -53,13 +53,13 @@ class _Instruction(NamedTuple):
 
 
 def install(pid: int, in_a_room: bool) -> None:
-    """Filter the calls of this process from here on; signals may go to `pid`, its own, alone."""
+    """Filter all further calls of this process. Signals may be sent only to `pid`, its own."""
     kernel.set_seccomp_filter(prepared(in_a_room).replace(_pid_bytes(_SOME_PID), _pid_bytes(pid)))
 
 
 @cache
 def prepared(in_a_room: bool) -> bytes:
-    """Return the filter of this machine with `_SOME_PID` for the process's own, because making it takes a millisecond."""
+    """Return the filter of this machine with `_SOME_PID` as the process id. Cached, because building it takes a millisecond."""
     return program(kernel.machine(), _SOME_PID, in_a_room)
 
 
@@ -88,7 +88,7 @@ def program(machine: str, pid: int, in_a_room: bool) -> bytes:
 
 
 def _answers(column: int, in_a_room: bool) -> list[int]:
-    """Return the answer to each number that the tables know, and for the first that they do not."""
+    """Return the action for each call number in the tables' range, and for the first number beyond it."""
     answers = [_EPERM] * (syscalls.LAST_KNOWN + 1) + [_ENOSYS]
     in_rooms = syscalls.IN_A_ROOM | syscalls.ATTRIBUTES | syscalls.ABOUT_PROCESSES
     allowed = syscalls.ALLOWED | (in_rooms if in_a_room else {})
@@ -101,7 +101,7 @@ def _answers(column: int, in_a_room: bool) -> list[int]:
 
 
 def _by_ranges(answers: list[int]) -> list[_Instruction]:
-    """Compare the number with the end of each run of equal answers, from the lowest on."""
+    """Return comparisons of the call number with the end of each range of equal actions, lowest first."""
     code = []
     for number, answer in enumerate(answers[:-1]):
         if answer != answers[number + 1]:
@@ -110,7 +110,7 @@ def _by_ranges(answers: list[int]) -> list[_Instruction]:
 
 
 def _judgements(pid: int) -> dict[str, list[_Instruction]]:
-    """Return what decides on each of the calls whose arguments count. But for pointers, all are 32 bits wide for the kernel."""
+    """Return the checks of the calls that depend on arguments. Except for pointers, the kernel reads those as 32 bits."""
     own_pid = _one_of(0, (pid,), _EPERM)
     own_or_none = _one_of(0, (0, pid), _EPERM)
     own_clock = _not_masked(0, _OTHERS_CLOCK, _OTHERS_CLOCK)
@@ -139,17 +139,17 @@ def _judgements(pid: int) -> dict[str, list[_Instruction]]:
         "sched_getparam": own_or_none,
         "sched_getscheduler": own_or_none,
         "sched_rr_get_interval": own_or_none,
-        "sched_getaffinity": _one_of(0, (0, pid), _ENOSYS),  # glibc asks for threads, and takes this for an answer
+        "sched_getaffinity": _one_of(0, (0, pid), _ENOSYS),  # glibc asks about threads, and handles ENOSYS
         "timer_create": own_clock,
         "clock_gettime": own_clock,
         "clock_getres": own_clock,
         "clock_nanosleep": own_clock,
-        "sendto": _no_pointer(4),  # an address: half of a pair of datagram sockets could send to the host's by name
+        "sendto": _no_pointer(4),  # no address: one end of a datagram socketpair could send to the host's by name
     }
 
 
 def _argument(index: int) -> _Instruction:
-    """Load the lower half of an argument (both architectures are little endian)."""
+    """Return a load of the lower half of an argument (both architectures are little-endian)."""
     return _Instruction(_LOAD, _ARGUMENTS_OFFSET + 8 * index)
 
 
@@ -170,7 +170,10 @@ def _no_pointer(index: int) -> list[_Instruction]:
 
 
 def _not_masked(index: int, mask: int, refused: int) -> list[_Instruction]:
-    """Refuse a value of the bits under a mask, as of those that truncate a file opened for reading, which old Landlocks let."""
+    """Return a check that refuses one value of the masked bits.
+
+    For example, the flags that truncate a file opened for reading, which old Landlock versions permit.
+    """
     return [
         _argument(index),
         _Instruction(_AND, mask),

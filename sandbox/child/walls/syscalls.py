@@ -1,6 +1,6 @@
-"""The numbers of the system calls that agents may make, on x86_64 and on aarch64 (None: not there).
+"""Numbers of the system calls that agents may make, on x86_64 and aarch64 (None if missing there), in one table per kind.
 
-Everything else is refused. A table per kind.
+All other calls are refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ALLOWED: Table = {
     "faccessat2": (439, 439), "epoll_pwait2": (441, 441), "futex_waitv": (449, 449),
 }
 # fmt: on
-"""Allowed whatever the arguments."""
+"""Allowed with any arguments."""
 
 # fmt: off
 IN_A_ROOM: Table = {
@@ -54,14 +54,14 @@ IN_A_ROOM: Table = {
     "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None),
 }
 # fmt: on
-"""Allowed where the agent sees no file of the host that it could change: Landlock does not judge these."""
+"""Allowed only where the agent sees no host file that it could change: Landlock does not check these calls."""
 
 # fmt: off
 ATTRIBUTES: Table = {
     "getxattr": (191, 8), "lgetxattr": (192, 9), "listxattr": (194, 11), "llistxattr": (195, 12),
 }
 # fmt: on
-"""Extended attributes by path, which Landlock does not judge either: where the agent sees files of the host, there are none."""
+"""Extended attributes by path, which Landlock does not check either. Reported as unsupported where host files are visible."""
 
 # fmt: off
 ABOUT_PROCESSES: Table = {
@@ -70,14 +70,14 @@ ABOUT_PROCESSES: Table = {
     "timer_create": (222, 107), "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115),
 }
 # fmt: on
-"""Allowed where the agent sees no process of the host; else with certain arguments, those that mean itself."""
+"""Allowed where the agent sees no host process; elsewhere only with arguments that mean its own process."""
 
 # fmt: off
 UNKNOWN: Table = {
     "clone3": (435, 435), "openat2": (437, 437),
 }
 # fmt: on
-"""Answered as a kernel does that does not know them, so that callers fall back on the older ones, which can be judged."""
+"""Refused with ENOSYS, as by an older kernel, so that callers fall back on older calls, whose arguments can be checked."""
 
 # fmt: off
 JUDGED: Table = {
@@ -86,7 +86,7 @@ JUDGED: Table = {
     "getsockopt": (55, 209), "sendto": (44, 206), "close_range": (436, 436),
 }
 # fmt: on
-"""Allowed with certain arguments."""
+"""Allowed only with certain arguments."""
 
 LAST_KNOWN = 450
-"""The last number that these tables took into account; what is newer is answered as unknown."""
+"""The highest call number that these tables cover. Higher numbers get ENOSYS."""

@@ -1,6 +1,6 @@
-"""Closes an agent's process in, in the order in which that works, and tries every wall before the agent does.
+"""Putting up the walls around an agent's process, in the only working order, and testing each before the agent starts.
 
-Capabilities go first, then no_new_privs, Landlock, the kernel's limits and seccomp, which forbids to change any of these.
+The order is capabilities, no_new_privs, Landlock, resource limits, and last seccomp, which forbids changing any of these.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ _REFUSALS = (errno.EPERM, errno.EACCES)
 
 
 class WallMissing(Exception):
-    """A wall does not hold; the agent must not be started."""
+    """A wall failed its test; the agent must not be started."""
 
 
 class Walls(NamedTuple):
-    """What stands around every run of a zygote."""
+    """The walls around every run of a zygote."""
 
     in_a_room: bool
-    """Whether each run has namespaces of its own."""
+    """Whether each run has its own namespaces."""
     landlock: int
-    """The version of Landlock to use, 0 for none."""
+    """Landlock version to use, 0 for none."""
     read_only: list[int]
     read_write: list[int]
     memory_bytes: int
-    """What the interpreter takes before the agent begins."""
+    """Memory that the interpreter takes before the agent starts, in bytes."""
     left_out: frozenset[str] = frozenset()
-    """Walls that a test does without; "verification" is one."""
+    """Walls that a test leaves out. "verification" leaves out the testing of the walls."""
 
 
 def put_up(walls: Walls, limits: dict[str, int], scratch: str) -> None:
-    """Close this process in, for good; raises `WallMissing` or `OSError` where that does not work."""
+    """Put up the walls around this process, permanently. Raise `WallMissing` or `OSError` if one fails."""
     if "capabilities" not in walls.left_out:
         kernel.drop_capabilities()
-        if walls.in_a_room:  # nobody of the same user may look in; but the host has to, where it counts what is stored
+        if walls.in_a_room:  # hidden from the same user; elsewhere the host counts scratch bytes in /proc
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
     if walls.in_a_room:
@@ -60,7 +60,7 @@ def put_up(walls: Walls, limits: dict[str, int], scratch: str) -> None:
 
 
 def _verify(walls: Walls, scratch: str) -> None:
-    """Try what must not work, and the one thing that must."""
+    """Try the acts that must be refused, and writing to the scratch folder, which must work."""
     if walls.landlock:
         _expect(_is_refused(lambda: os.listdir("/")), "landlock")  # noqa: PTH208
     _expect(_is_refused(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()), "seccomp (a socket)")
@@ -85,7 +85,7 @@ def _fork() -> None:
 
 
 def _is_refused(act: Callable[[], Any]) -> bool:
-    """Whether something is not to be had: forbidden, or not there at all."""
+    """Whether an act is refused: forbidden, or its target does not exist."""
     try:
         act()
     except FileNotFoundError:
@@ -97,4 +97,4 @@ def _is_refused(act: Callable[[], Any]) -> bool:
 
 def _expect(holds: bool, wall: str) -> None:
     if not holds:
-        raise WallMissing(f"the agent's process is not closed in: {wall} does not hold")
+        raise WallMissing(f"the agent's process is not isolated: {wall} failed its test")

@@ -1,1 +1,1 @@
-"""Hostile agents, run in every tier of isolation that this machine has, and against a plain subprocess as a control."""
+"""Hostile agents, run in every tier of isolation available on this machine, and in a plain subprocess as a control."""

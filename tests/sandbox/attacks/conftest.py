@@ -1,4 +1,4 @@
-"""A host with secrets, and the check that an attack has changed nothing."""
+"""A host with secrets, and a check that an attack has changed nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_MEMORY_KEPT_BYTES = 48 * 1024 * 1024
 
 
 def _ways() -> dict[str, Any]:
-    """Return the tiers that this machine has, by the way that is most worth testing: with the fewest rights of its own."""
+    """Return the tiers available on this machine, each in the variant that needs the fewest rights."""
     found = {}
     for tier in isolation.TIERS:
         with suppress(sandbox.IsolationUnavailable):
@@ -54,7 +54,7 @@ def tiers_here() -> list[str]:
 
 @pytest.fixture(params=isolation.TIERS)
 def tier(request: pytest.FixtureRequest) -> str:
-    """Each tier of isolation; CI's machine has all of them."""
+    """Each tier of isolation; the CI machine has all of them."""
     if request.param not in tiers_here():
         if os.environ.get("CI"):
             pytest.fail(f"CI is set, so nothing may be skipped, and this machine has no tier {request.param!r}")
@@ -63,7 +63,7 @@ def tier(request: pytest.FixtureRequest) -> str:
 
 
 class World:
-    """What a host has that an agent must not get at; `facts` is what the agent is told about it."""
+    """The resources of a host that an agent must not reach; `facts` tells the agent about them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -88,8 +88,8 @@ class World:
             store.set("secret", SECRET)
 
     def _start_victim(self) -> subprocess.Popen[bytes]:
-        # With a session and a group of its own: those that the tests run in can belong to another pid namespace, and
-        # then whoever asks for them is told 0.
+        # With its own session and process group: those of the tests may belong to another pid namespace, where the kernel
+        # reports them as 0.
         return subprocess.Popen(["/bin/sleep", "1000"], env={"SECRET": SECRET}, start_new_session=True)
 
     def _listen(self) -> dict[str, socket.socket]:
@@ -130,7 +130,7 @@ class World:
         }
 
     def check(self) -> None:
-        """Fail where something is not as it was."""
+        """Fail if an attack has changed anything."""
         assert self.secret.read_text() == SECRET
         assert stat.S_IMODE(self.secret.stat().st_mode) == 0o666
         assert {path.name for path in self.folder.iterdir()} == {"secret", "fifo", "stream.sock", "datagrams.sock"}
@@ -146,7 +146,7 @@ class World:
             assert store.list_namespaces() == ["default"]
 
     def restore(self) -> None:
-        """Put right what a control has done."""
+        """Undo the changes of a control."""
         for path in self.folder.iterdir():
             if path.name not in ("secret", "fifo", "stream.sock", "datagrams.sock"):
                 path.unlink()
@@ -180,7 +180,7 @@ class World:
 
 
 def _make_segment() -> int:
-    """Return a SysV segment of shared memory, open to all, with the secret in it."""
+    """Return a SysV shared memory segment, open to every user, that holds the secret."""
     libc = ctypes.CDLL(None)
     libc.shmat.restype = ctypes.c_void_p
     segment = int(libc.shmget(0, 4096, 0o1666))
@@ -203,7 +203,7 @@ def _memory() -> int:
 
 @pytest.fixture
 def as_before(world: World, store: DataStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Check after an attack that the host is as it was, and that another run works."""
+    """Check after an attack that processes, descriptors and memory of the host are as before, and the world is unchanged."""
     monkeypatch.setattr(tempfile, "tempdir", str(world.scratch))
     background_loop()
     store.set("k", 1)
@@ -221,7 +221,7 @@ def _is_as(after: dict[str, Any], before: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def benign(user: str, server_url: str) -> Callable[[str], None]:
-    """Run an agent that does nothing wrong, in a tier."""
+    """Run a harmless agent in a tier."""
 
     def check(tier: str) -> None:
         result = sandbox.run(
@@ -239,7 +239,7 @@ def benign(user: str, server_url: str) -> Callable[[str], None]:
 
 @pytest.fixture
 def attack(world: World, user: str, server_url: str) -> Callable[..., sandbox.RunResult]:
-    """Run an attack in a tier and return how it ended."""
+    """Run an attack in a tier and return its result."""
 
     def call(one: Attack, tier: str, **options: Any) -> sandbox.RunResult:
         limits = sandbox.Limits(**{"timeout_s": 20, **one.limits})
@@ -253,13 +253,11 @@ def attack(world: World, user: str, server_url: str) -> Callable[..., sandbox.Ru
 
 @pytest.fixture
 def holds(attack: Any, benign: Any, as_before: None) -> Callable[[Attack, str], sandbox.RunResult]:
-    """Check that an attack does not succeed in a tier, and that the host is fine afterwards."""
+    """Check that an attack fails in a tier, and that the host still works afterwards."""
 
     def check(one: Attack, tier: str) -> sandbox.RunResult:
         result = attack(one, tier)
-        assert succeeded(result) == (tier not in one.tiers), (
-            result
-        )  # a known gap that has closed is to be said in the docs
+        assert succeeded(result) == (tier not in one.tiers), result  # if a known gap has closed, update the docs
         if one.ends_with:
             assert isinstance(result.error, one.ends_with), result
         benign(tier)
@@ -270,7 +268,7 @@ def holds(attack: Any, benign: Any, as_before: None) -> Callable[[Attack, str], 
 
 @pytest.fixture(scope="session")
 def open_house() -> Iterator[Zygote]:
-    """A zygote whose children have no walls: a plain subprocess, but that it is there at once."""
+    """A zygote whose children have no walls: plain subprocesses, but started faster."""
     recipe = list(recipes("restricted"))[-1]
     zygote = Zygote(recipe, left_out=["capabilities", "landlock", "limits", "seccomp", "verification"])
     yield zygote
@@ -281,13 +279,13 @@ def open_house() -> Iterator[Zygote]:
 def wins(
     attack: Any, world: World, open_house: Zygote, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Attack], None]]:
-    """Check that an attack succeeds against a plain subprocess: else that it fails elsewhere would say nothing."""
+    """Check that an attack succeeds in a plain subprocess; otherwise its failure in a tier would prove nothing."""
 
     def check(one: Attack) -> None:
         if one.why_no_control or (one.needs_root and os.geteuid()):
             return
         monkeypatch.setattr(process, "start_child", lambda isolation, limits, packages: open_house.bear(limits))
-        monkeypatch.setattr(BornChild, "overused", lambda child, limits: None)  # nobody looks at a plain subprocess
+        monkeypatch.setattr(BornChild, "overused", lambda child, limits: None)  # a plain subprocess has no limits
         result = attack(one, "restricted")
         assert succeeded(result), (one.name, result)
 

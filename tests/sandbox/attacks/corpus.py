@@ -1,4 +1,4 @@
-"""What an attack is, and how it is run."""
+"""The definition of an attack, and the judgement of its result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NUMBERS = dict(
 )
 
 def syscall(name, *arguments):
-    """Make a system call; what it refuses is an OSError."""
+    """Make a system call; raise OSError if it fails."""
     number = NUMBERS[name][0 if X86 else 1]
     given = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
     found = libc.syscall(ctypes.c_long(number), *given)
@@ -66,19 +66,19 @@ _BUGS = frozenset(
 
 @dataclass(frozen=True)
 class Attack:
-    """A body of code that sets `won` to something true where it got what it must not get."""
+    """A body of code that sets `won` to a true value if it reached something forbidden."""
 
     name: str
     body: str
     why_no_control: str = ""
-    """Why it cannot be shown against a plain subprocess; empty where it is."""
+    """Reason for having no control in a plain subprocess; empty if there is one."""
     needs_root: bool = False
-    """Whether a plain subprocess, too, has to be root's to succeed."""
+    """Whether even a plain subprocess needs root to succeed."""
     tiers: tuple[str, ...] = sandbox.isolation.TIERS
-    """Where it must not succeed."""
+    """Tiers in which it must not succeed."""
     limits: dict[str, Any] = field(default_factory=dict)
     ends_with: tuple[type[BaseException], ...] = ()
-    """How the run has to end, where it must not end by itself."""
+    """Errors with one of which the run must end; empty if it ends by itself."""
     machines: tuple[str, ...] = ("x86_64", "aarch64")
 
     @property
@@ -88,7 +88,7 @@ class Attack:
 
 
 def succeeded(result: sandbox.RunResult) -> bool:
-    """Whether the attack got what it wanted. A bug in the attack's own code is no success of a wall."""
+    """Whether the attack succeeded. A bug in the attack's own code does not count as a success of a wall."""
     error = result.error
     if isinstance(error, sandbox.AgentRaised):
         assert error.type_name not in _BUGS, error.traceback

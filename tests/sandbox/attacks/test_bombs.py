@@ -1,4 +1,4 @@
-"""Bombs: processes, threads, memory, disk, descriptors, pipes, output, timers; and loops that do not end."""
+"""Bombs (processes, threads, memory, disk, descriptors, pipes, output, timers) and endless loops."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ _ENDED: dict[str, dict[str, sandbox.RunResult]] = {}
 
 
 def _ended(tier: str, attack: Any) -> dict[str, sandbox.RunResult]:
-    """Return how each loop ended in a tier. They run side by side: they would only wait for their ends one after the other."""
+    """Return the result of each loop in a tier. The loops run concurrently, because each only waits for its time limit."""
     if tier not in _ENDED:
         with ThreadPoolExecutor(len(LOOPS)) as threads:
             results = list(threads.map(lambda one: attack(one, tier), LOOPS))
@@ -330,7 +330,7 @@ def _ended(tier: str, attack: Any) -> dict[str, sandbox.RunResult]:
 
 @pytest.mark.parametrize("one", LOOPS, ids=lambda one: one.name)
 def test_loops_end_in_time(one: Attack, tier: str, attack: Any, as_before: None, benign: Any) -> None:
-    """There is no control: that a process goes on for ever is what it does by itself."""
+    """There is no control: an endless loop in a plain subprocess would simply run forever."""
     result = _ended(tier, attack)[one.name]
     assert not succeeded(result), result
     if one.ends_with:
@@ -369,7 +369,7 @@ RECURSIONS = {
 def test_agents_that_call_agents_without_end(
     name: str, tier: str, world: Any, user: str, server_url: str, as_before: None, benign: Any
 ) -> None:
-    """There is no control: a plain subprocess has no agents to call, and processes without end would harm this machine."""
+    """There is no control: a plain subprocess has no agents to call, and endless processes would harm this machine."""
     source = Attack(name, RECURSIONS[name]).source.replace("def run", "async def run")
     result = sandbox.run(
         source,

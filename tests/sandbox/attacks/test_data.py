@@ -1,4 +1,4 @@
-"""Other users' data, and forged messages: the wall is the host's broker, the same in every tier."""
+"""Attacks on other users' data, and forged messages. The wall is the host's broker, the same in every tier."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ FORGED = [
 
 @pytest.mark.parametrize("one", [*OTHERS, *FORGED], ids=lambda one: one.name)
 def test_holds(one: Attack, attack: Any, holds: Any, benign: Any) -> None:
-    """In the best tier: nothing between agent and broker differs between tiers."""
+    """Run only in the best tier: the path from agent to broker is the same in every tier."""
     holds(one, sandbox.isolation.available())
 
 

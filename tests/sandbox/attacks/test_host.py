@@ -1,4 +1,4 @@
-"""The host's files, memory, environment and processes."""
+"""Attacks on the host's files, memory, environment and processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corners of the kernel: other architectures' calls, new calls, calls that make namespaces, and what has been a way out before."""
+"""Rare kernel interfaces: calls of other architectures, new calls, calls that make namespaces, and past sandbox escapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sandbox
 
 from .corpus import Attack
 
-_NO_CONTROL = "with arguments that mean nothing it fails everywhere; the test looks at how"
+_NO_CONTROL = "with meaningless arguments it fails everywhere; the test checks the error"
 _ANSWERS = {"EPERM": 1, "ENOSYS": 38}
 
 FORBIDDEN = [
@@ -103,7 +103,7 @@ ATTACKS = [
     Attack(
         "new user namespace",
         "syscall('unshare', 0x10000000); won = True",
-        "the kernel refuses it to processes with threads, and the channel to the host is one",
+        "the kernel refuses it to processes with threads, and the channel to the host is a thread",
     ),
     Attack("new mount namespace", "syscall('unshare', 0x00020000); won = True", needs_root=True),
     Attack(
@@ -151,7 +151,7 @@ ATTACKS = [
 
 
 def _body(names: list[str], answer: str) -> str:
-    # With arguments that mean nothing, the kernel answers EINVAL, EFAULT, EBADF or ENOSYS; the filter decides before that.
+    # With meaningless arguments, the kernel returns EINVAL, EFAULT, EBADF or ENOSYS; the filter decides before that.
     return f"""
         won = []
         for name in {names!r}:
@@ -187,7 +187,7 @@ code.write(bytes.fromhex({code!r}))
 address = ctypes.addressof(ctypes.c_char.from_buffer(code))
 found = ctypes.CFUNCTYPE(ctypes.c_long)(address)()
 """
-# Each makes `getpid`, which says whether the kernel took the call at all: by the number of x32, and as 32-bit programs do.
+# Each calls `getpid`, which shows whether the kernel accepted the call: by its x32 number, and as a 32-bit program does.
 X32 = "b827000040" + "0f05" + "c3"  # mov eax, 0x40000027; syscall; ret
 INT80 = "b814000000" + "cd80" + "c3"  # mov eax, 20; int 0x80; ret
 
@@ -203,12 +203,12 @@ def test_calls_of_other_architectures_end_the_run(code: str, tier: str, holds: A
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 has calls of other architectures")
 def test_32_bit_calls_work_without_walls(wins: Any) -> None:
-    """The kernel takes them by `int 0x80`; x32 is turned off in most, which answers ENOSYS instead of ending the process."""
+    """The kernel accepts them by `int 0x80`; x32 is turned off in most kernels, which return ENOSYS instead of killing."""
     wins(Attack("int 0x80", _MACHINE_CODE.format(code=INT80) + "won = found == os.getpid() or found == -38"))
     wins(Attack("x32", _MACHINE_CODE.format(code=X32) + "won = found == os.getpid() or found == -38"))
 
 
 def test_threads_still_start(tier: str, attack: Any, as_before: None) -> None:
-    """glibc asks for clone3 first, is told that there is none, and takes clone."""
+    """glibc tries clone3 first, gets ENOSYS, and falls back to clone."""
     body = "t = [threading.Thread(target=time.sleep, args=(0.01,)) for _ in range(10)]\n[one.start() for one in t]; [one.join() for one in t]; won = True"
     assert attack(Attack("threads", body), tier).check() == {"won": True}

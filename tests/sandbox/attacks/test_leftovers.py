@@ -1,4 +1,4 @@
-"""What a run leaves behind: for the next run, for the machine, and when the host dies."""
+"""Leftovers of a run: for the next run, on the machine, and after the host has died."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ PAIRS = {
 def test_the_next_run_finds_nothing(
     name: str, tier: str, world: Any, user: str, server_url: str, as_before: None
 ) -> None:
-    """There is no control but for files: a plain subprocess starts afresh as well. Here both are forks of one zygote."""
+    """A control exists only for files, because a plain subprocess starts afresh too. Here both runs are forks of one zygote."""
     first, second = (Attack(name, body) for body in PAIRS[name])
     facts = world.facts
     for one in (first, second):
@@ -106,7 +106,7 @@ def test_a_daemon_does_not_come_to_be(tier: str, holds: Any) -> None:
 def test_a_daemon_outlives_its_run_without_walls(attack: Any) -> None:
     result = attack(Attack("daemon", DAEMON.format(seconds=5)), isolation.UNSAFE)
     assert succeeded(result)
-    pidfd = os.pidfd_open(int(result.stdout))  # what it printed itself, so that nobody else's process is meant
+    pidfd = os.pidfd_open(int(result.stdout))  # printed by the daemon itself, so that no other process is killed
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
@@ -124,7 +124,7 @@ def test_threads_and_timers_end_with_the_run(tier: str, holds: Any) -> None:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A place for folders of runs that everybody may use, as /tmp is."""
+    """A folder for scratch folders that every user may write, as /tmp is."""
     made = Path(tempfile.mkdtemp(prefix="attack-scratch-"))
     made.chmod(0o1777)
     yield made
@@ -148,7 +148,7 @@ def test_a_host_that_is_killed_takes_a_plain_process_along(
 
 
 def _kill_a_host(tier: str, body: str, url: str, user: str, tmp_path: Path, scratch: Path) -> None:
-    """Run an agent in a process of its own host, kill that, and wait until neither a process nor a file is left."""
+    """Run an agent in a separate host process, kill that host, and wait until no process and no file is left."""
     source = Attack("stay", "open('left', 'w').write('x')\nprint('ready', flush=True)\n" + body).source
     host = tmp_path / "host.py"
     host.write_text(

@@ -1,4 +1,4 @@
-"""Networks of every kind, and the socket of the store's server."""
+"""Attacks through networks of every kind, and on the socket of the store's server."""
 
 from __future__ import annotations
 

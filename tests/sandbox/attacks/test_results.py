@@ -1,4 +1,4 @@
-"""Results and exceptions that are made to harm who reads them."""
+"""Results and exceptions built to harm the host that reads them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_the_host_reads_it_unharmed(name: str, user: str, server_url: str, as_before: None, benign: Any) -> None:
-    """In the best tier: what the host reads is the same in all. It is an outcome with a name, text that can be printed, and small."""
+    """Run only in the best tier: the host reads the same in every tier. The outcome is a named error with short text."""
     body = "\n".join(f"    {line}" for line in ENDINGS[name].splitlines())
     result = sandbox.run(
         f"def run(input_dict, tools):\n{body}\n", {}, user=user, url=server_url, limits=sandbox.Limits(timeout_s=1)

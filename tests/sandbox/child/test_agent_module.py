@@ -1,4 +1,4 @@
-"""An agent's file is one module, and its `run` is called the way its parameters ask for."""
+"""An agent's file is one module, and its `run` is called according to its parameters."""
 
 from __future__ import annotations
 

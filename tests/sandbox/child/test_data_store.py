@@ -1,4 +1,4 @@
-"""The store as agents see it: all of the API, the same refusals, the same errors."""
+"""The store as agents see it: the whole API, with the same errors as on the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis_store import DataStore
 from sandbox.child.store.store import DataStore as InsideStore
 
 OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", "memory_bytes", "stats"}
-"""What belongs to whoever holds the connection, which an agent does not."""
+"""Names that belong to the owner of the connection, which an agent is not."""
 
 
 def test_the_whole_api(run: Any, store: DataStore, user: str) -> None:
@@ -204,7 +204,7 @@ BAD_CALLS = [
 
 
 def test_refusals_read_the_same_inside_and_outside(run: Any, store: DataStore) -> None:
-    """Class, message and facts; nothing is written by any of them, and the run goes on."""
+    """Class, message and attributes are equal; nothing is written, and the run continues."""
     result = run(
         """
         def run(input_dict):
@@ -325,7 +325,7 @@ def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: D
 def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
     run: Any, store: DataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a user has collected in many runs may be more than the host has memory."""
+    """The data that a user has collected over many runs may exceed the host's memory."""
     import sandbox
 
     monkeypatch.setattr("sandbox.running.tree.MAX_VALUE_BYTES", 65536)

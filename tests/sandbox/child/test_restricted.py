@@ -1,4 +1,4 @@
-"""Handles that an agent narrows for its own helpers: the same methods as outside, with the same refusals."""
+"""Handles that an agent narrows for its own helpers: the same methods as on the host, with the same errors."""
 
 from __future__ import annotations
 

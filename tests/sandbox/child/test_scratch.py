@@ -1,4 +1,4 @@
-"""A run's folder on disk is measured and removed, whatever an agent has made of it."""
+"""A run's folder on disk is measured and removed, whatever the agent did to it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_links_and_unreadable_folders(tmp_path: Path) -> None:
     remove_folder(str(folder))
     assert not folder.exists()
     assert (outside / "kept").read_text() == "x"
-    remove_folder(str(folder))  # it may be gone already
+    remove_folder(str(folder))  # it may already be gone
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Watching and waiting inside an agent: as outside, beside the calls of the store, and over with the run."""
+"""Watching and waiting in an agent: as on the host, concurrently with store calls, and ended with the run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
         wait_until(lambda: unsent, "an answer has been sent")
         unsent.pop().set()
     wait_until(lambda: len(heard) == 6, "the last one is under way")
-    host.close()  # which nobody takes
+    host.close()  # although the last answer was never sent
     host.join(20)
     assert host.under_way == 0
     assert sorted(heard) == list(range(6))
@@ -88,7 +88,7 @@ def test_watches_that_are_closed_before_they_are_open(
 
 
 def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Start something, and return a function that waits for what it returns."""
+    """Start a function in a thread, and return a function that waits for its result."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()

@@ -1,4 +1,4 @@
-"""The options of `sandbox run` that say what an agent is given, what it may do, and what is shown of it."""
+"""The options of `sandbox run` for what an agent is given, its rights, and the display of its run."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def started(folder: Path, source: str | None, url: str, user: str, *args: str) -
 
 
 class _Process:
-    """A process that is killed where the test fails."""
+    """A process that is killed if the test fails."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -288,7 +288,7 @@ def lines_of(stream: Any) -> Iterator[str]:
 
 
 def save(path: Path, text: str) -> None:
-    """Write a file as editors do: another one, put in its place."""
+    """Write a file as editors do: write a new file and rename it over the old one."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)

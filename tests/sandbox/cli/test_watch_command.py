@@ -1,4 +1,4 @@
-"""The command `sandbox watch`, as a process: its ends, by Ctrl-C and by a kill, lose nothing."""
+"""The command `sandbox watch`, as a process: ending it, by Ctrl-C or a kill, loses no change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AGENT = """
 
 
 class Watcher:
-    """A process of the command, and what it says."""
+    """A process of the command, and its output."""
 
     def __init__(self, arguments: list[str], folder: Path, number: int) -> None:
         self.err, self.out = folder / f"err{number}", folder / f"out{number}"
@@ -50,7 +50,7 @@ class Watcher:
 
 @pytest.fixture
 def watch(tmp_path: Path, server_url: str, user: str) -> Iterator[Callable[..., Watcher]]:
-    """Start the command with an agent that notes what it is given; it works, or stands by, when this returns."""
+    """Start the command with an agent that records its input; return once it is working or standing by."""
     path = tmp_path / "noter.py"
     path.write_text(textwrap.dedent(AGENT))
     started: list[Watcher] = []

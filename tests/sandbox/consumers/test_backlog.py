@@ -1,4 +1,4 @@
-"""Which changes may be worked on: nothing about a key overtakes anything else about it, and the cursor leaves nothing behind."""
+"""Order of the changes of a consumer: changes of one key never overtake each other, and the cursor passes none undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents that run on changes: order, tries, dead letters, ends of all kinds."""
+"""Agents that run on changes: order, tries, dead letters and every kind of end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def events() -> list[sandbox.ConsumerEvent]:
 
 @pytest.fixture
 def on_change(server_url: str, user: str, events: list[sandbox.ConsumerEvent]) -> OnChange:
-    """`sandbox.on_change` with the test's server and user, as the consumer "c" and in a hurry."""
+    """`sandbox.on_change` with the test's server and user, as the consumer "c" with short back-offs."""
 
     def make(source: Any, **options: Any) -> sandbox.Consumer:
         given = {
@@ -65,7 +65,7 @@ def on_change(server_url: str, user: str, events: list[sandbox.ConsumerEvent]) -
 
 @pytest.fixture
 def seen(store: DataStore) -> DataStore:
-    """Where the agents of these tests say what they were given."""
+    """The namespace in which the agents of these tests record their input."""
     return store.use_namespace("seen")
 
 
@@ -79,7 +79,7 @@ def test_changes_arrive_and_the_cursor_is_kept(on_change: OnChange, store: DataS
         store.set("a", {"n": 1}, metadata={"m": 1})
         store.delete("a")
         wait_until(lambda: seen.get("a") == [{"n": 1}, "delete"], "both changes were seen")
-    store.set("a", 3)  # while nobody consumes
+    store.set("a", 3)  # while no consumer runs
     with on_change(COLLECT):
         wait_until(lambda: len(seen.get("a")) == 3, "the third was seen")
     assert seen.get("a") == [{"n": 1}, "delete", 3]
@@ -306,7 +306,7 @@ def test_stop_finishes_what_runs_and_stop_now_does_not(on_change: OnChange, stor
         notes.wait_for("begun", 20)
         consumer.stop(now=True)
     assert "ended" not in notes
-    with on_change(source) as consumer:  # it is done again
+    with on_change(source) as consumer:  # it is processed again
         wait_until(lambda: notes["begun"] == 2, "the change has come again")
         consumer.stop()
         store.set("b", 1)
@@ -372,7 +372,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_consumer(
     kind: type[sandbox.SandboxError],
     text: str,
 ) -> None:
-    """No change is to blame: all of them would become dead letters."""
+    """The fault is not in a change: every change would become a dead letter."""
     consumer = on_change(source, batch=2, retries=1)
     with pytest.raises(kind) as caught, consumer:  # noqa: PT012  # it is raised where the block ends
         store.set_many({"a": 1, "b": 2, "c": 3})
@@ -392,7 +392,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_consumer(
 def test_a_file_that_becomes_no_agent_for_a_while(
     store: DataStore, seen: DataStore, tmp_path: Path, server_url: str, user: str, events: list[sandbox.ConsumerEvent]
 ) -> None:
-    """Editors empty a file before they write it, and who installs an agent may make a mistake."""
+    """Editors empty a file before they write it, and a deployment may be wrong for a moment."""
     path = tmp_path / "agent.py"
     path.write_text(textwrap.dedent(COLLECT))
     options: Any = {"url": server_url, "first_wait": 0.01, "longest_wait": 0.05, "on_event": events.append}

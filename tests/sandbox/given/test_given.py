@@ -1,4 +1,4 @@
-"""What an agent is given beside its input: tools as they look in the host, globals, modules, environment, packages."""
+"""Everything that an agent is given beside its input: tools with their signatures, globals, modules, environment, packages."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def test_a_signature_that_raises_is_no_hindrance(run: Any) -> None:
 
 
 def test_a_hosts_module_is_no_file_of_the_agents(run: Any) -> None:
-    """A subprocess of the host's own interpreter sees none of it: what is given lives in the run alone."""
+    """A subprocess of the host's own interpreter cannot import it: given modules exist only in the run."""
     run("import m\ndef run(): return {}", modules={"m": {"x": 1}}).check()
     done = subprocess.run([sys.executable, "-c", "import m"], capture_output=True, check=False)
     assert b"ModuleNotFoundError" in done.stderr

@@ -1,4 +1,4 @@
-"""What the host passes wrongly is refused at once, before any process is started."""
+"""Wrong arguments from the host are refused at once, before any process is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installed packages of the host's environment, as far as an agent may import them."""
+"""Importing installed packages of the host's environment in an agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.usefixtures("alone")
-"""Each set of packages has a zygote of its own, which would wait for more runs."""
+"""Each set of packages has its own zygote, which would otherwise stay alive for more runs."""
 
 IMPORTS = """
 def run(input_dict):
@@ -58,7 +58,7 @@ def test_extras_of_packages(run: Any) -> None:
 
 
 def test_an_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is installed as a link to a folder, the way of `pip install --editable`."""
+    """A package installed as a link to a folder, as by `pip install --editable`."""
     (tmp_path / "code" / "linked_one").mkdir(parents=True)
     (tmp_path / "code" / "linked_one" / "__init__.py").write_text("VALUE = 5\n")
     info = tmp_path / "site" / "linked_one-1.0.dist-info"

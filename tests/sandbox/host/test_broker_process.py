@@ -1,4 +1,4 @@
-"""The broker in a process of its own keeps every promise of the one in a thread."""
+"""The broker in a separate process behaves like the broker in a thread."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(input_dict):
 
 @pytest.fixture(scope="module")
 def shared(server_url: str) -> Iterator[Sandbox]:
-    """One sandbox for the tests that leave its broker alone: it takes a while to start."""
+    """One sandbox for all tests that do not disturb its broker, because it is slow to start."""
     with Sandbox(
         url=server_url, broker="process", agents={"child": CHILD}, tools={"host": os.getpid, "add": lambda a, b: a + b}
     ) as box:
@@ -56,7 +56,7 @@ def shared(server_url: str) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def make(server_url: str) -> Iterator[Callable[..., Sandbox]]:
-    """Make sandboxes that are closed at the end of the test."""
+    """Return a factory of sandboxes, which are closed at the end of the test."""
     made: list[Sandbox] = []
 
     def call(**options: Any) -> Sandbox:
@@ -224,7 +224,7 @@ def test_cancelling_while_the_server_is_silent(
 def test_nothing_is_left_when_it_is_closed(server_url: str, user: str, nothing_left: None) -> None:
     with Sandbox(url=server_url, broker="process") as box:
         assert box._broker is not None
-        assert box._broker.process_id is None  # not before it is needed
+        assert box._broker.process_id is None  # only when it is needed
         for n in range(3):
             assert box.run("def run(i): data_store.set('k', i); return {}", {"n": n}, user=user).check() == {}
         pid = box._broker.process_id
@@ -316,7 +316,7 @@ def test_what_ends_a_run_crosses_whole(error: sandbox.SandboxError) -> None:
 
 
 def test_the_first_error_of_a_tree_counts(server_url: str) -> None:
-    """What a limit ends often fails in other ways as well, before it is gone."""
+    """A run that a limit ends often fails in other ways too before it is gone."""
     trees = Trees()
     tree = trees.enter(Request(server_url, "t", Who("a", "t"), "u", "n", Granted(), Limits()))
     first = sandbox.OperationLimitExceeded("too often", limit="operations", value=5)
@@ -327,7 +327,7 @@ def test_the_first_error_of_a_tree_counts(server_url: str) -> None:
 
 
 def test_the_servers_module_is_found_as_the_host_finds_it(server_url: str, user: str, tmp_path: Path) -> None:
-    """Also where the host's folder holds modules by the names of the standard library's."""
+    """Also if the host's folder has modules named like those of the standard library."""
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     host = (
         "import sys; sys.path.remove(''); import sandbox\n"

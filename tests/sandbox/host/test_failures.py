@@ -1,4 +1,4 @@
-"""Whatever an agent does, its run ends with an error that has a name, soon, and without a word of ours."""
+"""Whatever an agent does, its run ends soon, with a named error and without traces of the sandbox's own code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = str(Path(sandbox.__file__).parent.parent)
 
 
 def failure(result: sandbox.RunResult) -> Any:
-    """Return the error of a run, having looked that nothing of ours shows."""
+    """Return the error of a run, after checking that it shows none of the sandbox's own code."""
     assert result.output is None
     assert result.error is not None
     shown = f"{result.error} {getattr(result.error, 'traceback', '')} {getattr(result.error, 'details', '')} {result.stdout}"
@@ -235,7 +235,7 @@ def test_an_agent_that_crashes(run: Any, body: str, name: str) -> None:
 
 
 def test_an_agent_that_crashes_in_isolation(run: Any) -> None:
-    """As process 1 of its own, the agent gets no signal that it does not handle; `os.abort` then ends it by a fault."""
+    """As process 1 of its namespace, the agent gets only signals that it handles; `os.abort` then ends it by a fault."""
     error = failure(run("import ctypes\ndef run(): ctypes.string_at(0)\n"))
     assert isinstance(error, sandbox.AgentCrashed)
     assert error.signal == "SIGSEGV"

@@ -1,4 +1,4 @@
-"""Agents that call agents: one user, one budget, one end, each in a process of its own."""
+"""Agents that call agents: one user, one budget and one end, each agent in its own process."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def run(input_dict):
 
 
 def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
-    """Else an agent that takes no answers has the host hold as many as it calls agents."""
+    """Otherwise an agent that reads no replies could make the host hold one for each call."""
     given = make_given(agents={"child": "def run(): pass\n"})
     posted: list[threading.Event | None] = []
     answers = [b"{}"] * 3 + [b'"' + b"x" * 100_000 + b'"'] * 3
@@ -164,7 +164,7 @@ def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
         event.set()
     wait_until(lambda: len(posted) == 6, "the others have begun")
     assert [sent is None for sent in posted].count(True) == 3, "small ones do not wait"
-    host.close()  # though one big answer was never taken
+    host.close()  # although one big reply was never read
     entered: list[int] = []
     for place in (1, 2):
         slots.enter("another", functools.partial(entered.append, place))
@@ -341,7 +341,7 @@ async def run(input_dict):
     ],
 )
 def test_a_tree_shares_the_limits_of_its_root(run: Any, body: str, limits: Any, kind: Any, limit: str) -> None:
-    """No child alone comes near the limit (but for the time), and no agent can catch what ends the tree."""
+    """No child alone comes near the limit (except the time limit), and no agent can catch the error that ends the tree."""
     result = run(
         FLOOD.format(body=body),
         agents={

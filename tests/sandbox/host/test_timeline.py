@@ -1,4 +1,4 @@
-"""The record of a run: what it says, what it hides, what it costs."""
+"""The record of a run: its content, its redactions and its cost."""
 
 from __future__ import annotations
 

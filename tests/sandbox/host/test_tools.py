@@ -1,4 +1,4 @@
-"""Functions of the host, called by an agent."""
+"""Host functions called by an agent."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_what_json_cannot_say_is_refused(run: Any, call: str, message: str) -> N
 
 @pytest.mark.parametrize("tool", ["plain", "later"])
 def test_a_result_that_cannot_be_read_fails_the_call(run: Any, tool: str) -> None:
-    """Such as a dict that another thread of the host changes at that moment: the agent must not wait for ever."""
+    """For example a dict that another host thread changes at that moment: the agent must not wait forever."""
 
     class Changed(dict[str, int]):
         def items(self) -> Any:

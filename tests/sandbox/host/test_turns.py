@@ -1,5 +1,5 @@
-"""Locks, semaphores, limits and computing once inside the sandbox: in turn with everybody, and given back with the run."""
-# ruff: noqa: PT012 (the end of a lock's block is what raises)
+"""Locks, semaphores, rate limits and single flight in the sandbox: shared with all callers, and released with the run."""
+# ruff: noqa: PT012 (the end of a lock's block raises)
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def end(how):
 
 @pytest.fixture
 def inside(store: DataStore) -> Iterator[Brokered]:
-    """What an agent has, in the test's own process."""
+    """An agent's store, in the test's own process."""
     with brokered(store) as made:
         yield made
 
 
 def _is_free(server_url: str, user: str) -> bool:
-    """Whether everything that `HOLDING` takes can be taken at once."""
-    with connect(server_url, user=user) as store:  # gone again with its connections, which count as left behind
+    """Whether everything that `HOLDING` acquires can be acquired at once."""
+    with connect(server_url, user=user) as store:  # closed again: its connections would count as left behind
         steps = Steps(store)
         return (
             steps.acquire_lock("lock", "token-of-mine", wait=False).acquired
@@ -185,7 +185,7 @@ def test_a_process_holds_no_more_than_so_much(inside: Brokered) -> None:
 
 
 def test_what_was_not_taken_does_not_count(inside: Brokered, store: DataStore) -> None:
-    """Else an agent could hold nothing any more after a thousand values that it found there."""
+    """Otherwise an agent could acquire nothing more after a thousand values that already existed."""
     call = inside.channel.call
     store.set("there", 1)
     with store.lock("lock"), store.semaphore("places", 1):
@@ -216,7 +216,7 @@ def _outside(inside: Brokered) -> DataStore:
 
 @pytest.mark.parametrize("wait", [0, 1])
 def test_a_forged_second_try_does_not_hide_what_is_held(inside: Brokered, store: DataStore, wait: int) -> None:
-    """Else a lock for a hundred years would outlive the run that took it."""
+    """Otherwise a lock with a ttl of a hundred years would outlive the run that acquired it."""
     call = inside.channel.call
     assert call("acquire_lock", "default", "lock", "token-of-mine", 3e9, 0)[0] is True
     call("acquire_lock", "default", "lock", "token-of-mine", 3e9, wait)
@@ -339,7 +339,7 @@ def test_operations_are_granted_by_the_names_that_agents_know(store: DataStore, 
             if operations == {"set"}:
                 with pytest.raises(AccessDenied, match="is not allowed here: allowed are 'set'"):
                     CALLS[name](bound.store)
-            elif name not in ("expire", "persist"):  # this server has no ttl of a key
+            elif name not in ("expire", "persist"):  # this server has no ttl per key
                 CALLS[name](bound.store)
 
 

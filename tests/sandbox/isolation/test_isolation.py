@@ -1,4 +1,4 @@
-"""Which tier a run gets, what happens where there is none, and that a missing wall is noticed."""
+"""The choice of a tier, the error if there is none, and the detection of a missing wall."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sandbox.isolation.zygotes import trial
 ROOT = Path(sandbox.__file__).parent.parent
 AGENT = "def run(): return {}\n"
 
-# Takes layers away from a host: these system calls fail for the program that follows.
+# Takes layers of isolation away from a host: these system calls fail in the program that it starts.
 JAIL = """
 import os, struct, sys
 from sandbox.child.walls import kernel
@@ -43,7 +43,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 
 def without(layers: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run Python on a system that lacks layers."""
+    """Run Python as on a system that lacks layers of isolation."""
     command = [sys.executable, "-c", JAIL, layers, *arguments]
     given = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
     return subprocess.run(command, env=given, capture_output=True, text=True, timeout=50, check=False)
@@ -98,7 +98,7 @@ def test_without_any_tier_agents_are_refused(server_url: str) -> None:
 
 @pytest.mark.parametrize("tier", isolation.TIERS)
 def test_the_standard_library_works_in_every_tier(run: Any, tier: str) -> None:
-    """What an author would use without a thought, and what `docs/sandbox.md` says to take instead of what does not work."""
+    """Common modules work, and so do the replacements in `docs/sandbox.md` for those that do not."""
     result = run(
         """
         import mimetypes, pathlib, random, shutil, sqlite3, tarfile, tempfile, zipfile, zoneinfo
@@ -169,9 +169,9 @@ def test_a_missing_wall_is_noticed_before_the_agent_begins(tier: str, wall: str)
     zygote = Zygote(recipe, left_out=[wall])
     try:
         if wall == "capabilities" and tier == "restricted" and os.geteuid():
-            trial(zygote)  # there are none to give up
+            trial(zygote)  # there are no capabilities to give up
         else:
-            with pytest.raises(ZygoteFailed, match=f"is not closed in: {wall}.* does not hold"):
+            with pytest.raises(ZygoteFailed, match=f"is not isolated: {wall}.* failed its test"):
                 trial(zygote)
     finally:
         zygote.supersede()

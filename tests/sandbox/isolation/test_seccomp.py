@@ -1,4 +1,4 @@
-"""The filter of system calls, run in a small interpreter of the kernel's packet filter, for both architectures."""
+"""The system call filter, run in a small interpreter of packet filter programs, for both architectures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PID = 4711
 
 
 def answer(program: bytes, arch: int, number: int, *arguments: int) -> int:
-    """Run the program over a call and return what it says."""
+    """Run the program on a call and return its verdict."""
     data = struct.pack("<IIQ6Q", number, arch, 0, *(one & 2**64 - 1 for one in (*arguments, *[0] * 6)[:6]))
     code = list(struct.iter_unpack("=HBBI", program))
     at, accumulator = 0, 0
@@ -115,7 +115,7 @@ def test_other_architectures_end_the_process(machine: str) -> None:
         ("openat", (-100, 1, 0o1001), ALLOW),
         ("openat", (-100, 1, 0o1000), EPERM),  # O_TRUNC for reading
         ("clone3", (), ENOSYS),
-        ("clone", (0x3D0B00,), EPERM),  # a thread with a table of descriptors of its own
+        ("clone", (0x3D0B00,), EPERM),  # a thread with its own descriptor table
         ("close_range", (3, 5, 0), ALLOW),
         ("close_range", (3, 5, 4), ALLOW),
         ("close_range", (3, 5, 2), EPERM),  # CLOSE_RANGE_UNSHARE
@@ -154,7 +154,7 @@ def test_without_a_room_no_other_process_shows(
 ) -> None:
     assert ask(machine, name, *own, in_a_room=False) == ALLOW
     assert ask(machine, name, *others, in_a_room=False) == refusal
-    assert ask(machine, name, *others) == ALLOW  # there are none in a room
+    assert ask(machine, name, *others) == ALLOW  # a room has no other processes
 
 
 def test_the_tables_do_not_overlap() -> None:

@@ -1,4 +1,4 @@
-"""A store that is not there when a run begins, or goes away in the middle."""
+"""A store that is unreachable when a run starts, or becomes so during the run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:
 )
 @pytest.mark.parametrize("kind", [errors.ConnectionLost, errors.AuthenticationFailed, errors.InvalidSettings])
 def test_no_error_tells_an_agent_where_the_server_is(kind: type[errors.DataStoreError], url: str, told: Any) -> None:
-    """`InvalidSettings` is what a new connection meets whose user has lost a right."""
+    """A new connection raises `InvalidSettings` if its server user has lost a right."""
     error = kind(f"The server at {without_secrets(url)} refused the connection's options: no SELECT.")
     _, name, message, _ = error_parts(error, addresses_of(url))
     assert name == kind.__name__

@@ -1,4 +1,4 @@
-"""The process that runs are forked from: started once, replaced, gone when nobody needs it or its host."""
+"""The zygote: started once, replaced, and ended when it is idle or its host is gone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_many_runs_over_several_zygotes(run: Any, alone: None, monkeypatch: pyte
 
 
 def test_a_forked_copy_of_the_host_has_its_own(server_url: str, user: str, tmp_path: Path) -> None:
-    """It does not hold the socket by whose end the zygote knows that the host has gone, and can run agents itself."""
+    """The copy does not keep open the socket whose end tells the zygote that the host is gone, and can run agents itself."""
     script = tmp_path / "host.py"
     script.write_text(
         "import os, sandbox, time\n"
@@ -169,7 +169,7 @@ def test_it_ends_with_the_process(server_url: str, user: str) -> None:
 
 
 def test_its_children_know_nothing_of_each_other(run: Any) -> None:
-    """Each is process 1 of its own, with the channels of its own run alone."""
+    """Each is process 1 of its own namespace, with only the channels of its own run."""
     source = """
         import os
         def is_open(number):

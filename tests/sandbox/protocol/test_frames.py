@@ -1,4 +1,4 @@
-"""Frames: what is sent comes out the same, and nothing but a flat frame within the bounds comes out at all."""
+"""Frames: a received frame equals the sent one, and only flat frames within the limits are accepted."""
 
 from __future__ import annotations
 

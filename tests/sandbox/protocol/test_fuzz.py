@@ -1,4 +1,4 @@
-"""The broker under random frames: it answers, or it ends the run with a name; it reaches nothing but its operations."""
+"""The broker under random frames: it replies, or ends the run with a named error, and calls nothing but its operations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MESSAGES = st.one_of(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A body of a frame: well-formed, or with bytes changed, cut off, or added."""
+    """Bodies of frames: well-formed, or with bytes changed, cut off or added."""
     body = bytearray(msgpack.packb(draw(MESSAGES), use_bin_type=True))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(body)))
@@ -60,7 +60,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 class Store:
-    """A store that knows its operations and notices everything else."""
+    """A stand-in for a store that accepts its operations and records every other access."""
 
     _MAY = frozenset({*OPERATIONS, "use_namespace", "restricted"})
     namespace = "default"
@@ -87,13 +87,13 @@ class Store:
 
 @pytest.fixture(autouse=True)
 def steps_of_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are asked of the stand-in as operations are."""
+    """Send steps to the stand-in, as operations are."""
     monkeypatch.setattr(step_operations, "store_of_the_host", lambda store: store)
     monkeypatch.setattr(step_operations, "steps_of", lambda store: store)
 
 
 def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | None, list[list[Any]], Broker]:
-    """Give frames to a broker; return how it ended the run, what it answered, and itself."""
+    """Give frames to a broker; return the run's end, the replies and the broker."""
     ended: list[SandboxError | None] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -135,7 +135,7 @@ def test_every_frame_is_answered_or_ends_the_run(sent: list[bytes]) -> None:
 
 @st.composite
 def requests(draw: st.DrawFn) -> list[Any]:
-    """A request whose arguments are of the right types and number."""
+    """Requests with arguments of the right types and number."""
     operation = draw(st.sampled_from(list(OPERATIONS)))
     shape = OPERATIONS[operation]
     kinds = [*shape.fixed, *shape.repeated * draw(st.integers(0, 3))]
@@ -156,7 +156,7 @@ WHOLES = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-1, 3))
 @example([[1, "invalidate_tag", "default", "tag", 2, "*"]])
 @example([[1, "invalidate_tag", "default", "tag", -1, "*"]])
 def test_requests_of_the_right_form_too(sent: list[list[Any]]) -> None:
-    """Values out of range, tokens that are none, texts that are no JSON: an answer each, or the end of the run."""
+    """Values out of range, invalid tokens and invalid JSON each get a reply, or end the run."""
     frames = []
     for request in sent:
         with suppress(FrameError, FrameTooBig):

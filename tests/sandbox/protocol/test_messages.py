@@ -1,4 +1,4 @@
-"""Which messages are taken, whatever their parts."""
+"""Checks of messages: which are accepted, whatever their parts."""
 
 from __future__ import annotations
 

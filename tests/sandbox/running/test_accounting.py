@@ -1,4 +1,4 @@
-"""What an agent sends to be stored counts as what it takes, however it is sent."""
+"""Stored bytes are counted by the space that they take, whatever operation an agent sends them with."""
 
 from __future__ import annotations
 

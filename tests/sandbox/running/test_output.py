@@ -1,4 +1,4 @@
-"""What an agent prints."""
+"""Output that an agent prints."""
 
 from __future__ import annotations
 
