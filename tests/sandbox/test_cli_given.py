@@ -159,7 +159,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--permission", "reed=x"], "--permission 'reed=x' cannot be read; there are: read=..."),
         (["--permission", "read"], "--permission 'read' cannot be read"),
         (["--permission", "quota_bytes=x"], "needs a number"),
-        (["--permission", "operations=execute"], "'execute', which is no operation"),
+        (["--permission", "operations=execute"], "'execute', which is not an operation"),
         (["--permission", "write=files:{repo}"], "needs 'repo' in input_dict"),
     ],
 )
