@@ -122,8 +122,8 @@ MAY_ADD = frozenset(
 CLAIM_STATES = CLAIMED, BUSY, FAILED, VALUE = 0, 1, 2, 3
 """First part of the reply to `claim_value`.
 
-Nothing follows `CLAIMED`. The time left to the holder and the start of the wait, in ms, follow `BUSY`. Type and message of the error
-follow `FAILED`, the value follows `VALUE`.
+Nothing follows `CLAIMED`. The time left of the other caller's claim and the start of the wait, in ms, follow `BUSY`. Type and
+message of the error follow `FAILED`, and the value follows `VALUE`.
 """
 
 CHANGES = frozenset(
