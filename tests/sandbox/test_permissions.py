@@ -185,7 +185,7 @@ def test_a_quota_counts_what_was_there_before_and_not_what_is_out_of_reach(run: 
     store.use_namespace("files:old").set("k", "x" * 100_000)
     result = run(source, permissions=permissions)
     assert isinstance(result.error, sandbox.AgentRaised)
-    assert "over the quota of 20,000 bytes, of which 0 are left" in result.error.message
+    assert "exceed the quota of 20,000 bytes, of which 0 are left" in result.error.message
 
 
 def test_nested_agents_have_the_same_permissions(run: Any, filled: DataStore) -> None:
