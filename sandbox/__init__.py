@@ -1,4 +1,4 @@
-"""Runs agents, each in a process of its own, with a user's `data_store` there."""
+"""Run agents, each in its own isolated process, with a user's `data_store` as a global."""
 
 import logging
 

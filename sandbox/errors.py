@@ -1,18 +1,18 @@
-"""What can go wrong around an agent, in one tree.
+"""Errors of the sandbox, in one tree.
 
     SandboxError
-    ├── InvalidInput (ValueError)              raised at once: fix what you passed
-    │   ├── InvalidType (TypeError)            an argument of the wrong type
-    │   └── AgentNotFound (FileNotFoundError)  there is no file to run
-    ├── StartFailed (RuntimeError)             raised: no process for the agent could be started
-    ├── IsolationUnavailable (RuntimeError)    raised: this system cannot keep agents in, or not as was asked
-    ├── AgentError                             in `RunResult.error`: the agent's own doing
-    │   ├── InvalidAgent (ValueError)          no Python, no `run`, or one that nobody can call
-    │   ├── AgentRaised                        an exception left the agent's `run`
-    │   ├── InvalidResult (TypeError)          what `run` returned is not a JSON object
-    │   ├── AgentExited                        it ended its process by `sys.exit` or `os._exit`
-    │   └── AgentCrashed                       a signal ended its process
-    ├── LimitExceeded                          in `RunResult.error`: the host ended the run
+    ├── InvalidInput (ValueError)              raised before anything starts: fix the argument
+    │   ├── InvalidType (TypeError)            an argument has the wrong type
+    │   └── AgentNotFound (FileNotFoundError)  the agent's file does not exist
+    ├── StartFailed (RuntimeError)             raised: the agent process could not be started
+    ├── IsolationUnavailable (RuntimeError)    raised: the system offers no tier of isolation, or not the requested one
+    ├── AgentError                             in `RunResult.error`: the agent failed
+    │   ├── InvalidAgent (ValueError)          not valid Python, or without a `run` that can be called
+    │   ├── AgentRaised                        the agent's `run` raised an exception
+    │   ├── InvalidResult (TypeError)          `run` returned something other than a JSON object
+    │   ├── AgentExited                        the agent ended its process with `sys.exit` or `os._exit`
+    │   └── AgentCrashed                       a signal ended the agent process
+    ├── LimitExceeded                          in `RunResult.error`: the host ended the run at a limit
     │   ├── TimeLimitExceeded (TimeoutError)
     │   ├── OutputLimitExceeded
     │   ├── ResultLimitExceeded
@@ -23,16 +23,16 @@
     │   ├── ScratchLimitExceeded
     │   ├── WriteLimitExceeded
     │   ├── ToolCallLimitExceeded
-    │   └── NestingLimitExceeded               agents called each other too deep, or too often
-    ├── RunCancelled                           in `RunResult.error`: the host ended the run because it was told to
-    ├── BrokerLost (RuntimeError)              in `RunResult.error`: the broker's process ended before the run
-    ├── ProtocolViolation                      in `RunResult.error`: its process sent what it may not send
-    ├── UnknownAgent (LookupError)             inside the agent: there is no agent of that name
-    └── ToolError                              inside the agent: a tool of the host failed
+    │   └── NestingLimitExceeded               agents called each other too deeply or too often
+    ├── RunCancelled                           in `RunResult.error`: the run was cancelled
+    ├── BrokerLost (RuntimeError)              in `RunResult.error`: the broker process ended before the run did
+    ├── ProtocolViolation                      in `RunResult.error`: the agent process sent an invalid message
+    ├── UnknownAgent (LookupError)             raised inside the agent: no agent has this name
+    └── ToolError                              raised inside the agent: a tool failed
 
-Errors of the store (`redis_store.errors`) reach the agent as the classes that they are. What ends a nested agent reaches the
-agent that called it as the class that it is; an exception that left its code is an `AgentRaised` that is also of the builtin
-class it was.
+Errors of the store (`redis_store.errors`) keep their class inside the agent. The error of a nested agent also keeps its class
+in the agent that called it. An exception that the nested agent raised arrives as an `AgentRaised` that is also an instance of
+the original builtin class.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ __all__ = [
 
 
 class SandboxError(Exception):
-    """Root of every error that this package raises or returns. Facts are attributes and survive pickling.
+    """Base class of every error that this package raises or returns. Facts are attributes and survive pickling.
 
-    `loading_failed`: whether the agent could not be loaded, so that its `run` was never called: its file cannot be read, it does
-    not compile, has no `run` to call, or its module raised.
+    `loading_failed` is True if the agent could not be loaded, so that its `run` was never called: its file cannot be read or
+    compiled, has no callable `run`, or raised on import.
     """
 
     loading_failed: bool = False
@@ -87,17 +87,17 @@ class SandboxError(Exception):
 
 
 class InvalidInput(SandboxError, ValueError):
-    """An argument of the host cannot be used; nothing was started."""
+    """An argument passed by the host is invalid; nothing was started."""
 
 
 class InvalidType(InvalidInput, TypeError):
-    """An argument of the host has the wrong type, or cannot be said in JSON. Attributes: `path` in the latter case."""
+    """An argument passed by the host has the wrong type, or JSON cannot represent it. Attributes: `path` in the latter case."""
 
     path: str | None = None
 
 
 class AgentNotFound(InvalidInput, FileNotFoundError):
-    """There is no agent's file at the path given. Attributes: `path`."""
+    """No agent exists at the given path. Attributes: `path`."""
 
     path: str
     loading_failed = True
@@ -107,38 +107,38 @@ class AgentNotFound(InvalidInput, FileNotFoundError):
 
 
 class StartFailed(SandboxError, RuntimeError):
-    """The agent's process ended before any of the agent's code ran. Attributes: `output`, what it printed."""
+    """The agent process ended before any of the agent's code ran. Attributes: `output`, the text that it printed."""
 
     output: str
 
 
 class IsolationUnavailable(SandboxError, RuntimeError):
-    """No tier of isolation, or not the one asked for, can be had; the message says what to do.
+    """No tier of isolation is available, or not the requested one; the message says what to do.
 
-    Attributes: `reasons`, what the system refused, by the way that was tried.
+    Attributes: `reasons`, the failure of each attempt, by the tier and the way in which it was tried.
     """
 
     reasons: dict[str, str]
 
 
 class AgentError(SandboxError):
-    """The agent failed by its own doing. Attributes: `agent`, its name."""
+    """The agent itself failed. Attributes: `agent`, its name."""
 
     agent: str
 
 
 class InvalidAgent(AgentError, ValueError):
-    """The source is not an agent. Attributes: `details`, the lines concerned where there are any."""
+    """The source is not an agent. Attributes: `details`, the offending lines, if any."""
 
     details: str
     loading_failed = True
 
 
 class AgentRaised(AgentError):
-    """An exception left the agent's code.
+    """The agent's code raised an exception.
 
-    Attributes: `type_name` and `message` of the exception; `traceback`, the text that Python would print, with the agent's
-    frames alone and the exceptions that caused it.
+    Attributes: `type_name` and `message` of the exception; `traceback`, the text that Python would print, reduced to the
+    agent's own frames and with the exceptions that caused it.
     """
 
     type_name: str
@@ -147,25 +147,25 @@ class AgentRaised(AgentError):
 
 
 class InvalidResult(AgentError, TypeError):
-    """`run` returned something that is not a JSON object. Attributes: `path`, the place of the offending element."""
+    """`run` returned something that is not a JSON object. Attributes: `path`, the location of the offending element."""
 
     path: str
 
 
 class AgentExited(AgentError):
-    """The agent ended its process instead of returning. Attributes: `code`."""
+    """The agent ended its process instead of returning. Attributes: `code`, the exit code."""
 
     code: int
 
 
 class AgentCrashed(AgentError):
-    """A signal ended the agent's process. Attributes: `signal`, its name."""
+    """A signal ended the agent process. Attributes: `signal`, its name."""
 
     signal: str
 
 
 class LimitExceeded(SandboxError):
-    """The run was ended at a limit; what it had written stays. Attributes: `limit` (a name of `Limits`), `value`."""
+    """The host ended the run at a limit; completed writes stay. Attributes: `limit` (a field of `Limits`), `value`."""
 
     limit: str
     value: float
@@ -179,15 +179,15 @@ class TimeLimitExceeded(LimitExceeded, TimeoutError):
 
 
 class OutputLimitExceeded(LimitExceeded):
-    """The agent printed more than `Limits.output_bytes`; `RunResult.stdout` holds the beginning."""
+    """The agents printed more than `Limits.output_bytes`; `RunResult.stdout` holds the beginning."""
 
 
 class ResultLimitExceeded(LimitExceeded):
-    """The result takes more than `Limits.result_bytes` as JSON, or it or the arguments of a call hold over a million values."""
+    """The result is larger than `Limits.result_bytes` as JSON, or it or the arguments of a call hold over a million values."""
 
 
 class OperationLimitExceeded(LimitExceeded):
-    """The agent called the store more often than `Limits.operations`."""
+    """The agents called the store more often than `Limits.operations`."""
 
 
 class CpuLimitExceeded(LimitExceeded):
@@ -195,21 +195,21 @@ class CpuLimitExceeded(LimitExceeded):
 
 
 class MemoryLimitExceeded(LimitExceeded, MemoryError):
-    """A `MemoryError` left the agent's code, under `Limits.memory_bytes`. Attributes: `traceback`, as of `AgentRaised`."""
+    """The agent's code raised `MemoryError` under `Limits.memory_bytes`. Attributes: `traceback`, as in `AgentRaised`."""
 
     traceback: str
 
 
 class ThreadLimitExceeded(LimitExceeded):
-    """The agent had more than `Limits.threads`, where the kernel does not refuse them one by one."""
+    """The agent had more threads than `Limits.threads`, on a system where the kernel does not refuse the extra ones."""
 
 
 class ScratchLimitExceeded(LimitExceeded):
-    """The agent's folder took more than `Limits.scratch_bytes`, where the kernel does not refuse that."""
+    """The agent's folder grew beyond `Limits.scratch_bytes`, on a system where the kernel does not refuse the writes."""
 
 
 class WriteLimitExceeded(LimitExceeded):
-    """The agents wrote more than `Limits.bytes_written`; what would have gone over it was not written."""
+    """The agents wrote more than `Limits.bytes_written`; the write that exceeded it was not carried out."""
 
 
 class ToolCallLimitExceeded(LimitExceeded):
@@ -217,26 +217,26 @@ class ToolCallLimitExceeded(LimitExceeded):
 
 
 class NestingLimitExceeded(LimitExceeded):
-    """Agents called agents deeper than `Limits.nested_depth`, or more often than `Limits.nested_runs`."""
+    """Agents called other agents deeper than `Limits.nested_depth`, or more often than `Limits.nested_runs`."""
 
 
 class RunCancelled(SandboxError):
-    """The host ended the run because it was told to; what the agent had written stays."""
+    """The run was cancelled, or its `Sandbox` is closed; completed writes stay."""
 
 
 class BrokerLost(SandboxError, RuntimeError):
-    """The process that answered the agent's calls of the store (``Sandbox(broker="process")``) ended before the run.
+    """The broker process (``Sandbox(broker="process")``) ended before the run did.
 
-    What the agent had written stays, also a call of which it had no answer yet; what the result says of its calls is gone.
+    Completed writes stay, possibly including one whose reply had not arrived. The result does not list the calls of the store.
     """
 
 
 class ProtocolViolation(SandboxError):
-    """The agent's process broke the rules of its channels to the host, which ended the run."""
+    """The agent process violated the protocol between agent and host; the host ended the run."""
 
 
 class UnknownAgent(InvalidInput, LookupError):
-    """Inside the agent: no agent of this name was given to the run. Attributes: `name`, `known`."""
+    """Raised inside the agent: the run was given no agent of this name. Attributes: `name`; `known`, the valid names."""
 
     name: str
     known: list[str]
@@ -246,4 +246,4 @@ class UnknownAgent(InvalidInput, LookupError):
 
 
 class ToolError(SandboxError):
-    """Inside the agent: a tool raised. The text is the name of its exception and its message."""
+    """Raised inside the agent: a tool raised an exception. The text is the name of that exception and its message."""

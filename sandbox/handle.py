@@ -1,4 +1,4 @@
-"""A run that goes on while its caller does other things."""
+"""Handles of runs in progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RunHandle"]
 
 
 class RunHandle:
-    """Waits for a run, or ends it; made by `Sandbox.start`. Safe to use from any thread; awaitable."""
+    """A handle to wait for a run or to cancel it, returned by `Sandbox.start`. Awaitable, and safe to use from any thread."""
 
     def __init__(self, task: Task, execute: Callable[[RunHandle], RunResult]) -> None:
         self._task = task
@@ -44,7 +44,7 @@ class RunHandle:
 
     @property
     def stdout(self) -> str:
-        """What the agent has printed so far."""
+        """The text printed so far."""
         tree = self._tree
         if tree is not None:
             return tree.transcript.text
@@ -55,7 +55,7 @@ class RunHandle:
         return self._future.done()
 
     def cancel(self) -> None:
-        """End the run and all that it started, at once; what was written stays, and `RunResult.error` is `RunCancelled`."""
+        """End the run and its nested runs at once. Completed writes stay, and `RunResult.error` is `RunCancelled`."""
         with self._lock:
             self._cancelled = True
             tree, ticket = self._tree, self._ticket
@@ -65,7 +65,7 @@ class RunHandle:
             self._settle(self._without_a_start())
 
     def result(self, timeout: float | None = None) -> RunResult:
-        """Wait for the run and return what came of it, or raise what `sandbox.run` raises; `TimeoutError` after `timeout`."""
+        """Wait for the run and return its result. Raises what `sandbox.run` raises, or `TimeoutError` after `timeout` seconds."""
         try:
             return self._future.result(timeout)
         except FutureTimeout:
@@ -74,7 +74,7 @@ class RunHandle:
             raise TimeoutError(f"The run is not over after {timeout:g} s.") from None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the run, and return whether it is over."""
+        """Wait for the run, at most `timeout` seconds, and return whether it is over."""
         with suppress(BaseException):
             self._future.exception(timeout)
         return self._future.done()
@@ -83,14 +83,14 @@ class RunHandle:
         return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
     async def settled(self, timeout: float) -> None:
-        """Wait until the run is over, however it ends, but no longer than this."""
+        """Wait until the run is over, however it ends, at most `timeout` seconds."""
         await asyncio.wait([asyncio.wrap_future(self._future)], timeout=timeout)
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.agent!r} {self.run} {'done' if self.done() else 'under way'}>"
 
     def attach(self, tree: Tree) -> None:
-        """Take note of what the run consists of, so that it can be ended."""
+        """Store the tree of the run, so that it can be cancelled."""
         with self._lock:
             self._tree = tree
             cancelled = self._cancelled
@@ -98,7 +98,7 @@ class RunHandle:
             tree.cancel()
 
     def wait_for(self, slots: Slots, begin: Callable[[], None]) -> None:
-        """Have `begin` called when there is a place."""
+        """Call `begin` once a slot is free."""
 
         def enter() -> None:
             self._has_place = True
@@ -112,24 +112,24 @@ class RunHandle:
             self.cancel()
 
     def work(self) -> RunResult:
-        """Carry the run out in this thread."""
+        """Carry out the run in this thread."""
         try:
             result = self._execute(self)
         except BaseException as error:
             self._fail(error)
             raise
         self._settle(result)
-        self._tree = None  # all that is worth keeping is in the result
+        self._tree = None  # to free its memory: the result holds all that is needed
         return result
 
     def finish(self, slots: Slots) -> None:
-        """Give the place back, or the wish for one."""
+        """Free the slot, or stop waiting for one."""
         if self._has_place or (self._ticket is not None and not self._ticket.withdraw() and self._has_place):
             slots.leave()
-        self._settle(self._without_a_start())  # where the wait was interrupted; else it has an outcome
+        self._settle(self._without_a_start())  # only if the wait was interrupted: otherwise the outcome is set already
 
     def when_done(self, callback: Callable[[RunHandle], None]) -> None:
-        """Have a function called when the run is over."""
+        """Call a function when the run is over."""
         self._future.add_done_callback(lambda _: callback(self))
 
     def _without_a_start(self) -> RunResult:
@@ -137,7 +137,7 @@ class RunHandle:
         return RunResult(None, error, "", [], 0.0, isolation="", run=self.run, agent=self.agent)
 
     def _settle(self, result: RunResult) -> None:
-        with suppress(InvalidStateError):  # it has an outcome already
+        with suppress(InvalidStateError):  # the outcome is set already
             self._future.set_result(result)
 
     def _fail(self, error: BaseException) -> None:

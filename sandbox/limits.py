@@ -1,4 +1,4 @@
-"""What one run may use before the host ends it."""
+"""Limits on the resources of one run."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one run and of all runs nested in it together; the host enforces them, and nothing in an agent can catch that.
+    """Limits of one run, shared with all runs nested in it. The host enforces them by ending the run, which no agent can catch.
 
-    A call of the store over `frame_bytes` is the exception: it raises `LimitExceeded` in the agent and nothing is sent.
+    A call of the store over `frame_bytes` is an exception: it raises `LimitExceeded` in the agent and nothing is sent.
     """
 
     timeout_s: float = 300.0
-    """Seconds from the start to the result."""
+    """Time from the start to the result, in seconds."""
     output_bytes: int = 10 * _MIB
-    """What the agents may print, stdout and stderr together."""
+    """Size of the text that the agents print, stdout and stderr together, in bytes."""
     result_bytes: int = 16 * _MIB
-    """The JSON text of one result, and of the arguments of one call of a tool or an agent."""
+    """Size of one result, and of the arguments of one call of a tool or an agent, in bytes of JSON text."""
     operations: int = 250_000
-    """Calls of the store."""
+    """Number of calls of the store."""
     bytes_written: int = 1024 * _MIB
-    """What the agents send to be stored: keys, values as JSON text, metadata, and names of locks, limits and tags."""
+    """Size of the data that the agents send to the store, in bytes.
+
+    Counts keys, values as JSON text, metadata, and the names of locks, rate limits and tags.
+    """
     tool_calls: int = 100_000
-    """Calls of tools, and of other functions that the host gives."""
+    """Number of calls of tools and of the other host functions given to agents."""
     nested_depth: int = 8
-    """Agents that wait for each other: the first one's call of another makes one."""
+    """Depth of nested calls. An agent called by the first agent runs at depth 1."""
     nested_runs: int = 1_000
-    """Runs that agents start by calling agents."""
+    """Number of runs that agents start by calling other agents."""
     nested_at_once: int = 16
-    """Runs at the same time at each depth; more wait their turn, which ends nothing."""
+    """Number of concurrent runs at each depth. Further runs wait their turn; exceeding it does not end the run."""
     timeline: int = 10_000
-    """What the result's `operations` and `calls` keep of each; what is over is left out, which ends nothing."""
+    """Number of entries kept in each of `RunResult.operations` and `RunResult.calls`. Exceeding it does not end the run."""
     frame_bytes: int = 65 * _MIB
-    """One call of the store or its answer: room for a value of 64 MiB."""
+    """Size of one call of the store, or of its reply, in bytes. The default has room for a value of 64 MiB."""
     cpu_s: int = 120
-    """Seconds of processor time, of all the agent's threads together."""
+    """Processor time of all threads of one agent process, in seconds."""
     memory_bytes: int = 1024 * _MIB
-    """Address space beside what the interpreter takes; over it, allocating raises `MemoryError` in the agent."""
+    """Address space beyond that of the interpreter, in bytes; above it, allocating raises `MemoryError` in the agent."""
     threads: int = 64
-    """Threads that the agent may start; over it, starting one raises `RuntimeError` in the agent, or ends the run."""
+    """Number of threads that the agent may start; above it, starting one raises `RuntimeError` in the agent or ends the run."""
     descriptors: int = 256
-    """Open files and sockets; over it, opening one raises `OSError` in the agent."""
+    """Number of open files and sockets; above it, opening one raises `OSError` in the agent."""
     scratch_bytes: int = 128 * _MIB
-    """Files in the agent's folder; over it, writing raises `OSError` in the agent, or the run ends."""
+    """Size of the files in the agent's folder, in bytes; above it, writing raises `OSError` in the agent or ends the run."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -58,7 +61,7 @@ class Limits:
         object.__setattr__(self, "timeout_s", float(self.timeout_s))
 
     def for_the_kernel(self) -> dict[str, int]:
-        """Return what the agent's process sets for itself before the agent begins."""
+        """Return the limits that the agent process sets for itself before the agent starts."""
         return {name: getattr(self, name) for name in _KERNEL}
 
 

@@ -1,4 +1,4 @@
-"""The beginning of a value for people to look at, with secrets masked."""
+"""Previews of values, with secrets masked."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _VALUE = re.compile(
 PREVIEW_CHARACTERS = 200
 
 PREVIEW_SOURCE_BYTES = 512
-"""So much of a text is looked at; a value that is cut off here is masked by what is there of it."""
+"""Length of the text examined for a preview, in bytes. A value cut off there is masked by the part before the cut."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}:,]|\s+|[^\s\[\]{}:,"]+', re.DOTALL)
 
 
 class Hidden:
-    """The beginning of a value as it was stored: never shown but masked, and masked only when somebody looks."""
+    """The beginning of a stored value. Only `preview` shows it, and masks secrets when it is called."""
 
     __slots__ = ("_cut", "_key", "_start")
 
@@ -46,7 +46,7 @@ class Hidden:
         self._key = key
 
     def preview(self) -> str:
-        """Return what may be shown."""
+        """Return the beginning of the value with secrets masked."""
         return preview(self._start + b" " if self._cut else self._start, self._key)
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Hidden:
 
 
 def preview(text: bytes, key: str | None = None) -> str:
-    """Return the first 200 characters of a JSON text; strings under a name such as ``password`` are masked, at any depth."""
+    """Return the first 200 characters of a JSON text, with strings under a name such as ``password`` masked at any depth."""
     source = text[:PREVIEW_SOURCE_BYTES].decode(errors="ignore")
     tokens = _TOKEN.findall(source)
     shown = "".join(_masked(tokens, everything=key is not None and is_secret_name(key)))
@@ -64,7 +64,7 @@ def preview(text: bytes, key: str | None = None) -> str:
 
 
 def _masked(tokens: list[str], everything: bool) -> list[str]:
-    """Return the tokens of a JSON text with the strings masked that belong to a secret name."""
+    """Return the tokens of a JSON text, with strings under a secret name masked."""
     shown: list[str] = []
     depth = 0
     hidden_above = -1 if everything else None
@@ -99,10 +99,10 @@ def _is_key(tokens: list[str], place: int) -> bool:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what goes by this name should not be shown."""
+    """Whether a value under this name is likely a secret."""
     return _NAME.search(name[:200]) is not None
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with what looks like keys, tokens and passwords masked."""
+    """Return a text with likely API keys, tokens and passwords masked."""
     return _VALUE.sub(MASK, text)

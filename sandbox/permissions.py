@@ -1,4 +1,4 @@
-"""What an agent may do with the store of its user; the host enforces it."""
+"""Permissions of an agent in its user's store, enforced by the host."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _NAMES = {
     "take_moment": "rate_limit",
 }
 KNOWN_OPERATIONS = frozenset(_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
-"""The operations by the names that agents know them by; ``contains`` is ``in``, ``count`` is ``len``.
+"""Names of the operations, as agents call them; ``contains`` is ``in``, ``count`` is ``len``.
 
-What reads by `get` before it writes needs that too: ``get_or_set``, ``update`` and the reads of a ``transaction``.
+``get_or_set``, ``update`` and the reads of a ``transaction`` also need ``get``, because they read before they write.
 """
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -42,22 +42,25 @@ _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """Which namespaces an agent may read and write, with which operations, and how much may lie there.
+    """Namespaces that an agent may read and write, the operations that it may use, and a quota.
 
-    A namespace is named as it is, or by its beginning and a ``*`` as the last character; no other character means anything
-    but itself. ``{name}`` is filled in from `input_dict`, always literally, ``{{`` and ``}}`` are braces.
-    Without `read`, `write` and `namespaces` everything is allowed; with any of them that, and no more. The right to write is
-    none to read. Nested agents have the permissions of the run that they belong to.
+    A pattern is the name of a namespace, or a prefix followed by ``*`` as the last character; every other character is literal.
+    ``{name}`` is replaced by that field of `input_dict`, always literally; ``{{`` and ``}}`` stand for braces.
+
+    Without `read`, `write` and `namespaces` every namespace is allowed. If any of them is given, only the listed ones are.
+    Permission to write does not include permission to read. Nested agents have the permissions of their run.
     """
 
     read: Iterable[str] | None = None
+    """Patterns of the namespaces that may be read."""
     write: Iterable[str] | None = None
+    """Patterns of the namespaces that may be written."""
     namespaces: Iterable[str] | None = None
-    """What may be read and written."""
+    """Patterns of the namespaces that may be both read and written."""
     quota_bytes: int | None = None
-    """How much memory of the server the namespaces that may be written to may take in all, by the server's estimate."""
+    """Server memory that all writable namespaces together may take, in bytes, by the server's estimate; None for no quota."""
     operations: Collection[str] | None = None
-    """The operations allowed, such as ``get``; None for all."""
+    """Names of the allowed operations, such as ``get``; None for all."""
 
     def __post_init__(self) -> None:
         for name in ("read", "write", "namespaces"):
@@ -69,7 +72,7 @@ class Permissions:
         _check_quota(self.quota_bytes)
 
     def granted(self, input_dict: Mapping[str, Any]) -> Granted:
-        """Fill in what the input says, or raise `InvalidInput`."""
+        """Return the permissions with fields of the input filled in, or raise `InvalidInput`."""
         if self.read is None and self.write is None and self.namespaces is None:
             return Granted(EVERYTHING, self.quota_bytes, _as_protocol(self.operations))
         both = _filled(self.namespaces, input_dict)
@@ -79,19 +82,19 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Permissions for one run, with its input filled in."""
+    """Permissions of one run, with fields of its input filled in."""
 
     access: Access = EVERYTHING
     quota_bytes: int | None = None
     operations: frozenset[str] | None = None
 
     def check(self, operation: str) -> None:
-        """Raise `AccessDenied` for an operation that is not allowed."""
+        """Raise `AccessDenied` if the operation is not allowed."""
         if self.operations is None or operation in self.operations:
             return
         allowed = sorted({_NAMES.get(name, name) for name in self.operations})
         raise AccessDenied(
-            f"The operation {_NAMES.get(operation, operation)!r} is not allowed here: allowed are"
+            f"The operation {_NAMES.get(operation, operation)!r} is not allowed here; allowed operations:"
             f" {', '.join(map(repr, allowed)) or 'none'}.",
             action=operation,
             readable=[str(pattern) for pattern in self.access.read],
@@ -121,7 +124,9 @@ def _operations(names: object) -> frozenset[str]:
     unknown = [name for name in names if name not in KNOWN_OPERATIONS]
     if unknown:
         known = ", ".join(sorted(KNOWN_OPERATIONS))
-        raise InvalidInput(f"Permissions.operations has {unknown[0]!r}, which is no operation; there are: {known}.")
+        raise InvalidInput(
+            f"Permissions.operations contains {unknown[0]!r}, which is not an operation; give any of: {known}."
+        )
     return frozenset(names)
 
 
@@ -137,7 +142,9 @@ def _check_quota(quota: object) -> None:
     if isinstance(quota, bool) or not isinstance(quota, int):
         raise InvalidType(f"Permissions.quota_bytes must be an int or None, not {type(quota).__name__}.")
     if quota < 1:
-        raise InvalidInput(f"Permissions.quota_bytes={quota} cannot be used: give at least 1, or allow no writing.")
+        raise InvalidInput(
+            f"Permissions.quota_bytes={quota} cannot be used: give at least 1, or grant no write access."
+        )
 
 
 def _filled(templates: Iterable[str] | None, input_dict: Mapping[str, Any]) -> Patterns:
@@ -145,7 +152,7 @@ def _filled(templates: Iterable[str] | None, input_dict: Mapping[str, Any]) -> P
 
 
 def _fill(template: str, input_dict: Mapping[str, Any]) -> Pattern:
-    """Return a pattern with the input in it; a star that comes from the input is a letter."""
+    """Return a pattern with fields of the input filled in; a ``*`` from the input is literal."""
     pattern = Pattern.of(template)
 
     def value(match: re.Match[str]) -> str:
@@ -155,7 +162,7 @@ def _fill(template: str, input_dict: Mapping[str, Any]) -> Pattern:
         given = input_dict.get(name)
         if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
             raise InvalidInput(
-                f"The permission {template!r} needs {name!r} in input_dict, as a text or a whole number."
+                f"The permission {template!r} needs {name!r} in input_dict, as a non-empty str or an int."
             )
         return str(given)
 

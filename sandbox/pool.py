@@ -1,4 +1,4 @@
-"""Runs many agents at once, with what they share: connections, tools, agents, permissions, limits."""
+"""Concurrent runs that share connections, tools, agents, permissions and limits."""
 
 from __future__ import annotations
 
@@ -32,22 +32,25 @@ from sandbox.running.slots import Slots
 __all__ = ["Sandbox"]
 
 _CLOSE_PATIENCE_S = 2.0
-"""How long to wait for a run that was told to end."""
+"""Timeout of waiting for a cancelled run to end, in seconds."""
 
 OnOutput = Callable[[str], object]
 
 
 class Sandbox:
-    """What many runs share. Safe to use from threads and from asyncio at once; a context manager of both kinds.
+    """Runs agents concurrently with shared connections and settings.
 
-    At most `concurrency` runs go on at the same time, None for as many as are asked for; the others wait, and users take
-    turns, so that nobody waits for another's hundred runs. The time that a run waits does not count.
+    Safe to use from threads and from asyncio at the same time, and both a context manager and an async one.
 
-    `broker` says where the agents' calls of the store are answered: in a ``"thread"`` of this process for each run, or in a
-    ``"process"`` of its own for all runs, started when the first needs it, for hosts whose own threads compute.
+    `concurrency` bounds the number of concurrent runs; None means no bound. Further runs wait for a slot. Users take turns, so
+    that no user waits for another user's hundred runs. Waiting for a slot does not count towards `Limits.timeout_s`.
 
-    The other arguments are those of `sandbox.run`. They are checked and read here, once: an agent's file that changes later
-    does not matter.
+    `broker` selects where the agents' calls of the store are carried out. ``"thread"`` uses a thread of this process for each
+    run. ``"process"`` uses one separate process for all runs, started by the first run; choose it if the host's own threads
+    are busy computing.
+
+    The other arguments are those of `sandbox.run`. They are checked and read once, by the constructor: later changes to an
+    agent's file have no effect.
     """
 
     def __init__(
@@ -85,10 +88,10 @@ class Sandbox:
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """Run an agent and return what came of it, as `sandbox.run` does, once there is a place."""
+        """Wait for a slot, run an agent and return its result, like `sandbox.run`."""
         handle = self._handle(source_or_path, input_dict, user, namespace, agent, on_output, background_loop)
         place = threading.Event()
-        handle.when_done(lambda _: place.set())  # cancelled while it waited
+        handle.when_done(lambda _: place.set())  # if it is cancelled while it waits
         handle.wait_for(self._slots, place.set)
         try:
             place.wait()
@@ -106,7 +109,7 @@ class Sandbox:
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """Run an agent as `run` does, awaited, as `sandbox.arun` does; cancelling it ends the run at once."""
+        """Run an agent like `run`, for asyncio. Cancelling the task ends the run at once."""
         handle = self.start(
             source_or_path, input_dict, user=user, namespace=namespace, agent=agent, on_output=on_output
         )
@@ -127,9 +130,9 @@ class Sandbox:
         agent: str | None = None,
         on_output: OnOutput | None = None,
     ) -> RunHandle:
-        """Start an agent and return a handle to wait for it with, or to cancel it.
+        """Start an agent and return a handle to wait for the run or to cancel it.
 
-        Where an event loop is running, async tools and `on_output` are called on it: await the handle then.
+        If an event loop is running, async tools and `on_output` are called on it; in that case await the handle.
         """
         loop = _running_loop()
         handle = self._handle(
@@ -146,7 +149,7 @@ class Sandbox:
         def work() -> None:
             try:
                 handle.work()
-            except BaseException:  # it is the handle's, and raised where somebody asks for the result
+            except BaseException:  # stored in the handle, and raised by `RunHandle.result`
                 pass
             finally:
                 handle.finish(self._slots)
@@ -156,7 +159,7 @@ class Sandbox:
         return handle
 
     def close(self) -> None:
-        """End the runs that are under way, and close the connections. Harmless when repeated."""
+        """Cancel the runs in progress and close the connections. Closing again does nothing."""
         with self._lock:
             self._closed = True
             handles, store, self._store = list(self._handles), self._store, None
@@ -184,7 +187,7 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Not in the loop's own executor, whose threads may all be busy with the host's work.
+        # Not in the loop's default executor: its threads may all be busy with the host's work.
         closed: Future[None] = Future()
 
         def close() -> None:
@@ -205,7 +208,7 @@ class Sandbox:
         loop: Loop,
         outputs_to: asyncio.AbstractEventLoop | None = None,
     ) -> RunHandle:
-        """Check what the caller passed and return the handle of a run that has not begun."""
+        """Check the arguments and return the handle of a run that has not started."""
         task = make_task(self._given, source_or_path, input_dict, user, namespace, agent, on_output)
         if outputs_to is not None:
             task = replace(task, on_output=_on_loop(outputs_to, task.on_output))
@@ -226,7 +229,7 @@ class Sandbox:
             self._handles.discard(handle)
 
     def _shared_store(self) -> redis_store.DataStore:
-        """Return the store whose connections all runs take turns with; its own user never shows."""
+        """Return the store whose connections all runs share; no run uses its user."""
         with self._lock:
             if self._closed:
                 raise RunCancelled("The sandbox is closed: make another.")
@@ -260,10 +263,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, on_output: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that has `on_output` called on the loop, in order."""
+    """Return a function that calls `on_output` on the event loop, in order."""
 
     def pass_on(text: str) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(on_output, text)
 
     return pass_on

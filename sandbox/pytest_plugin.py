@@ -1,8 +1,8 @@
-"""Fixtures for tests of agents, there as soon as agent-data-store is installed beside pytest.
+"""Fixtures for testing agents, available as soon as agent-data-store is installed beside pytest.
 
-``data_store`` and ``async_data_store`` are the store of a user whom nobody has been before; ``run_agent`` and ``arun_agent``
-run an agent as that user. Everything is on one embedded server in a folder of the test session, started when it is first
-needed and gone afterwards; override ``data_store_url`` to test against another.
+``data_store`` and ``async_data_store`` give the store of a new user for each test; ``run_agent`` and ``arun_agent`` run an
+agent as that user. All tests of a session share one embedded server in a temporary folder. It starts when first needed and
+stops after the session. Override ``data_store_url`` to test against another server.
 
     def test_it_counts(data_store, run_agent):
         data_store.set("visits", 1)
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# What the fixtures need is imported when they are: every pytest of the environment loads this module.
+# The fixtures import what they need themselves: every pytest run in the environment loads this module.
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -33,7 +33,7 @@ __all__ = ["arun_agent", "async_data_store", "data_store", "data_store_url", "da
 
 @pytest.fixture(scope="session")
 def data_store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The url of the server: an embedded one of this session's. Override it to use another."""
+    """The url of the server: an embedded one for the session. Override this fixture to use another server."""
     from redis_store import server
 
     folder = tmp_path_factory.mktemp("data-store")
@@ -43,13 +43,13 @@ def data_store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def data_store_user() -> str:
-    """The user of this test, whom nobody has been before."""
+    """The name of a new user for this test."""
     return f"test-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def data_store(data_store_url: str, data_store_user: str) -> Iterator[DataStore]:
-    """The store that the agents of this test work on, from outside."""
+    """The store that the agents of this test use, as seen by the test."""
     from redis_store import connect
 
     with connect(data_store_url, user=data_store_user, agent="test") as store:
@@ -58,20 +58,20 @@ def data_store(data_store_url: str, data_store_user: str) -> Iterator[DataStore]
 
 @pytest.fixture
 def async_data_store(data_store_url: str, data_store_user: str) -> Iterator[AsyncDataStore]:
-    """The same store for asyncio; it belongs to the event loop that uses it, and is closed after the test."""
+    """The same store for asyncio. It is bound to the event loop that uses it, and closed after the test."""
     import asyncio
 
     from redis_store import connect_async
 
     store = connect_async(data_store_url, user=data_store_user, agent="test")
     yield store
-    with closing(asyncio.new_event_loop()) as loop:  # the test's own is closed most likely
+    with closing(asyncio.new_event_loop()) as loop:  # the test's own loop is most likely closed
         loop.run_until_complete(store.close())
 
 
 @pytest.fixture
 def run_agent(data_store_url: str, data_store_user: str) -> Callable[..., RunResult]:
-    """`sandbox.run` for this test's user: ``run_agent(source_or_path, input_dict={}, **options)``; a source may be indented."""
+    """`sandbox.run` for this test's user: ``run_agent(source_or_path, input_dict={}, **options)``. A source may be indented."""
     import sandbox
 
     return functools.partial(_run, sandbox.run, data_store_url, data_store_user)
@@ -79,7 +79,7 @@ def run_agent(data_store_url: str, data_store_user: str) -> Callable[..., RunRes
 
 @pytest.fixture
 def arun_agent(data_store_url: str, data_store_user: str) -> Callable[..., Coroutine[Any, Any, RunResult]]:
-    """`sandbox.arun` for this test's user, awaited."""
+    """`sandbox.arun` for this test's user: like `run_agent`, for asyncio."""
     import sandbox
 
     return functools.partial(_run, sandbox.arun, data_store_url, data_store_user)

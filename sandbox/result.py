@@ -1,4 +1,4 @@
-"""What a run leaves behind."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ __all__ = ["Call", "Hint", "Operation", "RunResult"]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of the store that an agent made, as the host carried it out."""
+    """One call of the store made by an agent, as carried out by the host."""
 
     time: datetime
-    """When the host received it, in UTC."""
+    """Time at which the host received the call, in UTC."""
     agent: str
     operation: str
     namespace: str
     key: str | None
-    """The key, where the operation has one; of more than 256 characters the beginning, with an ellipsis."""
+    """Key of the operation, if it has one. A key of more than 256 characters is shortened and ends with an ellipsis."""
     count: int
-    """How many keys it read, wrote, found or deleted."""
+    """Number of keys read, written, found or deleted."""
     hit: bool | None
-    """Whether the key was there, for operations that ask."""
+    """Whether the key existed; None for operations that do not ask."""
     bytes: int
-    """Bytes of JSON text that it wrote or read."""
+    """Size of the JSON text written or read, in bytes."""
     duration_ms: float
-    """The time it took in the host, in milliseconds."""
+    """Time taken in the host, in milliseconds."""
     error: str | None = None
-    """The name of the error that it raised in the agent."""
+    """Name of the error raised in the agent, if any."""
     run: str = ""
-    """The id of the run that made it: that of the result, or of a nested agent's run."""
+    """Id of the run that made the call: that of the result, or of a nested run."""
     value: Hidden | None = field(default=None, repr=False, compare=False)
 
     @property
     def preview(self) -> str | None:
-        """The first 200 characters of the value, the first of several, with what looks like a secret masked."""
+        """The first 200 characters of the value (of the first value, if several), with likely secrets masked."""
         return None if self.value is None else self.value.preview()
 
 
@@ -49,23 +49,23 @@ class Call:
 
     time: datetime
     agent: str
-    """Who called."""
+    """Name of the calling agent."""
     kind: str
-    """``tool``, or ``agent``."""
+    """``tool`` or ``agent``."""
     name: str
-    """What was called."""
+    """Name of the called tool or agent."""
     duration_ms: float
     error: str | None = None
-    """The name of the error that came of it."""
+    """Name of the error that the call raised, if any."""
     run: str = ""
-    """The id of the caller's run."""
+    """Id of the caller's run."""
     nested_run: str | None = None
-    """The id of the run that the call of an agent started."""
+    """Id of the run that the call started; None for a tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Something that the author of an agent might do better."""
+    """A suggestion for the author of an agent, derived from its calls of the store."""
 
     kind: str
     """``single_gets``, ``empty_namespace``, ``near_limit`` or ``useless_cache``."""
@@ -79,31 +79,35 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The outcome of a run: what it returned, or why it did not, and what it did on the way."""
+    """The outcome of a run: its output or its error, and a record of its calls."""
 
     output: dict[str, Json] | None
-    """What `run` returned; None where there is an error."""
+    """The dict that the agent's `run` returned; None if the run failed."""
     error: SandboxError | None
+    """The error that ended the run; None if it succeeded."""
     stdout: str
-    """What the agent printed, stdout and stderr together, in the order in which it came; nested agents' too."""
+    """Text printed by the agent and by nested agents, stdout and stderr together, in order of arrival."""
     operations: list[Operation]
-    """The calls of the store in order of time, nested agents' too; of more than `Limits.timeline` the first and the last."""
+    """Calls of the store in order of time, including those of nested runs. Above `Limits.timeline`, the first and the last."""
     duration: float
-    """Seconds from the start to the result."""
+    """Time from the start to the result, in seconds."""
     isolation: str
-    """How the agent was kept in: "full", "namespaces", "restricted" or "unsafe-process"; `sandbox.isolation` explains."""
+    """Tier of isolation: "full", "namespaces", "restricted" or "unsafe-process"; see `sandbox.isolation`."""
     run: str
-    """The id of this run, which also stands in the log entries of what it wrote."""
+    """Id of this run, which is also recorded in the change log entries of its writes."""
     agent: str = ""
+    """Name of the agent."""
     started: datetime | None = None
+    """Start of the run, in UTC."""
     calls: list[Call] = field(default_factory=list)
-    """The calls of tools and of other agents, in order of time; bounded as `operations` are."""
+    """Calls of tools and of other agents in order of time, bounded like `operations`."""
     hints: list[Hint] = field(default_factory=list)
+    """Suggestions for the author of the agent."""
     operations_left_out: int = 0
-    """How many calls of the store `operations` does not show."""
+    """Number of calls of the store that `operations` omits."""
 
     def check(self) -> dict[str, Json]:
-        """Return the output, or raise the error, with the agent's own lines as a note."""
+        """Return the output, or raise the error with the agent's own traceback as a note."""
         error = self.error
         if error is None:
             return self.output or {}

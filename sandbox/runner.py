@@ -1,4 +1,4 @@
-"""Runs one agent, and what it starts."""
+"""Run one agent."""
 
 from __future__ import annotations
 
@@ -35,27 +35,29 @@ def run(
     isolation: str | None = None,
     on_output: Callable[[str], object] | None = None,
 ) -> RunResult:
-    """Run an agent in a process of its own and return what came of it, also where it failed.
+    """Run an agent in its own isolated process and return its result. A failure of the agent is returned in `RunResult.error`.
 
-    The agent is Python source (a text with a line break or a ``def``) or the path of a file; its `run(input_dict, tools)`
-    is called, with `data_store` there as the store of `user` at `url` (as `redis_store.connect` finds it).
+    The agent is Python source (a text with a line break or a ``def``) or the path of a file. Its `run(input_dict, tools)` is
+    called. The global `data_store` is the store of `user` on the server at `url`, found as by `redis_store.connect`.
 
-    - `tools` are called in this process, plain ones in threads, async ones on one event loop that all blocking runs share;
-      what they take and return is JSON. Inside they have their signatures and docstrings.
-    - `agents`, by name (source or path) or a folder of them, can be called with ``await agents.call(name, input_dict)``; each
-      call runs in a process of its own, with what this run is given and within what is left of its limits.
-    - `globals` are names that are there without an import, `modules` are what the agent can import; both hold JSON values
-      and functions of this process, which work as tools do.
-    - `env` goes into the agent's ``os.environ``, `packages` are installed packages that it may import besides the standard
-      library, with what they depend on.
-    - `permissions` say what it may do with the store, `limits` how much it may use.
-    - `isolation` asks for a tier of `sandbox.isolation`; None takes the best that this system has.
-    - `on_output` gets what is printed, as it comes, in the thread of this call or of a nested run, one call at a time.
+    - `tools`: host functions that the agent may call, by name. They run in this process: plain ones in threads, async ones on
+      one event loop that all blocking runs share. Arguments and results are JSON. The agent sees their signatures and docstrings.
+    - `agents`: agents that this one may call with ``await agents.call(name, input_dict)``. Give a dict of names and sources or
+      paths, or a folder. Each call runs in its own process, with the same arguments and the rest of this run's limits.
+    - `globals`: names that are available without an import. `modules`: modules that the agent can import. Both hold JSON values
+      and functions of this process, which work like tools.
+    - `env`: variables of the agent's ``os.environ``. `packages`: names of installed packages that the agent may import, with
+      their dependencies, besides the standard library.
+    - `permissions`: what the agent may do in the store. `limits`: how much it may use.
+    - `isolation`: a tier of `sandbox.isolation`; None selects the best one available.
+    - `on_output`: a function called with text as the agent prints it, in the thread of this call or of a nested run. Calls do
+      not overlap.
 
-    Works where an event loop is running; it blocks that loop, which `arun` does not.
-    Raises `sandbox.InvalidInput` before anything is started for what cannot be used, an error of `redis_store` where the
-    store cannot be reached, `IsolationUnavailable` where the system cannot keep agents in, `StartFailed` where no process
-    can be started. Everything else is `RunResult.error`.
+    While an event loop is running, this function blocks it; use `arun` instead.
+
+    Raises `InvalidInput` before anything is started if an argument is invalid, and an error of `redis_store` if the store
+    cannot be reached. Raises `IsolationUnavailable` if the system does not offer the tier of isolation, and `StartFailed` if
+    no process can be started.
     """
     with Sandbox(
         url=url,
@@ -91,9 +93,9 @@ async def arun(
     isolation: str | None = None,
     on_output: Callable[[str], object] | None = None,
 ) -> RunResult:
-    """Run an agent as `run` does, awaited; async tools and `on_output` are called on the caller's event loop.
+    """Run an agent like `run`, for asyncio. Async tools and `on_output` are called on the caller's event loop.
 
-    Cancelling it ends the run and what it started, at once; what the agent had written stays.
+    Cancelling the task ends the run and its nested runs at once; completed writes stay.
     """
     async with Sandbox(
         url=url,

@@ -1,4 +1,4 @@
-"""Shows what a run did: as a tree for the terminal, and as events for Perfetto and Chrome's tracing."""
+"""Traces of runs: a tree for the terminal, and events for Perfetto and Chrome's tracing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sandbox.result import Call, Operation, RunResult
 __all__ = ["trace_events", "trace_tree", "write_trace"]
 
 MOST_LINES = 200
-"""So many lines of one run are drawn; what is between the first and the last of more is counted."""
+"""Maximum number of lines drawn for one run. Of more, the first and the last are drawn and the others are counted."""
 
 
 def trace_tree(result: RunResult) -> Tree:
-    """Return what a run and the runs nested in it did, in order of time, for `rich.print`."""
+    """Return the calls of a run and of the runs nested in it, in order of time, as a tree for `rich.print`."""
     lines = _by_run(result)
     failed = "" if result.error is None else type(result.error).__name__
     root = Tree(_headline(result.agent or "agent", result.run, result.duration * 1000, failed))
@@ -33,7 +33,7 @@ def trace_tree(result: RunResult) -> Tree:
 
 
 def trace_events(result: RunResult) -> dict[str, Any]:
-    """Return what a run did in Chrome's trace-event format: a thread for each run, times in microseconds."""
+    """Return the calls of a run in Chrome's trace-event format: one thread for each run, times in microseconds."""
     runs = _threads(result)
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": f"run {result.run}"}}
@@ -54,7 +54,7 @@ def trace_events(result: RunResult) -> dict[str, Any]:
         if call.nested_run is not None:
             nested = runs[call.nested_run][0]
             events.append(_event(call.name, "run", call.time, call.duration_ms, nested, args))
-        # Calls overlap within a run, which a thread's own events must not: these are asynchronous ones.
+        # Calls of one run can overlap, but complete events of one thread must not: hence asynchronous events.
         at = {"cat": call.kind, "name": name, "pid": 1, "tid": tid, "id": len(events)}
         start = _microseconds(call.time)
         events.append({"ph": "b", "ts": start, "args": args, **at})
@@ -63,7 +63,7 @@ def trace_events(result: RunResult) -> dict[str, Any]:
 
 
 def write_trace(result: RunResult, path: str | os.PathLike[str]) -> None:
-    """Write a run's events to a file, to be opened in https://ui.perfetto.dev or chrome://tracing."""
+    """Write the events of a run to a file that https://ui.perfetto.dev and chrome://tracing can open."""
     Path(path).write_text(json.dumps(trace_events(result), ensure_ascii=False), encoding="utf-8")
 
 
@@ -125,18 +125,18 @@ def _shown(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text of an agent's without what would move the cursor of a terminal."""
+    """Return an agent's text with non-printable characters, which could control the terminal, replaced."""
     return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def _threads(result: RunResult) -> dict[str, tuple[int, str]]:
-    """Number the runs: the first one is 1, the nested ones follow in order of their start."""
+    """Return a number and the agent's name for each run: 1 for the first, then the nested runs in order of the calls."""
     runs = {result.run: (1, result.agent)}
     for call in result.calls:
         if call.nested_run is not None:
             runs[call.nested_run] = (len(runs) + 1, call.name)
     happened: list[Operation | Call] = [*result.operations, *result.calls]
-    for one in happened:  # also those whose call was left out
+    for one in happened:  # includes runs whose call the timeline omits
         runs.setdefault(one.run, (len(runs) + 1, one.agent))
     return runs
 

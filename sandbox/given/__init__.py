@@ -1,1 +1,1 @@
-"""The arguments of a run, checked before anything starts."""
+"""Check the arguments of a run before anything is started."""

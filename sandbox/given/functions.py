@@ -1,4 +1,4 @@
-"""Functions of the host that agents may call, and what agents are told about them."""
+"""Host functions that agents may call, and their descriptions for agents."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Function = Callable[..., Any]
 
 
 def is_async(function: Function) -> bool:
-    """Whether calling the function gives something to await."""
+    """Whether calling the function returns an awaitable."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def check_tools(tools: object) -> dict[str, Function]:
-    """Return the tools that a caller passed, or say what is wrong with them."""
+    """Return the tools that the caller passed, or raise `InvalidType`."""
     if tools is None:
         return {}
     if not isinstance(tools, Mapping):
@@ -40,7 +40,7 @@ def check_tools(tools: object) -> dict[str, Function]:
 
 
 def describe_function(name: str, address: str, function: Function) -> dict[str, Any]:
-    """Return name, address, kind, signature and docstring, as JSON."""
+    """Return the name, address, kind, signature and docstring of a function as a JSON object."""
     doc = inspect.getdoc(function) if not isinstance(function, functools.partial) else inspect.getdoc(function.func)
     return {
         "name": name,
@@ -74,7 +74,7 @@ def _parameter(parameter: inspect.Parameter) -> dict[str, Any]:
 
 
 def _default(parameter: inspect.Parameter) -> dict[str, Any]:
-    """Return a default that JSON can say; others, and what may be a secret, are the host's own business."""
+    """Return a default value that JSON can represent. Others, long ones and likely secrets are not sent to the agent."""
     value = parameter.default
     hidden = is_secret_name(parameter.name) and isinstance(value, str)
     try:

@@ -1,4 +1,4 @@
-"""What an agent is given beside its input, checked before anything is started; the same for all runs that share it."""
+"""The arguments that agents are given besides their input, checked before anything is started and shared by runs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _OUR_MODULES = frozenset({"redis_store", "sandbox", "msgpack"})
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Everything that runs may share."""
+    """Checked arguments that runs may share."""
 
     functions: dict[str, Function] = field(default_factory=dict)
-    """The functions of the host by their addresses: the name of a tool, ``global:name``, ``module:a.b:name``."""
+    """Host functions by address: the name of a tool, ``global:name`` or ``module:a.b:name``."""
     agents: dict[str, Source] = field(default_factory=dict)
     packages: Packages = field(default_factory=Packages)
     permissions: Permissions | None = None
     limits: Limits = field(default_factory=Limits)
     isolation: str | None = None
-    """The tier of `sandbox.isolation` that was asked for; None for the best there is."""
+    """The requested tier of `sandbox.isolation`; None for the best available."""
     described: bytes = b"{}"
-    """What the agent's process is told, as JSON."""
+    """Description of the arguments for the agent process, as JSON."""
 
 
 def make_given(
@@ -49,7 +49,7 @@ def make_given(
     limits: object = None,
     isolation: object = None,
 ) -> Given:
-    """Check what callers passed; every error here is theirs."""
+    """Check the caller's arguments; raise `InvalidInput` for an invalid one."""
     functions: dict[str, Function] = {}
     checked_tools = check_tools(tools)
     sources = read_agents(agents)
@@ -74,14 +74,12 @@ def make_given(
 
 def _describe(name: str, address: str, function: Function, functions: dict[str, Function]) -> dict[str, Any]:
     if address in functions:
-        raise InvalidInput(
-            f"{address!r} is the name of a tool, and that of something else that is given: rename the tool."
-        )
+        raise InvalidInput(f"{address!r} is the name of both a tool and another given function: rename the tool.")
     functions[address] = function
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidInput(f"The name {name!r} has a lone surrogate, which cannot be sent.") from None
+        raise InvalidInput(f"The name {name!r} has a lone surrogate, which cannot be sent: rename it.") from None
     return describe_function(name, address, function)
 
 
@@ -94,7 +92,7 @@ def _globals(given: object, functions: dict[str, Function]) -> dict[str, Any]:
     for name, value in given.items():
         _check_identifier(name, "global")
         if name in RESERVED_GLOBALS:
-            raise InvalidInput(f"The global {name!r} cannot be given: the name is the sandbox's.")
+            raise InvalidInput(f"The global {name!r} cannot be given: the sandbox reserves this name.")
         described[name] = _thing(f"globals[{name!r}]", name, f"global:{name}", value, functions)
     return described
 
@@ -120,7 +118,7 @@ def _modules(given: object, functions: dict[str, Function]) -> dict[str, Any]:
 
 
 def _thing(where: str, name: str, address: str, value: Any, functions: dict[str, Function]) -> dict[str, Any]:
-    """Return what stands for a value or a function."""
+    """Return the description of a value or a function."""
     if callable(value):
         return {"function": _describe(name, address, value, functions)}
     try:
@@ -133,7 +131,7 @@ def _check_identifier(name: object, what: str) -> None:
     if not isinstance(name, str):
         raise InvalidType(f"The name of a {what} must be a str, not {type(name).__name__}: {name!r}.")
     if not name.isidentifier() or (name.startswith("__") and name.endswith("__")):
-        raise InvalidInput(f"{name!r} cannot be the name of a {what}: it must be one that Python code can use.")
+        raise InvalidInput(f"{name!r} cannot be the name of a {what}: give an identifier, not like '__name__'.")
 
 
 def _check_module(name: object) -> None:
@@ -143,17 +141,19 @@ def _check_module(name: object) -> None:
     if not all(part.isidentifier() for part in parts):
         raise InvalidInput(f"{name!r} cannot be the name of a module: write it as in 'services.llm_service'.")
     if top in sys.stdlib_module_names or top in _OUR_MODULES:
-        raise InvalidInput(f"The module {name!r} cannot be given: {top!r} is there already.")
+        raise InvalidInput(f"The module {name!r} cannot be given: {top!r} already exists.")
 
 
 def _env(given: object) -> dict[str, str]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise InvalidType(f"env must be a dict of names and texts, not {type(given).__name__}.")
+        raise InvalidType(f"env must be a dict of str to str, not {type(given).__name__}.")
     for name, value in given.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidType(f"env must hold texts only, and {name!r} is a {type(value).__name__}.")
+            raise InvalidType(
+                f"env must map str to str: change the entry {name!r}, whose value is of type {type(value).__name__}."
+            )
         if not name or "=" in name or "\0" in name + value or _has_surrogate(name + value):
             raise InvalidInput(f"The variable {name!r} cannot be put into an environment.")
     return dict(given)

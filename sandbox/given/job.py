@@ -1,4 +1,4 @@
-"""What the host asks for, checked before anything is started."""
+"""Jobs and tasks: the runs that the host asks for, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ logger = logging.getLogger("sandbox")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One process to be made: an agent with its input."""
+    """One agent process to start: an agent with its input."""
 
     who: Who
     source: Source
     input_text: bytes
     callers: tuple[str, ...] = ()
-    """The agents that wait for this one, the first of them first."""
+    """Names of the agents that wait for this one, outermost first."""
 
     @property
     def depth(self) -> int:
-        """How many agents wait for this one."""
+        """Number of agents that wait for this one."""
         return len(self.callers)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run to be made: its first job, and for whom."""
+    """One run to start: its first job, its user, its namespace and its permissions."""
 
     job: Job
     user: str
@@ -56,7 +56,7 @@ def make_task(
     agent: str | None,
     on_output: Callable[[str], object] | None,
 ) -> Task:
-    """Check what a caller passed; every error here is the caller's."""
+    """Check the caller's arguments; raise `InvalidInput` for an invalid one."""
     if agent is not None and not isinstance(agent, str):
         raise InvalidType(f"agent must be a str, not {type(agent).__name__}.")
     source = read_source(source_or_path)
@@ -66,18 +66,18 @@ def make_task(
     size, most = len(input_text) + len(source.text) + len(given.described), given.limits.frame_bytes
     if size > most:
         raise InvalidInput(
-            f"The source, the input and what the agent is given take {size:,} bytes, over Limits.frame_bytes"
-            f" ({most:,}): pass less, or put it into the store."
+            f"The source, the input and the given arguments take {size:,} bytes together, over Limits.frame_bytes"
+            f" ({most:,}): pass less, or put data into the store."
         )
     if on_output is not None and (not callable(on_output) or inspect.iscoroutinefunction(on_output)):
-        raise InvalidType("on_output must be a plain function that takes the text printed.")
+        raise InvalidType("on_output must be a plain function (not async) that takes the printed text.")
     granted = Granted() if given.permissions is None else given.permissions.granted(input_dict)
     job = Job(Who(agent or source.name, new_run_id()), source, input_text)
     return Task(job, user, namespace, granted, guarded(on_output))
 
 
 def new_run_id() -> str:
-    """Return a random id of a run."""
+    """Return a random run id."""
     return secrets.token_hex(8)
 
 
@@ -90,7 +90,7 @@ def _input_text(input_dict: dict[Any, Any]) -> bytes:
 
 
 def guarded(on_output: Callable[[str], object] | None) -> Callable[[str], None]:
-    """Return `on_output` so that it cannot harm a run: if it raises, that is logged and it is not called again."""
+    """Wrap `on_output` so that it cannot harm a run: if it raises, the exception is logged and it is not called again."""
     wanted = on_output
 
     def guard(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Installed packages of the host's environment, as far as an agent may import them."""
+"""Installed packages of the host's environment that an agent may import."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _SUFFIXES = (".py", ".so", ".pyd")
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """What `packages=` comes to: names that may be imported with the folders they are in, and what must be readable."""
+    """The packages selected by `packages=`: importable names with their folders, and all paths that must be readable."""
 
     modules: dict[str, list[str]] = field(default_factory=dict)
-    """Top-level module or package, and its file or folder; several folders are a namespace package's."""
+    """File or folder of each top-level module or package; several folders for a namespace package."""
     metadata: list[str] = field(default_factory=list)
-    """The folders ``*.dist-info``, for `importlib.metadata`."""
+    """The ``*.dist-info`` folders, for `importlib.metadata`."""
     paths: list[str] = field(default_factory=list)
-    """Every file and folder of them all, for whoever builds the walls."""
+    """All files and folders of the packages, which the isolation makes readable."""
 
     def described(self, in_a_room: bool) -> bytes:
-        """What the agent's process is told, as JSON: where it finds them, which in a room is elsewhere."""
+        """Return the paths as seen by the agent process, as JSON; in a room they differ from those of the host."""
         where = package_in_a_room if in_a_room else str
         modules = {name: list(dict.fromkeys(map(where, paths))) for name, paths in self.modules.items()}
         return json.dumps({"modules": modules, "metadata": list(map(where, self.metadata))}).encode()
 
 
 def find_packages(names: object) -> Packages:
-    """Return the installed packages of these names with what they depend on, as it is installed here."""
+    """Return the installed packages of these names, with their installed dependencies."""
     if names is None:
         return Packages()
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
@@ -49,13 +49,13 @@ def find_packages(names: object) -> Packages:
             raise InvalidType(f"The name of a package must be a str, not {type(name).__name__}: {name!r}.")
         match = _REQUIREMENT.fullmatch(name)
         if match is None or match.group(3).strip() or match.group(4):
-            raise InvalidInput(f"{name!r} is no name of a package: write it as in 'numpy' or 'httpx[http2]'.")
+            raise InvalidInput(f"{name!r} is not a package name: write it as in 'numpy' or 'httpx[http2]'.")
         _collect(match.group(1), _extras(match.group(2)), found, wanted_by=None)
     return _laid_out(found.values())
 
 
 def _collect(name: str, extras: frozenset[str], found: dict[str, Distribution], wanted_by: str | None) -> None:
-    """Add a distribution and those that it requires; one that is required but not installed is not needed here."""
+    """Add a distribution and its requirements. Skip a requirement that is not installed: this environment works without it."""
     key = f"{_normal(name)}[{','.join(sorted(extras))}]"
     if key in found:
         return
@@ -65,8 +65,8 @@ def _collect(name: str, extras: frozenset[str], found: dict[str, Distribution], 
         if wanted_by is not None:
             return
         raise InvalidInput(
-            f"The package {name!r} is not installed in the host's environment: pip install {name}, or take it out of"
-            " packages."
+            f"The package {name!r} is not installed in the host's environment: run `pip install {name}`, or remove it"
+            " from packages."
         ) from None
     found[key] = known
     for requirement in known.requires or ():
@@ -96,7 +96,7 @@ def _laid_out(distributions: Iterable[Distribution]) -> Packages:
 
 
 def _tops(known: Distribution) -> dict[str, str]:
-    """Return what a distribution has put into its folder, by name; an editable one is asked where its code is."""
+    """Return the top-level files and folders of a distribution, by name; for an editable install, the location of its code."""
     files = [PurePosixPath(str(file)) for file in known.files or ()]
     tops = {
         file.parts[0]: str(known.locate_file(file.parts[0]))
@@ -126,7 +126,7 @@ def _top_level_names(known: Distribution) -> list[str]:
 
 
 def _module_name(top: str) -> str | None:
-    """Return the name under which an entry of a folder of packages is imported, None for what is none."""
+    """Return the import name of a file or folder in a package folder, or None if it cannot be imported."""
     name = top.partition(".")[0] if top.endswith(_SUFFIXES) else top
     return name if name.isidentifier() and not name.startswith("__editable__") else None
 

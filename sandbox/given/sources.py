@@ -1,4 +1,4 @@
-"""Where agents come from: a text, a file, a dict of either, a folder."""
+"""Sources of agents: a text, a file, a dict of either, or a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Agents: TypeAlias = "Mapping[str, SourceOrPath] | SourceOrPath"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An agent's source, and what to call it."""
+    """The source of an agent, with its name, the name of its module and a filename for tracebacks."""
 
     name: str
     module: str
@@ -29,7 +29,7 @@ class Source:
 
 
 def read_source(source_or_path: object, name: str | None = None) -> Source:
-    """Return an agent from its source (a text with a line break or a ``def``) or from its file."""
+    """Return an agent, given its source (a text with a line break or a ``def``) or the path of its file."""
     text, path = _read(source_or_path)
     if path is None:
         called = name or DEFAULT_AGENT
@@ -39,7 +39,7 @@ def read_source(source_or_path: object, name: str | None = None) -> Source:
 
 
 def read_agents(agents: object) -> dict[str, Source]:
-    """Return the agents that a run may call, read once: from a dict by their names, or from a folder by those of the files."""
+    """Read the agents that a run may call: from a dict by name, or from a folder by file name."""
     if agents is None:
         return {}
     if isinstance(agents, (str, os.PathLike)):
@@ -65,13 +65,13 @@ def _read_folder(folder: Path) -> dict[str, Source]:
         raise AgentNotFound(f"There is no folder of agents at {str(folder)!r}.", path=str(folder)) from None
     except NotADirectoryError:
         raise InvalidInput(
-            f"{str(folder)!r} is no folder: pass a folder of agents, or a dict of names and paths."
+            f"{str(folder)!r} is not a folder: pass a folder of agents, or a dict of names and paths."
         ) from None
     except (OSError, ValueError) as error:
         raise InvalidInput(f"The folder of agents {str(folder)!r} cannot be read: {_reason(error)}.") from None
     found = [read_source(path) for path in paths if not path.name.startswith(("_", "."))]
     if not found:
-        raise InvalidInput(f"The folder of agents {str(folder)!r} holds none: an agent is a file such as search.py.")
+        raise InvalidInput(f"The folder {str(folder)!r} contains no agents: an agent is a file such as search.py.")
     return {source.name: source for source in found}
 
 
@@ -85,7 +85,7 @@ def _checked_name(name: object) -> str:
 
 
 def _read(source_or_path: object) -> tuple[bytes, Path | None]:
-    """Return an agent's source and, where it came from a file, the path."""
+    """Return the source of an agent and the path of its file, or None for a text."""
     if isinstance(source_or_path, str):
         has_def = "def " in source_or_path and not os.path.isfile(source_or_path)  # noqa: PTH113  # never raises
         if "\n" in source_or_path or has_def:
@@ -99,7 +99,7 @@ def _read(source_or_path: object) -> tuple[bytes, Path | None]:
         return path.read_bytes(), path
     except (FileNotFoundError, NotADirectoryError):
         raise AgentNotFound(
-            f"There is no agent's file at {str(path)!r} (a source would have a line break).", path=str(path)
+            f"There is no agent file at {str(path)!r} (source code needs a line break or a def).", path=str(path)
         ) from None
     except IsADirectoryError:
         raise InvalidInput(
@@ -116,10 +116,10 @@ def _reason(error: OSError | ValueError) -> object:
 
 
 def _clean(name: str) -> str:
-    """Return a file's name as text that can be sent, also where it is not UTF-8."""
+    """Return a file name as text that can be sent, even if it is not UTF-8."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _identifier(name: str) -> str:
-    """Return a name for the module of an agent that is no file."""
+    """Return a module name for an agent whose source is not a file."""
     return "".join(letter if letter.isalnum() else "_" for letter in name) or DEFAULT_AGENT

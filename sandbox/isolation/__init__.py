@@ -1,4 +1,4 @@
-"""Tiers of isolation, zygotes and processes: how an agent process comes to be."""
+"""Tiers of isolation, zygotes and agent processes."""
 
 from sandbox.isolation.tiers import ENVIRONMENT, TIERS, UNSAFE, available, start_child
 

@@ -1,4 +1,4 @@
-"""What to install or to allow, so that a better tier of isolation can be had."""
+"""Advice on what to install or allow for a better tier of isolation."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _INSTALL = {
     "suse": "zypper install bubblewrap",
 }
 _APPARMOR = (
-    "AppArmor keeps user namespaces to programs with a profile (Ubuntu 23.10 and later):"
+    "AppArmor allows user namespaces only to programs with a profile (Ubuntu 23.10 and later): set"
     " `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give bwrap and Python profiles that allow `userns`."
 )
 _DOCKER = (
     "Docker's default profile forbids new namespaces: run with `--security-opt seccomp=unconfined --security-opt"
-    " apparmor=unconfined --security-opt systempaths=unconfined` (the container is then less closed off itself, and agents"
-    " are more), or stay with the tier `restricted`, which needs nothing."
+    " apparmor=unconfined --security-opt systempaths=unconfined`, or stay with the tier `restricted`. These options isolate"
+    " agents better, but the container itself less; `restricted` needs no options."
 )
 _KUBERNETES = (
     "The pod's profile forbids new namespaces: set `securityContext: {seccompProfile: {type: Unconfined},"
     " appArmorProfile: {type: Unconfined}, procMount: Unmasked}` with `hostUsers: false` in the pod, or stay with the tier"
-    " `restricted`, which needs nothing."
+    " `restricted`, which needs no settings."
 )
 _MACOS = (
-    "macOS gives a program no walls that hold hostile code: there are no namespaces, no Landlock and no seccomp. Run your"
+    "macOS offers nothing that contains hostile code: no namespaces, no Landlock and no seccomp. Run your"
     " host in a Linux container or virtual machine (Docker Desktop, Lima, OrbStack: tier `restricted` or better), or pass"
-    ' isolation="unsafe-process" for agents that you trust as you trust your own code.'
+    ' isolation="unsafe-process" for agents that you trust as much as your own code.'
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What of the system decides on the advice."""
+    """Facts about the system on which the advice depends."""
 
     platform: str
     distributions: tuple[str, ...] = ()
     container: str = ""
-    """"docker", "kubernetes" or nothing."""
+    """``docker``, ``kubernetes`` or empty."""
     has_bubblewrap: bool = False
     apparmor_restricts: bool = False
     clone_forbidden: bool = False
@@ -56,7 +56,7 @@ class Surroundings:
 
 
 def surroundings() -> Surroundings:
-    """Look around."""
+    """Return the facts about this system."""
     container = "docker" if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() else ""
     return Surroundings(
         platform=sys.platform,
@@ -70,20 +70,20 @@ def surroundings() -> Surroundings:
 
 
 def advice(tier: str, works: set[str], where: Surroundings) -> list[str]:
-    """Return what to do for the next tier, a sentence each; nothing where all is well."""
+    """Return what to do to get a better tier, one text for each measure; empty for the tier `full`."""
     if tier == "full":
         return []
     if where.platform == "darwin":
         return [_MACOS]
     if not where.platform.startswith("linux"):
-        return ["Agents can be kept in on Linux alone: run your host in a Linux virtual machine or container."]
+        return ["Agents can be isolated on Linux only: run your host in a Linux virtual machine or container."]
     said = []
     if not works >= _NAMESPACES:
         said += _about_namespaces(where)
     if not where.has_bubblewrap:
         said.append(f"Install bubblewrap for the tier `full`: `{_install(where)}`.")
     if "Landlock" not in works:
-        said.append("Landlock is missing: it needs Linux 5.13 or later and `landlock` in the kernel's list `lsm=`.")
+        said.append("Landlock is missing: it needs Linux 5.13 or later and `landlock` in the kernel parameter `lsm=`.")
     if "seccomp" not in works:
         said.append("seccomp is missing: it needs a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64.")
     return said
@@ -94,12 +94,12 @@ def _about_namespaces(where: Surroundings) -> list[str]:
     if where.apparmor_restricts:
         said.append(_APPARMOR)
     if where.clone_forbidden:
-        said.append("User namespaces are for root alone here: `sysctl kernel.unprivileged_userns_clone=1`.")
+        said.append("Only root may create user namespaces here: set `sysctl kernel.unprivileged_userns_clone=1`.")
     if where.no_user_namespaces:
-        said.append("User namespaces are turned off: `sysctl user.max_user_namespaces=15000`.")
+        said.append("User namespaces are turned off: set `sysctl user.max_user_namespaces=15000`.")
     if where.container:
         said.append(_KUBERNETES if where.container == "kubernetes" else _DOCKER)
-    return said or ["New namespaces are forbidden here, by the profile of a container or a service, or by the kernel."]
+    return said or ["New namespaces are forbidden here by the profile of a container or a service, or by the kernel."]
 
 
 def _install(where: Surroundings) -> str:
@@ -107,7 +107,7 @@ def _install(where: Surroundings) -> str:
 
 
 def _distributions() -> tuple[str, ...]:
-    """Return the names of this distribution and of those that it comes from."""
+    """Return the ids of this distribution and of those that it derives from."""
     found = {}
     with suppress(OSError):
         for line in Path("/etc/os-release").read_text().splitlines():

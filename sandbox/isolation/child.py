@@ -1,4 +1,4 @@
-"""What the rest of the host knows of an agent's process, whoever started it."""
+"""The interface of an agent process, as the host sees it, independent of how it was started."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from sandbox.limits import Limits
 
 
 class Child(Protocol):
-    """A process that waits on its control channel to be told what to run.
+    """An agent process that waits on its control channel for the agent to run.
 
-    A context manager: at its end the process, what it started, its sockets and its files are gone.
+    A context manager: on exit the process and its descendants are ended, its sockets closed and its files deleted.
     """
 
     data: socket.socket
     control: socket.socket
     output: socket.socket
     isolation: str
-    """The tier of `sandbox.isolation` that it runs in."""
+    """Tier of isolation, as in `sandbox.isolation`."""
     in_a_room: bool
-    """Whether it sees files where `_layout.in_a_room` shows them, else where the host has them."""
+    """Whether it sees files at the paths of `layout.in_a_room`, rather than at those of the host."""
     is_watched: bool
-    """Whether `overused` has to be asked now and then."""
+    """Whether `overused` must be called periodically, because the kernel does not enforce every limit."""
     cpu_s: float
-    """Processor time that it took, known when it has ended."""
+    """Processor time used, in seconds; set when the process has ended."""
 
     @property
     def pidfd(self) -> int | None:
-        """A descriptor that is readable when the process has ended; None where the system has no such.
+        """A descriptor that becomes readable when the process ends; None on a system without pidfds.
 
-        Waits for the process to be there; raises `StartFailed` where it does not come.
+        Waits until the process exists; raises `StartFailed` if it cannot be started.
         """
 
     def overused(self, limits: Limits) -> str | None:
-        """Return the name of a limit that the process is over, of those that the kernel does not hold here."""
+        """Return the name of a limit that the process exceeds, among those that the kernel does not enforce here, or None."""
 
     def has_ended(self) -> bool:
-        """Whether the process is over."""
+        """Whether the process has ended."""
 
     def kill(self) -> int:
-        """End the process and what it started; return its exit code (negative: a signal), its own if it was over."""
+        """End the process and its descendants; return the exit code, negative for a signal. If it ended before, its own code."""
 
     def __enter__(self) -> Child: ...
     def __exit__(

@@ -1,4 +1,4 @@
-"""Finds out what isolation this system gives, layer by layer and tier by tier, and says so."""
+"""`sandbox doctor`: test which layers and tiers of isolation this system offers, and report them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One layer or one way to a tier: whether it is there, and how that is known."""
+    """The test of one layer, or of one way to start a tier: whether it works, and the evidence."""
 
     name: str
     works: bool
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `sandbox doctor` says."""
+    """The report of `sandbox doctor`."""
 
     system: str
     layers: list[Finding] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Report:
 
     @property
     def tier(self) -> str:
-        """The tier that runs get here."""
+        """The tier that runs get on this system, or ``none``."""
         return next((tier for tier in TIERS if any(one.works for one in self.tiers if one.name == tier)), "none")
 
 
 def examine() -> Report:
-    """Try everything; takes about a second."""
+    """Test every layer and tier, which takes about a second, and return the report."""
     layers = [*_layers(), _bubblewrap()]
     tiers = [finding for tier in TIERS for finding in _tier(tier)]
     found = Report(f"{platform.system()} {platform.release()} {platform.machine()}", layers, tiers)
@@ -54,18 +54,18 @@ def examine() -> Report:
 
 
 def text(report: Report) -> str:
-    """Return the report for people."""
-    lines = [f"Isolation: {report.tier}  ({report.system})", "", "Layers, each tried by itself:"]
+    """Return the report as text."""
+    lines = [f"Isolation: {report.tier}  ({report.system})", "", "Layers, each tested separately:"]
     lines += [_line(one) for one in report.layers]
-    lines += ["", "Tiers, each tried with a run that looks for a gap in every wall:"]
+    lines += ["", "Tiers, each tested with a trial run that checks every layer:"]
     lines += [_line(one) for one in report.tiers]
     if report.advice:
-        lines += ["", "What would help:", *(f"  - {one}" for one in report.advice)]
+        lines += ["", "To get a better tier:", *(f"  - {one}" for one in report.advice)]
     return "\n".join(lines) + "\n"
 
 
 def as_json(report: Report) -> str:
-    """Return the report for programs."""
+    """Return the report as JSON."""
     rows = {
         name: [{"name": one.name, "works": one.works, "seen": one.seen} for one in found]
         for name, found in (("layers", report.layers), ("tiers", report.tiers))
@@ -95,17 +95,17 @@ def _layers() -> list[Finding]:
 def _bubblewrap() -> Finding:
     path = shutil.which("bwrap")
     if not path:
-        return Finding("bubblewrap", False, "there is no bwrap on the PATH")
+        return Finding("bubblewrap", False, "bwrap is not on the PATH")
     command = [path, "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "true"]
     done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode == 0:
-        return Finding("bubblewrap", True, f"{path} started a process in a room")
+        return Finding("bubblewrap", True, f"{path} started a process in new namespaces")
     said = done.stderr.decode(errors="replace").strip()
-    return Finding("bubblewrap", False, said.splitlines()[-1] if said else f"{path} ended with {done.returncode}")
+    return Finding("bubblewrap", False, said.splitlines()[-1] if said else f"{path} ended with code {done.returncode}")
 
 
 def _tier(tier: str) -> list[Finding]:
-    """Try the ways to a tier until one works."""
+    """Try the ways to start a tier until one works."""
     found = []
     for recipe in recipes(tier):
         try:
@@ -114,4 +114,4 @@ def _tier(tier: str) -> list[Finding]:
             found.append(Finding(tier, False, f"{recipe.way}: {error}"))
         else:
             return [*found, Finding(tier, True, recipe.way)]
-    return found or [Finding(tier, False, "there is no way to it on this system")]
+    return found or [Finding(tier, False, "not available on this system")]

@@ -1,4 +1,7 @@
-"""What of the host's files an agent's process can see, and where: the interpreter, its library, and our modules."""
+"""Layouts: the host files that an agent process can see, and their paths: the interpreter, its library and our modules.
+
+A *room* is a mount namespace of its own that shows only these files.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ PACKAGES = {
     "redis_store": Path(redis_store.__file__).parent,
     "msgpack": Path(msgpack.__file__).parent,
 }
-"""Our packages, in the order in which `boot.py` takes their folders."""
+"""Folders of our packages, in the order of the arguments of `boot.py`."""
 
 _FLAGS = ("-I", "-S", "-B", "-u", "-X", "utf8")
 _PYTHON, _MODULES, _EXTRA = "/python", "/modules", "/packages"
@@ -35,45 +38,45 @@ _SYSTEM = (
     "/usr/share/zoneinfo",
 )
 START_ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
-"""For the start of the interpreter; agents get another. One arena, because each reserves 64 MiB that a limit would count."""
+"""Environment in which the interpreter starts; agents get another. One arena: each reserves 64 MiB, which the limit counts."""
 _INSTALLED = ("site-packages", "dist-packages", "python*/site-packages", "python*/dist-packages")
 _MOST_LIBRARIES = 100
-"""Shared libraries beside the interpreter that are shown one by one; where there are more, their whole folder is."""
+"""Maximum number of shared libraries beside the interpreter shown one by one; if there are more, their folder is shown."""
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are for an agent's process."""
+    """Paths of files as an agent process sees them."""
 
     command: list[str]
-    """How to start `boot.py`; what to be follows."""
+    """Command that starts `boot.py`, without the arguments that select the role of the process."""
     environment: dict[str, str]
     read_only: list[str]
-    """What Landlock lets an agent read."""
+    """Paths that Landlock lets an agent read."""
     binds: tuple[Pair, ...] = ()
-    """In a room: paths of the host, and where they are shown."""
+    """In a room: paths of the host, each with its path in the room."""
     links: tuple[Pair, ...] = ()
-    """In a room: symbolic links, their text first."""
+    """In a room: targets of symbolic links, each with the path of the link."""
     hidden: tuple[str, ...] = ()
-    """In a room: folders to show empty."""
+    """In a room: folders that appear empty."""
 
     def folders(self) -> list[str]:
-        """In a room: the folders that hold what is shown, outer ones first."""
+        """Return the parent folders of all files shown in a room, outer ones first."""
         inside = (path for _, path in (*self.binds, *self.links))
         return sorted({str(parent) for path in inside for parent in Path(path).parents} - {"/"})
 
 
 def in_place(packages: Sequence[str] = ()) -> Layout:
-    """Return the layout without a room: everything lies where the host has it."""
+    """Return the layout without a room: every file has the path that it has on the host."""
     python = interpreter()
     read_only = [_library(), *_SYSTEM, *map(str, _libraries(python)), *map(str, _our_files()), *packages]
     return Layout(_command(str(python), map(str, PACKAGES.values())), dict(START_ENVIRONMENT), read_only)
 
 
 def in_a_room(packages: Sequence[str] = ()) -> Layout:
-    """Return the layout of a room, where the interpreter is `/python` and its home on the host does not show."""
+    """Return the layout of a room. The interpreter is in `/python`, so that its path on the host does not show."""
     python, library = interpreter(), Path(_library())
     libraries = _libraries(python)
     binds = [(str(python), f"{_PYTHON}/bin/{python.name}")]
@@ -101,12 +104,12 @@ def in_a_room(packages: Sequence[str] = ()) -> Layout:
 
 
 def package_in_a_room(path: str) -> str:
-    """Return where a further path of the host, a package's, is shown in a room."""
+    """Return the path in a room of an installed package's file or folder."""
     return f"{_EXTRA}/{Path(path).name}"
 
 
 def interpreter() -> Path:
-    """Return the file of the running Python itself, not a virtual environment's link to it."""
+    """Return the path of the running Python interpreter itself, not of a virtual environment's link to it."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
 
 
@@ -120,7 +123,7 @@ def _library() -> str:
 
 
 def _libraries(python: Path) -> list[Path]:
-    """Return the shared libraries that lie beside the interpreter: its own, and those of its modules."""
+    """Return the shared libraries beside the interpreter: its own and those of its modules."""
     folder = python.parent.parent / "lib"
     if folder == Path("/usr/lib"):
         return []
@@ -129,7 +132,7 @@ def _libraries(python: Path) -> list[Path]:
 
 
 def _our_files() -> list[Path]:
-    """Return the files and folders that hold what `boot.SHARED` names."""
+    """Return the files and folders of the modules in `boot.SHARED`."""
     modules = [
         PACKAGES[top].joinpath(*below.split("."), f"{name}.py")
         for package, names in boot.SHARED.items()

@@ -1,4 +1,4 @@
-"""The process of one run: its start, its sockets, its folder, and the end of all three."""
+"""The agent process of the tier `unsafe-process`, with its sockets and its folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sandbox.isolation.zygote_child import threads_of
 from sandbox.limits import Limits
 
 _KILL_PATIENCE_S = 1.0
-"""How long to wait for a killed process to be gone."""
+"""Timeout of waiting for a killed descendant to end, in seconds."""
 
 
 class Process:
-    """An interpreter with the standard library, an empty environment and an empty folder of its own.
+    """A `Child`: an interpreter with the standard library, an empty environment and an empty folder of its own.
 
-    A context manager: at its end the process, whatever it started in its session and among its descendants, its sockets
-    and its folder are gone. A daemon that left both (double fork with `setsid`) is out of reach here.
+    A context manager: on exit the process, its session and its descendants are ended, its sockets closed and its folder deleted.
+    A daemon that is in neither (double fork with `setsid`) is out of reach and survives.
     """
 
     isolation = "unsafe-process"
@@ -64,14 +64,14 @@ class Process:
         return [*command, "run", str(data_fd), str(control_fd), json.dumps(limits.for_the_kernel())]
 
     def has_ended(self) -> bool:
-        """Whether the process itself is over; it stays a zombie, so that its id is nobody else's until `kill`."""
+        """Whether the process itself has ended. It stays a zombie until `kill`, so that its id is not reused."""
         if hasattr(os, "waitid"):
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
         return self._popen.poll() is not None
 
     def kill(self) -> int:
-        """End the process and what it started; return its exit code (negative: a signal), its own if it was over."""
+        """End the process and its descendants; return the exit code, negative for a signal. If it ended before, its own code."""
         if self._popen.returncode is not None:
             return self._popen.returncode
         with ExitStack() as descriptors:
@@ -89,14 +89,14 @@ class Process:
         return code
 
     def overused(self, limits: Limits) -> str | None:
-        """Return the name of a limit that the process is over, of those that the kernel does not hold."""
+        """Return the name of a limit that the process exceeds, among those that the kernel does not enforce, or None."""
         taken = folder_bytes(self._folder, limits.scratch_bytes) + deleted_bytes(self._popen.pid)
         if taken > limits.scratch_bytes:
             return "scratch_bytes"
         return "threads" if threads_of(self._popen.pid) > limits.threads + 2 else None
 
     def _wait(self) -> int:
-        with suppress(ChildProcessError):  # somebody else in the host has waited for it
+        with suppress(ChildProcessError):  # other code in the host has waited for it already
             _, status, usage = os.wait4(self._popen.pid, 0)
             self.cpu_s = usage.ru_utime + usage.ru_stime
             self._popen.returncode = os.waitstatus_to_exitcode(status)
@@ -123,7 +123,7 @@ class Process:
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends, where the system has such."""
+    """Return a descriptor that becomes readable when the process ends; None on a system without pidfds."""
     with suppress(AttributeError, OSError):
         return os.pidfd_open(pid)
     return None
@@ -136,7 +136,7 @@ def _wait_for(pidfd: int) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes that this one started, and theirs, as far as the system shows them."""
+    """Return the descendants of a process, as far as the system shows them."""
     found: list[int] = []
     waiting = [pid]
     while waiting:

@@ -1,4 +1,4 @@
-"""How a zygote of each tier is started, best first."""
+"""Recipes: the ways to start a zygote of each tier, best first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sandbox.isolation import layout as isolation_layout
 from sandbox.isolation.layout import Layout
 
 UNPRIVILEGED = 65534
-"""Who agents are in a room; outside of it too, where the host is root and can give that up."""
+"""User and group id of agents in a room; also outside of one if the host is root and can drop its privileges."""
 
 IDLE_S = 300.0
-"""After this long without a run a zygote ends; the next run starts another."""
+"""Time without a run after which a zygote ends, in seconds; the next run starts another."""
 BIRTHS = 200
-"""Runs of one zygote. They share the layout of its memory and the seed of its hashes, so it is replaced at times."""
+"""Number of runs after which a zygote is replaced: its runs share its memory layout and hash seed."""
 
 _ROOM_FLAGS = ("-I", "-S", "-B", "-X", "utf8")
 
@@ -30,18 +30,18 @@ class Recipe:
 
     tier: str
     way: str
-    """What is special about it, for `sandbox doctor`."""
+    """Description of this way, for `sandbox doctor`."""
     command: Callable[[int, tuple[str, ...], dict[str, Any]], tuple[list[str], dict[str, str]]]
-    """Makes arguments and environment from the zygote's socket, paths of packages, and further settings."""
+    """Function of the zygote's socket, paths of packages and further settings; returns command line and environment."""
     counts_threads: bool
-    """Whether the kernel bounds the threads of a run: not for the system's root, and not outside of a user namespace."""
+    """Whether the kernel limits the threads of a run: not for the system's root, and not outside of a user namespace."""
     in_a_room: bool = True
     folder_of: int | None = None
-    """Whose a run's folder on disk has to be, outside of a room."""
+    """Id of the user who must own a run's folder on disk, outside of a room."""
 
 
 def recipes(tier: str) -> Iterator[Recipe]:
-    """Give the ways to start a zygote of a tier on this system."""
+    """Yield the ways to start a zygote of a tier on this system, best first."""
     if not sys.platform.startswith("linux"):
         return
     root = os.geteuid() == 0
@@ -86,7 +86,7 @@ def _bubblewrap(bwrap: str, as_root: bool) -> Any:
         for name, value in layout.environment.items():
             arguments += ["--setenv", name, value]
         for folder in layout.folders():
-            arguments += ["--dir", folder]  # bubblewrap's own would be readable for their owner alone
+            arguments += ["--dir", folder]  # folders that bubblewrap creates itself are readable only by their owner
         for source, inside in layout.binds:
             arguments += ["--ro-bind", source, inside]
         for text, inside in layout.links:

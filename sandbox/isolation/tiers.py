@@ -1,11 +1,11 @@
-"""The tiers of isolation: which there are, which this system can have, and a child in one of them.
+"""Tiers of isolation: choose the best one that this system offers, and start an agent process in it.
 
-    full            bubblewrap's room, namespaces for each run, Landlock, seccomp
-    namespaces      a room of our own making, namespaces for each run, seccomp, and Landlock where the kernel has it
-    restricted      Landlock and seccomp alone: what Docker's default profile leaves
-    unsafe-process  a process and nothing more, on request only: the agent can do what the host's user can
+    full            a room made by bubblewrap, namespaces for each run, Landlock, seccomp
+    namespaces      a room made by our own code, namespaces for each run, seccomp, and Landlock if the kernel has it
+    restricted      Landlock and seccomp only: what Docker's default profile permits
+    unsafe-process  a process without isolation, only on request: the agent can do whatever the host's user can
 
-A tier counts as there when a trial run in it finds every wall standing; each run tries them again before the agent begins.
+A tier is available if every layer passes the test in a trial run. Each run tests the layers again before the agent starts.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ TIERS = ("full", "namespaces", "restricted")
 """Best first."""
 UNSAFE = "unsafe-process"
 ENVIRONMENT = "SANDBOX_ISOLATION"
-"""The environment variable that says what to use where a caller does not."""
+"""Environment variable that names the tier to use if the caller does not."""
 
 _lock = threading.Lock()
 _chosen: dict[str | None, Recipe] = {}
 
 
 def checked(isolation: object) -> str | None:
-    """Return which tier is asked for, None for the best that can be had; raises `InvalidInput`."""
+    """Return the requested tier, or None for the best available; raise `InvalidInput` if there is no such tier."""
     if isolation is None:
         isolation = os.environ.get(ENVIRONMENT) or None
     if isolation is not None and not isinstance(isolation, str):
         raise InvalidType(f"isolation must be a str or None, not {type(isolation).__name__}.")
     if isolation not in (None, *TIERS, UNSAFE):
         names = ", ".join(map(repr, (*TIERS, UNSAFE)))
-        raise InvalidInput(f"isolation={isolation!r} is no tier: give one of {names}, or None for the best there is.")
+        raise InvalidInput(
+            f"isolation={isolation!r} is not a tier: give one of {names}, or None for the best available."
+        )
     return isolation
 
 
 def start_child(isolation: str | None, limits: Limits, packages: tuple[str, ...] = ()) -> Child:
-    """Start a process for an agent; `packages` are paths of the host that it may read as well.
+    """Start a process for an agent; `packages` are further paths of the host that it may read.
 
-    Raises `IsolationUnavailable` where the system does not give the tier asked for, or any; `StartFailed`.
+    Raises `IsolationUnavailable` if the system offers no tier or not the requested one, and `StartFailed`.
     """
     if isolation == UNSAFE:
         return Process(limits)
@@ -57,12 +59,12 @@ def start_child(isolation: str | None, limits: Limits, packages: tuple[str, ...]
 
 
 def available(isolation: str | None = None) -> str:
-    """Return the tier that runs get; raises `IsolationUnavailable`."""
+    """Return the tier that runs get, or raise `IsolationUnavailable`."""
     return _recipe_of(isolation).tier
 
 
 def _recipe_of(isolation: str | None) -> Recipe:
-    """Return how to start the zygotes of a tier. What has worked once is not given up for less within this process."""
+    """Return the recipe of a tier. Once chosen it stays the same in this process, so that isolation never gets weaker."""
     with _lock:
         found = _chosen.get(isolation)
         if found is None:
@@ -82,14 +84,14 @@ def _choose(tiers: tuple[str, ...]) -> Recipe:
                 return recipe
     what = "No isolation for agents" if len(tiers) > 1 else f"No isolation {tiers[0]!r}"
     raise IsolationUnavailable(
-        f"{what} can be had on this system. {_first_advice()}`sandbox doctor` says more. To run agents that you trust as you"
-        f" trust your own code, pass isolation={UNSAFE!r}, or set {ENVIRONMENT}={UNSAFE}.",
+        f"{what} is available on this system. {_first_advice()}Run `sandbox doctor` for details. To run agents that you"
+        f" trust as much as your own code, pass isolation={UNSAFE!r}, or set {ENVIRONMENT}={UNSAFE}.",
         reasons=reasons,
     )
 
 
 def _first_advice() -> str:
-    """Return a sentence for systems where it is known without trying."""
+    """Return the advice that is certain without testing any layer, or an empty text."""
     where = surroundings()
     known = where.platform != "linux" or where.apparmor_restricts or where.clone_forbidden or where.no_user_namespaces
     return " ".join(advice("none", {"bubblewrap", "Landlock", "seccomp"}, where)) + " " if known else ""

@@ -1,4 +1,4 @@
-"""A zygote, as the host sees it: a process that is started once and gives a fresh child for each run."""
+"""The host's side of a zygote: a process that is started once and forks a fresh child for each run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _SCRATCH_IN_A_ROOM = "/tmp"
 
 
 class ZygoteFailed(Exception):
-    """A zygote could not be started, or its children do not come to be; the message says what the system refused."""
+    """A zygote or its children could not be started; the message says what the system refused."""
 
 
 class ZygoteGone(Exception):
-    """The zygote takes no more requests: nobody had asked for long, or it has had its number of children."""
+    """The zygote takes no more requests: it was idle for too long, or has reached its number of children."""
 
 
 class Zygote:
-    """One zygote. Any thread may ask it for children; it ends when it is superseded and the last of them is gone."""
+    """One zygote. Any thread may request children. Once superseded, it ends with its last child."""
 
     def __init__(self, recipe: Recipe, packages: tuple[str, ...] = (), **settings: Any) -> None:
         self.recipe = recipe
@@ -74,11 +74,11 @@ class Zygote:
 
     @property
     def process_id(self) -> int:
-        """Of the process that the host has started, which is bubblewrap's or the zygote itself."""
+        """Id of the process that the host started: bubblewrap, or the zygote itself."""
         return self._process.pid
 
     def bear(self, limits: Limits, trial: bool = False) -> BornChild:
-        """Return a new child, which may still be on its way; raises `ZygoteGone`."""
+        """Return a new child, which may still be starting; raise `ZygoteGone` if the zygote takes no more requests."""
         with self._lock:
             if self._superseded:
                 raise ZygoteGone
@@ -100,7 +100,7 @@ class Zygote:
             raise
 
     def supersede(self) -> None:
-        """Take no more requests, and end with the last child."""
+        """Take no more requests, and end the zygote with its last child."""
         with self._lock:
             self._superseded = True
             close = self._children == 0
@@ -108,12 +108,12 @@ class Zygote:
             self.close()
 
     def close(self) -> None:
-        """End the zygote and what it started."""
+        """End the zygote and its children."""
         self.is_closed = True
         self._socket.close()
         try:
             self._process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:  # it never runs an agent's code; only the system can have stopped it
+        except subprocess.TimeoutExpired:  # a zygote runs no agent's code, so that only the system can have stopped it
             if self._pidfd is not None:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -124,9 +124,9 @@ class Zygote:
             self._pidfd = None
 
     def forget(self) -> None:
-        """In a forked copy of the host: give up the descriptors, by whose end the zygote knows that the host has gone."""
+        """Close the descriptors in a forked copy of the host: the zygote ends when the last copy of its socket is closed."""
         self._socket.close()
-        self._process.returncode = 0  # it is no child of this process
+        self._process.returncode = 0  # the zygote is not a child of this process
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -142,7 +142,7 @@ class Zygote:
             for sock in (*ours, birth):
                 sock.close()
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-                raise ConnectionError(str(error)) from None  # a closed socket: superseded at this moment
+                raise ConnectionError(str(error)) from None  # the socket is closed: the zygote was just superseded
             raise
         finally:
             for sock in given:
@@ -150,7 +150,7 @@ class Zygote:
         return BornChild(self.recipe, ours, birth, folder, self._release)
 
     def _release(self) -> None:
-        """A child is gone."""
+        """Count the end of a child."""
         with self._lock:
             self._children -= 1
             close = self._superseded and self._children == 0
@@ -161,11 +161,11 @@ class Zygote:
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         if not poller.poll(_START_TIMEOUT_S * 1000):
-            raise ZygoteFailed(f"it was not ready within {_START_TIMEOUT_S:g} seconds")
+            raise ZygoteFailed(f"the zygote was not ready within {_START_TIMEOUT_S:g} s")
         message, self._pidfd = receive(self._socket)
         if not message.get("ready"):
             said = os.read(errors, 64 * 1024).decode(errors="replace").strip() if _is_readable(errors) else ""
-            raise ZygoteFailed(said.splitlines()[-1] if said else "it ended without a word")
+            raise ZygoteFailed(said.splitlines()[-1] if said else "the zygote ended without a message")
 
 
 def _is_readable(descriptor: int) -> bool:

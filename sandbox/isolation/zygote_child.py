@@ -1,4 +1,4 @@
-"""A child of a zygote: the sockets to it, its pidfd, its end."""
+"""The host's side of a zygote's child: its sockets, its pidfd and its end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _living: weakref.WeakSet[BornChild] = weakref.WeakSet()
 
 
 class BornChild:
-    """A `Child` that a zygote bears. It is not the host's own, so that a pidfd stands for it, and the zygote says how it ended.
+    """A `Child` forked by a zygote. It is not a child of the host: the host holds a pidfd, and the zygote reports the exit code.
 
-    The birth of it takes milliseconds, for which only `pidfd` waits.
+    Starting it takes milliseconds; only `pidfd` waits for that.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BornChild:
         return self._code is not None or _is_ready(self.pidfd, 0)
 
     def overused(self, limits: Limits) -> str | None:
-        """Return the name of a limit that the process is over, of those that the kernel does not hold here."""
+        """Return the name of a limit that the process exceeds, among those that the kernel does not enforce here, or None."""
         pid = _pid_of(self.pidfd)
         if self._folder:
             taken = folder_bytes(self._folder, limits.scratch_bytes)
@@ -95,7 +95,7 @@ class BornChild:
             self.close()
 
     def close(self) -> None:
-        """Give up the sockets and the folder of a process that has ended."""
+        """Close the sockets and delete the folder of a process that has ended."""
         if not self._closed:
             self.forget()
             if self._folder:
@@ -103,7 +103,7 @@ class BornChild:
             self._release()
 
     def forget(self) -> None:
-        """In a forked copy of the host: give up the descriptors."""
+        """Close the descriptors in a forked copy of the host."""
         self._closed = True
         for sock in (self.data, self.control, self.output, self._birth):
             sock.close()
@@ -116,10 +116,8 @@ class BornChild:
             message, pidfd = receive(self._birth, _BIRTH_TIMEOUT_S)
             if pidfd is not None:
                 return pidfd
-            why = message.get("failed", "the process that starts others has ended")
-            self._failure = StartFailed(
-                f"No process for the agent could be started ({self.isolation}): {why}", output=""
-            )
+            why = message.get("failed", "its zygote has ended or did not reply in time")
+            self._failure = StartFailed(f"The agent process could not be started ({self.isolation}): {why}", output="")
         raise self._failure
 
     def _await_end(self) -> int:
@@ -132,7 +130,7 @@ class BornChild:
 
 
 def receive(sock: socket.socket, timeout_s: float = 0) -> tuple[dict[str, Any], int | None]:
-    """Return a message of a zygote and the descriptor that came with it; nothing at the end or where it takes too long."""
+    """Return a message of a zygote and the descriptor that came with it; empty after the last message and after a timeout."""
     if timeout_s and not _is_ready(sock.fileno(), timeout_s):
         return {}, None
     with suppress(ConnectionError):
@@ -143,13 +141,13 @@ def receive(sock: socket.socket, timeout_s: float = 0) -> tuple[dict[str, Any], 
 
 
 def forget_all() -> None:
-    """In a forked copy of the host: give up the descriptors of all children that are there."""
+    """Close the descriptors of all children in a forked copy of the host."""
     for child in list(_living):
         child.forget()
 
 
 def threads_of(pid: int | None) -> int:
-    """Return how many threads a process has, 0 where that cannot be known."""
+    """Return the number of threads of a process, or 0 if it is unknown."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
     return 0

@@ -1,4 +1,4 @@
-"""The zygotes of this process: one a kind, started when the first run needs it, shared by all runs, gone at exit."""
+"""The zygotes of this process: one of each kind, started by the first run that needs it, shared by all runs, ended at exit."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _superseded: list[Zygote] = []
 
 
 def bear(recipe: Recipe, packages: tuple[str, ...], limits: Limits) -> BornChild:
-    """Return a child of the zygote of a kind, of a new one where there is none or the old one has retired."""
+    """Return a child of the zygote for a recipe and packages; start a zygote if there is none or the old one has retired."""
     for _ in range(_ATTEMPTS):
         try:
             zygote = _zygote_of(recipe, packages)
         except ZygoteFailed as error:
-            raise StartFailed(f"The process that starts agents ({recipe.tier}) failed: {error}", output="") from None
+            raise StartFailed(f"The zygote that starts agents ({recipe.tier}) failed: {error}", output="") from None
         try:
             return zygote.bear(limits)
         except ZygoteGone:
             _replace(recipe, packages, zygote)
-    raise StartFailed(f"The process that starts agents ({recipe.tier}) ended {_ATTEMPTS} times in a row.", output="")
+    raise StartFailed(f"The zygote that starts agents ({recipe.tier}) ended {_ATTEMPTS} times in a row.", output="")
 
 
 def try_out(recipe: Recipe) -> None:
-    """Start the zygote of a kind and have a run find out whether every wall stands; raises `ZygoteFailed`."""
+    """Start the zygote for a recipe and test every layer in a trial run; raise `ZygoteFailed` if one fails."""
     zygote = _zygote_of(recipe, ())
     try:
         trial(zygote)
@@ -46,7 +46,7 @@ def try_out(recipe: Recipe) -> None:
 
 
 def trial(zygote: Zygote) -> None:
-    """Have a run without an agent, which ends when every wall stands; raises `ZygoteFailed` where one does not."""
+    """Make a trial run, which tests every layer and has no agent; raise `ZygoteFailed` if a layer fails the test."""
     said = b""
     try:
         with zygote.bear(Limits(), trial=True) as child:
@@ -55,15 +55,15 @@ def trial(zygote: Zygote) -> None:
             while data := child.output.recv(4096):
                 said += data
     except ZygoteGone:
-        raise ZygoteFailed("it ended before the first run") from None
+        raise ZygoteFailed("the zygote ended before the first run") from None
     except (StartFailed, OSError) as error:
         raise ZygoteFailed(str(error)) from None
     if said != b"ok":
-        raise ZygoteFailed(said.decode(errors="replace") or "the trial run ended without a word")
+        raise ZygoteFailed(said.decode(errors="replace") or "the trial run ended without a message")
 
 
 def process_ids() -> set[str]:
-    """Return the ids of the zygotes' processes, as far as they are children of this one."""
+    """Return the ids of the running processes that this process started as zygotes."""
     with _lock:
         return {str(one.process_id) for one in (*_zygotes.values(), *_superseded) if not one.is_closed}
 

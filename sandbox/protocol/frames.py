@@ -1,8 +1,8 @@
 """Frames on a socket: a u32 length in little endian, then one flat msgpack array.
 
-Host and child share this module. The host reads what hostile code may have written, so that nothing is allocated on the
-word of a header: the length is checked before the body is read, the number of parts before they are decoded, and parts
-that hold others are refused as they are met (with an empty array or map as the only thing that can come to exist).
+Host and agent process share this module. The host reads frames that hostile code may have written, so it never allocates
+memory on the word of a header. It checks the length before it reads the body, and the number of parts before it decodes
+them. Nested parts are refused while decoding; an empty array or map is the only one that can come to exist.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ Part: TypeAlias = bool | int | float | str | bytes | None
 
 HEADER_BYTES = 4
 MAX_PARTS = 1_000_000
-"""Parts of a frame that the host accepts; each costs it at most 64 bytes beside its own size."""
+"""Maximum number of parts of a frame that the host accepts; each costs it at most 64 bytes beyond its own size."""
 
 RECEIVE_BYTES = 64 * 1024
-"""What is asked of a socket at a time."""
+"""Size of one read from a socket, in bytes."""
 
 SPIN_FOR_REQUEST_US = 100
 SPIN_FOR_ANSWER_US = 200
-"""How long the host and the child poll before they sleep. The child's time must cover waking up a host that sleeps, or two
-sleepers would never find out that polling pays: 54 µs a get with these, 130 with 50 for both, 190 without."""
+"""Time that the host and the agent process poll before they sleep, in microseconds.
+
+The agent process must poll for longer than a sleeping host takes to wake up. Otherwise both would sleep and never find out
+that polling pays. One get takes 54 µs with these values, 130 µs with 50 for both, and 190 µs without polling.
+"""
 
 _LOOK_AFTER = 1000
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class FrameError(Exception):
-    """The other side sent what is not a frame within the bounds."""
+    """The peer sent an invalid frame, or one over the bounds."""
 
 
 class FrameTooBig(Exception):
-    """A frame of our own is over the bound of its channel; nothing was sent. Attributes: `size_bytes`, `limit_bytes`."""
+    """An outgoing frame is over the bound of its channel; nothing was sent. Attributes: `size_bytes`, `limit_bytes`."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(f"a frame of {size_bytes:,} bytes is over the bound of {limit_bytes:,}")
@@ -52,7 +55,7 @@ class FrameTooBig(Exception):
 
 
 def pack(parts: list[Part], max_bytes: int) -> bytes:
-    """Return a frame, or raise `FrameTooBig`; ints over 64 bits raise `OverflowError`, lone surrogates `ValueError`."""
+    """Return a frame, or raise `FrameTooBig`. Ints over 64 bits raise `OverflowError`, lone surrogates `ValueError`."""
     size = 0
     for part in parts:
         if type(part) is bytes:
@@ -66,7 +69,7 @@ def pack(parts: list[Part], max_bytes: int) -> bytes:
 
 
 def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
-    """Return the parts of a frame's body, each None, a bool, a number, a str or bytes; anything else is a `FrameError`."""
+    """Return the parts of a frame's body: each None, a bool, a number, a str or bytes. Raises `FrameError` for anything else."""
     count, start = _array_header(body)
     if count > max_parts:
         raise FrameError(f"a frame of {count:,} parts, where at most {max_parts:,} are allowed")
@@ -90,7 +93,7 @@ def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
 
 
 def _scalars(unpacker: Any, count: int) -> list[Any]:
-    """Return so many parts, looking at a few at a time: a million empty arrays would cost 64 times their size."""
+    """Return `count` parts, checked in small batches: a million empty arrays at once would cost 64 times their size."""
     parts: list[Any] = []
     while more := list(islice(unpacker, min(_LOOK_AFTER, count - len(parts)))):
         if not _SCALARS.issuperset(map(type, more)):
@@ -102,7 +105,7 @@ def _scalars(unpacker: Any, count: int) -> list[Any]:
 
 
 def _array_header(body: bytes | memoryview) -> tuple[int, int]:
-    """Return how many parts a body announces, and where the first begins."""
+    """Return the number of parts that a body announces, and the offset of the first."""
     first = body[0] if len(body) else 0
     if first & 0xF0 == 0x90:
         return first & 0x0F, 1
@@ -114,7 +117,7 @@ def _array_header(body: bytes | memoryview) -> tuple[int, int]:
 
 
 class FrameBuffer:
-    """Puts the bytes that arrive on a socket together into bodies of frames."""
+    """Assembles bytes from a socket into bodies of frames."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -122,11 +125,11 @@ class FrameBuffer:
         self._size: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take what came from the socket."""
+        """Add bytes received from the socket."""
         self._received += data
 
     def next_body(self) -> bytes | None:
-        """Return the next whole body, or None where more bytes are needed."""
+        """Return the next complete body, or None if more bytes are needed."""
         if self._size is None:
             if len(self._received) < HEADER_BYTES:
                 return None
@@ -160,11 +163,11 @@ class Channel:
         self._poll = poller.poll
 
     def send(self, parts: list[Part]) -> None:
-        """Send one frame, waiting until all of it has gone out."""
+        """Send one frame; block until all of it is sent."""
         self.socket.sendall(pack(parts, self.max_bytes))
 
     def receive(self) -> bytes | None:
-        """Wait for one frame and return its body, or None where the other side has closed."""
+        """Wait for one frame and return its body, or None if the peer has closed the socket."""
         while (body := self._buffer.next_body()) is None:
             self._wait()
             data = self.socket.recv(RECEIVE_BYTES)
@@ -174,7 +177,7 @@ class Channel:
         return body
 
     def _wait(self) -> None:
-        """Ask for bytes for a moment before sleeping on them, where that pays; one thread of a process at a time."""
+        """Poll the socket briefly before blocking on it, if that pays; only one thread of a process polls at a time."""
         if Channel._spinning or not self._spinner.worth_it():
             return
         Channel._spinning = True

@@ -1,8 +1,8 @@
-"""What may be said between an agent's process and its host: every message, with the types of its parts.
+"""Messages between an agent process and its host, with the types of their parts.
 
-Data channel, one at a time: ``[id, operation, namespace, argument...]`` is answered by ``[id, 1, part...]`` or by
-``[id, 0, error class, message, facts as JSON]``. Control channel, many at once: ``[kind, part...]``. JSON travels as text in
-bytes. The user is bound to the channel and never part of a message.
+Data channel, one request at a time: the request ``[id, operation, namespace, argument...]`` gets the reply
+``[id, 1, part...]`` or ``[id, 0, error class, message, facts as JSON]``. Control channel, many messages at once:
+``[kind, part...]``. JSON is sent as text in bytes. The user is bound to the channel and never part of a message.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ JSON_OR_NONE: Kinds = frozenset({bytes, _NONE})
 
 
 class Shape(NamedTuple):
-    """The parts of a message after its head: these, then any number of repetitions of those."""
+    """Types of the parts after the head of a message: the `fixed` parts, then any number of repetitions of `repeated`."""
 
     fixed: tuple[Kinds, ...] = ()
     repeated: tuple[Kinds, ...] = ()
 
     def fits(self, parts: list[Any]) -> bool:
-        """Whether the parts are of the types and the number that this shape asks for."""
-        if not self.repeated:  # most messages, and those in a hurry
+        """Whether the parts have the types and the number that this shape requires."""
+        if not self.repeated:  # a fast path for most messages, among them the frequent ones
             return len(parts) == len(self.fixed) and all(map(frozenset.__contains__, self.fixed, map(type, parts)))
         rest = len(parts) - len(self.fixed)
         if rest < 0 or rest % len(self.repeated):
@@ -70,37 +70,39 @@ OPERATIONS: dict[str, Shape] = {
     "compare_and_set": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # key, expected (None: absence), value, ttl
     "pop": Shape((TEXT,)),
     "rename": Shape((TEXT, TEXT)),
-    # The steps between which an agent's process runs functions of its own, or waits.
+    # Steps between which the agent process calls the agent's own functions, or waits.
     "replace": Shape((TEXT, JSON_OR_NONE, JSON, NUMBER_OR_NONE)),  # as `compare_and_set`, with the ttl that the key has
     "claim_value": Shape((TEXT, TEXT, NUMBER_OR_NONE, NUMBER_OR_NONE, NUMBER, WHOLE), (TEXT,)),
-    # key, token, ttl, stale, lock timeout, since when it waits in ms; tags
+    # key, token, ttl, stale, lock timeout, start of the wait in ms; tags
     "renew_value": Shape((TEXT, TEXT, NUMBER), (TEXT,)),  # key, token, lock timeout; tags
     "commit_value": Shape((TEXT, TEXT, JSON, NUMBER_OR_NONE, NUMBER_OR_NONE), (TEXT,)),
     # key, token, value, ttl, stale; tags
     "fail_value": Shape((TEXT, TEXT, TEXT, TEXT)),  # key, token, type and message of the error
     "invalidate_tag": Shape((TEXT, WHOLE), (TEXT,)),
-    # tag, how many patterns say what may be read; these, and those of what may be written
+    # tag, number of patterns for reading; patterns for reading, then those for writing
     "commit_transaction": Shape((), (WHOLE, TEXT, TEXT, JSON_OR_NONE, NUMBER_OR_NONE)),
     # one of `TRANSACTION_STEPS`, namespace, key, value, ttl
     "acquire_lock": Shape((TEXT, TEXT, NUMBER, WHOLE)),  # name, token, ttl, 1 to stand in the queue
     "renew_lock": Shape((TEXT, TEXT, NUMBER)),  # name, token, ttl
     "release_lock": Shape((TEXT, TEXT)),
-    "acquire_place": Shape((TEXT, TEXT, WHOLE, NUMBER, WHOLE)),  # name, token, places; then as of a lock
+    "acquire_place": Shape((TEXT, TEXT, WHOLE, NUMBER, WHOLE)),  # name, token, number of slots; then as for a lock
     "renew_place": Shape((TEXT, TEXT, WHOLE, NUMBER)),
     "release_place": Shape((TEXT, TEXT, WHOLE)),
     "take_moment": Shape(
         (TEXT, WHOLE, NUMBER, NUMBER_OR_NONE)
-    ),  # name, moments, in so many seconds, most seconds to wait
+    ),  # name, number of permits, per this many seconds, maximum wait in seconds
 }
-"""The operations of the store, with the arguments that follow id, name and namespace. Each answers at once."""
+"""Operations of the store, with the arguments that follow id, operation and namespace. None of them waits before it replies."""
 
 TRANSACTION_STEPS = READ, SET, DELETE, BOUND = 0, 1, 2, 3
-"""What a step of a transaction does: it expects what was read (None: nothing), sets, deletes, or says how many keys a namespace
-may hold, in the place of the ttl."""
+"""Kinds of steps of a transaction.
+
+`READ` expects the value that was read (None: a missing key), `SET` sets, `DELETE` deletes. `BOUND` gives the maximum number of
+keys of a namespace, in the position of the ttl.
+"""
 
 BOUNDED = "bounded"
-"""Stands before an operation of `MAY_ADD` in a namespace that bounds itself: how many keys it may hold, the operation, its
-arguments."""
+"""Prefix of an operation in `MAY_ADD` on a namespace with `max_keys`; the maximum, the operation and its arguments follow."""
 
 MAY_ADD = frozenset(
     {
@@ -115,10 +117,14 @@ MAY_ADD = frozenset(
         "commit_value",
     }
 )
-"""Operations after which a namespace may hold more keys."""
+"""Operations that can add keys to a namespace."""
 
 CLAIM_STATES = CLAIMED, BUSY, FAILED, VALUE = 0, 1, 2, 3
-"""What an answer to `claim_value` begins with: nothing follows; how long and since when in ms; type and message; the value."""
+"""First part of the reply to `claim_value`.
+
+Nothing follows `CLAIMED`. The time left of the other caller's claim and the start of the wait, in ms, follow `BUSY`. Type and
+message of the error follow `FAILED`, and the value follows `VALUE`.
+"""
 
 CHANGES = frozenset(
     {
@@ -133,7 +139,7 @@ CHANGES = frozenset(
         "fail_value",
     }
 )
-"""Operations that need both rights in their namespace; of the others those in `WRITES` need one to write."""
+"""Operations that need the rights to read and to write their namespace. Others need only the latter if in `WRITES`."""
 
 WRITES = (CHANGES - {"claim_value", "renew_value", "fail_value"}) | {
     "set",
@@ -147,7 +153,7 @@ WRITES = (CHANGES - {"claim_value", "renew_value", "fail_value"}) | {
     "rename",
     "commit_transaction",
 }
-"""Operations after which other data may be there than before."""
+"""Operations that can change data."""
 
 OF_THE_USER = frozenset(
     {
@@ -163,51 +169,51 @@ OF_THE_USER = frozenset(
         "take_moment",
     }
 )
-"""Operations that belong to no namespace, or to several."""
+"""Operations that concern no namespace, or several."""
 
 FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
     "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, address of a function, args, kwargs
     "agent": Shape((WHOLE, TEXT, JSON)),  # id, name, input
     "watch": Shape((WHOLE, TEXT, FLAG, TEXT_OR_NONE, JSON_OR_NONE, TEXT_OR_NONE, FLAG)),
-    # id, namespace, all namespaces?, prefix, since, consumer, initial?
+    # id, namespace, whether all namespaces, prefix, since, consumer, whether initial
     "next": Shape((WHOLE, WHOLE, NUMBER_OR_NONE)),  # id, the watch's id, timeout
     "unwatch": Shape((WHOLE,)),  # the watch's id
     "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
     "result": Shape((JSON,)),
-    "raised": Shape((TEXT, TEXT, TEXT, FLAG)),  # type, message, traceback, before its `run` was called?
+    "raised": Shape((TEXT, TEXT, TEXT, FLAG)),  # type, message, traceback, whether before its `run` was called
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details
     "invalid_result": Shape((TEXT, TEXT)),  # message, path
     "result_too_big": Shape((WHOLE,)),  # bytes
-    "exited": Shape((WHOLE, TEXT, FLAG)),  # code, message, before its `run` was called?
+    "exited": Shape((WHOLE, TEXT, FLAG)),  # code, message, whether before its `run` was called
 }
-"""What the control channel carries to the host."""
+"""Messages on the control channel to the host."""
 
 WATCHING = frozenset({"watch", "next", "unwatch", "wait"})
-"""Kinds that are about changes."""
+"""Kinds of messages to the host for watching changes and waiting for them."""
 
 ANSWERS_TO_WAITS = frozenset({"changes", "value", "refused"})
-"""Kinds of messages to the child that answer those."""
+"""Kinds of messages to the agent process that reply to those in `WATCHING`."""
 
 WATCHES = ("watch", "watch_all", "wait_for")
-"""What an agent calls for them, by the names that permissions and the timeline have for it."""
+"""Operations for `WATCHING`, by the names used in permissions and the timeline."""
 
 LOST_CHANNEL_EXIT_CODE = 121
-"""With this the process ends that cannot say how its agent fared, because the agent has closed the control channel."""
+"""Exit code of an agent process that cannot report its outcome because the agent closed the control channel."""
 
 HEAD = Shape((WHOLE, TEXT, TEXT))
 BOUND_HEAD = Shape((WHOLE, TEXT))
 
 
 def read_request(parts: list[Any]) -> tuple[int, str, str, int | None, list[Any]]:
-    """Return id, operation, namespace, how many keys that may hold, and arguments of a checked request; or raise `FrameError`."""
+    """Check a request and return its id, operation, namespace, maximum number of keys and arguments; or raise `FrameError`."""
     if not HEAD.fits(parts[:3]):
         raise FrameError("a request that does not begin with an id, an operation and a namespace")
     number, operation, namespace = parts[:3]
     max_keys: int | None = None
     if operation == BOUNDED:
         if not BOUND_HEAD.fits(parts[3:5]) or parts[4] not in MAY_ADD:
-            raise FrameError("a bound that is none, or stands before an operation that has none")
+            raise FrameError("an invalid bound, or a bound on an operation that takes none")
         max_keys, operation = parts[3:5]
         del parts[3:5]
     shape = OPERATIONS.get(operation)
@@ -220,7 +226,7 @@ def read_request(parts: list[Any]) -> tuple[int, str, str, int | None, list[Any]
 
 
 def read_from_child(parts: list[Any]) -> tuple[str, list[Any]]:
-    """Return kind and parts of a checked message on the control channel, or raise `FrameError`."""
+    """Check a message on the control channel and return its kind and parts, or raise `FrameError`."""
     kind = parts[0] if parts and type(parts[0]) is str else ""
     shape = FROM_CHILD.get(kind)
     if shape is None:

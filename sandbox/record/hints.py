@@ -1,4 +1,4 @@
-"""What the author of an agent might do better, seen from what it did."""
+"""Hints: suggestions for the author of an agent, derived from its calls of the store."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from sandbox.protocol.messages import OF_THE_USER, WRITES
 from sandbox.result import Hint, Operation
 
 GETS_IN_A_ROW = 20
-"""From so many single gets on, one `get_many` is worth a word."""
+"""Number of single gets in a row from which a hint suggests `get_many`."""
 
 MISSES_OF_A_CACHE = 5
-"""From so many misses that were all filled on, a namespace is looked at as a cache."""
+"""Number of missed keys, all of them also set, from which a namespace counts as a cache."""
 
 NEAR = 0.8
-"""The part of a limit at which a value is near it."""
+"""Fraction of a limit from which a value counts as near it."""
 
 
 MOST_OF_A_KIND = 10
-"""So many places are looked at for a hint of each kind: an agent decides how many there are, and looking takes time."""
+"""Maximum number of agent and namespace pairs examined for a hint of each kind.
+
+Bounds the work of the host: agents choose how many there are.
+"""
 
 _NO_READS = (OF_THE_USER - WRITES) | {"watch", "watch_all", "wait_for", "claim_value", "renew_value", "fail_value"}
 
 _COMPARED, _COMPARED_CHARACTERS = 500, 48
-"""So many names, and so much of each, are compared with one that holds nothing; agents make names as they like."""
+"""Maximum number of names, and of characters of each, compared with the name of an empty namespace.
+
+Bounds the work of the host: agents choose the names.
+"""
 
 
 class Questions(Protocol):
-    """What hints ask the store; it shows no more than the agent may read."""
+    """The store operations that hints use. The store has the agent's rights, so that hints reveal no more than it may read."""
 
     def list_namespaces(self) -> list[str]: ...
     def use_namespace(self, name: str) -> Questions: ...
@@ -44,7 +50,7 @@ Store: TypeAlias = "AbstractContextManager[Questions]"
 
 
 def find_hints(operations: list[Operation], limits: Limits, open_store: Callable[[], Store]) -> list[Hint]:
-    """Return hints in the order of what they are about; the store is opened only where a question is left to ask."""
+    """Return the hints for a run, grouped by kind. The store is opened only for hints that need to read it."""
     hints = [*islice(_single_gets(operations), MOST_OF_A_KIND), *_near_limit(operations, limits)]
     by_place = {place: list(group) for place, group in groupby(sorted(operations, key=_place), key=_place)}
     empty = dict(islice(((place, group) for place, group in by_place.items() if _found_nothing(group)), MOST_OF_A_KIND))
@@ -61,7 +67,7 @@ def _place(operation: Operation) -> tuple[str, str]:
 
 
 def _single_gets(operations: list[Operation]) -> Iterator[Hint]:
-    """Look for gets of different keys that one agent made one after the other in one namespace."""
+    """Yield a hint for each agent and namespace with consecutive gets of different keys."""
     longest: dict[tuple[str, str], list[Operation]] = {}
     by_run = groupby(sorted(operations, key=lambda one: one.run), key=lambda one: one.run)
     for _, group in by_run:
@@ -78,7 +84,7 @@ def _single_gets(operations: list[Operation]) -> Iterator[Hint]:
             yield Hint(
                 "single_gets",
                 f"{agent} made {len(gets):,} single gets in a row in namespace {namespace!r} ({gets[0].key!r} first;"
-                f" {took:.0f} ms in the store): get_many(keys) answers them at once.",
+                f" {took:.0f} ms in the store): get_many(keys) reads them in one call.",
                 agent,
                 namespace,
             )
@@ -92,7 +98,7 @@ def _near_limit(operations: list[Operation], limits: Limits) -> Iterator[Hint]:
         what = f"the value of {one.key!r}" if one.key is not None else f"a {one.operation}"
         yield Hint(
             "near_limit",
-            f"{one.agent}: {what} in namespace {one.namespace!r} takes {one.bytes:,} bytes, and {most:,} are the most"
+            f"{one.agent}: {what} in namespace {one.namespace!r} takes {one.bytes:,} of at most {most:,} bytes"
             f" ({name}): store it in parts.",
             one.agent,
             one.namespace,
@@ -100,12 +106,12 @@ def _near_limit(operations: list[Operation], limits: Limits) -> Iterator[Hint]:
 
 
 def _reads(group: list[Operation]) -> list[Operation]:
-    """Return what was carried out in a namespace, without what waits for others to write there."""
+    """Return the successful operations on a namespace, without those that wait for another writer."""
     return [one for one in group if one.error is None and one.operation not in _NO_READS]
 
 
 def _found_nothing(group: list[Operation]) -> bool:
-    """Whether there were reads that all found nothing, and no writes."""
+    """Whether there were reads, all of which found nothing, and no writes."""
     done = _reads(group)
     return bool(done) and not any(one.count or one.operation in WRITES for one in done)
 
@@ -122,8 +128,8 @@ def _empty_namespaces(empty: dict[tuple[str, str], list[Operation]], store: Ques
         instead = f"did it mean {' or '.join(map(repr, near))}?" if near else _others(there)
         yield Hint(
             "empty_namespace",
-            f"{agent} read from namespace {namespace!r} {times:,} {'time' if times == 1 else 'times'}, which"
-            f" holds nothing: {instead}",
+            f"{agent} read from namespace {namespace!r} {times:,} {'time' if times == 1 else 'times'}, but it"
+            f" is empty: {instead}",
             agent,
             namespace,
         )
@@ -140,11 +146,11 @@ def _others(there: list[str]) -> str:
     if not there:
         return "the user has no data yet."
     shown = ", ".join(map(repr, there[:5]))
-    return f"there are {shown}{' and more' if len(there) > 5 else ''}."
+    return f"the user has {shown}{' and more' if len(there) > 5 else ''}."
 
 
 def _never_hit(group: list[Operation]) -> bool:
-    """Whether keys were asked for, none was there, and each was stored then."""
+    """Whether at least `MISSES_OF_A_CACHE` keys were read, none of them existed, and each was stored."""
     asked = [one for one in group if one.operation == "get"]
     missed = {one.key for one in asked if one.hit is False}
     stored = {one.key for one in group if one.operation == "set" and one.error is None}
@@ -152,15 +158,18 @@ def _never_hit(group: list[Operation]) -> bool:
 
 
 def _useless_caches(caches: dict[tuple[str, str], list[Operation]], store: Questions) -> Iterator[Hint]:
-    """A cache that is filled for the first time misses too; one that held as much before, and gave nothing, is useless."""
+    """Yield a hint for each cache that held at least as many keys before the run as were read, and yet had no hit.
+
+    A cache that is filled for the first time also has only misses; it gets no hint.
+    """
     for (agent, namespace), group in caches.items():
         missed = list(dict.fromkeys(one.key for one in group if one.operation == "get"))
         before = len(store.use_namespace(namespace)) - len({one.key for one in group if one.operation == "set"})
         if before >= len(missed):
             yield Hint(
                 "useless_cache",
-                f"{agent} asked the cache {namespace!r} for {len(missed):,} keys and found none, though {before:,} others"
-                f" lie there: does {missed[0]!r} hold something that is new each time, such as a time or an id?",
+                f"{agent} looked up {len(missed):,} keys in the cache {namespace!r} and found none, though it holds"
+                f" {before:,} others: does {missed[0]!r} contain a part that changes each time, such as a time or an id?",
                 agent,
                 namespace,
             )

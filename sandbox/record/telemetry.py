@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry, where the host has set it up; others pay for one look."""
+"""OpenTelemetry spans of runs, if the host has set up a tracer provider; otherwise the only cost is one check per run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _NS = 1_000_000_000
 
 
 def begin(who: Who, context: contextvars.Context) -> RunSpan | None:
-    """Start the span of a run as a child of the caller's, and make it the current one for tools; None without a tracer."""
+    """Start the span of a run as a child of the caller's span and make it current for tools; return None without a tracer."""
     api = sys.modules.get("opentelemetry.trace")
     if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
-        return None  # nobody has set it up
+        return None  # no tracer provider is set up
     return RunSpan(api, who, context)
 
 
 class RunSpan:
-    """The span of one run; what happened in it gets its spans at the end, from the timeline."""
+    """The span of one run. The spans of its calls are added at the end, from the timeline."""
 
     def __init__(self, api: Any, who: Who, context: contextvars.Context) -> None:
         self._api = api
@@ -32,7 +32,7 @@ class RunSpan:
         context.run(self._attach)
 
     def end(self, timeline: Timeline, error: SandboxError | None) -> None:
-        """Add the spans of what happened, and end the run's own."""
+        """Add the spans of the calls and end the span of the run."""
         if self._span.is_recording():
             parents = {self._who.run: self._api.set_span_in_context(self._span)}
             self._add_calls(timeline, parents)
@@ -47,7 +47,7 @@ class RunSpan:
         otel_context.attach(self._api.set_span_in_context(self._span))
 
     def _add_calls(self, timeline: Timeline, parents: dict[str, Any]) -> None:
-        """Callers come first, so that every nested run finds its parent."""
+        """Add the spans of calls in order of time: callers come first, so that every nested run finds its parent."""
         for called in sorted(timeline.called.items(), key=lambda called: called.time):
             start = int(called.time * _NS)
             span = self._tracer.start_span(

@@ -1,4 +1,4 @@
-"""The record of what the runs of a tree did: bounded, cheap to write, put into words when it is asked for."""
+"""The timeline: a bounded record of the calls of a run and its nested runs. Cheap to write; converted when it is read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sandbox.result import Call, Operation
 T = TypeVar("T")
 
 KEY_CHARACTERS = 256
-"""A longer key is cut in the timeline."""
+"""Maximum length of a key in the timeline, in characters; a longer key is cut."""
 NAMESPACE_CHARACTERS = MAX_NAMESPACE_BYTES
-"""A longer namespace, which no store has, is cut in the timeline."""
+"""Maximum length of a namespace in the timeline, in characters; a longer name, which no store accepts, is cut."""
 
 
 class Who(NamedTuple):
-    """One process of a tree: the agent in it and the id of its run."""
+    """The agent and the run id of one agent process."""
 
     agent: str
     run: str
 
 
 class OperationDone(NamedTuple):
-    """A call of the store, as it is noted down."""
+    """A call of the store, as recorded."""
 
     time: float
     who: Who
@@ -43,7 +43,7 @@ class OperationDone(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A call of a tool or an agent, as it is noted down."""
+    """A call of a tool or an agent, as recorded."""
 
     time: float
     who: Who
@@ -55,7 +55,7 @@ class Called(NamedTuple):
 
 
 class Bounded(Generic[T]):
-    """A list that keeps the first and the last of what is added, and counts what it forgets."""
+    """A list that keeps the first and the last items added, and counts those it drops."""
 
     def __init__(self, size: int) -> None:
         self._most = (size + 1) // 2
@@ -65,7 +65,7 @@ class Bounded(Generic[T]):
         self.left_out = 0
 
     def add(self, item: T) -> None:
-        """Keep an item; from any thread."""
+        """Add an item. Safe to call from any thread."""
         with self._lock:
             if len(self._first) < self._most:
                 self._first.append(item)
@@ -75,13 +75,13 @@ class Bounded(Generic[T]):
             self._last.append(item)
 
     def items(self) -> list[T]:
-        """Return what was kept."""
+        """Return the items kept."""
         with self._lock:
             return [*self._first, *self._last]
 
 
 class Timeline:
-    """What happened in a tree of runs."""
+    """The calls of a tree of runs."""
 
     def __init__(self, size: int) -> None:
         self.done: Bounded[OperationDone] = Bounded(size)
@@ -101,7 +101,7 @@ def _time(record: OperationDone | Called) -> float:
 
 
 def shortened(text: str, most: int = KEY_CHARACTERS) -> str:
-    """Return a text as the timeline keeps it: hostile ones, of a whole frame each, would fill the host's memory."""
+    """Return a text cut to `most` characters: hostile texts as long as a frame would fill the host's memory."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -137,5 +137,5 @@ def _call(called: Called) -> Call:
 
 
 def moment(seconds: float) -> datetime:
-    """Return a reading of the clock as a time in UTC."""
+    """Return a Unix timestamp in seconds as a time in UTC."""
     return datetime.fromtimestamp(seconds, UTC)

@@ -1,1 +1,1 @@
-"""What all processes of one run share: budget, output and end."""
+"""State shared by all processes of one run: limits, output and cancellation."""

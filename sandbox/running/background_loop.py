@@ -1,4 +1,4 @@
-"""One event loop for the async tools of all blocking runs of this process, in a thread that starts when it is needed."""
+"""One event loop for the async tools of all blocking runs of this process, in a thread started on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _thread: threading.Thread | None = None
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop; it runs until the process ends, so that tools may keep connections on it between runs."""
+    """Return the loop. It runs until the process ends, so that tools can keep connections on it between runs."""
     global _loop, _thread
     with _lock:
         if _loop is None:
@@ -41,7 +41,7 @@ def _stop() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """The thread is not in the child, so that its loop would never answer there; the object is kept from closing."""
+    """Drop the loop: its thread does not exist in a forked child. A reference is kept, so that the loop is not closed there."""
     global _lock, _loop, _thread
     if _loop is not None:
         _abandoned.append(_loop)

@@ -1,4 +1,4 @@
-"""What agents print: decoded as it comes, bounded, passed on."""
+"""The output of agents: decoded as it arrives, bounded, and passed to `on_output`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("sandbox")
 
 
 class Transcript:
-    """All that the runs of a tree print, in the order in which it comes."""
+    """The text printed by all runs of a tree, in order of arrival."""
 
     def __init__(self, limit_bytes: int, on_output: Callable[[str], None]) -> None:
         self._left = limit_bytes
@@ -23,19 +23,19 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """Everything so far."""
+        """The text so far."""
         with self._lock:
             return self._text.getvalue()
 
     def take(self, size: int) -> int:
-        """Return how many of so many bytes still fit, and count them."""
+        """Return how many of `size` bytes fit within the limit, and count them."""
         with self._lock:
             taken = min(size, self._left)
             self._left -= taken
             return taken
 
     def add(self, text: str) -> None:
-        """Keep a piece, and pass it on."""
+        """Add a piece of text and pass it to `on_output`."""
         with self._passing_on:
             with self._lock:
                 self._text.write(text)
@@ -43,7 +43,7 @@ class Transcript:
 
 
 class Output:
-    """What one process prints, whole characters only."""
+    """The output of one agent process, decoded into whole characters."""
 
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
@@ -52,17 +52,17 @@ class Output:
 
     @property
     def text(self) -> str:
-        """What this process has printed, at least the beginning."""
+        """The beginning of the text printed by this process, at most `_PIECES_KEPT` pieces."""
         return "".join(self._start)
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes and return True, or take what still fits and return False."""
+        """Add bytes, as many as the limit allows; return whether all of them fit."""
         taken = self._transcript.take(len(data))
         self._add(self._decode(data[:taken]))
         return taken == len(data)
 
     def end(self) -> None:
-        """Show what was left of a character that never became whole."""
+        """Add a replacement for an incomplete character at the end of the output."""
         self._add(self._decode(b"", True))
 
     def _add(self, text: str) -> None:
@@ -73,3 +73,4 @@ class Output:
 
 
 _PIECES_KEPT = 100
+"""Maximum number of pieces of text kept for each process."""

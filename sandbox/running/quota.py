@@ -1,4 +1,4 @@
-"""How much may lie in the namespaces that an agent may write to."""
+"""The quota of the namespaces that an agent may write."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Open = Callable[[], AbstractContextManager[redis_store.DataStore]]
 
 
 class Quota:
-    """Compares what is there with `Permissions.quota_bytes` before a write.
+    """Checks writes against `Permissions.quota_bytes`.
 
-    The server's estimate is asked for once, and again when what was written since could have reached the quota: what the
-    run overwrote or deleted, and what others wrote, comes in only then. Runs that write at the same time can go over it by
-    what they write between two looks.
+    The server is asked for its estimate of the size before the first write, and again whenever the bytes written since could
+    have reached the quota. Only then do overwritten and deleted values and writes by others count. Concurrent runs can
+    therefore exceed the quota by the bytes that they write between two estimates.
     """
 
     def __init__(self, granted: Granted, open_store: Open) -> None:
-        """`open_store` gives the user's store with every right, for the host's own questions."""
+        """`open_store` opens the user's store with every right, to ask for sizes."""
         self._granted = granted
         self._open_store = open_store
         self._lock = threading.Lock()
         self._left: int | None = None
 
     def check(self, size: int) -> None:
-        """Take note of a write, or raise `LimitExceeded` where there is no room for it."""
+        """Count a write of `size` bytes, or raise `LimitExceeded` if it would exceed the quota."""
         quota = self._granted.quota_bytes
         if quota is None:
             return
@@ -38,8 +38,8 @@ class Quota:
                 self._left = quota - self._taken()
             if self._left < size:
                 raise LimitExceeded(
-                    f"Writing {size:,} bytes would go over the quota of {quota:,} bytes, of which {max(self._left, 0):,}"
-                    " are left: delete something first.",
+                    f"Writing {size:,} bytes would exceed the quota of {quota:,} bytes, of which {max(self._left, 0):,}"
+                    " are left: delete data first.",
                     limit="quota_bytes",
                     limit_bytes=quota,
                     size_bytes=size,

@@ -1,4 +1,4 @@
-"""So many at once and no more; who has to wait is served in turn, one of each owner, however many one owner asks for."""
+"""A fair semaphore without I/O: owners take turns, one waiter of each owner at a time, however many an owner has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 
 class Slots:
-    """A number of places; None for as many as are asked for."""
+    """A number of slots; None for no bound."""
 
     def __init__(self, count: int | None) -> None:
         self._free = count
@@ -16,7 +16,7 @@ class Slots:
         self._waiting: OrderedDict[Hashable, deque[Ticket]] = OrderedDict()
 
     def enter(self, owner: Hashable, begin: Callable[[], None]) -> Ticket:
-        """Call `begin` once there is a place: now, or later in the thread that frees it; it should return at once."""
+        """Call `begin` once a slot is free: now, or later in the thread that frees one. `begin` should return quickly."""
         ticket = Ticket(self, owner, begin)
         with self._lock:
             if self._free == 0:
@@ -28,7 +28,7 @@ class Slots:
         return ticket
 
     def leave(self) -> None:
-        """Give a place back, and let the next one in."""
+        """Free a slot and give it to the next waiter."""
         with self._lock:
             ticket = self._next()
             if ticket is None:
@@ -43,7 +43,7 @@ class Slots:
         owner, tickets = self._waiting.popitem(last=False)
         ticket = tickets.popleft()
         if tickets:
-            self._waiting[owner] = tickets  # at the end: the other owners come first
+            self._waiting[owner] = tickets  # at the end of the queue: the other owners come first
         return ticket
 
     def _withdraw(self, ticket: Ticket) -> bool:
@@ -58,7 +58,7 @@ class Slots:
 
 
 class Ticket:
-    """A place, or the wish for one."""
+    """A slot, or the wait for one."""
 
     def __init__(self, slots: Slots, owner: Hashable, begin: Callable[[], None]) -> None:
         self.owner = owner
@@ -66,5 +66,5 @@ class Ticket:
         self._slots = slots
 
     def withdraw(self) -> bool:
-        """Stop waiting and return True; False where it has begun."""
+        """Stop waiting and return True, or return False if the slot was already given."""
         return self._slots._withdraw(self)

@@ -1,4 +1,4 @@
-"""The way for any thread to end a run."""
+"""A way for any thread to end an agent process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.errors import SandboxError
 
 
 class Stop:
-    """Wakes whoever watches over a process; the first error counts."""
+    """Wakes the supervisor of a process. The first error is kept, later ones are ignored."""
 
     def __init__(self) -> None:
         self.error: SandboxError | None = None
@@ -20,13 +20,13 @@ class Stop:
         os.set_blocking(self._write, False)
 
     def end(self, error: SandboxError) -> None:
-        """End the run with this error, unless it has one."""
+        """End the run with this error, unless it has ended with another."""
         if self.error is None:
             self.error = error
         self.wake()
 
     def wake(self) -> None:
-        """Make the supervisor look around."""
+        """Wake the supervisor."""
         with self._lock, suppress(OSError):
             os.write(self._write, b"!")
 
@@ -34,12 +34,12 @@ class Stop:
         return self._read
 
     def drain(self) -> None:
-        """Forget the wake-ups so far."""
+        """Discard pending wake-ups."""
         with suppress(BlockingIOError):
             os.read(self._read, 4096)
 
     def close(self) -> None:
-        """Give up the descriptors; whoever still wants to end the run comes too late."""
+        """Close the descriptors; later calls of `end` have no effect."""
         with self._lock:
             os.close(self._read)
             os.close(self._write)

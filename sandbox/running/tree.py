@@ -1,4 +1,4 @@
-"""A run and the runs nested in it: what they share, what they may use together, and their common end."""
+"""The tree of a run and its nested runs: shared state, shared limits and common cancellation."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class ProcessBroker(Protocol):
 
 
 class OtherBroker(Protocol):
-    """Serves the data sockets of agent processes outside this process."""
+    """A broker outside the host process, which serves the data sockets of agent processes."""
 
     def serve(self, data: socket.socket, job: Job, tree: Tree, stop: Stop) -> ProcessBroker: ...
 
 
 class Tree:
-    """Shared by all processes of one run; safe to use from their threads."""
+    """State shared by all processes of one run. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Tree:
     ) -> None:
         self.given = given
         self.broker = broker
-        """Serves the store to the agent processes, where the host does not."""
+        """Broker outside the host process; None if the host carries out the store calls itself."""
         self.run = task.job.who.run
-        """The id of the first run."""
+        """Id of the first run."""
         self.granted = task.granted
         self.user = task.user
         self.namespace = task.namespace
@@ -74,10 +74,10 @@ class Tree:
         self.transcript = Transcript(given.limits.output_bytes, task.on_output)
         self.deadline = time.monotonic() + given.limits.timeout_s
         self.isolation = ""
-        """How the agents are kept in; known when the first process is there."""
+        """Tier of isolation; empty until the first process has started."""
         self.quota = Quota(task.granted, self.open_unrestricted)
         self._store = store
-        # Twice what reaches an agent: the server says nothing of a size before, and some of a page may be there already.
+        # Twice the bytes that reach an agent: sizes are unknown before a read, and part of a page may be read already.
         self._max_read_bytes = 2 * max(given.limits.frame_bytes, MAX_VALUE_BYTES)
         self._lock = threading.Lock()
         self._stops: set[Stop] = set()
@@ -89,7 +89,7 @@ class Tree:
         self._levels = [Slots(given.limits.nested_at_once) for _ in range(given.limits.nested_depth)]
 
     def store_of(self, job: Job) -> redis_store.DataStore:
-        """Return a store with the rights of this run, which writes in the name of the job's agent."""
+        """Return a store with the rights of this run, with the job's agent as the writer."""
         agent, run = job.who
         return lease(
             self._store,
@@ -102,17 +102,17 @@ class Tree:
         )
 
     def open_unrestricted(self) -> redis_store.DataStore:
-        """Return the user's store with every right, for the host's own questions."""
+        """Return the user's store with every right, for the host's own use."""
         return lease(self._store, user=self.user, namespace=self.namespace)
 
     def open_for_questions(self) -> redis_store.DataStore:
-        """Return the user's store with the rights of the agent, for hints."""
+        """Return the user's store with the rights of this run, for hints."""
         rights, most = self.granted.access, self._max_read_bytes
         return lease(self._store, user=self.user, namespace=self.namespace, access=rights, max_read_bytes=most)
 
     @contextmanager
     def stopping(self, stop: Stop) -> Iterator[None]:
-        """End a process with the tree, as long as it runs."""
+        """Register a `Stop` for the duration of the block: ending the tree ends its process."""
         with self._lock:
             self._stops.add(stop)
             error = self._error
@@ -125,7 +125,7 @@ class Tree:
                 self._stops.discard(stop)
 
     def end(self, error: SandboxError) -> None:
-        """End every run of the tree; the first error counts, and is that of the result."""
+        """End every run of the tree. The first error becomes that of the result, later ones are ignored."""
         with self._lock:
             if self._error is None:
                 self._error = error
@@ -135,19 +135,19 @@ class Tree:
 
     @property
     def error(self) -> SandboxError | None:
-        """What the tree was ended with."""
+        """The error with which the tree was ended, or None."""
         return self._error
 
     def cancel(self) -> None:
-        """End every run because somebody asked for it."""
+        """End every run with `RunCancelled`."""
         self.end(RunCancelled("The run was cancelled; what the agent had written stays."))
 
     def level(self, depth: int) -> Slots:
-        """The places for runs at a depth; those who wait there hold none of the places that they wait for."""
+        """Return the slots for runs at a depth. Each depth has its own, so that no run waits for a slot that its caller holds."""
         return self._levels[depth - 1]
 
     def spend_operation(self) -> None:
-        """Count a call of the store; over the limit the tree ends, and `LimitExceeded` is raised here."""
+        """Count a call of the store; above the limit, end the tree and raise `LimitExceeded`."""
         limit = self.given.limits.operations
         if next(self._operations) > limit:
             self._over(
@@ -159,7 +159,7 @@ class Tree:
             )
 
     def spend_written(self, size: int) -> None:
-        """Count bytes that are about to be written."""
+        """Count bytes before they are written; above the limit, end the tree and raise `LimitExceeded`."""
         limit = self.given.limits.bytes_written
         with self._lock:
             self._bytes_written += size
@@ -173,7 +173,7 @@ class Tree:
             )
 
     def spend_tool_call(self) -> None:
-        """Count a call of a function of the host."""
+        """Count a call of a host function; above the limit, end the tree and raise `LimitExceeded`."""
         limit = self.given.limits.tool_calls
         if next(self._tool_calls) > limit:
             self._over(
@@ -184,7 +184,7 @@ class Tree:
             )
 
     def spend_nested_run(self, callers: tuple[str, ...]) -> None:
-        """Count a call of an agent by the last of `callers`."""
+        """Count a call of an agent by the last of `callers`; above a limit, end the tree and raise `LimitExceeded`."""
         limits = self.given.limits
         if len(callers) > limits.nested_depth:
             path = " → ".join([*callers[:3], "…"] if len(callers) > 3 else callers)
@@ -192,8 +192,8 @@ class Tree:
                 NestingLimitExceeded,
                 "nested_depth",
                 limits.nested_depth,
-                f"Agents called each other more than {limits.nested_depth} deep ({path}): end the recursion, or raise"
-                " Limits.nested_depth.",
+                f"Agents called each other more than {limits.nested_depth} levels deep ({path}): end the recursion,"
+                " or raise Limits.nested_depth.",
             )
         if next(self._nested_runs) > limits.nested_runs:
             self._over(

@@ -146,7 +146,7 @@ def test_operations(run: Any, filled: DataStore) -> None:
     result = run(source, permissions=Permissions(operations=["get", "iter_keys", "contains"]))
     said = result.check()["said"]
     assert said[:3] == ["done"] * 3
-    assert said[3] == "The operation 'set' is not allowed here: allowed are 'contains', 'get', 'iter_keys'."
+    assert said[3] == "The operation 'set' is not allowed here; allowed operations: 'contains', 'get', 'iter_keys'."
     assert all("is not allowed" in one for one in said[3:])
     assert [one.error for one in result.operations if one.operation == "count"] == ["AccessDenied"]
 
@@ -185,7 +185,7 @@ def test_a_quota_counts_what_was_there_before_and_not_what_is_out_of_reach(run: 
     store.use_namespace("files:old").set("k", "x" * 100_000)
     result = run(source, permissions=permissions)
     assert isinstance(result.error, sandbox.AgentRaised)
-    assert "over the quota of 20,000 bytes, of which 0 are left" in result.error.message
+    assert "exceed the quota of 20,000 bytes, of which 0 are left" in result.error.message
 
 
 def test_nested_agents_have_the_same_permissions(run: Any, filled: DataStore) -> None:
@@ -223,7 +223,7 @@ def test_hints_show_nothing_that_may_not_be_read(run: Any, filled: DataStore) ->
         ({"namespaces": [""]}, "Permissions.namespaces: A namespace pattern must not be empty"),
         ({"read": [5]}, "Permissions.read: A namespace pattern must be a str"),
         ({"operations": "get"}, "Permissions.operations must be a list of names"),
-        ({"operations": ["execute"]}, "'execute', which is no operation; there are: append"),
+        ({"operations": ["execute"]}, "'execute', which is not an operation; give any of: append"),
         ({"quota_bytes": 0}, "Permissions.quota_bytes=0 cannot be used"),
         ({"quota_bytes": 1.5}, "Permissions.quota_bytes must be an int or None, not float"),
         ({"quota_bytes": True}, "Permissions.quota_bytes must be an int or None, not bool"),

@@ -147,7 +147,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--modules", "my_tools:NUMBER"], "--modules my_tools:NUMBER is a int: it must be a dict"),
         (["--modules", "my_tools:TOOLS"], "The module 'double' must be a dict of names and values, not function"),
         (["--agents", "none"], "There is no folder of agents at 'none'"),
-        (["--agents", "agent.py"], "'agent.py' is no folder"),
+        (["--agents", "agent.py"], "'agent.py' is not a folder"),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: there is no such variable here"),
         (["--env", "=x"], "The variable '' cannot be put into an environment"),
         (["--package", "no-such-package-here"], "is not installed"),
@@ -159,7 +159,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--permission", "reed=x"], "--permission 'reed=x' cannot be read; there are: read=..."),
         (["--permission", "read"], "--permission 'read' cannot be read"),
         (["--permission", "quota_bytes=x"], "needs a number"),
-        (["--permission", "operations=execute"], "'execute', which is no operation"),
+        (["--permission", "operations=execute"], "'execute', which is not an operation"),
         (["--permission", "write=files:{repo}"], "needs 'repo' in input_dict"),
     ],
 )
@@ -250,7 +250,7 @@ def test_reload_runs_it_again_on_every_save(server_url: str, user: str, tmp_path
 
 def test_reload_waits_for_a_file_that_is_not_there(server_url: str, user: str, tmp_path: Path) -> None:
     with started(tmp_path, None, server_url, user, "--reload") as go:
-        assert next(lines_of(go.stderr)).startswith("There is no agent's file at")
+        assert next(lines_of(go.stderr)).startswith("There is no agent file at")
         save(tmp_path / "agent.py", "def run(): return {'n': 1}\n")
         assert json.loads(next(lines_of(go.stdout))) == {"n": 1}
         go.send_signal(signal.SIGINT)

@@ -456,9 +456,9 @@ def test_agents_that_cannot_be_used(run: Any, tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("x")
     for given, kind, message in [
         (tmp_path / "none", sandbox.AgentNotFound, "There is no folder of agents at"),
-        (tmp_path / "empty", sandbox.InvalidInput, "holds none"),
-        (tmp_path / "file.txt", sandbox.InvalidInput, "is no folder"),
-        ({"a": tmp_path / "none.py"}, sandbox.AgentNotFound, "The agent 'a': There is no agent's file"),
+        (tmp_path / "empty", sandbox.InvalidInput, "contains no agents"),
+        (tmp_path / "file.txt", sandbox.InvalidInput, "is not a folder"),
+        ({"a": tmp_path / "none.py"}, sandbox.AgentNotFound, "The agent 'a': There is no agent file"),
         ({"a": tmp_path}, sandbox.InvalidInput, "The agent 'a': .* is a folder"),
         ({"a": 5}, sandbox.InvalidType, "The agent 'a': An agent must be its source or the path"),
         ({"a": ""}, sandbox.InvalidInput, "The agent 'a': The agent is an empty text"),

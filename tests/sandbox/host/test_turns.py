@@ -337,7 +337,7 @@ def test_operations_are_granted_by_the_names_that_agents_know(store: DataStore, 
         granted = Permissions(operations=operations).granted({})
         with brokered(store, FakeTree(store, granted)) as bound:
             if operations == {"set"}:
-                with pytest.raises(AccessDenied, match="is not allowed here: allowed are 'set'"):
+                with pytest.raises(AccessDenied, match="is not allowed here; allowed operations: 'set'"):
                     CALLS[name](bound.store)
             elif name not in ("expire", "persist"):  # this server has no ttl per key
                 CALLS[name](bound.store)

@@ -89,10 +89,10 @@ def test_without_any_tier_agents_are_refused(server_url: str) -> None:
     done = without("unshare,landlock", "-c", code, SANDBOX_ISOLATION="")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("full (bubblewrap")
-    assert "No isolation for agents can be had" in lines[0]
-    assert "`sandbox doctor` says more" in lines[0]
+    assert "No isolation for agents is available" in lines[0]
+    assert "Run `sandbox doctor` for details" in lines[0]
     assert "isolation='unsafe-process'" in lines[0]
-    assert "No isolation 'full' can be had" in lines[1]
+    assert "No isolation 'full' is available" in lines[1]
     assert lines[2] == "unsafe-process"
 
 
@@ -198,7 +198,7 @@ def test_what_fails_before_there_is_a_child_reaches_the_host() -> None:
     ("where", "works", "said"),
     [
         (Surroundings("darwin"), set(), "macOS"),
-        (Surroundings("win32"), set(), "Linux alone"),
+        (Surroundings("win32"), set(), "Linux only"),
         (
             Surroundings("linux", apparmor_restricts=True),
             {"Landlock", "seccomp"},
