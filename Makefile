@@ -16,7 +16,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo test lint format bench bench-quick bench-watch bench-sandbox soak clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox soak clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -27,6 +27,13 @@ demo: .venv/.demo ## agents at work on Python's standard library, with an embedd
 
 test: lint ## all checks and all tests; ARGS="-k name" for some of them
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: lint ## style, types, and the tests that need no server, in under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not server" $(ARGS)
+
+coverage: .venv/.test ## branch coverage of all tests, by package
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m tests.support.coverage_by_package
 
 lint: .venv/.test ## style, format and types
 	$(BIN)/python -m ruff check .
@@ -51,6 +58,9 @@ soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for a
 
 bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
 	@$(BIN)/python -m benchmarks.sandbox $(ARGS)
+
+picture: ## docs/images/architecture.svg from its source (needs graphviz)
+	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg
 
 clean: ## remove the demo's data, the benchmarks' and the caches
 	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \

@@ -28,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, by the fixtures that start one."""
+    for item in items:
+        if {"servers", "start"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
 # Who starts the tests in the background of a shell has them ignore Ctrl-C, and so all processes that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -85,7 +85,19 @@ INSTALL = "python -m pip install --quiet --disable-pip-version-check --editable 
 
 def test_help_is_the_default_and_lists_every_target(checkout: Checkout) -> None:
     listed = checkout.make().stdout
-    for target in ("help", "demo", "test", "lint", "format", "bench", "bench-quick", "clean", "distclean"):
+    for target in (
+        "help",
+        "demo",
+        "check",
+        "test",
+        "lint",
+        "format",
+        "coverage",
+        "bench",
+        "bench-quick",
+        "clean",
+        "distclean",
+    ):
         assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE)
     assert checkout.make("help").stdout == listed
     assert not (checkout.folder / ".venv").exists()

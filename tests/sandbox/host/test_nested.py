@@ -488,7 +488,7 @@ def test_a_file_that_is_not_utf_8_fails_where_it_is_called(run: Any, tmp_path: P
     ],
 )
 def test_forged_calls_of_agents(run: Any, body: str) -> None:
-    from .test_hostile import attack
+    from tests.sandbox.test_hostile import attack
 
     result = attack(run, f"{body}\ntime.sleep(1000)", agents={"child": "import time\ndef run(i): time.sleep(1000)"})
     assert isinstance(result.error, sandbox.ProtocolViolation)
