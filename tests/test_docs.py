@@ -366,10 +366,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Return the anchors of a page: those of its headings where it is shown, and its ``<a id="...">``."""
+    """Return the anchors that the headings of a page have where it is shown."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    headings = {
+    return {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
         for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     }
-    return headings | set(re.findall(r'<a id="([^"]+)">', text))
