@@ -1,4 +1,4 @@
-"""A store that the agents of one user share, on Redis or Valkey.
+"""A data store on Redis or Valkey, shared by the agents of one user.
 
 from redis_store import connect
 

@@ -1,4 +1,4 @@
-"""`connect` and `connect_async`: settings, scope and driver of a new store."""
+"""`connect` and `connect_async`, which build the settings, scope and driver of a new store."""
 
 from __future__ import annotations
 
@@ -41,23 +41,26 @@ def connect(
     near_cache: bool = False,
     near_cache_bytes: int = NEAR_CACHE_BYTES,
 ) -> DataStore:
-    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if need be.
+    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if necessary.
 
-    `agent` and `run` name who writes; `info` and the change log show them. `timeout` is in seconds, for each answer of the
-    server (default: the url's ``socket_timeout``, else 5). `data_dir` and `durability` are the embedded server's.
+    `agent` and `run` name the writer; they appear in `info` and in the change log. `timeout` is in seconds, for each reply of
+    the server (default: the url's ``socket_timeout``, else 5). `max_value_bytes` and `max_batch_bytes` bound one value and one
+    batch, as JSON text. `data_dir` and `durability` apply to the embedded server only.
 
-    `log_entries` and `log_bytes` bound the history that is kept of each watched namespace, and a log that nobody has watched for
-    `log_days` goes; the writers' settings count. With `configure_server` watchers may add the events that they need to the
-    server's ``notify-keyspace-events``; on the embedded server they do.
+    `log_entries` and `log_bytes` bound the change log of each watched namespace; the settings of the writers apply. A change log
+    that is not watched for `log_days` days is deleted. With `configure_server`, watchers may add the events that they need to
+    the server's ``notify-keyspace-events``; on the embedded server they always do.
 
-    Values that take more than `compress_above` bytes as JSON are stored compressed; every store reads them, whatever it was
-    given here. None compresses nothing.
-    With `near_cache`, values that were read stay in the process, `near_cache_bytes` at most, until somebody writes in their
-    namespace, as the server tells; see ``docs/caching.md``. All stores of a process at one url share them.
+    Values of more than `compress_above` bytes as JSON are stored compressed; None never compresses. Every store reads
+    compressed values, whatever its own setting.
 
-    Connections are made when they are needed. Safe to use from any number of threads, and after a fork.
-    Raises `InvalidInput` for a user id, a namespace or a url that cannot be used, `EmbeddedServerError` where the embedded
-    server cannot run.
+    With `near_cache`, values that were read are kept in the process until their namespace is written to, within
+    `near_cache_bytes`; see ``docs/caching.md``. All stores of a process with the same url share a near cache.
+
+    Connections are opened when they are needed. A store may be used from any number of threads, and after a fork.
+
+    Raises `InvalidInput` for an invalid user id, namespace, url or option, and `EmbeddedServerError` if the embedded server
+    cannot run.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)
@@ -82,7 +85,7 @@ def make_settings(
     configure_server: bool,
     near: tuple[bool, int],
 ) -> Settings:
-    """Check what `connect` and `connect_async` were given about the server."""
+    """Check and combine the arguments of `connect` and `connect_async` that concern the server."""
     folder = None if data_dir is None else Path(data_dir)
     return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server, *near)
 
@@ -90,7 +93,7 @@ def make_settings(
 def make_scope(
     settings: Settings, user: str, namespace: str, agent: str | None, run: str | None, compress_above: int | None = None
 ) -> Scope:
-    """Check what `connect` and `connect_async` were given about the user and his values."""
+    """Check and combine the arguments of `connect` and `connect_async` that concern the user and the values."""
     check_compress_above(compress_above)
     codec = Values(Compression(compress_above, settings.limits.max_value_bytes))
     return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
@@ -116,10 +119,10 @@ def connect_async(
     near_cache: bool = False,
     near_cache_bytes: int = NEAR_CACHE_BYTES,
 ) -> AsyncDataStore:
-    """Open a user's store for asyncio; everything as in `connect`, and nothing of it awaited.
+    """Open a user's store for asyncio. The arguments are those of `connect`; the call itself is not awaited.
 
-    It connects (and joins the embedded server) at the first call, once per event loop: one connection that all small calls
-    of a loop share.
+    The store connects (and joins the embedded server) at its first call. It opens one connection per event loop, which all small
+    calls of the loop share.
     """
     limits = Limits(max_value_bytes, max_batch_bytes)
     log = LogBounds(log_entries, log_bytes, log_days)

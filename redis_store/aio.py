@@ -1,4 +1,4 @@
-"""The store for asyncio: the methods of `store.DataStore`, awaited, over the same operations."""
+"""`AsyncDataStore`, the store for asyncio: the methods of `store.DataStore`, awaited, over the same operations."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ R = TypeVar("R")
 
 
 class AsyncDataStore:
-    """One namespace of one user, and the way to the user's others, for asyncio.
+    """A handle of one namespace of a user, for asyncio: JSON values stored under keys.
 
-    Made by `connect_async`; an asynchronous context manager. A call that is cancelled may or may not have been carried out;
-    it never disturbs another.
+    Made by `connect_async`; an asynchronous context manager. Methods and errors are those of `DataStore`. A cancelled call may
+    or may not have been carried out; it never affects another call.
     """
 
     def __init__(self, driver: AsyncDriver, scope: Scope) -> None:
@@ -50,12 +50,12 @@ class AsyncDataStore:
 
     @property
     def url(self) -> str:
-        """Where the server is, with the password if there is one."""
+        """The server's url, including the password if there is one."""
         return self._driver.url
 
     @property
     def user(self) -> str:
-        """The user whose data this is."""
+        """The user who owns the data."""
         return self._scope.user.user
 
     @property
@@ -64,7 +64,7 @@ class AsyncDataStore:
         return self._scope.namespace
 
     async def get(self, key: str, default: Any = None) -> Json:
-        """Return the value, or `default` where the key is absent; a stored null comes back as None."""
+        """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
         near = self._driver.near
         return await (
             self._run(values.get(self._scope, key, default)) if near is None else near.get(self._scope, key, default)
@@ -77,60 +77,63 @@ class AsyncDataStore:
         metadata: dict[str, Json] | None = None,
         ttl: Ttl = None,
     ) -> None:
-        """Store a value; metadata is merged into what the key has; a time to live that it had is dropped.
+        """Store a value under a key, replacing any previous value and its ttl.
 
-        `ttl` is in seconds, or a timedelta; without one the namespace's default counts, against which there is `NEVER`.
+        `metadata` is merged into the key's existing metadata. `ttl` is in seconds, or a timedelta. Without one the namespace's
+        default ttl applies; `NEVER` stores the value without expiry.
         """
         await self._run(values.set_value(self._scope, key, value, metadata, ttl))
 
     async def expire(self, key: str, ttl: float | timedelta) -> bool:
-        """Let a key expire that long from now, whatever it had before, and return whether it was there."""
+        """Set a key to expire `ttl` from now, replacing any earlier ttl. Return whether the key exists."""
         return await self._run(values.expire(self._scope, key, ttl))
 
     async def persist(self, key: str) -> bool:
-        """Take a key's time to live away and return whether it had one."""
+        """Remove the ttl of a key, so that it does not expire. Return whether it had one."""
         return await self._run(values.persist(self._scope, key))
 
     async def increment(self, key: str, by: float = 1) -> Json:
-        """Add a number to the one under a key, and return the sum; an absent key counts as nothing.
+        """Add `by` to the number stored under a key, atomically, and return the sum. A missing key counts as 0.
 
-        Whole numbers stay exact; a ttl that the key has stays. Raises `WrongValueType` where it holds anything but a number.
+        Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
         """
         return await self._run_flow(updates.increment(self._scope, key, by, random))
 
     async def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
-        """Append to the list under a key, or begin one; with `max_items`, only so many of the newest stay.
+        """Append items to the list stored under a key, atomically. A missing key counts as an empty list.
 
-        A ttl that the key has stays. Raises `WrongValueType` where it holds anything but a list.
+        With `max_items`, only that many of the newest items are kept. The key keeps its ttl. Raises `WrongValueType` if the
+        value is not a list.
         """
         await self._run_flow(updates.append(self._scope, key, items, max_items, random))
 
     async def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
-        """Store a value where the key holds none, and return whether that was so: one of many callers gets True."""
+        """Store a value if the key is missing, and return whether it was stored. Of concurrent callers, one gets True."""
         return await self._run(updates.set_if_absent(self._scope, key, value, ttl))
 
     async def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
-        """Store a value if the key holds `expected`, or nothing with `MISSING`, and return whether it did.
+        """Store a value if the key holds `expected`, atomically, and return whether it was stored.
 
-        A stored null is a value, so None does not stand for nothing; nor is 1 the same as 1.0 or true. As with `set`, a ttl
-        that the key had is dropped.
+        With `MISSING` as `expected`, the key must be missing; None means a stored null. 1, 1.0 and true are different values.
+        As with `set`, a previous ttl is dropped.
         """
         return await self._run(updates.compare_and_set(self._scope, key, expected, value, ttl))
 
     async def rename(self, key: str, new: str) -> bool:
-        """Move a value with its metadata and ttl to another key, in place of what that holds; False where there is none."""
+        """Move a value with its metadata and ttl to another key, replacing that key's value. Return whether `key` exists."""
         return await self._run(updates.rename(self._scope, key, new))
 
     async def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
-        """Replace a key's value by what a function makes of it, and return that.
+        """Replace a key's value with ``function(value)``, atomically, and return the new value.
 
-        The function gets `default` where the key is absent; it may be asynchronous, and is called again whenever others
-        wrote meanwhile. A ttl that the key has stays. What it raises comes out, and nothing is written.
+        The function may be asynchronous, and gets `default` if the key is missing. It is called again whenever another writer
+        changed the key meanwhile. The key keeps its ttl. If the function raises, the exception propagates and nothing is
+        written. Raises `Conflict` after 200 tries, which take about 10 seconds with the pauses between them.
         """
         return await self._run_flow(updates.update(self._scope, key, function, default, rand=random))
 
     async def pop(self, key: str, default: Any = MISSING) -> Json:
-        """Delete a key and return the value that it had, else `default`; KeyError where there is none either."""
+        """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one."""
         return await self._run(updates.pop(self._scope, key, default))
 
     async def get_or_set(
@@ -142,15 +145,15 @@ class AsyncDataStore:
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
     ) -> Json:
-        """Return the value; where there is none, compute it with `make` and store it.
+        """Return the value of a key; if it is missing, compute it with ``make()`` and store it.
 
-        Of any number of callers in any number of processes one computes. The others wait, holding no connection, and get its
-        result, or `ComputeFailed` where `make` raised: then nothing is stored. `make` may take its time; if its process dies,
-        another caller computes after `lock_timeout` seconds. An asynchronous store awaits what `make` returns, if it can be.
-        A stored null is a value like others.
+        Concurrent callers, in any number of processes, compute a missing value once. The others wait for the result and hold
+        no connection meanwhile. If `make` raises, its caller gets the exception, the others `ComputeFailed`, and nothing is
+        stored. `make` may take any time; if its process dies, another caller computes after `lock_timeout` seconds. An
+        asynchronous store awaits the result of `make` if it is awaitable. A stored null counts as a value.
 
-        With `stale`, a value whose ttl is over is served for so many seconds more while one caller refreshes it.
-        A value with `tags` is deleted by `invalidate_tag` too. What is deleted while it is computed is not stored.
+        With `stale`, an expired value is returned for that many seconds more, while one caller refreshes it. A value with
+        `tags` is also deleted by `invalidate_tag`. A value that is deleted while it is computed is not stored.
         """
         plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
         return await self._run_flow(get_or_set(plan, make, new_id, random))
@@ -164,64 +167,76 @@ class AsyncDataStore:
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
     ) -> AsyncCacheDecorator:
-        """Decorate a function so that its results are kept in this namespace, as by `get_or_set`.
+        """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
-        The key is made of the function's name, `version` and its arguments, which must be what JSON can say; or `key` says
-        it: a text like ``"user:{user_id}"``, filled with the arguments, or a function of them. So may `tags`, a list of such
-        texts or a function. With another `version` the old results count no longer, and go when their ttl is over.
-        The function gets ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
+        By default the key is made of the function's name, `version` and the arguments, which must be JSON values. `key`
+        replaces it: a template such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a
+        list of such templates, or a function. With a new `version`, old results are ignored and expire with their ttl.
+        The decorated function has ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
         """
         return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))
 
     async def invalidate_tag(self, tag: str) -> int:
-        """Delete the cached values that carry a tag, in all of the user's namespaces, and return how many there were."""
+        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
         return await self._run_flow(invalidate_tag(self._scope, tag))
 
     def transaction(self) -> AsyncTransaction:
-        """Begin a transaction in the user's namespaces: what its block reads must still stand when the block ends.
+        """Return a transaction over the user's namespaces, to be used as a context manager.
 
-        Then everything that it wrote is written at one moment; else `Conflict` is raised and nothing is. Writers of keys that
-        it has not read never disturb it. `transact` runs a function again instead.
+        When its block ends, its writes are stored atomically, provided that no value it has read has changed. Otherwise
+        `Conflict` is raised and nothing is stored. Writes by others to keys that it has not read do not conflict.
+        `transact` retries on a conflict.
         """
         return self._transaction(Draft(self._scope))
 
     async def transact(self, function: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
-        """Run a function with a `transaction`, again whenever others wrote what it read, and return what it returns.
+        """Run ``function(transaction)``, commit, and return its result. Run it again after each conflict.
 
-        The function should do nothing but read and write through the transaction. `Conflict` after very many tries.
+        The function may be called several times, so it should only read and write through the transaction. Raises `Conflict`
+        after 200 tries, which take about 10 seconds with the pauses between them.
         """
         return await self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
-        """Return a lock of the user's, to be held in a block; every namespace's store means the same one.
+        """Return a mutual-exclusion lock, scoped to the user and shared by all namespaces, to be used as a context manager.
 
-        It is renewed while its holder lives, and gone `ttl` seconds after he died; those who wait get it in their turn.
-        With a `timeout` in seconds, `LockTimeout` is raised where it was not free in time; 0 tries once.
+        Renewed while the holder is alive; expires `ttl` seconds after it dies. Waiters acquire it in FIFO order. `timeout` is
+        in seconds: `LockTimeout` is raised if the lock was not acquired in time. 0 tries once, None waits without limit.
         """
         return AsyncLock(self._driver, LockOps.of(self._scope, name, ttl), timeout)
 
     def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncSemaphore:
-        """Return one of `n` places, to be held as a `lock` is; all users of a name give the same `n`."""
+        """Return a semaphore with `n` slots, used like a `lock`. All callers must pass the same `n` for a name."""
         return AsyncSemaphore(self._driver, SemaphoreOps.of(self._scope, name, n, ttl), timeout)
 
     def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> AsyncRateLimit:
-        """Return a limit of `n` in any `per` seconds, by the server's clock; all users of a name give the same numbers."""
+        """Return a rate limit of `n` uses in any `per` seconds, by the server's clock, to be used as a context manager.
+
+        All callers must pass the same `n` and `per` for a name. Entering waits for the next free use, or raises `LockTimeout`
+        at once if there is none within `timeout` seconds.
+        """
         return AsyncRateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
 
     async def delete(self, key: str) -> bool:
-        """Delete a key and return whether it was there."""
+        """Delete a key and return whether it existed."""
         return await self._run(values.delete(self._scope, key))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
-        """Delete keys, all at one moment, and return how many were there."""
+        """Delete several keys atomically and return how many existed."""
         return await self._run(batch.delete_many(self._scope, keys, new_id()))
 
     async def list_keys(self, prefix: str | None = None) -> list[str]:
-        """Return the keys, sorted; the prefix is literal. One moment, but for very big namespaces under writing."""
+        """Return the keys that begin with `prefix`, sorted. The prefix is literal, not a pattern.
+
+        They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
+        """
         return await self._run_alone(listing.list_keys(self._scope, prefix))
 
     async def iter_keys(self, prefix: str | None = None) -> AsyncIterator[str]:
-        """Iterate over the keys page by page, each true by itself; a key may come twice while the namespace grows."""
+        """Iterate over the keys page by page, for namespaces too big for a list.
+
+        Each page is consistent in itself. A key may come twice while the namespace grows.
+        """
         cursor = listing.START
         while True:
             cursor, page = await self._run(listing.scan_page(self._scope, cursor, prefix))
@@ -231,7 +246,7 @@ class AsyncDataStore:
                 return
 
     async def iter_items(self, prefix: str | None = None) -> AsyncIterator[tuple[str, Json]]:
-        """Iterate over keys and values page by page, as `iter_keys` does."""
+        """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict."""
         page_keys = await self._run(listing.page_size(self._scope))
         cursor = listing.START
         while True:
@@ -242,32 +257,38 @@ class AsyncDataStore:
                 return
 
     async def scan_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, list[str]]:
-        """Return the cursor of the next page and one page of keys; the first and the last cursor is ``"0"``."""
+        """Return the cursor of the next page, and one page of keys.
+
+        Begin with the cursor ``"0"``, and stop when it is returned. A key may come in two pages.
+        """
         return await self._run(listing.scan_page(self._scope, cursor, prefix))
 
     async def scan_items_page(
         self, cursor: str = listing.START, prefix: str | None = None
     ) -> tuple[str, dict[str, Json]]:
-        """Return the cursor of the next page and one page of keys with their values, as `scan_page` does."""
+        """Return the cursor of the next page, and one page of keys with their values, as `scan_page` does."""
         return await self._run(listing.scan_items_page(self._scope, cursor, prefix))
 
     async def list_namespaces(self, prefix: str | None = None) -> list[str]:
-        """Return the user's namespaces that hold data, sorted; the prefix is literal."""
+        """Return the user's namespaces that hold data and may be read, sorted. The prefix is literal."""
         return await self._run(listing.list_namespaces(self._scope, prefix))
 
     async def memory_bytes(self) -> int:
-        """Return how many bytes of the server's memory this namespace takes, by the server's own estimate."""
+        """Return the server memory that the keys and values of this namespace take, in bytes, as estimated by the server."""
         return await self._run(listing.memory_bytes(self._scope))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
-        """Return the values of those keys that are there, in the order asked for, as they stood at one moment."""
+        """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
         near = self._driver.near
         return await (
             self._run(batch.get_many(self._scope, keys)) if near is None else near.get_many(self._scope, keys)
         )
 
     async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
-        """Return keys and values; one moment up to 10,000 keys and 16 MiB, and beyond unless somebody keeps writing."""
+        """Return the keys that begin with `prefix`, with their values.
+
+        They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
+        """
         return await self._run_alone(listing.get_all(self._scope, prefix))
 
     async def set_many(
@@ -276,16 +297,19 @@ class AsyncDataStore:
         metadata: dict[str, Json] | None = None,
         ttl: Ttl = None,
     ) -> int:
-        """Store a batch, all or nothing, also for readers, and return how many; metadata and ttl as in `set`."""
+        """Store all items or none, and return their number. `metadata` and `ttl` apply to each item, as in `set`.
+
+        Readers see all of the items or none.
+        """
         op = batch.set_many(self._scope, items, metadata, ttl, new_id())
         return await (self._run_alone(op) if isinstance(op, Alone) else self._run(op))
 
     async def clear(self) -> int:
-        """Delete everything in this namespace and return how many keys there were."""
+        """Delete every key of the namespace and return how many were deleted."""
         return await self._run(batch.clear(self._scope))
 
     async def info(self, key: str) -> KeyInfo | None:
-        """Return what is known about a key beside its value, None where it is absent."""
+        """Return a key's info (times, writers, metadata, size), or None if the key is missing."""
         return await self._run(values.info(self._scope, key))
 
     def watch(
@@ -295,13 +319,16 @@ class AsyncDataStore:
         consumer: str | None = None,
         initial: bool = False,
     ) -> AsyncWatch:
-        """Iterate over the changes of this namespace as they come, from now on; see `Change` and ``docs/watching.md``.
+        """Return an iterator over the changes of this namespace from now on; see `Change` and ``docs/watching.md``.
 
-        `prefix` narrows it to keys that begin so. `since` goes on behind a change, by its `cursor`. `consumer` keeps the cursor
-        in Redis under that name and moves it when the next change is asked for, so that a process that is killed sees the change
-        again that it was working on; of several processes with the same name one works and the others stand by. `initial` gives
-        every key first. Raises `InvalidInput` for a cursor of another namespace. For asyncio "now" is when it is entered
-        (``async with``) or first asked for a change.
+        `prefix` selects keys that begin with it. `since` continues after the change with that `cursor`; a cursor of another
+        namespace raises `InvalidInput`. `initial` yields every key first.
+
+        `consumer` names a consumer: its cursor is kept in Redis and is saved when the next change is requested. A process that
+        is killed therefore gets the change that it was working on again. Of several processes with the same name, one works
+        and the others stand by.
+
+        For asyncio, "now" is when the watch is entered (``async with``) or the first change is requested.
         """
         plan = WatchRequest.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
         return AsyncWatch(self._driver, self._driver.source, plan)
@@ -313,35 +340,35 @@ class AsyncDataStore:
         consumer: str | None = None,
         initial: bool = False,
     ) -> AsyncWatch:
-        """Iterate over the changes in all of the user's namespaces, or those whose names begin so, those to come included.
+        """Return an iterator over the changes of all namespaces whose names begin with `prefix`, including new ones.
 
-        Everything as in `watch`, but that `since` is a dict of namespaces and cursors: of those that are not in it, every key
-        is given.
+        As `watch`, except that `since` is a dict of namespaces and cursors. Every key is yielded of a namespace that is not
+        in it.
         """
         plan = WatchRequest.of_all(self._scope, prefix, since, consumer, initial, new_id())
         return AsyncWatch(self._driver, self._driver.source, plan)
 
     async def wait_for(self, key: str, timeout: float | None = None) -> Json:
-        """Return the value at once if the key is there, else as soon as it is written.
+        """Return the value of a key, waiting until the key exists.
 
-        Raises `WaitTimeout`, a `TimeoutError`, if `timeout` seconds pass.
+        Raises `WaitTimeout`, a `TimeoutError`, after `timeout` seconds; None waits without limit.
         """
         return await wait_until(self._driver, self._scope, key, None, timeout)
 
     async def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
-        """Return the value of the key as soon as the key is there and ``predicate(value)`` is true; else as `wait_for`."""
+        """Return the value of a key, waiting until the key exists and ``predicate(value)`` is true. Raises as `wait_for`."""
         return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncDataStore:
-        """Return the same user's store for another namespace; it shares the connections, and closes with this one.
+        """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
 
-        With `ttl`, what is written through it expires by default. With `max_keys`, other keys go when a write through it makes
-        them more, of some taken at random those that were written longest ago.
+        `ttl` is the default ttl of values written through the handle. With `max_keys`, a write through it that exceeds this
+        number of keys evicts other keys: from a random sample, those written longest ago.
         """
         return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> AsyncDataStore:
-        """Return this store without the right to write, for the user's other namespaces too."""
+        """Return a handle that cannot write, neither here nor in the user's other namespaces."""
         return AsyncDataStore(self._driver, self._scope.narrowed(NO_WRITES))
 
     def restricted(
@@ -351,24 +378,27 @@ class AsyncDataStore:
         write: Iterable[str] | None = None,
         namespaces: Iterable[str] | None = None,
     ) -> AsyncDataStore:
-        """Return a store that may read and write these namespaces and no others of the user's; both for `namespaces`.
+        """Return a handle that may use only the given namespaces: `read` to read, `write` to write, `namespaces` for both.
 
-        Each is a name, or the beginning of names with a ``*`` as its last character. What is named replaces the right to
-        everything, so that ``restricted(read=["shared"])`` writes nowhere; a handle can only be narrowed. What is not
-        allowed raises `AccessDenied` before anything is sent; `list_namespaces` shows what may be read.
+        Each is a name, or a prefix followed by ``*``. An omitted right is lost: ``restricted(read=["shared"])`` cannot write.
+        A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
+        the namespaces that may be read.
         """
         return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)))
 
     def as_json_text(self) -> AsyncDataStore:
-        """Return this namespace with values as JSON text in bytes, for brokers that pass them on without reading them."""
+        """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them."""
         return AsyncDataStore(self._driver, self._scope.as_json_text())
 
     def stats(self) -> StoreStats:
-        """Return what this store has counted since it was opened, with its other namespaces and handles, in this process."""
+        """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
         return stats_of(self._scope, self._driver.near)
 
     async def close(self) -> None:
-        """Close the connections; the last user of the embedded server stops it. Harmless when repeated."""
+        """Close the connections, for all handles of this store. May be repeated.
+
+        The embedded server stops when its last user closes.
+        """
         await self._driver.close()
 
     async def __aenter__(self) -> Self:

@@ -1,38 +1,38 @@
-"""What can go wrong, in one tree.
+"""The exceptions of this package: one tree under `DataStoreError`.
 
     DataStoreError
-    ├── InvalidInput (ValueError)             fix what you passed
-    │   ├── InvalidName                       a key, namespace, user id or agent name that cannot be one
+    ├── InvalidInput (ValueError)             an argument has to be corrected
+    │   ├── InvalidName                       an invalid key, namespace, user id or agent name
     │   ├── InvalidType (TypeError)           an argument of the wrong type
-    │   ├── InvalidValue (TypeError)          a value that JSON cannot say, with the path of the element
+    │   ├── InvalidValue (TypeError)          a value that JSON cannot represent, with the path of the element
     │   ├── LimitExceeded                     a value, batch, name or quota over its limit
-    │   ├── AccessDenied (PermissionError)    this handle, or this agent, may not do that
-    │   └── InvalidSettings                   a url or an option that cannot be used
-    ├── StoredDataError (ValueError)          what lies in the server cannot be read
-    │   ├── CorruptValue                      a value that is not JSON, or does not unpack
-    │   ├── UnsupportedEncoding               a value written by a newer version, or zstd is not installed here
-    │   └── WrongKeyType                      a Redis key of ours that holds another type
+    │   ├── AccessDenied (PermissionError)    this handle, or this agent, lacks the right
+    │   └── InvalidSettings                   an invalid url or option
+    ├── StoredDataError (ValueError)          stored data cannot be read
+    │   ├── CorruptValue                      a value that is not JSON, or does not decompress
+    │   ├── UnsupportedEncoding               a value of a newer version, or zstd is not installed here
+    │   └── WrongKeyType (TypeError)          one of our Redis keys holds another type
     ├── StoreUnavailable (ConnectionError)    try again, or look at the server
-    │   ├── ConnectionLost                    broken, refused, closed
-    │   ├── StoreTimeout (TimeoutError)       no answer in time
+    │   ├── ConnectionLost                    broken, refused or closed connection
+    │   ├── StoreTimeout (TimeoutError)       no reply in time
     │   ├── AuthenticationFailed              wrong user or password
     │   ├── PermissionDenied (PermissionError)  the server's ACL forbids it
     │   └── EmbeddedServerError               the embedded server cannot run here
-    ├── ServerRefused (RuntimeError)          the server answered, and said no
+    ├── ServerRefused (RuntimeError)          the server replied with a refusal
     │   ├── ServerFull                        maxmemory is reached and nothing may be evicted
     │   ├── ServerReadOnly                    a replica, or a server that cannot save
     │   └── UnsupportedByServer               the server is too old for this
     ├── Conflict (RuntimeError)               others kept changing the same data; nothing was written
-    ├── WrongValueType (TypeError)            the stored value is not of the kind that the operation changes
-    ├── LockTimeout (TimeoutError)            a lock, a semaphore or a rate limit had no room in time
-    ├── LockLost (RuntimeError)               it was held no longer before its holder let go
-    ├── ComputeFailed (RuntimeError)          somebody else computed the value that was waited for, and failed
-    ├── WaitTimeout (TimeoutError)            what was waited for did not happen in time
-    ├── WrongEventLoop (RuntimeError)         an asyncio object was used from a loop that is not its own
-    └── StoreClosed (RuntimeError)            used after ``close()``
+    ├── WrongValueType (TypeError)            the operation does not apply to the stored value
+    ├── LockTimeout (TimeoutError)            a lock, semaphore or rate limit was not acquired in time
+    ├── LockLost (RuntimeError)               a lock or slot was lost before its holder released it
+    ├── ComputeFailed (RuntimeError)          another caller computed the value, and failed
+    ├── WaitTimeout (TimeoutError)            the awaited value did not appear in time
+    ├── WrongEventLoop (RuntimeError)         an asyncio object was used in another event loop
+    └── StoreClosed (RuntimeError)            a call after ``close()``
 
-`DataStoreError.outcome_unknown` is True where a write may or may not have happened. Everywhere else an error means that
-nothing was written.
+An error means that nothing was written, unless `DataStoreError.outcome_unknown` is True: then a write may or may not have
+happened.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ __all__ = [
 
 
 class DataStoreError(Exception):
-    """Root of every error that this package raises.
+    """Base class of every exception that this package raises.
 
-    Facts are attributes, given by keyword; they survive pickling and the sandbox's broker.
-    Attributes: `outcome_unknown`, True where a write may or may not have happened.
+    Details are attributes, set by keyword; they survive pickling and the sandbox's broker.
+    Attributes: `outcome_unknown`, True if a write may or may not have happened.
     """
 
     outcome_unknown: bool = False
@@ -88,16 +88,16 @@ class DataStoreError(Exception):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The attributes that belong to this error, by name."""
+        """The attributes of this error, by name."""
         return {name: fact for name, fact in self.__dict__.items() if not name.startswith("_")}
 
 
 class InvalidInput(DataStoreError, ValueError):
-    """An argument cannot be used; nothing was sent."""
+    """An argument is invalid; nothing was sent to the server."""
 
 
 class InvalidName(InvalidInput):
-    """A key, a namespace, a user id or another name cannot be one. Attributes: `kind`."""
+    """A key, namespace, user id or other name is invalid. Attributes: `kind`, such as "key" or "namespace"."""
 
     kind: str
 
@@ -107,22 +107,25 @@ class InvalidType(InvalidInput, TypeError):
 
 
 class InvalidValue(InvalidInput, TypeError):
-    """JSON cannot say this value. Attributes: `path`, the place of the offending element."""
+    """JSON cannot represent a value. Attributes: `path`, the location of the offending element, such as ``value["a"][0]``."""
 
     path: str
 
 
 class LimitExceeded(InvalidInput):
-    """Something is over its limit. Attributes: `limit` (its name), `limit_bytes` or `limit_count`, `size_bytes`."""
+    """A value, batch, name or quota exceeds its limit.
+
+    Attributes: `limit` (its name), `limit_bytes` or `limit_count`, and `size_bytes`, where they apply.
+    """
 
     limit: str
 
 
 class AccessDenied(InvalidInput, PermissionError):
-    """A restricted handle was asked for what it may not do; nothing was sent.
+    """A handle lacks the right to read, write or call an operation; nothing was sent to the server.
 
-    Attributes: `action` ("read", "write", or the name of an operation), `namespace` where there is one, `readable` and
-    `writable`, the patterns of what is allowed.
+    Attributes: `action` ("read", "write", or the name of an operation); `namespace`, or None if it concerns no namespace;
+    `readable` and `writable`, the patterns of the namespaces that are allowed.
     """
 
     action: str
@@ -135,56 +138,58 @@ class AccessDenied(InvalidInput, PermissionError):
 
 
 class InvalidSettings(InvalidInput):
-    """A url, an environment variable or an option cannot be used."""
+    """A url, environment variable or option is invalid."""
 
 
 class StoredDataError(DataStoreError, ValueError):
-    """What the server holds is not what this package wrote. Attributes: `namespace`, `key` where they are known."""
+    """Stored data is not in a form that this package can read. Attributes: `namespace` and `key`, if known."""
 
     namespace: str | None = None
     key: str | None = None
 
 
 class CorruptValue(StoredDataError):
-    """A stored value is not JSON, or is compressed and does not unpack to at most `max_value_bytes` of it.
+    """A stored value is not JSON, or is compressed and broken or larger than `max_value_bytes` when decompressed.
 
-    Attributes: `first_bytes`, at most 32 of them.
+    Attributes: `first_bytes`, the first 32 bytes of the stored value.
     """
 
     first_bytes: bytes
 
 
 class UnsupportedEncoding(StoredDataError):
-    """A stored value begins with 0x01, and with an encoding behind it that cannot be read here: a later version's, or zstd
-    where its library is missing."""
+    """A stored value has an encoding that cannot be read here.
+
+    It begins with 0x01, and was written by a later version, or is compressed with zstd, which is not installed here.
+    """
 
 
 class WrongKeyType(StoredDataError, TypeError):
-    """A Redis key that should be ours holds another type; nothing was written. Attributes: `redis_key`."""
+    """A Redis key of this package holds another Redis type; nothing was written. Attributes: `redis_key`."""
 
 
 class StoreUnavailable(DataStoreError, ConnectionError):
     """The server cannot be reached or used.
 
-    Attributes: `outcome_unknown`, True where the request was a write of which at least a part had gone out, so that it
-    may or may not have happened.
+    Attributes: `outcome_unknown`, True if at least a part of a write had been sent, so that the write may or may not have
+    happened.
     """
 
 
 class ConnectionLost(StoreUnavailable):
-    """The connection could not be made, or broke."""
+    """A connection could not be opened, or broke."""
 
 
 class StoreTimeout(StoreUnavailable, TimeoutError):
-    """No answer came in time."""
+    """The server did not reply in time."""
 
 
 class AuthenticationFailed(StoreUnavailable):
-    """The server does not accept the user name or password."""
+    """The server rejected the user name or password."""
 
 
 class PermissionDenied(StoreUnavailable, PermissionError):
-    """The server's access control list forbids a command or a key."""
+    """The server's access control list (ACL) forbids a command or a key."""
 
 
 class EmbeddedServerError(StoreUnavailable):
@@ -192,27 +197,27 @@ class EmbeddedServerError(StoreUnavailable):
 
 
 class ServerRefused(DataStoreError, RuntimeError):
-    """The server answered with an error; nothing was written."""
+    """The server replied with an error; nothing was written."""
 
 
 class ServerFull(ServerRefused):
-    """`maxmemory` is reached and the policy allows no eviction; reads and deletes go on."""
+    """The server has reached `maxmemory` and may not evict anything. Reads and deletes still work."""
 
 
 class ServerReadOnly(ServerRefused):
-    """The server takes no writes: a replica, or one that cannot save to disk."""
+    """The server accepts no writes, because it is a replica or cannot save to disk."""
 
 
 class UnsupportedByServer(ServerRefused):
-    """The server is too old for this feature. The message names the versions that have it."""
+    """The server is too old for a feature; the message names the versions that have it."""
 
 
 class Conflict(DataStoreError, RuntimeError):
-    """Other writers changed the same data at every try; nothing was written."""
+    """Other writers changed the same data meanwhile, at every try; nothing was written."""
 
 
 class WrongValueType(DataStoreError, TypeError):
-    """The stored value is of another kind than the operation changes: an increment of a string, an append to a dict.
+    """The operation does not apply to the stored value, such as an increment of a string or an append to a dict.
 
     Nothing was written. Attributes: `namespace`, `key`.
     """
@@ -222,9 +227,9 @@ class WrongValueType(DataStoreError, TypeError):
 
 
 class LockTimeout(DataStoreError, TimeoutError):
-    """A lock, a semaphore or a rate limit had no room within the caller's timeout; nothing is held.
+    """A lock, semaphore slot or rate limit was not acquired within the caller's timeout; nothing is held.
 
-    Attributes: `name`; `retry_after_ms`, when there may be room, where that is known.
+    Attributes: `name`; `retry_after_ms`, the milliseconds after which it may be free, or None if unknown.
     """
 
     name: str
@@ -232,18 +237,19 @@ class LockTimeout(DataStoreError, TimeoutError):
 
 
 class LockLost(DataStoreError, RuntimeError):
-    """A lock or a semaphore's place was held no longer when its holder let go: it could not be renewed in time.
+    """A lock or semaphore slot was lost before its holder released it, because it was not renewed in time or was removed.
 
-    Somebody else may have had it meanwhile; a lock's fencing number shows who came last. Attributes: `name`.
+    Another holder may have acquired it meanwhile; the higher fencing number of a lock belongs to the later holder.
+    Attributes: `name`.
     """
 
     name: str
 
 
 class ComputeFailed(DataStoreError, RuntimeError):
-    """Another caller computed the value that this one waited for, and its function raised; nothing was cached.
+    """The caller that computed an awaited value failed, because its function raised; nothing was stored.
 
-    Attributes: `key`; `error_type` and `error_message`, of the exception there.
+    Attributes: `key`; `error_type` and `error_message`, which describe the exception that was raised there.
     """
 
     key: str
@@ -252,12 +258,12 @@ class ComputeFailed(DataStoreError, RuntimeError):
 
 
 class WaitTimeout(DataStoreError, TimeoutError):
-    """What was waited for did not happen in time; the server is well. Attributes: `namespace`, `key`."""
+    """An awaited value did not appear in time, although the server replies. Attributes: `namespace`, `key`."""
 
 
 class WrongEventLoop(DataStoreError, RuntimeError):
-    """An asyncio object was used from an event loop that is not its own."""
+    """An asyncio object was used in an event loop other than its own."""
 
 
 class StoreClosed(DataStoreError, RuntimeError):
-    """The store was closed before this call."""
+    """A method was called after the store was closed."""

@@ -1,4 +1,4 @@
-"""Limits on what one call, one value and one namespace may hold, and how each is checked."""
+"""Limits of calls, values, namespaces, change logs and times, and their checks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from datetime import timedelta
 from redis_store.errors import InvalidInput, InvalidType, LimitExceeded
 
 MAX_COUNT = 1_000_000
-"""Places of a semaphore, and moments of a rate limit: the server keeps each of them, at about 10 bytes."""
+"""Bound on the slots of a semaphore and the uses of a rate limit: the server keeps each, at about 10 bytes."""
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
-"""How long a value may be as JSON, where nothing else is said."""
+"""Default bound on a value, in bytes of JSON text."""
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 
@@ -23,14 +23,14 @@ LOG_BYTES = 8 * 1024 * 1024
 LOG_DAYS = 7
 
 MAX_TTL_S = 100 * 365 * 86400
-"""A hundred years: beyond it the servers' own bounds on times of expiry come near."""
+"""Bound on a ttl, in seconds: 100 years. The servers' own bounds on expiry times are not far above."""
 
 ANY_SIZE = sys.maxsize
-"""The bound of those who may read as much at once as they like."""
+"""The bound of a reader that may read any amount at once."""
 
 
 def check_max_keys(max_keys: int | None) -> int | None:
-    """Check what a caller gives as a bound."""
+    """Return `max_keys` as given, or raise if it is not a positive int or None."""
     if max_keys is None:
         return None
     if isinstance(max_keys, bool) or not isinstance(max_keys, int):
@@ -41,9 +41,9 @@ def check_max_keys(max_keys: int | None) -> int | None:
 
 
 def too_much_at_once(limit_bytes: int) -> LimitExceeded:
-    """Return the error of a read that was given up because it brings more than its reader may hold."""
+    """Return the error for a read that was given up because its reply exceeds the reader's bound."""
     return LimitExceeded(
-        f"The answer takes more than {limit_bytes:,} bytes, which is the most that is read at once here: read in parts,"
+        f"The reply takes more than {limit_bytes:,} bytes, the most that may be read at once here: read in parts,"
         " for example with iter_items.",
         limit="max_read_bytes",
         limit_bytes=limit_bytes,
@@ -51,15 +51,15 @@ def too_much_at_once(limit_bytes: int) -> LimitExceeded:
 
 
 def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
-    """Return a time to live, given in seconds or as a timedelta, in whole milliseconds, at least one.
+    """Return a ttl, given in seconds or as a timedelta, in whole milliseconds, at least 1.
 
-    `what` is the name of the argument that it was given as.
+    `what` is the name of the argument, for the error message.
     """
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidType(f"{what} must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
     if not 0 < seconds <= MAX_TTL_S:
-        # Python refuses to write out an int of more than 4,300 digits.
+        # `repr` raises ValueError for an int of more than 4,300 digits.
         shown = repr(ttl) if isinstance(seconds, float) or abs(seconds) < 10**18 else "a huge int"
         raise InvalidInput(
             f"{what}={shown} is out of range: give more than 0 and at most {MAX_TTL_S:,} seconds (100 years)."
@@ -69,7 +69,7 @@ def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may carry, in bytes of JSON text."""
+    """Bounds on one value, batch and metadata object, in bytes of JSON text."""
 
     max_value_bytes: int = MAX_VALUE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
@@ -78,9 +78,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LogBounds:
-    """How much of a watched namespace's history its log keeps: the newest entries, and about so many bytes.
+    """Bounds on the change log of a watched namespace: its newest entries, and its approximate size in bytes.
 
-    A log that nobody has watched for so many days goes.
+    A change log that is not watched for `days` days is deleted.
     """
 
     entries: int = LOG_ENTRIES
@@ -89,23 +89,23 @@ class LogBounds:
 
     @property
     def life_ms(self) -> int:
-        """How long a log is kept unwatched."""
+        """Time that an unwatched change log is kept, in ms."""
         return self.days * 86_400_000
 
 
 def check_timeout(timeout: object) -> float | None:
-    """Check how long a caller would wait; None stands for any time, and 0 for a single try."""
+    """Return a timeout in seconds, or raise if it is invalid. None waits without limit, and 0 tries once."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
     if not 0 <= timeout < 1e9:
-        raise InvalidInput(f"The timeout {timeout!r} is out of range: give a number of seconds from 0 on, or None.")
+        raise InvalidInput(f"The timeout {timeout!r} is out of range: give a number of seconds, at least 0, or None.")
     return float(timeout)
 
 
 def check_places(n: object) -> int:
-    """Check the number of a semaphore's places, or of a rate limit's moments."""
+    """Return the number of a semaphore's slots or a rate limit's uses, or raise if it is not from 1 to `MAX_COUNT`."""
     if isinstance(n, bool) or not isinstance(n, int):
         raise InvalidType(f"n must be a whole number, not {type(n).__name__}.")
     if not 1 <= n <= MAX_COUNT:

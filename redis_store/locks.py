@@ -1,8 +1,8 @@
-"""What agents hold in turns: locks, semaphores and rate limits, as context managers for threads and for asyncio.
+"""Locks, semaphores and rate limits of a user, as context managers for threads and for asyncio.
 
-What is held is renewed while its holder lives: from a thread of the store's own, or from a task of the same event loop. It
-lapses `ttl` after the last renewal: when the process dies or is stopped, and when an event loop is blocked for more than two
-thirds of it. Then `lost` tells, and `LockLost` is raised at the end.
+A lock or slot is renewed while its holder is alive: by a thread of the store, or by a task of the same event loop. It expires
+`ttl` seconds after the last renewal, if the process dies or is stopped. It may also expire if an event loop is blocked for
+more than two thirds of `ttl`. Then `lost` is True, and releasing it raises `LockLost`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from redis_store.flows.hold import Holdable, Limiting, Taken, give_back, hold, p
 from redis_store.flows.run_sync import FlowDriver
 from redis_store.limits import check_timeout
 
-if TYPE_CHECKING:  # the sandbox's child has neither
+if TYPE_CHECKING:  # neither exists in the sandbox's child
     from redis_store.drivers.aio import AsyncDriver
 
 __all__ = ["AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"]
 
 
 class _Holder:
-    """What both sides know about something that is held, or not."""
+    """The state of a lock or slot, for threads and asyncio."""
 
     def __init__(self, wanted: Holdable, timeout: float | None) -> None:
         self._wanted = wanted
@@ -39,28 +39,28 @@ class _Holder:
 
     @property
     def name(self) -> str:
-        """The name that its users share."""
+        """The name that all of its holders and waiters share."""
         return self._wanted.name
 
     @property
     def held(self) -> bool:
-        """Whether it was acquired and not yet released; see `lost`."""
+        """Whether this object has acquired it and not yet released it. It may have been lost meanwhile: see `lost`."""
         return self._taken is not None
 
     @property
     def lost(self) -> bool:
-        """Whether it is no longer surely this holder's: it could not be renewed in time, or somebody removed it."""
+        """Whether it is not held for certain: not acquired, not renewed in time, or removed from the server."""
         return self._keeping is None or self._keeping.lost(time.monotonic())
 
     def check(self) -> None:
-        """Raise `LockLost` if it is `lost`; for long work, before each step that must not be done twice."""
+        """Raise `LockLost` if it is `lost`. Call it in long work before each step that must not happen twice."""
         if self.lost:
             raise self._was_lost()
 
     def _begin(self) -> str:
         if self._taken is not None:
             raise InvalidInput(
-                f"This object holds the {self._wanted.what} {self.name!r} already: make another for each holder."
+                f"This object already holds the {self._wanted.what} {self.name!r}: make one object for each holder."
             )
         self._token = os.urandom(8).hex()
         return self._token
@@ -71,16 +71,16 @@ class _Holder:
         return self._taken.fence
 
     def _end(self) -> Keeping | None:
-        """Note that it is over, and return what kept it; None where there is nothing to give back."""
+        """Stop renewing, and return what renewed it; None in a forked child, which has nothing to release."""
         keeping, self._taken, self._keeping = self._keeping, None, None
         if keeping is None:
             raise self._was_lost()
         keeping.stop()
-        return keeping if self._process == os.getpid() else None  # a forked child holds nothing of its parent's
+        return keeping if self._process == os.getpid() else None  # a forked child holds no locks of its parent
 
     def _was_lost(self) -> LockLost:
         return LockLost(
-            f"The {self._wanted.what} {self.name!r} is not held, or no longer: somebody else may have had it meanwhile.",
+            f"The {self._wanted.what} {self.name!r} is not held, or no longer: others may have acquired it meanwhile.",
             name=self.name,
         )
 
@@ -94,7 +94,7 @@ class _SyncHolder(_Holder):
         self._driver = driver
 
     def release(self) -> None:
-        """Give it back; raises `LockLost` if it was held no longer."""
+        """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
         keeping = self._end()
         if keeping is None:
             return
@@ -120,33 +120,42 @@ class _SyncHolder(_Holder):
 
 
 class Lock(_SyncHolder):
-    """A lock of the user's, whom one at a time holds; made by `DataStore.lock`. One object for each holder."""
+    """A mutual-exclusion lock, scoped to the user; made by `DataStore.lock`. Each holder needs an object of its own."""
 
     @property
     def fence(self) -> int:
-        """The fencing number: higher with each holder. Whoever writes with it can refuse a holder who came earlier."""
+        """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
+
+        Raises `LockLost` if the lock is not held.
+        """
         if self._taken is None:
             raise self._was_lost()
         return self._taken.fence
 
     def acquire(self) -> int:
-        """Wait for it, hold it until `release`, whatever thread calls that, and return the fencing number."""
+        """Wait for the lock, and return its fencing number. It is held until `release`, which any thread may call.
+
+        Raises `LockTimeout` if the lock was not acquired within the timeout.
+        """
         return self._acquire(tied=False)
 
 
 class Semaphore(_SyncHolder):
-    """One of a number of places, each held by one at a time; made by `DataStore.semaphore`. One object for each holder."""
+    """One slot of a semaphore, scoped to the user; made by `DataStore.semaphore`. Each holder needs an object of its own."""
 
     def acquire(self) -> None:
-        """Wait for a place, and hold it until `release`, whatever thread calls that."""
+        """Wait for a slot. It is held until `release`, which any thread may call.
+
+        Raises `LockTimeout` if no slot was acquired within the timeout.
+        """
         self._acquire(tied=False)
 
 
 class RateLimit:
-    """At most so many moments in any period, by the server's clock; made by `DataStore.rate_limit`.
+    """At most `n` uses in any period of `per` seconds, by the server's clock; made by `DataStore.rate_limit`.
 
-    As a context manager it waits at the beginning. Who waits has a moment of his own and is not overtaken; if he gives up, that
-    moment is used up nevertheless.
+    As a context manager it waits on entry. A waiter reserves the next free use and is not overtaken; if it gives up, the use
+    is spent nevertheless.
     """
 
     def __init__(self, driver: FlowDriver, limit: Limiting, timeout: float | None) -> None:
@@ -155,11 +164,11 @@ class RateLimit:
         self._timeout_s = check_timeout(timeout)
 
     def acquire(self) -> None:
-        """Wait for the next free moment; raises `LockTimeout` at once where that would take longer than the timeout."""
+        """Wait for the next free use. Raises `LockTimeout` at once if the wait would be longer than the timeout."""
         run_sync.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
 
     def try_acquire(self) -> bool:
-        """Take this moment if it is free, and return whether it was."""
+        """Take a use if one is free now, without waiting, and return whether it was."""
         return self._driver.run(self._limit.take(0))[0]
 
     def __enter__(self) -> Self:
@@ -176,7 +185,7 @@ class _AsyncHolder(_Holder):
         self._driver = driver
 
     async def release(self) -> None:
-        """Give it back; raises `LockLost` if it was held no longer."""
+        """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
         keeping = self._end()
         if keeping is None:
             return
@@ -202,33 +211,42 @@ class _AsyncHolder(_Holder):
 
 
 class AsyncLock(_AsyncHolder):
-    """A lock of the user's, whom one at a time holds; made by `AsyncDataStore.lock`. One object for each holder."""
+    """A mutual-exclusion lock, scoped to the user; made by `AsyncDataStore.lock`. Each holder needs an object of its own."""
 
     @property
     def fence(self) -> int:
-        """The fencing number: higher with each holder. Whoever writes with it can refuse a holder who came earlier."""
+        """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
+
+        Raises `LockLost` if the lock is not held.
+        """
         if self._taken is None:
             raise self._was_lost()
         return self._taken.fence
 
     async def acquire(self) -> int:
-        """Wait for it, hold it until `release`, whatever task calls that, and return the fencing number."""
+        """Wait for the lock, and return its fencing number. It is held until `release`, which any task may call.
+
+        Raises `LockTimeout` if the lock was not acquired within the timeout.
+        """
         return await self._acquire(tied=False)
 
 
 class AsyncSemaphore(_AsyncHolder):
-    """One of a number of places, each held by one at a time; made by `AsyncDataStore.semaphore`."""
+    """One slot of a semaphore, scoped to the user; made by `AsyncDataStore.semaphore`. Each holder needs its own object."""
 
     async def acquire(self) -> None:
-        """Wait for a place, and hold it until `release`, whatever task calls that."""
+        """Wait for a slot. It is held until `release`, which any task may call.
+
+        Raises `LockTimeout` if no slot was acquired within the timeout.
+        """
         await self._acquire(tied=False)
 
 
 class AsyncRateLimit:
-    """At most so many moments in any period, by the server's clock; made by `AsyncDataStore.rate_limit`.
+    """At most `n` uses in any period of `per` seconds, by the server's clock; made by `AsyncDataStore.rate_limit`.
 
-    As a context manager it waits at the beginning. Who waits has a moment of his own and is not overtaken; if he gives up, that
-    moment is used up nevertheless.
+    As a context manager it waits on entry. A waiter reserves the next free use and is not overtaken; if it gives up, the use
+    is spent nevertheless.
     """
 
     def __init__(self, driver: AsyncDriver, limit: Limiting, timeout: float | None) -> None:
@@ -237,11 +255,11 @@ class AsyncRateLimit:
         self._timeout_s = check_timeout(timeout)
 
     async def acquire(self) -> None:
-        """Wait for the next free moment; raises `LockTimeout` at once where that would take longer than the timeout."""
+        """Wait for the next free use. Raises `LockTimeout` at once if the wait would be longer than the timeout."""
         await run_async.run_flow(self._driver, pass_limit(self._limit, self._timeout_s))
 
     async def try_acquire(self) -> bool:
-        """Take this moment if it is free, and return whether it was."""
+        """Take a use if one is free now, without waiting, and return whether it was."""
         return (await self._driver.run(self._limit.take(0)))[0]
 
     async def __aenter__(self) -> Self:

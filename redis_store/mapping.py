@@ -12,10 +12,10 @@ _ABSENT = object()
 
 
 class StoreMapping(MutableMapping[str, Json]):
-    """A namespace as a dict of its keys; it needs the methods of a store and adds no round trip to theirs.
+    """A namespace as a dict of its keys, built on the methods of a store without further round trips.
 
-    Two differences from a dict: a store is true even when its namespace is empty, because agents ask ``if data_store``
-    whether they have one; and two stores are equal only if they are the same object.
+    It differs from a dict in two ways. A store is true even if its namespace is empty, because agents test
+    ``if data_store`` to see whether they have one. Two stores are equal only if they are the same object.
     """
 
     @abstractmethod
@@ -31,7 +31,7 @@ class StoreMapping(MutableMapping[str, Json]):
     def set_many(self, items: dict[str, Any]) -> int: ...
 
     @abstractmethod
-    def clear(self) -> int: ...  # type: ignore[override]  # a store's tells how many keys there were
+    def clear(self) -> int: ...  # type: ignore[override]  # a store's returns the number of keys
 
     @abstractmethod
     def iter_keys(self) -> Iterator[str]: ...
@@ -77,24 +77,24 @@ class StoreMapping(MutableMapping[str, Json]):
         return id(self)
 
     def keys(self) -> KeysView[str]:
-        """The keys as a view that reads page by page."""
+        """Return a view of the keys that reads page by page."""
         return KeysView(self)
 
     def items(self) -> ItemsView[str, Json]:
-        """The keys and values as a view that reads page by page."""
+        """Return a view of the keys and values that reads page by page."""
         return _Items(self)
 
     def values(self) -> ValuesView[Json]:
-        """The values as a view that reads page by page."""
+        """Return a view of the values that reads page by page."""
         return _Values(self)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Store the items of a mapping or of pairs, all or nothing, as `dict.update` takes them."""
+        """Store the items of a mapping or of pairs, all or none; arguments as in `dict.update`."""
         self.set_many(dict(*args, **kwargs))
 
 
 class _Items(ItemsView[str, Json]):
-    """Reads pages of items, where the standard library's view would get each key."""
+    """Reads pages of items; the standard library's view would get each key by itself."""
 
     _mapping: StoreMapping
 
@@ -103,7 +103,7 @@ class _Items(ItemsView[str, Json]):
 
 
 class _Values(ValuesView[Json]):
-    """Reads pages of items, where the standard library's view would get each key."""
+    """Reads pages of items; the standard library's view would get each key by itself."""
 
     _mapping: StoreMapping
 

@@ -1,4 +1,4 @@
-"""Functions whose results are kept in a store: ``@data_store.cached(ttl=60)``, for threads and for asyncio."""
+"""Cached functions, ``@data_store.cached(ttl=60)``, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 
 MAX_ARGUMENT_CHARS = 1000
-"""Arguments that take more stand in the key as a digest."""
+"""Bound on the text of the arguments in a key, in characters; a longer text is replaced by its SHA-256 digest."""
 
 KeyMaker = str | Callable[..., str] | None
 TagMaker = Iterable[str] | Callable[..., Iterable[str]] | None
 
 
 class Cache(Protocol):
-    """Keeps the results of cached functions."""
+    """The methods of a store that cached functions use."""
 
     def get_or_set(
         self,
@@ -46,7 +46,7 @@ class Cache(Protocol):
 
 
 class AsyncCache(Protocol):
-    """Keeps the results of cached functions, for asyncio."""
+    """The methods of an asynchronous store that cached functions use."""
 
     async def get_or_set(
         self,
@@ -63,11 +63,11 @@ class AsyncCache(Protocol):
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """A function of `DataStore.cached`."""
+    """A function decorated with `DataStore.cached`: a call returns the stored result, or computes and stores it."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
-    # In a class it is a method.
+    # Binds as a method when it is defined in a class.
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
     @overload
@@ -76,21 +76,24 @@ class CachedFunction(Protocol[P, R_co]):
     ) -> Callable[Q, R_co]: ...
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the key under which the result for these arguments is kept."""
+        """Return the key under which the result for these arguments is stored."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Delete the result for these arguments and return whether there was one."""
+        """Delete the result for these arguments and return whether it existed."""
 
     def invalidate_all(self) -> int:
-        """Delete the results for all arguments and versions and return how many there were; not with a `key` of one's own."""
+        """Delete the results for all arguments and versions, and return how many were deleted.
+
+        Raises `InvalidInput` if `cached` was given a `key`: use a tag and `invalidate_tag` instead.
+        """
 
 
 class AsyncCachedFunction(Protocol[P, R_co]):
-    """A function of `AsyncDataStore.cached`."""
+    """A function decorated with `AsyncDataStore.cached`: a call returns the stored result, or computes and stores it."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
 
-    # In a class it is a method.
+    # Binds as a method when it is defined in a class.
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
     @overload
@@ -99,23 +102,29 @@ class AsyncCachedFunction(Protocol[P, R_co]):
     ) -> Callable[Q, Awaitable[R_co]]: ...
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the key under which the result for these arguments is kept."""
+        """Return the key under which the result for these arguments is stored."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[bool]:
-        """Delete the result for these arguments and return whether there was one."""
+        """Delete the result for these arguments and return whether it existed."""
 
     def invalidate_all(self) -> Awaitable[int]:
-        """Delete the results for all arguments and versions and return how many there were; not with a `key` of one's own."""
+        """Delete the results for all arguments and versions, and return how many were deleted.
+
+        Raises `InvalidInput` if `cached` was given a `key`: use a tag and `invalidate_tag` instead.
+        """
 
 
 class CacheDecorator(Protocol):
-    """What `DataStore.cached` returns."""
+    """The decorator that `DataStore.cached` returns."""
 
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
 
 
 class AsyncCacheDecorator(Protocol):
-    """What `AsyncDataStore.cached` returns. (A union instead of the overloads is more than type checkers can solve.)"""
+    """The decorator that `AsyncDataStore.cached` returns; it takes functions of both kinds.
+
+    It has overloads because type checkers cannot solve a union here.
+    """
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> AsyncCachedFunction[P, R]: ...
@@ -125,7 +134,7 @@ class AsyncCacheDecorator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `cached` was told."""
+    """The arguments of `cached`, checked."""
 
     ttl: Ttl
     key: KeyMaker
@@ -148,7 +157,7 @@ class Options:
 
 
 class _Naming:
-    """Makes keys and tags from a function's arguments."""
+    """Makes the keys and tags of results from a function's arguments."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         if isinstance(function, (classmethod, staticmethod)):
@@ -161,21 +170,23 @@ class _Naming:
         self._given_args: tuple[Any, ...] = ()
         self._given_kwargs: dict[str, Any] = {}
         kind = ""
-        if isinstance(function, functools.partial):  # what it is filled with makes its results as arguments do
+        if isinstance(function, functools.partial):  # its own arguments affect results like those of a call
             self._given_args, self._given_kwargs, function = function.args, function.keywords, function.func
-            kind = ".partial"  # so that a partial of a cached function does not wait for itself
+            kind = ".partial"  # so that a partial of a cached function does not wait for its own result
         self.name = _name_of(function) + kind
         try:
             self._signature = inspect.signature(function)
         except ValueError:
-            raise InvalidType(f"{self.name} does not tell its parameters: decorate a function that calls it.") from None
+            raise InvalidType(
+                f"The parameters of {self.name} cannot be inspected: decorate a function that calls it."
+            ) from None
         self._options = options
-        # What can be iterated once only, as a generator, must serve each call.
+        # An iterable may be a generator, which is exhausted after one call.
         self._tags = options.tags if options.tags is None or callable(options.tags) else tuple(options.tags)
         if options.key is None and _has_an_object(function):
             raise InvalidInput(
-                f"{self.name} belongs to an object, which would be missing in the key, so that objects would share results:"
-                " give key= a text like 'item:{name}', or a function."
+                f"{self.name} belongs to an object that is not part of the key, so that objects would share results:"
+                " give key= a template like 'item:{name}', or a function."
             )
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -200,9 +211,11 @@ class _Naming:
         return [self._filled(tag, bound) if isinstance(tag, str) else tag for tag in given]
 
     def prefixes(self) -> tuple[str, str]:
-        """Return what the keys of all arguments and versions begin with."""
+        """Return the prefixes of the keys for all arguments and versions."""
         if self._options.key is not None:
-            raise InvalidInput(f"{self.name} has a key of its own: give it a tag, and invalidate that.")
+            raise InvalidInput(
+                f"{self.name} was given key=, so its keys cannot be listed: give it a tag, and invalidate the tag."
+            )
         return f"{self.name}(", f"{self.name}@"
 
     def _filled(self, template: str, bound: dict[str, Any]) -> str:
@@ -211,7 +224,7 @@ class _Naming:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InvalidInput(
                 f"{template!r} cannot be filled with the arguments of {self.name} ({type(error).__name__}: {error}):"
-                f" there are {', '.join(bound) or 'none'}; {{{{ and }}}} are braces."
+                f" there are {', '.join(bound) or 'none'}; write {{{{ and }}}} for braces."
             ) from error
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -229,18 +242,19 @@ class _Naming:
             )
         except InvalidValue as error:
             raise InvalidValue(
-                f"The arguments of {self.name} make no key ({error}): give key= a text like 'item:{{name}}', or a function.",
+                f"The arguments of {self.name} cannot be a key ({error}): give key= a template like 'item:{{name}}', or a"
+                " function.",
                 path=error.path,
             ) from None
         if len(text) <= MAX_ARGUMENT_CHARS:
             return text
-        import hashlib  # an agent's process starts faster without it
+        import hashlib  # imported late, so that an agent's process starts faster
 
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def decorator(store: Cache, options: Options) -> CacheDecorator:
-    """Return what `DataStore.cached` does."""
+    """Return the decorator of `DataStore.cached`."""
 
     def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
         return cached(store, function, options)
@@ -249,7 +263,7 @@ def decorator(store: Cache, options: Options) -> CacheDecorator:
 
 
 def async_decorator(store: AsyncCache, options: Options) -> AsyncCacheDecorator:
-    """Return what `AsyncDataStore.cached` does."""
+    """Return the decorator of `AsyncDataStore.cached`."""
 
     def decorate(function: Callable[P, Any], /) -> AsyncCachedFunction[P, Any]:
         return cached_async(store, function, options)
@@ -258,10 +272,10 @@ def async_decorator(store: AsyncCache, options: Options) -> AsyncCacheDecorator:
 
 
 def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
-    """Return a function that asks the store first."""
+    """Return a function that looks in the store first."""
     naming = _Naming(function, options)
     if inspect.iscoroutinefunction(function):
-        raise InvalidType(f"{naming.name} is asynchronous, and this store is not: use the one of connect_async.")
+        raise InvalidType(f"{naming.name} is asynchronous, and this store is not: use a store of connect_async.")
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -290,7 +304,7 @@ def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFu
 def cached_async(
     store: AsyncCache, function: Callable[P, Awaitable[R]] | Callable[P, R], options: Options
 ) -> AsyncCachedFunction[P, R]:
-    """Return an asynchronous function that asks the store first."""
+    """Return an asynchronous function that looks in the store first."""
     naming = _Naming(function, options)
 
     @functools.wraps(function)
@@ -322,7 +336,7 @@ def cached_async(
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    """Return what tells a function from the others: its module and name, with the class that a class method was asked of."""
+    """Return a function's unique name: its module and qualified name; of a class method, that of the class it was taken from."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     owner = getattr(function, "__self__", None)
     if inspect.isclass(owner):
@@ -331,19 +345,19 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def _has_an_object(function: Callable[..., Any]) -> bool:
-    """Whether results depend on an object that is neither an argument nor told by the name."""
+    """Whether results depend on an object that is neither an argument nor part of the name."""
     owner = getattr(function, "__self__", None)
     if owner is None:
-        return not hasattr(function, "__qualname__")  # an object that can be called
+        return not hasattr(function, "__qualname__")  # a callable object
     return not inspect.isclass(owner) and not inspect.ismodule(owner)
 
 
 def _distinct(value: Any) -> Any:
-    """Return a value of which two that differ also differ as JSON: there, keys that are no texts become texts."""
+    """Return the value, or raise if a dict has a key that is not a str: as JSON, ``1`` and ``"1"`` would be the same key."""
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise InvalidValue("a dict has a key that is no str", path="value")
+                raise InvalidValue("a dict has a key that is not a str", path="value")
         return {key: _distinct(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_distinct(item) for item in value]

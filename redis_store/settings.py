@@ -1,4 +1,4 @@
-"""What a store is told when it is made: where the server is, and the limits it keeps."""
+"""Settings of a store: the server's address, time-outs and limits."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from redis_store.limits import Limits, LogBounds
 from redis_store.server_config import Durability, check_durability
 
 URL_VARIABLE = "REDIS_URL"
-"""The environment variable that names the server where the caller does not."""
+"""The environment variable with the server's url, used if the caller passes none."""
 
 NEAR_CACHE_BYTES = 32 * 1024 * 1024
-"""How much memory the near cache may take: so much for threads, and so much for each event loop."""
+"""Default bound on the near cache, in bytes of memory, once for all threads and once per event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything about a connection that is not about a user."""
+    """Settings of a store that do not depend on its user."""
 
     url: str | None = None
-    """Where the server is; None stands for the embedded one."""
+    """The server's url; None stands for the embedded server."""
     timeout_s: float | None = None
-    """How long to wait for the server, each time it has to answer; None takes the url's, else 5 seconds."""
+    """Time to wait for each reply of the server, in seconds; None takes the url's ``socket_timeout``, else 5 s."""
     data_dir: Path | None = None
-    """The folder of the embedded server; None takes ``REDIS_STORE_DATA_DIR``, else the platform's user data folder."""
+    """Folder of the embedded server; None takes ``REDIS_STORE_DATA_DIR``, else the platform's user data folder."""
     durability: Durability = "everysec"
-    """When the embedded server flushes its log to disk: ``always`` survives a machine that dies."""
+    """When the embedded server flushes its log to disk; with ``always``, acknowledged writes survive a crash of the machine."""
     limits: Limits = field(default_factory=Limits)
     log: LogBounds = field(default_factory=LogBounds)
     configure_server: bool = False
-    """Whether watchers may add the events that they need to `notify-keyspace-events`; on the embedded server they do."""
+    """Whether watchers may add the events that they need to `notify-keyspace-events`; always so on the embedded server."""
 
     near_cache: bool = False
-    """Whether values that were read stay in the process until somebody writes (`near_cache`)."""
+    """Whether values are kept in the near cache after they were read (`near/`)."""
     near_cache_bytes: int = NEAR_CACHE_BYTES
 
     @property
     def configures(self) -> bool:
-        """Whether watchers may change the server's settings: they may on the embedded one, which is ours."""
+        """Whether watchers may change the server's settings; they always may on the embedded server, which is ours."""
         return self.configure_server or self.url is None
 
     def __post_init__(self) -> None:
@@ -58,12 +58,12 @@ class Settings:
 
 
 def new_id() -> str:
-    """Return a random id of a transaction or a run."""
+    """Return a random id, for a transaction or a run."""
     return secrets.token_hex(8)
 
 
 def resolve_url(url: str | None) -> str | None:
-    """Return the url to use: the argument, else the environment's; None stands for the embedded server."""
+    """Return the url to use: the argument, else ``REDIS_URL``; None stands for the embedded server."""
     if url is None:
         return os.environ.get(URL_VARIABLE) or None
     if not isinstance(url, str) or not url:

@@ -1,4 +1,4 @@
-"""What a store counts, and the record in which `DataStore.stats` shows it."""
+"""Counters of a store, and the record that `DataStore.stats` returns."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ __all__ = ["StoreStats"]
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """What one store has done in this process, its other namespaces and handles included, since it was opened.
+    """Counts of one store in this process since it was opened, over all of its namespaces and handles.
 
-    Bytes are those of values as JSON text. The first eight only grow.
+    The first eight only grow.
     """
 
     hits: int
-    """Values that `get`, `get_many`, `get_or_set` and cached functions asked for and found."""
+    """Values that `get`, `get_many`, `get_or_set` and cached functions found."""
     misses: int
-    """Values that they asked for and that were not there."""
+    """Values that they did not find."""
     near_hits: int
-    """How many of those answers, of either kind, came from the near cache, without asking the server."""
+    """Hits and misses that the near cache answered without asking the server."""
     computes: int
-    """How often a function of `get_or_set` or a cached function was called here."""
+    """Calls of the functions given to `get_or_set`, and of cached functions, in this process."""
     compute_errors: int
-    """How many of these raised, or gave what could not be stored."""
+    """Calls among these that raised, or returned a value that could not be stored."""
     waits: int
-    """How often a caller of `get_or_set` waited for somebody else's result."""
+    """Calls of `get_or_set` that waited for another caller's result."""
     bytes_read: int
-    """Bytes of the values found that came from the server: JSON text, or what it was compressed to."""
+    """Bytes of the values read from the server, as JSON text or, if compressed, as compressed."""
     bytes_written: int
-    """Bytes of the values in calls that stored any, in the same way."""
+    """Bytes of the values stored, counted in the same way."""
     near_entries: int
-    """What the near cache holds now, for all that share it."""
+    """Entries in the near cache now, for all stores that share it."""
     near_bytes: int
-    """How much memory these entries take, about."""
+    """Approximate memory taken by these entries, in bytes."""
     near_live: bool
-    """Whether the near cache is connected, so that it may answer."""
+    """Whether the near cache is connected, so that it can answer."""
 
     @property
     def hit_ratio(self) -> float:
-        """The part of the values asked for that were there; 0 where none was asked for."""
+        """Hits divided by hits and misses, from 0 to 1; 0 if there are neither."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
 
@@ -47,8 +47,8 @@ class StoreStats:
 class Counters:
     """The numbers behind `StoreStats`, shared by all handles of a store.
 
-    Threads add to them without a lock: CPython switches between threads at calls and jumps only, and ``counter.hits += 1``
-    holds neither.
+    Threads increment them without a lock: CPython switches threads only at calls and jumps, and ``counter.hits += 1``
+    contains neither.
     """
 
     __slots__ = (
@@ -69,13 +69,13 @@ class Counters:
         self.bytes_read = self.bytes_written = 0
 
     def add(self, other: Counters) -> None:
-        """Add another's numbers to these."""
+        """Add the counts of another store."""
         for name in self.__slots__:
             if name != "__weakref__":
                 setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def read(self, text: bytes | None) -> None:
-        """Count one answer of the server."""
+        """Count one value read from the server; None is a miss."""
         if text is None:
             self.misses += 1
         else:
@@ -83,14 +83,14 @@ class Counters:
             self.bytes_read += len(text)
 
     def read_many(self, texts: list[bytes | None]) -> None:
-        """Count the answers of the server to one call."""
+        """Count the values that one call read from the server."""
         found = [len(text) for text in texts if text is not None]
         self.hits += len(found)
         self.misses += len(texts) - len(found)
         self.bytes_read += sum(found)
 
     def shown(self, near_entries: int, near_bytes: int, near_live: bool) -> StoreStats:
-        """Return the numbers of this moment."""
+        """Return a record of the current counts."""
         return StoreStats(
             self.hits,
             self.misses,

@@ -1,4 +1,4 @@
-"""A transaction as its block sees it: reads at once, writes when the block ends, for threads and for asyncio."""
+"""Transactions for threads and for asyncio: reads happen at once, writes when the block ends."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["AsyncTransaction", "Transaction"]
 
 
 class _Writes:
-    """What both sides collect without asking the server."""
+    """Writes that are collected until the block ends, for threads and asyncio."""
 
     _draft: Draft
     _scope: Scope
 
     def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
-        """Store a value when the transaction ends."""
+        """Store a value when the block ends; later reads in the transaction return it. `ttl` as in `DataStore.set`."""
         self._draft.set(self._scope, key, value, ttl)
 
     def delete(self, key: str) -> None:
-        """Delete a key when the transaction ends, if it is there."""
+        """Delete a key when the block ends; a missing key is no error."""
         self._draft.delete(self._scope, key)
 
 
 class Transaction(_Writes):
-    """Reads and writes in a user's namespaces, written all or nothing, and only if all that was read still stands.
+    """A transaction over a user's namespaces: all of its writes are stored, or none if a value it has read has changed.
 
-    Made by `DataStore.transaction`; a context manager. A block that raises writes nothing.
+    Made by `DataStore.transaction`; a context manager. If its block raises, nothing is written.
     """
 
     def __init__(self, driver: SyncDriver, scope: Scope, draft: Draft, tx: str) -> None:
@@ -44,11 +44,14 @@ class Transaction(_Writes):
         self._tx = tx
 
     def get(self, key: str, default: Any = None) -> Json:
-        """Return the value as this transaction sees it, or `default` where the key is absent."""
+        """Return the value of a key, or `default` if the key is missing.
+
+        The transaction sees its own writes, and each other key as it first read it.
+        """
         return self._driver.run(self._draft.get(self._scope, key, default))
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
-        """Return the same transaction for another namespace of the user."""
+        """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
         scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
         return Transaction(self._driver, scope, self._draft, self._tx)
 
@@ -65,9 +68,9 @@ class Transaction(_Writes):
 
 
 class AsyncTransaction(_Writes):
-    """Reads and writes in a user's namespaces, written all or nothing, and only if all that was read still stands.
+    """A transaction over a user's namespaces: all of its writes are stored, or none if a value it has read has changed.
 
-    Made by `AsyncDataStore.transaction`; an asynchronous context manager. A block that raises writes nothing.
+    Made by `AsyncDataStore.transaction`; an asynchronous context manager. If its block raises, nothing is written.
     """
 
     def __init__(self, driver: AsyncDriver, scope: Scope, draft: Draft, tx: str) -> None:
@@ -77,11 +80,14 @@ class AsyncTransaction(_Writes):
         self._tx = tx
 
     async def get(self, key: str, default: Any = None) -> Json:
-        """Return the value as this transaction sees it, or `default` where the key is absent."""
+        """Return the value of a key, or `default` if the key is missing.
+
+        The transaction sees its own writes, and each other key as it first read it.
+        """
         return await self._driver.run(self._draft.get(self._scope, key, default))
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncTransaction:
-        """Return the same transaction for another namespace of the user."""
+        """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
         scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
         return AsyncTransaction(self._driver, scope, self._draft, self._tx)
 

@@ -1,4 +1,4 @@
-"""The types that callers see: JSON, and what is known about a key."""
+"""Public types: JSON values, times to live, info about keys, and changes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 Json: TypeAlias = Any
-"""A value as it is read: None, bool, int, float, str, list or dict with str keys, nested."""
+"""A value as returned: None, bool, int, float, str, list, or dict with str keys, nested."""
 
 JsonInput: TypeAlias = "bool | int | float | str | Sequence[Any] | Mapping[Any, Any] | None"
-"""A value as it may be written: as `Json`, with tuples, and with int, float, bool and None as dict keys too."""
+"""A value as accepted: like `Json`, but also tuples, and int, float, bool and None as dict keys."""
 
 
 class Never(Enum):
@@ -36,10 +36,10 @@ class Never(Enum):
 
 
 NEVER: Final = Never.NEVER
-"""As a ttl: the key does not expire, also in a namespace whose keys do by default."""
+"""A ttl that stands for no expiry, even if the namespace has a default ttl."""
 
 Ttl: TypeAlias = "float | timedelta | Literal[Never.NEVER] | None"
-"""A time to live in seconds or as a timedelta; None stands for the namespace's default, and where it has none for ever."""
+"""A time to live, in seconds or as a timedelta. None stands for the namespace's default ttl, or no expiry without one."""
 
 
 class Missing(Enum):
@@ -49,14 +49,14 @@ class Missing(Enum):
 
 
 MISSING: Final = Missing.MISSING
-"""Stands for a key that is not there, and for an argument that was not given."""
+"""A sentinel for a key that is missing, and for an argument that was not passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What is known about a key beside its value; times are the server's, in UTC.
+    """The info kept beside a value. Times are by the server's clock, in UTC.
 
-    A value that was written by hand (`redis-cli HSET`) has no history: its times and agents are None.
+    A value that was written externally (`redis-cli HSET`) has no history: its times and agents are None.
     """
 
     key: str
@@ -66,37 +66,39 @@ class KeyInfo:
     updated_by: str | None
     metadata: dict[str, Json]
     size: int
-    """Bytes of the stored JSON text."""
+    """Size of the stored JSON text, in bytes."""
     expires_at: datetime | None
 
 
 ChangeOp: TypeAlias = Literal["set", "delete", "clear", "expire", "reset"]
-"""What happened to a key, or to the namespace (`clear`, `reset`)."""
+"""The kind of a change. `clear` and `reset` concern the whole namespace, the others one key."""
 
 ChangeSource: TypeAlias = Literal["log", "found", "snapshot"]
-"""How it is known: its writer told the log; a watcher found it by comparing (written by hand, expired, evicted); or it is
-how things stand, as `initial=True` asks for and as follows a reset."""
+"""How a change became known.
+
+`log`: its writer appended it to the change log. `found`: a watcher found it by comparing (external write, expiry, eviction).
+`snapshot`: part of a snapshot, as requested by `initial=True` and after a reset.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that happened in a namespace, as `watch` gives it.
+    """A write, deletion or expiry in a namespace, as yielded by `watch`.
 
-    A `reset` says that history is gone or was too much to keep: forget what you know of the namespace; a `set` for every key
-    that is there follows, then the changes after that.
+    A `reset` means that changes were lost or were too many to keep: discard your view of the namespace. A `set` for every
+    existing key follows, then the changes after that.
     """
 
     namespace: str
     key: str | None
-    """The key; None for `clear` and `reset`, which are about the whole namespace."""
+    """The key; None for `clear` and `reset`, which concern the whole namespace."""
     op: ChangeOp
     value: Json
-    """What was stored, for `set`. For `reset` the number of changes that were dropped because nobody read them, None where
-    it is not known. Else None."""
+    """The stored value, for `set`. For `reset`, the number of changes that were dropped unread, or None if unknown. Else None."""
     cursor: str
-    """Where to go on: `watch(since=cursor)` gives what comes after this change."""
+    """The position of this change: `watch(since=cursor)` continues after it."""
     source: ChangeSource
     agent: str | None = None
-    """Who wrote, where that is known."""
+    """The agent that wrote, or None if unknown."""
     run: str | None = None
-    """The writer's run, where that is known."""
+    """The run of the writer, or None if unknown."""

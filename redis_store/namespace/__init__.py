@@ -1,1 +1,1 @@
-"""Names, Redis keys, rights, and the scope of a handle."""
+"""Names, Redis keys, access rights, and the scope of a handle."""

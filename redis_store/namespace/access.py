@@ -1,6 +1,6 @@
-"""Which namespaces a handle may read and write, judged before anything is sent.
+"""Access rights of a handle: the namespaces that it may read and write, checked before anything is sent.
 
-It imports `errors` and `namespace.keys` only, because the sandbox's child uses it too.
+This module imports only `errors` and `namespace.keys`, because the sandbox's child uses it too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A namespace's name, or the beginning of names; every character but a last ``*`` stands for itself."""
+    """A namespace's name, or a prefix of names; every character except a final ``*`` is literal."""
 
     text: str
     is_prefix: bool = False
 
     @classmethod
     def of(cls, written: str) -> Pattern:
-        """Read a pattern as callers write it."""
+        """Parse a pattern, or raise if it cannot be a namespace's name."""
         if isinstance(written, str) and written == "*":
             return cls("", True)
         encode_name(written, "namespace pattern", MAX_NAMESPACE_BYTES)
@@ -29,11 +29,11 @@ class Pattern:
         return cls(written[:-1] if is_prefix else str(written), is_prefix)
 
     def matches(self, namespace: str) -> bool:
-        """Whether a namespace is meant."""
+        """Whether the pattern includes a namespace."""
         return namespace.startswith(self.text) if self.is_prefix else namespace == self.text
 
     def common(self, other: Pattern) -> Pattern | None:
-        """The pattern of what both mean; None where that is nothing."""
+        """Return the pattern of the namespaces that both include, or None if there are none."""
         if not self.is_prefix:
             return self if other.matches(self.text) else None
         if not other.is_prefix:
@@ -51,7 +51,7 @@ _ALL: Patterns = (Pattern("", True),)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The namespaces that may be read, and those that may be written; the right to write is none to read."""
+    """The namespaces that may be read, and those that may be written. The right to write does not include reading."""
 
     read: Patterns = _ALL
     write: Patterns = _ALL
@@ -63,7 +63,7 @@ class Access:
         write: Iterable[str] | None = None,
         namespaces: Iterable[str] | None = None,
     ) -> Access:
-        """Take what callers grant; nothing named grants all, anything named grants that and no more."""
+        """Return the access that the arguments of `restricted` grant: everything if all are None, else only what they name."""
         if read is None and write is None and namespaces is None:
             return EVERYTHING
         both = patterns_of(namespaces, "namespaces")
@@ -71,25 +71,25 @@ class Access:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing is forbidden."""
+        """Whether every namespace may be read and written."""
         return _ALL[0] in self.read and _ALL[0] in self.write
 
     def may_read(self, namespace: str) -> bool:
         return any(pattern.matches(namespace) for pattern in self.read)
 
     def may_read_all(self, prefix: str) -> bool:
-        """Whether every namespace may be read whose name begins so."""
+        """Whether every namespace whose name begins with `prefix` may be read."""
         return any(pattern.is_prefix and prefix.startswith(pattern.text) for pattern in self.read)
 
     def may_write(self, namespace: str) -> bool:
         return any(pattern.matches(namespace) for pattern in self.write)
 
     def narrowed(self, other: Access) -> Access:
-        """What both allow."""
+        """Return the access that both allow."""
         return Access(_common(self.read, other.read), _common(self.write, other.write))
 
     def refusal(self, action: str, namespace: str) -> AccessDenied:
-        """The error for reading or writing what may not be."""
+        """Return the error for reading or writing a namespace without the right to."""
         shown = repr(namespace)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         doing = "Reading" if action == "read" else "Writing to"
@@ -102,7 +102,7 @@ class Access:
         )
 
     def described(self) -> str:
-        """Say what is allowed, as a part of a sentence."""
+        """Return what is allowed, worded as a part of a sentence."""
         return f"reading {_listed(self.read)}, writing {_listed(self.write)}"
 
 
@@ -111,7 +111,7 @@ NO_WRITES = Access(_ALL, ())
 
 
 def patterns_of(written: Iterable[str] | None, what: str) -> Patterns:
-    """Read a list of patterns; None stands for none."""
+    """Parse a list of patterns; None stands for an empty list."""
     if written is None:
         return ()
     if isinstance(written, (str, bytes)) or not isinstance(written, Iterable):

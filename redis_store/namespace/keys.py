@@ -1,7 +1,7 @@
-"""The only builder of Redis keys, and the only judge of names from outside.
+"""The only builder of Redis keys, and the only validator of names from callers.
 
-A user id stands percent-encoded in its keys, so that no id can look like another or like a part of a key. Namespace names
-stand last and stay as they are; fields of hashes are keys of agents and stay as they are too.
+A user id is percent-encoded in its Redis keys, so that no id can be taken for another or for a part of a Redis key. Namespace
+names come last and stay as they are. The fields of hashes are the agents' keys and stay as they are too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from redis_store.errors import InvalidName, InvalidType, LimitExceeded
 
 DEFAULT_NAMESPACE = "default"
-"""The namespace of a handle for which none is named."""
+"""The namespace of a handle if the caller names none."""
 
 MAX_KEY_BYTES = 64 * 1024
 MAX_NAMESPACE_BYTES = 1024
@@ -21,7 +21,7 @@ MAX_USER_BYTES = 256
 MAX_AGENT_BYTES = 256
 
 _CONSUMERS = b"consumer:"
-"""The locks that say which process is a consumer begin so."""
+"""Prefix of the locks that name the process holding a consumer."""
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
 _GLOB = re.compile(r"([\\*?\[\]])")
@@ -29,7 +29,7 @@ _GLOB = re.compile(r"([\\*?\[\]])")
 
 @dataclass(frozen=True, slots=True)
 class NamespaceKeys:
-    """The Redis keys of one namespace, and what stands for it in the user's registry."""
+    """The Redis keys of one namespace, and its name as stored in the user's registry."""
 
     name: bytes
     data: bytes
@@ -37,14 +37,14 @@ class NamespaceKeys:
     info: bytes
     log: bytes
     flight: bytes
-    """Who computes what in this namespace (`ops.flights`)."""
+    """The claims of callers that compute values of this namespace (`ops/compute_once.py`)."""
     seen: bytes
-    """What the last watcher knew when it looked: see `changelog.digests`."""
+    """The state of the namespace as the last watcher read it: see `changelog/digests.py`."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserKeys:
-    """Builds the keys of one user; on a cluster they share a hash tag, and so a slot."""
+    """Builds the Redis keys of one user. On a cluster they share a hash tag, and so a hash slot."""
 
     user: str
     prefix: bytes
@@ -52,19 +52,19 @@ class UserKeys:
 
     @classmethod
     def of(cls, user: str, *, hash_tag: bool = False) -> UserKeys:
-        """Check a user id and return its keys; with `hash_tag` as Redis Cluster wants them."""
+        """Check a user id and return its key builder; with `hash_tag`, keys have the form that Redis Cluster needs."""
         raw = encode_name(user, "user id", MAX_USER_BYTES)
         encoded = _percent(raw)
         prefix = b"user:{%s}:" % encoded if hash_tag else b"user:%s:" % encoded
         return cls(user, prefix, prefix + b"namespaces")
 
     def namespace(self, name: str) -> NamespaceKeys:
-        """Check a namespace's name and return its keys."""
+        """Check a namespace's name and return its Redis keys."""
         raw = encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
         return self.of_stored(raw)
 
     def of_stored(self, raw: bytes) -> NamespaceKeys:
-        """Return the keys of a namespace, from its name as the registry holds it."""
+        """Return the Redis keys of a namespace, from its name as stored in the registry."""
         prefix = self.prefix
         return NamespaceKeys(
             raw,
@@ -77,45 +77,45 @@ class UserKeys:
         )
 
     def data(self, name: bytes) -> bytes:
-        """Return the key of a namespace's hash, from its name as the registry holds it."""
+        """Return the Redis key of a namespace's hash, from its name as stored in the registry."""
         return self.prefix + b"ns:" + name
 
     @property
     def fence(self) -> bytes:
-        """The hash that counts, by the names of locks, how often each was taken."""
+        """The Redis key of the hash with the number of acquisitions of each lock, by its name."""
         return self.prefix + b"fence"
 
     def lock(self, name: bytes) -> bytes:
-        """Return the key of a lock."""
+        """Return the Redis key of a lock."""
         return self.prefix + b"lock:" + name
 
     def limit(self, name: bytes) -> bytes:
-        """Return the key of a semaphore or of a rate limit."""
+        """Return the Redis key of a semaphore or a rate limit."""
         return self.prefix + b"limit:" + name
 
     def queue(self, kind: bytes, name: bytes) -> bytes:
-        """Return the key of those who wait for a ``lock`` or, with a semaphore, for a ``limit``."""
+        """Return the Redis key of the queue of waiters; `kind` is ``lock``, or ``limit`` for a semaphore."""
         return self.prefix + b"queue:" + kind + b":" + name
 
     def tag(self, name: bytes) -> bytes:
-        """Return the key of what carries a tag."""
+        """Return the Redis key of a tag's entries."""
         return self.prefix + b"tag:" + name
 
     def barrier(self, random: str) -> bytes:
-        """Return the channel, and the key to probe with, of one watching process."""
+        """Return the channel of one watching process, which is also the Redis key that it probes with."""
         return self.prefix + b"w:" + random.encode()
 
     def consumer(self, name: str) -> bytes:
-        """Check a consumer's name and return the key of its cursors."""
+        """Check a consumer's name and return the Redis key of its cursors."""
         return self.prefix + b"consumer:" + encode_name(name, "consumer name", MAX_AGENT_BYTES)
 
     def consumer_lock(self, name: str, namespace: bytes) -> bytes:
-        """Return the key of the lock that says which process is this consumer; an empty namespace stands for all."""
+        """Return the Redis key of the lock of the process that holds a consumer; an empty namespace stands for all."""
         return self.lock(_CONSUMERS + _percent(name.encode()) + b":" + namespace)
 
 
 def encode_key(key: str) -> bytes:
-    """Check an agent's key and return the hash field that stands for it."""
+    """Check a key and return the hash field that it is stored under."""
     if type(key) is str and key:
         try:
             raw = key.encode()
@@ -127,7 +127,7 @@ def encode_key(key: str) -> bytes:
 
 
 def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
-    """Return a name in UTF-8, or say why it cannot be one."""
+    """Return a name in UTF-8, or raise an `InvalidInput` that says why it is invalid."""
     if not isinstance(name, str):
         raise InvalidType(f"A {kind} must be a str, not {type(name).__name__}: {_shown(name)}.")
     if not name:
@@ -148,18 +148,18 @@ def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
 
 
 def encode_lock_name(name: object) -> bytes:
-    """Return a caller's name of a lock in UTF-8; those of consumers' locks are not to be had, or it would pose as one."""
+    """Return a lock's name in UTF-8. Names of consumers' locks are rejected, as a caller could hold a consumer with them."""
     raw = encode_name(name, "lock name", MAX_NAMESPACE_BYTES)
     if raw.startswith(_CONSUMERS):
         raise InvalidName(
-            f"The lock name {_shown(name)} begins with {_CONSUMERS.decode()!r}, as do the locks of consumers: choose another.",
+            f"The lock name {_shown(name)} begins with {_CONSUMERS.decode()!r}, which is reserved for consumers: choose another.",
             kind="lock name",
         )
     return raw
 
 
 def encode_prefix(prefix: str | None) -> str:
-    """Check a prefix of keys or namespaces; None and the empty one match everything."""
+    """Return a prefix of keys or namespaces as a str, or raise if it is invalid. None and an empty prefix match everything."""
     if prefix is None or prefix == "":
         return ""
     encode_name(prefix, "prefix", MAX_KEY_BYTES)
@@ -167,12 +167,12 @@ def encode_prefix(prefix: str | None) -> str:
 
 
 def glob_for_prefix(prefix: str) -> str:
-    """Return the MATCH pattern that stands for a literal prefix."""
+    """Return the MATCH pattern of a literal prefix."""
     return _GLOB.sub(r"\\\1", prefix) + "*"
 
 
 def decode_name(raw: bytes) -> str:
-    """Return a key or namespace as it is stored; what is not UTF-8 (written by hand) is shown with backslashes."""
+    """Return a stored key or namespace as str. Bytes that are not UTF-8 (external writes) become backslash escapes."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -180,7 +180,7 @@ def decode_name(raw: bytes) -> str:
 
 
 def decode_names(raws: Iterable[bytes]) -> list[str]:
-    """Return keys or namespaces as `decode_name` does, at once."""
+    """Return stored keys or namespaces as `decode_name` does, but faster for many."""
     try:
         return list(map(bytes.decode, raws := list(raws)))
     except UnicodeDecodeError:
@@ -193,7 +193,8 @@ def _percent(raw: bytes) -> bytes:
 
 def _surrogate(kind: str, name: str) -> InvalidName:
     return InvalidName(
-        f"The {kind} {_shown(name)} has a lone surrogate, which UTF-8 cannot say: encode it in a way of your own.",
+        f"The {kind} {_shown(name)} has a lone surrogate, which UTF-8 cannot represent: encode it, for example with"
+        " base64.",
         kind=kind,
     )
 

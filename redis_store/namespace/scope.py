@@ -1,4 +1,4 @@
-"""Where an operation works, and for whom: everything it needs to know beside its arguments."""
+"""The scope of a handle: everything that an operation needs besides its arguments."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from redis_store.values.codec import Codec, JsonText
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes, in the two forms that the scripts want."""
+    """The writer, in the two forms that the scripts take."""
 
     agent_json: str = ""
-    """The agent's name as a JSON string without a raw quote or backslash inside, or empty."""
+    """The agent's name as a JSON string without raw quotes or backslashes inside it, or empty."""
     log_head: str = "{"
-    """The head of a log entry up to where its numbers begin: ``{`` or ``{"agent":...,``."""
+    """The beginning of a change-log entry, before its numbers: ``{`` or ``{"agent":...,``."""
 
     @classmethod
     def of(cls, agent: str | None, run: str | None) -> Writer:
-        """Check the names of an agent and of its run."""
+        """Check the name of an agent and the id of its run, and return the writer."""
         agent_json = "" if agent is None else _quoted(agent, "agent name")
         head = "{" if agent is None else f'{{"agent":{agent_json},'
         if run is not None:
@@ -34,7 +34,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One namespace of one user, seen by one writer."""
+    """One namespace of one user as one writer sees it, with its codec, limits and rights."""
 
     user: UserKeys
     namespace: str
@@ -44,22 +44,22 @@ class Scope:
     limits: Limits
     log: LogBounds
     script_keys: tuple[bytes, ...]
-    """The KEYS of every script that writes."""
+    """The KEYS of the scripts that write."""
     script_head: tuple[bytes | str | int, ...]
-    """The ARGV that every such script begins with (`scripts/prelude.lua`)."""
+    """The first ARGV of these scripts (`scripts/prelude.lua`)."""
     delete_keys: tuple[bytes, ...]
-    """The KEYS of every script that deletes: with the hash of what is being computed, so that it cannot come back."""
+    """The KEYS of the scripts that delete. The claims are among them, so that a value being computed is not stored later."""
     access: Access
     readable: bool
     writable: bool
     counters: Counters
-    """What the store that this belongs to counts."""
+    """The counters of the store."""
     ttl_ms: int | None = None
-    """What is written here lives so long where the call does not say otherwise; None stands for ever."""
+    """The default ttl of values written through this handle, in ms; None stands for no expiry."""
     max_keys: int | None = None
-    """Other keys go where a write here would make them more; None for no bound."""
+    """The number of keys above which a write through this handle evicts others; None stands for no bound."""
     max_read_bytes: int = ANY_SIZE
-    """What one call may read; bounded by those who read for others (`lease`)."""
+    """Bound on the bytes that one call may read; set by stores that read for others (`brokers/lease.py`)."""
 
     @classmethod
     def of(
@@ -76,7 +76,7 @@ class Scope:
         counters: Counters | None = None,
         max_read_bytes: int = ANY_SIZE,
     ) -> Scope:
-        """Check the namespace's name and put together what its operations need."""
+        """Check the namespace's name and return its scope."""
         keys = user.namespace(namespace)
         script_keys = (keys.data, keys.registry, keys.info, keys.log)
         script_head = (keys.name, writer.log_head, log.entries, log.max_bytes)
@@ -101,13 +101,13 @@ class Scope:
         )
 
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
-        """The same for another namespace; a time to live and a bound belong to the namespace that they were said for."""
+        """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""
         codec, limits, log = self.codec, self.limits, self.log
         same = self.access, max_keys, self.counters, self.max_read_bytes
         return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, *same)
 
     def narrowed(self, access: Access) -> Scope:
-        """The same with no more rights than these."""
+        """Return this scope with only those of its rights that `access` includes."""
         access = self.access.narrowed(access)
         return replace(
             self,
@@ -117,31 +117,31 @@ class Scope:
         )
 
     def check_readable(self) -> None:
-        """Raise `AccessDenied` where this namespace may not be read; every operation that reads asks first."""
+        """Raise `AccessDenied` if this namespace may not be read. Every operation that reads calls it first."""
         if not self.readable:
             raise self.access.refusal("read", self.namespace)
 
     def check_writable(self) -> None:
-        """Raise `AccessDenied` where this namespace may not be written."""
+        """Raise `AccessDenied` if this namespace may not be written."""
         if not self.writable:
             raise self.access.refusal("write", self.namespace)
 
     def check_changeable(self) -> None:
-        """Raise `AccessDenied` where this namespace may not be read and written, for what writes by what it read."""
+        """Raise `AccessDenied` unless this namespace may be read and written, for writes that depend on a read."""
         self.check_readable()
         self.check_writable()
 
     def check_writes_somewhere(self) -> None:
-        """Raise `AccessDenied` where no namespace may be written, for what belongs to the user and to none of them."""
+        """Raise `AccessDenied` if no namespace may be written, for writes that belong to the user and not to a namespace."""
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 
     def as_json_text(self) -> Scope:
-        """The same with values as JSON text."""
+        """Return this scope with values as JSON text."""
         return replace(self, codec=JsonText(self.codec.packing, self.max_read_bytes))
 
     def packed(self, text: bytes, field: bytes) -> bytes:
-        """Return what to store for a JSON text, or raise `LimitExceeded` where that is too long for one value."""
+        """Return the bytes to store for a JSON text, or raise `LimitExceeded` if it is too long for one value."""
         return self.codec.packing.pack(check_value_size(text, self.limits.max_value_bytes, field))
 
 
@@ -152,7 +152,7 @@ def _quoted(name: str, kind: str) -> str:
 
 
 def check_value_size(text: bytes, limit_bytes: int, field: bytes) -> bytes:
-    """Return the text, or raise `LimitExceeded` where it is too long for one value."""
+    """Return the text, or raise `LimitExceeded` if it is too long for one value."""
     if len(text) > limit_bytes:
         raise LimitExceeded(
             f"The value of {decode_name(field)!r} takes {len(text):,} bytes as JSON, and at most {limit_bytes:,} are"

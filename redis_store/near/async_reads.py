@@ -18,24 +18,24 @@ from redis_store.types import Json
 
 
 class LoopReads:
-    """What a store for asyncio reads through its near cache."""
+    """The reads of one asyncio store through its near cache."""
 
     def __init__(self, cache: NearCache, driver: AsyncDriver) -> None:
         self.cache = cache
         self._driver = driver
         self._side: LoopSide | None = None
-        """The side of the loop that asked last."""
+        """The side of the event loop that read last."""
 
     def shown(self) -> tuple[int, int, bool]:
-        """Return the cache's entries, bytes, and whether any may be used."""
+        """Return the number of the cache's entries, their bytes, and whether the cache is connected."""
         return self.cache.shown()
 
     def leave(self) -> None:
-        """Leave the cache: the store closes."""
+        """Leave the cache, when the store closes."""
         self.cache.leave(self._driver)
 
     async def get(self, scope: Scope, key: str, default: Any) -> Any:
-        """As `ops.values.get`."""
+        """Return a value as `ops.values.get` does."""
         entry = await self._find(scope, key)
         if entry is None:
             text = await self._ask(scope, key)
@@ -44,7 +44,7 @@ class LoopReads:
         return default if text is None else decode_hit(scope, entry, text, key)
 
     async def text(self, scope: Scope, key: str) -> bytes | None:
-        """Return the JSON text of a value, None where there is none."""
+        """Return the JSON text of a value, or None if the key is missing."""
         entry = await self._find(scope, key)
         return await self._ask(scope, key) if entry is None else near_hit(scope.counters, entry.text)
 
@@ -62,7 +62,7 @@ class LoopReads:
         return text
 
     async def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
-        """As `ops.batch.get_many`."""
+        """Return values as `ops.batch.get_many` does."""
         scope.check_readable()
         fields = batch.fields_of(keys)
         names = list(fields.values())
@@ -90,7 +90,7 @@ class LoopReads:
 
 
 def share_with_loops(driver: AsyncDriver, max_bytes: int) -> None:
-    """Give a store for asyncio its server's near cache."""
+    """Connect an asyncio store to the near cache of its server."""
     cache = cache_of(driver, max_bytes)
     driver.near = LoopReads(cache, driver)
     driver.around = cache.watching

@@ -1,4 +1,4 @@
-"""The near cache's side for an event loop: one tracked connection that the loop's calls share."""
+"""The near cache's side for one event loop: a tracked connection that the loop's calls share."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 class LoopSide(Side):
-    """What the calls of one event loop share."""
+    """The entries and the tracked connection that the calls of one event loop share."""
 
     def __init__(self, cache: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(cache)
         self.loop = loop
         self.users: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
-        """The stores that have read through it; the last of them closes it."""
+        """The stores that have read through this side; the last one to leave closes it."""
         self.closed = False
-        """Whether its stores are closed, or left to the parent of a fork."""
+        """Whether its stores are closed, or it belongs to the parent of a forked process."""
         self._connecting = asyncio.Lock()
         self._connection: TrackedLoopConnection | None = None
 
@@ -40,16 +40,16 @@ class LoopSide(Side):
 
     @property
     def reads_late(self) -> bool:
-        """Whether `settle` has something to do before an answer."""
+        """Whether `settle` must be awaited before a read."""
         return self._connection is not None and not self._connection.reads_beside
 
     async def settle(self) -> None:
-        """Let the event loop read where we must not (TLS)."""
+        """Let the event loop read the connection, which nothing else may do under TLS."""
         if self._connection is not None:
             await self._connection.settle()
 
     def find(self, scope: Scope, key: str) -> Entry | None:
-        """Return what is known, after the connection was read; None where the server has to be asked."""
+        """Read pending invalidations, then return the key's entry, or None if the server has to be asked."""
         connection = self._connection
         if connection is None:
             return None
@@ -63,7 +63,7 @@ class LoopSide(Side):
         return self.entries.find(scope.keys.data, key, now)
 
     def find_many(self, scope: Scope, keys: Sequence[str]) -> list[Entry] | None:
-        """Return what is known of keys as of one moment; None where anything is not."""
+        """Return the entries of all keys as a snapshot, or None unless all are cached."""
         if self.find(scope, keys[0]) is None:
             return None
         now = clock()
@@ -74,7 +74,7 @@ class LoopSide(Side):
     async def ask(
         self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
     ) -> list[bytes | None] | None:
-        """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
+        """Read from the server on the tracked connection, and keep the reply; None if that is not possible now."""
         try:
             connection = await self._tracking(scope)
             if connection is None:
@@ -107,7 +107,7 @@ class LoopSide(Side):
         self.loop.call_soon_threadsafe(connection.close)
 
     async def _tracking(self, scope: Scope) -> TrackedLoopConnection | None:
-        """Return the connection, when it is told of this user's writes."""
+        """Return the connection once it tracks this user's writes, or None if there is no connection now."""
         connection = self._connection
         if connection is not None and connection.usable and scope.user.prefix in connection.users:
             return connection
@@ -137,7 +137,7 @@ class LoopSide(Side):
         except BaseException:
             connection.close()
             raise
-        if self.closed:  # meanwhile
+        if self.closed:  # while it was connecting
             connection.close()
             return None
         self._connection = connection

@@ -1,16 +1,16 @@
-"""The near cache: values kept in the process, each answer preceded by what the server has said about writes.
+"""The near cache: values kept in the process's memory, with pending invalidations applied before each hit.
 
-One `NearCache` belongs to a server and its credentials, and to all stores of the process that use them. It has a side for
-threads (`near.sync_side`: one tracked connection under a lock) and one for each event loop (`near.async_side`: one tracked connection
-that the loop's calls share), each with entries of its own. On a side,
+One `NearCache` belongs to a server and its credentials, and to all stores of the process that use them. It has one side for
+threads (`near/sync_side.py`: a tracked connection under a lock) and one for each event loop (`near/async_side.py`: a tracked
+connection that the loop's calls share). Each side has entries of its own, and keeps these rules:
 
-- every value that is kept was read on the tracked connection, so that replies and invalidations come in the server's order;
-- before each answer the connection is read, and what it says is forgotten;
-- what is written through any store of the process is forgotten before the write goes out, and once its reply is there;
-- a connection that was silent for `SILENCE_S` is asked before it is believed again: it may be dead without knowing;
-- where the connection ends, everything is forgotten.
+- Every value that is kept was read on the tracked connection, so that replies and invalidations come in the server's order.
+- Before each hit the connection is read, and the namespaces that it names are dropped.
+- A namespace that any store of the process writes to is dropped before the write is sent, and again after its reply.
+- After a silence of `SILENCE_S` the next read goes to the server, because the connection may be dead without a sign.
+- When the connection ends, all entries are dropped.
 
-Whoever cannot have the connection at once asks the server as if there were no cache.
+A caller that cannot use the connection at once asks the server as if there were no cache.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ T = TypeVar("T")
 _caches: weakref.WeakValueDictionary[str, NearCache] = weakref.WeakValueDictionary()
 _joining = threading.Lock()
 _refused_by: set[str] = set()
-"""The servers of which it has been said that they do not tell of writes."""
+"""The urls of servers for which the warning that they do not report writes has been logged."""
 
 
 class _Shown(NamedTuple):
-    """What a cache tells of itself."""
+    """The state of a near cache, as reported in `StoreStats`."""
 
     entries: int
     size_bytes: int
@@ -50,11 +50,11 @@ class _Shown(NamedTuple):
 
 
 class NearCache:
-    """What the stores of a process know about one server's values."""
+    """The near cache of one server, shared by all stores of the process with the same url."""
 
     def __init__(self, url: str) -> None:
         self.off = False
-        """Whether the server does not let us be told of writes."""
+        """Whether the cache is switched off, because the server refuses to report writes."""
         self.max_bytes = 0
         self._url = url
         self._members: weakref.WeakSet[SyncDriver | AsyncDriver] = weakref.WeakSet()
@@ -62,7 +62,7 @@ class NearCache:
         self._loops: dict[int, LoopSide] = {}
 
     def join(self, driver: SyncDriver | AsyncDriver, max_bytes: int) -> None:
-        """Add a store; the biggest bound that was asked for counts."""
+        """Add a store. The largest bound that any store asked for applies."""
         self._members.add(driver)
         if isinstance(driver, SyncDriver):
             self.threads.open()
@@ -71,7 +71,7 @@ class NearCache:
             entries.max_bytes = self.max_bytes
 
     def leave(self, driver: SyncDriver | AsyncDriver) -> None:
-        """A store closes; the last one that used a side closes it."""
+        """Remove a store that closes, and close the sides that no store uses any more."""
         self._members.discard(driver)
         if not any(isinstance(member, SyncDriver) for member in list(self._members)):
             self.threads.close()
@@ -82,11 +82,11 @@ class NearCache:
                 side.close()
 
     def resolver(self) -> Resolver | None:
-        """Return what finds the server, from any store that is open."""
+        """Return the resolver of any open store, or None if there is none."""
         return next((member._resolver for member in list(self._members)), None)
 
     def loop_side(self, driver: AsyncDriver) -> LoopSide:
-        """Return the side of the running event loop, which this store uses from now on."""
+        """Return the side of the running event loop, and register the store as a user of it."""
         loop = asyncio.get_running_loop()
         side = self._loops.get(id(loop))
         if side is None or side.loop is not loop:
@@ -98,28 +98,28 @@ class NearCache:
         return side
 
     def watching(self, op: Op[T]) -> Op[T]:
-        """Return an operation that makes what it writes forgotten."""
+        """Return an operation that drops what it writes from the cache."""
         return observed(op, self._forget_written, self._forget_written)
 
     def shown(self) -> _Shown:
-        """Return how much is kept, and whether any of it may be used."""
+        """Return the number of entries, their bytes, and whether the cache is connected."""
         every = self._all_entries()
         live = self.threads.live or any(side.live for side in list(self._loops.values()))
         return _Shown(sum(map(len, every)), sum(entries.size_bytes for entries in every), live)
 
     def refused(self, error: DataStoreError) -> None:
-        """The server does not do what is needed: say so once, and do without."""
+        """Switch the cache off, because the server lacks what it needs, and log a warning once per server."""
         self.off = True
         if self._url not in _refused_by:
             _refused_by.add(self._url)
             logger.warning(
-                "The near cache is off: the server does not tell this connection of writes (%s). Every get asks the server."
-                " It takes Redis 6 or Valkey, and a user who may call HELLO and CLIENT.",
+                "The near cache is off: the server does not report writes on this connection (%s). Every get asks the server."
+                " The near cache needs Redis 6 or Valkey, and a server user that may call HELLO and CLIENT.",
                 str(error).rstrip("."),
             )
 
     def leave_to_parent(self) -> None:
-        """In a forked child: begin anew, with nothing."""
+        """Start empty in a forked child, without the parent's connections."""
         _left_to_parent.append(self._loops)
         for side in self._loops.values():
             side.closed = True
@@ -139,13 +139,13 @@ class NearCache:
 
 
 class NearStats(Protocol):
-    """Shows what a near cache holds."""
+    """The statistics of a near cache."""
 
     def shown(self) -> tuple[int, int, bool]: ...
 
 
 def stats_of(scope: Scope, reads: NearStats | None) -> StoreStats:
-    """Return what a store has counted, and what its near cache holds."""
+    """Return the counts of a store, with the state of its near cache."""
     return scope.counters.shown(*((0, 0, False) if reads is None else reads.shown()))
 
 

@@ -1,4 +1,4 @@
-"""Connections on which the server says unasked which keys were written, for threads and for an event loop."""
+"""Tracked connections, on which the server pushes the Redis keys that were written, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def clock() -> float:
-    """Seconds, going on while the machine sleeps where the system has such a clock."""
+    """Return a monotonic time in seconds, which includes time asleep if the system has such a clock."""
     return time.clock_gettime(_CLOCK)
 
 
 class PushReader:
-    """A parser that hands over what the server says unasked, in its place between the replies, and gives the replies only."""
+    """A reply parser that returns only replies, and passes pushes to a callback in their order among the replies."""
 
     __slots__ = ("_gets", "_heard", "feed")
 
@@ -49,33 +49,33 @@ class PushReader:
 
 
 class TrackedConnection(HeldConnection):
-    """One that threads take turns with. Between two uses nothing of what has come is left unread in it."""
+    """A tracked connection that threads use in turn. Between uses it holds no data that has arrived but was not parsed."""
 
     __slots__ = ("has_news", "has_ttl", "heard_at", "users")
 
     def __init__(self, address: Address, spinner: Spinner, heard: Heard) -> None:
         super().__init__(address, spinner)
-        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # what we use of a Reader
+        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # has the methods that are used
         self.has_news = self._poll
-        """Whether something has come, within so many milliseconds."""
+        """Whether data has arrived; waits for the given number of milliseconds."""
         self.heard_at = clock()
-        """When the server last said something."""
+        """The time by `clock` at which data last arrived."""
         self.has_ttl = False
-        """Whether fields can expire on this server."""
+        """Whether hash fields can expire on this server."""
         self.users: set[bytes] = set()
-        """The prefixes of the users whose writes it is told of."""
+        """The key prefixes of the users whose writes are tracked."""
 
     def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
-        """As of any held connection; what came behind the reply is taken in too."""
+        """Send commands and return the reply, as any held connection; also process pushes that followed the reply."""
         reply = super().exchange(commands, repeatable)
         self.heard_at = clock()
         if self._tls:
-            self.hear()  # the rest may be in the buffers of TLS, where no poll sees it
+            self.hear()  # the rest may be in the buffers of TLS, which a poll does not see
         self._take_pushes()
         return reply
 
     def hear(self) -> None:
-        """Take in what has come, without waiting. Raises `ConnectionLost` where the connection is over."""
+        """Process the data that has arrived, without waiting. Raises `ConnectionLost` if the connection has ended."""
         try:
             if self._tls:
                 self._sock.settimeout(0)
@@ -100,39 +100,39 @@ class TrackedConnection(HeldConnection):
 
     def _take_pushes(self) -> None:
         if self._reader.gets() is not INCOMPLETE:
-            raise self._lost("the server gave an answer that nobody asked for", False)
+            raise self._lost("the server sent a reply without a request", False)
 
 
 class TrackedLoopConnection(LoopConnection):
-    """One that all calls of an event loop share."""
+    """A tracked connection that all calls of an event loop share."""
 
     def __init__(
         self, address: Address, spinner: Spinner, made: AbstractConnection, writer: asyncio.StreamWriter
     ) -> None:
         super().__init__(address, spinner, made, writer)
-        self._poll_before_write = None  # what comes unasked is no sign of an end here
+        self._poll_before_write = None  # data without a request is a push, and not a sign of an end
         self.reads_beside = self._poll is not None
-        """Whether the socket may be read beside the transport; not under TLS, see `settle`."""
+        """Whether the socket may be read without the transport; not under TLS, see `settle`."""
         self.heard_at = clock()
         self.has_ttl = False
         self.users: set[bytes] = set()
 
     def tell(self, heard: Heard) -> None:
-        """Say who takes what the server says unasked, before any call."""
-        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # what we use of a Reader
+        """Set the callback for pushes; to be called before any request."""
+        self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # has the methods that are used
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = clock()
         super().data_received(data)
 
     async def settle(self) -> None:
-        """Let the event loop read what has come."""
-        # The first turn asks the system and queues the reading, the second comes behind it.
+        """Let the event loop read the data that has arrived."""
+        # The first turn polls the socket and queues the read; the second runs after it.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     def hear(self) -> None:
-        """Take in what has come, without waiting."""
+        """Process the data that has arrived, without waiting."""
         poll, descriptor = self._poll, self._descriptor
         if poll is None or descriptor is None:
             return

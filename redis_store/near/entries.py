@@ -1,8 +1,8 @@
-"""What a near cache holds: JSON texts by namespace and key, bounded by bytes. No I/O, no clock, no lock.
+"""Entries of a near cache: JSON texts by namespace and key, bounded by bytes. No I/O, no clock, no lock.
 
-A namespace's entries live in a `Space`. Whatever makes them doubtful takes the whole space away, in one step that any thread may
-take at any time. A fill remembers the space that stood there when it asked, and keeps its answer only if the same one still
-stands there when the answer has come: so an answer that a write has overtaken is never kept.
+The entries of a namespace belong to a `Space`. A write to the namespace drops the whole space, in one step that any thread may
+take at any time. A read that misses remembers the space from before its request, and keeps the reply only if that space is
+still current when the reply arrives. So a reply that a write has overtaken is never kept.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import cachetools
 from redis_store.protocol.call import Command, Opening
 
 ENTRY_BYTES = 400
-"""What an entry takes beside its key and its text, about."""
+"""Approximate memory of an entry, besides its key and text, in bytes."""
 
 LARGEST_PART = 8
-"""A value that would take more than this part of the whole bound is not kept."""
+"""Divisor of the cache's bound: an entry that would take more than 1/8 of it is not kept."""
 
 
 class Space:
-    """The entries of one namespace, until something of it changes."""
+    """The entries of one namespace between two changes of it."""
 
     __slots__ = ("entries",)
 
@@ -33,9 +33,9 @@ class Space:
 
 
 class Entry:
-    """A value as JSON text, None for a key that is absent, and until when it may be used.
+    """A value as JSON text, or None for a missing key, and the time until which it may be used.
 
-    It is text, so that what one caller does with a value is never seen by another.
+    It is kept as text so that no caller sees what another does to a value.
     """
 
     __slots__ = ("data", "expires_at", "key", "plain", "size_bytes", "space", "text", "turn")
@@ -48,31 +48,31 @@ class Entry:
         self.expires_at = expires_at
         self.turn = 0
         self.plain: bool | None = None
-        """Whether `_codec.is_plain`; None until the first hit asks."""
+        """Whether orjson alone decodes the text (`values.codec.is_plain`); None until the first hit."""
         self.size_bytes = ENTRY_BYTES + len(key) + len(text or b"")
 
 
 class Entries:
-    """All that a cache holds. One thread at a time, but for `drop`."""
+    """All entries of one side. Only `drop` may be called by several threads at once."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._spaces: dict[bytes, Space] = {}
         self._dropped: deque[Space] = deque()
         self._turn = 0
-        # The bound is ours, because it may be raised; the order and the sum are the library's.
+        # The library keeps the order and the sum; the bound is checked here, because it may be raised.
         self._recent: cachetools.LRUCache[Entry, Entry] = cachetools.LRUCache(math.inf, lambda entry: entry.size_bytes)
 
     @property
     def size_bytes(self) -> int:
-        """How much all entries take, about; what others have just dropped may be among them."""
+        """Approximate memory of all entries, in bytes; entries that were just dropped may still be counted."""
         return int(self._recent.currsize)
 
     def __len__(self) -> int:
         return len(self._recent)
 
     def find(self, data: bytes, key: str, now: float) -> Entry | None:
-        """Return what is known about a key of a namespace."""
+        """Return the entry of a key, or None if there is none or it has expired."""
         space = self._spaces.get(data)
         if space is None:
             return None
@@ -80,17 +80,17 @@ class Entries:
         if entry is None or entry.expires_at <= now:
             return None
         if entry.turn != self._turn:
-            # Once between two fills is enough: only they throw anything out.
+            # Once between two calls of `keep` is enough, as only `keep` evicts.
             entry.turn = self._turn
             self._recent.get(entry)
         return entry
 
     def space(self, data: bytes) -> Space:
-        """Return the space to ask for, before the question goes out."""
+        """Return the current space of a namespace, for `keep`; to be called before the request is sent."""
         return self._spaces.setdefault(data, Space())
 
     def keep(self, data: bytes, space: Space, key: str, text: bytes | None, expires_at: float = math.inf) -> None:
-        """Keep an answer, unless something has changed in the namespace since it was asked for."""
+        """Keep a reply, unless the namespace has changed since the request."""
         self._sweep()
         if self._spaces.get(data) is not space:
             return
@@ -107,19 +107,19 @@ class Entries:
         self._recent[entry] = entry
 
     def drop(self, data: bytes) -> None:
-        """Forget a namespace; from any thread."""
+        """Drop the entries of a namespace. May be called from any thread."""
         space = self._spaces.pop(data, None)
         if space is not None:
             self._dropped.append(space)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         for data in list(self._spaces):
             self.drop(data)
         self._sweep()
 
     def heard(self, push: Sequence[Any]) -> None:
-        """Take what the server says unasked: the keys that were written, or that all were (``FLUSHDB``)."""
+        """Apply an invalidation message, which names the Redis keys that were written, or none for all (``FLUSHDB``)."""
         if push[0] != b"invalidate":
             return
         if push[1] is None:
@@ -145,7 +145,7 @@ class Entries:
 
 
 def redis_keys_of(commands: Iterable[Command]) -> list[bytes]:
-    """Return the Redis keys that commands name, and perhaps some arguments that are none."""
+    """Return the Redis keys in commands, and possibly some arguments that are not keys."""
     keys: list[bytes] = []
     for command in commands:
         first = command[0]
@@ -155,7 +155,7 @@ def redis_keys_of(commands: Iterable[Command]) -> list[bytes]:
             count = command[2]
             assert isinstance(count, int), "a script's command says how many keys follow"
             keys += (key for key in command[3 : 3 + count] if isinstance(key, bytes))
-        elif first == "HSET":  # a batch's values may follow
+        elif first == "HSET":  # further arguments may be a batch's values
             keys += (part for part in command[1:2] if isinstance(part, bytes))
         else:
             keys += (part for part in command[1:] if isinstance(part, bytes))

@@ -1,4 +1,4 @@
-"""What a near cache says to the server: how it asks to be told of writes, and how it reads what it keeps."""
+"""Operations of the near cache: switching tracking on and off, and reading values with their ttl."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from redis_store.protocol.call import Call, Command, as_is, read
 from redis_store.scripts import SIZES
 
 _LITTLE_BYTES = 64 * 1024
-"""Up to here a script reads what it has counted: that copies it once more, and saves a round trip."""
+"""Bytes of values up to which a script reads them as well as counting: one more copy, but one round trip less."""
 
 
 class Fetched(NamedTuple):
-    """A field's value, None where it is absent."""
+    """The value of a hash field, with its ttl."""
 
     text: bytes | None
+    """The stored text, or None if the field is missing."""
     ttl_ms: int | None
-    """How long it lives; None for ever."""
+    """The remaining ttl, in ms; None stands for no expiry."""
     certain: bool
-    """Whether value and time to live fit together; where a writer came between them, they may not."""
+    """Whether text and ttl belong together; they may not if a write came between the two reads."""
 
 
 async def begin(user: UserKeys) -> bool:
-    """Switch a new connection to the protocol with pushes; whether this server's fields can expire."""
+    """Switch a new connection to RESP3, which has pushes, and return whether hash fields can expire on this server."""
     await read("HELLO", 3)
     try:
         await read("HPTTL", user.registry + b":none", "FIELDS", 1, "none")
@@ -38,17 +39,17 @@ async def begin(user: UserKeys) -> bool:
 
 
 async def track(user: UserKeys) -> None:
-    """Ask to be told of every write to a user's values; on top of the users already asked for."""
+    """Track every write to a user's values, in addition to the users already tracked."""
     await read("CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", "PREFIX", user.data(b""))
 
 
 async def untrack() -> None:
-    """Take back all that was asked for."""
+    """Stop tracking all users."""
     await read("CLIENT", "TRACKING", "OFF")
 
 
 async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched]:
-    """Read fields of a namespace, with how long each lives."""
+    """Read fields of a namespace, with their ttls."""
     data = scope.keys.data
     if len(fields) * scope.limits.max_value_bytes > scope.max_read_bytes:
         little = await _read_if_little(scope, fields, has_ttl)
@@ -63,10 +64,10 @@ async def fetch(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fe
 
 
 async def _read_if_little(scope: Scope, fields: Sequence[bytes], has_ttl: bool) -> list[Fetched] | None:
-    """Have the server count the values' bytes, and read them at once if they are few; None where they are more.
+    """Count the bytes of the values on the server, and return the values if they are few, or None if not.
 
-    Raises `LimitExceeded` where they are more than may be read at once: to begin to read them and give it up would cost the
-    connection, and with it all that everybody keeps.
+    Raises `LimitExceeded` if they exceed the bound on one read. Giving up a read halfway would cost the connection, and with
+    it all entries of the side.
     """
     arguments = (min(_LITTLE_BYTES, scope.max_read_bytes), "1" if has_ttl else "", *fields)
     size_bytes, texts, ttls = await run_script(SIZES, (scope.keys.data,), arguments, repeatable=True)
@@ -82,7 +83,7 @@ def _all_fetched(texts: list[bytes | None], ttls: list[int] | None) -> list[Fetc
     if ttls is None:
         return [Fetched(text, None, True) for text in texts]
     if len(ttls) != len(texts):
-        ttls = [_TTL_OF_ABSENT] * len(texts)  # some versions say nothing else of a key that does not exist
+        ttls = [_TTL_OF_ABSENT] * len(texts)  # for a key that does not exist, some versions reply so
     return [_fetched(text, ttl) for text, ttl in zip(texts, ttls, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What the two sides of a near cache have in common: entries that one tracked connection vouches for."""
+"""The common base of the two sides of a near cache: entries that one tracked connection keeps current."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from redis_store.values.codec import is_plain
 logger = logging.getLogger("redis_store")
 
 SILENCE_S = 1.0
-"""A connection on which nothing came for so long is asked before it is believed again."""
+"""Silence on a connection after which the next read goes to the server, in seconds."""
 
 NEAR_RETRY_S = 1.0
-"""So long after a connection could not be made it is not tried again."""
+"""Time between a failed connection and the next attempt, in seconds."""
 
 MOST_USERS = 64
-"""Values of so many users are kept at once on a side: the server compares each write with the prefix of each."""
+"""Bound on the users whose values one side keeps: the server compares each write with every user's prefix."""
 
 MOST_KEYS = SMALL_READ_KEYS
-"""A call for more keys than this goes to the server, and leaves nothing behind."""
+"""Bound on the keys of one call; a call for more goes to the server, and its reply is not kept."""
 
 
 Measured: TypeAlias = Callable[[Op[Any]], Op[Any]]
-"""What telemetry puts around an operation."""
+"""The wrapper that telemetry puts around an operation."""
 
 
 class Owner(Protocol):
-    """What a side needs of its cache."""
+    """The parts of a near cache that its sides use."""
 
     off: bool
     max_bytes: int
 
     def resolver(self) -> Resolver | None:
-        """Return what finds the server, from any store that is open."""
+        """Return the resolver of any open store, or None if there is none."""
 
     def refused(self, error: DataStoreError) -> None:
-        """Say that the server does not do what is needed."""
+        """Switch the cache off, because the server lacks what it needs."""
 
 
 class Side:
-    """The entries that one tracked connection vouches for."""
+    """Entries that one tracked connection keeps current."""
 
     def __init__(self, cache: Owner) -> None:
         self.cache = cache
@@ -64,7 +64,7 @@ class Side:
         return not self.cache.off and clock() >= self._retry_at
 
     def _failed(self, error: DataStoreError) -> None:
-        """What goes wrong is told by the call to the server that follows, also what is of one key."""
+        """Handle an error without raising it: the call to the server that follows raises it, also if it concerns one key."""
         if isinstance(error, (ServerRefused, PermissionDenied)):
             self._drop()
             self.cache.refused(error)
@@ -74,7 +74,7 @@ class Side:
             logger.debug("the near cache is not connected: %s", error)
 
     def _drop(self) -> None:
-        """Forget everything, and let go of the connection."""
+        """Drop all entries and close the connection."""
         raise NotImplementedError
 
     def _keep(
@@ -86,7 +86,7 @@ class Side:
 
 
 def near_hit(counters: Counters, text: bytes | None) -> bytes | None:
-    """Count an answer from the cache, and return it."""
+    """Count an answer from the near cache, a hit or a miss, and return its text."""
     counters.near_hits += 1
     if text is None:
         counters.misses += 1
@@ -96,7 +96,7 @@ def near_hit(counters: Counters, text: bytes | None) -> bytes | None:
 
 
 def decode_hit(scope: Scope, entry: Entry, text: bytes, key: str) -> Any:
-    """Return the value of an entry's text; what the first hit has found out about the text saves the others the look."""
+    """Return the value of an entry. The first hit notes whether its text is plain, so that later hits decode it faster."""
     if entry.plain is None:
         entry.plain = is_plain(text)
     return scope.codec.decode_again(text) if entry.plain else scope.codec.decode(text, scope.namespace, key)

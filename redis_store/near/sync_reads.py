@@ -19,18 +19,18 @@ T = TypeVar("T")
 
 
 class ThreadReads:
-    """What a store for threads reads through its near cache."""
+    """The reads of one blocking store through its near cache."""
 
     def __init__(self, cache: NearCache, driver: SyncDriver, *, lent: bool = False) -> None:
         self.cache = cache
         self.lent = lent
-        """Whether its store may be closed while a call waits, which then must end: it waits for no connection to be made."""
+        """Whether its store may close during a call, which must end then; such a call does not wait for a connection to open."""
         self._driver = driver
         self._side = cache.threads
 
     @property
     def measured(self) -> Measured | None:
-        """What telemetry puts around an operation of this store."""
+        """The wrapper that telemetry puts around operations of this store, or None."""
         return self._driver.measured
 
     def watching(self, op: Op[T]) -> Op[T]:
@@ -42,19 +42,19 @@ class ThreadReads:
         return ThreadReads(self.cache, driver, lent=True)
 
     def shown(self) -> tuple[int, int, bool]:
-        """Return the cache's entries, bytes, and whether any may be used."""
+        """Return the number of the cache's entries, their bytes, and whether the cache is connected."""
         return self.cache.shown()
 
     def leave(self) -> None:
-        """Leave the cache: the store closes."""
+        """Leave the cache, when the store closes."""
         self.cache.leave(self._driver)
 
     def interrupt(self) -> None:
-        """End what this store's call waits for on the tracked connection."""
+        """End the wait of this store's call on the tracked connection."""
         self._side.interrupt(self)
 
     def get(self, scope: Scope, key: str, default: Any) -> Any:
-        """As `ops.values.get`."""
+        """Return a value as `ops.values.get` does."""
         entry = self._find(scope, key)
         if entry is None:
             text = self._ask(scope, key)
@@ -63,7 +63,7 @@ class ThreadReads:
         return default if text is None else decode_hit(scope, entry, text, key)
 
     def text(self, scope: Scope, key: str) -> bytes | None:
-        """Return the JSON text of a value, None where there is none."""
+        """Return the JSON text of a value, or None if the key is missing."""
         entry = self._find(scope, key)
         return self._ask(scope, key) if entry is None else near_hit(scope.counters, entry.text)
 
@@ -80,7 +80,7 @@ class ThreadReads:
         return text
 
     def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
-        """As `ops.batch.get_many`."""
+        """Return values as `ops.batch.get_many` does."""
         scope.check_readable()
         fields = batch.fields_of(keys)
         names = list(fields.values())
@@ -98,14 +98,14 @@ class ThreadReads:
         return scope.codec.decode_found(names, texts, scope.namespace)
 
     def contains(self, scope: Scope, key: str) -> bool:
-        """As `ops.values.contains`."""
+        """Return whether a key exists, as `ops.values.contains` does."""
         scope.check_readable()
         entry = self._side.find(scope, key) if type(key) is str else None
         return self._driver.run(values.contains(scope, key)) if entry is None else entry.text is not None
 
 
 def share_with_threads(driver: SyncDriver, max_bytes: int) -> None:
-    """Give a store its server's near cache."""
+    """Connect a blocking store to the near cache of its server."""
     cache = cache_of(driver, max_bytes)
     driver.near = ThreadReads(cache, driver)
     driver.around = cache.watching

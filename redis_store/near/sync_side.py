@@ -27,10 +27,10 @@ from redis_store.protocol.call import Op
 T = TypeVar("T")
 
 _LONGEST_LOOK_S = 0.1
-"""Whoever has the lock for longer than this waits for the server."""
+"""Time to wait for the lock, in seconds; a holder that keeps it longer is waiting for the server."""
 
 IDLE_S = 60.0
-"""The connection is closed when nobody has used it for so long."""
+"""Time without use after which the connection is closed, in seconds."""
 
 
 class Asker(Protocol):
@@ -43,7 +43,7 @@ class Asker(Protocol):
 
 
 class ThreadSide(Side):
-    """What threads share: one connection, which they take turns with."""
+    """The entries and the tracked connection that all threads share; one thread at a time uses the connection."""
 
     def __init__(self, cache: Owner) -> None:
         super().__init__(cache)
@@ -53,23 +53,23 @@ class ThreadSide(Side):
         self._lock = threading.Lock()
         self._asking = False
         self._asker: object = None
-        """For whom an answer is waited for."""
+        """The reads that are waiting for a reply, or None."""
         self._closing = False
-        """Whether the stores for threads are closed, so that who has the connection leaves nothing behind."""
+        """Whether all blocking stores are closed, so that the thread using the connection must close it."""
         self._connection: TrackedConnection | None = None
         self._used_at = 0.0
         self._ended: threading.Event | None = None
-        """Ends the thread that tends the connection, while there is one."""
+        """The event that ends the thread tending the connection; None if there is no such thread."""
 
     @property
     def live(self) -> bool:
         return self._connection is not None
 
     def find(self, scope: Scope, key: str) -> Entry | None:
-        """Return what is known, after the connection was read; None where the server has to be asked."""
+        """Read pending invalidations, then return the key's entry, or None if the server has to be asked."""
         lock = self._lock
         if not lock.acquire(False):
-            if self._asking:  # who waited would wait as long as the server takes: ask it as well
+            if self._asking:  # waiting would take as long as the server does, so ask the server as well
                 return None
             lock.acquire()
         try:
@@ -84,7 +84,7 @@ class ThreadSide(Side):
             lock.release()
 
     def find_many(self, scope: Scope, keys: Sequence[str]) -> list[Entry] | None:
-        """Return what is known of keys as of one moment; None where anything is not."""
+        """Return the entries of all keys as a snapshot, or None unless all are cached."""
         if (first := self.find(scope, keys[0])) is None or not self._lock.acquire(False):
             return None
         try:
@@ -97,7 +97,7 @@ class ThreadSide(Side):
     def ask(
         self, asker: Asker, scope: Scope, keys: Sequence[str], fields: Sequence[bytes]
     ) -> list[bytes | None] | None:
-        """Ask the server on the tracked connection, and keep the answer; None where that cannot be done now."""
+        """Read from the server on the tracked connection, and keep the reply; None if that is not possible now."""
         if self._connection is None and asker.lent:
             self._connect_beside(scope)
             return None
@@ -117,7 +117,7 @@ class ThreadSide(Side):
             self._used_at = clock()
             self._keep(data, space, keys, found, asked)
             return [text for text, _, _ in found]
-        except LimitExceeded:  # the store's own call would only say it again
+        except LimitExceeded:  # the store's own call would only raise it again
             raise
         except DataStoreError as error:
             self._failed(error)
@@ -126,17 +126,17 @@ class ThreadSide(Side):
             self._end_asking()
 
     def interrupt(self, asker: object) -> None:
-        """End the wait for an answer that is waited for on behalf of a store that closes."""
+        """End the wait for a reply, if it is `asker` that waits; called when its store closes."""
         connection = self._connection
         if self._asker is asker and connection is not None:
             connection.close()
 
     def open(self) -> None:
-        """A store for threads is there."""
+        """Allow use of the side again, when a blocking store joins."""
         self._closing = False
 
     def close(self) -> None:
-        """Close the connection, and forget everything; whoever waits for an answer on it does so when he has noticed."""
+        """Close the connection and drop all entries. A thread that is waiting for a reply does so itself when its wait ends."""
         self._closing = True
         connection = self._connection
         if self._asking and connection is not None:
@@ -154,7 +154,7 @@ class ThreadSide(Side):
         return True
 
     def _end_asking(self) -> None:
-        if self._connection is not None and self._connection.busy:  # an interrupt
+        if self._connection is not None and self._connection.busy:  # interrupted, so a reply is still to come
             self._drop()
         self._asker = None
         self._asking = False
@@ -169,7 +169,7 @@ class ThreadSide(Side):
             self._ended = None
 
     def _connect_beside(self, scope: Scope) -> None:
-        """Connect in a thread, for callers who must not wait for it."""
+        """Connect in a thread of its own, for callers that must not wait for it."""
         if not self._may_connect() or self._asking:
             return
 
@@ -189,7 +189,7 @@ class ThreadSide(Side):
 
     def leave_to_parent(self) -> None:
         inherited = self._connection
-        self.entries = Entries(self.cache.max_bytes)  # another thread may have been in the midst of a change
+        self.entries = Entries(self.cache.max_bytes)  # another thread may have been changing them during the fork
         self._begin()
         if inherited is not None:
             inherited.close()
@@ -242,7 +242,7 @@ class ThreadSide(Side):
             connection.close()
 
     def _tend(self, ended: threading.Event) -> None:
-        """Read what nobody else does, so that it does not pile up in the server, and end what nobody uses."""
+        """Read the connection while no store does, lest messages pile up in the server, and close it when it is unused."""
         while not ended.wait(SILENCE_S):
             if not self._lock.acquire(False):
                 continue

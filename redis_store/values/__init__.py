@@ -1,1 +1,1 @@
-"""What a value may be, and its bytes."""
+"""Values: which are valid, and how they are encoded as bytes."""

@@ -1,7 +1,8 @@
-"""Values to bytes and back: orjson where it says the same as JSON, `values.rules` where it does not.
+"""Encoding of values as bytes and back: by orjson where it agrees with `values/rules.py`, else by the rules themselves.
 
-What orjson would let through is caught with work in C: `marshal` takes exact builtin types only (no UUID, enum, subclass),
-reading the text back shows a NaN (written as ``null``), and wrapping the value in lists finds a nesting over the limit.
+Values that orjson accepts but the rules do not are found by work in C. `marshal` accepts exact builtin types only (no UUID,
+enum or subclass). Reading the text back shows a NaN (written as ``null``). Wrapping the value in lists finds a nesting over
+the limit.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _SAMPLED_LONG_NUMBER = b"0" * (_UNSAFE_DIGITS // _SAMPLE)
 _MOST_LOOKS = 32
 _TEXTS_AT_ONCE = 64
 _BYTES_AT_ONCE = 256 * 1024
-"""So much is looked through together: enough to share the cost of a look, and what is joined for it stays small."""
+"""Bytes of text to scan together at most: enough to share the cost of a scan, and little to join for it."""
 _LONG_TEXT = 512
-"""From so many bytes on it is cheaper to see that a flat value has no float, which a rounded number is, than to read its text."""
+"""Bytes of text above which it is cheaper to see that a flat value has no float (a rounded number is one) than to scan it."""
 _ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
 _FEW = 16
 _RESERVED = bytes([RESERVED_FIRST_BYTE])
@@ -38,28 +39,28 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 
 
 class Codec(Protocol):
-    """How a store turns what callers pass into JSON text, and what Redis holds back into it."""
+    """Conversion between the values of callers, JSON text, and the bytes that Redis holds."""
 
     @property
     def packing(self) -> Compression:
-        """How a JSON text becomes what Redis holds: mostly as it is."""
+        """The conversion of JSON text into the bytes that Redis holds: mostly unchanged."""
 
     def encode(self, value: Any) -> bytes:
-        """Return the JSON text, or raise `InvalidValue`."""
+        """Return the JSON text of a value, or raise `InvalidValue`."""
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
-        """Return the value of what is stored, or raise a `StoredDataError` that names the place."""
+        """Return the value of stored bytes, or raise a `StoredDataError` that names the namespace and key."""
 
     def decode_again(self, text: bytes) -> Any:
-        """Return the value of a text that `is_plain` and that `decode` has taken before."""
+        """Return the value of a text that is plain (`is_plain`) and that `decode` has accepted before."""
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
-        """Return the values of those that are there, by their keys."""
+        """Return the values of the texts that are not None, by their keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Python values, the codec of every store that agents see."""
+    """The codec for Python values, used by every store that agents see."""
 
     packing: Compression = PLAIN
 
@@ -74,7 +75,7 @@ class Values:
             if _may_be_deep(text):
                 orjson.dumps(_wrapped(value), None, _STRICT)
         except (TypeError, ValueError, RecursionError):
-            # The reference gives what orjson refuses without need (tuples, subclasses, big ints, number keys), or the reason.
+            # The rules encode what orjson refuses needlessly (tuples, subclasses, big ints, number keys), or give the reason.
             return rules.dump(value)
         return text
 
@@ -100,7 +101,7 @@ class Values:
             part = there[start : start + _TEXTS_AT_ONCE]
             try:
                 values += self._decode_part(part)
-            except ValueError:  # one by one it shows which value it is
+            except ValueError:  # decoded one by one, the error names the key
                 part_keys = all_keys[start : start + _TEXTS_AT_ONCE]
                 values += [self.decode(text, namespace, key) for key, text in zip(part_keys, part, strict=True)]
         return dict(zip(all_keys, values, strict=True))
@@ -118,7 +119,7 @@ class Values:
     def _decode_slowly(self, text: bytes, namespace: str, key: str) -> Any:
         if text[:1] == _RESERVED:
             plain = self.packing.unpack(text, namespace, key)
-            # What is packed twice was written by nobody of ours, and unpacking it again and again would know no bound.
+            # This package never packs a value twice, and unpacking repeatedly would have no bound.
             return (
                 _load_strictly(plain, namespace, key) if plain[:1] == _RESERVED else self.decode(plain, namespace, key)
             )
@@ -127,11 +128,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """JSON text as bytes, for brokers and gateways that pass values on without reading them."""
+    """The codec for JSON text as bytes, for brokers and gateways that pass values on without parsing them."""
 
     packing: Compression = PLAIN
     max_read_bytes: int = ANY_SIZE
-    """What texts that are unpacked together may come to."""
+    """Bound on texts that are unpacked together, in bytes."""
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, bytes):
@@ -168,7 +169,7 @@ JSON_TEXT: Codec = JsonText()
 
 
 def _is_plain_and_flat(value: Any) -> bool:
-    """Whether a look at a few elements shows that orjson has said just what `value` says, as with most documents."""
+    """Whether a check of a few elements shows that orjson encodes `value` exactly, as it does most documents."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -193,7 +194,7 @@ def _is_plain_and_flat(value: Any) -> bool:
 
 
 def is_plain(text: bytes) -> bool:
-    """Whether orjson alone reads what a text says."""
+    """Whether orjson alone decodes a text exactly."""
     if _has_long_number(text):
         return False
     try:
@@ -211,8 +212,8 @@ def _load_or_refuse(text: bytes) -> Any:
 
 
 def _has_long_number(text: bytes) -> bool:
-    """Whether there is a run of 19 digits, which orjson may have rounded."""
-    # Two of each ninth byte fall into such a run, one after the other: where they are digits it pays to look closely.
+    """Whether a text contains a run of 19 digits, which orjson may have rounded."""
+    # A run contains at least two consecutive samples of every ninth byte; only where both are digits is it scanned fully.
     sample = text[::_SAMPLE].translate(_DIGITS_AS_ZERO)
     at = sample.find(_SAMPLED_LONG_NUMBER)
     for _ in range(_MOST_LOOKS):
@@ -226,7 +227,7 @@ def _has_long_number(text: bytes) -> bool:
 
 
 def _may_be_deep(text: bytes) -> bool:
-    """Whether there are enough brackets for a nesting over the limit; those inside strings count too."""
+    """Whether a text has enough opening brackets, including those in strings, for a nesting over the limit."""
     return len(text) > 2 * rules.MAX_DEPTH and len(text.translate(None, _ALL_BUT_OPENING)) > rules.MAX_DEPTH
 
 
@@ -245,7 +246,7 @@ def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
 
 
 def _find_orjson_depth() -> int:
-    """Return how deep orjson writes, found by trying, so that a new release cannot make the depth check wrong."""
+    """Return how deeply orjson encodes lists, found by trial, so that a new release cannot invalidate the depth check."""
     value: list[Any] = []
     for depth in range(1, 10_000):
         try:
@@ -260,7 +261,7 @@ _WRAPPING = _find_orjson_depth() - rules.MAX_DEPTH
 
 
 def _wrapped(value: Any) -> Any:
-    """Nest a value in lists, so that orjson's own bound on nesting comes to stand at `MAX_DEPTH`."""
+    """Nest a value in lists, so that orjson's own bound on nesting falls on `MAX_DEPTH`."""
     for _ in range(_WRAPPING):
         value = [value]
     return value

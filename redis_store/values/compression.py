@@ -1,8 +1,8 @@
-"""Big values, compressed: what stands behind the reserved first byte, written where a store asks for it, read by every store.
+"""Compression of big values. Stores compress if they are set to; every store reads compressed values.
 
     0x01, then one zstd frame of the JSON text
 
-A frame begins with zstd's own magic number, so that other encodings can follow behind the same byte.
+0x01 is the reserved first byte. A frame begins with zstd's own magic number, so that other encodings can use the same byte.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from redis_store.errors import CorruptValue, InvalidSettings, UnsupportedEncodin
 from redis_store.limits import MAX_VALUE_BYTES
 
 RESERVED_FIRST_BYTE = 0x01
-"""No JSON text begins with it; what is encoded does."""
+"""First byte of every encoded value; no JSON text begins with it."""
 
 LEVEL = 3
-"""Zstd's own default: higher ones cost several times the work for a few percent."""
+"""Compression level, zstd's own default: higher levels take several times as long to save a few percent."""
 
 _PREFIX = bytes([RESERVED_FIRST_BYTE])
 _ZSTD = b"\x01\x28\xb5\x2f\xfd"
 _SMALLEST_WINDOW_LOG, _LARGEST_WINDOW_LOG = 10, 31
-_INSTALL_ZSTD = "pip install backports.zstd (Python 3.14 and later have it themselves)"
+_INSTALL_ZSTD = "pip install backports.zstd (Python 3.14 and later include it)"
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How JSON texts become the bytes that Redis holds, and back."""
+    """Conversion between JSON texts and the bytes that Redis holds."""
 
     above_bytes: int | None = None
-    """A longer text is compressed; None never compresses. What is read does not depend on it."""
+    """Bytes of JSON text above which a value is compressed; None never compresses. Reading does not depend on it."""
     max_bytes: int = MAX_VALUE_BYTES
-    """A longer text is not unpacked, whatever is said to be in the frame."""
+    """Bound on a decompressed text, in bytes, whatever size the frame states."""
 
     def pack(self, text: bytes) -> bytes:
-        """Return what to store for a JSON text: compressed, if it is long enough and becomes shorter by it."""
+        """Return the bytes to store for a JSON text: compressed, if it is long enough and gets shorter."""
         if self.above_bytes is None or len(text) <= self.above_bytes:
             return text
         packed = _PREFIX + _zstd().compress(text, LEVEL)
@@ -45,8 +45,8 @@ class Compression:
     def unpack(self, stored: bytes, namespace: str, key: str) -> bytes:
         """Return the JSON text of stored bytes that begin with the reserved byte.
 
-        Never takes much more memory than `max_bytes`. Raises `UnsupportedEncoding` where the bytes are no zstd frame or zstd
-        is not installed, `CorruptValue` where the frame is broken, or would become longer than `max_bytes`.
+        Never takes much more memory than `max_bytes`. Raises `UnsupportedEncoding` if the bytes are not a zstd frame or zstd
+        is not installed, and `CorruptValue` if the frame is broken or its text is longer than `max_bytes`.
         """
         where = f"The value of {key!r} in namespace {namespace!r}"
         if not stored.startswith(_ZSTD):
@@ -61,7 +61,7 @@ class Compression:
             raise UnsupportedEncoding(
                 f"{where} is compressed, and zstd is not installed here: {_INSTALL_ZSTD}.", namespace=namespace, key=key
             ) from None
-        # The window that a frame may ask for is bounded too: it is memory of its own.
+        # The window of a frame takes memory of its own, so it is bounded too.
         window_log = min(_LARGEST_WINDOW_LOG, max(_SMALLEST_WINDOW_LOG, (self.max_bytes - 1).bit_length()))
         frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})
         try:
@@ -79,20 +79,20 @@ class Compression:
         if not frame.eof:
             raise _corrupt(f"{where} is compressed and its end is missing", stored, namespace, key)
         if frame.unused_data:
-            raise _corrupt(f"{where} is compressed and has more behind its end", stored, namespace, key)
+            raise _corrupt(f"{where} is compressed and has extra bytes after its end", stored, namespace, key)
         return text
 
     def plain(self, stored: bytes, namespace: str, key: str) -> bytes:
-        """Return the JSON text of stored bytes of either kind."""
+        """Return the JSON text of stored bytes, compressed or not."""
         return self.unpack(stored, namespace, key) if stored.startswith(_PREFIX) else stored
 
 
 PLAIN = Compression()
-"""Compresses nothing, and reads all."""
+"""Never compresses, but reads compressed values."""
 
 
 def check_compress_above(above_bytes: object) -> None:
-    """Raise `InvalidSettings` where a threshold is none, or values could not be compressed here."""
+    """Raise `InvalidSettings` if the threshold is invalid, or zstd is needed and not installed here."""
     if above_bytes is None:
         return
     if isinstance(above_bytes, bool) or not isinstance(above_bytes, int) or above_bytes < 0:
@@ -106,7 +106,7 @@ def check_compress_above(above_bytes: object) -> None:
 
 
 def _zstd() -> Any:
-    """Return the module, which only those pay for who use it: the standard library's, or its backport."""
+    """Import zstd, from the standard library or its backport, only when it is used."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:

@@ -1,6 +1,6 @@
-"""The rules of what a value may be, in plain Python: the reference that the fast path of `values.codec` must agree with.
+"""The rules for valid values, in plain Python: the reference with which the fast path of `values/codec.py` must agree.
 
-It imports the standard library and `errors` only, because the sandbox's child uses it too.
+This module imports only the standard library and `errors`, because the sandbox's child uses it too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, NoReturn
 from redis_store.errors import InvalidValue
 
 MAX_DEPTH = 128
-"""Lists and dicts may be nested so deep; a scalar has depth 0, ``[]`` has 1."""
+"""Bound on the nesting of lists and dicts, in levels: a scalar has depth 0, ``[]`` has 1."""
 
 MAX_INT_DIGITS = 4300
-"""Python's own default bound for turning an int into text and back (`sys.int_info.default_max_str_digits`)."""
+"""Bound on an int, in digits: Python's default for converting ints to text (`sys.int_info.default_max_str_digits`)."""
 
 _INT_LIMIT = 10**MAX_INT_DIGITS
 
 
 def to_plain(value: object) -> Any:
-    """Return `value` made of exact builtin types only, with dict keys as `json` makes them.
+    """Return `value` rebuilt from exact builtin types only, with dict keys as text, as `json` writes them.
 
-    Raises `InvalidValue`, naming the path of the first element that JSON cannot say.
+    Raises `InvalidValue` with the path of the first element that JSON cannot represent.
     """
     return _plain(value, "value", 0)
 
@@ -35,9 +35,9 @@ def dump(value: object) -> bytes:
 
 
 def load(text: bytes | str) -> Any:
-    """Read JSON strictly: no NaN, no overflowing float, no lone surrogate. Raises `ValueError` or `RecursionError`."""
+    """Parse JSON strictly: no NaN, overflowing float or lone surrogate. Raises `ValueError` or `RecursionError`."""
     if isinstance(text, bytes):
-        text = text.decode()  # `json` would guess UTF-16 and UTF-32 as well
+        text = text.decode()  # `json` would also detect UTF-16 and UTF-32
     value = _decoder.decode(text)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, on a lone surrogate
@@ -116,7 +116,7 @@ def _checked_str(text: str, path: str, where: str = "") -> str:
         text.encode()
     except UnicodeEncodeError as error:
         problem = f"has a lone surrogate at character {error.start}"
-        raise _refusal(path, problem, "encode it in a way of your own, for example with base64", where) from None
+        raise _refusal(path, problem, "encode it, for example with base64", where) from None
     return text
 
 
@@ -130,7 +130,7 @@ def _checked_int(number: int, path: str, where: str = "") -> int:
 def _checked_float(number: float, path: str, where: str = "") -> float:
     number = float(number)
     if not math.isfinite(number):
-        raise _refusal(path, f"is {number}, which JSON cannot say", "store None or a string", where)
+        raise _refusal(path, f"is {number}, which JSON cannot represent", "store None or a string", where)
     return number
 
 
@@ -141,7 +141,7 @@ def _short(key: object) -> str:
 
 
 def _refusal(path: str, problem: str, advice: str, where: str = "") -> InvalidValue:
-    """The error for the element at `path`; `where` says it closer, where the element is a key."""
+    """Return the error for the element at `path`; `where` names it more precisely if it is a key."""
     shown = where or path
     shown = shown if len(shown) <= 200 else f"{shown[:100]}...{shown[-60:]}"
     return InvalidValue(f"{shown} {problem}: {advice}.", path=path)

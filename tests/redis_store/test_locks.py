@@ -85,7 +85,7 @@ def test_a_lock_object_stands_for_one_holder(store: DataStore) -> None:
     with pytest.raises(LockLost):
         lock.check()
     first = lock.acquire()
-    with pytest.raises(InvalidInput, match="make another"):
+    with pytest.raises(InvalidInput, match="make one object"):
         lock.acquire()
     lock.release()
     assert lock.acquire() == first + 1
@@ -287,7 +287,7 @@ def test_an_empty_name_says_what_it_is(store: DataStore) -> None:
 
 def test_a_lock_cannot_pose_as_a_consumers(store: DataStore, keys: UserKeys) -> None:
     assert keys.consumer_lock("c", b"default") == keys.lock(b"consumer:c:default")
-    with pytest.raises(InvalidName, match="locks of consumers"):
+    with pytest.raises(InvalidName, match="reserved for consumers"):
         store.lock("consumer:c:default")
     with store.lock("consumers"):
         pass
