@@ -203,7 +203,7 @@ class Hub:
 
     def _refuse(self, feed: WatchedNamespace, error: DataStoreError) -> None:
         if feed.opened:
-            raise ConnectionLost(f"A watched namespace can no longer be read: {error}")
+            raise ConnectionLost(f"A watched namespace can no longer be followed: {error}")
         self.members.refuse(feed.followers, error)
 
     async def _start_over(self, feed: WatchedNamespace) -> None:

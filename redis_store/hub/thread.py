@@ -102,7 +102,7 @@ class HubThread:
                 except DataStoreError as error:
                     self._lost(error)
         except BaseException as error:
-            _log.exception("The hub's thread failed. All its watchers were closed.")
+            _log.exception("The hub's thread failed. All its watchers are closed.")
             self._end_all(error)
         finally:
             self._disconnect()
