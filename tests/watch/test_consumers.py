@@ -312,7 +312,7 @@ def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
             # That a is done cannot be told now, and b is here already.
             assert said([watch.next(0.1)]) == [("set", "b", 2)]
             assert watch.run(watch.watch.next_change(0.1)) is None
-            assert sum("A watcher waits" in record.message for record in caplog.records) == 1
+            assert sum("A watcher is waiting" in record.message for record in caplog.records) == 1
         finally:
             if state == "busy":
                 raw.script_kill()
@@ -409,7 +409,7 @@ def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
 
 def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
     everywhere = side.watch_all(consumer="c")
-    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* give another name"):
+    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* pass another name"):
         side.watch(consumer="c")
     everywhere.close()
     assert not raw.exists(f"user:{user}:lock:consumer:c:default")
