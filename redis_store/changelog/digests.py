@@ -1,13 +1,12 @@
-"""What a watcher remembers of a namespace, to find what was written behind the log's back. No I/O.
+"""Digests of a namespace's values, and a sketch of them for Redis, to find writes that are missing from the log. No I/O.
 
-In memory that is a digest of each value: about 200 bytes a key, whatever the size of the values.
+In memory a digest of each value is kept: about 200 bytes a key, whatever the size of the values.
 
-For the time when nobody watches, 2 KB are left in Redis (`NamespaceKeys.seen`): the log's position and a *sketch* of the
-namespace at that position, in the manner of an invertible Bloom lookup table. Each key with its digest is added, by exclusive
-or, to three cells out of 192. Who comes later has the namespace as it is and the log since then. The log says which keys were
-written, not what they had been before; but such a key's cells hold nothing unknown besides it, as long as there are not too
-many (about 150): then its old digest can be read off and checked. If what is left in all cells is nothing, then nothing was
-written that the log does not tell. If it is not, nobody can say what was, and consumers get a reset.
+While nobody watches, 2 KB are kept in Redis (`NamespaceKeys.seen`): the log's position and a *sketch* of the namespace at that
+position, a kind of invertible Bloom lookup table. Each key with its digest is added, by exclusive or, to three cells out of 192.
+A later watcher has the current namespace and the log since then. The log names the keys that were written, but not their old
+values. With few such keys (up to about 150), their cells hold nothing else that is unknown: the old digests can be read off and
+checked. If all cells are then empty, the log is complete. If not, it is not known what was written, and consumers get a reset.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _ODD = 0x9E3779B97F4A7C15
 
 
 def digest_of(text: bytes) -> int:
-    """Return 64 bits that stand for a value's text, the same in every process."""
+    """Return a 64-bit digest of a value's text, the same in every process."""
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 class Sketch:
-    """A fixed number of cells that stand for a set of keys with their digests."""
+    """A set of keys with their digests, in a fixed number of cells."""
 
     __slots__ = ("cells",)
 
@@ -41,7 +40,7 @@ class Sketch:
         self.cells = [0] * CELLS if cells is None else cells
 
     def toggle(self, field: bytes, digest: int) -> None:
-        """Put a key with its digest in, or take it out."""
+        """Add a key with its digest, or remove it if it is there."""
         crc = zlib.crc32(field)
         mixed = _mixed(crc, digest)
         cells = self.cells
@@ -58,11 +57,14 @@ class Sketch:
         return cls([int.from_bytes(raw[at : at + step], "little") for at in range(0, SKETCH_BYTES, step)])
 
     def minus(self, other: Sketch) -> Sketch:
-        """Return what is in one of both only."""
+        """Return the symmetric difference: the keys with digests that are in only one of the two sketches."""
         return Sketch([a ^ b for a, b in zip(self.cells, other.cells, strict=True)])
 
     def resolve(self, fields: Iterable[bytes]) -> dict[bytes, int | None] | None:
-        """Return the digests with which these keys are in it (None: not), if it holds nothing else; else None. Uses it up."""
+        """Return each key's digest, None for a key that is not in the sketch. Empties the sketch.
+
+        Returns None if the sketch holds anything else, or too many keys share cells.
+        """
         left: dict[bytes, tuple[int, tuple[int, int, int]]] = {}
         inside: list[set[bytes]] = [set() for _ in range(CELLS)]
         for field in fields:
@@ -90,13 +92,13 @@ class Sketch:
         return None if left or any(self.cells) else found
 
     def may_hold(self, field: bytes) -> bool:
-        """Whether a key may be in it: none of its cells is empty."""
+        """Whether a key may be in the sketch: none of its cells is empty."""
         a, b, c = _places(zlib.crc32(field))
         return bool(self.cells[a] and self.cells[b] and self.cells[c])
 
 
 class Digests:
-    """The keys of a namespace with the digests of their values, and their sketch."""
+    """The keys of a namespace with the digests of their values, and a sketch of them."""
 
     __slots__ = ("of", "sketch")
 
@@ -114,7 +116,7 @@ class Digests:
         return iter(self.of)
 
     def put(self, field: bytes, digest: int) -> bool:
-        """Remember a key's digest, and tell whether that is news."""
+        """Set a key's digest. Return whether that changes it."""
         old = self.of.get(field)
         if old == digest:
             return False
@@ -125,7 +127,7 @@ class Digests:
         return True
 
     def drop(self, field: bytes) -> bool:
-        """Forget a key, and tell whether it was known."""
+        """Remove a key. Return whether it was there."""
         old = self.of.pop(field, None)
         if old is None:
             return False
@@ -133,7 +135,7 @@ class Digests:
         return True
 
     def clear(self) -> bool:
-        """Forget all keys, and tell whether there were any."""
+        """Remove all keys. Return whether there were any."""
         had = bool(self.of)
         self.of = {}
         self.sketch = Sketch()
@@ -142,9 +144,9 @@ class Digests:
     def before(
         self, saved: bytes, touched: Iterable[bytes], known: Mapping[bytes, int | None]
     ) -> dict[bytes, int | None] | None:
-        """Return the digests that keys had at the time of a saved sketch, if nothing but the touched ones has changed since.
+        """Return the old digests of touched keys, from a saved sketch. Return None if any other key has changed since.
 
-        `known` tells what is known of them: a digest, or None where they were absent. The others are read off the sketch.
+        `known` holds the old digests that are known, None for an absent key. The others are read off the sketch.
         """
         touched = list(touched)
         rest = self.difference(saved, touched, known)
@@ -152,7 +154,7 @@ class Digests:
         return None if found is None else {**known, **found}
 
     def difference(self, saved: bytes, touched: Iterable[bytes], known: Mapping[bytes, int | None]) -> Sketch:
-        """Return what a saved sketch holds besides the keys that are there unchanged and those whose digests are known."""
+        """Return a saved sketch without the unchanged keys, and without the touched keys whose old digests are known."""
         rest = Sketch.from_bytes(saved).minus(self.sketch)
         for field in touched:
             if (now := self.of.get(field)) is not None:
@@ -167,7 +169,7 @@ def _places(crc: int) -> tuple[int, int, int]:
 
 
 def _mixed(crc: int, digest: int) -> int:
-    """96 bits: the digest, and a checksum over it and the key, so that a mixture of several is not taken for one."""
+    """Return 96 bits: the digest and a checksum of digest and key, so that a mixture of keys is not mistaken for one."""
     return digest << 32 | _check(crc, digest)
 
 

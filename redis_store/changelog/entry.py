@@ -1,10 +1,10 @@
 """Entries of a namespace's change log, as the scripts write them, and the cursors that point into it. No I/O.
 
-An entry's first field is empty and holds its head, a JSON object. The pairs behind it are the news: a key with ``s<json>``
-(set), ``r`` (set, too big for the log: read it), ``d`` (deleted), ``e`` (expired), or an empty field with ``c`` (cleared).
-Heads: ``n`` events that the write fired on the data hash, ``x`` when its keys expire, ``agent``, ``run``, ``tx``; ``epoch`` in
-the entry that made the log; ``found`` in what a watcher found by comparing; ``gap`` where a watcher could not tell what had
-been written by hand while nobody watched.
+An entry's first field is empty and holds its head, a JSON object. The pairs after it are the changes. Each is a key with
+``s<json>`` (set), ``r`` (set, too big for the log: read it), ``d`` (deleted) or ``e`` (expired), or an empty field with ``c``
+(cleared). Members of a head: ``n``, the number of events that the write fired on the data hash; ``x``, when its keys expire;
+``agent``, ``run``, ``tx``; ``epoch`` in the entry that made the log; ``found`` for changes that a hub found by comparing;
+``gap`` after external writes that a hub could not identify, made while nobody watched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redis_store.namespace.keys import UserKeys
 from redis_store.types import ChangeOp
 
 News: TypeAlias = "tuple[ChangeOp, bytes | None, bytes | None] | None"
-"""One change: what, the key's field, the JSON text (None for a set: it has to be read). None: it proved to be no news."""
+"""One change: operation, the key's field, JSON text (None for a set with an unread value). None for a change already known."""
 
 _OPS: Final[dict[bytes, ChangeOp]] = {b"d": "delete", b"e": "expire"}
 
@@ -33,48 +33,48 @@ class LogEntry:
 
     id: bytes
     mark: int
-    """A checksum of what it says, so that an entry of another history with the same id is not taken for it."""
+    """A checksum of its contents, so that an entry with the same id from another history is not mistaken for it."""
     news: list[News]
     events: int = 0
-    """How many keyspace events the write fired on the data hash."""
+    """The number of keyspace events that the write fired on the data hash."""
     expires_ms: int | None = None
     agent: str | None = None
     run: str | None = None
     found: bool = False
     gap: bool = False
     local: bool = False
-    """It stands in no log, because that could not be written; its id is that of the entry before."""
+    """Whether it is in no log, because the server refused it. Its id is then that of the entry before."""
 
     @property
     def order(self) -> tuple[int, int]:
-        """What entries are ordered by."""
+        """The sort key of entries."""
         return id_order(self.id)
 
 
 class Position(NamedTuple):
-    """A place in a log: behind an entry, or behind the first `taken` of its news."""
+    """A place in a log: after an entry, or after the first `taken` of its changes."""
 
     id: bytes
     mark: int
     taken: int = -1
-    """How many of the entry's news are done with; -1 for all."""
+    """The number of the entry's changes before this place; -1 for all."""
 
 
 class Cursor(NamedTuple):
-    """What a cursor's text says."""
+    """A parsed cursor."""
 
     epoch: bytes
     position: Position
 
 
 def id_order(entry_id: bytes) -> tuple[int, int]:
-    """Return an entry id as numbers."""
+    """Return an entry id as two numbers, for comparison."""
     ms, _, sequence = entry_id.partition(b"-")
     return int(ms), int(sequence)
 
 
 def parse_entry(raw: Any) -> LogEntry:
-    """Read an entry from a reply. What nobody of ours can have written is an entry without news."""
+    """Parse an entry of a reply. An entry that the library cannot have written has no changes."""
     entry_id, flat = raw
     entry = LogEntry(entry_id, zlib.crc32(b"\0".join(flat)), [])
     if not flat or flat[0]:
@@ -104,7 +104,7 @@ def _news(field: bytes, said: bytes) -> News:
     return None if op is None else (op, field, None)
 
 
-# A cursor is text: version, whose it is, the log's epoch, entry id, how many of its news are taken, and its checksum.
+# A cursor's text: version, tag of user and namespace, the log's epoch, entry id, number of its changes taken, its checksum.
 _CURSOR = re.compile(
     r"1\.([0-9a-f]{12})\.(?:reset|([0-9a-f]{16})\.([0-9]{1,20}-[0-9]{1,20})\.(-1|[0-9]{1,9})\.([0-9a-f]{8}))"
 )
@@ -120,23 +120,26 @@ class CursorFormat:
         self._head = f"1.{self._tag}."
         self.namespace = namespace
         self.reset = self._head + "reset"
-        """The cursor of whoever has to begin with a reset."""
+        """The cursor of a consumer that must begin with a reset."""
 
     def write(self, epoch: bytes, position: Position) -> str:
-        """Return the text of a position."""
+        """Return the text of a cursor at a position."""
         return f"{self._head}{epoch.decode()}.{position.id.decode()}.{position.taken}.{position.mark:08x}"
 
     def read(self, text: object) -> Cursor | None:
-        """Return what a cursor says, None for that of a reset; raises `InvalidInput` where it cannot be one of here."""
+        """Parse a cursor. Return None for the cursor of a reset.
+
+        Raises `InvalidInput` for text that is not a cursor, or a cursor of another namespace or user.
+        """
         if not isinstance(text, str):
             raise InvalidInput(f"A cursor must be the str of a change's .cursor, not {type(text).__name__}.")
         match = _CURSOR.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"{text[:80]!r} is not a cursor: give the .cursor of a change, as it is.")
+            raise InvalidInput(f"{text[:80]!r} is not a cursor: pass the .cursor of a change, unchanged.")
         tag, epoch, entry_id, taken, mark = match.groups()
         if tag != self._tag:
             raise InvalidInput(
-                f"The cursor {text!r} belongs to another namespace or another user: give one of a change in"
+                f"The cursor {text!r} belongs to another namespace or another user: pass the cursor of a change in"
                 f" {self.namespace.decode(errors='backslashreplace')!r}."
             )
         if epoch is None:

@@ -1,4 +1,4 @@
-"""The connection on which a hub hears what the server says unasked."""
+"""The connection on which a hub receives messages that the server sends unasked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INCOMPLETE = object()
 
 
 class Listener:
-    """The connection on which messages come."""
+    """A non-blocking connection for the server's messages. Connecting and sending block, up to the address's timeout."""
 
     def __init__(self, address: Address) -> None:
         self._made: redis_connection.AbstractConnection = address.new_connection()
@@ -48,7 +48,7 @@ class Listener:
             self.sock.setblocking(False)
 
     def drain(self, heard: Callable[[Any], None]) -> None:
-        """Hand over all that has come."""
+        """Pass every message that has arrived to `heard`. Does not wait."""
         reader = self._reader
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What a hub does where log and namespace may not agree: it compares, explains, and tells the log what it found. No I/O."""
+"""Comparison of a namespace with its log: the hub finds the differences and appends them to the log. No I/O."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from redis_store.ops.listing import START
 from redis_store.protocol.call import Command
 
 SCAN_REST = 10
-"""A comparison is followed by a rest of so many times its length, so that who writes by hand all the time is bearable."""
+"""Pause after a comparison, as a multiple of its duration. It bounds the cost of continual external writes."""
 
 EXPIRY_AGAIN_MS = 50
-"""A key that should have expired and has not is looked at again after so long."""
+"""Delay before checking again a key that is due to expire and has not, in ms."""
 
 REFUSED_AGAIN_MS = 5
-"""A key whose expiry could not be told because others wrote just then is looked at again after so long: after the next read."""
+"""Delay before retrying an expiry that was not logged because of a concurrent write, in ms: until after the next read."""
 
 NOTES_REFUSED = 3
-"""So often what was found is compared anew because others have told the log something; then it is told in any case."""
+"""Number of times that differences are compared again because of concurrent log entries. Then they are logged in any case."""
 
 REST_S = 1.0
 
 
 class Doubts:
-    """Looks after what the log does not tell."""
+    """Finds changes that are missing from the log: external writes, evictions and expiries."""
 
     def __init__(
         self,
@@ -40,18 +40,18 @@ class Doubts:
     ) -> None:
         self.now = 0.0
         self.clock_ms = 0.0
-        """The server's clock less ours, in ms."""
+        """The server's clock minus the hub's, in ms."""
         self._read = read
         self._start_over = start_over
         self._fields_expire = True
 
     @property
     def server_ms(self) -> int:
-        """The server's clock."""
+        """The server's current time, in ms since 1970."""
         return int(self.now * 1000 + self.clock_ms)
 
     async def scan(self, feed: WatchedNamespace) -> None:
-        """Learn or compare one page of a namespace; where it is known whole, see what happened before."""
+        """Learn or compare one page of a namespace. Once it is learned, check its history since the last watcher."""
         if feed.knows and not feed.checked:
             await self._check_history(feed)
             return
@@ -74,7 +74,7 @@ class Doubts:
                 await self._note(feed, suspects, "c")
 
     async def expire(self, feed: WatchedNamespace) -> None:
-        """Look at keys that should have expired."""
+        """Log the expiry of keys that are due and gone."""
         if not feed.wants_digests:
             feed.expiries.clear()
             return
@@ -83,7 +83,7 @@ class Doubts:
             await self._note(feed, names, "e")
 
     def save(self, feed: WatchedNamespace) -> list[Command]:
-        """The command that leaves behind what is known of a namespace, unless there are doubts."""
+        """Return the command that saves a namespace's state, or nothing while a comparison is pending."""
         if not feed.sure:
             return []
         feed.saved_at, feed.saved_position = self.now, feed.position.id
@@ -105,7 +105,10 @@ class Doubts:
                 feed.expect_expiry(name, at_ms)
 
     async def _check_history(self, feed: WatchedNamespace) -> None:
-        """The namespace is known now: does the log tell all that happened since somebody watched last?"""
+        """Find out whether the log is complete since the last watcher. The namespace has been learned.
+
+        If it is not known what was written, the log gets a gap, and watchers that resume get a reset.
+        """
         if not feed.made_here:
             verdict = None
             if feed.seen is not None and feed.seen.epoch == feed.epoch:
@@ -115,7 +118,7 @@ class Doubts:
                 for mailbox in feed.unsure:
                     mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
             else:
-                # What is told now is news to those who know what the log has told so far.
+                # Go back to the state that the log describes, so that a comparison logs the differences.
                 feed.believe(verdict.changed)
                 feed.believe(verdict.expired)
                 for name in verdict.expired:
@@ -130,7 +133,7 @@ class Doubts:
         await say(self.save(feed))
 
     async def _note(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
-        """Tell in the log what was found, unless others have just told something: then look again."""
+        """Append differences to the log. After a concurrent log entry, nothing is appended and they are checked again."""
         if mode != "e":
             expired = [name for name in names if feed.expiries.is_past(name, self.server_ms)]
             if expired:
@@ -154,13 +157,13 @@ class Doubts:
     def _refused(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
         feed.notes_refused += 1
         feed.wake()
-        if mode == "e":  # it is known what has become of them: that costs no comparison
+        if mode == "e":  # these keys are known, so no comparison is needed
             feed.expiries.again(names, self.server_ms + REFUSED_AGAIN_MS)
         else:
             feed.suspect(self.now)
 
     async def _tell_followers(self, feed: WatchedNamespace, names: list[bytes], mode: str) -> None:
-        """The log takes nothing (a full server, a replica): tell at least those who are here."""
+        """Deliver differences to the current watchers only, because the server (full, or a replica) refuses the log entry."""
         texts = await says.texts_of(feed.keys, names)
         entry = LogEntry(feed.position.id, feed.position.mark, [], found=True, local=True)
         for name, text in zip(names, texts, strict=True):

@@ -1,4 +1,4 @@
-"""A hub's listening connection: subscriptions, tokens, whether the server sends events at all, and doing without. No I/O."""
+"""A hub's listening connection: subscriptions, tokens, whether the server sends events, and `XREAD` if it does not. No I/O."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from redis_store.protocol.replies import translate
 from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 
 TOKEN_S = 3.0
-"""A token that is not back by then is lost, and with it perhaps events: the connections are made anew."""
+"""Longest time for a token to come back, in seconds. After that it is lost, perhaps with events, and the hub reconnects."""
 
 BLOCK_MS = 500
-"""How long an ``XREAD`` blocks at most: shorter than any socket's timeout, and than anybody's patience."""
+"""Longest time that one ``XREAD`` blocks, in ms: shorter than any socket timeout, and short enough for new watchers to wait."""
 
 
 RECHECK_S = 5.0
 
 
 class Listening:
-    """What is heard, and what was said so that it is."""
+    """The state of the listening connection: its subscriptions, and the messages expected on it."""
 
     def __init__(self, members: Members, random_hex: Callable[[int], str], warn: Callable[[str], None]) -> None:
         self.now = 0.0
         self.counts_events = True
-        """Whether the server sends keyspace events, so that they can be counted."""
+        """Whether the server sends keyspace events, so that the hub can count them."""
         self.barrier: bytes | None = None
         self._members = members
         self._random_hex = random_hex
@@ -48,7 +48,7 @@ class Listening:
         self._lacks_flags = False
         self._recheck_at = 0.0
         self._may_ask = True
-        """Whether the server has not refused yet to tell which events it sends."""
+        """Whether the server's event flags can be read, and agree with the events that it sends."""
         self._refusal: DataStoreError | None = None
 
     def disconnected(self) -> None:
@@ -61,7 +61,7 @@ class Listening:
         self._listener_id = None
 
     def heard(self, reply: Any) -> None:
-        """Something came."""
+        """Take a message."""
         if isinstance(reply, ReplyError):
             self._refusal = translate(reply)
             return
@@ -83,7 +83,7 @@ class Listening:
             self._confirmed.add(channel)
 
     async def begin(self, user: UserKeys, configures: bool) -> None:
-        """On new connections: find out, by effect, whether the server sends events."""
+        """Subscribe on new connections, and find out by a probe whether the server sends events."""
         if self.barrier is None:
             self.barrier = user.barrier(self._random_hex(8))
         if configures:
@@ -94,7 +94,7 @@ class Listening:
             await self.subscribe([self.barrier, self._members.channel_head + self.barrier])
             come = await self._events_come()
         except ServerFull:
-            # It takes no probe, so believe what it says of itself.
+            # A full server refuses the probe, so rely on its configuration.
             if not missing_flags(await says.read_flags()):
                 return
             self._warn_once("it is full, and its notify-keyspace-events lacks flags")
@@ -110,7 +110,7 @@ class Listening:
         await Tell(("CLIENT", "ID"))
 
     async def _events_come(self) -> bool:
-        """Whether events of a key of our own come back, on a connection that is subscribed to them."""
+        """Whether the events of a probe key come back. The connection is subscribed to them."""
         assert self.barrier is not None
         self._probed.clear()
         await says.probe(self.barrier, token := self.new_token(()))
@@ -118,7 +118,10 @@ class Listening:
         return {b"hset", b"del"} <= self._probed
 
     async def recheck(self) -> None:
-        """See from time to time whether somebody has turned events on, or off while nobody writes."""
+        """Check periodically whether events have been turned on, or turned off while nobody writes.
+
+        Raises `ConnectionLost` after such a change, so that the hub reconnects.
+        """
         if not self._may_ask or self.now < self._recheck_at or not (self.counts_events or self._lacks_flags):
             return
         self._recheck_at = self.now + RECHECK_S
@@ -126,29 +129,32 @@ class Listening:
         try:
             lacks = bool(missing_flags(await says.read_flags()))
             if self.counts_events and lacks and await self._events_come():
-                self._may_ask = False  # what it says is not so
+                self._may_ask = False  # the events come although the configuration lacks flags
         except (ServerRefused, PermissionDenied):
             self._may_ask = False
         if self._may_ask and lacks is self.counts_events:
-            how = "stopped coming" if lacks else "are there"
-            raise ConnectionLost(f"The server's keyspace events {how} now, so a watcher connects anew")
+            how = "stopped" if lacks else "started"
+            raise ConnectionLost(f"The server {how} sending keyspace events, so the hub reconnects")
 
     def expect_events(self, feeds: Iterable[WatchedNamespace]) -> None:
-        """After a read whose token is back: if logs tell of writes and no event came, somebody has turned them off."""
+        """Raise `ConnectionLost` if a read found writes for which no event came: events have been turned off.
+
+        Called when the read's token is back.
+        """
         told = counted = 0
         for feed in feeds:
             told, counted = told + feed.told, counted + feed.counted
         if told and not counted:
-            raise ConnectionLost("The server's keyspace events stopped coming, so a watcher connects anew")
+            raise ConnectionLost("The server stopped sending keyspace events, so the hub reconnects")
 
     async def subscribe(self, channels: Sequence[bytes]) -> None:
-        """Subscribe, and return when the server has."""
+        """Subscribe, and wait for the server's confirmation."""
         self._confirmed.difference_update(channels)
         await Tell((b"SUBSCRIBE", *channels))
         await self._wait_for(lambda: self._confirmed.issuperset(channels))
 
     def new_token(self, settling: Sequence[WatchedNamespace]) -> int:
-        """Return a token to publish; when it comes back, these namespaces' events up to then are counted."""
+        """Return a token to publish. When it comes back, the events of these namespaces up to then are counted."""
         self._token += 1
         self._settling[self._token] = settling
         return self._token
@@ -157,7 +163,7 @@ class Listening:
         await self._wait_for(lambda: self._token_heard >= token)
 
     async def block(self, feeds: Iterable[WatchedNamespace]) -> None:
-        """Without events: have the connection wait for the next entry of any log."""
+        """Send an ``XREAD`` that blocks until any log has a new entry. Used without events."""
         self._raise_refusal()
         if self._blocked:
             return
@@ -167,7 +173,7 @@ class Listening:
         await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *logs, *ids))
 
     async def unblock(self) -> None:
-        """There are other logs to wait for."""
+        """End the blocking ``XREAD``, because the set of logs has changed."""
         if self._blocked and self._listener_id is not None:
             with contextlib.suppress(ServerRefused, PermissionDenied):
                 await Call((("CLIENT", "UNBLOCK", self._listener_id),), lambda reply: reply)
@@ -184,7 +190,7 @@ class Listening:
             if condition():
                 return
             if self.now >= end:
-                raise ConnectionLost("The server's messages to a watcher stopped coming")
+                raise ConnectionLost("The server stopped sending messages to the hub")
             await HubPause(end)
 
     async def _configure(self) -> None:
@@ -200,10 +206,10 @@ class Listening:
         if not self._warned:
             self._warned = True
             self._warn(
-                f"The server sends no keyspace events: {reason}. Watching goes on with XREAD: changes come as before, but"
-                " values that were overwritten by hand (HSET of a key that is there) go unnoticed, other writes by hand,"
-                " expiries and evictions are noticed after about a second, and new watchers and namespaces wait up to"
-                f" {BLOCK_MS / 1000:g} s. To have them: redis-store doctor, or connect(..., configure_server=True)."
+                f"The server sends no keyspace events: {reason}. Watching continues with XREAD: changes arrive as before, but"
+                " external writes that overwrite a value (HSET of an existing key) are missed. Other external writes,"
+                " expiries and evictions are noticed after about a second; new watchers and namespaces wait up to"
+                f" {BLOCK_MS / 1000:g} s. To enable events: redis-store doctor, or connect(..., configure_server=True)."
             )
 
     def _heard_token(self, token: int) -> None:

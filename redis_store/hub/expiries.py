@@ -1,4 +1,4 @@
-"""When the keys of a namespace expire, by the server's clock, and which of them are due. No I/O."""
+"""Expiry times of a namespace's keys, by the server's clock. No I/O."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _SLACK = 1000
 
 
 class Expiries:
-    """Times of expiry, in ms since 1970."""
+    """A heap of expiry times, in ms since 1970."""
 
     def __init__(self) -> None:
         self._at: dict[bytes, int] = {}
         self._heap: list[tuple[int, bytes]] = []
-        """Has an entry for each time that was ever expected; those that hold no more are passed over."""
+        """Holds an entry for each time ever expected. Outdated entries are skipped."""
         self._taken: dict[bytes, None] = {}
-        """Keys that were due, until they are forgotten."""
+        """Keys returned by `take_due`, until they are forgotten."""
 
     def __len__(self) -> int:
         return len(self._at)
 
     def expect(self, name: bytes, at_ms: int) -> None:
-        """A key expires then."""
+        """Note when a key expires."""
         if self._at.get(name) == at_ms:
             return
         self._at[name] = at_ms
@@ -32,7 +32,7 @@ class Expiries:
             heapq.heapify(self._heap)
 
     def forget(self, name: bytes) -> None:
-        """A key expires no more, or is gone."""
+        """Forget a key that is gone, or that no longer expires."""
         self._at.pop(name, None)
 
     def clear(self) -> None:
@@ -46,19 +46,19 @@ class Expiries:
         return at is not None and at <= server_ms
 
     def next(self) -> int | None:
-        """When to look again."""
+        """Return the earliest time in the heap, or None."""
         heap = self._heap
         while heap and heap[0][1] not in self._at:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def is_due(self, server_ms: int) -> bool:
-        """Whether it is time to look."""
+        """Whether any time in the heap has passed."""
         at_ms = self.next()
         return at_ms is not None and at_ms <= server_ms
 
     def take_due(self, server_ms: int, most: int, again_ms: int) -> list[bytes]:
-        """Return keys that should have expired; they come up again later, unless they are forgotten."""
+        """Return up to `most` keys that should have expired. They are due again after `again_ms`, unless they are forgotten."""
         names: dict[bytes, None] = {}
         heap = self._heap
         while heap and heap[0][0] <= server_ms and len(names) < most:
@@ -70,11 +70,11 @@ class Expiries:
         return list(names)
 
     def again(self, names: Iterable[bytes], at_ms: int) -> None:
-        """Have keys that were taken come up again then."""
+        """Make keys due again at a time."""
         for name in names:
             heapq.heappush(self._heap, (at_ms, name))
 
     def pending(self, server_ms: int) -> bool:
-        """Whether keys should have expired of which nothing has been told yet."""
+        """Whether any key should have expired and its expiry has not been logged yet."""
         self._taken = {name: None for name in self._taken if self.is_past(name, server_ms)}
         return bool(self._taken) or self.is_due(server_ms)

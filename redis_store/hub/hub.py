@@ -1,31 +1,32 @@
-"""The hub: what one process that watches says to one server, for all its watchers. No I/O, no clock.
+"""The hub: follows change logs and keyspace events on one server, for all watchers of one process. No I/O, no clock.
 
-A runner (`hub.thread`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
+A runner (`hub/thread.py`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
 the watched namespaces, and a barrier channel of its own. On the *reading* one it makes its calls, one after the other.
 
-`session` is the hub's life on a pair of connections. It is an ``async def`` that awaits three kinds of things, and the runner
-carries them out: a `Call` on the reading connection, a `Tell` on the listening one (nothing is waited for), and a `HubPause` until
-something is heard or a time has come. Before each step the runner sets `now`. What is heard comes in through `heard`.
+`session` runs the hub on one pair of connections. It is an ``async def`` that awaits three kinds of objects, which the runner
+carries out: a `Call` on the reading connection, a `Tell` on the listening one (without waiting for a reply), and a `HubPause`
+until a message arrives or a time has come. The runner calls `set_clock` before each step and passes each message to `heard`.
 
-How it works, in a sentence each:
+How it works:
 
-- An event *wakes*; the log *tells*; the events counted against what the log's entries account for *doubt*.
-- Each read of a log begins with the entry known last. Where that is not the first to come, history is gone: a reset.
-- Behind each read, in the same transaction, a token is published. When it comes back, all events from before the read have
-  come, and the numbers must agree. Where they do not, somebody wrote by hand: the namespace is compared with its digests, page
-  by page, each page of one moment with the log.
-- What is found that way is *told in the log* by a script that looks again. So all who watch see it in the same order, and so
-  does who comes later. Two hubs that find the same: the second finds it in the log.
-- Who begins to watch compares with what the last watcher left behind (`changelog.digests`): the log tells what was written since then,
-  the sketch whether anything else was. If so, and it cannot be said what, the log gets a *gap*, at which those who go on from
-  before it get a reset.
-- Keys that expire are known from the log (`x`) and from the server (``HPEXPIRETIME``), in a heap; what is due is looked at.
-- Each second all logs are read in any case: ``FLUSHDB`` fires no event.
-- Without events (`counts_events` False) the listening connection blocks in ``XREAD``; comparisons are made where the number of
-  keys does not agree, and after a reconnect.
+- A keyspace event only wakes the hub; the changes come from the log. The number of events is checked against the log's entries.
+- Each read of a log begins with the last known entry. If that is not the first entry returned, history is gone: a reset.
+- Each read publishes a token in the same transaction. When the token comes back, every event from before the read has been
+  received, and the numbers must agree. If they do not, there was an external write: the namespace is compared with its digests,
+  page by page. Each page is read in one transaction with the log.
+- A script reads each difference again and appends it to the log. So all watchers, later ones too, see it in the same order. If
+  two hubs find the same difference, the second one finds it in the log.
+- A hub that begins to watch a namespace compares it with the state that the last watcher saved (`changelog/digests.py`). The log
+  names the keys written since then; the sketch shows whether anything else was written. If so, and it is not known what, the
+  log gets a *gap*: watchers that resume from before the gap get a reset.
+- Expiry times come from the log (`x`) and from the server (``HPEXPIRETIME``). They are kept in a heap; keys that are due are
+  read.
+- Every log is read once a second in any case, because ``FLUSHDB`` fires no event.
+- Without events (`counts_events` is False) the listening connection blocks in ``XREAD``. The hub then compares when the number
+  of keys disagrees, and after a reconnect.
 
-The parts: `hub.subscribers` (who watches what), `hub.events` (what is heard), `hub.compare` (what is compared), `hub.watched_namespace` (one
-namespace); here is the order in which things are done.
+The parts: `hub/subscribers.py` (watchers and their namespaces), `hub/events.py` (the listening connection), `hub/compare.py`
+(comparisons), `hub/watched_namespace.py` (one namespace). This module decides the order of the work.
 """
 
 from __future__ import annotations
@@ -49,22 +50,22 @@ from redis_store.protocol.call import Command
 
 TICK_S = 1.0
 COALESCE_S = 0.002
-"""Reads follow each other at this distance, so that a busy writer costs the server few of them."""
+"""Shortest time between two reads of the logs, in seconds, so that a busy writer costs the server few reads."""
 
 FEEDS_PER_READ = 64
 FEEDS_PER_TICK = 500
 SAVE_S = 5.0
-"""What is known of a namespace is left behind so often, while it changes; that are 2 KB each time."""
+"""Interval at which the state of a changing namespace is saved, in seconds. Each save writes 2 KB."""
 
 REFRESH_S = 3600.0
 
 
 class Hub:
-    """The state of a hub, and what it says."""
+    """The state of a hub, and the calls that it makes."""
 
     def __init__(self, database: int, random_hex: Callable[[int], str], warn: Callable[[str], None]) -> None:
         self.configures = False
-        """Whether the server's settings may be changed."""
+        """Whether the hub may change the server's settings."""
         self.members = Members(database)
         self._listening = Listening(self.members, random_hex, warn)
         self._doubts = Doubts(self._read, self._start_over)
@@ -75,41 +76,41 @@ class Hub:
         self._refresh_at = 0.0
         self._turn = 0
 
-    # What the runner says to the hub.
+    # Called by the runner.
 
     def set_clock(self, now: float) -> None:
-        """Say what time it is, before each step."""
+        """Set the current time. Called before each step."""
         self._now = self._listening.now = self._doubts.now = now
 
     def ask(self, request: Request) -> None:
-        """A watcher comes or goes."""
+        """Queue a watcher's request to begin or end."""
         self.members.ask(request)
 
     def heard(self, reply: Any) -> None:
-        """Something came on the listening connection."""
+        """Take a message from the listening connection."""
         self._listening.heard(reply)
 
     @property
     def unused(self) -> bool:
-        """Whether there is nobody to watch for, and nothing left to say."""
+        """Whether there is no watcher, no request and nothing left to save."""
         return self.members.none
 
     def mailboxes(self) -> list[Mailbox]:
-        """All who watch, or want to."""
+        """Return the mailboxes of all watchers, including those whose requests are queued."""
         return self.members.all()
 
     def disconnected(self, error: DataStoreError, *, were_made: bool = False) -> None:
-        """The connections are gone, or could not be made; who has not begun to watch yet is told why.
+        """Note that the connections are gone, or could not be made. Watchers that have not begun yet get the error.
 
-        Where they `were_made` and then broke, a newcomer waits once: what broke may be older than its wish to watch.
+        If the connections `were_made` and then broke, such a watcher waits once instead: the fault may be older than its request.
         """
         self._listening.disconnected()
         self.members.disconnected(error, spares=were_made and isinstance(error, ConnectionLost))
 
-    # What the hub says.
+    # The session.
 
     async def session(self) -> None:
-        """Live on a pair of connections until they break."""
+        """Run on a pair of connections until they break."""
         self.members.admit()
         user = self.members.some_user()
         if user is None:
@@ -123,7 +124,7 @@ class Hub:
                 await HubPause(self._next_time())
 
     async def _work(self) -> bool:
-        """Do the most urgent thing; False where there is none."""
+        """Do the most urgent work. Return False if there is none."""
         agenda = self.members.agenda
         for feed in [feed for feed in agenda.left if feed.may_end(self._now)]:
             self.members.end(feed)
@@ -161,16 +162,16 @@ class Hub:
     # Namespaces.
 
     async def _say_goodbye(self) -> None:
-        """Nobody watches some namespaces any more."""
+        """Save the state of namespaces without watchers, and unsubscribe from their events."""
         ended, self.members.ended = self.members.ended, []
         await say([command for feed in ended for command in self._doubts.save(feed)])
-        # Somebody may have come back meanwhile.
+        # A new watcher may have joined meanwhile.
         channels = [feed.channel for feed in ended if feed.subscribed and feed.channel not in self.members.by_channel]
         if channels and self._listening.counts_events:
             await Tell((b"UNSUBSCRIBE", *channels))
 
     async def _open(self, feeds: list[WatchedNamespace]) -> None:
-        """Begin, or after a new connection go on, to follow namespaces."""
+        """Begin to follow namespaces, or resume after a reconnect."""
         if self._listening.counts_events:
             await self._listening.subscribe([feed.channel for feed in feeds])
         else:
@@ -191,7 +192,7 @@ class Hub:
                 await self._announce_loss(feed)
 
     async def _attach(self, feeds: list[WatchedNamespace]) -> list[says.Attached]:
-        """See where logs stand, and which events belong to the time before that."""
+        """Read the end of each log, and wait until all earlier events have been received."""
         epochs = [self._random_hex(8).encode() for _ in feeds]
         channel = self._listening.barrier if self._listening.counts_events else None
         token = self._listening.new_token(feeds)
@@ -202,11 +203,11 @@ class Hub:
 
     def _refuse(self, feed: WatchedNamespace, error: DataStoreError) -> None:
         if feed.opened:
-            raise ConnectionLost(f"A watched namespace cannot be followed any more: {error}")
+            raise ConnectionLost(f"A watched namespace can no longer be followed: {error}")
         self.members.refuse(feed.followers, error)
 
     async def _start_over(self, feed: WatchedNamespace) -> None:
-        """History is gone: all who follow begin anew."""
+        """Follow the log from its end, because history is gone; every watcher gets a reset."""
         (attached,) = await self._attach([feed])
         feed.begin_at(attached)
         await self._announce_loss(feed)
@@ -220,13 +221,16 @@ class Hub:
                 mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
 
     async def _keep_resets(self, feed: WatchedNamespace) -> None:
-        """Have consumers that are killed before they are done with the reset get it again: their cursors may be gone, or old."""
+        """Store a reset as the cursor of each consumer.
+
+        A consumer that is killed before it is done with the reset then gets it again: its cursor may be gone, or old.
+        """
         reset = CursorFormat(feed.user, feed.keys.name).reset
         for mailbox in feed.followers:
             await self._speak_for(mailbox, {feed.keys.name: reset})
 
     async def _list(self, registry: Registry) -> None:
-        """Find the namespaces of a user that are new to those who want all."""
+        """Read a user's registry, and begin to follow the namespaces that are new to watchers of all namespaces."""
         if self._listening.counts_events and not registry.subscribed:
             await self._listening.subscribe([registry.channel])
             registry.subscribed = True
@@ -244,7 +248,7 @@ class Hub:
             await self._open(agenda.first(agenda.unopened, FEEDS_PER_READ))
 
     def _tell_listed(self) -> None:
-        """Tell those who want all namespaces when they have all that there were."""
+        """Tell each watcher of all namespaces when every namespace of the first listing is open."""
         for registry in self.members.registries.values():
             for join in registry.wanted:
                 if not registry.dirty and id(join.mailbox) not in registry.listed and self.members.has_opened(join):
@@ -254,7 +258,7 @@ class Hub:
     # The log.
 
     async def _read(self, feeds: list[WatchedNamespace]) -> None:
-        """Read what is new in some logs, hand it on, and see whether it accounts for all events."""
+        """Read and deliver the new entries of some logs, and check that they account for all events."""
         for feed in feeds:
             self.members.agenda.dirty.pop(feed, None)
         counted = self._listening.counts_events
@@ -276,7 +280,7 @@ class Hub:
         for feed in feeds:
             feed.settle(self._now, server_ms, counted=counted)
 
-    # From time to time.
+    # Periodic work.
 
     async def _tick(self) -> None:
         self._tick_at = self._now + TICK_S
@@ -300,12 +304,15 @@ class Hub:
         await self._listening.recheck()
 
     async def _keep_locks(self) -> None:
-        """Show that the consumers of this process live."""
+        """Renew the locks of this process's consumers."""
         for mailbox in self.members.all():
             await self._speak_for(mailbox, {})
 
     async def _speak_for(self, mailbox: Mailbox, moved: dict[bytes, str]) -> None:
-        """Where a watcher is a consumer, show that it lives, and move its cursors; or find out that another process is it now."""
+        """Renew a consumer's lock and move its cursors, or notice that another process has become the consumer.
+
+        Does nothing for a watcher without a consumer's name.
+        """
         if mailbox.lock is None or mailbox.closed:
             return
         lock, cursors, holder = mailbox.lock
@@ -313,5 +320,5 @@ class Hub:
             if not await advance(lock, cursors, holder, moved):
                 mailbox.lock = None
                 mailbox.put(Replaced())
-            elif mailbox.closed:  # meanwhile, and it may have released the lock before it was taken again here
+            elif mailbox.closed:  # closed meanwhile: it may have released the lock before this call acquired it again
                 await release(lock, holder)

@@ -1,4 +1,4 @@
-"""What a hub hands to a watcher: a bounded queue between threads, and what may lie in it."""
+"""Mailboxes: bounded queues from a hub's thread to its watchers, and the items in them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from redis_store.namespace.keys import NamespaceKeys
 
 MOST_CHANGES = 10_000
 MAILBOX_BYTES = 32 * 1024 * 1024
-"""So much may wait for a watcher that does not read; what comes then is dropped and counted."""
+"""Limit on the size of a watcher's unread changes, in bytes. Changes beyond it are dropped and counted."""
 
 
 class Opened(NamedTuple):
-    """A namespace is followed from here on."""
+    """The start of a namespace: its changes follow from this position on."""
 
     keys: NamespaceKeys
     epoch: bytes
     position: Position
     fresh: bool
-    """It came into being while all namespaces were watched."""
+    """Whether the namespace was created while all namespaces were watched."""
     empty: bool
-    """It holds nothing at this position."""
+    """Whether the namespace holds nothing at this position."""
 
 
 class Delivery(NamedTuple):
-    """Entries of a namespace's log, whose values have been read."""
+    """Log entries of a namespace, with their values."""
 
     feed: bytes
     entries: list[LogEntry]
@@ -38,54 +38,54 @@ class Delivery(NamedTuple):
 
     @classmethod
     def of(cls, feed: bytes, entries: list[LogEntry]) -> Delivery:
-        """Weigh entries."""
+        """Wrap entries, and estimate their size."""
         changes = sum(len(entry.news) for entry in entries)
         texts = (news[2] for news in itertools.chain.from_iterable(entry.news for entry in entries) if news is not None)
         return cls(feed, entries, changes, 200 * changes + sum(len(text) for text in texts if text is not None))
 
 
 class HistoryGone(NamedTuple):
-    """What happened in a namespace is not known: its log is another, or the position is no longer in it."""
+    """A loss of history: the namespace has a new log, or the position is no longer in it. The watcher gives a reset."""
 
     feed: bytes
     epoch: bytes
 
 
 class Suspicion(NamedTuple):
-    """Somebody may have written to a namespace by hand."""
+    """A possible external write to a namespace."""
 
     feed: bytes
 
 
 class Listed(NamedTuple):
-    """All namespaces that there are have been opened."""
+    """The end of the first listing: all existing namespaces have been opened."""
 
 
 class Overflow(NamedTuple):
-    """Too much waited: what came behind this was dropped."""
+    """A full mailbox: changes after this item were dropped."""
 
 
 class Replaced(NamedTuple):
-    """Another process has become the consumer."""
+    """The loss of the consumer to another process."""
 
 
 class WatchFailed(NamedTuple):
-    """The watcher is refused: the hub could not begin, or it would have to follow too much for it."""
+    """A refusal: the hub could not begin, or the watcher would exceed its budget of namespaces."""
 
     error: DataStoreError
 
 
 class Closed(NamedTuple):
-    """There will be no more."""
+    """The end: nothing follows."""
 
 
 Item: TypeAlias = Opened | Delivery | HistoryGone | Suspicion | Listed | Overflow | Replaced | WatchFailed | Closed
 
 
 class NamespaceBudget:
-    """How many namespaces the watchers that share it may follow together, those that were emptied meanwhile included.
+    """A limit on the number of namespaces that several watchers follow together. Namespaces emptied meanwhile still count.
 
-    What is `taken` is for the hub alone to count; a watcher of all namespaces that would need more than `most` is refused.
+    Only the hub changes `taken`. A watcher of all namespaces that would need more than `most` is refused.
     """
 
     def __init__(self, most: int) -> None:
@@ -94,19 +94,19 @@ class NamespaceBudget:
 
 
 class Mailbox:
-    """The queue of one watcher; the hub's thread puts, the watcher's takes."""
+    """The queue of one watcher. The hub's thread puts items in, and the watcher's thread takes them."""
 
     def __init__(self, *, resumes: bool = False, light: bool = False, wake: Callable[[], None] | None = None) -> None:
         self.resumes = resumes
-        """It wants to know what happened before it came."""
+        """Whether the watcher resumes from a cursor."""
         self.light = light
-        """It looks for itself on suspicion, so that nothing has to be remembered for it."""
+        """Whether the watcher reads keys itself on a suspicion, so that the hub needs no digests for it."""
         self.lock: tuple[bytes, bytes, str] | None = None
-        """The lock and the cursors of the consumer that it works as, and who it is: the lock is to be kept alive."""
+        """For a consumer: the Redis keys of its lock and its cursors, and its holder. The hub renews the lock."""
         self.budget: NamespaceBudget | None = None
-        """Bounds what its watcher may follow; None for as much as there is."""
+        """The limit on the watcher's namespaces, or None for no limit."""
         self.spared = False
-        """It has waited for its beginning through a broken connection already."""
+        """Whether the watcher's beginning has already survived one broken connection."""
         self._wake = wake
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._put_changes = self._put_bytes = 0
@@ -122,9 +122,9 @@ class Mailbox:
             self._wake()
 
     def deliver(self, delivery: Delivery) -> None:
-        """Add entries, or count what is dropped because nobody reads.
+        """Add entries, or drop and count their changes if the mailbox is full.
 
-        What comes at once is taken whole, so that a transaction bigger than the queue is no overflow.
+        One delivery is added whole, so that a transaction bigger than the limit causes no overflow.
         """
         if self._full:
             self._missed += delivery.changes
@@ -142,7 +142,7 @@ class Mailbox:
         self.put(delivery)
 
     def take(self, timeout_s: float | None) -> Item | None:
-        """Return the next item, None where none comes in time; 0 does not wait."""
+        """Return the next item, or None if none arrives in time. A timeout of 0 does not wait."""
         try:
             item = self._queue.get(timeout_s != 0, timeout_s)
         except queue.Empty:
@@ -153,12 +153,12 @@ class Mailbox:
         return item
 
     def reopen(self) -> int:
-        """After an overflow: take again what comes, and tell how many changes were dropped."""
+        """Accept deliveries again after an overflow. Return the number of dropped changes."""
         missed, self._missed = self._missed, 0
         self._full = False
         return missed
 
     def close(self) -> None:
-        """Let whoever waits, and whoever will, know that there is no more."""
+        """End the mailbox, and wake its reader."""
         self.closed = True
         self.put(Closed())

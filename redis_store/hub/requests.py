@@ -1,4 +1,4 @@
-"""What a hub asks of its runner, and what watchers ask of a hub. No I/O."""
+"""Requests: of a hub to its runner, and of watchers to a hub. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMANDS_PER_CALL = 100
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send a command on the listening connection; what it answers is heard."""
+    """Send a command on the listening connection. Its reply comes in through `Hub.heard`."""
 
     command: Command
 
@@ -28,7 +28,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class HubPause:
-    """Wait until something is heard, somebody wants something, or the time has come."""
+    """Wait until a message or a request arrives, or the time has come."""
 
     until: float
 
@@ -38,7 +38,7 @@ class HubPause:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A watcher wants a namespace."""
+    """A watcher's request for one namespace."""
 
     mailbox: Mailbox
     user: UserKeys
@@ -48,25 +48,25 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class JoinAll:
-    """A watcher wants all namespaces of a user whose names begin so, those to come included."""
+    """A watcher's request for all namespaces of a user whose names begin with a prefix, including later ones."""
 
     mailbox: Mailbox
     user: UserKeys
     prefix: bytes
     bounds: LogBounds
     known: frozenset[bytes] = frozenset()
-    """Namespaces in which it goes on from a cursor: they may hold nothing any more, which is news to it."""
+    """Namespaces in which the watcher resumes from a cursor. They may have been emptied since, which the watcher must learn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """A watcher goes."""
+    """A watcher's request to end."""
 
     mailbox: Mailbox
 
 
 async def say(commands: Sequence[Command]) -> None:
-    """Say what is good to have said and does no harm where it is refused: by a full server, by access rules."""
+    """Send commands that are useful but not needed: a refusal, by a full server or by access rules, is ignored."""
     for start in range(0, len(commands), _COMMANDS_PER_CALL):
         with contextlib.suppress(ServerRefused, PermissionDenied):
             await Call(tuple(commands[start : start + _COMMANDS_PER_CALL]), lambda reply: reply)

@@ -1,4 +1,4 @@
-"""Who watches what through a hub: its namespaces, those who want all namespaces of a user, and who comes and goes. No I/O."""
+"""Watchers of a hub: their namespaces, those that watch all namespaces of a user, and requests to begin or end. No I/O."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from redis_store.namespace.keys import UserKeys
 
 @dataclass(slots=True)
 class Registry:
-    """The namespaces of a user, watched by those who want all of them."""
+    """A user's registry, read for the watchers of all namespaces."""
 
     user: UserKeys
     channel: bytes
     wanted: list[JoinAll] = field(default_factory=list)
     listed: set[int] = field(default_factory=set)
-    """Who has been given the first list, by the identity of the mailbox."""
+    """The watchers that have got the first listing, by the `id` of their mailboxes."""
     subscribed: bool = False
     dirty: bool = True
 
 
 class Members:
-    """The namespaces of a hub, and their watchers."""
+    """The namespaces and watchers of a hub."""
 
     def __init__(self, database: int) -> None:
         self.agenda = Agenda()
@@ -33,21 +33,21 @@ class Members:
         self.by_channel: dict[bytes, WatchedNamespace] = {}
         self.registries: dict[bytes, Registry] = {}
         self.ended: list[WatchedNamespace] = []
-        """Namespaces that nobody watches any more, and of which the server has not been told."""
+        """Unwatched namespaces whose state is not saved and whose channels are not unsubscribed yet."""
         self.channel_head = b"__keyspace@%d__:" % database
         self._requests: list[Request] = []
 
     @property
     def none(self) -> bool:
-        """Whether there is nobody."""
+        """Whether there is no namespace, no registry and no request."""
         return not (self.feeds or self.registries or self._requests or self.ended)
 
     def ask(self, request: Request) -> None:
-        """Note what a watcher wants; `admit` sees to it."""
+        """Queue a watcher's request for `admit`."""
         self._requests.append(request)
 
     def all(self) -> list[Mailbox]:
-        """All who watch, or want to."""
+        """Return the mailboxes of all watchers, including those whose requests are queued."""
         found = {id(mailbox): mailbox for feed in self.feeds.values() for mailbox in feed.followers}
         for registry in self.registries.values():
             found |= {id(wanted.mailbox): wanted.mailbox for wanted in registry.wanted}
@@ -56,12 +56,12 @@ class Members:
         return list(found.values())
 
     def some_user(self) -> UserKeys | None:
-        """Return a user for whom somebody watches."""
+        """Return any user with a watcher."""
         users = [*(feed.user for feed in self.feeds.values()), *(each.user for each in self.registries.values())]
         return users[0] if users else None
 
     def admit(self) -> None:
-        """Let in who wants to watch, and out who does not."""
+        """Carry out the queued requests."""
         while self._requests:
             request = self._requests.pop(0)
             if isinstance(request, Leave):
@@ -74,7 +74,7 @@ class Members:
                 self._join_all(request)
 
     def join(self, join: Join, *, fresh: bool) -> None:
-        """Let a watcher have a namespace; `fresh` where it came into being while all were watched."""
+        """Add a watcher to a namespace. `fresh` is True for a namespace created while all namespaces were watched."""
         feed = self.feeds.get(join.keys.data)
         if feed is None:
             channel = self.channel_head + join.keys.data
@@ -85,7 +85,7 @@ class Members:
             join.mailbox.budget.taken += 1
 
     def missing(self, registry: Registry, names: set[bytes]) -> None:
-        """Let those who want all namespaces have those that are new to them."""
+        """Add the watchers of all namespaces to those that are new to them. A watcher over its budget is refused."""
         for join in registry.wanted:
             fresh = id(join.mailbox) in registry.listed
             wanted = names if fresh else names | join.known
@@ -103,9 +103,9 @@ class Members:
                 self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
 
     def has_opened(self, join: JoinAll) -> bool:
-        """Whether all namespaces that a watcher got are watched."""
+        """Whether all namespaces of a watcher are open."""
         prefix = join.user.prefix + b"ns:"
-        # They are opened in their order, so the last one tells soonest; this is asked after each of them.
+        # Namespaces are opened in order and this is called after each, so the last one is the quickest to check.
         return all(
             feed.opened
             for data, feed in reversed(self.feeds.items())
@@ -113,26 +113,29 @@ class Members:
         )
 
     def refuse(self, mailboxes: list[Mailbox], error: DataStoreError) -> None:
-        """Tell watchers that they cannot watch."""
+        """Fail watchers with an error, and remove them."""
         for mailbox in mailboxes:
             mailbox.put(WatchFailed(error))
             self._let_go(mailbox)
 
     def _forget_left(self) -> None:
-        """Let go of what nobody watches, when nothing can be said of it to the server."""
+        """Drop unwatched namespaces without saving their state, because the connections are gone."""
         for feed in list(self.agenda.left):
             self.end(feed)
         self.ended.clear()
 
     def _newcomers(self) -> list[Mailbox]:
-        """Those who have not begun to watch yet."""
+        """Return the mailboxes of watchers that have not begun yet."""
         found = [mailbox for feed in self.feeds.values() if not feed.opened for mailbox in feed.followers]
         for registry in self.registries.values():
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
         return found
 
     def disconnected(self, error: DataStoreError, *, spares: bool) -> None:
-        """The connections are gone, and with them everything that was on its way; who has not begun to watch is told why."""
+        """Note that the connections are gone, and fail the watchers that have not begun yet.
+
+        With `spares`, such a watcher fails only at the second loss.
+        """
         self.admit()
         spared = [mailbox for mailbox in self._newcomers() if spares and not mailbox.spared]
         self.refuse([mailbox for mailbox in self._newcomers() if mailbox not in spared], error)
@@ -168,7 +171,7 @@ class Members:
                     self.agenda.left[feed] = None
 
     def end(self, feed: WatchedNamespace) -> None:
-        """Watch a namespace no more."""
+        """Stop watching a namespace."""
         del self.feeds[feed.keys.data], self.by_channel[feed.channel]
         self.agenda.strike(feed)
         self.ended.append(feed)
@@ -176,8 +179,8 @@ class Members:
 
 def _too_many_namespaces(most: int) -> LimitExceeded:
     return LimitExceeded(
-        f"At most {most:,} namespaces may be watched at once here, and there are more: watch those whose names begin alike, or"
-        " one at a time.",
+        f"At most {most:,} namespaces can be watched at once here, and there are more: pass a longer prefix, or watch one"
+        " namespace at a time.",
         limit="watched_namespaces",
         limit_count=most,
     )

@@ -1,7 +1,7 @@
-"""The thread that carries out what a hub says, on two connections; and the hubs of this process, one for each server.
+"""The thread that runs a hub on two connections, and the hubs of this process: one for each server.
 
-It begins with the first watcher and ends, with its connections, soon after the last. Broken connections are made again, with
-the resolver of any watcher that is there, and the hub reconciles.
+The thread begins with the first watcher and ends, with its connections, soon after the last. It replaces broken connections,
+with the resolver of any current watcher; the hub then compares.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from redis_store.protocol.replies import raise_error_reply
 _log = logging.getLogger("redis_store.watch.sync")
 
 HUB_LINGER_S = 0.5
-"""So long a hub stays that nobody uses, in case somebody comes back."""
+"""Time that an unused hub stays, in seconds, in case a watcher returns."""
 
 _FIRST_RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
@@ -63,7 +63,7 @@ class HubThread:
         self._thread.start()
 
     def ask(self, request: Request, source: Source | None) -> None:
-        """Pass on what a watcher wants; from any thread, under the lock of `_hubs`."""
+        """Queue a watcher's request. Called from any thread, under the lock of `_hubs`."""
         with self._lock:
             self._requests.append(request)
             if source is not None:
@@ -73,7 +73,7 @@ class HubThread:
         self.wake()
 
     def drop(self, mailbox: Mailbox) -> None:
-        """Serve a watcher no more that is garbage; takes no lock."""
+        """Stop serving a watcher that was garbage-collected. Takes no lock."""
         self._dropped.append(mailbox)
         self.wake()
 
@@ -82,7 +82,7 @@ class HubThread:
             self._teller.send(b"!")
 
     def abandon(self) -> None:
-        """In a forked child: close our copies of what the parent's thread goes on using."""
+        """Close this process's copies of the parent's connections and sockets. Called in a forked child."""
         self._ended = True
         for mailbox in self._hub.mailboxes():
             mailbox.close()
@@ -102,7 +102,7 @@ class HubThread:
                 except DataStoreError as error:
                     self._lost(error)
         except BaseException as error:
-            _log.exception("The watching thread failed; its watchers end.")
+            _log.exception("The hub's thread failed. All its watchers are closed.")
             self._end_all(error)
         finally:
             self._disconnect()
@@ -121,10 +121,10 @@ class HubThread:
         with self._lock:
             for source in self._sources.values():
                 return source
-        raise ConnectionLost("Nobody watches")
+        raise ConnectionLost("There is no watcher to connect for")
 
     def _drive(self) -> None:
-        """Carry out the hub's session, until nobody uses it or a connection breaks."""
+        """Run the hub's session until the hub is unused or a connection breaks."""
         hub, reading, listener = self._hub, self._reading, self._listener
         assert reading is not None
         assert listener is not None
@@ -161,7 +161,7 @@ class HubThread:
             self._disconnect()
 
     def _listen(self, listener: Listener, until: float) -> None:
-        """Wait for messages, for requests, or for a time."""
+        """Wait for messages or requests until a time."""
         ready = self._poll(until - monotonic(), listener.sock)
         if listener.sock.fileno() in ready:
             listener.drain(self._hub.heard)
@@ -187,7 +187,7 @@ class HubThread:
                 self._hub.ask(request)
 
     def _rest(self) -> bool:
-        """Nobody watches: wait a little for somebody to come back; True to end."""
+        """Wait a little for a watcher to return. Return True if the hub is still unused."""
         self._poll(HUB_LINGER_S)
         self._pass_requests()
         return self._hub.unused
@@ -200,7 +200,7 @@ class HubThread:
         if self._hub.unused:
             return
         if self._retry_s == _LONGEST_RETRY_S / 2:
-            _log.warning("Watching is interrupted, and is tried again: %s", error)
+            _log.warning("Watching was interrupted; reconnecting: %s", error)
         end = monotonic() + self._retry_s
         self._retry_s = min(_LONGEST_RETRY_S, self._retry_s * 2)
         while (left := end - monotonic()) > 0 and not self._requests:
@@ -241,7 +241,7 @@ _hubs_lock = threading.Lock()
 
 
 def join(request: Join | JoinAll, source: Source, timeout_s: float | None) -> None:
-    """Have a watcher served by the hub of its server."""
+    """Have the hub of its server serve a watcher."""
     url = source.resolver.url
     key = f"{url} {timeout_s}"
     with _hubs_lock:
@@ -253,7 +253,7 @@ def join(request: Join | JoinAll, source: Source, timeout_s: float | None) -> No
 
 
 def leave(mailbox: Mailbox) -> None:
-    """Have a watcher served no more; harmless when repeated."""
+    """Stop serving a watcher. Repeating it is harmless."""
     with _hubs_lock:
         hub = _hub_of.pop(id(mailbox), None)
         if hub is not None:
@@ -261,7 +261,7 @@ def leave(mailbox: Mailbox) -> None:
 
 
 def let_go(mailbox: Mailbox) -> None:
-    """Do as `leave` does, for finalizers: they run in the middle of anything, perhaps under the very lock."""
+    """Stop serving a watcher, from a finalizer: it may run at any point, even while this thread holds the lock of `_hubs`."""
     hub = _hub_of.pop(id(mailbox), None)
     if hub is not None:
         hub.drop(mailbox)
@@ -271,7 +271,7 @@ _hub_of: dict[int, HubThread] = {}
 
 
 def database_of(url: str) -> int:
-    """Return the number of the database that a url names, as redis-py reads it; it is part of keyspace channels."""
+    """Return the database number in a URL, as redis-py reads it. Keyspace channels contain it."""
     database: int = redis_connection.parse_url(url).get("db", 0)
     return database
 

@@ -1,6 +1,6 @@
-"""One watched namespace, as a hub knows it: where it stands in the log, what should be there, and what does not agree.
+"""The hub's state of one watched namespace: its position in the change log, its digests, and any sign that they disagree.
 
-No I/O: `hub.hub` says when to look, and hands in what was found.
+No I/O: `hub/hub.py` decides when to read, and passes the replies in.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.ops.listing import START
 
 LEARNED_FIRST = 2000
-"""A namespace of at most so many keys is learned before anybody is told that it is watched. In a bigger one hand-made writes
-of the time in which it is learned lead to a reset."""
+"""Largest namespace, in keys, that is learned before its watchers are told that they are watching. In a larger namespace,
+external writes made while it is learned cause a reset."""
 
 MOST_NEWS_BYTES = 4 * MAX_VALUE_BYTES
-"""Values that were written since the last look and are more than this together are not read at once: all who watch begin anew."""
+"""Limit on the total size of values to read after one read of the log, in bytes. Beyond it, every watcher gets a reset."""
 
 LEAVE_S = 2.0
-"""So long a namespace that nobody watches any more is kept at most, to be known when somebody comes back."""
+"""Longest time to keep an unwatched namespace whose state is incomplete, in seconds. Complete state is saved for the next
+watcher."""
 
 
 @dataclass(slots=True)
 class Scan:
-    """A walk over the namespace, page by page: the first one learns it, a later one compares."""
+    """A scan of the namespace, page by page: the first one learns the digests, a later one compares with them."""
 
     learns: bool
     page_keys: int
@@ -44,7 +45,7 @@ class Scan:
 
 
 class WatchedNamespace:
-    """A namespace that is watched."""
+    """A namespace with at least one watcher, or whose last watcher has just left."""
 
     def __init__(
         self,
@@ -61,37 +62,37 @@ class WatchedNamespace:
         self.user = user
         self.keys = keys
         self.channel = channel
-        """Where its keyspace events are published."""
+        """The channel of its keyspace events."""
         self.bounds = bounds
         self.fresh = fresh
         self.followers: list[Mailbox] = []
         self.unsure: list[Mailbox] = []
-        """Followers that go on where somebody stopped, while it is not yet known whether the log tells all since."""
+        """Watchers that resume from a cursor, until it is known whether the log since then is complete."""
         self.wants_digests = False
-        """Whether anybody needs more than suspicions."""
+        """Whether any watcher needs changes, and not only suspicions."""
         self.subscribed = False
         self.opened = False
-        """Whether those who follow have been told that they do."""
+        """Whether the watchers have been told that they are watching."""
         self.epoch = b""
         self.position = Position(b"0-0", 0)
         self.seen: Seen | None = None
         self.made_here = False
         self.digests = Digests()
         self.knows = False
-        """Whether the digests are complete, and so something to compare with."""
+        """Whether the digests are complete, so that a scan can be compared with them."""
         self.checked = False
-        """Whether it is known that the log tells all since somebody watched last."""
+        """Whether the log since the last watcher left has been checked for completeness."""
         self.events = 0
-        """Keyspace events since the last token, those of expiry not counted."""
+        """Keyspace events since the last token, without those of expiry."""
         self.counted = 0
         """Keyspace events up to the last token."""
         self.told = 0
-        """Keyspace events that the log entries read since the last token account for."""
+        """Keyspace events accounted for by the log entries read since the last token."""
         self._catching_up = False
-        """The next read is the first on new connections: its entries' events went to nobody."""
+        """Whether the next read is the first on new connections: nobody received the events of its entries."""
         self.fields = 0
         self.reaping = False
-        """Fields have expired, so the number of fields may be behind for a while."""
+        """Whether fields have expired that the server may still include in the number of fields."""
         self.scan: Scan | None = None
         self.compare_at: float | None = None
         self.notes_refused = 0
@@ -103,20 +104,20 @@ class WatchedNamespace:
         self._left_at: float | None = None
 
     def may_end(self, now: float) -> bool:
-        """Whether a namespace that nobody watches any more can be let go."""
+        """Whether the state of an unwatched namespace can be dropped."""
         self._left_at = self._left_at or now
         return self.sure or not self.wants_digests or now - self._left_at > LEAVE_S
 
     @property
     def sure(self) -> bool:
-        """Whether it is known whole, and without doubts."""
+        """Whether its digests are complete and no comparison is pending."""
         return self.knows and self.checked and self.subscribed and self.compare_at is None and self.scan is None
 
     def is_followed_by(self, mailbox: Mailbox) -> bool:
         return any(other is mailbox for other in self.followers)
 
     def follow(self, mailbox: Mailbox) -> None:
-        """Let a watcher have what comes from here on."""
+        """Deliver changes to a watcher from now on."""
         self.followers.append(mailbox)
         self.wants_digests = self.wants_digests or not mailbox.light
         self._agenda.left.pop(self, None)
@@ -131,7 +132,7 @@ class WatchedNamespace:
         return Opened(self.keys, self.epoch, self.position, self.fresh, self.knows and not len(self.digests))
 
     def _open(self) -> None:
-        """From here on whatever happens is told to those who follow."""
+        """Tell the watchers that they get every change from now on."""
         if not self.opened:
             self.opened = True
             for mailbox in self.followers:
@@ -142,7 +143,7 @@ class WatchedNamespace:
         self.unsure = [other for other in self.unsure if other is not mailbox]
 
     def attach(self, attached: Attached) -> bool:
-        """The log is there, on new connections; True where it is another than before."""
+        """Take the log's state on new connections. Return True if watchers were following another log, which is gone."""
         self._agenda.unopened.pop(self, None)
         self.wake()
         self.counted = self.told = 0
@@ -153,7 +154,7 @@ class WatchedNamespace:
         return self.opened
 
     def begin_at(self, attached: Attached) -> None:
-        """Follow a log from its end on, and learn what the namespace is like."""
+        """Follow a log from its end on, and learn the namespace."""
         self.digests.clear()
         self.expiries.clear()
         self.knows = self.checked = False
@@ -167,7 +168,7 @@ class WatchedNamespace:
         self._learn()
 
     def disconnected(self) -> None:
-        """What happens from now on is not heard: compare when there are connections again."""
+        """Note that events are no longer received, and ask for a comparison after the reconnect."""
         self._agenda.unopened[self] = None
         self.subscribed = False
         self.scan = None
@@ -176,28 +177,28 @@ class WatchedNamespace:
             self.suspect(0.0)
 
     def wake(self) -> None:
-        """Have the log read."""
+        """Schedule a read of the log."""
         self._agenda.dirty[self] = None
 
     def heard(self, event: bytes) -> None:
-        """A keyspace event has come."""
+        """Take a keyspace event."""
         self._agenda.dirty[self] = None
         if event == b"hexpired":
             self.reaping = True
         elif event == b"del" and self._last_event == b"hexpired":
-            # The last field expired; or somebody deleted the key just then. There is little left to compare.
+            # Either the last field expired or the key was deleted just then. Little is left, so comparing is cheap.
             self.suspect(0.0)
         else:
             self.events += 1
         self._last_event = event
 
     def count(self) -> None:
-        """The token has come: what has been heard so far belongs to what was read with it, or before."""
+        """Take the token's return: the events received so far belong to the read that published it, or to earlier ones."""
         self.counted += self.events
         self.events = 0
 
     def take(self, raw_entries: list[Any]) -> list[LogEntry] | None:
-        """Return the entries behind the known one, with which a read must begin; None where it does not."""
+        """Return the entries after the last known one, or None if the read does not begin with that one."""
         if not raw_entries:
             return None
         first, *others = (parse_entry(raw) for raw in raw_entries)
@@ -206,9 +207,9 @@ class WatchedNamespace:
         return others
 
     def accept(self, entries: list[LogEntry]) -> None:
-        """Move on behind entries whose values have been read, remember what they say, and hand them to all who follow.
+        """Move the position past entries whose values have been read, apply them, and deliver them to all watchers.
 
-        In one step, so that a connection that breaks while values are read leaves nothing undelivered.
+        All in one step, so that a connection that breaks while values are read leaves nothing undelivered.
         """
         if entries:
             if not self._catching_up:
@@ -218,7 +219,10 @@ class WatchedNamespace:
             self.deliver(entries)
 
     def settle(self, now: float, server_ms: int, *, counted: bool = True) -> None:
-        """All events from before the last read have come (where they are `counted`): they and the log must agree."""
+        """Ask for a comparison if the log disagrees with the events (if `counted`) or with the number of fields.
+
+        Every event from before the last read has been received by now.
+        """
         agrees = not counted or self.counted == self.told
         self.counted = self.told = 0
         self._catching_up = False
@@ -235,13 +239,13 @@ class WatchedNamespace:
         if surplus == 0:
             self.reaping = False
         if agrees and self.expiries.pending(server_ms):
-            return  # who is gone will be told first, then numbers count
-        # Fields that have expired are counted by the server until it reaps them.
+            return  # expiries are reported first; until then the number of fields proves nothing
+        # The server counts expired fields until it reaps them.
         if not agrees or surplus < 0 or (surplus > 0 and not self.reaping):
             self.suspect(now)
 
     def _settle_unknown(self, now: float, agrees: bool) -> None:
-        """Somebody may have written by hand before it was known what there had been."""
+        """Handle a possible external write while the namespace is still being learned."""
         if not agrees:
             if self.opened:
                 for mailbox in self.followers:
@@ -258,13 +262,16 @@ class WatchedNamespace:
             self._agenda.doubtful[self] = None
 
     def rest(self, until: float) -> None:
-        """Make no comparison before then."""
+        """Delay comparisons until this time."""
         self._rest_until = until
         if self.compare_at is not None:
             self.compare_at = max(self.compare_at, until)
 
     def apply(self, entries: list[LogEntry]) -> None:
-        """Remember what entries say, whose values have been read; what was found is news once only."""
+        """Update the digests from entries whose values have been read.
+
+        A change that a hub found by comparing is dropped from the entry if the digests already have it.
+        """
         if not self.wants_digests:
             return
         for entry in entries:
@@ -299,7 +306,7 @@ class WatchedNamespace:
         return self.digests.put(name, digest_of(text))
 
     def deliver(self, entries: list[LogEntry]) -> None:
-        """Hand entries to all who follow."""
+        """Deliver entries to all watchers."""
         if not entries or not self.followers:
             return
         delivery = Delivery.of(self.keys.data, entries)
@@ -308,7 +315,7 @@ class WatchedNamespace:
                 mailbox.deliver(delivery)
 
     def may_be_scanned(self, now: float) -> bool:
-        """Whether there is something to learn or to compare at this time."""
+        """Whether something can be learned or compared at this time."""
         if not self.wants_digests or not self.epoch:
             return False
         if self.scan is not None or not self.checked:
@@ -324,7 +331,7 @@ class WatchedNamespace:
             self._agenda.doubtful[self] = None
 
     def look_at(self, page: Page, touched_now: set[bytes]) -> None:
-        """Learn or compare a page, read at the moment at which the log was read too."""
+        """Learn or compare a page. It was read in one transaction with the log."""
         scan = self.scan
         assert scan is not None
         scan.cursor = page.cursor
@@ -338,7 +345,7 @@ class WatchedNamespace:
                 scan.suspects[name] = None
 
     def end_scan(self) -> list[bytes]:
-        """Return the fields that are not as they should be; where the walk was to learn, there are none."""
+        """End the scan. Return the fields that differ from their digests; a scan that learns returns none."""
         scan, self.scan = self.scan, None
         assert scan is not None
         if scan.learns:
@@ -346,17 +353,17 @@ class WatchedNamespace:
             self._open()
             return []
         self.end_doubts()
-        # A field that was there from the start of the walk to its end has been met.
+        # HSCAN returns every field that exists from the start of a scan to its end.
         missing = [name for name in self.digests if name not in scan.met and name not in scan.touched]
         return [*scan.suspects, *missing]
 
     def end_doubts(self) -> None:
-        """There is nothing left to learn or to compare, unless a comparison has been asked for meanwhile."""
+        """Take the namespace off the agenda of comparisons, unless another one was asked for meanwhile."""
         if self.compare_at is None and self.scan is None:
             self._agenda.doubtful.pop(self, None)
 
     def believe(self, digests: Mapping[bytes, int | None]) -> None:
-        """Take keys for what they were before somebody wrote them by hand, so that the comparison finds it."""
+        """Set digests to their state before an external write, so that the next comparison finds that write."""
         for name, digest in digests.items():
             if digest is None:
                 self.digests.drop(name)
@@ -364,30 +371,30 @@ class WatchedNamespace:
                 self.digests.put(name, digest)
 
     def expect_expiry(self, name: bytes, at_ms: int) -> None:
-        """A key expires then, in ms of the server's clock."""
+        """Note when a key expires, in ms of the server's clock."""
         self.expiries.expect(name, at_ms)
         self._agenda.expiring[self] = None
 
 
 class Agenda:
-    """Which of a hub's namespaces need what; ordered, so that each gets its turn."""
+    """The hub's namespaces by the work that they need. Ordered, so that each gets its turn."""
 
     def __init__(self) -> None:
         self.unopened: dict[WatchedNamespace, None] = {}
         self.dirty: dict[WatchedNamespace, None] = {}
-        """Something was heard of them, so that their logs have to be read."""
+        """Namespaces whose logs must be read."""
         self.doubtful: dict[WatchedNamespace, None] = {}
-        """They have to be learned or compared."""
+        """Namespaces to learn or to compare."""
         self.expiring: dict[WatchedNamespace, None] = {}
-        """Keys of theirs will expire."""
+        """Namespaces with keys that will expire."""
         self.left: dict[WatchedNamespace, None] = {}
-        """Nobody watches them any more; they end when it is known what they are like, for those who come later."""
+        """Namespaces without watchers. They end once their state is complete and can be saved for later watchers."""
 
     @staticmethod
     def first(feeds: dict[WatchedNamespace, None], most: int) -> list[WatchedNamespace]:
         return list(islice(feeds, most))
 
     def strike(self, feed: WatchedNamespace) -> None:
-        """It needs nothing any more."""
+        """Remove a namespace from every list."""
         for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
             feeds.pop(feed, None)

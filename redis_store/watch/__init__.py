@@ -1,1 +1,1 @@
-"""Watching: what a caller iterates over, and waiting for a key."""
+"""Watching: iterators over changes, and waiting for a key."""

@@ -1,7 +1,7 @@
 """Watching, for asyncio: an asynchronous iterator of changes, and waiting for a key.
 
-What a watcher does stands in `watch.watcher` and `watch.reader`. The hub is the process's, in its thread (`hub.thread`), so that
-blocking and asyncio users share it, and a busy event loop does not make it miss what the server says.
+The watcher's steps are in `watch/watcher.py` and `watch/reader.py`. The hub runs in a thread of the process (`hub/thread.py`), so
+that threads and asyncio share it, and a busy event loop does not make the hub miss messages.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class _Bell:
         if self._rung:
             return
         self._rung = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whoever waited
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and its waiting tasks are gone
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def receive(self, mailbox: Mailbox, deadline: float | None) -> Item | None:
-        """Return the next item, None where the deadline passes."""
+        """Return the next item, or None when the deadline passes."""
         while True:
             self._rung = False
             item = mailbox.take(0)
@@ -63,11 +63,11 @@ class _Bell:
 
 
 class AsyncWatch(AsyncIterator[Change]):
-    """The changes of a namespace, or of all of a user's, as they come; made by `AsyncDataStore.watch` and `watch_all`.
+    """An asynchronous iterator over the changes of one namespace, or of all namespaces of a user.
 
-    An asynchronous iterator and context manager. It begins with ``async with``, with `begin`, or else with the first change that
-    is asked for: what is written before that is not seen. One task at a time may take changes; a cancelled one takes none with
-    it. It outlives a server that is restarted: then it waits.
+    Made by `AsyncDataStore.watch` and `watch_all`; also a context manager. It begins with ``async with``, with `begin`, or with
+    the first request for a change; earlier writes are not seen. One task at a time may take changes; a cancelled task loses
+    none. While the server is away, it waits, and continues after a restart.
     """
 
     def __init__(self, driver: AsyncDriver, source: Source, plan: WatchRequest) -> None:
@@ -81,11 +81,11 @@ class AsyncWatch(AsyncIterator[Change]):
 
     @property
     def standing_by(self) -> bool:
-        """Whether another process works as this consumer, and this one waits for its end."""
+        """Whether another process holds this consumer, and this one stands by to take over."""
         return self._watching is not None and self._watching.standing_by
 
     async def begin(self) -> Self:
-        """Begin to watch, and return when what is written from then on will be seen. Harmless when repeated."""
+        """Begin to watch. Every write after this returns is seen. Repeating it is harmless."""
         if self._closed.is_set():
             raise StoreClosed("The watch is closed.")
         if self._watching is None:
@@ -103,26 +103,28 @@ class AsyncWatch(AsyncIterator[Change]):
         return self
 
     async def take(self, most: int = 1, timeout: float | None = None) -> list[Change]:
-        """Wait for a change and return it, with what is there besides up to `most`; nothing if `timeout` seconds pass.
+        """Wait for a change, and return it with the others that are ready, up to `most`.
 
-        A consumer's cursor does not move: say `done` of the last change that you are done with. Raises `StoredDataError` for a
-        value that is not JSON, once, and goes on behind it; raises `StoreClosed` after `close`.
+        Returns an empty list after `timeout` seconds.
+
+        The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
+        once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
         watching = await self._begun()
         return await self._drive(watching, watching.take(check_most(most), _deadline(timeout)))
 
     async def done(self, change: Change) -> None:
-        """Move the consumer's cursor behind this change; without a consumer's name there is nothing to move."""
+        """Move the consumer's cursor past this change. Does nothing without a consumer's name."""
         watching = await self._begun()
         await self._drive(watching, watching.done(change))
 
     async def next_change(self, timeout: float | None = None) -> Change | None:
-        """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
+        """Return the next change, or None after `timeout` seconds. The change returned before counts as done."""
         watching = await self._begun()
         return await self._drive(watching, watching.next_change(_deadline(timeout)))
 
     async def close(self) -> None:
-        """End it; whoever waits for the next change gets none. Harmless when repeated."""
+        """End the watch. A task that waits for the next change gets none. Repeating it is harmless."""
         self._closed.set()
         watching = self._watching
         if watching is not None and watching.end():
@@ -136,7 +138,7 @@ class AsyncWatch(AsyncIterator[Change]):
             if self._closed.is_set():
                 raise StopAsyncIteration from None
             raise
-        assert change is not None, "without a timeout there is one"
+        assert change is not None, "next_change returns None only after a timeout"
         return change
 
     async def __aenter__(self) -> Self:
@@ -196,7 +198,7 @@ async def wait_until(
     predicate: Callable[[Json], bool] | None,
     timeout: float | None,
 ) -> Json:
-    """Wait until a key is there, with a value for which the predicate holds, and return the value."""
+    """Wait until a key exists and its value satisfies the predicate, and return the value."""
     waiting = Waiting(scope, key, predicate)
     deadline = _deadline(timeout)
     if waiting.accepts(await driver.run(waiting.look())):
@@ -224,4 +226,4 @@ def _deadline(timeout: float | None) -> float | None:
 
 
 def _let_go(watching: Watching) -> None:
-    let_go(watching.mailbox)  # by now it may be another than at the beginning
+    let_go(watching.mailbox)  # read now, because the mailbox may have been replaced

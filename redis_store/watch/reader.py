@@ -1,16 +1,16 @@
-"""What a watcher does with what its hub hands it: a state machine without I/O, the same for threads and asyncio.
+"""A state machine that turns a hub's items into changes, the same for threads and asyncio. No I/O.
 
 Each namespace has a track, which is in one of these phases:
 
-- ``waiting``: the hub has not said yet from where on it follows the namespace.
-- ``catching up``: the watcher goes on from a cursor; it reads the log itself, page by page, up to where the hub follows.
-- ``listing``: it gives every key, at the beginning or after a reset, reading the namespace page by page. With each page comes
-  the log's last entry of the same moment: what the hub hands over later and is older than a key's page is not given again.
-- ``live``: it passes on what the hub hands over.
+- ``waiting``: the hub has not reported yet from which position it follows the namespace.
+- ``catching up``: the watcher resumes from a cursor. It reads the log itself, page by page, up to the hub's position.
+- ``listing``: the watcher gives every key, at the beginning or after a reset, and reads the namespace page by page. Each page
+  comes with the log's last entry of the same moment. An entry from the hub that is older than a key's page is not given again.
+- ``live``: the watcher passes on the hub's entries.
 
-While a track is not live nothing is taken from the mailbox, which is bounded. So what comes meanwhile waits, in order. But for
-the beginning of a watcher of all namespaces, which waits for the last of them to be opened: what comes of the others until then
-is read again, in the log or with the keys.
+While a track is not live, nothing is taken from the mailbox, which is bounded; entries wait there in order. The exception is
+the beginning of a watcher of all namespaces, which waits for the last namespace to be opened. Entries of the others that
+arrive until then are read again, from the log or with the keys.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Order: TypeAlias = "tuple[int, int]"
 ONE_PAGE_KEYS = 2 * SNAPSHOT_KEYS
 
 CATCH_UP_BYTES = MAX_VALUE_BYTES
-"""Values of the log's next entries are read together up to this; those of one entry that are more are given with a reset."""
+"""Limit on the total size of the values read together while catching up, in bytes. One entry with more leads to a reset."""
 
 
 class Ready(NamedTuple):
-    """A change that can be given: decoded, and its cursor written, only when it is asked for."""
+    """A change that can be given. Its value is decoded and its cursor written only on request."""
 
     track: Track
     op: ChangeOp
     field: bytes | None
     text: bytes | None
     position: Position | None
-    """Where to go on behind it; None: with a reset."""
+    """The position after it, for its cursor; None for a cursor that leads to a reset."""
     source: ChangeSource
     agent: str | None = None
     run: str | None = None
@@ -56,7 +56,7 @@ class Ready(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a watcher's caller gets next."""
+    """The next change for a watcher's caller, or the error of its value."""
 
     ready: Ready
     track: Track
@@ -65,7 +65,7 @@ class Given(NamedTuple):
 
 
 class Track:
-    """One namespace, as one watcher follows it."""
+    """The state of one namespace in one watcher."""
 
     def __init__(self, user: UserKeys, keys: NamespaceKeys) -> None:
         self.keys = keys
@@ -74,24 +74,24 @@ class Track:
         self.phase: Phase = "waiting"
         self.epoch = b""
         self.position = Position(b"0-0", 0)
-        """How far the watcher has come, what did not match its prefix included."""
+        """The watcher's position, past entries that did not match its prefix too."""
         self.order: Order = (0, 0)
         self.until: Order = (0, 0)
-        """While catching up: where the hub takes over."""
+        """While catching up: the entry after which the hub's deliveries continue."""
         self.page_cursor = START
         self.page_keys = 0
         self.listed_from: Position | None = None
         self.listed_to: Order = (0, 0)
         self.page_of: dict[bytes, Order] = {}
-        """The last entry at the time when a key was read, while that is of use."""
+        """By key, the log's last entry when the key was read, until the watcher is past the listing."""
         self.held_back: Ready | None = None
 
     def cursor_of(self, position: Position | None) -> str:
-        """Return the text of a cursor."""
+        """Return the text of a cursor at a position, or of a reset for None."""
         return self.cursors.reset if position is None else self.cursors.write(self.epoch, position)
 
     def list_all(self) -> None:
-        """Give every key, then what comes after."""
+        """Begin to give every key; later changes follow."""
         self.phase = "listing"
         self.page_cursor, self.page_keys = START, 0
         self.listed_from = None
@@ -99,18 +99,18 @@ class Track:
         self.held_back = None
 
     def move(self, position: Position, order: Order) -> None:
-        """The watcher has come to there."""
+        """Set the watcher's position."""
         self.position, self.order = position, order
         if self.page_of and order > self.listed_to:
             self.page_of = {}
 
     def is_listed(self, field: bytes, order: Order) -> bool:
-        """Whether a key was read after an entry, so that the entry is no news of it."""
+        """Whether a key was read after an entry, so that the entry adds nothing for it."""
         return bool(self.page_of) and order <= self.page_of.get(field, (0, 0))
 
 
 class Follower:
-    """Turns what a hub hands over into changes, in order."""
+    """Turns a hub's items into changes, in order."""
 
     def __init__(
         self,
@@ -130,10 +130,10 @@ class Follower:
         self._starts: Mapping[bytes, Cursor | None] | None = None
         self._ready: deque[Ready] = deque()
         self.gone: set[bytes] = set()
-        """Namespaces that hold nothing, and of which there is nothing to tell."""
+        """Empty namespaces without changes since their cursors."""
 
     def start_from(self, cursors: Mapping[bytes, Cursor | None] | None) -> None:
-        """Go on from these cursors in those namespaces (None stands for a reset), or from wherever the hub is."""
+        """Resume from these cursors by namespace (None stands for a reset). Without cursors, begin at the hub's position."""
         self._starts = cursors
 
     def add(self, keys: NamespaceKeys) -> Track:
@@ -145,13 +145,13 @@ class Follower:
 
     @property
     def busy(self) -> bool:
-        """Whether something has to be read before anything else can be taken from the mailbox."""
+        """Whether pages must be read before the next item is taken from the mailbox."""
         while self._busy and self._busy[0].phase == "live":
             self._busy.popleft()
         return bool(self._busy)
 
     def next_work(self) -> Op[None]:
-        """Return the reading of the next page."""
+        """Return the operation that reads the next page."""
         track = self._busy[0]
         return self._list_page(track) if track.phase == "listing" else self._catch_up(track)
 
@@ -161,11 +161,11 @@ class Follower:
         return bool(self._ready)
 
     def next_track(self) -> Track:
-        """The namespace of the next change."""
+        """Return the track of the next change."""
         return self._ready[0].track
 
     def pop(self) -> Given:
-        """Return the next change, or what is wrong with its value."""
+        """Return the next change, or the error of its value."""
         ready = self._ready.popleft()
         track = ready.track
         key = None if ready.field is None else decode_name(ready.field)
@@ -180,11 +180,11 @@ class Follower:
         return Given(ready, track, cursor, change)
 
     def put_back(self, given: Given) -> None:
-        """Have it given again."""
+        """Return a popped change to the front of the queue."""
         self._ready.appendleft(given.ready)
 
     def accept(self, item: Item, missed: int | None = None) -> None:
-        """Take what the hub handed over."""
+        """Take an item from the hub."""
         if type(item) is Delivery:
             track = self.tracks.get(item.feed)
             if track is None:
@@ -223,13 +223,13 @@ class Follower:
                 track.move(start.position, id_order(start.position.id))
                 track.phase = "catching up"
         elif self._initial or opened.fresh or self._starts is not None:
-            # Who goes on, and does not know this namespace, has to be given all of it.
+            # A watcher that resumes without a cursor for this namespace gets every key of it.
             track.list_all()
         else:
             track.phase = "live"
 
     def _catch_up_to(self, track: Track, delivery: Delivery) -> None:
-        """Read in the log what came while a watcher of all namespaces waited for the last of them to be opened."""
+        """Extend catching up to a delivery that came while a watcher of all namespaces waited for the last one to open."""
         self.gone.discard(track.keys.name)
         last = delivery.entries[-1]
         if last.local:
@@ -244,7 +244,7 @@ class Follower:
             self._busy.append(track)
 
     def _give(self, track: Track, entry: LogEntry) -> None:
-        """Make ready what an entry says, but for what has been given already, or is known from a page that was read later."""
+        """Queue an entry's changes, except those given already and those of keys on pages read later."""
         order = entry.order
         taken = 0
         if not entry.local:
@@ -261,7 +261,7 @@ class Follower:
                 continue
             op, field, text = news
             if field is None:
-                # What a page showed of keys that were written after this comes again.
+                # The namespace was cleared, so give keys written after this again, even if a page had them.
                 track.page_of = {}
             elif not self._wants(field) or track.is_listed(field, order):
                 continue
@@ -293,7 +293,7 @@ class Follower:
             self._end_listing(track)
 
     def _end_listing(self, track: Track) -> None:
-        """The last key's cursor says that all have been given; where there is none, that of the reset does."""
+        """End the listing. The last key, or the reset if there is no key, gets the cursor that continues after the listing."""
         assert track.listed_from is not None
         track.phase = "live"
         track.move(track.listed_from, id_order(track.listed_from.id))

@@ -1,4 +1,4 @@
-"""What a watcher was asked for, checked; and its steps that threads and asyncio have in common. No I/O."""
+"""The checked arguments of a watch, and the operations on its consumer. No I/O."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from redis_store.types import Change
 from redis_store.watch.reader import Follower, Track
 
 STAND_BY_S = 1.0
-"""How often a process that stands by asks whether the consumer is gone."""
+"""Interval at which a process that stands by tries to become the consumer, in seconds."""
 
 SAVE_AFTER = 500
-"""So many entries that did not concern a consumer, and its cursor is moved on all the same, lest they be trimmed."""
+"""Save the cursor after this many irrelevant entries, so that the log can be trimmed behind it."""
 
 
 @dataclass(slots=True)
 class Consumer:
-    """A name under which the cursor is kept in Redis."""
+    """A consumer: its name, this process as its holder, and the Redis keys of its lock and its cursors."""
 
     name: str
     holder: str
@@ -34,7 +34,7 @@ class Consumer:
 
 @dataclass(slots=True)
 class WatchRequest:
-    """What to watch, and from where on."""
+    """The namespaces to watch, and where to begin."""
 
     scope: Scope
     everywhere: bool
@@ -43,13 +43,13 @@ class WatchRequest:
     since: Mapping[bytes, Cursor | None] | None
     consumer: Consumer | None
     budget: NamespaceBudget | None = None
-    """Bounds how many namespaces are followed; None for as many as there are."""
+    """The limit on the number of watched namespaces, or None for no limit."""
     stored: set[bytes] = field(default_factory=set)
-    """The namespaces in which the consumer's cursor is in Redis."""
+    """The namespaces for which Redis holds a cursor of the consumer."""
     lost: bool = False
-    """Another process has become the consumer."""
+    """Whether another process has become the consumer."""
     left_by_others: set[bytes] = field(default_factory=set)
-    """The namespaces in which the process that was the consumer had cursors, when this one last stood by and saw any."""
+    """The namespaces with cursors of the previous holder, as last seen while this process stood by."""
 
     @classmethod
     def of_namespace(
@@ -72,7 +72,7 @@ class WatchRequest:
         holder: str,
         budget: NamespaceBudget | None = None,
     ) -> WatchRequest:
-        """Check the arguments of `watch_all`; a handle that may read some namespaces only gives their prefix."""
+        """Check the arguments of `watch_all`. A handle that may read only some namespaces must pass a prefix of those."""
         names = encode_prefix(prefix)
         if not scope.access.may_read_all(names):
             raise scope.access.refusal("read", f"{names}*")
@@ -104,14 +104,14 @@ class WatchRequest:
         return follower
 
     def request(self, mailbox: Mailbox) -> Join | JoinAll:
-        """What to ask the hub for."""
+        """Return the request to the hub."""
         scope = self.scope
         if self.everywhere:
             return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log, frozenset(self.since or ()))
         return Join(mailbox, scope.user, scope.keys, scope.log)
 
     async def claim(self) -> bool:
-        """Become the consumer, and find out where it stopped; False where another process is it."""
+        """Become the consumer and load its cursors. Return False if another process holds it."""
         who = self.consumer
         assert who is not None
         wanted = () if self.everywhere else (self.scope.keys.name, b"")
@@ -129,10 +129,10 @@ class WatchRequest:
                 await self.release()
                 raise InvalidInput(
                     f"The consumer {who.name!r} watches all namespaces of {self.scope.user.user!r}, so its cursors are in use:"
-                    " give another name."
+                    " pass another name."
                 )
         self.stored = set(known)
-        # Where a cursor has gone, so has what the one before was told last: a server was flushed, or lost its latest writes.
+        # A cursor that is gone means that the server was flushed or lost its latest writes: begin with a reset there.
         lost, self.left_by_others = self.left_by_others - known.keys(), set()
         if known or lost:
             since = {name: _stored(self.scope, name, text) for name, text in known.items()} | dict.fromkeys(lost)
@@ -140,12 +140,12 @@ class WatchRequest:
         return True
 
     def _mine(self, names: Iterable[bytes]) -> set[bytes]:
-        """Return the namespaces that are watched, and the empty name which says that all are."""
+        """Return the names that this watch covers, and the empty name, which marks a consumer of all namespaces."""
         prefix = self.prefix.encode()
         return {name for name in names if name.startswith(prefix) or not name}
 
     async def advance(self, moved: dict[bytes, str]) -> None:
-        """Move the consumer's cursors, forget empty ones, or find out that another process has become the consumer."""
+        """Move the consumer's cursors and delete empty ones. Sets `lost` if another process has become the consumer."""
         who = self.consumer
         assert who is not None
         self.lost = not await consumers.advance(who.lock, who.cursors, who.holder, moved)
@@ -160,37 +160,37 @@ class WatchRequest:
         await consumers.release(self.consumer.lock, self.consumer.holder)
 
     def check_done(self, change: object) -> None:
-        """Refuse what would move the cursor of somebody else, or to nowhere."""
+        """Raise for a change that is not of this watch, or whose cursor is not valid."""
         if not isinstance(change, Change):
-            raise InvalidType(f"What is done must be a Change that this watch gave, not {type(change).__name__}.")
+            raise InvalidType(f"done takes a Change that this watch returned, not {type(change).__name__}.")
         name = self.scope.user.namespace(change.namespace).name
         mine = name.startswith(self.prefix.encode()) if self.everywhere else name == self.scope.keys.name
         if not mine:
             raise InvalidInput(
-                f"The change is of namespace {change.namespace!r}, and this is a watch of {self}: say done to the watch that"
-                " gave it."
+                f"The change is of namespace {change.namespace!r}, and this is a watch of {self}: call done on the watch that"
+                " returned it."
             )
         _format(self.scope, name).read(change.cursor)
 
     def first_cursors(self, tracks: Mapping[bytes, Track]) -> dict[bytes, str]:
-        """Return the cursors to keep from the start, so that a consumer that is killed before its first change loses none."""
+        """Return the cursors to store at the beginning, so that a consumer killed before its first change loses none."""
         moved = {
             track.keys.name: track.cursor_of(track.position if track.phase == "live" else None)
             for track in tracks.values()
             if track.phase != "waiting" and track.keys.name not in self.stored
         }
         if self.everywhere and b"" not in self.stored:
-            # Says that this consumer has begun, even if there was no namespace yet.
+            # Marks that this consumer has begun, even without any namespace.
             moved[b""] = "all"
         return moved
 
 
 def check_most(most: object) -> int:
-    """Return how many changes to take at most."""
+    """Return `most`, the largest number of changes to take, once it is checked."""
     if isinstance(most, bool) or not isinstance(most, int):
-        raise InvalidType(f"How many changes to take must be an int, not {type(most).__name__}.")
+        raise InvalidType(f"The number of changes to take must be an int, not {type(most).__name__}.")
     if most < 1:
-        raise InvalidInput(f"At least one change must be taken, not {most}.")
+        raise InvalidInput(f"The number of changes to take must be at least 1, not {most}.")
     return most
 
 
@@ -198,7 +198,9 @@ def _initial(initial: object, since: object) -> bool:
     if not isinstance(initial, bool):
         raise InvalidType(f"initial must be True or False, not {type(initial).__name__}.")
     if initial and since is not None:
-        raise InvalidInput("initial=True begins with every key and since= goes on from a cursor: give one of them.")
+        raise InvalidInput(
+            "initial=True begins with every key and since= resumes from a cursor: pass only one of them."
+        )
     return initial
 
 
@@ -207,7 +209,7 @@ def _format(scope: Scope, name: bytes) -> CursorFormat:
 
 
 def _stored(scope: Scope, name: bytes, text: bytes) -> Cursor | None:
-    """Return a consumer's cursor; one that somebody wrote by hand, and that means nothing, leads to a reset."""
+    """Return a consumer's cursor, or None, for a reset, if an external write made it invalid."""
     try:
         return _format(scope, name).read(text.decode(errors="replace"))
     except InvalidInput:
@@ -219,7 +221,7 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
         return None
     encode_name(name, "consumer name", 256)
     cursors, lock = scope.user.consumer(name), scope.user.consumer_lock(name, namespace)
-    # As a lock's value looks elsewhere.
+    # The same form as the value of any other lock.
     return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
 
 

@@ -1,6 +1,6 @@
 """Watching, for threads: an iterator of changes, and waiting for a key.
 
-What a watcher does stands in `watch.watcher` and `watch.reader`, what its hub does in `hub.hub`; here is what blocks.
+This module holds the blocking part. The watcher's steps are in `watch/watcher.py` and `watch/reader.py`, the hub in `hub/hub.py`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 class Watch(Iterator[Change]):
-    """The changes of a namespace, or of all of a user's, as they come; made by `DataStore.watch` and `watch_all`.
+    """An iterator over the changes of one namespace, or of all namespaces of a user. Made by `DataStore.watch` and `watch_all`.
 
-    An iterator that waits for the next change, and a context manager. `close`, from any thread, ends it. One thread at a time
-    may take changes. It outlives a server that is restarted: then it waits.
+    It waits for the next change, and is a context manager. `close`, from any thread, ends it. One thread at a time may take
+    changes. While the server is away, it waits, and continues after a restart.
     """
 
     def __init__(self, driver: SyncDriver, source: Source, plan: WatchRequest) -> None:
@@ -49,27 +49,29 @@ class Watch(Iterator[Change]):
 
     @property
     def standing_by(self) -> bool:
-        """Whether another process works as this consumer, and this one waits for its end."""
+        """Whether another process holds this consumer, and this one stands by to take over."""
         return self._watching.standing_by
 
     def take(self, most: int = 1, timeout: float | None = None) -> list[Change]:
-        """Wait for a change and return it, with what is there besides up to `most`; nothing if `timeout` seconds pass.
+        """Wait for a change, and return it with the others that are ready, up to `most`.
 
-        A consumer's cursor does not move: say `done` of the last change that you are done with. Raises `StoredDataError` for a
-        value that is not JSON, once, and goes on behind it; raises `StoreClosed` after `close`.
+        Returns an empty list after `timeout` seconds.
+
+        The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
+        once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
         return self._drive(self._watching.take(check_most(most), _deadline(timeout)))
 
     def done(self, change: Change) -> None:
-        """Move the consumer's cursor behind this change; without a consumer's name there is nothing to move."""
+        """Move the consumer's cursor past this change. Does nothing without a consumer's name."""
         self._drive(self._watching.done(change))
 
     def next_change(self, timeout: float | None = None) -> Change | None:
-        """Return the next change, None if `timeout` seconds pass; the one given before counts as done."""
+        """Return the next change, or None after `timeout` seconds. The change returned before counts as done."""
         return self._drive(self._watching.next_change(_deadline(timeout)))
 
     def close(self) -> None:
-        """End it; whoever waits for the next change, in any thread, gets none. Harmless when repeated."""
+        """End the watch. A thread that waits for the next change gets none. Repeating it is harmless."""
         self._closed.set()
         if self._watching.end():
             with contextlib.suppress(DataStoreError):
@@ -82,7 +84,7 @@ class Watch(Iterator[Change]):
             if self._closed.is_set():
                 raise StopIteration from None
             raise
-        assert change is not None, "without a timeout there is one"
+        assert change is not None, "next_change returns None only after a timeout"
         return change
 
     def __enter__(self) -> Self:
@@ -132,9 +134,9 @@ def wait_until(
     timeout: float | None,
     turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:
-    """Wait until a key is there, with a value for which the predicate holds, and return the value.
+    """Wait until a key exists and its value satisfies the predicate, and return the value.
 
-    With a `turn`, it is entered for reading the key and for what the predicate does with the value then.
+    `turn` is entered while the key is read and the predicate is called with the value read.
     """
     turn = turn or contextlib.nullcontext()
     waiting = Waiting(scope, key, predicate)
@@ -169,4 +171,4 @@ def _left(deadline: float | None) -> float | None:
 
 
 def _let_go(watching: Watching) -> None:
-    let_go(watching.mailbox)  # by now it may be another than at the beginning
+    let_go(watching.mailbox)  # read now, because the mailbox may have been replaced

@@ -1,4 +1,4 @@
-"""Waiting for a key: what is looked at, and when. No I/O."""
+"""Waiting for a key: when to read it, and whether its value is accepted. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_THERE = object()
 
 
 class Waiting:
-    """One wait: for a key to be there, with a value for which the predicate holds."""
+    """One wait, until a key exists and its value satisfies the predicate."""
 
     def __init__(self, scope: Scope, key: str, predicate: Callable[[Json], bool] | None) -> None:
         if predicate is not None and not callable(predicate):
@@ -40,11 +40,11 @@ class Waiting:
         self.fulfilled = False
 
     def look(self) -> Op[Json]:
-        """Read the key; `NOT_THERE` where it is not there."""
+        """Read the key. Returns `NOT_THERE` if it does not exist."""
         return values.get(self._scope, self._key, NOT_THERE)
 
     def accepts(self, value: Json) -> bool:
-        """Whether this is the value that is waited for."""
+        """Whether a value ends the wait."""
         if value is NOT_THERE:
             return False
         if self._predicate is None or self._predicate(value):
@@ -56,7 +56,7 @@ class Waiting:
         return Join(mailbox, scope.user, scope.keys, scope.log)
 
     def concerns(self, item: Item, mailbox: Mailbox) -> bool:
-        """Look through what the hub hands over; True where the key has to be read."""
+        """Look through an item from the hub. Return True if the key must be read."""
         if isinstance(item, Delivery):
             for entry in item.entries:
                 for news in entry.news:
@@ -71,11 +71,11 @@ class Waiting:
         if isinstance(item, WatchFailed):
             raise item.error
         if isinstance(item, Closed):
-            raise StoreClosed("The store was closed while it waited for a key.")
+            raise StoreClosed("The store was closed during a wait for a key.")
         return isinstance(item, (Opened, Suspicion, HistoryGone))
 
     def too_late(self, timeout: float | None) -> WaitTimeout:
-        """Return the error of a wait that was in vain."""
+        """Return the error for a wait that timed out."""
         namespace = self._scope.namespace
         what = "was not there" if self._predicate is None else "had no value that was waited for"
         return WaitTimeout(

@@ -1,7 +1,7 @@
-"""What a watcher does, step by step, written once for threads and asyncio. No I/O, no clock.
+"""A watcher's steps, written once for threads and asyncio. No I/O, no clock.
 
-Its ``async def`` methods await three kinds of things that a facade (`watch`, `aio_watch`) carries out: `Run` an operation on the
-store's driver, `Receive` an item from the mailbox, `Nap`. A server that is away is waited for.
+Its ``async def`` methods await three kinds of objects, which a facade (`watch/sync.py`, `watch/aio.py`) carries out: `Run` an
+operation on the store's driver, `Receive` an item from the mailbox, and `Nap`. While the server is away, a watcher waits for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WATCH_RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Run(Generic[T]):
-    """Carry out an operation of the store."""
+    """Run an operation on the store's driver."""
 
     op: Op[T]
 
@@ -45,7 +45,7 @@ class Run(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for an item; None where the deadline passes. Deadlines are times of the facade's clock, None for never."""
+    """Wait for an item, or None when the deadline passes. Deadlines are on the facade's clock; None means no deadline."""
 
     deadline: float | None
 
@@ -55,7 +55,7 @@ class Receive:
 
 @dataclass(frozen=True, slots=True)
 class Nap:
-    """Wait; False where the deadline passes before."""
+    """Wait for a time, in seconds. False if the deadline passes first."""
 
     seconds: float
     deadline: float | None
@@ -79,22 +79,22 @@ class Watching:
         self._pid = os.getpid()
         self._given: Change | None = None
         self._under_way: dict[str, str] = {}
-        """For a consumer: the cursor of the last change given of each namespace, until it is done."""
+        """For a consumer: by namespace, the cursor of the last change returned, until that change is done."""
         self._passed = 0
         self._waits = False
-        """For the server, and it has been said so."""
+        """Whether it is waiting for the server, and has logged so."""
         self.mailbox = Mailbox(wake=wake)
         self._follower = plan.new_follower()
 
     async def begin(self) -> None:
-        """Have the hub follow, and wait until it does, so that what is written from now on is seen; or stand by."""
+        """Join the hub and wait until it follows, so that every later write is seen; or stand by."""
         if self.plan.consumer is None or await Run(self.plan.claim()):
             await self._join()
         else:
             self._stand_by()
 
     async def take(self, most: int, deadline: float | None) -> list[Change]:
-        """Return at least one change and at most so many; none where the deadline passes."""
+        """Return one to `most` changes, or none when the deadline passes."""
         found: list[Change] = []
         while not found:
             await self._make_ready(deadline)
@@ -104,7 +104,7 @@ class Watching:
                 if self.standing_by:
                     continue
                 return found
-            # From here on nothing is awaited: a caller that is cancelled must not take changes with it.
+            # Once a change is in `found`, nothing more is awaited: cancelling the caller must not lose changes.
             while len(found) < most and self._more_is_there() and self._has_cursor():
                 ready = self._follower.pop()
                 if isinstance(ready.change, DataStoreError):
@@ -120,7 +120,7 @@ class Watching:
         return found
 
     async def next_change(self, deadline: float | None) -> Change | None:
-        """Return the next change; the one given before is done."""
+        """Return the next change. The change returned before is done."""
         if self._given is not None:
             await self._done(self._given, deadline)
             self._given = None
@@ -130,7 +130,7 @@ class Watching:
         return self._given
 
     async def done(self, change: Change) -> None:
-        """Move the consumer's cursor behind a change, which must be one that this watcher can have been given."""
+        """Move the consumer's cursor past a change. The change must be one that this watcher can have returned."""
         self.plan.check_done(change)
         await self._done(change, None)
 
@@ -142,7 +142,7 @@ class Watching:
                 del self._under_way[change.namespace]
 
     def end(self) -> bool:
-        """Take nothing more; True where there is a lock to release."""
+        """End the watcher. Return True if the caller must release its consumer's lock."""
         first, self.closing = not self.closing, True
         self.mailbox.close()
         leave(self.mailbox)
@@ -164,7 +164,7 @@ class Watching:
             self._refuse_end(item)
             if isinstance(item, WatchFailed):
                 if not may_pass(item.error):
-                    self.mailbox.put(item)  # for every call from now on
+                    self.mailbox.put(item)  # kept, so that every later call raises it
                 raise item.error
             if item is not None:
                 self._accept(item)
@@ -173,13 +173,13 @@ class Watching:
         if plan.consumer is None:
             return
         moved = plan.first_cursors(self._follower.tracks)
-        if plan.everywhere:  # a consumer of one namespace that has no cursor begins now
-            moved.update(dict.fromkeys(self._follower.gone, ""))  # lest they be more and more
+        if plan.everywhere:  # a consumer of one namespace keeps its cursor, or it would begin at the log's end
+            moved.update(dict.fromkeys(self._follower.gone, ""))  # so that cursors of emptied namespaces do not pile up
         if moved:
             await self._advance(moved, None)
 
     async def _make_ready(self, deadline: float | None) -> None:
-        """Do and await what leads to a change; come back without one where the deadline passes."""
+        """Work and wait until a change is ready or the deadline passes."""
         while not self._follower.has_ready:
             if self.closing:
                 raise StoreClosed("The watch is closed.")
@@ -197,12 +197,12 @@ class Watching:
                 await self._save_passed(item)
 
     def _more_is_there(self) -> bool:
-        """Whether there is a change that can be had without waiting."""
+        """Whether another change can be returned without waiting."""
         while not self._follower.has_ready:
             if self._follower.busy or self.standing_by or (item := self.mailbox.take(0)) is None:
                 return False
             if isinstance(item, WatchFailed):
-                self.mailbox.put(item)  # for the next call: this one has changes to return
+                self.mailbox.put(item)  # for the next call, because this one has changes to return
                 return False
             self._accept(item)
         return True
@@ -210,7 +210,7 @@ class Watching:
     def _accept(self, item: Item) -> None:
         self._refuse_end(item)
         if isinstance(item, WatchFailed):
-            self.mailbox.put(item)  # for every call from now on
+            self.mailbox.put(item)  # kept, so that every later call raises it
             raise item.error
         if isinstance(item, Replaced):
             self._replaced()
@@ -220,7 +220,7 @@ class Watching:
             self._follower.accept(item)
 
     async def _run_patiently(self, make: Callable[[], Op[T]], deadline: float | None) -> bool:
-        """Run an operation, made anew for each try, until the server is there; False where the deadline passes."""
+        """Run an operation until the server is back, making a new one for each try. False if the deadline passes."""
         while True:
             try:
                 await Run(make())
@@ -229,7 +229,7 @@ class Watching:
                     raise
                 if not self._waits:
                     self._waits = True
-                    _log.warning("A watcher waits for the server: %s", error)
+                    _log.warning("A watcher is waiting for the server: %s", error)
                 if not await Nap(_WATCH_RETRY_S, deadline):
                     return False
                 if self.closing:
@@ -246,18 +246,24 @@ class Watching:
             self._replaced()
 
     def _has_cursor(self) -> bool:
-        """Whether a consumer killed with the next change would find a cursor of its namespace; without a name there is none."""
+        """Whether a cursor is stored for the namespace of the next change, in case the consumer is killed with that change.
+
+        True without a consumer's name.
+        """
         return self.plan.consumer is None or self._follower.next_track().keys.name in self.plan.stored
 
     async def _keep_first_cursor(self, deadline: float | None) -> bool:
-        """See to that, also where a namespace has just come into being; False where the deadline passes, or it is replaced."""
+        """Store a cursor for the namespace of the next change if it has none, for example because it is new.
+
+        Return False if the deadline passes, or if another process has become the consumer.
+        """
         if not self._has_cursor():
             track = self._follower.next_track()
             await self._advance({track.keys.name: track.cursors.reset}, deadline)
         return self._follower.has_ready and self._has_cursor()
 
     async def _save_passed(self, item: Item) -> None:
-        """Move the cursor past entries that did not concern this consumer, from time to time."""
+        """Save the cursor periodically while entries are irrelevant to this consumer."""
         if self.plan.consumer is None or not isinstance(item, Delivery):
             return
         self._passed += len(item.entries)
@@ -270,10 +276,10 @@ class Watching:
     def _stand_by(self) -> None:
         self.standing_by = True
         assert self.plan.consumer is not None
-        _log.info("Another process works as the consumer %r: this one stands by.", self.plan.consumer.name)
+        _log.info("Another process holds the consumer %r; this one stands by.", self.plan.consumer.name)
 
     def _replaced(self) -> None:
-        """Another process is the consumer now: what waits here is its business."""
+        """Discard everything pending and stand by, because another process has become the consumer."""
         leave(self.mailbox)
         self.mailbox = Mailbox(wake=self._wake)
         self._follower = self.plan.new_follower()
@@ -282,7 +288,7 @@ class Watching:
         self._stand_by()
 
     async def _try_to_take_over(self, deadline: float | None) -> bool:
-        """Ask whether the consumer is gone; False where the deadline passes."""
+        """Try to become the consumer, and otherwise wait. False if the deadline passes."""
         try:
             if await Run(self.plan.claim()):
                 self.standing_by = False
@@ -291,7 +297,7 @@ class Watching:
         except (StoreUnavailable, ServerReadOnly) as error:
             if not may_pass(error):
                 raise
-            _log.debug("Standing by, without the server: %s", error)
+            _log.debug("Standing by while the server is away: %s", error)
             self.standing_by = True
         return await Nap(STAND_BY_S, deadline)
 
@@ -301,7 +307,7 @@ class Watching:
             if self.closing:
                 raise StoreClosed("The watch is closed.")
             raise StoreClosed(
-                "This watch has ended, or belongs to the process that this one was forked from: open another."
+                "This watch has ended, or it belongs to the process that this one was forked from: open a new one."
             )
 
 

@@ -1,10 +1,10 @@
-"""The fault run: a writer, somebody with redis-cli, and a consumer, while connections, server and consumer are killed.
+"""The fault run: a writer, external writes and a consumer, while connections, server and consumer are killed.
 
-Used by the suite (`test_faults`, short) and by ``python -m tests.support.soak`` (long). What must hold in the end:
+Used by the suite (`test_faults`, short) and by ``python -m tests.support.soak`` (long). At the end these must hold:
 
-- every write of ours that was acknowledged has been told, unless a reset stood for it;
-- in order, and none twice within a life of the consumer, but for writes that the writer itself repeated;
-- what the consumer made of it all is what the server holds.
+- Every acknowledged write of the writer was given to the consumer, unless a reset replaced it.
+- Writes came in order, and none twice within one life of the consumer, except writes that the writer itself repeated.
+- The state that the consumer built from the changes equals the server's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ with open(path, "a", buffering=1) as out, connect(url, user=user, configure_serv
 
 @dataclass
 class Report:
-    """What a run did, and what it found."""
+    """The faults and results of a run."""
 
     writes: int = 0
     by_hand: int = 0
@@ -70,7 +70,7 @@ class Report:
 
 
 class FaultRun:
-    """One run; `go` carries it out."""
+    """One fault run, started by `go`."""
 
     def __init__(self, server: Server, folder: Path, seed: int, writes: int) -> None:
         self._server = server
@@ -87,14 +87,14 @@ class FaultRun:
         self.report = Report()
 
     def go(self) -> Report:
-        """Write, and break things meanwhile; then wait until the consumer knows what the server holds, and look back."""
+        """Write and cause faults; then wait until the consumer's state equals the server's, and check the changes."""
         try:
             self._start_consumer()
             self._wait_for_lives(1)
-            # What is written before its first snapshot is told as it stands then, not write by write.
+            # Writes before the first snapshot are given as one state, not one by one.
             self._store.set("begun", {})
             wait_until(lambda: any(line.get("key") == "begun" for line in self._lines()), "it has begun")
-            # Each fault happens at least twice, whatever chance decides.
+            # Each fault is planned twice, besides the random ones.
             faults = [self._kill_connections, self._kill_server, self._kill_consumer]
             planned = [(self._writes * at // 8, faults[at % 3]) for at in range(1, 7)]
             while self._number < self._writes:
@@ -122,7 +122,7 @@ class FaultRun:
             (self._kill_consumer, 0.15), (self._pause, 1.5),
         ]  # fmt: skip
 
-    # What the writer does.
+    # The writer's acts.
 
     def _set(self) -> None:
         number = self._next()
@@ -151,7 +151,7 @@ class FaultRun:
         self._again(lambda: self._store.set(key, {"n": number}, ttl=ttl))
         self._acknowledged.append(number)
 
-    # What others do.
+    # External writes and faults.
 
     def _write_by_hand(self) -> None:
         self.report.by_hand += 1
@@ -179,7 +179,7 @@ class FaultRun:
         assert self._consumer is not None
         self._consumer.kill()
         self._consumer.wait()
-        # As if the time of the killed one were over, so that the run need not wait for it.
+        # Delete the lock as if it had expired, so that the run need not wait for that.
         self._again(lambda: self._raw.delete(LOCK))
         self._start_consumer()
         lives = sum("life" in line for line in self._lines()) + 1
@@ -202,7 +202,7 @@ class FaultRun:
             time.sleep(0.05)
 
     def _difference(self) -> dict[str, tuple[Any, Any]]:
-        """What the consumer takes keys for, and what the server holds, where that is not the same."""
+        """Return the keys whose values differ: the consumer's value and the server's."""
         state: dict[str, Any] = {}
         for line in self._lines():
             if line.get("op") == "set":
@@ -230,7 +230,7 @@ class FaultRun:
             (a, b) for life in lives for a, b in itertools.pairwise(life) if b <= a and not {a, b} & self._repeated
         ]
 
-    # How.
+    # Helpers.
 
     def _next(self) -> int:
         self._number += 1
@@ -240,7 +240,7 @@ class FaultRun:
         return f"k{self._chance.randrange(KEYS)}"
 
     def _again(self, act: Callable[[], T]) -> T:
-        """Do it until the server has done it; what may have been done twice is noted."""
+        """Repeat an act until it succeeds, and note the writes that may have happened twice."""
         while True:
             state = self._chance.getstate()
             try:

@@ -1,4 +1,4 @@
-"""A server in a hundred lines and a runner with a clock of its own, for tests of the hub without sockets, threads or time."""
+"""A scripted server, and a runner with its own clock, for tests of the hub without sockets, threads or real time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 class ScriptedServer:
-    """One database: hashes, and streams that are lists of entries. Events are published if `events` is set."""
+    """One database of hashes and of streams, kept as lists of entries. Publishes keyspace events if `events` is set."""
 
     def __init__(self) -> None:
         self.hashes: dict[bytes, dict[bytes, bytes]] = {}
@@ -34,7 +34,7 @@ class ScriptedServer:
         self.ms = 1_000_000
         self.calls: list[str] = []
 
-    # What others do.
+    # Writes by others.
 
     def write(
         self,
@@ -43,14 +43,14 @@ class ScriptedServer:
         events: int = 1,
         expires_ms: int | None = None,
     ) -> None:
-        """A writer of ours sets fields, or deletes them (None)."""
+        """Set fields, or delete them (None), as the library's scripts do: with a log entry."""
         news: Pairs = [(field, b"d" if text is None else b"s" + text) for field, text in pairs]
         self.by_hand(*pairs, keys=keys, events=events)
         expires = b"" if expires_ms is None else b',"x":%d' % expires_ms
         self.append(keys.log, b'{"n":%d%s}' % (events, expires), news)
 
     def by_hand(self, *pairs: tuple[bytes, bytes | None], keys: NamespaceKeys = KEYS, events: int = 1) -> None:
-        """Somebody writes without telling the log."""
+        """Set or delete fields by an external write, without a log entry."""
         data = self.hashes.setdefault(keys.data, {})
         for field, text in pairs:
             if text is None:
@@ -70,7 +70,7 @@ class ScriptedServer:
             flat = [part for pair in [(b"", head), *news] for part in pair]
             self.logs[log].append([b"%d-0" % self.ms, flat])
 
-    # What the hub says.
+    # The hub's commands.
 
     def tell(self, command: Any) -> None:
         name, *arguments = command
@@ -186,7 +186,7 @@ class ScriptedServer:
         return 1
 
     def _advance(self, keys: Any, rest: Any) -> int:
-        """Of a consumer nobody takes over."""
+        """Advance a consumer, which no other process holds here."""
         self.strings[keys[0]] = rest[0].encode()
         return 1
 
@@ -196,7 +196,7 @@ class ScriptedServer:
 
 
 class ScriptedRunner:
-    """Drives a hub against a scripted server; time passes only while the hub waits."""
+    """Runs a hub against a scripted server. Time passes only while the hub waits."""
 
     def __init__(self, server: ScriptedServer) -> None:
         self.server = server
@@ -204,11 +204,11 @@ class ScriptedRunner:
         self.warnings: list[str] = []
         self.hub = Hub(0, lambda size: "ab" * size, self.warnings.append)
         self.break_at: int | None = None
-        """The connections break instead of carrying out this call, counted from now on."""
+        """The number of calls that succeed before the connections break; None for no break."""
         self.hold_back: Callable[[Any], bool] = lambda message: False
-        """Messages that get lost."""
+        """Whether a message is lost."""
         self.lost = 0
-        """How often the connections were lost."""
+        """The number of times that the connections were lost."""
         self._session: Any = None
 
     def join(self, *, resumes: bool = False, light: bool = False) -> Mailbox:
@@ -226,7 +226,7 @@ class ScriptedRunner:
         self._session = None
 
     def run(self, seconds: float = 0.5) -> None:
-        """Let so much time pass; broken connections are made again."""
+        """Let time pass, and replace broken connections."""
         end = self.now + seconds
         while self.now < end and not self.hub.unused:
             try:
@@ -282,7 +282,7 @@ class ScriptedRunner:
 
 
 def items(mailbox: Mailbox) -> list[Item]:
-    """What lies in a mailbox."""
+    """Take all items out of a mailbox."""
     found = []
     while (item := mailbox.take(0)) is not None:
         found.append(item)
@@ -290,7 +290,7 @@ def items(mailbox: Mailbox) -> list[Item]:
 
 
 def told(mailbox: Mailbox) -> list[Any]:
-    """The news that were delivered, and the names of what else was."""
+    """Take all items out of a mailbox. Return the delivered changes, and the class names of the other items."""
     found: list[Any] = []
     for item in items(mailbox):
         if isinstance(item, Delivery):

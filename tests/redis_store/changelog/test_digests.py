@@ -1,4 +1,4 @@
-"""The sketch: it tells exactly whether keys besides the named ones have changed, and never says so wrongly."""
+"""The sketch: it detects every change of keys besides the named ones, and never returns a wrong digest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_touched_keys_explain_the_difference_and_their_old_digests_are_read_off(
 ) -> None:
     touched = {field for field in old.keys() | new.keys() if old.get(field) != new.get(field)}
     before = made_of(new).before(made_of(old).sketch.to_bytes(), touched, {})
-    if before is not None:  # it may be too much for it, and then it says so
+    if before is not None:  # None if there are too many keys for the sketch
         assert before == {field: digest_of(old[field]) if field in old else None for field in touched}
     else:
         assert len(touched) > 10

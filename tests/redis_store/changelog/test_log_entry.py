@@ -1,4 +1,4 @@
-"""Entries and cursors: read what the scripts write, and survive what they do not."""
+"""Entries and cursors: entries of the scripts are parsed, and any other entry is survived."""
 
 from __future__ import annotations
 

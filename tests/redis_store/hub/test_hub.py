@@ -1,4 +1,4 @@
-"""The hub with scripted events: what wakes it, what makes it doubt, and what it does about it. No server, no time."""
+"""The hub with scripted events: wake-ups, the causes of comparisons, and their results. No server, no real time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: S
 
 
 def test_a_namespace_that_is_known_is_looked_at_no_more(server: ScriptedServer, runner: ScriptedRunner) -> None:
-    """Else each step of a hub would go through all that it watches."""
+    """Otherwise each step of a hub would go through all its namespaces."""
     server.by_hand((b"x", b"0"))
     runner.join()
     runner.run()
@@ -85,7 +85,7 @@ def test_an_event_too_many_is_a_write_by_hand(server: ScriptedServer, runner: Sc
     server.by_hand((b"x", b"1"), (b"y", None))
     runner.run()
     assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"x", b"1"), ("delete", b"y", None)]
-    # What was found stands in the log, for those who come later.
+    # The differences are in the log, for later watchers.
     assert server.logs[KEYS.log][-1][1] == [b"", b'{"n":0,"found":1}', b"x", b"s1", b"y", b"d"]
 
 

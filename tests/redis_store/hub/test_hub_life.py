@@ -1,4 +1,4 @@
-"""One hub a process and server, whatever is watched; it ends when nobody uses it, and nothing else does."""
+"""One hub for each process and server, whatever is watched. It ends when it is unused, and only then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.servers import Server, wait_until
 
 @pytest.fixture
 def own(start: Callable[..., Server]) -> Server:
-    """A server that nobody else is connected to."""
+    """A server without other clients."""
     wait_until(lambda: not threads(), "the hubs of other tests end")
     return start("valkey9")
 
@@ -30,7 +30,7 @@ def threads() -> list[str]:
 
 
 def connections(server: Server) -> int:
-    """How many connections of the store there are."""
+    """Return the number of the store's connections."""
     with server.client() as raw:
         return len(
             [client for client in raw.client_list() if "lib-name=agent-data-store" in f"lib-name={client['lib-name']}"]
@@ -76,7 +76,7 @@ def test_a_watch_that_is_left_behind_is_let_go(own: Server) -> None:
 def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         watch = store.watch()
-        # The collector runs in whatever thread makes an object: also where that thread holds these.
+        # The garbage collector runs in any thread that creates an object, even one that holds these locks.
         [hub] = hub_thread._hubs.values()
         with hub_thread._hubs_lock, hub._lock:
             del watch
@@ -180,7 +180,7 @@ def test_no_server_is_said_at_once(own: Server) -> None:
 def test_a_server_that_stays_silent_is_a_lost_connection(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True, timeout=0.5) as store, store.watch() as watch:
         own.pause()
-        time.sleep(1.2)  # longer than the timeout: the hub gives its connections up
+        time.sleep(1.2)  # longer than the timeout, so that the hub drops its connections
         own.resume()
         store.set("a", 1)
         change = watch.next_change(20)
@@ -203,7 +203,7 @@ def test_watching_writes_only_what_the_layout_names(own: Server) -> None:
         store.set("a", 1)
         next(watch)
         with own.client() as raw:
-            wait_until(lambda: raw.exists("user:u:seen:default"), "what is known is left behind")
+            wait_until(lambda: raw.exists("user:u:seen:default"), "the state is saved")
             assert sorted(raw.keys("*")) == [
                 b"user:u:consumer:c",
                 b"user:u:info:default",
@@ -241,7 +241,7 @@ def test_two_hubs_that_come_at_once_share_the_log(own: Server) -> None:
             raw.hset("user:u:ns:default", "by hand", "1")
             store.set("own", 2)
         for watch in watches:
-            # Both find what was written by hand; it is told once.
+            # Both hubs find the external write; each watcher gets it once.
             assert sorted((watch.next_change(20).key, watch.next_change(20).key)) == ["by hand", "own"]
             assert watch.next_change(0.3) is None
 

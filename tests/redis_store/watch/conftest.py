@@ -1,4 +1,4 @@
-"""Watchers of both sides behind one blocking interface, so that a test is written once."""
+"""One blocking interface to the watchers of threads and asyncio, so that each test is written once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis_store.watch.sync import Watch
 from tests.support.servers import Server
 
 PATIENCE_S = 20.0
-"""How long a test waits for a change that must come; nothing is measured by it."""
+"""Longest wait for a change that a test expects, in seconds. It measures nothing."""
 
 
 class Watcher:
@@ -32,20 +32,20 @@ class Watcher:
         return result if self._loop is None else self._loop.run_until_complete(result)
 
     def next(self, timeout: float = PATIENCE_S) -> Change:
-        """The next change, which must come."""
+        """Return the next change. Fails if none arrives."""
         change = self.run(self.watch.next_change(timeout))
         assert change is not None, "no change came"
         return change
 
     def until(self, wanted: Callable[[Change], bool]) -> list[Change]:
-        """All changes up to the first that is wanted."""
+        """Return all changes up to the first that is wanted, with it."""
         found = [self.next()]
         while not wanted(found[-1]):
             found.append(self.next())
         return found
 
     def up_to(self, key: str) -> list[Change]:
-        """All changes up to that of a key, without it: what is written last comes last."""
+        """Return all changes before the first one of a key."""
         return self.until(lambda change: change.key == key)[:-1]
 
     def take(self, most: int, timeout: float = PATIENCE_S) -> list[Change]:
@@ -60,7 +60,7 @@ class Watcher:
 
 
 class WatchSide:
-    """A store of one side, as a test uses it."""
+    """A store of one side, sync or async, with a blocking interface."""
 
     def __init__(
         self, store: DataStore | AsyncDataStore, loop: asyncio.AbstractEventLoop | None, stack: ExitStack
@@ -96,7 +96,7 @@ OpenWatchSide = Callable[..., WatchSide]
 
 @pytest.fixture(params=["sync", "async"])
 def open_watch_side(request: pytest.FixtureRequest) -> Iterator[OpenWatchSide]:
-    """Opens a store of either side: ``open_watch_side(url, user="alice", ...)``; closed when the test ends."""
+    """Open a store of either side: ``open_watch_side(url, user="alice", ...)``. It is closed when the test ends."""
     with ExitStack() as stack:
         loop = None
         if request.param == "async":
@@ -116,13 +116,13 @@ def open_watch_side(request: pytest.FixtureRequest) -> Iterator[OpenWatchSide]:
 
 @pytest.fixture
 def side(open_watch_side: OpenWatchSide, real_server: Server, user: str) -> WatchSide:
-    """A store of either side on each kind of server in turn, whose events are on."""
+    """A store of either side, on each kind of server in turn, with keyspace events enabled."""
     return open_watch_side(real_server.url, user=user, agent="writer", run="r1")
 
 
 @pytest.fixture
 def raw(real_server: Server, raw_of: Callable[..., redis.Redis]) -> redis.Redis:
-    """Somebody with redis-cli."""
+    """A plain client, for external writes."""
     return raw_of(real_server)
 
 
@@ -133,11 +133,11 @@ def data(user: str) -> str:
 
 
 def said(changes: list[Change]) -> list[tuple[Any, ...]]:
-    """What changes say."""
+    """Return the operation, key and value of each change."""
     return [(change.op, change.key, change.value) for change in changes]
 
 
 def refuses_ttl(side: WatchSide) -> None:
-    """On a server where single keys do not expire, nobody has to notice that they did."""
+    """Check that a server without expiry of single keys refuses a ttl. It then has no expiries to notice."""
     with pytest.raises(UnsupportedByServer):
         side.set("k", 1, ttl=0.05)

@@ -1,4 +1,4 @@
-"""What cannot be meant is refused before anything is sent, by name."""
+"""Invalid arguments are rejected before anything is sent; the error names the argument."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_callback_that_raises_leaves_the_watch_in_order(side: WatchSide) -> No
     with pytest.raises(ZeroDivisionError):
         _ = 1 / (watch.next().value - 2)
     watch.close()
-    # The change at which it raised was not done.
+    # The change that was being handled when the error was raised is not done.
     assert side.watch(consumer="c").next().key == "b"
 
 

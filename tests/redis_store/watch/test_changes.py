@@ -1,4 +1,4 @@
-"""What a watcher is given, on each server, for threads and asyncio."""
+"""Changes that a watcher gets, on each server, for threads and asyncio."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_an_evicted_namespace_is_noticed(start: Any, open_watch_side: Any, real_
     side.set_many({f"k{i}": "x" * 1000 for i in range(100)})
     watch = side.watch()
     with server.client() as raw:
-        # Only what may expire is evicted, so it can be no other key.
+        # This policy evicts only Redis keys with a ttl, so the data hash is the only candidate.
         raw.expire("user:u:ns:default", 1000)
         raw.config_set("maxmemory-policy", "volatile-lru")
         raw.persist("user:u:log:default")
@@ -359,7 +359,7 @@ def test_waiting_for_a_value(side: WatchSide, real_server: Server, user: str) ->
 def test_no_operation_of_ours_is_taken_for_a_write_by_hand(
     side: WatchSide, raw: redis.Redis, data: str, real_server: Server
 ) -> None:
-    """Each script says in its log entry how many events it fires: if one is wrong, a comparison follows."""
+    """Each script records in its log entry how many events it fires. A wrong number would cause a comparison."""
     side.set_many({f"k{i}": i for i in range(1500)})
     watch = side.watch()
     wait_until(lambda: raw.exists(data.replace(":ns:", ":seen:")), "the namespace is learned")

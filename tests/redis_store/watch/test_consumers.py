@@ -1,4 +1,4 @@
-"""Durable consumers: the cursor is in Redis, one process works, and a kill of any loses nothing."""
+"""Durable consumers: the cursor is in Redis, one process at a time holds the consumer, and killing it loses nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with connect(url, user=user, configure_server=True) as store, open(path, "a", bu
 
 
 class Consumers:
-    """Processes that consume, and what they have written down."""
+    """Consumer processes, and the changes that they recorded."""
 
     def __init__(self, url: str, user: str, folder: Path) -> None:
         self._arguments = [url, user]
@@ -130,7 +130,7 @@ def test_a_begin_that_is_garbage_awaits_nothing(real_server: Server, user: str) 
             await store.get("k")
             beginning = store.watch(consumer="c").begin()
             beginning.send(None)
-            beginning.close()  # as the collector does; whoever awaits something then is told so by a `RuntimeError`
+            beginning.close()  # as the garbage collector does; an await during that would raise `RuntimeError`
 
     asyncio.run(main())
 
@@ -191,7 +191,7 @@ def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
     side.use_namespace("a").set("x", 3)
     again = side.watch_all(consumer="c")
     found = [again.next() for _ in range(3)]
-    # It was not done with the first change that it was given of b.
+    # The consumer was not done with its first change of b.
     assert sorted((c.namespace, c.op, c.value) for c in found) == [
         ("a", "set", 3),
         ("b", "reset", None),
@@ -215,7 +215,7 @@ def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw:
     assert found == {"deleted": "delete", "cleared": "clear"}
     again.run(again.watch.next_change(0.01))
     again.close()
-    # All of it has been told, so there is nothing to keep of them.
+    # Both namespaces are empty and their changes were given, so no cursor of them is kept.
     last = side.watch_all(consumer="c")
     assert set(raw.hkeys(f"user:{user}:consumer:c")) == {b"left", b""}
     cleared.set("y", 2)
@@ -239,7 +239,7 @@ def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_c
     watch = side.watch_all(consumer="c")
     side.use_namespace("new").set("x", 1)
     assert watch.next().value == 1
-    watch.close()  # as if it had been killed with that change
+    watch.close()  # as if it had been killed while handling that change
     side.use_namespace("new").clear()
     assert (change := side.watch_all(consumer="c").next()).namespace == "new"
     assert change.op == "reset"
@@ -284,7 +284,7 @@ def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWa
         watch.close()
         again = side.watch(consumer="c")
         assert said([again.next()]) == [("delete", "b", None)]
-        # Its lock is kept, on the connections that are there.
+        # Its lock is renewed on the existing connections.
         raw.pexpire("user:u:lock:consumer:c:default", 1000)
         made = raw.info("stats")["total_connections_received"]
         wait_until(lambda: raw.pttl("user:u:lock:consumer:c:default") > 1000, "the lock is renewed")
@@ -305,14 +305,14 @@ def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
             raw.config_set("busy-reply-threshold", 1)
             script = threading.Thread(target=run_until_killed, args=(other,))
             script.start()
-            wait_until(lambda: is_busy(raw), "it says that it is busy")
+            wait_until(lambda: is_busy(raw), "the server is busy")
         else:
             raw.replicaof("127.0.0.1", 1)
         try:
-            # That a is done cannot be told now, and b is here already.
+            # The cursor cannot be moved past a now, but b has already arrived.
             assert said([watch.next(0.1)]) == [("set", "b", 2)]
             assert watch.run(watch.watch.next_change(0.1)) is None
-            assert sum("A watcher waits" in record.message for record in caplog.records) == 1
+            assert sum("A watcher is waiting" in record.message for record in caplog.records) == 1
         finally:
             if state == "busy":
                 raw.script_kill()
@@ -350,7 +350,7 @@ def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
         side.set("k", i)
     wait_until(lambda: second()[-1] == ["set", 39], "the second has taken over")
     seen = [value for _, value in second()[1:]]
-    # Only the change that the first was working on comes again.
+    # Only the change that the first process was handling is given again.
     assert seen in (list(range(19, 40)), list(range(20, 40)))
 
 
@@ -360,7 +360,7 @@ def test_who_was_stopped_for_long_finds_itself_replaced(
     first = consumers.start()
     second = consumers.start()
     consumers.running[0].send_signal(signal.SIGSTOP)
-    raw.delete(f"user:{user}:lock:consumer:c:default")  # as if its time were over
+    raw.delete(f"user:{user}:lock:consumer:c:default")  # as if it had expired
     wait_until(lambda: raw.exists(f"user:{user}:lock:consumer:c:default"), "the second has taken over")
     side.set("k", 1)
     wait_until(lambda: second()[-1] == ["set", 1], "the second works")
@@ -409,7 +409,7 @@ def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
 
 def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
     everywhere = side.watch_all(consumer="c")
-    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* give another name"):
+    with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* pass another name"):
         side.watch(consumer="c")
     everywhere.close()
     assert not raw.exists(f"user:{user}:lock:consumer:c:default")

@@ -1,4 +1,4 @@
-"""A replica that is behind takes over under the same url: writes are gone, and nobody who watches goes on without knowing."""
+"""A replica that is behind takes over under the same URL: writes are lost, and every watcher is told."""
 
 from __future__ import annotations
 

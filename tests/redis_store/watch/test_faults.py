@@ -1,4 +1,4 @@
-"""The fault run of the suite: short, on each server; ``python -m tests.support.soak`` is the long one."""
+"""The short fault run of the suite, on each server. ``python -m tests.support.soak`` is the long one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on where one stopped: nothing is lost, and where history is gone there is a reset with every key."""
+"""Resuming from a cursor: nothing is lost, and if history is gone there is a reset with every key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers import Server, wait_until
 
 
 def cursor_after(side: WatchSide, key: str = "mark") -> str:
-    """A cursor behind a write, from a watcher that is gone again."""
+    """Return the cursor after a write, from a watcher that has ended."""
     watch = side.watch()
     side.set(key, 0)
     cursor = watch.until(lambda change: change.key == key)[-1].cursor
@@ -38,7 +38,7 @@ def test_what_is_written_while_the_other_namespaces_are_opened(
     deliver = Mailbox.deliver
 
     def has_opened(members: Members, join: Any) -> bool:
-        # One of them takes as long as it takes a write to the other to be handed over.
+        # Delay the report that all are open until a write to one of them has been delivered.
         opened = original(members, join)
         if opened and writer.ident is None:
             writer.start()
@@ -158,7 +158,7 @@ def test_keys_that_expired_while_nobody_watched(
 
 def test_a_trimmed_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
     cursor = cursor_after(side)
-    _until_nobody_watches(raw, data)  # who follows and is behind would be reset as well
+    _until_nobody_watches(raw, data)  # a watcher that is still behind would get a reset too
     side.set_many({"a": 1, "b": 2})
     raw.xtrim(data.replace(":ns:", ":log:"), maxlen=1, approximate=False)
     _resets_to_everything(side, cursor)
@@ -166,7 +166,7 @@ def test_a_trimmed_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
 
 def test_a_log_that_is_gone(side: WatchSide, raw: redis.Redis, data: str) -> None:
     cursor = cursor_after(side)
-    _until_nobody_watches(raw, data)  # who follows and is behind would be reset as well
+    _until_nobody_watches(raw, data)  # a watcher that is still behind would get a reset too
     raw.delete(data.replace(":ns:", ":log:"))
     side.set_many({"a": 1, "b": 2})
     _resets_to_everything(side, cursor)
@@ -178,16 +178,16 @@ def _resets_to_everything(side: WatchSide, cursor: str) -> None:
     everything = side.get_all()
     changes = [watch.next() for _ in everything]
     assert {change.key: change.value for change in changes} == everything
-    # Who is killed before the last key begins again; who has them all goes on.
+    # A cursor before the last key leads to a new reset; the last key's cursor continues.
     assert side.watch(since=changes[0].cursor).next().op == "reset"
     side.set("after", 1)
-    # While the hub does not know yet what happened before it came, whoever resumes is reset when it does.
+    # Until the hub has checked the history before its start, a resumed watcher may still get a reset.
     last = side.watch(since=changes[-1].cursor).until(lambda change: change.key == "after")[-1]
     assert said([last]) == [("set", "after", 1)]
 
 
 def test_the_same_id_in_another_history_is_not_taken_for_the_same(side: WatchSide, raw: redis.Redis, data: str) -> None:
-    """A clock that went back, or an older copy of the log: an entry with the cursor's id, but not the cursor's entry."""
+    """After a clock went back, or with an older copy of the log, another entry can have the cursor's id."""
     log = data.replace(":ns:", ":log:")
     cursor = cursor_after(side)
     entry_id, _ = raw.xrevrange(log, count=1)[0]
@@ -203,7 +203,7 @@ def test_the_same_id_in_another_history_is_not_taken_for_the_same(side: WatchSid
 
 
 def test_a_live_watcher_meets_an_older_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
-    """What a failover to a replica that is behind looks like: the log's end is gone, and so is the data's."""
+    """A failover to a replica that is behind: the end of the log is lost, with the latest data."""
     log = data.replace(":ns:", ":log:")
     watch = side.watch()
     side.set("a", 1)
@@ -284,9 +284,9 @@ def _again(write: Callable[[], Any]) -> None:
 
 
 def _until_nobody_watches(raw: redis.Redis, data: str) -> None:
-    """The hub has let go of the namespace."""
+    """Wait until the hub has unsubscribed from the namespace."""
     channel = f"__keyspace@0__:{data}"
-    wait_until(lambda: raw.pubsub_numsub(channel)[0][1] == 0, "nobody watches")
+    wait_until(lambda: raw.pubsub_numsub(channel)[0][1] == 0, "the namespace has no watcher")
 
 
 def test_what_is_too_much_at_once_is_read_in_parts(

@@ -1,4 +1,4 @@
-"""A server that sends no keyspace events: watching goes on with ``XREAD``, and says once what is slower."""
+"""A server without keyspace events: watching continues with ``XREAD``, and one warning lists the drawbacks."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_rights_that_the_docs_name_are_enough(
             "-@all",
         )
         for right in rights:
-            with contextlib.suppress(redis.ResponseError):  # Redis 7.0 does not know them all
+            with contextlib.suppress(redis.ResponseError):  # Redis 7.0 does not know all of them
                 raw.execute_command("ACL", "SETUSER", "plain", right)
     side = open_watch_side(silent.url.replace("unix://", "unix://plain:secret@"), user="u")
     watch = side.watch_all(consumer="c", initial=True)
