@@ -64,7 +64,7 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "invalid_agent":
         return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
     if kind == "invalid_result":
-        return InvalidResult(f"{who} returned what is no JSON object: {parts[0]}", agent=agent, path=parts[1])
+        return InvalidResult(f"{who} did not return a JSON object: {parts[0]}", agent=agent, path=parts[1])
     if kind == "exited":
         said = f" and the message {parts[1]!r}" if parts[1] else ""
         message = f"{who} called sys.exit with code {parts[0]}{said}."
@@ -120,7 +120,7 @@ def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
 
 def _memory_limit(limits: Limits, trace: str, loading: bool) -> MemoryLimitExceeded:
     return MemoryLimitExceeded(
-        f"The agent ran out of memory: it may take {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
+        f"The agent ran out of memory: its limit is {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
         limit="memory_bytes",
         value=limits.memory_bytes,
         traceback=trace,
