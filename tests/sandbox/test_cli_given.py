@@ -157,7 +157,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--limit", "operations=0"], "Limits.operations=0 cannot be used"),
         (["--limit", "operations=1.5"], "Limits.operations must be an int"),
         (["--permission", "reed=x"], "--permission 'reed=x' is not a permission: use one of read=..."),
-        (["--permission", "read"], "--permission 'read' cannot be read"),
+        (["--permission", "read"], "--permission 'read' is not a permission"),
         (["--permission", "quota_bytes=x"], "needs a number"),
         (["--permission", "operations=execute"], "'execute', which is no operation"),
         (["--permission", "write=files:{repo}"], "needs 'repo' in input_dict"),

@@ -201,7 +201,7 @@ def test_an_agent_that_cannot_be_loaded_is_exit_code_1(
         (["--namespace", ""], "namespace must not be empty"),
         (["--url", "http://x"], "url"),
         (["--tools", "nothing"], "--tools 'nothing' cannot be read"),
-        (["--permission", "reed=x"], "--permission 'reed=x' cannot be read"),
+        (["--permission", "reed=x"], "--permission 'reed=x' is not a permission"),
         (["--limit", "operations=0"], "Limits.operations=0 cannot be used"),
         (["--unknown"], "No such option"),
     ],
