@@ -439,7 +439,7 @@ def test_what_nobody_reads_is_taken_in_all_the_same_and_an_idle_connection_ends(
     one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
-    with proxied(one_server) as proxy:  # an address of our own, so that nobody shares it
+    with proxied(one_server) as proxy:  # an address of its own, so that no other store shares it
         near = open_store(proxy.url, user, near_cache=True)
         plain.set("k", 1)
         assert near.get("k") == 1
@@ -636,7 +636,7 @@ def test_closing_takes_the_connection_with_the_last_store(one_server: Server, ra
 
 
 def test_the_bound_is_kept(one_server: Server, open_store: Any, user: str) -> None:
-    with proxied(one_server) as proxy:  # an address of our own, so that nobody shares it
+    with proxied(one_server) as proxy:  # an address of its own, so that no other store shares it
         near = open_store(proxy.url, user, near_cache=True, near_cache_bytes=100_000)
         values = {f"k{number}": "x" * 1000 for number in range(300)}
         near.set_many(values)
