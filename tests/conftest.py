@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
-# Who starts the tests in the background of a shell has them ignore Ctrl-C, and so all processes that they start.
+# Tests that a shell starts in the background ignore Ctrl-C, and so do all processes that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -46,7 +46,7 @@ def params_of(names: tuple[str, ...]) -> list[Any]:
 
 
 def missing(error: MissingServer) -> Any:
-    """Skip a test for want of a server; in CI, where nothing may be missing, fail it."""
+    """Skip a test whose server is missing; in CI, where none may be missing, fail it."""
     if os.environ.get("CI"):
         pytest.fail(f"CI is set, so nothing may be skipped. {error}")
     pytest.skip(str(error))
@@ -80,7 +80,7 @@ def real_server(request: pytest.FixtureRequest, servers: Servers) -> Server:
 
 @pytest.fixture(scope="session")
 def one_server(servers: Servers) -> Server:
-    """One real server, the fastest that there is."""
+    """One real server, the fastest available."""
     try:
         return servers.first_of(reversed(REAL_KINDS))
     except MissingServer as error:
@@ -95,7 +95,7 @@ def server_url(one_server: Server) -> str:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
-    """`start_server` for servers that a test may kill, fill or configure; they are gone when it ends."""
+    """`start_server` for servers that a test may kill, fill or configure; they are stopped when it ends."""
     with ExitStack() as stack:
 
         def start_one(kind: str, *options: str, **more: Any) -> Server:
@@ -111,13 +111,13 @@ def start() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def user() -> str:
-    """A user whom nobody has been before, so that no test sees another's data."""
+    """A new user, so that no test sees another's data."""
     return f"user-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def open_store() -> Iterator[Callable[..., DataStore]]:
-    """`connect`, and a close when the test ends."""
+    """`connect`; the store is closed when the test ends."""
     with ExitStack() as stack:
 
         def open_one(url: str, user: str = "alice", **options: Any) -> DataStore:

@@ -33,12 +33,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run agents, each in a process of its own, with a user's data_store there.",
+    help="Run agents in isolated processes. Each agent gets the data_store of one user.",
 )
 
 
 class _RunCommand(TyperCommand):
-    """Lets `--trace` stand alone and with a file behind it, which no option of click's can."""
+    """Accepts `--trace` with and without a file, which click's options cannot do."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         read: list[str] = []
@@ -54,15 +54,31 @@ class _RunCommand(TyperCommand):
 
 @app.command(cls=_RunCommand)
 def run(
-    agent_file: Annotated[Path, typer.Argument(metavar="AGENT.PY", help="The agent: a file with a run function.")],
-    user: Annotated[str, typer.Option(help="Whose data the agent works on.")],
+    agent_file: Annotated[
+        Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
+    ],
+    user: Annotated[str, typer.Option(metavar="NAME", help="The user whose data the agent works on.")],
     input_json: Annotated[
-        str, typer.Option("--input", help="The input_dict: a JSON object, @FILE to read it from, or - for stdin.")
+        str,
+        typer.Option(
+            "--input",
+            metavar="JSON",
+            help="The agent's input_dict: a JSON object, @FILE to read a file, or - for stdin.",
+        ),
     ] = "{}",
-    namespace: Annotated[str, typer.Option(help="Where data_store begins.")] = "default",
-    agent: Annotated[str | None, typer.Option(help="The agent's name; else that of its file.")] = None,
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="The namespace that the agent's data_store starts in.")
+    ] = "default",
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The agent's name. Defaults to its file name without .py.")
+    ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The server. Defaults to REDIS_URL, or else to the embedded server.",
+            show_default=False,
+        ),
     ] = None,
     tools: cli_options.ToolsOption = None,
     modules: cli_options.ModulesOption = None,
@@ -71,18 +87,32 @@ def run(
     packages: cli_options.PackagesOption = None,
     permissions: cli_options.PermissionsOption = None,
     limits: cli_options.LimitsOption = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end the run.")] = Limits().timeout_s,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="End the run after this many seconds.")
+    ] = Limits().timeout_s,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Draw what it did on stderr; --trace OUT.JSON is short for --trace-file.")
+        bool,
+        typer.Option(
+            "--trace", help="Draw the run as a tree on stderr. --trace OUT.JSON is short for --trace-file OUT.JSON."
+        ),
     ] = False,
     trace_file: Annotated[
-        Path | None, typer.Option(metavar="OUT.JSON", help="Write what it did, for Perfetto and Chrome's tracing.")
+        Path | None, typer.Option(metavar="OUT.JSON", help="Write a trace of the run for Perfetto or Chrome's tracing.")
     ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Run it again whenever its file is saved.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Run the agent again whenever its file or one in --agents is saved.")
+    ] = False,
 ) -> None:
-    """Run an agent: its output as JSON on stdout, what it prints and its errors on stderr.
+    """Run an agent.
 
-    Exit code 0: it returned. 1: it failed. 2: the command cannot be carried out as given. 130: interrupted.
+    The agent's output is written to stdout as JSON. Its prints and errors go to stderr.
+
+    \b
+    Exit codes:
+      0    the agent returned
+      1    the agent failed, or the store cannot be used
+      2    invalid usage: an option, the input or the agent's path
+      130  interrupted
     """
     input_dict = _read_input(input_json)
 
@@ -124,11 +154,16 @@ def run(
 
 @app.command()
 def doctor(
-    json_output: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Write the report as one JSON object.")] = False,
 ) -> None:
-    """Say how well agents are kept in on this system, how that was tested, and what would help.
+    """Report how well this system isolates agents.
 
-    Exit code 0: there is isolation. 1: there is none, and agents are refused.
+    The report names each layer of isolation, how it was tested, and what would improve it.
+
+    \b
+    Exit codes:
+      0  isolation is available
+      1  isolation is not available, and agents are refused
     """
     report = isolation_doctor.examine()
     write(sys.stdout, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
@@ -145,7 +180,7 @@ def main() -> None:
 
 
 def _attended(start: Callable[[], Any], should_stop: Callable[[], bool] | None) -> RunResult | None:
-    """Start a run and wait for it; an interrupt ends it, and so does a save of its file, where that is asked for."""
+    """Start a run and wait for it. An interrupt ends the run, and so does `should_stop`, if given."""
     handle = start()
     try:
         while should_stop is not None and not handle.wait(_RELOAD_POLL_S):
@@ -178,7 +213,7 @@ def _keep_running(
         try:
             result = run_once(should_stop)
         except (errors.SandboxError, DataStoreError) as error:
-            say(str(error))  # the next save may mend it
+            say(str(error))  # the next save may fix it
         else:
             if result is not None:
                 shown(result)
@@ -191,7 +226,7 @@ def _keep_running(
 
 
 def _read_input(text: str) -> dict[str, Any]:
-    """Return the input that an option names, or leave with what is wrong with it and where."""
+    """Return the input that `--input` names, or exit with a message that locates the error."""
     where = "--input"
     if text == "-":
         where, raw = "The input on stdin", sys.stdin.buffer.read()

@@ -1,4 +1,4 @@
-"""The options of `sandbox run` and `sandbox watch` that say what an agent is given and may do, and how they are read."""
+"""Options that `sandbox run` and `sandbox watch` share: what an agent is given, its permissions and its limits."""
 
 from __future__ import annotations
 
@@ -21,36 +21,45 @@ _LISTS = ("read", "write", "namespaces", "operations")
 
 ToolsOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(metavar="MODULE:ATTRIBUTE", help="Functions the agent may call: a dict of them, or one. Repeatable."),
+    typer.Option(
+        metavar="MODULE:ATTRIBUTE",
+        help="Functions that the agent may call: a dict of names and functions, or one function. Repeatable.",
+    ),
 ]
 ModulesOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="MODULE:ATTRIBUTE", help="Modules it may import: a dict of their names and contents. Repeatable."
+        metavar="MODULE:ATTRIBUTE",
+        help="Modules that the agent may import: a dict of module names and contents. Repeatable.",
     ),
 ]
 AgentsOption: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Agents it may call, by the names of their files.")
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of agents that the agent may call, by file name.")
 ]
 EnvOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="A variable for the agent; NAME alone takes it from here. Repeatable."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Environment variable for the agent. NAME alone copies it from this environment. Repeatable.",
+    ),
 ]
 PackagesOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--package", metavar="NAME", help="An installed package the agent may import. Repeatable."),
+    typer.Option("--package", metavar="NAME", help="Installed package that the agent may import. Repeatable."),
 ]
 PermissionsOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--permission",
         metavar="KIND=VALUE",
-        help="What it may do, as in read=shared or write='files:*'. Repeatable.",
+        help="Permission of the agent, for example read=shared or write='files:*'. Repeatable.",
     ),
 ]
 LimitsOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--limit", metavar="NAME=VALUE", help="How much it may use, as in operations=1000. Repeatable."),
+    typer.Option(
+        "--limit", metavar="NAME=VALUE", help="Resource limit of a run, for example operations=1000. Repeatable."
+    ),
 ]
 
 
@@ -65,7 +74,7 @@ def read_given(
     limits: list[str] | None,
     timeout_s: float,
 ) -> dict[str, Any]:
-    """Return what these options say, by the names that `Sandbox` and `on_change` have for it."""
+    """Return the values of these options, as keyword arguments for `Sandbox` and `on_change`."""
     return {
         "tools": read_tools(tools or []),
         "modules": read_modules(modules or []),
@@ -78,7 +87,7 @@ def read_given(
 
 
 def read_tools(places: list[str]) -> dict[str, Callable[..., Any]]:
-    """Return the tools that ``module:attribute`` names: a dict of them, or one function by its own name."""
+    """Return the tools at each ``module:attribute``: those of a dict, or one function under its own name."""
     tools: dict[str, Callable[..., Any]] = {}
     for place in places:
         found = _attribute("--tools", place)
@@ -94,7 +103,7 @@ def read_tools(places: list[str]) -> dict[str, Callable[..., Any]]:
 
 
 def read_modules(places: list[str]) -> dict[str, Any]:
-    """Return the modules that ``module:attribute`` names: dicts of their names, and what is in each."""
+    """Return the modules at each ``module:attribute``: a dict of module names and their contents."""
     modules: dict[str, Any] = {}
     for place in places:
         found = _attribute("--modules", place)
@@ -113,7 +122,7 @@ def _attribute(option: str, place: str) -> Any:
         raise InvalidInput(
             f"{option} {place!r} cannot be read: write module:attribute, as in 'my_tools:{option[2:].upper()}'."
         )
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # what `python -m` does, and an installed command does not
+    if os.getcwd() not in sys.path:  # noqa: PTH109  # as `python -m` does, unlike an installed command
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         found: Any = importlib.import_module(module)
@@ -130,20 +139,22 @@ def _attribute(option: str, place: str) -> Any:
 
 
 def read_env(settings: list[str]) -> dict[str, str]:
-    """Return the variables of ``NAME=VALUE``; a ``NAME`` alone is taken from this command's own environment."""
+    """Return the variables of each ``NAME=VALUE``; ``NAME`` alone copies it from this command's environment."""
     env = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             if name not in os.environ:
-                raise InvalidInput(f"--env {name}: there is no such variable here; write {name}=VALUE to set one.")
+                raise InvalidInput(
+                    f"--env {name}: this environment has no such variable; write {name}=VALUE to set it."
+                )
             value = os.environ[name]
         env[name] = value
     return env
 
 
 def read_limits(settings: list[str], timeout_s: float) -> Limits:
-    """Return the limits of ``name=value``."""
+    """Return the limits of each ``name=value``."""
     known = {field.name for field in fields(Limits)}
     values: dict[str, Any] = {"timeout_s": timeout_s}
     for setting in settings:
@@ -157,7 +168,7 @@ def read_limits(settings: list[str], timeout_s: float) -> Limits:
 
 
 def read_permissions(settings: list[str]) -> Permissions | None:
-    """Return the permissions of ``read=NAMESPACE`` and the like, each of which may come more than once."""
+    """Return the permissions of ``read=NAMESPACE`` and the like; each may be given more than once."""
     if not settings:
         return None
     values: dict[str, Any] = {}
@@ -169,7 +180,7 @@ def read_permissions(settings: list[str]) -> Permissions | None:
             values[name] = _number(setting, text)
         else:
             known = ", ".join(f"{one}=..." for one in (*_LISTS, "quota_bytes"))
-            raise InvalidInput(f"--permission {setting!r} cannot be read; there are: {known}.")
+            raise InvalidInput(f"--permission {setting!r} is not a permission: use one of {known}.")
     return Permissions(**values)
 
 

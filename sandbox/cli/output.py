@@ -1,4 +1,4 @@
-"""What `sandbox run` says, and how its siblings say what they do: results on stdout, everything else on stderr."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 def kept(result: RunResult) -> str:
-    """Say what a run that was interrupted has written."""
+    """Return a clause about the writes of an interrupted run."""
     written: Counter[str] = Counter()
     for one in result.operations:
         if one.operation in WRITES and one.error is None:
@@ -38,7 +38,7 @@ def kept(result: RunResult) -> str:
 
 
 def show(result: RunResult, trace: bool, trace_file: Path | None) -> int:
-    """Show what came of a run, and return the exit code."""
+    """Show the outcome of a run, and return the exit code."""
     if trace:
         Console(stderr=True, highlight=False).print(trace_tree(result))
     if trace_file is not None:
@@ -59,7 +59,7 @@ def _show_outcome(result: RunResult) -> int:
         indent = 2 if sys.stdout.isatty() else None
         try:
             write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
-        except BrokenPipeError:  # nobody wants the rest
+        except BrokenPipeError:  # the reader has closed the pipe
             raise
         except OSError as error:
             _forget_stdout()
@@ -71,13 +71,13 @@ def _show_outcome(result: RunResult) -> int:
 
 
 def explained(failure: SandboxError) -> str:
-    """Return what to say of an error, the agent's lines first where it is about some."""
+    """Return the message of an error, after the agent's traceback or offending lines if it has any."""
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
     return (details.rstrip() + "\n" if details else "") + str(failure)
 
 
 def _forget_stdout() -> None:
-    """Have what is left in its buffer go nowhere, where it would fail once more at the end of the process."""
+    """Redirect stdout to the null device, so that its buffer does not fail again when the process exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -92,7 +92,7 @@ def say(text: str) -> None:
 
 
 def write(stream: Any, text: str) -> None:
-    """Write text as UTF-8 whatever the locale, at once."""
+    """Write text as UTF-8, whatever the locale, and flush it."""
     stream.flush()
     stream.buffer.write(text.encode(errors="backslashreplace"))
     stream.buffer.flush()

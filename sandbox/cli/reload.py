@@ -1,4 +1,4 @@
-"""Runs an agent again whenever its file is saved."""
+"""`--reload`: run an agent again whenever its file is saved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Stamps: TypeAlias = dict[Path, tuple[int, int, int]]
 
 
 class Files:
-    """The files of an agent, and of the folder of agents that it calls."""
+    """The file of an agent, and those in the folder of agents that it may call."""
 
     def __init__(self, agent_file: Path, folder: Path | None) -> None:
         self._agent_file = agent_file
         self._folder = folder
 
     def stamps(self) -> Stamps:
-        """Return what changes when one of the files is saved, replaced, added or removed."""
+        """Return a stamp for each file; they change when a file is saved, replaced, added or removed."""
         stamps: Stamps = {}
         for path in self._paths():
             with suppress(OSError):  # some editors remove a file for a moment
@@ -37,10 +37,13 @@ class Files:
 
 
 def run_on_every_save(files: Files, run: Callable[[Callable[[], bool]], None], say: Callable[[str], None]) -> None:
-    """Call `run` now and after each change, until an interrupt; it is told whether it should stop because of one."""
+    """Call `run` now and after each change, until an interrupt.
+
+    `run` gets a function that returns whether a file has changed since, so that it should stop.
+    """
     while True:
         stamps = files.stamps()
-        run(lambda stamps=stamps: files.stamps() != stamps)  # type: ignore[misc]  # bound for this turn
+        run(lambda stamps=stamps: files.stamps() != stamps)  # type: ignore[misc]  # bound for this iteration
         if files.stamps() == stamps:
             say("[waiting for the next save; Ctrl-C ends]")
         while (now := files.stamps()) == stamps:

@@ -27,33 +27,49 @@ _KEYS_SHOWN = 3
 
 
 def watch(
-    agent_file: Annotated[Path, typer.Argument(metavar="AGENT.PY", help="The agent: a file with a run function.")],
-    user: Annotated[str, typer.Option(help="Whose data is watched, and the agent works on.")],
-    namespace: Annotated[str, typer.Option(help="What is watched, and where data_store begins.")] = "default",
+    agent_file: Annotated[
+        Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
+    ],
+    user: Annotated[
+        str, typer.Option(metavar="NAME", help="The user whose data is watched and that the agent works for.")
+    ],
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="The namespace to watch. The agent's data_store starts in it.")
+    ] = "default",
     prefix: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Only keys that begin so.", show_default=False)
+        str | None, typer.Option(metavar="TEXT", help="Watch only keys with this prefix.", show_default=False)
     ] = None,
     consumer: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The name under which the cursor is kept; else the file's.", show_default=False
+            metavar="NAME",
+            help="The name under which the cursor is kept. Defaults to the agent's file name without .py.",
+            show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Changes for one run, at most.")] = 20,
-    concurrency: Annotated[int, typer.Option(help="Runs at the same time, at most.")] = 4,
-    retries: Annotated[int, typer.Option(help="Further tries where a run fails, before the dead letters.")] = 3,
+    batch: Annotated[int, typer.Option(metavar="COUNT", help="Maximum number of changes per run.")] = 20,
+    concurrency: Annotated[int, typer.Option(metavar="COUNT", help="Maximum number of concurrent runs.")] = 4,
+    retries: Annotated[
+        int, typer.Option(metavar="COUNT", help="Retries of a failed run before its changes become dead letters.")
+    ] = 3,
     first_wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Before the first of them; then twice as long.")
+        float, typer.Option(metavar="SECONDS", help="Wait before the first retry; it doubles for each further retry.")
     ] = 0.5,
-    initial: Annotated[bool, typer.Option("--initial", help="A new consumer begins with every key there is.")] = False,
+    initial: Annotated[bool, typer.Option("--initial", help="Start a new consumer with every existing key.")] = False,
     own_writes: Annotated[
-        bool, typer.Option("--own-writes", help="Hand on what an agent of this name wrote as well.")
+        bool, typer.Option("--own-writes", help="Include changes that the agent itself wrote, under its name.")
     ] = False,
     agent: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The agent's name; else the consumer's.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAME", help="The agent's name. Defaults to the consumer's name.", show_default=False),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The server. Defaults to REDIS_URL, or else to the embedded server.",
+            show_default=False,
+        ),
     ] = None,
     tools: cli_options.ToolsOption = None,
     modules: cli_options.ModulesOption = None,
@@ -62,17 +78,28 @@ def watch(
     packages: cli_options.PackagesOption = None,
     permissions: cli_options.PermissionsOption = None,
     limits: cli_options.LimitsOption = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="When to end a run.")] = Limits().timeout_s,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="End a run after this many seconds.")
+    ] = Limits().timeout_s,
     configure_server: Annotated[
-        bool, typer.Option("--configure-server", help="Have the server send the events that watching needs.")
+        bool, typer.Option("--configure-server", help="Enable the keyspace events that watching needs, on the server.")
     ] = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Write each event to stdout, as a JSON object on a line of its own.")
+    ] = False,
 ) -> None:
-    """Run an agent on the changes of a namespace, until Ctrl-C: {"changes": [...]} is its input.
+    """Run an agent on the changes of a namespace.
 
-    A line on stderr for each run. Ctrl-C or SIGTERM: what runs is finished, the cursor is kept. A second Ctrl-C ends it at once.
-    Exit code 0: it was told to end. 1: the store cannot be used, or the agent cannot be loaded. 2: called wrongly. 130: ended at
-    once.
+    The agent's input is {"changes": [...]}. Each run is reported in a line on stderr.
+
+    Ctrl-C or SIGTERM finishes the runs under way and saves the cursor. A second Ctrl-C or SIGTERM ends them at once.
+
+    \b
+    Exit codes:
+      0    stopped by Ctrl-C or SIGTERM
+      1    the store cannot be used, or the agent cannot be loaded
+      2    invalid usage: an option or the agent's path
+      130  stopped at once by a second Ctrl-C or SIGTERM
     """
     show = _as_json if json_lines else _as_line
     try:
@@ -113,12 +140,12 @@ def watch(
     except DataStoreError as error:
         leave(str(error), FAILED)
     if interrupted():
-        leave("Ended at once: what was under way is done again by the next consumer of this name.", INTERRUPTED)
+        leave("Ended at once: the next consumer of this name repeats the runs that were under way.", INTERRUPTED)
 
 
 @contextmanager
 def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
-    """Have the first Ctrl-C or SIGTERM finish what runs, and the next end it; gives whether there was a next."""
+    """Let the first Ctrl-C or SIGTERM finish the runs under way, and the second end them; yield whether a second came."""
     asked = 0
 
     def told(*_: Any) -> None:
@@ -126,8 +153,8 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
         asked += 1
         reacting.stop(now=asked > 1)
         if asked == 1:
-            # Not from here: the signal may have come in the middle of another line.
-            text = "Finishing what runs; once more to end it at once.\n"
+            # In a thread, because the signal may have interrupted the writing of another line.
+            text = "Finishing the runs under way; press Ctrl-C again to end them at once.\n"
             threading.Thread(target=to_stderr, args=(text,), daemon=True).start()
 
     before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -153,12 +180,12 @@ def _say(event: ConsumerEvent) -> str:
     if event.kind == "failed":
         return f"{what}: try {event.attempt} failed: {event.error}"
     if event.kind == "dead letter":
-        return f"{what}: put aside in 'dead-letter:{event.consumer}': {event.error}"
+        return f"{what}: stored as a dead letter in 'dead-letter:{event.consumer}': {event.error}"
     if event.kind == "waiting":
-        return f"{what}: not possible now, again in {event.wait_s:.1f} s: {event.error}"
+        return f"{what}: waiting, next try in {event.wait_s:.1f} s: {event.error}"
     return {
         "watching": "watching",
-        "standing by": "standing by, another process works under this name",
+        "standing by": "standing by; another process is the consumer of this name",
         "stopped": "stopped",
     }[event.kind]
 

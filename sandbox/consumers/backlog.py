@@ -1,4 +1,4 @@
-"""Which changes may be worked on next, and how far a consumer has come. No I/O."""
+"""The backlog of a consumer: which changes may be processed next, and how far the cursor may move. No I/O."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from redis_store.types import Change, Json
 from redis_store.values import rules
 
 MOST_OPEN = 1000
-"""So many changes may be open: taken from the watch, and not yet behind the cursor."""
+"""Limit of open changes: those taken from the watch that the cursor has not passed yet."""
 
 BATCH_BYTES = 8 * 1024 * 1024
-"""A batch is not filled further where its values take so much."""
+"""Size limit of the values in a batch, in bytes; a single larger change is a batch of its own."""
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One change, from the time when it is taken until it is behind the cursor."""
+    """One change, from the time when it is taken until the cursor has passed it."""
 
     change: Change
-    """Its value is JSON text, in bytes, or None."""
+    """The change; its value is JSON text as bytes, or None."""
     done: bool = False
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the value."""
+        """Size of the value, in bytes."""
         return len(self.change.value) if isinstance(self.change.value, bytes) else 0
 
     def as_json(self) -> dict[str, Json]:
-        """Return the change as an agent gets it; raises `ValueError` where the value is not JSON."""
+        """Return the change as an agent gets it; raises `ValueError` if the value is not JSON."""
         change = self.change
         value = rules.load(change.value) if isinstance(change.value, bytes) else change.value
         return {
@@ -44,10 +44,10 @@ class Item:
 
 
 class Backlog:
-    """The open changes of one consumer, in the order in which they came.
+    """The open changes of one consumer, in order of arrival.
 
-    A key is worked on by one batch at a time, and a `clear` or `reset`, which is about all keys, waits for what came before it
-    and holds up what comes after. So nothing about a key overtakes anything else about it.
+    A key is in one batch at a time. A `clear` or `reset`, which concerns all keys, waits for the changes before it and holds
+    back those after it. So the changes of a key are always processed in order.
     """
 
     def __init__(self) -> None:
@@ -57,18 +57,18 @@ class Backlog:
 
     @property
     def room(self) -> int:
-        """How many more changes may be added."""
+        """Number of changes that may still be added."""
         return max(0, MOST_OPEN - len(self._open))
 
     def add(self, change: Change, *, skip: bool = False) -> None:
-        """Take in a change; one that is skipped is done."""
+        """Add a change; a skipped one counts as done."""
         item = Item(change, done=skip)
         self._open.append(item)
         if not skip:
             self._waiting.append(item)
 
     def next_batch(self, most: int) -> list[Item]:
-        """Return what can be worked on now, in order, and at most so much; nothing while all of it has to wait."""
+        """Return at most `most` changes that can be processed now, in order; empty while all of them must wait."""
         if None in self._busy:
             return []
         batch: list[Item] = []
@@ -92,24 +92,24 @@ class Backlog:
         return batch
 
     def finish(self, batch: list[Item]) -> Change | None:
-        """Take note that a batch is done; the change behind which the cursor may move now, if it may move."""
+        """Mark a batch as done, and return the change that the cursor may move to, if it may move."""
         for item in batch:
             item.done = True
         self._busy -= {item.change.key for item in batch}
         return self.settle()
 
     def give_up(self, batch: list[Item]) -> None:
-        """Take note that a batch was left undone, and stays before the cursor."""
+        """Release the keys of a batch that was not done; its changes stay ahead of the cursor."""
         self._busy -= {item.change.key for item in batch}
 
     def settle(self) -> Change | None:
-        """Forget what is done without a gap before it, and return the last of it."""
+        """Remove the leading changes that are done, and return the last of them."""
         last: Change | None = None
         while self._open and self._open[0].done:
             last = self._open.popleft().change
         return last
 
     def clear(self) -> None:
-        """Forget everything: another process does it."""
+        """Remove all changes, because another process has become the consumer."""
         self._open.clear()
         self._waiting = []

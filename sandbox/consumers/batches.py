@@ -1,4 +1,4 @@
-"""What is done about one batch of changes: runs, further tries, dead letters."""
+"""Processing of one batch of changes: runs, retries, dead letters."""
 
 from __future__ import annotations
 
@@ -30,18 +30,24 @@ from sandbox.runner import arun
 T = TypeVar("T")
 
 _NOT_THE_AGENT = (StoreUnavailable, ServerRefused, StartFailed, AgentNotFound)
-"""Errors raised before the agent ran: they are waited out, however long it takes, and cost the changes no try."""
+"""Errors raised before the agent ran: the consumer waits until they pass, without a time limit, and counts no try."""
 
 _LONGEST_KEY_PART = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerEvent:
-    """Something that a consumer did; `on_event` gets each.
+    """An event of a consumer; `on_event` gets each.
 
-    `kind`: "watching" (it works from now on), "standing by" (another process works under its name), "ran", "failed" (a run; it
-    is tried again unless its changes become dead letters), "dead letter", "waiting" (`wait_s`, for the server or for what the
-    agent needs to start), "stopped" (with an `error` where it is because no run can begin).
+    `kind` is one of:
+
+    - "watching": this process is the consumer from now on;
+    - "standing by": another process is the consumer;
+    - "ran": a run succeeded;
+    - "failed": a run failed; it is retried unless its changes become dead letters;
+    - "dead letter": a change was stored as a dead letter;
+    - "waiting": the consumer waits `wait_s` seconds for the server or for what the agent needs to start;
+    - "stopped": the consumer has ended, with an `error` if no run can begin.
     """
 
     kind: Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
@@ -50,7 +56,7 @@ class ConsumerEvent:
     """The keys of the changes, in order; None for a change of the whole namespace."""
     run: str | None = None
     seconds: float | None = None
-    """How long the run took."""
+    """Duration of the run, in seconds."""
     output: dict[str, Json] | None = None
     error: str | None = None
     attempt: int = 1
@@ -59,7 +65,7 @@ class ConsumerEvent:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What a consumer was asked for, checked."""
+    """The checked arguments of a consumer."""
 
     source_or_path: str | os.PathLike[str]
     user: str
@@ -68,7 +74,7 @@ class Reaction:
     consumer: str
     agent: str
     options: Mapping[str, Any]
-    """What its runs are given, as `sandbox.run` takes it."""
+    """Arguments for its runs, by the names of `sandbox.run`."""
     url: str | None
     batch: int
     concurrency: int
@@ -83,7 +89,7 @@ class Reaction:
 
     @property
     def dead_letters(self) -> str:
-        """The namespace for what fails every time."""
+        """Namespace of the consumer's dead letters."""
         return f"dead-letter:{self.consumer}"
 
 
@@ -92,16 +98,16 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _fails_every_run(error: BaseException | None) -> bool:
-    """Whether no change would fare better: the agent cannot be loaded, or not be kept in."""
+    """Whether every change would fail: the agent cannot be loaded, or its isolation is not available."""
     return isinstance(error, IsolationUnavailable) or (isinstance(error, SandboxError) and error.loading_failed)
 
 
 class Left(Exception):
-    """The consumer is to stop: what had to be tried again stays for the next time."""
+    """The consumer shall stop: a batch that needs another try stays for the next start."""
 
 
 class Reactor:
-    """Carries out batches for a consumer."""
+    """Processes the batches of a consumer."""
 
     def __init__(self, reaction: Reaction, store: AsyncDataStore, stopping: asyncio.Event) -> None:
         self._reaction = reaction
@@ -109,9 +115,9 @@ class Reactor:
         self._stopping = stopping
 
     async def carry_out(self, batch: list[Item]) -> bool:
-        """Do what is to be done about some changes; False where the consumer stops and they stay undone.
+        """Process a batch; False if the consumer stops first and the batch is not done.
 
-        Raises the `SandboxError` for which no run can begin, whatever the changes.
+        Raises the `SandboxError` that prevents every run, whatever the changes.
         """
         try:
             readable = await self._sort_out(batch)
@@ -122,7 +128,7 @@ class Reactor:
         return True
 
     async def _sort_out(self, batch: list[Item]) -> list[tuple[Item, dict[str, Json]]]:
-        """Return changes with what the agent gets; a value that is not JSON is a dead letter at once."""
+        """Return the changes with their JSON for the agent; a value that is not JSON becomes a dead letter at once."""
         readable = []
         for item in batch:
             try:
@@ -133,7 +139,7 @@ class Reactor:
         return readable
 
     async def _one_by_one(self, batch: list[tuple[Item, dict[str, Json]]], error: Exception) -> None:
-        """Find out which changes of a batch fail, so that none takes another with it to the dead letters."""
+        """Try the changes of a failed batch alone, so that only those that fail become dead letters."""
         for item, change in batch:
             failure: Exception | None = error
             if len(batch) > 1:
@@ -142,7 +148,7 @@ class Reactor:
                 await self._bury(item, change, failure, self._reaction.retries + 1 + (len(batch) > 1))
 
     async def _try(self, batch: list[tuple[Item, dict[str, Json]]], retries: int) -> Exception | None:
-        """Run the agent until it succeeds or the tries are used up; the last error, raised where no change is to blame."""
+        """Run the agent until it succeeds or the tries are used up; return the last error, or raise one that every run meets."""
         keys = tuple(item.change.key for item, _ in batch)
         changes = [change for _, change in batch]
         attempt = 0
@@ -152,7 +158,7 @@ class Reactor:
             attempt += 1
             try:
                 result = await self._patiently(partial(self._run, changes), keys)
-            except SandboxError as error:  # it did not begin, such as with too much for one run
+            except SandboxError as error:  # the run did not begin: its input may be too big, for example
                 tell = self._reaction.tell
                 tell(ConsumerEvent("failed", self._reaction.consumer, keys, error=str(error), attempt=attempt))
                 raise
@@ -160,7 +166,7 @@ class Reactor:
             result.check()
 
         def used_up(state: RetryCallState) -> bool:
-            # Of an agent that cannot be loaded all tries, also where a change is alone: its file may be about to be saved.
+            # All tries for an agent that cannot be loaded, even for a single change: its file may be about to be saved.
             failed = state.outcome.exception() if state.outcome is not None else None
             return state.attempt_number > (self._reaction.retries if _fails_every_run(failed) else retries)
 
@@ -195,7 +201,7 @@ class Reactor:
         )
 
     async def _patiently(self, do: Callable[[], Coroutine[Any, Any, T]], keys: tuple[str | None, ...]) -> T:
-        """Do something that needs the server, again and again until it is there."""
+        """Retry `do` until it no longer raises one of `_NOT_THE_AGENT`."""
 
         def say(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -214,7 +220,7 @@ class Reactor:
         return await retrying(do)
 
     async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
-        """Put a change aside, with what is wrong about it."""
+        """Store a change as a dead letter, with its error."""
         asked, known = self._reaction, item.change
         told = {"type": type(error).__name__, "message": str(error), "traceback": getattr(error, "traceback", "")}
         record: dict[str, Json] = {"change": change, "error": told, "agent": asked.agent, "tries": tries}
@@ -224,7 +230,7 @@ class Reactor:
         async def write() -> None:
             try:
                 await self._dead_letters.set(key, record if change is not None else {**record, "change": small})
-            except StoreLimitExceeded:  # with the error around it, the value is too big
+            except StoreLimitExceeded:  # the value is too big together with the error
                 await self._dead_letters.set(key, {**record, "change": small})
 
         await self._patiently(write, (known.key,))
@@ -235,7 +241,7 @@ class Reactor:
         return wait_exponential(multiplier=first, max=longest) + wait_random(0, min(first, longest) / 2)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before the next try; raises `Left` where the consumer is to stop."""
+        """Wait before the next try; raises `Left` if the consumer shall stop."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

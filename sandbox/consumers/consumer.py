@@ -1,4 +1,4 @@
-"""Agents that run on changes: a consumer hands the changes of a namespace to an agent, and knows how far it has come."""
+"""Agents that run on changes: a consumer passes the changes of a namespace to an agent, and keeps its cursor in Redis."""
 
 from __future__ import annotations
 
@@ -55,15 +55,20 @@ def on_change(
 ) -> Consumer:
     """Return a `Consumer` that runs an agent on the changes of a namespace, with ``{"changes": [...]}`` as its input.
 
-    `run` it until it is stopped, ``await`` its `arun`, or let it work in a thread for as long as a ``with`` block lasts.
+    Call its `run`, ``await`` its `arun`, or use it in a ``with`` block, during which it works in a thread.
 
-    A run gets at most `batch` changes, `concurrency` runs are under way at once, one at a time for each key. One that fails
-    is tried again `retries` times, after `first_wait` seconds, then twice as many and so on up to `longest_wait`. After that the
-    changes of its batch are tried alone, and those that fail go to the namespace ``dead-letter:<consumer>``; where the agent
-    cannot be loaded, the consumer ends with the error instead, and puts nothing aside. `consumer` is the
-    name under which the server keeps how far it has come (by default that of the agent's file); of several processes with one
-    name one works. `initial` makes a new consumer begin with every key that is there. What an agent called `agent` (by default
-    as the consumer) wrote is not handed on, so that it does not trigger itself, unless `own_writes`. The rest as in `run`.
+    A run gets at most `batch` changes. At most `concurrency` runs are under way at once, and at most one for each key.
+
+    A failed run is retried `retries` times: after `first_wait` seconds, then after twice as long each time, up to
+    `longest_wait`. Then the changes of its batch are tried alone, and those that fail are stored in the namespace
+    ``dead-letter:<consumer>``. If the agent cannot be loaded, the consumer ends with the error instead and stores no dead
+    letters.
+
+    `consumer` is the name under which Redis keeps the cursor, by default that of the agent's file. Of several processes with
+    one name, one works and the others stand by. With `initial`, a new consumer begins with every existing key.
+
+    Changes written by the agent name `agent` (by default the consumer's name) are skipped, so that the agent does not trigger
+    itself; `own_writes` includes them. The other arguments are those of `run`.
     """
     tell = _guarded(on_event)
     name = _name(source_or_path, consumer, agent)
@@ -105,12 +110,12 @@ def on_change(
         tell=tell,
     )
     if namespace == reaction.dead_letters:
-        raise InvalidInput(f"The consumer {name!r} cannot watch its own dead letters: give another consumer's name.")
+        raise InvalidInput(f"The consumer {name!r} cannot watch its own dead letters: give another consumer name.")
     return Consumer(reaction)
 
 
 class Consumer:
-    """An agent that runs on changes; made by `on_change`, and good for one time."""
+    """An agent that runs on changes. Made by `on_change`; can be started once."""
 
     def __init__(self, reaction: Reaction) -> None:
         self._reaction = reaction
@@ -121,38 +126,38 @@ class Consumer:
 
     @property
     def name(self) -> str:
-        """The name under which the server keeps how far it has come."""
+        """The name under which Redis keeps the cursor."""
         return self._reaction.consumer
 
     @property
     def dead_letters(self) -> str:
-        """The namespace, of the same user, for changes on which the agent fails every time."""
+        """The namespace, of the same user, for changes that failed on every try."""
         return self._reaction.dead_letters
 
     def run(self) -> None:
         """Work until `stop`, in this thread.
 
-        Raises an error of the store where the server cannot be used at the start, and what a run had as its error
-        (`SandboxError.loading_failed`) where the agent cannot be loaded: its changes come again.
+        Raises the store's error if the server cannot be used at the start. Raises the run's error (with
+        `SandboxError.loading_failed`) if the agent cannot be loaded; its changes are delivered again at the next start.
         """
         asyncio.run(self.arun())
 
     async def arun(self) -> None:
-        """Work until `stop` as `run` does, on the running event loop; async tools run on it too.
+        """Work until `stop`, like `run`, on the running event loop; async tools run on it too.
 
         Cancelling it ends the runs under way.
         """
         await self._work.run(self._begun.set)
 
     def stop(self, *, now: bool = False) -> None:
-        """Let it end: it begins no more runs, finishes those under way, and keeps its cursor. From any thread, at any time.
+        """Stop: start no more runs, finish those under way and save the cursor. May be called from any thread, at any time.
 
-        `now` ends the runs under way as well; their changes are worked on again by whoever consumes next under this name.
+        `now` also ends the runs under way; their changes are delivered again to the next consumer of this name.
         """
         self._work.stop(now)
 
     def __enter__(self) -> Self:
-        """Work in a thread; returns when what is written from now on will be seen, or when it stands by."""
+        """Start working in a thread; return when every later write will be seen, or when the consumer stands by."""
         self._thread = threading.Thread(target=self._run_in_thread, name=f"sandbox-consumer-{self.name}", daemon=True)
         self._thread.start()
         self._begun.wait()
@@ -196,7 +201,7 @@ def _name(source_or_path: object, consumer: str | None, agent: str | None) -> st
         return name
     if agent is not None:
         return agent
-    raise InvalidInput("Give a consumer's name: an agent that is passed as its source has none.")
+    raise InvalidInput("Give a consumer name: an agent that is passed as source code has none.")
 
 
 def _guarded(on_event: Callable[[ConsumerEvent], object] | None) -> Callable[[ConsumerEvent], None]:
@@ -208,7 +213,7 @@ def _guarded(on_event: Callable[[ConsumerEvent], object] | None) -> Callable[[Co
             try:
                 on_event(event)
             except Exception:
-                logger.exception("on_event raised; the consumer goes on")
+                logger.exception("on_event raised; the consumer continues")
 
     return tell
 

@@ -1,4 +1,4 @@
-"""A consumer's work: taking changes, having them worked on, and moving its cursor behind what is done."""
+"""The main loop of a consumer: take changes, have them processed, and move the cursor past those that are done."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sandbox.errors import SandboxError
 
 _TAKE_AT_ONCE = 200
 _TURN_S = 1.0
-"""How long to wait for a change before looking whether another process has become the consumer."""
+"""Longest wait for a change, in seconds; after each, check whether another process has become the consumer."""
 
 _LAST_WORD_S = 5.0
-"""How long a consumer that stops waits for a server that is away to take its cursor."""
+"""Timeout for saving the cursor when the consumer stops, in seconds; the server may be unreachable."""
 
 
 class Work:
-    """What one consumer does between its begin and its end."""
+    """The work of one consumer, from start to stop."""
 
     def __init__(self, reaction: Reaction) -> None:
         self._reaction = reaction
@@ -35,19 +35,19 @@ class Work:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._standing_by = False
         self._failure: SandboxError | None = None
-        """Why no run can begin any more, whatever the change."""
+        """The error that prevents every run, whatever the change."""
 
     def stop(self, now: bool) -> None:
-        """End, from any thread; also before it has begun."""
+        """Stop, from any thread; may also be called before `run`."""
         with self._lock:
             self._asked.append(now)
             loop = self._loop
         if loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, and the work over
+            with suppress(RuntimeError):  # the loop is closed, and the work is over
                 loop.call_soon_threadsafe(self._heed)
 
     async def run(self, begun: Callable[[], None]) -> None:
-        """Work until told to stop; raises the `SandboxError` for which no run can begin."""
+        """Work until told to stop; raises the `SandboxError` that prevents every run."""
         asked = self._reaction
         self._stopping = asyncio.Event()
         with self._lock:
@@ -61,7 +61,7 @@ class Work:
             configure_server=asked.configure_server,
         ) as store:
             self._reactor = Reactor(asked, store, self._stopping)
-            # As text: a value that is not JSON is a matter for the dead letters.
+            # Values as text, so that one that is not JSON becomes a dead letter.
             watch = store.as_json_text().watch(asked.prefix, consumer=asked.consumer, initial=asked.initial)
             async with watch:
                 self._look(watch, begun=True)
@@ -125,7 +125,7 @@ class Work:
                 done = not run.cancelled() and run.result()
             except SandboxError as error:
                 done, self._failure = False, self._failure or error
-                self._stopping.set()  # the other runs may come to their ends
+                self._stopping.set()  # the other runs may finish
             if done:
                 self._done = self._backlog.finish(batch) or self._done
             else:
@@ -138,7 +138,7 @@ class Work:
         self._done = self._backlog.settle() or self._done
 
     def _look(self, watch: AsyncWatch, *, begun: bool = False) -> None:
-        """Notice that another process has become the consumer, or that this one has."""
+        """Check whether another process has become the consumer, or this one has."""
         if not begun and watch.standing_by == self._standing_by:
             return
         self._standing_by = watch.standing_by
@@ -149,7 +149,7 @@ class Work:
         self._reaction.tell(ConsumerEvent(kind, self._reaction.consumer))
 
     async def _save_last(self, watch: AsyncWatch, saving: asyncio.Task[None] | None) -> None:
-        """Move the cursor behind what was done last, if the server is there to hear of it."""
+        """Move the cursor past the last change that is done, if the server can be reached."""
         with suppress(TimeoutError, DataStoreError):
             async with asyncio.timeout(_LAST_WORD_S):
                 if saving is not None:
@@ -159,7 +159,7 @@ class Work:
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their ends."""
+    """Cancel tasks and wait until they have ended."""
     ending = list(tasks)
     for task in ending:
         task.cancel()

@@ -1,1 +1,1 @@
-"""What the host does for one agent process. File by file the counterpart of `child`."""
+"""The host's side of one agent process. Its modules mirror those of `child`."""

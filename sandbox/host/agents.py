@@ -1,4 +1,4 @@
-"""Carries out an agent's calls of other agents: each in a process of its own, within what the whole tree may use."""
+"""Nested runs: an agent's calls of other agents, each in its own process, within the limits of the whole tree."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ from sandbox.running.tree import Tree
 logger = logging.getLogger("sandbox")
 
 _NESTED_PATIENCE_S = 2.0
-"""How long to wait for nested runs that were told to end."""
+"""Timeout for the end of nested runs that were told to end, in seconds."""
 
 _BIG_RESULT_BYTES = 64 * 1024
-"""A run whose answer takes more keeps its place until the agent has taken it: so many big ones there are, and no more."""
+"""Size from which an answer is big, in bytes.
+
+A run with a big answer keeps its slot until the agent has received it, so that the slots bound the big answers in memory.
+"""
 
 Post = Callable[[list[Part], threading.Event | None], None]
 CarryOut = Callable[[Job, Tree, Stop], "bytes | SandboxError"]
 
 
 class NestedHost:
-    """The runs that one process has started by calling agents; they end with it."""
+    """The nested runs that one process has started; they end with it."""
 
     def __init__(self, tree: Tree, job: Job, post: Post, carry_out: CarryOut) -> None:
         self._tree = tree
@@ -43,22 +46,22 @@ class NestedHost:
         self._carry_out = carry_out
         self._lock = threading.Lock()
         self._inputs: dict[int, int] = {}
-        """The calls that have not been answered yet, with what the input of each takes as JSON."""
+        """The unanswered calls, by number, with the size of each input as JSON in bytes."""
         self._tickets: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Stop, threading.Thread]] = {}
         self._leaving: set[threading.Event] = set()
-        """Of the big answers that the agent has not taken yet."""
+        """Events of the big answers that the agent has not received yet."""
         self._closed = False
         self.held_bytes = 0
-        """What the inputs of the calls under way take as JSON."""
+        """Size of the inputs of the calls under way, as JSON, in bytes."""
 
     @property
     def under_way(self) -> int:
-        """How many calls have not been answered yet."""
+        """Number of calls that have not been answered yet."""
         return len(self._inputs)
 
     def call(self, number: int, name: str, input_text: bytes) -> None:
-        """Start a call, or let it wait for a place; its answer is posted when it is there."""
+        """Start a call, or queue it for a slot; its answer is posted when the nested run has ended."""
         if number in self._inputs:
             raise FrameError("a call of an agent under a number in use")
         load_json(input_text, dict)
@@ -79,7 +82,7 @@ class NestedHost:
                 self._tickets[number] = ticket
 
     def close(self) -> None:
-        """End what is under way, and wait until it is gone."""
+        """End the nested runs, and wait until they are gone."""
         with self._lock:
             self._closed = True
             tickets, self._tickets = list(self._tickets.values()), {}
@@ -95,7 +98,7 @@ class NestedHost:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _begin(self, number: int, job: Job) -> None:
-        """Take a place that has come free; in the thread that freed it, so that a new one does the work."""
+        """Take a free slot and start a thread for the run; this is called in the thread that freed the slot."""
         with self._lock:
             if not self._closed:
                 stop = Stop()
@@ -105,7 +108,7 @@ class NestedHost:
                 self._running[number] = stop, thread
                 try:
                     thread.start()
-                except RuntimeError as error:  # the system gives no more threads
+                except RuntimeError as error:  # the system has no more threads
                     del self._running[number]
                     stop.close()
                     failure: BaseException = error
@@ -141,7 +144,7 @@ class NestedHost:
             self._tree.level(job.depth).leave()
 
     def _answer(self, number: int, outcome: bytes | BaseException) -> threading.Event | None:
-        """Send an answer; of a big one, return what is set when the agent has taken it, or is gone."""
+        """Send an answer; for a big one, return an event that is set when the agent has received it or has ended."""
         message: list[Part]
         if isinstance(outcome, bytes):
             message = ["answer", number, outcome]
@@ -169,7 +172,7 @@ def _unknown(name: str, known: list[str]) -> UnknownAgent:
 
 
 def _error_parts(error: SandboxError) -> list[Part]:
-    """Return an error as it crosses: its class, its message, its facts as JSON."""
+    """Return an error as it is sent: its class, its message, its facts as JSON."""
     known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in sandbox_errors.__all__)
     facts = {name: fact for name, fact in error.__dict__.items() if _is_plain(fact)}
     message = str(error).encode(errors="backslashreplace").decode()

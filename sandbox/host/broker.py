@@ -1,7 +1,7 @@
-"""Serves one agent's calls of the store: names of operations and JSON text come in, Redis never shows.
+"""The broker of one agent process: carries out its `data_store` calls, given as operation names and JSON text.
 
-The store is bound to its user and its permissions before the agent starts, and no message can say others. Values pass
-through as JSON text.
+The agent never sees Redis. The store is bound to its user and permissions before the agent starts, and no message can
+change them. Values pass through as JSON text.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from sandbox.running.tree import Tree
 _NAMESPACES_KEPT = 256
 
 _ANSWER_HEAD_BYTES = 64
-"""More than what stands before the value in the frame of an answer."""
+"""Upper bound of the bytes that precede the value in an answer's frame."""
 
 logger = logging.getLogger("sandbox")
 
 
 class Broker:
-    """Answers the calls of one process, in a thread that its life gives it, until the socket ends.
+    """Answers the calls of one process, in a thread of the caller, until the socket is closed.
 
-    What the run must not survive ends `tree`; what the agent can catch goes back to the agent.
+    An error that must end the run ends `tree`; an error that the agent can catch is sent to the agent.
     """
 
     patience_s = 1.0
-    """How long to wait for the thread when its socket and its store are closed."""
+    """Timeout for joining the broker's thread after its socket and store were closed, in seconds."""
 
     def __init__(
         self, sock: socket.socket, store: TextStore, who: Who, tree: Tree, hidden: tuple[str, ...] = ()
     ) -> None:
-        """Answer on `sock` with `store`; `hidden` are texts that no message to the agent may hold."""
+        """Answer on `sock` with `store`; `hidden` are texts that no message to the agent may contain."""
         self._channel = Channel(sock, tree.given.limits.frame_bytes, SPIN_FOR_REQUEST_US)
         self._store = store
         self._namespaces: dict[tuple[str, int | None], TextStore] = {}
@@ -54,10 +54,10 @@ class Broker:
         self._tree = tree
         self._hidden = hidden
         self.held = Held()
-        """What the process has taken and not given back; for whoever clears away after it."""
+        """What the process has acquired and not released yet, for the clean-up after its end."""
 
     def serve(self) -> SandboxError | None:
-        """Answer until the child closes its end or the run is over; return what is wrong where a rule is broken."""
+        """Answer until the child closes its end or the run is over; return an error if the child broke the protocol."""
         try:
             while (body := self._channel.receive()) is not None:
                 number, operation, namespace, max_keys, arguments = read_request(unpack(body))
@@ -74,13 +74,13 @@ class Broker:
         return None
 
     def give_back(self) -> None:
-        """Give back what the process holds, which is gone or will be, so that nobody renews it any more."""
+        """Release what the process holds; the process has ended or is about to, and nothing renews its holds."""
         if self.held:
             with self._tree.open_unrestricted() as store:
                 self.held.release(store)
 
     def close(self) -> None:
-        """Close the store, from another thread: this wakes a call that still waits for the server."""
+        """Close the store, from another thread; this wakes a call that still waits for the server."""
         self._store.close()
 
     def _reply(self, number: int, parts: list[Part]) -> None:
@@ -90,7 +90,7 @@ class Broker:
             self._channel.send([number, *error_parts(_answer_too_big(error.size_bytes, error.limit_bytes))])
 
     def _record(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> list[Part]:
-        """Carry out a call and return its answer; the timeline gets a line either way."""
+        """Carry out a call and return its answer; record it in the timeline, successful or not."""
         received, start = time.time(), time.perf_counter()
         failed: str | None = None
         try:
@@ -125,7 +125,7 @@ class Broker:
         return parts
 
     def _told(self, error: DataStoreError) -> DataStoreError:
-        """Return the error in the agent's terms."""
+        """Return the error in terms that the agent knows."""
         if isinstance(error, LimitExceeded) and error.limit == "max_read_bytes":
             return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
         return error
@@ -136,7 +136,7 @@ class Broker:
         tree = self._tree
         tree.granted.check(operation)
         written, noted = operations.bytes_written(operation, arguments), operations.bytes_noted(operation, arguments)
-        # Else the store refuses, and nothing was written; a transaction's namespaces stand in its arguments.
+        # Without the right to write, the store refuses and writes nothing. A transaction names its namespaces in its arguments.
         if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
             tree.spend_written(written + noted)
@@ -148,17 +148,17 @@ class Broker:
         news = self.held.begin(operation, namespace, arguments)
         try:
             done = ALL_HANDLERS[operation](store, arguments)
-        except InvalidInput:  # nothing was sent
+        except InvalidInput:  # nothing was sent to the server
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
         return done
 
     def _check_fits(self, store: TextStore, key: str) -> None:
-        """Refuse to take away a value that is too big for an answer: it would be nowhere then."""
+        """Refuse to pop a value that is too big for an answer: it would be lost."""
         info, limit = store.info(key), self._tree.given.limits.frame_bytes
         size, most = 0 if info is None else info.size, limit - _ANSWER_HEAD_BYTES
-        if info is not None and size <= most < MAX_VALUE_BYTES:  # which may be what it was compressed to
+        if info is not None and size <= most < MAX_VALUE_BYTES:  # `size` may be the compressed size
             size = len(store.get(key) or b"")
         if size > most:
             raise _answer_too_big(size, limit)
@@ -176,10 +176,10 @@ _NOTHING = operations.Answered([], 0)
 
 
 def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:
-    """Return the error of an answer that the agent does not get; `more` is for one of which nobody has read all."""
+    """Return the error for an answer that is too big to send; `more` qualifies a size that is not fully known."""
     return LimitExceeded(
-        f"The answer takes {more}{size:,} bytes, and at most {limit:,} reach an agent at once: read in parts, for example"
-        " with iter_items, or raise Limits.frame_bytes.",
+        f"The answer takes {more}{size:,} bytes, and at most {limit:,} can be sent to an agent at once: read in parts, for"
+        " example with iter_items, or raise Limits.frame_bytes.",
         limit="frame_bytes",
         limit_bytes=limit,
         size_bytes=size,
@@ -187,10 +187,10 @@ def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:
 
 
 def error_parts(error: DataStoreError, hidden: tuple[str, ...] = ()) -> list[Part]:
-    """Return an error as it crosses: its class, its message without the server's address, its facts as JSON."""
+    """Return an error as it is sent: its class, its message without the server's address, its facts as JSON."""
     known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in store_errors.__all__)
     message = str(error)
-    if isinstance(error, (StoreUnavailable, InvalidSettings)):  # no others tell of the server
+    if isinstance(error, (StoreUnavailable, InvalidSettings)):  # no other errors name the server
         for text in hidden:
             message = message.replace(text, "the server")
     facts = {name: _plain_fact(fact) for name, fact in error.facts.items()}

@@ -1,8 +1,8 @@
-"""What a host and its broker's process say to each other about one agent's process, over a socket of its own: the *link*.
+"""Messages between a host and its broker process about one agent process, over a socket of their own: the *link*.
 
-The host begins with who asks and what they may do, as JSON, and says by closing its side that the agent is gone. The broker
-says what ended the run; what the tree did, when the last process of it is gone; and ``closed``. Frames are those of the
-channels to agents.
+The host first sends the agent's identity and permissions as JSON; it closes its side when the agent process has ended. The
+broker sends the error that ended the run; the operations of the tree, when its last process has ended; and ``closed``.
+Frames have the format of the channels to agents.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _RECORD_PARTS = len(OperationDone._fields) - 1 + len(Who._fields)
 
 
 class Request(NamedTuple):
-    """For whom the broker is to work."""
+    """The agent process that the broker shall serve, and its permissions."""
 
     url: str | None
-    """Where the store is, None for what the environment says; the same in all requests to one process."""
+    """Address of the store, None to take it from the environment; the same in all requests to one broker process."""
     tree: str
-    """The id of the tree's first run: the processes of one tree share what they may use."""
+    """Id of the tree's first run; the processes of one tree share their limits."""
     who: Who
     user: str
     namespace: str
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     limits: Limits
 
     def pack(self) -> list[Part]:
-        """Return the first message of a host."""
+        """Return the request as the host's first message."""
         access, operations = self.granted.access, self.granted.operations
         said = {
             "url": self.url,
@@ -57,7 +57,7 @@ class Request(NamedTuple):
 
     @classmethod
     def unpack(cls, parts: list[Any]) -> Request:
-        """Read the first message of a host."""
+        """Read a request from the host's first message."""
         said = json.loads(parts[0])
         read, write = (tuple(Pattern(*one) for one in said[name]) for name in ("read", "write"))
         operations = said["operations"]
@@ -69,14 +69,14 @@ class Request(NamedTuple):
 
 
 def pack_end(error: SandboxError) -> list[Part]:
-    """Return the message that says what ended the run: a broken rule, or a limit of the tree."""
+    """Return the message for an error that ended the run: a protocol violation, or a limit of the tree."""
     if isinstance(error, LimitExceeded):
         return ["limit", type(error).__name__, str(error), error.limit, error.value]
     return ["violation", str(error)]
 
 
 def unpack_end(kind: str, parts: list[Any]) -> SandboxError:
-    """Return the error that such a message is about."""
+    """Return the error from a message of `pack_end`."""
     if kind == "limit":
         name, message, limit, value = parts
         error: SandboxError = getattr(errors, name)(message, limit=limit, value=value)
@@ -85,7 +85,7 @@ def unpack_end(kind: str, parts: list[Any]) -> SandboxError:
 
 
 def pack_records(timeline: Timeline) -> Iterator[list[Part]]:
-    """Give the messages that hold what a tree did."""
+    """Yield the messages with a tree's operations."""
     records = timeline.done.items()
     yield ["left_out", timeline.done.left_out]
     for start in range(0, len(records), _RECORDS_AT_ONCE):
@@ -93,7 +93,7 @@ def pack_records(timeline: Timeline) -> Iterator[list[Part]]:
 
 
 def unpack_records(parts: list[Any]) -> Iterator[OperationDone]:
-    """Give the records that such a message holds."""
+    """Yield the operations from a message of `pack_records`."""
     for start in range(0, len(parts), _RECORD_PARTS):
         time, agent, run, *rest = parts[start : start + _RECORD_PARTS]
         yield OperationDone(time, Who(agent, run), *rest)

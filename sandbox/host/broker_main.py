@@ -1,4 +1,4 @@
-"""What runs in a broker's process: two threads for each agent's process, until the host has gone."""
+"""Main program of a broker process: two threads for each agent process, until the host is gone."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sandbox.running.background_loop import background_loop
 from sandbox.running.tree import Tree
 
 _CLOSING_S = 3.0
-"""How long to wait for the connections to be closed, where the host has gone."""
+"""Timeout for closing the connections after the host is gone, in seconds."""
 
 _ELSEWHERE = Source("", "", "", b"")
-"""What an agent's source is here: its code never comes to this process."""
+"""Placeholder for an agent's source: its code never reaches this process."""
 
 
 def main(descriptor: int) -> NoReturn:
-    """Serve the host at the other end of a descriptor."""
+    """Serve the host at the other end of a socket, given by its descriptor."""
     logging.basicConfig(level=logging.WARNING)
     trees = Trees()
     with suppress(ConnectionError):
@@ -38,7 +38,7 @@ def main(descriptor: int) -> NoReturn:
     closing = threading.Thread(target=trees.close, daemon=True)
     closing.start()
     closing.join(_CLOSING_S)
-    os._exit(0)  # threads may still wait for a server that is silent
+    os._exit(0)  # threads may still wait for a server that does not reply
 
 
 def _serve_host(control: socket.socket, trees: Trees) -> None:
@@ -51,7 +51,7 @@ def _serve_host(control: socket.socket, trees: Trees) -> None:
 
 
 def _attend(data: socket.socket, link: socket.socket, trees: Trees) -> None:
-    """Serve one process until the host says that it is gone, or has gone itself."""
+    """Serve one agent process until the host reports its end, or until the host is gone."""
     with data, link, suppress(ConnectionError):
         request = _receive_request(link)
         if request is None:
@@ -82,7 +82,7 @@ def _receive_request(link: socket.socket) -> Request | None:
 
 
 def _serve(broker: Broker, tree: Tree, link: socket.socket) -> None:
-    """Answer the agent. What ends the run is said before anything is closed, so that the agent sees nothing of it."""
+    """Answer the agent. Report an error that ends the run before anything is closed, so that the agent does not see it."""
     error = broker.serve() or tree.error
     if error is not None:
         with suppress(OSError):
@@ -95,7 +95,7 @@ def _say(link: socket.socket, message: list[Part]) -> None:
 
 
 class Trees:
-    """The runs that are served, each with what its processes share."""
+    """The runs that are served, each with the state that its processes share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,7 +103,7 @@ class Trees:
         self._trees: dict[str, tuple[Tree, list[Request]]] = {}
 
     def enter(self, request: Request) -> Tree:
-        """Return the tree that a process belongs to."""
+        """Return the tree that a process belongs to, and add the process to it."""
         with self._lock:
             if self._store is None:
                 self._store = redis_store.connect(request.url, user="sandbox")
@@ -114,7 +114,7 @@ class Trees:
             return tree
 
     def leave(self, request: Request) -> bool:
-        """Take note that a process is gone, and return whether it was the last of its tree."""
+        """Remove a process that has ended, and return whether it was the last of its tree."""
         with self._lock:
             _, processes = self._trees[request.tree]
             processes.remove(request)

@@ -1,4 +1,4 @@
-"""One run with all that is nested in it, from the call to the result."""
+"""One run, including its nested runs, from the call to the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def execute(
     attach: Callable[[Tree], None],
     broker: OtherBroker | None = None,
 ) -> RunResult:
-    """Carry a run out in this thread. `attach` is told what to end the run with."""
+    """Carry out a run in this thread. `attach` receives the run's `Tree`, through which the run can be ended."""
     started, start = time.time(), time.monotonic()
     tree = Tree(task, given, store, loop, context, broker)
     attach(tree)
@@ -63,15 +63,15 @@ def execute(
         agent=task.job.who.agent,
         started=moment(started),
         calls=tree.timeline.calls(),
-        # Who cancels wants the end, and questions may wait for a server that is silent.
+        # No hints after a cancellation: they query the server, which may not reply, and the caller wants the run to end.
         hints=[] if isinstance(outcome, RunCancelled) else _hints(tree, operations),
         operations_left_out=tree.timeline.done.left_out,
     )
 
 
 def _check_reachable(tree: Tree) -> None:
-    """Raise an error of the store's where the server cannot be used, before the agent runs into it."""
-    with tree.open_unrestricted() as store, suppress(StoredDataError):  # what lies there is the agent's to find out
+    """Raise the store's error if the server cannot be used, before the agent starts."""
+    with tree.open_unrestricted() as store, suppress(StoredDataError):  # bad stored data is reported to the agent
         len(store)
 
 
@@ -81,5 +81,5 @@ def _hints(tree: Tree, operations: list[Operation]) -> list[Hint]:
 
     try:
         return find_hints(operations, tree.given.limits, open_store)
-    except DataStoreError:  # a run is over, and its result is worth more than advice
+    except DataStoreError:  # the run is over, and its result matters more than hints
         return []

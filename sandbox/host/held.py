@@ -1,7 +1,7 @@
-"""What an agent's process holds: locks, places of semaphores, values that it computes; given back when the process is gone.
+"""The locks, semaphore slots and claims that an agent process holds; released when the process has ended.
 
-Noted down before it is asked for, so that also what was taken with an answer that nobody heard is given back. Where the host
-itself dies, all of it lapses with its ttl.
+Each is recorded before it is requested, so that one whose answer was lost is released too. If the host itself dies, each
+expires with its ttl.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
 from sandbox.protocol.messages import CLAIMED
 
 MAX_HELD = 1000
-"""So much one process may hold or wait for at a time; giving it back is the host's work."""
+"""Limit of what one process may hold or wait for at a time; the host must release all of it."""
 
 _TAKES = {"acquire_lock": "release_lock", "acquire_place": "release_place", "claim_value": "fail_value"}
 _ENDS = {"release_lock": "release_lock", "release_place": "release_place"} | {
@@ -24,17 +24,17 @@ _ENDS = {"release_lock": "release_lock", "release_place": "release_place"} | {
 
 
 class Holding(NamedTuple):
-    """One thing held, or waited for."""
+    """A lock, slot or claim that is held or waited for."""
 
     release: str
     namespace: str
-    """Empty for what belongs to the user."""
+    """Empty for locks and slots, which belong to the user."""
     name: str
     token: str
 
 
 class Held:
-    """What one process holds."""
+    """The holdings of one process."""
 
     def __init__(self) -> None:
         self._places: dict[Holding, int] = {}
@@ -43,7 +43,7 @@ class Held:
         return len(self._places)
 
     def begin(self, operation: str, namespace: str, arguments: list[Any]) -> Holding | None:
-        """Note down what a call may take, and return it where that is news; `LimitExceeded` where it is too much."""
+        """Record what a call may acquire, and return it if it is new; raises `LimitExceeded` over `MAX_HELD`."""
         release = _TAKES.get(operation)
         if release is None:
             return None
@@ -52,7 +52,7 @@ class Held:
             return None
         if len(self._places) >= MAX_HELD:
             raise LimitExceeded(
-                f"This agent holds or waits for {MAX_HELD:,} locks, places and computed values already: release some first.",
+                f"This agent holds or waits for {MAX_HELD:,} locks, slots and computed values already: release some first.",
                 limit="held",
                 limit_count=MAX_HELD,
                 size_bytes=MAX_HELD + 1,
@@ -61,21 +61,21 @@ class Held:
         return holding
 
     def forget(self, news: Holding | None) -> None:
-        """Take back what `begin` noted down, as a call was refused before anything was sent."""
+        """Undo `begin`, after a call that was refused before anything was sent."""
         if news is not None:
             del self._places[news]
 
     def end(
         self, operation: str, namespace: str, arguments: list[Any], answer: list[Any], news: Holding | None
     ) -> None:
-        """Forget what is held no longer after a call that was answered."""
+        """Remove what is no longer held after a call was answered."""
         if operation in _ENDS:
             self._places.pop(_holding(_ENDS[operation], namespace, arguments), None)
         elif news is not None and _was_not_taken(operation, arguments, answer):
             del self._places[news]
 
     def release(self, store: DataStore) -> None:
-        """Give everything back, as far as the server can be reached; harmless for what has lapsed."""
+        """Release everything, as far as the server can be reached; harmless for what has expired."""
         places, self._places = self._places, {}
         for (release, namespace, name, token), n in places.items():
             try:
@@ -93,7 +93,7 @@ class Held:
 
 
 def _was_not_taken(operation: str, arguments: list[Any], answer: list[Any]) -> bool:
-    """Whether a call that could take something has neither taken it nor a place in its queue."""
+    """Whether a call that could acquire something neither acquired it nor joined its queue."""
     if operation == "claim_value":
         return bool(answer[0] != CLAIMED)
     return not answer[0] and not arguments[-1]

@@ -1,4 +1,4 @@
-"""The operations of the store as a broker carries them out: checked arguments in, the parts of an answer out."""
+"""The store's operations as a broker carries them out: each takes checked arguments and returns the parts of an answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from sandbox.protocol.frames import FrameError, Part
 from sandbox.protocol.messages import SET
 
 MAX_METADATA_TEXT_BYTES = 1024 * 1024
-"""Metadata is the one argument that the host decodes; the store's own limit, below this, gives the agent the reason."""
+"""Size limit of metadata as JSON text, the one argument that the host decodes, in bytes.
+
+The store's own limit is lower, and its error tells the agent the reason.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class TextStore(Protocol):
-    """What a broker needs of a store: a `DataStore.as_json_text()`, whose values are bytes."""
+    """The part of a store that a broker uses: a `DataStore.as_json_text()`, whose values are bytes."""
 
     def get(self, key: str) -> Any: ...
     def set(self, key: str, value: Any, metadata: dict[str, Any] | None = None, ttl: float | None = None) -> None: ...
@@ -56,14 +59,14 @@ class TextStore(Protocol):
 
 
 class Answered(NamedTuple):
-    """The answer to a call, and what the timeline says about it."""
+    """The answer to a call, and its facts for the timeline."""
 
     parts: list[Part]
     keys: int = 1
     hit: bool | None = None
     size: int = 0
     value: bytes | None = None
-    """A value that was read or written, the first of several, as JSON text."""
+    """The value that was read or written, as JSON text; the first one if there are several."""
 
 
 def _metadata(text: bytes | None) -> dict[str, Any] | None:
@@ -228,7 +231,7 @@ def _rename(store: TextStore, arguments: list[Any]) -> Answered:
 
 
 def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
-    """Return the store of the same namespace, in which new keys live so long; the agent's process keeps such defaults."""
+    """Return the same namespace's store with a default `ttl` for new keys; the agent process keeps such defaults."""
     if ttl is None:
         return store
     return with_default_ttl(store, ttl) if isinstance(store, DataStore) else store.use_namespace(store.namespace, ttl)
@@ -259,7 +262,10 @@ HANDLERS: dict[str, Callable[[TextStore, list[Any]], Answered]] = {
     "pop": _pop,
     "rename": _rename,
 }
-"""Who carries out each operation of `_messages.OPERATIONS` that is a call of the store; `host.step_operations` has the others."""
+"""Handlers of the operations of `protocol.messages.OPERATIONS` that are store calls.
+
+`host.step_operations` has the others.
+"""
 
 WITH_KEY = frozenset(
     {
@@ -282,7 +288,7 @@ WITH_KEY = frozenset(
 
 
 def bytes_written(operation: str, arguments: list[Any]) -> int:
-    """Return how many bytes a call would have stored in namespaces: keys, values and metadata."""
+    """Return how many bytes a call would store in namespaces: keys, values and metadata."""
     if operation == "set":
         key, text, metadata, _ = arguments
         return _size(key) + len(text) + len(metadata or b"")
@@ -291,7 +297,7 @@ def bytes_written(operation: str, arguments: list[Any]) -> int:
         return sum(map(_size, pairs)) + len(pairs) // 2 * len(metadata or b"")
     if operation == "append":
         return _size(arguments[0]) + _total(arguments[3:])
-    if operation == "rename":  # the value has been counted, and is there once
+    if operation == "rename":  # the value was counted when it was written, and is stored only once
         return _size(arguments[1])
     if operation == "commit_transaction":
         steps = zip(*(arguments[part::5] for part in (0, 2, 3)), strict=True)
@@ -301,25 +307,25 @@ def bytes_written(operation: str, arguments: list[Any]) -> int:
 
 
 _VALUE_AT = {"increment": 1, "set_if_absent": 1, "compare_and_set": 2, "replace": 2, "commit_value": 2}
-"""Where the value of an operation stands whose first argument is its key."""
+"""Index of the value among the arguments of an operation whose first argument is its key."""
 
 
 def bytes_noted(operation: str, arguments: list[Any]) -> int:
-    """Return how many bytes of names a call would have left beside the data: of locks and limits, of tags."""
+    """Return how many bytes of names a call would store beside the data: names of locks, rate limits and tags."""
     if operation in ("acquire_lock", "acquire_place", "take_moment"):
         return _size(arguments[0])
     at = _TAGS_AT.get(operation)
     if at is None:
         return 0
     key, tags = _size(arguments[0]), arguments[at:]
-    claimed = 0 if operation == "commit_value" else key  # there it counts with the value
-    return claimed + sum(_size(tag) + key for tag in tags)  # each tag notes the key
+    claimed = 0 if operation == "commit_value" else key  # commit_value counts the key with the value
+    return claimed + sum(_size(tag) + key for tag in tags)  # each tag stores the key
 
 
 _TAGS_AT = {"claim_value": 6, "renew_value": 3, "commit_value": 5}
-"""Where the tags of an operation begin whose first argument is their key."""
+"""Index of the first tag among the arguments of an operation whose first argument is the key."""
 
 
 def _size(part: str | bytes) -> int:
-    """Return how many bytes a name or a text takes; every text of a message can be said in UTF-8."""
+    """Return the size of a name or text in bytes; every text of a message can be encoded as UTF-8."""
     return len(part) if isinstance(part, bytes) or part.isascii() else len(part.encode())

@@ -1,4 +1,4 @@
-"""How a run ended, from the last that was heard of its process."""
+"""The outcome of a run: exit status and last message of its process become a result or an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import LOST_CHANNEL_EXIT_CODE
 
 _CPU_SHARE = 0.5
-"""The kernel counts a limit in ticks and reports in nanoseconds; on a busy machine the two differ much."""
+"""Share of `Limits.cpu_s` from which a SIGKILL counts as the processor-time limit.
+
+The kernel counts the limit in ticks and reports usage in nanoseconds; on a busy machine the two differ considerably.
+"""
 _OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
     "threads": (ThreadLimitExceeded, "had", " threads"),
     "scratch_bytes": (ScratchLimitExceeded, "stored", " bytes in its folder"),
@@ -38,14 +41,14 @@ _OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
 
 
 class Returned(NamedTuple):
-    """What an agent returned, and its JSON text."""
+    """An agent's output, and its JSON text."""
 
     output: dict[str, Json]
     text: bytes
 
 
 def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Returned | SandboxError:
-    """Return the output or the error that the agent's process reported."""
+    """Return the output or the error that the agent process reported."""
     who = f"Agent {agent!r}"
     if kind == "result":
         return _output(parts[0], limits)
@@ -61,7 +64,7 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "invalid_agent":
         return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
     if kind == "invalid_result":
-        return InvalidResult(f"{who} returned what is no JSON object: {parts[0]}", agent=agent, path=parts[1])
+        return InvalidResult(f"{who} did not return a JSON object: {parts[0]}", agent=agent, path=parts[1])
     if kind == "exited":
         said = f" and the message {parts[1]!r}" if parts[1] else ""
         message = f"{who} called sys.exit with code {parts[0]}{said}."
@@ -70,7 +73,7 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
 
 
 def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> SandboxError:
-    """Return the error of an agent whose process ended by itself without a last message."""
+    """Return the error for an agent process that ended on its own without a last message."""
     who = f"Agent {agent!r}"
     if code == -signal.SIGKILL and cpu_s > limits.cpu_s * _CPU_SHARE:
         return _cpu_limit(limits)
@@ -85,7 +88,7 @@ def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> Sandb
 
 
 def overused(name: str, limits: Limits) -> LimitExceeded:
-    """Return the error of a run that the host ended because it found it over a limit."""
+    """Return the error for a run that the host ended because a usage check found it over a limit."""
     kind, what, unit = _OVERUSED[name]
     value = getattr(limits, name)
     return kind(f"The agent {what} more than {value:,}{unit}: raise Limits.{name}.", limit=name, value=value)
@@ -117,7 +120,7 @@ def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
 
 def _memory_limit(limits: Limits, trace: str, loading: bool) -> MemoryLimitExceeded:
     return MemoryLimitExceeded(
-        f"The agent ran out of memory: it may take {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
+        f"The agent ran out of memory: its limit is {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
         limit="memory_bytes",
         value=limits.memory_bytes,
         traceback=trace,

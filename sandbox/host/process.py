@@ -1,4 +1,4 @@
-"""The life of one process, from its start to the last byte: the store is lent, the process started, watched and cleared away."""
+"""The life of one agent process: borrow store connections, start the process, supervise it and clean up."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
 
 _THREAD_PATIENCE_S = 1.0
-"""How long to wait for threads of ours whose store is closed already."""
+"""Timeout for joining the host's threads after their store was closed, in seconds."""
 
 
 def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
-    """Run one agent in a process of its own and return what came of it."""
+    """Run one agent in its own process and return its output or its error."""
     given = tree.given
     with (
-        tree.store_of(job) as store,  # refuses names that cannot be used before anything is started
+        tree.store_of(job) as store,  # refuses invalid names before anything is started
         start_child(given.isolation, given.limits, tuple(given.packages.paths)) as process,
     ):
         tree.isolation = process.isolation
@@ -48,7 +48,7 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
             process.kill()
             _shut(process.data)
             server.join(0.01)
-            store.close()  # wakes a broker that still waits for the server, and those who wait for a change
+            store.close()  # wakes a broker that waits for the server, and the watchers and waiters
             broker.close()
             server.join(broker.patience_s)
             supervisor.watches.join(_THREAD_PATIENCE_S)
@@ -71,12 +71,12 @@ def _serve(broker: ProcessBroker, stop: Stop) -> None:
     violation = broker.serve()
     if violation is not None:
         stop.end(violation)
-    if isinstance(broker, Broker):  # elsewhere it does so itself
+    if isinstance(broker, Broker):  # a broker in its own process does this itself
         broker.give_back()
 
 
 def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output: Output) -> Returned | SandboxError:
-    """Tell the process what to run, and stay with it until the run is over and the process gone."""
+    """Send the process its agent, and supervise it until the run is over and the process has ended."""
     supervisor.tools = ToolHost(tree, job.who, supervisor.post)
     supervisor.nested = NestedHost(tree, job, supervisor.post, _nested)
     limits, source = tree.given.limits, job.source

@@ -1,9 +1,9 @@
-"""The broker in a process of its own, as the host sees it: for hosts whose own threads keep the interpreter busy.
+"""The host's side of a broker in its own process, for hosts whose own threads keep the interpreter busy.
 
-A thread that waits for the interpreter waits up to 5 ms for each turn, two or three times for each call of the store. This
-process has an interpreter of its own. It gets the agent's data socket, with who asks and what they may do; what ends the run
-comes back at once, the timeline when the run is over. Nothing else moves: limits are spent where the calls arrive, and tools
-run in the host.
+A thread that waits for the interpreter lock waits up to 5 ms, two or three times for each store call. The broker process has
+its own interpreter. It receives the agent's data socket, the identity of the agent and its permissions. It reports an error
+that ends the run at once, and the timeline when the run is over. Everything else stays the same: limits are counted where
+the calls arrive, and tools run in the host.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ fd, sys.path[:] = int(sys.argv[1]), json.loads(sys.argv[2])
 from sandbox.host.broker_main import main
 main(fd)
 """
-"""With the host's own path, so that it finds the packages where the host has found them; -I keeps the folder out of it in
-which the host happens to be."""
+"""Program of the broker process. It takes the host's `sys.path`, to find the same packages; -I keeps the current folder out
+of the path."""
 
 _living: weakref.WeakSet[BrokerProcess] = weakref.WeakSet()
 
 
 class BrokerProcess:
-    """One process, started when the first run needs it and again where it has ended. Safe to use from threads.
+    """A broker process, started when the first run needs it and restarted if it has ended. Thread-safe.
 
-    It ends with `close`, and with the host, however that ends.
+    It ends with `close`, and with the host, however the host ends.
     """
 
     def __init__(self, url: str | None) -> None:
-        """`url` is where its store is, None for what the environment says."""
+        """`url` is the address of its store; None takes it from the environment."""
         self._url = url
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
@@ -55,12 +55,12 @@ class BrokerProcess:
 
     @property
     def process_id(self) -> int | None:
-        """Of the process; None where none has been needed yet."""
+        """Id of the process; None before the first run."""
         return None if self._popen is None else self._popen.pid
 
     def serve(self, data: socket.socket, job: Job, tree: Tree, stop: Stop) -> RemoteBroker:
-        """Have the data socket of an agent's process served; raises `StartFailed`."""
-        # The url is not among the arguments, which other users of the machine can read: a password may be in it.
+        """Pass the data socket of an agent process to the broker process; raises `StartFailed`."""
+        # The url is not passed in the arguments, which other users of the machine can read: it may contain a password.
         request = Request(self._url, tree.run, job.who, tree.user, tree.namespace, tree.granted, tree.given.limits)
         link, theirs = socket.socketpair()
         try:
@@ -69,14 +69,14 @@ class BrokerProcess:
             link.sendall(pack(request.pack(), MAX_FRAME_BYTES))
         except OSError as error:
             link.close()
-            raise StartFailed(f"The broker's process could not be started: {error}", output="") from None
+            raise StartFailed(f"The broker process could not be started: {error}", output="") from None
         except BaseException:
             link.close()
             raise
         return RemoteBroker(link, tree, stop)
 
     def close(self) -> None:
-        """End the process. Harmless when repeated."""
+        """End the process. May be called repeatedly."""
         with self._lock:
             popen, control = self._popen, self._control
             self._popen = self._control = None
@@ -90,10 +90,10 @@ class BrokerProcess:
                 popen.wait()
 
     def forget(self) -> None:
-        """In a forked copy of the host: give up the descriptor by whose end the process knows that the host has gone."""
+        """In a forked copy of the host, close its copy of the descriptor whose end tells the process that the host is gone."""
         self._lock = threading.Lock()
         if self._popen is not None:
-            self._popen.returncode = 0  # it is no child of this process
+            self._popen.returncode = 0  # it is not a child of this process
         if self._control is not None:
             self._control.close()
         self._popen = self._control = None
@@ -101,7 +101,7 @@ class BrokerProcess:
     def _send(self, *descriptors: int) -> None:
         with self._lock:
             if self._control is not None:
-                with suppress(ConnectionError):  # it has ended: another one
+                with suppress(ConnectionError):  # it has ended; start another below
                     socket.send_fds(self._control, [b"!"], descriptors)
                     return
             self._start()
@@ -130,10 +130,10 @@ class BrokerProcess:
 
 
 class RemoteBroker:
-    """Stands in the host for a broker that works elsewhere, in a thread that the run gives it."""
+    """Represents in the host a broker in another process; it runs in a thread of the run."""
 
     patience_s = 20.0
-    """How long to wait for the record of a run; only a broker that the system has stopped takes so long."""
+    """Timeout for the timeline of a run, in seconds; only a broker that the system has suspended takes this long."""
 
     def __init__(self, link: socket.socket, tree: Tree, stop: Stop) -> None:
         self._link = link
@@ -142,7 +142,7 @@ class RemoteBroker:
         self._closed_properly = False
 
     def serve(self) -> SandboxError | None:
-        """Wait until the agent's process is served no more; return what went wrong."""
+        """Wait until the broker has finished with the agent process; return an error if it ended early."""
         buffer = FrameBuffer(MAX_FRAME_BYTES)
         with self._link, suppress(OSError):
             while data := self._link.recv(RECEIVE_BYTES):
@@ -152,10 +152,10 @@ class RemoteBroker:
                     self._heard(kind, parts)
         if self._closed_properly:
             return None
-        return BrokerLost("The broker's process ended, and with it the run; what the agent had written stays.")
+        return BrokerLost("The broker process ended, and the run with it; what the agent had written stays.")
 
     def close(self) -> None:
-        """Say that the agent is gone; what it still had under way ends."""
+        """Tell the broker that the agent process has ended; calls under way are aborted."""
         with suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
 

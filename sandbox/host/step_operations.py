@@ -1,7 +1,7 @@
-"""The steps between which an agent's process runs functions of its own or waits, as a broker carries them out.
+"""The steps of flows, as a broker carries them out; between steps the agent process waits or runs its own functions.
 
-Each answers at once, so that nothing waits in the host: whoever is not served asks again. A step takes checked arguments
-and plain JSON text; the host never sees a function of the agent's.
+Each step answers at once, so that nothing waits in the host; the agent process polls again. A step takes checked arguments
+and plain JSON text; the host never sees a function of the agent.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import BOUND, BUSY, CLAIMED, DELETE, FAILED, READ, SET, VALUE
 
 MAX_TAGS = 1000
-"""So many tags one value may have here; the server does nothing else while it notes them down."""
+"""Limit of the tags of one value in the sandbox; the server is blocked while it stores them."""
 
 
 def store_of_the_host(store: TextStore) -> DataStore:
-    """Return what the broker holds as what it is; `TextStore` names all that is asked of it elsewhere."""
+    """Return the broker's store as a `DataStore`; elsewhere the narrower `TextStore` suffices."""
     assert isinstance(store, DataStore)
     return store
 
 
 def steps_of(store: TextStore) -> steps.Steps:
-    """Return the single steps in a store's namespace."""
+    """Return the steps of flows for a store's namespace."""
     return steps.Steps(store_of_the_host(store))
 
 
@@ -145,7 +145,7 @@ def _whether(done: bool) -> Answered:
 def _check_tags(tags: list[str]) -> None:
     if len(tags) > MAX_TAGS:
         raise LimitExceeded(
-            f"A value with {len(tags):,} tags is too much, and at most {MAX_TAGS:,} are allowed inside the sandbox: use fewer.",
+            f"A value has {len(tags):,} tags, and at most {MAX_TAGS:,} are allowed inside the sandbox: use fewer.",
             limit="tags",
             limit_count=MAX_TAGS,
             size_bytes=len(tags),
@@ -169,7 +169,7 @@ ALL_HANDLERS: dict[str, Callable[[TextStore, list[Any]], Answered]] = {
     "release_place": _release_place,
     "take_moment": _take_moment,
 }
-"""Who carries out each operation of `_messages.OPERATIONS`."""
+"""Handlers of all operations of `protocol.messages.OPERATIONS`."""
 
 ALL_WITH_KEY = operations.WITH_KEY | (ALL_HANDLERS.keys() - operations.HANDLERS.keys() - {"commit_transaction"})
-"""Operations whose first argument is a key, or the name of a lock, a tag and the like."""
+"""Operations whose first argument is a key or another name, such as that of a lock or a tag."""

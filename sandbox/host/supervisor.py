@@ -1,4 +1,4 @@
-"""Watches over one process: its output, its messages, its tools, its time."""
+"""Supervision of one agent process: its output, messages, tool calls and time limit."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
 
 _EXIT_POLL_S = 0.05
-"""How often to look whether the process is over, where the system has no pidfd."""
+"""Interval between checks whether the process has ended, on systems without pidfd, in seconds."""
 
 _WATCH_S = 0.05
-"""How often to look at what a process uses, where the kernel does not bound it."""
+"""Shortest interval between checks of the usage that the kernel does not bound, in seconds."""
 _WATCH_SHARE = 20
-"""Looking takes at most one part in so many of the time."""
+"""Ratio of the pause between two usage checks to the duration of a check: checking takes at most 1/20 of the time."""
 
 _LAST_BREATH_S = 1.0
-"""How long a process that has closed its channel may take to end."""
+"""Timeout for the end of a process that has closed its control channel, in seconds."""
 
 _CONTROL_OVERHEAD_BYTES = 1024 * 1024
-"""Room in a frame for what stands beside a result: names, a traceback."""
+"""Bytes allowed in a frame beyond the result, for names and a traceback."""
 
 
 class Supervisor:
-    """Carries one process from the first message to the last, in the thread that asked for it."""
+    """Supervises one process from its first message to its last, in the thread that started the run."""
 
     tools: ToolHost
     nested: NestedHost
@@ -60,7 +60,7 @@ class Supervisor:
         self._outcome: Returned | SandboxError | None = None
 
     def post(self, message: list[Part], sent: threading.Event | None = None) -> None:
-        """Send a message to the process, from any thread; sets `sent` when all of it has gone out."""
+        """Queue a message to the process, from any thread; `sent` is set once all of it has been sent."""
         try:
             frame = pack(message, 2**32 - 1)
         except (FrameTooBig, ValueError, OverflowError) as error:
@@ -69,11 +69,11 @@ class Supervisor:
         self._stop.wake()
 
     def watch(self) -> Returned | SandboxError:
-        """Attend to the process until the run is over, and return the output or the error."""
+        """Supervise the process until the run is over, and return the output or the error."""
         process = self._process
         process.control.setblocking(False)
         process.output.setblocking(False)
-        self._write_control()  # what to run is there when the process is
+        self._write_control()  # so that the process finds its agent when it starts
         with selectors.DefaultSelector() as selector:
             selector.register(process.output, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
@@ -91,7 +91,7 @@ class Supervisor:
         return outcome
 
     def _look(self) -> None:
-        """Now and then see what the process uses of that which the kernel does not bound."""
+        """Check the usage that the kernel does not bound, if a check is due."""
         start = time.monotonic()
         if self._outcome is None and start >= self._next_look:
             name = self._process.overused(self._tree.given.limits)
@@ -101,14 +101,14 @@ class Supervisor:
             self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
     def drain(self) -> bool:
-        """After the process's end: take what it still had printed, and return whether that was within the limit."""
+        """Read the remaining output after the process has ended, and return whether it was within the limit."""
         while data := _receive(self._process.output):
             if not self._output.feed(data):
                 return False
         return True
 
     def _choose_events(self, selector: selectors.BaseSelector) -> None:
-        """Read from the process while it has not too many calls under way; write while there is something to say."""
+        """Select reading unless the process has too many calls under way, and writing while messages are queued."""
         wanted = (0 if self._is_busy() else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._outbox else 0)
         control = self._process.control
         known = selector.get_map().get(control)
@@ -119,7 +119,7 @@ class Supervisor:
             selector.register(control, wanted)
 
     def _is_busy(self) -> bool:
-        """Whether the process has so much under way that it has to wait for answers before it is heard again."""
+        """Whether the process has so much under way that it must receive answers before the host reads on."""
         under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way + len(self._outbox)
         held = self.tools.held_bytes + self.nested.held_bytes
         too_much = under_way >= MOST_UNDER_WAY or held >= MOST_HELD * self._tree.given.limits.result_bytes
@@ -134,19 +134,19 @@ class Supervisor:
         if process.control in ready:
             self._write_control()
             self._read_control()
-        self._hear()  # what had to wait for answers to be there, or to be gone
+        self._hear()  # messages held back while the process was busy
         if self._outcome is None and (process.pidfd in ready if process.pidfd is not None else process.has_ended()):
             self._after_exit()
 
     def _read_output(self) -> bool:
-        """Take what the process has printed; False at its end."""
+        """Read what the process has printed; False at the end of the output."""
         data = _receive(self._process.output)
         if data and not self._output.feed(data):
             self._outcome = self._ended(host_outcome.output_limit(self._tree.given.limits))
         return data != b""
 
     def _ended(self, error: SandboxError) -> SandboxError:
-        """End the tree with an error that no agent of it shall catch."""
+        """End the tree with an error that none of its agents can catch."""
         self._tree.end(error)
         return error
 
@@ -171,7 +171,7 @@ class Supervisor:
             self._after_close()
 
     def _hear(self) -> None:
-        """Take the messages that have arrived, as long as not too many calls are under way."""
+        """Handle the messages that have arrived, until too many calls are under way."""
         try:
             while self._outcome is None and not self._is_busy() and (body := self._buffer.next_body()) is not None:
                 self._heard(*read_from_child(unpack(body)))
@@ -193,7 +193,7 @@ class Supervisor:
             self._outcome = host_outcome.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
 
     def _after_close(self) -> None:
-        """The control channel is closed: by the end of the process, or else against the rules."""
+        """Handle a closed control channel: the process has ended, or it has broken the protocol."""
         deadline = time.monotonic() + _LAST_BREATH_S
         while not self._process.has_ended():
             if time.monotonic() > deadline:
@@ -203,13 +203,13 @@ class Supervisor:
         self._after_exit()
 
     def _after_exit(self) -> None:
-        """The process is over: its last message counts, else its exit code."""
+        """Take the outcome of an ended process from its last message, or else from its exit code."""
         while self._outcome is None and (data := _receive(self._process.control)):
             self._buffer.feed(data)
             try:
                 while self._outcome is None and (body := self._buffer.next_body()) is not None:
                     kind, parts = read_from_child(unpack(body))
-                    if kind not in ("call", "agent", *WATCHING):  # nobody is there any more to hear the answer
+                    if kind not in ("call", "agent", *WATCHING):  # no process is left to receive the answer
                         self._heard(kind, parts)
             except FrameError:
                 pass
@@ -231,7 +231,7 @@ class Supervisor:
 
 
 def _receive(sock: socket.socket) -> bytes | None:
-    """Return what is there, nothing at the end, None where there is nothing yet."""
+    """Return the bytes that have arrived, b"" at the end of the stream, or None if nothing has arrived yet."""
     try:
         return sock.recv(RECEIVE_BYTES)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Carries out an agent's calls of the host's functions: plain ones in threads, async ones on an event loop of the host."""
+"""Tool calls: an agent's calls of host functions, plain ones in threads, async ones on an event loop of the host."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sandbox.record.timeline import Called, Who
 from sandbox.running.tree import Tree
 
 MOST_UNDER_WAY = 256
-"""Calls of one run at once; while there are so many, the host reads no further from the agent's process."""
+"""Limit of one run's concurrent calls; while it is reached, the host reads nothing from the agent process."""
 
 MOST_HELD = 4
-"""So many times `Limits.result_bytes` the arguments of the calls under way may take, before the host reads no further."""
+"""Limit of the arguments of the calls under way, in multiples of `Limits.result_bytes`; at the limit the host stops reading."""
 
 MAX_VALUES = 1_000_000
-"""JSON values in one result, or in the arguments of one call, that the host decodes; each costs it up to 200 bytes."""
+"""Limit of the JSON values in one result or in the arguments of one call; each costs the host up to 200 bytes."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-"""Also one that does not end, and without going back: the text may be made to take long."""
+"""Matches unterminated strings too, and never backtracks: a hostile text could make that slow."""
 
 _MAX_MESSAGE = 64 * 1024
 
@@ -42,7 +42,7 @@ class _UnderWay(NamedTuple):
 
 
 class ToolHost:
-    """The functions that one process may call. Answers are handed to `post`, from any thread, until `close`."""
+    """The tool calls of one process. Answers are passed to `post`, from any thread, until `close`."""
 
     def __init__(self, tree: Tree, who: Who, post: Callable[[list[Part]], None]) -> None:
         self._tree = tree
@@ -53,15 +53,15 @@ class ToolHost:
         self._tasks: set[Future[None]] = set()
         self._closed = False
         self.held_bytes = 0
-        """What the arguments of the calls under way take as JSON."""
+        """Size of the arguments of the calls under way, as JSON, in bytes."""
 
     @property
     def under_way(self) -> int:
-        """How many calls have not been answered yet."""
+        """Number of calls that have not been answered yet."""
         return len(self._calls)
 
     def call(self, number: int, address: str, args: bytes, kwargs: bytes) -> None:
-        """Start a call; its answer is posted when it is there."""
+        """Start a call; its answer is posted when the function returns."""
         function = self._tree.given.functions.get(address)
         if function is None or number in self._calls:
             raise FrameError("a call of a tool that does not exist, or under a number in use")
@@ -83,11 +83,11 @@ class ToolHost:
         )
         try:
             worker.start()
-        except RuntimeError as error:  # the system gives no more threads
+        except RuntimeError as error:  # the system has no more threads
             self._answer(number, error)
 
     def close(self) -> None:
-        """Cancel what can be cancelled. A plain function that is under way goes on, and its answer is dropped."""
+        """Cancel async calls. A plain function that is under way continues, and its answer is dropped."""
         with self._lock:
             self._closed = True
             tasks = list(self._tasks)
@@ -138,7 +138,7 @@ class ToolHost:
             except InvalidValue as refusal:
                 failed = "InvalidValue"
                 message = ["failed", number, str(refusal).replace("value", "the tool's result", 1)]
-            except Exception as odd:  # such as of a dict that the host changes meanwhile; the agent waits for an answer
+            except Exception as odd:  # for example, the host changed a dict meanwhile; the agent still waits
                 failed = type(odd).__name__
                 message = ["failed", number, f"the tool's result cannot be read ({describe(odd)})"]
         else:
@@ -162,7 +162,7 @@ async def _invoke(function: Function, args: list[Any], kwargs: dict[str, Any]) -
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's name and message, and nothing else of the host's."""
+    """Return an exception's name and message, and nothing else about the host."""
     try:
         message = str(error)
     except Exception:
@@ -172,9 +172,9 @@ def describe(error: BaseException) -> str:
 
 
 def load_json(text: bytes, kind: type) -> Any:
-    """Read JSON that an agent's process wrote: strictly, 128 levels deep at most, and of one kind.
+    """Parse JSON from an agent process strictly: at most 128 levels deep, and of the given kind.
 
-    Raises `FrameError`, or `ResultLimitExceeded` for more than `MAX_VALUES`.
+    Raises `FrameError`, or `ResultLimitExceeded` for more than `MAX_VALUES` values.
     """
     if _has_too_many(text):
         raise ResultLimitExceeded(
@@ -193,10 +193,10 @@ def load_json(text: bytes, kind: type) -> Any:
 
 
 def _has_too_many(text: bytes) -> bool:
-    """Whether there are more values than the host decodes: seventy times the text, where they are empty lists."""
+    """Whether there are more values than the host decodes; decoded empty lists take seventy times their text's size."""
     return _separators(text) > MAX_VALUES and _separators(_STRING.sub(b"", text)) > MAX_VALUES
 
 
 def _separators(text: bytes) -> int:
-    """Return how many values there are at most; what stands in strings counts as well."""
+    """Return an upper bound of the number of values; separators inside strings count as well."""
     return sum(text.count(one) for one in (b",", b"[", b"{"))

@@ -1,7 +1,7 @@
-"""Carries out an agent's watching and waiting: a thread for each, so that neither stalls the calls of the store.
+"""An agent's watches and waits, each in its own thread, so that none stalls the calls of the store.
 
-Changes are given when they are asked for, so that what waits for a slow agent waits in the bounded queue of its watch. Of big
-answers one at a time is sent, and of a wait read, when the agent has taken the one before.
+Changes are sent on request, so that those for a slow agent stay in the bounded queue of its watch. Big answers are sent one
+at a time: the next is sent, and for a wait also read, when the agent has received the one before.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, sh
 from sandbox.running.tree import Tree
 
 MOST_WATCHES = 32
-"""Watches of one process that are open at once."""
+"""Limit of one process's open watches."""
 
 MOST_NAMESPACES = 2000
-"""Namespaces that the watches of all namespaces of one process follow together: each takes 6 KB of the host and more."""
+"""Limit of the namespaces that one process's `watch_all` calls follow together; each takes at least 6 KB in the host."""
 
 MOST_WAITS = 64
-"""Waits of one process at once."""
+"""Limit of one process's concurrent waits."""
 
 _CHANGES_PER_ANSWER = 64
 _BIG_ANSWER_BYTES = 1024 * 1024
 
 
 class WatchHost:
-    """The watches and waits of one process; answers are handed to `post`, from any thread, until `close`.
+    """The watches and waits of one process; answers are passed to `post`, from any thread, until `close`.
 
-    `wake` is called whenever a thread has ended.
-    `store` gives values as JSON text and is bound to the user and the rights of the run.
+    `wake` is called whenever a thread has ended. `store` returns values as JSON text and is bound to the user and the rights
+    of the run.
     """
 
     def __init__(
@@ -65,23 +65,23 @@ class WatchHost:
         self._threads: set[threading.Thread] = set()
         self._closed = False
         self.budget = NamespaceBudget(MOST_NAMESPACES)
-        """What its watches of all namespaces may follow."""
+        """The namespaces that this process's `watch_all` calls may follow."""
         self._turn = threading.RLock()
-        """Held while the one big answer that there may be is read, and until it has gone out."""
+        """Held while a big answer is read and until it has been sent, so that there is only one at a time."""
         self._sent = threading.Event()
 
     @property
     def under_way(self) -> int:
-        """How many messages may come of what was asked for."""
+        """Number of messages that may still be sent for open watches and waits."""
         return len(self._watches) + len(self._waits)
 
     @property
     def is_full(self) -> bool:
-        """Whether threads of watches that were closed have yet to end, because the agent does not take what they send."""
+        """Whether too many threads of closed watches have not ended yet, because the agent does not receive their answers."""
         return len(self._threads) > MOST_WATCHES + MOST_WAITS
 
     def heard(self, kind: str, parts: list[Any]) -> None:
-        """Take one of the agent's messages; raises `FrameError` for what no child of ours says."""
+        """Handle a message from the agent; raises `FrameError` for one that breaks the protocol."""
         number = parts[0]
         if kind == "unwatch":
             watch = self._watches.pop(number, None)
@@ -101,7 +101,7 @@ class WatchHost:
             self._wait(number, *parts[1:])
 
     def close(self) -> None:
-        """End everything; answers on their way are dropped."""
+        """End all watches and waits; answers that were not sent yet are dropped."""
         with self._lock:
             self._closed = True
             self._sent.set()
@@ -109,13 +109,13 @@ class WatchHost:
             watch.close()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the threads, whose store is closed by now."""
+        """Wait for the threads to end; their store must be closed already."""
         deadline = time.monotonic() + timeout_s
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def forget(self, number: int) -> None:
-        """Let go of a watch that is over."""
+        """Remove a watch that has ended."""
         self._watches.pop(number, None)
 
     def answer(self, kind: str, number: int, *parts: Part) -> None:
@@ -125,7 +125,7 @@ class WatchHost:
                 self._post([kind, number, *parts], None)
 
     def answer_in_turn(self, kind: str, number: int, size: int, *parts: Part) -> None:
-        """Send an answer that holds values, and wait until a big one has gone out, or the run is over."""
+        """Send an answer with values; if it is big, wait until it has been sent or the run is over."""
         if size < _BIG_ANSWER_BYTES:
             self.answer(kind, number, *parts)
             return
@@ -142,7 +142,7 @@ class WatchHost:
         self.answer("refused", number, *error_parts(error, self._hidden)[1:])
 
     def start(self, work: Callable[[], None], number: int) -> None:
-        """Do something in a thread of its own; raises `LimitExceeded` where the system gives none."""
+        """Run `work` in its own thread; raises `LimitExceeded` if the system has no more threads."""
 
         def run() -> None:
             try:
@@ -151,7 +151,7 @@ class WatchHost:
                 self._threads.discard(thread)
                 with self._lock:
                     if not self._closed:
-                        self._wake()  # what had to wait because of `is_full` can be heard
+                        self._wake()  # messages held back because of `is_full` can be read
 
         thread = threading.Thread(target=run, name=f"sandbox-watch-{self._who.run}-{number}", daemon=True)
         self._threads.add(thread)
@@ -160,7 +160,7 @@ class WatchHost:
         except RuntimeError:
             self._threads.discard(thread)
             raise LimitExceeded(
-                "The host has no thread left to watch or to wait with: close some watches.", limit="threads"
+                "The host has no threads left for watches and waits: close some watches.", limit="threads"
             ) from None
 
     def note(self, seen: _Seen) -> None:
@@ -238,14 +238,14 @@ class WatchHost:
 
 
 class _Request(NamedTuple):
-    """The agent asks for the next changes; the last that it was given are done."""
+    """A request for the next changes; it also confirms the changes that were sent last."""
 
     number: int
     timeout_s: float | None
 
 
 class _Seen(NamedTuple):
-    """A line for the timeline."""
+    """The facts of a watch or wait for the timeline."""
 
     received: float
     start: float
@@ -274,14 +274,14 @@ class _Asked(NamedTuple):
         return "watch_all" if self.everywhere else "watch"
 
     def open(self, store: DataStore, budget: NamespaceBudget) -> Watch:
-        """Begin to watch; raises the store's errors for arguments that it refuses."""
+        """Open the watch; raises the store's errors for invalid arguments."""
         try:
             since: Any = None if self.since_text is None else rules.load(self.since_text)
         except (ValueError, RecursionError):
-            since = b""  # which is refused as no cursor
-        if isinstance(since, dict) and len(since) > MOST_NAMESPACES:  # each gets a log, also where it holds nothing
+            since = b""  # the store refuses this as a cursor
+        if isinstance(since, dict) and len(since) > MOST_NAMESPACES:  # each gets a change log, even if it is empty
             raise LimitExceeded(
-                f"In an agent watch_all goes on from the cursors of at most {MOST_NAMESPACES:,} namespaces, not of"
+                f"watch_all in an agent resumes from the cursors of at most {MOST_NAMESPACES:,} namespaces, not of"
                 f" {len(since):,}: give a prefix and fewer cursors, or a consumer.",
                 limit="watched_namespaces",
                 limit_count=MOST_NAMESPACES,
@@ -293,14 +293,14 @@ class _Asked(NamedTuple):
 
 
 class _OpenWatch:
-    """One watch, and what its thread does."""
+    """One watch, and the work of its thread."""
 
     def __init__(self, host: WatchHost, store: DataStore, number: int, asked: _Asked) -> None:
         self._host = host
         self._store = store
         self._number = number
         self._asked = asked
-        # A consumer's cursor moves behind what was asked for, so that it must not be given more.
+        # A consumer's cursor moves past the changes sent for the last request, so each answer holds one change.
         self._most = 1 if asked.consumer is not None else _CHANGES_PER_ANSWER
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._under_way = False
@@ -310,14 +310,14 @@ class _OpenWatch:
         self._closed = False
 
     def ask(self, request: _Request) -> None:
-        """Have the next changes sent."""
+        """Request the next changes."""
         if self._under_way:
             raise FrameError("a request to a watch that is at another")
         self._under_way = True
         self._requests.put(request)
 
     def close(self) -> None:
-        """End it, also while it waits for a change."""
+        """Close the watch, even while it waits for a change."""
         self._closed = True
         self._requests.put(None)
         if self._watch is not None:

@@ -1,4 +1,4 @@
-"""`store`: the contract's subject, through each side and against each server."""
+"""`store`, the subject of the contract tests, through each side and on each server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
 
 @pytest.fixture(params=params_of(SIDES))
 def side(request: pytest.FixtureRequest) -> str:
-    """The way to the store: sync, async, or from inside the sandbox."""
+    """The side: sync, async, or from inside the sandbox."""
     return str(request.param)
 
 
@@ -52,7 +52,7 @@ def raw(server: Server) -> Iterator[redis.Redis]:
 def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> Iterator[OpenSide]:
     """Open stores through one side; all are closed when the test ends.
 
-    In the sandbox the user is bound to the run, so there it is the run's own, and its data goes when the test ends.
+    In the sandbox the user is bound to the run, so the run's user is used; its data is removed when the test ends.
     """
     with ExitStack() as stack:
         loop: asyncio.AbstractEventLoop | None = None
@@ -82,7 +82,7 @@ def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> I
 
 @pytest.fixture
 def user(side: str, server: Server, agent_runs: Any) -> str:
-    """A user whose data no other test sees; in the sandbox the one of the run."""
+    """A user whose data no other test sees; in the sandbox, the run's user."""
     return agent_runs(server).user if side == "sandbox" else f"user-{uuid.uuid4().hex}"
 
 
@@ -99,7 +99,7 @@ def keys(user: str) -> UserKeys:
 
 
 def delete_user(raw: redis.Redis, user: str) -> None:
-    """Remove all that the server holds of a user."""
+    """Delete all Redis keys of a user."""
     found = list(raw.scan_iter(match=f"user:{user}:*", count=5000))
     for start in range(0, len(found), 1000):
         raw.unlink(*found[start : start + 1000])

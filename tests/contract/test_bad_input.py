@@ -1,4 +1,4 @@
-"""Bad input: each a clear error before anything is sent, the same on every side."""
+"""Bad input: a clear error before anything is sent, the same on every side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ circular_dict["self"] = [circular_dict]
 
 
 def nested(depth: int) -> Any:
-    """Lists in lists, so deep."""
+    """Return lists nested this deep."""
     value: Any = []
     for _ in range(depth - 1):
         value = [value]

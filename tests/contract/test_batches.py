@@ -29,7 +29,7 @@ def test_keys_may_come_from_any_iterable(store: Side, side: str) -> None:
     for keys in (("a", "b"), {"a": 0, "b": 0}, ["a", "b"]):
         assert store.get_many(keys) == {"a": 1, "b": 2}
     assert store.get_many({"a"}) == {"a": 1}
-    if side != "sandbox":  # a generator does not travel
+    if side != "sandbox":  # a generator cannot be sent
         assert store.get_many(key for key in "ab") == {"a": 1, "b": 2}
         assert store.delete_many(key for key in "ab") == 2
 
@@ -79,7 +79,7 @@ def test_any_mapping_is_a_batch(store: Side, kind: Any) -> None:
     assert store.get_all() == {"a": 1, "b": 2}
 
 
-# fakeredis carries out the commands of a MULTI one by one while others read.
+# fakeredis runs the commands of a MULTI one by one while other clients read.
 @pytest.mark.parametrize(("side", "server"), [("sync", kind) for kind in REAL_KINDS], indirect=True)
 @pytest.mark.parametrize("count", [300, 2500])
 def test_readers_see_a_batch_whole(open_side: OpenSide, user: str, count: int) -> None:

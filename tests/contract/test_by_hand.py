@@ -1,4 +1,4 @@
-"""What somebody wrote with redis-cli: read where it is JSON, else an error that says where it lies."""
+"""External writes with redis-cli: JSON is read; any other text raises an error that names the key."""
 
 from __future__ import annotations
 

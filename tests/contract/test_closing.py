@@ -1,4 +1,4 @@
-"""Opening and closing: context managers, what is shared, and what a closed store says."""
+"""Opening and closing: context managers, shared connections, and the errors of a closed store."""
 
 from __future__ import annotations
 

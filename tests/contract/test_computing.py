@@ -1,4 +1,4 @@
-"""Computing once: what callers get, what is kept, and what a delete in between does."""
+"""Single flight: what callers get, what is stored, and the effect of a delete in between."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True
 
 
 class Work:
-    """A function that computes when it is told to, and counts."""
+    """A function that computes on command, and counts its calls."""
 
     def __init__(self, result: Any = "computed") -> None:
         self.calls = 0
@@ -53,7 +53,7 @@ class Work:
 
 @pytest.fixture
 def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Arrange for a call as soon as somebody has found that another computes."""
+    """Arrange for a call as soon as a caller has found that another one is computing."""
 
     def arrange(call: Callable[[], None]) -> None:
         def first_pause(pause_s: float, rand: Rand) -> float:
@@ -67,7 +67,7 @@ def when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[
 
 @pytest.fixture
 def other(server: Server, user: str, open_store: Callable[..., DataStore]) -> DataStore:
-    """A second store of the user, that blocks its thread."""
+    """A second, blocking store of the user."""
     return open_store(server.url, user)
 
 
@@ -302,7 +302,7 @@ def test_a_tag_does_not_outlive_what_carries_it(store: Side, raw: redis.Redis, k
 
 @pytest.mark.parametrize("server", ["redis8"], indirect=True)
 def test_what_failed_long_ago_is_swept(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
-    """The hash of what is computed does not grow with keys that nobody asks for again."""
+    """The hash of computations does not grow with keys that are never requested again."""
     flight = keys.namespace("default").flight
     raw.hset(flight, mapping={f"e{number}": "1000 {}" for number in range(500)})
     raw.hset(flight, mapping={f"c{number}": "1000 - token" for number in range(500)})

@@ -1,4 +1,4 @@
-"""How long keys live: given later, taken away, by default for a namespace; and nothing of them that lives longer."""
+"""Times to live: set later, removed, or a namespace's default; nothing of an expired key remains."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_has_expired_and_is_not_reaped_is_not_listed(
     raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
     try:
         store.set_many({f"k{number}": number for number in range(count)}, ttl=0.02)
-        # A look at one of them would reap it (Redis 8).
+        # A read of one of them would reap it (Redis 8).
         probe = store.use_namespace("probe")
         probe.set("key", 1, ttl=0.02)
         wait_until(lambda: probe.get("key", "gone") == "gone", "the batch has expired")
@@ -119,7 +119,7 @@ def test_a_ttl_that_is_said_wins_over_the_default(store: Side) -> None:
     cache.set_if_absent("never claimed", 1, ttl=NEVER)
     for key in ("never", "never too", "never computed", "never claimed"):
         assert not expires(cache, key), key
-    # The default belongs to the proxy that it was said for.
+    # The default belongs to the handle that it was given for.
     store.use_namespace("cache").set("other proxy", 1)
     assert not expires(cache, "other proxy")
     cache.use_namespace("further").set("key", 1)

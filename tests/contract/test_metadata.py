@@ -1,4 +1,4 @@
-"""Metadata: merged into what a key has, one key at a time and in batches, also while others do the same."""
+"""Metadata: merged into the key's existing metadata, singly and in batches, even with concurrent writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Namespaces: apart from one another, listed while they hold data, however they were filled or emptied."""
+"""Namespaces: separate from one another, and listed while they hold data, however they were filled or emptied."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_ten_thousand_namespaces_in_two_round_trips(
             pipe.hset(keys.data(name.encode()), "key", "1")
         pipe.sadd(keys.registry, *names)
         pipe.execute()
-    assert store.list_namespaces() == sorted(names)  # now it has its connections, and the server the script
+    assert store.list_namespaces() == sorted(names)  # now the connections are open, and the server has the script
     commands_before = calls_of(raw)
     assert len(store.list_namespaces()) == 10_000
     commands = {name: calls - commands_before.get(name, 0) for name, calls in calls_of(raw).items()}
@@ -120,7 +120,7 @@ def test_ten_thousand_namespaces_in_two_round_trips(
 
 
 def calls_of(raw: redis.Redis) -> dict[str, int]:
-    """How often each command has been called."""
+    """Return how often each command has been called."""
     return {name.removeprefix("cmdstat_"): row["calls"] for name, row in raw.info("commandstats").items()}
 
 

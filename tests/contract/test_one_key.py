@@ -23,7 +23,7 @@ KEYS = [
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, and of the same types all the way down."""
+    """Whether two values are equal, with the same types at every level."""
     return repr(a) == repr(b)
 
 
@@ -161,6 +161,6 @@ def test_the_class_of_a_value_does_not_show(store: Side) -> None:
 
 
 def server_time(raw: redis.Redis) -> datetime:
-    """The server's clock."""
+    """Return the server's clock."""
     seconds, microseconds = raw.time()
     return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)

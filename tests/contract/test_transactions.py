@@ -1,4 +1,4 @@
-"""Transactions: what was read still stands, and everything is written, or nothing is."""
+"""Transactions: if everything read is unchanged, everything is written; otherwise nothing is."""
 # ruff: noqa: PT012 (the end of a transaction's block is what raises)
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS, indirect=True
 
 
 class Block:
-    """A transaction of either side, with blocking methods."""
+    """A transaction through either side, with blocking methods."""
 
     def __init__(self, transaction: Any, run: Callable[[Any], Any]) -> None:
         self._transaction = transaction
@@ -133,7 +133,7 @@ def test_a_block_that_raises_writes_nothing(store: Side) -> None:
 
 
 def test_one_that_is_not_entered_is_refused(store: Side) -> None:
-    """It would write nothing, and say nothing of that."""
+    """Otherwise it would silently write nothing."""
     transaction = begin(store)
     for wrong in (
         lambda: transaction.set("k", 1),
@@ -211,7 +211,7 @@ def test_a_thousand_parts(store: Side) -> None:
 
 
 def test_transact_runs_again_until_nobody_disturbs(server: Server, user: str, side: str) -> None:
-    """Transfers between two namespaces keep the sum, whoever does them at the same time."""
+    """Concurrent transfers between two namespaces preserve the sum."""
     if side != "async":
         with connect(server.url, user=user) as outside, blocking(outside, side) as store:
             store.set("a", 100)

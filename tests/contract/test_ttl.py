@@ -1,4 +1,4 @@
-"""Times to live: single keys that expire, where the server can; elsewhere a refusal before anything is written."""
+"""Times to live: single keys expire if the server supports it; otherwise a ttl is refused before anything is written."""
 
 from __future__ import annotations
 

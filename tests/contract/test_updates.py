@@ -1,4 +1,4 @@
-"""Changes that depend on what a key holds: counters, lists, claims, moves; each at one moment."""
+"""Atomic changes that depend on a key's value: counters, lists, claims, moves."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_info_left_by_hand_does_not_come_back(store: Side, raw: redis.Redis, key
 
 
 def test_many_writers_lose_nothing(server: Server, user: str, side: str) -> None:
-    """Threads, or tasks, of whom each changes keys that all change, and one of its own."""
+    """Each of several threads or tasks changes keys that all of them change, and one key of its own."""
     writers, rounds = 8, 10
     if side != "async":
         with connect(server.url, user=user) as outside, blocking(outside, side) as store:

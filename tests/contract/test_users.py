@@ -1,4 +1,4 @@
-"""Users do not see one another, whatever their ids look like."""
+"""Users do not see one another's data, whatever their ids look like."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("side", SIDES_OF_THE_HOST, indirect=True)
 
 @pytest.fixture
 def stores(open_side: OpenSide, raw: redis.Redis) -> dict[str, Side]:
-    """A store of each of the users, all of them empty."""
+    """An empty store of each user."""
     for user in IDS:
         delete_user(raw, UserKeys.of(user).prefix.decode().removeprefix("user:").removesuffix(":"))
     return {user: open_side(user, namespace="default") for user in IDS}

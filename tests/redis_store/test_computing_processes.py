@@ -1,4 +1,4 @@
-"""Computing once over processes: a stampede, a death, a stop; and a store that many wait on."""
+"""Single flight across processes: a stampede, a killed process, a stopped one; and a store with many waiters."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Caller:
         return self.process.stdout.readline().strip()
 
     def found(self) -> list[str]:
-        """What its threads got."""
+        """The results of its threads."""
         line = self.line()
         return (self.line() if line == "computing" else line).split()
 
@@ -124,7 +124,7 @@ def test_another_takes_over_from_one_that_is_killed(store: DataStore, call: Call
 def test_a_claim_holds_as_long_as_its_computer_lives(
     store: DataStore, call: Callable[..., Caller], raw_of: Callable[..., redis.Redis], real_server: Server, user: str
 ) -> None:
-    """It is renewed beyond its time, many times over."""
+    """The claim is renewed, for many times its ttl."""
     raw, flight = raw_of(real_server), UserKeys.of(user).namespace("cache").flight
     first = call("first")
     first.begin()
@@ -153,7 +153,7 @@ def test_one_that_was_stopped_does_not_overwrite(store: DataStore, call: Callabl
 def test_who_waits_holds_no_connection(
     store: DataStore, raw_of: Callable[..., redis.Redis], real_server: Server, user: str
 ) -> None:
-    """Forty waiting threads leave room for others; a connection is busy for the moments of a look only."""
+    """Forty waiting threads leave room for others; a connection is busy only during each poll."""
     go_on = threading.Event()
     begun = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The tree of errors: one root, facts as attributes, whole after pickling; and what a server's replies become."""
+"""The tree of errors: one root, facts as attributes, unchanged by pickling; and the errors for a server's replies."""
 
 from __future__ import annotations
 

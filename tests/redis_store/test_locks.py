@@ -1,5 +1,5 @@
-"""Locks, semaphores and rate limits: one at a time, in turn, and gone with who held them."""
-# ruff: noqa: PT012 (the end of a lock's block is what raises)
+"""Locks, semaphores and rate limits: exclusive, in FIFO order, and released when their holder dies."""
+# ruff: noqa: PT012 (the end of a lock's block raises)
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def keys(user: str) -> UserKeys:
 
 
 def waiting(raw: redis.Redis, keys: UserKeys, name: bytes = b"name") -> int:
-    """How many stand in a lock's queue."""
+    """Return the number of waiters in a lock's queue."""
     return raw.llen(keys.queue(b"lock", name))
 
 
@@ -108,7 +108,7 @@ def test_a_removed_lock_is_reported(store: DataStore, raw: redis.Redis, keys: Us
     lock = store.lock("name")
     with pytest.raises(LockLost, match="'name'"), lock:
         raw.delete(keys.lock(b"name"))
-    with pytest.raises(ZeroDivisionError), lock:  # what went wrong first is what is told
+    with pytest.raises(ZeroDivisionError), lock:  # the first error is raised
         raw.delete(keys.lock(b"name"))
         raise ZeroDivisionError
     with store.lock("name", ttl=0.6) as lock:
@@ -345,7 +345,7 @@ def test_a_rate_limit_gives_out_moments(store: DataStore, raw: redis.Redis, keys
 
 
 def test_no_period_has_more_moments_than_it_may(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
-    """Seen in the moments that were given out, not in when the callers came to run."""
+    """Checked by the moments that were granted, not by when the callers ran."""
     n, per_ms, given = 4, 60, []
     lock = threading.Lock()
 
@@ -391,7 +391,7 @@ def test_tasks_take_turns_and_cancelled_ones_leave(server: Server, user: str, ra
                 await waiter
             assert waiting(raw, keys) == 0
             seen = [raw.pttl(keys.lock(b"name"))]
-            while len(seen) < 2 or seen[-1] <= seen[-2]:  # renewed, whatever task it was acquired in
+            while len(seen) < 2 or seen[-1] <= seen[-2]:  # renewed, whichever task acquired it
                 seen.append(raw.pttl(keys.lock(b"name")))
                 await asyncio.sleep(0.002)
             raw.delete(keys.lock(b"name"))
@@ -432,7 +432,7 @@ lock = store.lock("name", ttl=0.5)
 print(lock.acquire(), flush=True)
 sys.stdin.readline()
 print(lock.lost, flush=True)
-# What a store that watches the numbers does: it takes nothing from who came earlier.
+# As a store does that checks fences: it refuses an earlier holder.
 with store.transaction() as transaction:
     accepted = transaction.get("highest", 0) <= lock.fence
     if accepted:
@@ -447,7 +447,7 @@ except LockLost:
 
 @pytest.fixture
 def holder(real_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds a lock until it is told to go on."""
+    """A process that holds a lock until it is told to continue."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, real_server.url, user], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

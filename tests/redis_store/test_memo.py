@@ -1,4 +1,4 @@
-"""Functions whose results are kept: their keys, their tags, and how they are forgotten."""
+"""Memoized functions: their keys, their tags, and how results are invalidated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_result_is_kept_for_its_arguments(store: DataStore) -> None:
 
     @store.cached()
     def work(a: int, b: Any = 2, *more: int, **named: Any) -> list[Any]:
-        """Says what it got."""
+        """Return its arguments."""
         calls.append(a)
         return [a, b, list(more), named]
 
@@ -38,7 +38,7 @@ def test_a_result_is_kept_for_its_arguments(store: DataStore) -> None:
         work(1, different)
     assert len(calls) == 8
     assert work.__name__ == "work"
-    assert work.__doc__ == "Says what it got."
+    assert work.__doc__ == "Return its arguments."
     assert list(inspect.signature(work).parameters) == ["a", "b", "more", "named"]
     assert work.cache_key(1).startswith(f"{__name__}.test_a_result_is_kept_for_its_arguments.<locals>.work(")
     assert store.get(work.cache_key(1)) == [1, 2, [], {}]

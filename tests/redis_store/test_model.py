@@ -1,4 +1,4 @@
-"""Any sequence of calls gives what a dict of dicts would give."""
+"""Any sequence of calls has the same results as on a dict of dicts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ small_values = st.one_of(st.none(), st.integers(), st.just([]), st.just({}), jso
 
 
 class StoreAgainstDicts(RuleBasedStateMachine):
-    """Does the same to a store and to dicts, and compares every answer."""
+    """Makes each call on a store and on dicts, and compares every answer."""
 
     server: Server
 
@@ -95,7 +95,7 @@ class StoreAgainstDicts(RuleBasedStateMachine):
             assert found is None
         else:
             assert repr(found.metadata) == repr(self.metadata[name][key])
-            assert found.created_at is None or found.created_at <= found.updated_at  # None: written by hand
+            assert found.created_at is None or found.created_at <= found.updated_at  # None: an external write
 
     @rule(name=namespaces, prefix=st.sampled_from(["", "a", "*", "a*", "\\", "key-", "nothing"]))
     def list_keys(self, name: str, prefix: str) -> None:
@@ -107,7 +107,7 @@ class StoreAgainstDicts(RuleBasedStateMachine):
 
     @rule(name=namespaces, key=keys, value=st.integers())
     def by_hand_set(self, name: str, key: str, value: int) -> None:
-        """Somebody uses redis-cli: HSET, and SADD as the documents ask."""
+        """An external write with redis-cli: HSET, and SADD as the documentation asks."""
         user_keys = UserKeys.of(self.user)
         self.raw.hset(user_keys.data(name.encode()), key, str(value))
         self.raw.sadd(user_keys.registry, name)
@@ -118,7 +118,7 @@ class StoreAgainstDicts(RuleBasedStateMachine):
     def by_hand_delete(self, name: str, key: str) -> None:
         self.raw.hdel(UserKeys.of(self.user).data(name.encode()), key)
         self._forget(name, key)
-        # What it left in the info hash may not come back; a set by hand, though, would find it again.
+        # Its entry in the info hash must not return with a later set, but a later external HSET would find it again.
         self.raw.hdel(UserKeys.of(self.user).namespace(name).info, key)
 
     @precondition(lambda self: any(self.values.values()))

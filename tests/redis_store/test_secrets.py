@@ -1,4 +1,4 @@
-"""Passwords: refused ones are named as such, and none ever shows in an error, a repr or a log record."""
+"""Passwords: errors report a refused one as such, and none ever appears in an error, a repr or a log record."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_wrong_password(kind: str, start: Callable[..., Server], caplog: pytes
 
 
 def async_error(url: str) -> DataStoreError:
-    """The error of a get that fails."""
+    """Return the error of a `get` that fails."""
 
     async def main() -> DataStoreError:
         async with connect_async(url, user="alice") as store:
@@ -96,7 +96,7 @@ def test_a_password_never_shows(url: str, caplog: pytest.LogCaptureFixture, requ
 
 
 def sync_attempt(url: str) -> str:
-    """Use a store at a url, and return what it shows of itself."""
+    """Use a store at a url, and return every text that it shows."""
     with connect(url, user="alice") as store:
         try:
             store.set("key", 1)
@@ -106,7 +106,7 @@ def sync_attempt(url: str) -> str:
 
 
 def async_attempt(url: str) -> str:
-    """The same for asyncio."""
+    """Do the same with asyncio."""
 
     async def main() -> str:
         async with connect_async(url, user="alice") as store:

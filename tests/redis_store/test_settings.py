@@ -1,4 +1,4 @@
-"""What a store is told when it is made, and where it then looks for its server."""
+"""A store's settings, and where it looks for its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store counts: of what it asked, found, computed, waited for and moved."""
+"""A store's statistics: calls, hits, computations, waits and bytes moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks are made of tells the truth: turns are fair, sides are compared, the wire is counted."""
+"""The parts of the benchmarks are correct: turns are fair, sides are compared, bytes on the wire are counted."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_row_of_small_calls_can_be_run(port: int, loop: asyncio.AbstractEv
     with connected(port, loop) as clients:
         for row in all_rows(clients):
             if row.name.startswith("set_many"):
-                break  # the big ones cost seconds
+                break  # the big sizes take seconds
             race([row.ours, row.theirs], loop, rounds=2, calls=1)
 
 

@@ -1,15 +1,15 @@
-"""The documentation is true: what it shows runs, what it lists is what the code has, and its links lead somewhere.
+"""The documentation is true: its examples run, its lists match the code, and its links have targets.
 
-In README.md and docs/*.md a ```python block is executed, all of a page in one namespace, in order; a ```text block right behind
-one is what it prints. A block that defines `run` is an agent and runs in the sandbox, with the user "alice". In a ```console
-block the commands of ours are run at a terminal and their output is compared. ``...`` stands for anything; times and process
-ids may differ. Comments, each in the line before a block, say what is otherwise:
+In README.md and docs/*.md, the ```python blocks of a page are executed in order, in one namespace. A ```text block directly
+after one is its output. A block that defines `run` is an agent and runs in the sandbox, with the user "alice". In a ```console
+block, the project's commands are run at a terminal and their output is compared. ``...`` stands for anything; times and
+process ids may differ. Comments, each in the line before a block, change this:
 
-    <!-- not run: reason -->        it is for reading
-    <!-- file: agent.py -->         it becomes that file in the page's folder, for commands behind it
+    <!-- not run: reason -->        the block is not run
+    <!-- file: agent.py -->         the block becomes that file in the page's folder, for later commands
     <!-- input: {"name": "Ada"} --> the agent's input
 
-and ``<!-- server: embedded -->`` anywhere on a page: no REDIS_URL, and an embedded server in a folder of the page's own.
+``<!-- server: embedded -->`` anywhere on a page removes REDIS_URL, so that an embedded server in the page's own folder is used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _VARYING = [
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, and what the comment before it says."""
+    """A fenced block of a page, with the comment before it."""
 
     page: Path
     line: int
@@ -77,7 +77,7 @@ class Block:
     comment: str
     remark: str
     output: str | None
-    """The text block that follows it at once."""
+    """The text block directly after it."""
 
     @property
     def place(self) -> str:
@@ -108,7 +108,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 class Reader:
-    """Somebody who tries everything on a page, in a folder of their own."""
+    """A reader who tries everything on a page, in their own folder."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -116,7 +116,7 @@ class Reader:
         self.names: dict[str, Any] = {"__name__": "docs"}
 
     def read(self, block: Block) -> None:
-        """Do what a block shows."""
+        """Run a block."""
         if block.comment == "not run":
             return
         if block.comment == "file":
@@ -168,7 +168,7 @@ class Reader:
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the commands of a console block, each with the output that is shown."""
+    """Yield the commands of a console block, each with its documented output."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         lines = part.splitlines(keepends=True)
         size = 1
@@ -179,7 +179,7 @@ def commands_in(text: str) -> Iterator[tuple[str, str]]:
 
 
 def check_output(place: str, what: str, wanted: str, got: str) -> None:
-    """Compare output with what a page shows."""
+    """Compare output with the documented output."""
     wanted, got = (_steady(textwrap.dedent(text)) for text in (wanted, got))
     if not doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE):
         shown = "\n".join(difflib.unified_diff(wanted.splitlines(), got.splitlines(), "page", "really", lineterm=""))
@@ -200,7 +200,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a page's reader: our commands on the PATH, and data that is nobody else's."""
+    """The environment of a page's reader: the project's commands on the PATH, and a data folder of its own."""
     programs = folder / "bin"
     programs.mkdir()
     for name, (module, _) in COMMANDS.items():
@@ -254,7 +254,7 @@ def test_what_a_page_shows_runs(
 
 @contextlib.contextmanager
 def empty_database(url: str) -> Iterator[str]:
-    """Give a url of a database on the server that holds nothing, before and after."""
+    """Yield the url of a database that is empty; it is emptied again afterwards."""
     plain = re.sub(r"(redis://[^/?]*)(/\d*)?", r"\1", url).split("?")[0]
     url = f"{plain}?db={DATABASE}"
     parse_address(url, None)
@@ -265,7 +265,7 @@ def empty_database(url: str) -> Iterator[str]:
 
 
 def commands_of(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield a command and all below it, with the words that call them."""
+    """Yield a command and all its subcommands, with the words that call them."""
     yield words, command
     for name in getattr(command, "commands", {}):
         yield from commands_of(command.commands[name], (*words, name))
@@ -328,7 +328,7 @@ def test_limits_page_says_what_the_code_has(what: str, shown: str) -> None:
 
 
 def look_up(place: str) -> Any:
-    """Return what a dotted name stands for: a constant of a module, or the default of a field of a dataclass."""
+    """Return the value of a dotted name: a constant of a module, or the default of a dataclass field."""
     module, _, rest = place.partition(":")
     found: Any = importlib.import_module(module)
     for name in rest.split("."):
@@ -380,7 +380,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Return the anchors that the headings of a page have where it is shown."""
+    """Return the anchors of a page's headings, as they are rendered."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     return set(re.findall(r'<a id="([^"]+)">', text)) | {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")

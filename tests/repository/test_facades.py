@@ -1,4 +1,4 @@
-"""The two facades: the same methods, arguments, defaults and words, each a line over the same operations."""
+"""The two facades: the same methods, arguments, defaults and docstrings, each a line over the same operations."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def public(kind: type) -> dict[str, Any]:
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
-    """What a function takes: names, kinds, defaults and annotations."""
+    """Return the parameters of a function: names, kinds, defaults and annotations."""
     return [(p.name, p.kind, p.default, p.annotation) for p in inspect.signature(function).parameters.values()]
 
 
 def annotations(function: Callable[..., Any]) -> list[str]:
-    """The types of what a function takes and gives, as they are written."""
+    """Return the annotations of a function's parameters and result, as written."""
     signature = inspect.signature(function)
     return [str(part) for part in (*(p.annotation for p in signature.parameters.values()), signature.return_annotation)]
 
 
 def without_awaiting(annotation: str) -> str:
-    """What an asynchronous annotation says about the same on the side that blocks."""
+    """Return the blocking counterpart of an asynchronous annotation."""
     plain = re.sub(r"Awaitable\[(\w+)\]", r"\1", annotation.replace("Async", ""))
     return plain.replace("Callable[P, R] | Callable[P, R]", "Callable[P, R]")
 

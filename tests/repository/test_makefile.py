@@ -1,6 +1,6 @@
-"""The Makefile sets itself up once, with a Python that is new enough, and says what is wrong where it cannot.
+"""The Makefile sets itself up once, with a Python that is new enough, and reports what is wrong if it cannot.
 
-A shell script stands in for Python: it writes down how it was called, and makes a .venv of itself.
+A shell script stands in for Python: it records its calls, and creates a .venv that contains itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(MAKE is None and not os.environ.get("CI"), reaso
 
 
 class Checkout:
-    """A folder with the Makefile and no real Python before its fake ones on the PATH."""
+    """A folder with the Makefile; fake Pythons precede the real ones on the PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "a checkout"
@@ -57,7 +57,7 @@ class Checkout:
         return program
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Call make in the folder."""
+        """Run make in the folder."""
         outer = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
         path = os.pathsep.join([str(self.programs), os.environ["PATH"]])
         return subprocess.run(
@@ -69,7 +69,7 @@ class Checkout:
         )
 
     def calls(self) -> list[str]:
-        """Return what the interpreters were told since the last call, but for probes."""
+        """Return the interpreters' calls since the last time, without probes."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return [line for line in lines if not re.search(r" (-c|-V)( |$)", line)]

@@ -1,4 +1,4 @@
-"""The types of the public API, as a user's type checker sees them."""
+"""The types of the public API, as a type checker sees them."""
 
 from __future__ import annotations
 

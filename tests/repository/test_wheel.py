@@ -1,4 +1,4 @@
-"""The wheel: everything that the packages need at run time is in it, and works from there."""
+"""The wheel contains everything that the packages need at run time, and it works from there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(len(found))
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this checkout."""
+    """A wheel built from this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     if importlib.util.find_spec("hatchling"):

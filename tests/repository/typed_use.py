@@ -1,4 +1,4 @@
-"""What a type checker must make of the public API. Nothing runs this: `test_typing` has mypy read it."""
+"""Uses of the public API for a type checker. This module is never run; `test_typing` checks it with mypy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The store as an agent in the sandbox sees it, driven from outside.
 
-One run stays alive and asks a tool of the host what to do next, so that no interpreter is started for each test. Calls and
-what came of them travel pickled, because a test also passes what JSON cannot say.
+One run stays alive and asks a tool of the host for its next call, so that no interpreter is started for each test. Calls and
+their outcomes are sent pickled, because a test also passes values that JSON cannot represent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PATIENCE_S = 50.0
 
 
 class AgentRun:
-    """A run that carries out what it is told until it is closed."""
+    """A run that carries out calls until it is closed."""
 
     def __init__(self, url: str, user: str, agent: str | None = None) -> None:
         self.user = user
@@ -90,7 +90,7 @@ class AgentRun:
         assert self._result.error is None, self._result.error
 
     def _exchange(self, answer: str) -> str:
-        """The tool: takes what came of the last request, and waits for the next one."""
+        """The tool: take the outcome of the last request, and wait for the next one."""
         if not self._first:
             self._answers.put(answer)
         self._first = False
@@ -120,7 +120,7 @@ class AgentSide:
 
 
 class _AgentMapping:
-    """Has the agent use its store as a mapping."""
+    """Lets the agent use its store as a mapping."""
 
     def __init__(self, side: AgentSide) -> None:
         self._side = side

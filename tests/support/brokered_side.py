@@ -1,6 +1,6 @@
 """The agent's store in the test's own process, behind a real broker and its socket.
 
-Functions of a test run in it as an agent's would, which no function does that has to get into a sandbox first.
+A test's functions run in it as an agent's functions would; into a real sandbox they could not be passed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_S = 20.0
 
 
 class FakeTree:
-    """What a broker asks of the runs that it belongs to, and counts of it."""
+    """The part of a `Tree` that a broker uses, with its counts."""
 
     def __init__(self, store: Any = None, granted: Granted | None = None, limits: sandbox.Limits | None = None) -> None:
         self.given = SimpleNamespace(limits=limits or sandbox.Limits())
@@ -62,11 +62,11 @@ class Brokered:
 
     @property
     def held(self) -> Held:
-        """What the broker would give back at the end."""
+        """The holdings that the broker would release at the end."""
         return self.broker.held
 
     def operations(self) -> list[str]:
-        """The names of what was asked of the broker, in order."""
+        """The names of the operations that the broker received, in order."""
         return [one.operation for one in self.tree.timeline.operations()]
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ def brokered(store: DataStore, tree: FakeTree | None = None) -> Iterator[Brokere
 
 @contextmanager
 def blocking(store: DataStore, side: str) -> Iterator[Any]:
-    """The store itself, or with ``brokered`` what an agent would have of it."""
+    """Yield the store itself, or with ``brokered`` the store that an agent would get."""
     if side != "brokered":
         yield store
         return
@@ -100,7 +100,7 @@ def blocking(store: DataStore, side: str) -> Iterator[Any]:
 
 
 class BrokeredSide(SyncSide):
-    """The agent's store, with functions of the test's own."""
+    """The agent's store, with the test's own functions."""
 
     name = "brokered"
 

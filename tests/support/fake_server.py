@@ -1,7 +1,7 @@
 """A process that serves fakeredis over TCP: ``python fake_server.py PORT``.
 
 fakeredis's own handler hangs up after every error reply and after every reply too big for the socket's buffer; this one
-goes on, as a server does.
+continues, as a server does.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from fakeredis import TcpFakeServer
 
-_PIECE_BYTES = 16 * 1024  # its parser copies what is left of a piece for each field
+_PIECE_BYTES = 16 * 1024  # its parser copies the rest of a piece for each field
 
 
 class Handler(StreamRequestHandler):
-    """Feeds one client's bytes to fakeredis and writes what it answers."""
+    """Feeds one client's bytes to fakeredis and writes its replies."""
 
     def handle(self) -> None:
         from fakeredis import FakeRedisConnection
 
         made = FakeRedisConnection(server=self.server.fake_server, protocol=2)  # type: ignore[attr-defined]
         fake: Any = made.get_socket()
-        fake._decode_error = lambda error: error  # keeps the text that redis-py's classes would take apart
+        fake._decode_error = lambda error: error  # keeps the text, which redis-py's error classes would split
         try:
             while data := self.connection.recv(1024 * 1024):
                 for start in range(0, len(data), _PIECE_BYTES):

@@ -1,6 +1,6 @@
-"""A proxy between a store and its server that makes networks fail at the wanted place.
+"""A proxy between a store and its server that simulates network faults at a chosen request.
 
-A rule says what happens to the first request that holds some bytes, and to its reply.
+A rule defines the fault for the next request that contains some bytes, and for its reply.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.servers import Server, socket_path
 
 
 class Fault(enum.Enum):
-    """What can happen to a request."""
+    """A fault of a request."""
 
     CUT_BEFORE = "the connection ends before the server gets it"
     CUT_AFTER = "the server carries it out, and the connection ends instead of the reply"
@@ -37,12 +37,12 @@ class Rule:
         self.released = threading.Event()
 
     def release(self) -> None:
-        """Let go of what is held."""
+        """Release the requests and replies that are held back."""
         self.released.set()
 
 
 class Proxy:
-    """Listens on a port of the loopback and passes on to a server."""
+    """Listens on a loopback port and forwards to a server."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -58,24 +58,24 @@ class Proxy:
         self._thread.start()
 
     def strike(self, token: bytes | str, fault: Fault, times: int = 1) -> Rule:
-        """Make the next request with these bytes in it meet a fault."""
+        """Apply a fault to the next request that contains these bytes."""
         rule = Rule(token.encode() if isinstance(token, str) else token, fault, times)
         with self._lock:
             self._rules.append(rule)
         return rule
 
     def count(self, token: bytes | str) -> int:
-        """How often these bytes have come in requests, faulty ones included."""
+        """Return how many requests contained these bytes, faulty ones included."""
         with self._lock:
             return self._requests.count(token.encode() if isinstance(token, str) else token)
 
     def lead_to(self, server: Server) -> None:
-        """Pass on to another server from now on; the connections there are end."""
+        """Forward to another server from now on; existing connections are closed."""
         self._server = server
         self.drop_all()
 
     def drop_all(self) -> None:
-        """End all connections, as a server does with idle ones."""
+        """Close all connections, as a server does with idle ones."""
         with self._lock:
             links = list(self._links)
         for link in links:
@@ -95,7 +95,7 @@ class Proxy:
             link.join()
 
     def matching_rule(self, data: bytes) -> Rule | None:
-        """Note a request and return the rule that strikes it."""
+        """Record a request and return the rule that applies to it."""
         with self._lock:
             self._requests += data
             self.request_bytes += len(data)

@@ -1,4 +1,4 @@
-"""What Redis holds of one namespace, seen with a raw client."""
+"""The Redis keys of one namespace, read with a raw client."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class NamespaceView:
         self.keys = {"data": keys.data, "info": keys.info, "registry": keys.registry, "log": keys.log}
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything about the four keys that a write could change."""
+        """Return everything about the four keys that a write could change."""
         return {part: self._content(key) for part, key in self.keys.items()}
 
     def _content(self, key: bytes) -> Any:
-        """A key as it is, but for the order in a table, which a server may change at any time."""
+        """Return a key's content without the order of its fields, which a server may change at any time."""
         kind = self.raw.type(key)
         if kind == b"hash":
             return self.raw.hgetall(key)
@@ -38,13 +38,13 @@ class NamespaceView:
         self.raw.execute_command("XADD", self.keys["log"], "*", EPOCH, "0123456789abcdef")
 
     def spoil(self, part: str) -> bytes:
-        """Put a string where a key of the store should be, and return the key."""
+        """Replace a key of the store by a string, and return the key."""
         self.raw.delete(self.keys[part])
         self.raw.set(self.keys[part], "another type")
         return self.keys[part]
 
     def entries(self) -> list[Entry]:
-        """The log's entries behind the one that created it, with repeated fields kept apart."""
+        """Return the log's entries after the one that created it, with repeated fields kept."""
         # redis-py's own parser drops repeated fields.
         with self.raw.client() as client:
             client.response_callbacks = {}

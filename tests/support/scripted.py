@@ -1,4 +1,4 @@
-"""A driver without a server: it steps an operation and gives it replies that a test has written down."""
+"""A driver without a server: it steps an operation and passes it the replies that a test defines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from redis_store.values.codec import VALUES
 
 
 def scope_of(user: str = "alice", namespace: str = "default", agent: str | None = None) -> Scope:
-    """The scope of a store of this user."""
+    """Return the scope of a store of this user."""
     return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, None), VALUES, Limits(), LogBounds())
 
 
 class Play:
-    """What came of an operation: its result, and the calls that it made."""
+    """The outcome of an operation: its result, and the calls that it made."""
 
     def __init__(self, op: Any, replies: list[Any]) -> None:
         self.calls: list[Call[Any]] = []
@@ -47,17 +47,17 @@ class Play:
 
     @property
     def names(self) -> list[list[str]]:
-        """The names of the commands of each call."""
+        """Return the names of the commands of each call."""
         return [[name_of(command) for command in call.commands] for call in self.calls]
 
 
 def name_of(command: Any) -> str:
-    """The name of a command, however it is packed."""
+    """Return the name of a command, however it is packed."""
     first = command[0]
     first = getattr(first, "name", first)
     return first.decode() if isinstance(first, bytes) else str(first)
 
 
 def play(op: Any, *replies: Any) -> Play:
-    """Carry an operation out with these replies, in this order."""
+    """Carry out an operation with these replies, in this order."""
     return Play(op, list(replies))

@@ -1,4 +1,4 @@
-"""Starts the servers that tests run against: real ones as processes of their own, and fakeredis behind TCP."""
+"""Servers for the tests: real ones in their own processes, and fakeredis behind TCP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MissingServer(Exception):
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
-    """Wait until a condition holds and return what it gave."""
+    """Wait until a condition is true and return its value."""
     end = time.monotonic() + deadline_s
     while not (found := condition()):
         if time.monotonic() > end:
@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEAD
 
 
 class Server:
-    """A running server; `url` is where it listens."""
+    """A running server; `url` is its address."""
 
     def __init__(self, kind: str, command: list[str], folder: Path, url: str, **client_options: Any) -> None:
         self.kind = kind
@@ -61,24 +61,24 @@ class Server:
         return self.process.pid
 
     def client(self, **options: Any) -> redis.Redis:
-        """Return a redis-py client, for looking at what the store did; close it."""
-        # Field names of the server's own replies must stay as they are: no RESP3, no decoding.
+        """Return a redis-py client to inspect the store's data; the caller closes it."""
+        # Field names in the server's replies must stay unchanged: no RESP3, no decoding.
         return redis.Redis.from_url(self.url, **{"protocol": 2, **self.client_options, **options})
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it at once, as a crash would."""
         self.process.kill()
         self.process.wait()
 
     def pause(self) -> None:
-        """Let it accept connections and say nothing."""
+        """Let it accept connections without replying."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Start it again, empty, at the same place."""
+        """Start it again, empty, at the same address."""
         self.kill()
         self.process = self._start()
 
@@ -118,7 +118,7 @@ class Server:
 
 
 def start_server(kind: str, *options: str, tcp: bool = False, tls: dict[str, str] | None = None) -> Server:
-    """Start a server in a folder of its own, on a unix socket, with `tcp` or `tls` on a free port of the loopback."""
+    """Start a server in its own folder, on a unix socket, or with `tcp` or `tls` on a free loopback port."""
     binary = find_binary(kind)
     folder = Path(tempfile.mkdtemp(prefix="store-tests-"))
     try:
@@ -158,7 +158,7 @@ def find_binary(kind: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -170,7 +170,7 @@ def socket_path(url: str) -> str:
 
 
 class Servers:
-    """The servers that a whole run of tests shares, each started when it is first asked for."""
+    """The servers that a test session shares, each started on first use."""
 
     def __init__(self) -> None:
         self._running: dict[str, Server] = {}
@@ -181,7 +181,7 @@ class Servers:
         return self._running[kind]
 
     def first_of(self, kinds: Iterable[str]) -> Server:
-        """Return the first of these that can run here."""
+        """Return the first of these servers that can run here."""
         reasons = []
         for kind in kinds:
             try:

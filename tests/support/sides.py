@@ -1,4 +1,4 @@
-"""The three ways to a store, each with the blocking methods of `DataStore`, so that a test is written once."""
+"""The sync, async and brokered store, each with the blocking methods of `DataStore`, so that a test is written once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from redis_store.mapping import StoreMapping
 SIDES = ("sync", "async", "sandbox")
 SIDES_OF_THE_HOST = ("sync", "async")
 SIDES_WITH_FUNCTIONS = ("sync", "async", "brokered")
-"""Where the functions of a test run; ``brokered`` is the agent's store without the agent's process."""
+"""The sides on which a test's functions run; ``brokered`` is the agent's store without an agent process."""
 
 
 class SyncSide:
-    """`DataStore` as it is, but that iterators come as lists."""
+    """`DataStore` with lists in place of iterators."""
 
     name = "sync"
 
@@ -36,7 +36,7 @@ class SyncSide:
 
 
 class AsyncSide:
-    """`AsyncDataStore` driven by an event loop that runs for the length of each call."""
+    """`AsyncDataStore`, driven by an event loop that runs only during each call."""
 
     name = "async"
 
@@ -75,4 +75,4 @@ Side = Any
 """A `SyncSide`, an `AsyncSide` or a `tests.support.agent_side.AgentSide`."""
 
 OpenSide = Callable[..., Side]
-"""Opens a store of a user: ``open_side(user="alice", namespace="default", agent=None)``."""
+"""Opens a user's store: ``open_side(user="alice", namespace="default", agent=None)``."""

@@ -15,7 +15,7 @@ WRITES = 20_000
 
 
 def main() -> int:
-    """Run, and print a line a run; 1 where one failed."""
+    """Print a line for each run; return 1 if one failed."""
     end = monotonic() + 60 * float(sys.argv[1] if len(sys.argv) > 1 else 10)
     while monotonic() < end:
         for kind in REAL_KINDS:

@@ -1,4 +1,4 @@
-"""Calls in threads, for tests that look at what happens meanwhile."""
+"""Calls in threads, for tests that observe a store meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class in_thread:
-    """Runs a call in a thread for the length of a block; then `error` or `result` is there."""
+    """Runs a call in a thread during a `with` block; afterwards `error` or `result` is set."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.error: Any = None
@@ -41,7 +41,7 @@ class in_thread:
 
 
 def all_at_once(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run calls in threads that start together, and return their results; raise what one of them raised."""
+    """Run calls in threads that start together, and return their results; raise the error of any of them."""
     barrier = threading.Barrier(len(calls))
 
     def after_the_others(call: Callable[[], Any]) -> Any:

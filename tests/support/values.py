@@ -1,4 +1,4 @@
-"""Strategies for what a caller may pass as a value, good and bad."""
+"""Strategies for the values that a caller may pass, valid and invalid."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ json_values = st.recursive(
     lambda children: st.one_of(st.lists(children, max_size=20), st.dictionaries(texts, children, max_size=20)),
     max_leaves=30,
 )
-"""What comes back as it went in."""
+"""Values that are read back exactly as written."""
 
 too_long = st.sampled_from([1, -1]).map(lambda sign: sign * LONG)  # Python refuses to show such a number
 
@@ -139,11 +139,11 @@ def _containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 anything = st.recursive(st.one_of(scalars, _odd_scalars), _containers, max_leaves=12)
-"""Whatever a caller may pass, most of it with something that JSON cannot say."""
+"""Any value that a caller may pass; most contain something that JSON cannot represent."""
 
 
 def nested(depth: int, innermost: Any = None, kind: str = "list") -> Any:
-    """A value so many levels deep."""
+    """Return a value nested this many levels deep."""
     value: Any = ([] if kind == "list" else {}) if innermost is None else [innermost]
     for level in range(depth - 1):
         value = {"k": value} if kind == "dict" or (kind == "mixed" and level % 2) else [value]

@@ -1,4 +1,4 @@
-"""The single steps that brokers carry: plain data in and out, values as JSON text."""
+"""The steps of flows that brokers carry out: plain data in and out, values as JSON text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_value_is_computed_between_a_claim_and_a_commit(store: DataStore, step
 
 
 def test_a_claim_lapses_beside_one_that_holds(steps: Steps) -> None:
-    """The hash that they stand in lives as long as the longest of them."""
+    """The hash that contains the claims lives as long as the longest of them."""
     assert steps.claim_value("other", "token-number-1", lock_timeout=1000).state == "claimed"
     assert steps.claim_value("key", "token-number-2", lock_timeout=0.05).state == "claimed"
     wait_until(lambda: steps.claim_value("key", "token-number-3").state == "claimed", "another takes over")

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command wrote, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     out: bytes
@@ -44,7 +44,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """Runs redis-store in this process, on the folder."""
+    """A function that runs redis-store in this process, on the folder."""
     monkeypatch.setenv("REDIS_STORE_DATA_DIR", str(folder))
     monkeypatch.delenv("REDIS_URL", raising=False)
 
@@ -227,7 +227,7 @@ def test_replies_look_as_in_redis_cli(folder: Path, run: Run, raw: str) -> None:
                 ["redis-cli", "-s", str(joined.socket_path), raw, *command], capture_output=True, check=True
             ).stdout
             if command[0] in ("SET", "INCR", "DECRBY", "HSET", "ZADD", "SADD", "XADD", "GEOADD"):
-                # Writes answer otherwise the second time: back to where redis-cli began.
+                # Writes reply differently the second time, so restore the state from before redis-cli.
                 _undo(joined.socket_path, command)
             ours = run("redis", raw, *command)
             assert ours.out == theirs, command
@@ -305,7 +305,7 @@ def test_a_password_is_never_shown(run: Run, url: str, code: int) -> None:
 
 @contextlib.contextmanager
 def _listener(answer: bytes) -> Iterator[str]:
-    """A server that answers each piece it gets with these bytes, and hangs up when they are empty."""
+    """Serve these bytes as the reply to each piece received; hang up if they are empty."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:

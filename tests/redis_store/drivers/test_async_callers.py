@@ -1,4 +1,4 @@
-"""Many callers on one connection of the async store: cancelled, too many at once, or asking for much."""
+"""Many callers on one connection of the async store: cancelled, too many at once, or with big requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def proxy(one_server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def opened(proxy: Proxy, user: str) -> Any:
-    """A function that opens a store behind the proxy, with one key and everything connected."""
+    """A function that opens a store behind the proxy, with one key and all connections open."""
 
     @asynccontextmanager
     async def open_one(timeout: float = 20) -> AsyncIterator[AsyncDataStore]:
@@ -38,7 +38,7 @@ def opened(proxy: Proxy, user: str) -> Any:
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition, and let the others work meanwhile."""
+    """Wait for a condition while other tasks run."""
     end = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < end, what
@@ -167,7 +167,7 @@ def test_what_is_under_way_is_bounded(start: Callable[..., Server], count: int, 
             task = asyncio.gather(*(store.set(f"key-{number}", "x" * size) for number in range(count)))
             await until(lambda: rule.struck.is_set(), "the server has answered to some")
             arrived = -1
-            while arrived != proxy.request_bytes:  # until no more comes
+            while arrived != proxy.request_bytes:  # until no more arrives
                 arrived = proxy.request_bytes
                 await asyncio.sleep(0.1)
             under_way = proxy.count("user:alice:ns:default") - before[1]
@@ -185,7 +185,7 @@ def test_what_is_under_way_is_bounded(start: Callable[..., Server], count: int, 
 
 @pytest.mark.parametrize("fault", [Fault.HOLD_REPLY, Fault.HOLD_REQUEST, Fault.CUT_AFTER])
 def test_a_claim_whose_answer_nobody_hears_is_given_back(opened: Any, proxy: Proxy, fault: Fault) -> None:
-    """Whether its caller is cancelled or its connection breaks; else all others would wait until it lapses."""
+    """Whether its caller is cancelled or its connection breaks; otherwise all others would wait until it expires."""
 
     async def main() -> None:
         async with opened() as store:

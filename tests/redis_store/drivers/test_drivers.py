@@ -1,4 +1,4 @@
-"""The rules of both drivers, shown with operations made for the test."""
+"""The rules of both drivers, tested with operations written for this purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture(params=["sync", "async"])
 def run(request: pytest.FixtureRequest, server_url: str) -> Any:
-    """Carries an operation out, through one driver or the other."""
+    """A function that carries out an operation, through either driver."""
     if request.param == "sync":
         with connect(server_url, user="alice") as store:
             yield lambda op: store._driver.run_alone(op) if isinstance(op, Alone) else store._driver.run(op)
@@ -83,7 +83,7 @@ async def one_echo() -> Any:
 
 
 class Strange:
-    """Something that can be awaited and is no call."""
+    """An awaitable that is not a call."""
 
     def __await__(self) -> Any:
         yield "not a call"

@@ -17,7 +17,7 @@ from tests.support.threads import all_at_once
 
 
 async def use(store: AsyncDataStore, name: str) -> None:
-    """Use a namespace that nobody else does, and check every answer."""
+    """Use a namespace that nothing else uses, and check every answer."""
     namespace = store.use_namespace(name)
     await asyncio.gather(*(namespace.set(f"key-{number}", [name, number]) for number in range(60)))
     answers = await asyncio.gather(*(namespace.get(f"key-{number}") for number in range(60)))
@@ -30,7 +30,7 @@ def test_asyncio_run_twice_with_one_store(server_url: str, user: str) -> None:
     store = connect_async(server_url, user=user)
     for name in ("first", "second", "third"):
         asyncio.run(use(store, name))
-    gc.collect()  # what the closed loops left behind is an error here, if it warns
+    gc.collect()  # a warning about leftovers of the closed loops is an error here
 
     async def end() -> None:
         assert await store.list_namespaces() == ["first", "second", "third"]
@@ -65,7 +65,7 @@ def test_two_loops_in_turn(server_url: str, user: str) -> None:
         for loop in loops:
             with pytest.raises(StoreClosed):
                 loop.run_until_complete(store.get("key-1"))
-        loops[1].run_until_complete(asyncio.sleep(0.01))  # its connection is closed by it
+        loops[1].run_until_complete(asyncio.sleep(0.01))  # closes its connection
     finally:
         for loop in loops:
             loop.close()
@@ -94,7 +94,7 @@ def test_a_connection_is_made_at_the_first_call(user: str) -> None:
 
 
 def test_a_call_of_another_loop_does_not_disturb(server_url: str, user: str) -> None:
-    """A coroutine made in one loop and awaited in another runs where it is awaited."""
+    """A coroutine created in one loop and awaited in another runs in the loop that awaits it."""
 
     async def main() -> None:
         async with connect_async(server_url, user=user) as store:
@@ -135,7 +135,7 @@ def test_a_loop_that_stood_still_gives_the_next_call_its_time(server_url: str, u
             end = monotonic() + 2 * timeout_s
             while monotonic() < end:
                 pass
-            # The timer that watches over answers is due before this call has even gone out.
+            # The timer for replies is due before this call has even been sent.
             assert loop.run_until_complete(store.get("key")) == number
     finally:
         loop.run_until_complete(store.close())

@@ -1,4 +1,4 @@
-"""What a full server throws away under each policy, as `docs/eviction.md` says, and how the store says so before."""
+"""The keys that a full server evicts under each policy, as in `docs/eviction.md`, and the store's warnings about it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest, start: Callable[..., Server]) -> Serv
 def filled(
     server: Server, open_store: Callable[..., DataStore]
 ) -> Iterator[Callable[[str], tuple[DataStore, redis.Redis]]]:
-    """Namespaces, some keys with a ttl, a held lock, a tag; then a policy, and no memory left but for a little."""
+    """Fill namespaces, some keys with a ttl, a held lock and a tag; then set a policy and leave little memory."""
     clients = []
 
     def fill(policy: str) -> tuple[DataStore, redis.Redis]:
@@ -62,7 +62,7 @@ def filled(
 
 
 def write_until_full(store: DataStore) -> bool:
-    """Write more than there is room for; whether the server refused it in the end."""
+    """Write more than there is room for; return whether the server refused a write in the end."""
     big = store.use_namespace("big")
     try:
         for number in range(3000):
@@ -86,7 +86,7 @@ def test_noeviction_refuses_and_keeps_everything(filled: Any) -> None:
 def test_allkeys_throws_whole_namespaces_away(filled: Any) -> None:
     for policy in ALLKEYS:
         store, raw = filled(policy)
-        write_until_full(store)  # which may be refused, when even what is left is too much
+        write_until_full(store)  # may be refused if even the remaining keys take too much
         assert there(raw) != set(NAMESPACES), policy
         gone = set(NAMESPACES) - there(raw)
         for name in gone:
@@ -94,7 +94,7 @@ def test_allkeys_throws_whole_namespaces_away(filled: Any) -> None:
 
 
 def test_volatile_throws_locks_away_and_keeps_namespaces(filled: Any) -> None:
-    """Also namespaces all of whose keys have a ttl: it is on the fields, and the policies look at keys."""
+    """Even namespaces whose keys all have a ttl are kept: the ttl is on the fields, and the policies look at Redis keys."""
     for policy in VOLATILE:
         store, raw = filled(policy)
         assert raw.pttl(KEYS.lock(b"held")) > 0

@@ -1,4 +1,4 @@
-"""Networks and servers that fail under the async store, and callers that give up."""
+"""Failing networks and servers under the async store, and callers that give up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def proxy(one_server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def opened(proxy: Proxy, user: str) -> Any:
-    """A function that opens a store behind the proxy, with one key and everything connected."""
+    """A function that opens a store behind the proxy, with one key and all connections open."""
 
     @asynccontextmanager
     async def open_one(timeout: float = 20) -> AsyncIterator[AsyncDataStore]:
@@ -52,7 +52,7 @@ def opened(proxy: Proxy, user: str) -> Any:
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition, and let the others work meanwhile."""
+    """Wait for a condition while other tasks run."""
     end = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < end, what
@@ -130,7 +130,7 @@ def test_a_write_that_went_out_is_not_sent_again(opened: Any, proxy: Proxy, writ
 def test_a_connection_closed_while_idle_is_not_noticed(opened: Any, proxy: Proxy, call: str) -> None:
     async def main() -> None:
         async with opened() as store:
-            proxy.drop_all()  # the loop has had no chance to see it
+            proxy.drop_all()  # the loop has not noticed it yet
             await {**READS, **WRITES}[call](store)
             proxy.drop_all()
             await asyncio.sleep(0)
@@ -184,7 +184,7 @@ def test_a_reply_that_comes_too_late(opened: Any, proxy: Proxy, call: str, fault
 
 
 def test_each_caller_is_told_about_its_own_call(opened: Any, proxy: Proxy) -> None:
-    """Calls that share a connection fail together, each with an error of its own."""
+    """Calls that share a connection fail together, each with its own error."""
 
     async def main() -> None:
         async with opened(timeout=0.2) as store:

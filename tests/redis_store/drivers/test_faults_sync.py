@@ -1,4 +1,4 @@
-"""Networks and servers that fail under the sync store: what is retried, what is not, and what an error says."""
+"""Failing networks and servers under the sync store: which calls are retried, and what the errors say."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_server_that_dies_in_mid_call(start: Callable[..., Server], open_store
             wait_until(lambda: proxy.count("the-") > sent, "the request is on its way")
             server.kill()
         assert isinstance(outcome.error, ConnectionLost)
-        # set_many reads the metadata that is there, before it writes
+        # set_many reads the existing metadata before it writes
         assert outcome.error.outcome_unknown is (call == "set")
         server.restart()
         assert store.get("the-key") is None

@@ -1,4 +1,4 @@
-"""Forks: a child never reads its parent's replies, nor the parent a child's, whatever was under way."""
+"""Forks: a child never reads its parent's replies, nor the parent a child's, whatever calls were under way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 
 def forked(work: Callable[[], Any]) -> Callable[[], None]:
-    """Run some work in a forked child, and return a function that waits for it and fails where the work did."""
+    """Run some work in a forked child, and return a function that waits for it and fails if the work failed."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -55,7 +55,7 @@ def forked(work: Callable[[], Any]) -> Callable[[], None]:
 
 
 def check_own(store: DataStore, name: str) -> None:
-    """Write and read what no other process does, and check every answer."""
+    """Write and read keys that no other process uses, and check every answer."""
     namespace = store.use_namespace(name)
     for number in range(150):
         namespace.set(f"key-{number}", [name, number])
@@ -74,7 +74,7 @@ def test_parent_and_child_go_on_at_once(one_server: Server, open_store: Any, use
 
 
 def test_preloaded_and_forked_four_times(one_server: Server, open_store: Any, user: str) -> None:
-    """As gunicorn does with preload: connected in the parent, used in all children at once."""
+    """As with gunicorn's preload: connected in the parent, used in all children at once."""
     store = open_store(one_server.url, user)
     store.set("key", 1)
     store.list_keys()
@@ -104,7 +104,7 @@ def sockets() -> set[str]:
     """The sockets that this process holds."""
     found = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the one that lists them is gone already
+        with suppress(OSError):  # the descriptor that listed them is closed already
             found.add(os.readlink(descriptor))  # noqa: PTH115
     return {name for name in found if name.startswith("socket:")}
 
@@ -132,7 +132,7 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child(one_server: Server, ope
         assert store.get("key") == 1
         store.close()
 
-    with store._driver._lock:  # as a thread that connects at that moment does
+    with store._driver._lock:  # as a thread does that is connecting
         forked(work)()
     assert store.get("key") == 1
 
@@ -157,7 +157,7 @@ def test_a_fork_while_another_thread_is_in_mid_call(one_server: Server, open_sto
 
 
 def test_forks_under_load(one_server: Server, open_store: Any, user: str) -> None:
-    """Threads never stop, and the process forks again and again; locks held at that moment must not hang the child."""
+    """Threads keep working while the process forks repeatedly; locks held at that moment must not hang the child."""
     store = open_store(one_server.url, user)
     store.set_many({f"key-{number}": number for number in range(20)})
     stop = threading.Event()
@@ -211,7 +211,7 @@ def test_multiprocessing(one_server: Server, open_store: Any, user: str) -> None
 
 
 def test_a_fork_of_an_async_store(one_server: Server, user: str) -> None:
-    """The child may use the store in a loop of its own; the parent's loop and connection go on."""
+    """The child may use the store in its own loop; the parent's loop and connection continue."""
 
     async def main() -> None:
         async with connect_async(one_server.url, user=user) as store:

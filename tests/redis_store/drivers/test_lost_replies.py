@@ -1,4 +1,4 @@
-"""A reply that is lost in a broken connection: the change happened or it did not, and never twice."""
+"""Replies lost with a broken connection: the change happened once or not at all, never twice."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_change_is_never_made_twice(
 def test_counts_are_exact_where_connections_break(
     real_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
-    """Of many increments, each that was acknowledged counts once, each that was not at most once."""
+    """Each acknowledged increment counts exactly once; each unacknowledged one at most once."""
     direct = open_store(real_server.url, user)
     direct.increment("key", 0)
     with proxied(real_server) as proxy:

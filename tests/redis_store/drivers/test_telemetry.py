@@ -1,4 +1,4 @@
-"""Spans and metrics for OpenTelemetry, where the program has set it up; in a process of its own, because that is for good."""
+"""Spans and metrics for OpenTelemetry, if the program has set it up; each in its own process, because that cannot be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many threads, and interrupts in mid-call: every caller gets its own reply, and nobody gets another's."""
+"""Many threads, and interrupts in the middle of calls: every caller gets its own reply and no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Interrupt(BaseException):
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """What an interrupt has left half made goes while its own test is still running."""
+    """Collect the half-made objects that an interrupt leaves behind while its own test is still running."""
     yield
     gc.collect()
 
@@ -44,7 +44,7 @@ def interrupt() -> Iterator[Callable[[], None]]:
 
 
 def mixed_work(store: DataStore, number: int) -> None:
-    """Use a namespace of one's own and a shared one, and check every answer."""
+    """Use a private namespace and a shared one, and check every answer."""
     own, shared = store.use_namespace(f"own-{number}"), store.use_namespace("shared")
     chance = random.Random(number)
     model: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def test_threads_share_a_store(one_server: Server, open_store: Any, user: str) -
 
 
 def test_connections_are_not_hoarded(one_server: Server, open_store: Any, raw_of: Any, user: str) -> None:
-    """A burst of threads opens a connection each; afterwards they are used again, and no more than a few are held."""
+    """Each thread of a burst opens a connection; afterwards they are reused, and only a few are kept."""
     store, raw = open_store(one_server.url, user), raw_of(one_server)
     before = len(raw.client_list())
     for _ in range(2):
@@ -145,7 +145,7 @@ def test_interrupts_at_any_moment(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may strike in a finalizer
 def test_an_exception_thrown_into_a_thread(one_server: Server, open_store: Any, user: str) -> None:
-    """What `PyThreadState_SetAsyncExc` does to a thread (debuggers, watchdogs) leaves no reply behind either."""
+    """An exception from `PyThreadState_SetAsyncExc` (debuggers, watchdogs) leaves no reply behind either."""
     store = open_store(one_server.url, user)
     store.set_many({f"key-{number}": number for number in range(50)})
     wrong: list[Any] = []
@@ -170,7 +170,7 @@ def test_an_exception_thrown_into_a_thread(one_server: Server, open_store: Any, 
     assert store.get_all() == {f"key-{number}": number for number in range(50)}
 
 
-# An interrupt that strikes while a socket is being made leaves it to the collector, whose warning is no concern here.
+# An interrupt during the creation of a socket leaves it to the garbage collector, whose warning does not matter here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_keyboard_interrupt(one_server: Server, open_store: Any, user: str) -> None:

@@ -1,4 +1,4 @@
-"""`rediss://`: everything as without TLS, the timeout too."""
+"""`rediss://`: the same behaviour as without TLS, including the timeout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def server(start: Callable[..., Server], certificates: dict[str, str]) -> Server:
-    return start("redis7", tls=certificates)  # the one of our servers that is built with TLS
+    return start("redis7", tls=certificates)  # the only test server that is built with TLS
 
 
 @pytest.fixture

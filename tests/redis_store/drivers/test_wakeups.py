@@ -1,4 +1,4 @@
-"""Whoever waits for a lock, a place or a computed value is woken by a message, and looks by himself where none can come."""
+"""Waiters for a lock, a slot or a computed value are woken by a message, and poll where none can arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOR_EVER_S = 100_000.0
 
 @pytest.fixture(autouse=True)
 def nothing_but_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who can be woken does not look by himself any more."""
+    """Stop waiters that can be woken from polling."""
     monkeypatch.setattr(hold, "HOLD_WOKEN_PAUSE_S", FOR_EVER_S)
     monkeypatch.setattr(compute_once, "COMPUTE_WOKEN_PAUSE_S", FOR_EVER_S)
 
@@ -40,7 +40,7 @@ def store(real_server: Server, user: str) -> Iterator[DataStore]:
 
 
 class Waiter:
-    """Something that waits, in a thread of its own."""
+    """A waiter in its own thread."""
 
     def __init__(self, wait: Callable[[], Any]) -> None:
         self._found: list[Any] = []
@@ -168,7 +168,7 @@ def test_it_is_made_again_after_another_store_that_waited_is_closed(store: DataS
         with pytest.raises((StoreClosed, ConnectionLost)):  # it may just look again
             late.result()
 
-        def closed() -> Any:  # as one of the embedded server says, which this store has let go of
+        def closed() -> Any:  # as the embedded server's address does after the store has released it
             raise StoreClosed("The store is closed: connect again.")
 
         resolver.address = closed  # type: ignore[method-assign]
@@ -194,7 +194,7 @@ def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw:
 
 
 def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Redis) -> None:
-    """By a ring each time, so that nobody sleeps through a message that a broken connection has lost."""
+    """Each time all waiters are woken, so that none misses a message that a broken connection has lost."""
     told: list[list[bool]] = [[], []]
     first, second = (
         wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)

@@ -1,4 +1,4 @@
-"""The flow that waits for a lock or a place, step by step and without a server."""
+"""The flow that waits for a lock or a slot, step by step and without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis_store.flows.hold import Busy, HoldAnswer, give_back, hold
 
 
 class FifthInLine:
-    """A lock that stays another's."""
+    """A lock whose holder keeps it."""
 
     name, what, redis_key, ttl_ms = "name", "lock", b"lock", 30_000
 
@@ -48,7 +48,7 @@ def test_who_waits_looks_soon_and_then_less_often_as_far_behind_as_he_stands() -
 
 
 class Lost(FifthInLine):
-    """A lock whose answer does not come; `released` counts how often it was given back."""
+    """A lock whose reply is lost; `released` counts its releases."""
 
     def __init__(self) -> None:
         self.released = 0

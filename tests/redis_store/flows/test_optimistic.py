@@ -1,4 +1,4 @@
-"""The flow of a change that is tried again, step by step and without a server."""
+"""The flow of an optimistic change that is retried, step by step and without a server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from redis_store.flows.optimistic import TRIES_AT_ONCE, change_value
 
 
 def result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run to its end what waits for nothing."""
+    """Return the result of a flow that never waits."""
     with pytest.raises(StopIteration) as stop:
         coroutine.send(None)
     return stop.value.value
 
 
 def test_what_was_written_in_a_pause_is_read_before_the_next_try() -> None:
-    """Else each try after a pause would be in vain where many write."""
+    """Otherwise each try after a pause would fail where there are many writers."""
     stands = b"0"
     tried: list[bytes | None] = []
 
@@ -33,7 +33,7 @@ def test_what_was_written_in_a_pause_is_read_before_the_next_try() -> None:
     async def replace(text: bytes, there: bytes | None) -> Literal[True] | bytes | None:
         nonlocal stands
         if len(tried) <= TRIES_AT_ONCE:
-            stands = b"%d" % len(tried)  # somebody else was faster
+            stands = b"%d" % len(tried)  # another writer was faster
         return True if there == stands else stands
 
     flow = change_value("key", stands, look, change, replace, lambda: 0.5)

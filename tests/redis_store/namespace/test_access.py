@@ -1,4 +1,4 @@
-"""Handles that may do less than everything: refused before anything is sent, however the store is used."""
+"""Handles with restricted rights: every forbidden use is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "compare_and_set": ("k", 0, 1),
     "get_or_set": ("k", lambda: 1),
 }
-"""What reads and writes at once, and so needs both rights."""
+"""Operations that read and write, and so need both rights."""
 OF_THE_USER: dict[str, tuple[Any, ...]] = {
     "lock": ("name",),
     "semaphore": ("name", 2),
     "rate_limit": ("name", 2, 1),
     "invalidate_tag": ("tag",),
 }
-"""What belongs to no namespace, and needs the right to write to at least one."""
+"""Operations outside any namespace, which need the right to write to at least one."""
 NEITHER = {
     *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces", "stats"),
     *("read_only", "restricted", "cached", "transaction", "transact"),
@@ -75,7 +75,7 @@ def store(server_url: str, user: str) -> Iterator[DataStore]:
 
 @pytest.fixture(params=["sync", "async"])
 def side(request: pytest.FixtureRequest, store: DataStore) -> Iterator[Any]:
-    """The same store from both facades, with blocking methods."""
+    """The store through each facade, with blocking methods."""
     if request.param == "sync":
         yield SyncSide(store)
         return
@@ -87,7 +87,7 @@ def side(request: pytest.FixtureRequest, store: DataStore) -> Iterator[Any]:
 
 
 def moved(side: Any, change: Callable[[Any], Any]) -> Any:
-    """The side with another store in it."""
+    """Return the side with another store in it."""
     changed = change(side.store)
     return SyncSide(changed) if side.name == "sync" else AsyncSide(changed, side._loop)
 

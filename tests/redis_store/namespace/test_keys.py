@@ -1,4 +1,4 @@
-"""Names from outside, and the Redis keys made of them: reversible, collision-free, and nothing gets through unchecked."""
+"""Names from callers, and the Redis keys built from them: reversible, collision-free, and always checked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ users = names.filter(lambda name: len(name.encode()) <= MAX_USER_BYTES)
 
 
 def every_key(user: str, namespace: str, hash_tag: bool = False) -> set[bytes]:
-    """All keys that a user's namespace has."""
+    """Return all Redis keys of a user's namespace."""
     keys = UserKeys.of(user, hash_tag=hash_tag)
     space = keys.namespace(namespace)
     return {space.data, space.info, space.log, keys.registry}

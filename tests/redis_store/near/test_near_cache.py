@@ -1,4 +1,4 @@
-"""The near cache: never older than what the server has said, nobody else's, and empty whenever it cannot know."""
+"""The near cache: never older than the server's invalidations allow, private to a user, and empty without their stream."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def near(one_server: Server, open_store: Any, user: str) -> DataStore:
 
 @pytest.fixture
 def plain(one_server: Server, open_store: Any, user: str) -> DataStore:
-    """The same user's store without one, as another process has it."""
+    """The same user's store without a near cache, as in another process."""
     store: DataStore = open_store(one_server.url, user)
     return store
 
 
 def hits_of(store: Any, work: Callable[[], Any]) -> int:
-    """How many answers of some work came from the near cache."""
+    """Return how many answers during some work came from the near cache."""
     before = store.stats().near_hits
     work()
     return int(store.stats().near_hits - before)
@@ -141,7 +141,7 @@ KEYS = ["k", "l", "list", "absent", "tagged"]
 def test_own_writes_are_seen_without_waiting_for_the_server_to_tell(
     name: str, servers: Any, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the invalidation came late: here it never comes."""
+    """Even if the invalidation is late; here it never arrives."""
     monkeypatch.setattr(Entries, "heard", lambda self, push: None)
     url = servers.first_of(["valkey9", "redis8"]).url
     near, other, plain = (open_store(url, user, near_cache=cached) for cached in (True, True, False))
@@ -289,7 +289,7 @@ def test_an_entry_does_not_outlive_its_ttl_where_the_server_is_slow_to_say_so(
 
 
 def _write_without_end(url: str, user: str, acknowledged: mmap.mmap) -> None:
-    """Count under one key, and say where each process sees it how far the server has acknowledged it."""
+    """Count under one key, and keep the acknowledged count in shared memory."""
     with connect(url, user=user) as store:
         number = 0
         while acknowledged[8] == 0:
@@ -297,12 +297,12 @@ def _write_without_end(url: str, user: str, acknowledged: mmap.mmap) -> None:
             store.set("k", number)
             struct.pack_into("q", acknowledged, 0, number)
             if number % 50 == 0:
-                time.sleep(0.002)  # so that there are hits between, on a machine with two cores for all three
+                time.sleep(0.002)  # leaves time for hits, on a machine with two cores for all three processes
 
 
 @contextmanager
 def writer(server: Server, user: str) -> Iterator[Callable[[], int]]:
-    """A process that writes as fast as it can; gives what says how far it is."""
+    """Run a process that writes as fast as it can; yield its acknowledged count."""
     shared = mmap.mmap(-1, 16)
     process = multiprocessing.get_context("fork").Process(target=_write_without_end, args=(server.url, user, shared))
     process.start()
@@ -322,7 +322,7 @@ def writer(server: Server, user: str) -> Iterator[Callable[[], int]]:
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey9"])
 def test_nothing_stale_beside_a_fast_writer(kind: str, start: Any, open_store: Any) -> None:
-    """What a write has been acknowledged for is what every read that begins then gives, or something newer."""
+    """Every read that begins after an acknowledged write returns its value or a newer one."""
     server = start(kind, tcp=True)
     with writer(server, "alice") as acknowledged:
         near = open_store(server.url, near_cache=True)
@@ -439,7 +439,7 @@ def test_what_nobody_reads_is_taken_in_all_the_same_and_an_idle_connection_ends(
     one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
-    with proxied(one_server) as proxy:  # an address of our own, so that nobody shares it
+    with proxied(one_server) as proxy:  # an address of its own, so that no other store shares it
         near = open_store(proxy.url, user, near_cache=True)
         plain.set("k", 1)
         assert near.get("k") == 1
@@ -484,7 +484,7 @@ def test_a_server_that_falls_silent_costs_its_time_once_and_the_cache_all_it_has
 
 
 def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Server, open_store: Any, user: str) -> None:
-    """Its run may be ended at any time, and nothing could end that wait."""
+    """The run may be ended at any time, and nothing could interrupt that wait."""
     with proxied(one_server) as proxy:
         owner = open_store(proxy.url, "somebody", near_cache=True, timeout=1000)
         hello = proxy.strike("HPTTL", Fault.SWALLOW)
@@ -534,7 +534,7 @@ def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server
     near.set("k", 3)
     assert near.get("k") == near.get("k") == 3
     raw.flushdb()
-    # The server answers a flush before it tells of it, so that the news may be on its way yet.
+    # The server replies to a flush before it sends the invalidation, which may still be on its way.
     wait_until(lambda: near.get("k", "gone") == "gone", "the flush is seen")
 
 
@@ -562,13 +562,13 @@ def test_a_fork_while_the_cache_is_busy(near: DataStore, plain: DataStore) -> No
         assert near.get("k") == near.get("k") == 1
         near.close()
 
-    with near._driver.near.cache.threads._lock:  # as another thread does in mid-answer
+    with near._driver.near.cache.threads._lock:  # as another thread does in the middle of an answer
         forked(work)()
     assert near.get("k") == 1
 
 
 def test_threads(near: DataStore, plain: DataStore) -> None:
-    """Each reads its own writes, and never what was there before what it has already seen."""
+    """Each thread reads its own writes, and never an older value than it has already seen."""
 
     def work(number: int) -> None:
         own = near.use_namespace(f"own-{number}")
@@ -636,7 +636,7 @@ def test_closing_takes_the_connection_with_the_last_store(one_server: Server, ra
 
 
 def test_the_bound_is_kept(one_server: Server, open_store: Any, user: str) -> None:
-    with proxied(one_server) as proxy:  # an address of our own, so that nobody shares it
+    with proxied(one_server) as proxy:  # an address of its own, so that no other store shares it
         near = open_store(proxy.url, user, near_cache=True, near_cache_bytes=100_000)
         values = {f"k{number}": "x" * 1000 for number in range(300)}
         near.set_many(values)
@@ -683,7 +683,7 @@ def test_the_agents_of_a_host_share_one(one_server: Server, plain: DataStore) ->
     with sandbox.Sandbox(url=one_server.url) as host:
         assert (
             host.run(agent, {}, user=plain.user).error is not None
-        )  # nothing is there yet; but the cache is connected
+        )  # the key is still missing, but the cache is connected
         wait_until(lambda: host._shared_store().stats().near_live, "the cache is connected")
         for number in range(3):
             plain.set("k", {"n": number})

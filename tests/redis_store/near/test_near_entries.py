@@ -1,4 +1,4 @@
-"""What a near cache holds, without any I/O: what drops it, what overtakes it, and how much it is."""
+"""Entries of a near cache, without I/O: what drops them, what supersedes a pending read, and their size."""
 
 from __future__ import annotations
 

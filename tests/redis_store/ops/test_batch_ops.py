@@ -1,4 +1,4 @@
-"""Operations on many keys, played with replies and no server."""
+"""Operations on many keys, with scripted replies and no server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANY = {f"key-{number}": number for number in range(2500)}
 
 
 def queued(*results: Any) -> list[Any]:
-    """The replies to a MULTI of scripts with these results."""
+    """Return the replies to a MULTI of scripts with these results."""
     return [b"OK", *[b"QUEUED"] * len(results), list(results)]
 
 

@@ -1,4 +1,4 @@
-"""Namespaces that bound themselves: never more keys than said when a write returns, and nothing left of those that went."""
+"""Namespaces with `max_keys`: never more keys than the bound when a write returns, and nothing left of evicted keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIDES = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS)
 
 @pytest.fixture
 def open_bounded(server: Server, user: str, open_store: Callable[..., DataStore]) -> Iterator[Callable[..., Side]]:
-    """Open the namespace "cache" of the test's user with a bound, on one side or the other."""
+    """Open the namespace "cache" of the test's user with a bound, on either side."""
     loop = asyncio.new_event_loop()
     opened = []
     brokers = ExitStack()
@@ -72,7 +72,7 @@ def fields(view: NamespaceView, part: str = "data") -> set[str]:
 
 
 def check(view: NamespaceView, most: int = MOST) -> None:
-    """There are as many keys as there may be, and info of just these."""
+    """Check that there are exactly as many keys as allowed, and info of exactly these."""
     assert len(fields(view)) == most
     assert fields(view, "info") == fields(view)
     assert view.raw.sismember(view.keys["registry"], "cache")
@@ -181,7 +181,7 @@ def test_what_is_there_already_costs_nobody_a_place(open_bounded: Any, view: Nam
 
 
 def test_the_oldest_go_first(open_bounded: Any, view: NamespaceView) -> None:
-    """With no more keys than are looked at for one that goes, it is the very one that was written longest ago."""
+    """With no more keys than an eviction samples, exactly the key that was written longest ago is evicted."""
     free = open_bounded("sync", None)
     for number in range(6):
         free.set(f"key-{number}", number)
@@ -203,7 +203,7 @@ def wait_for_the_next_ms(raw: redis.Redis) -> None:
 
 
 def test_of_many_an_old_one_goes(open_bounded: Any, view: NamespaceView) -> None:
-    """Of the 10 that are looked at one is old: 85 of 100 are at least, so that none is once in 10^9 times."""
+    """One of the 10 sampled keys is old: at least 85 of 100 are old, so that a sample without one occurs once in 10^9 times."""
     open_bounded("sync", None).set_many({f"old-{number}": number for number in range(90)})
     wait_for_the_next_ms(view.raw)
     store = open_bounded("sync", 100)
@@ -216,7 +216,7 @@ def test_of_many_an_old_one_goes(open_bounded: Any, view: NamespaceView) -> None
 
 
 def test_in_a_big_namespace_old_ones_go_too(open_bounded: Any, view: NamespaceView) -> None:
-    """There, a page from anywhere in the table stands for random keys."""
+    """In a big namespace, a page from a random part of the table replaces random keys."""
     store = open_bounded("sync", 1000)
     store.set_many({f"old-{number}": number for number in range(1000)})
     wait_for_the_next_ms(view.raw)
@@ -227,7 +227,7 @@ def test_in_a_big_namespace_old_ones_go_too(open_bounded: Any, view: NamespaceVi
 
 
 def test_a_namespace_that_others_have_filled(open_bounded: Any, view: NamespaceView) -> None:
-    """More than one script takes away; and a batch of which nothing may go finds the few that may."""
+    """More keys must go than one script evicts; and a batch whose own keys must all stay finds the few others."""
     free = open_bounded("sync", None)
     free.set_many({f"key-{number}": number for number in range(3500)})
     store = open_bounded("sync", 1500)

@@ -1,4 +1,4 @@
-"""Listings, played with replies and no server."""
+"""Listings, with scripted replies and no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keyspace events of a watched namespace: what the log says of them is what the server really fires."""
+"""The keyspace events of a watched namespace: the counts in the change log match those that the server fires."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Events:
         wait_until(lambda: self._pubsub.get_message(timeout=0.1), "subscribed")
 
     def fired(self) -> list[bytes]:
-        """The events since the last look; a message of our own tells that all have come."""
+        """Return the events since the last call; a message of the test's own marks that all have arrived."""
         self._raw.publish(self._barrier, "end")
         events = []
         while True:
@@ -99,7 +99,7 @@ STEPS_WITH_TTL: dict[str, list[Callable[[DataStore], Any]]] = {
 
 
 def check_counts(store: DataStore, view: NamespaceView, events: Events, steps: list[Any]) -> None:
-    """After each step, what the heads say must be what the server fired."""
+    """Check after each step that the heads state the number of events that the server fired."""
     told = len(view.entries())
     for number, step in enumerate(steps):
         step(store)
@@ -122,7 +122,7 @@ def test_n_is_what_the_server_fires_with_ttl(store: DataStore, view: NamespaceVi
 
 @pytest.mark.parametrize("real_server", ["redis8", "valkey9"], indirect=True)
 def test_n_of_writes_over_fields_that_have_expired(store: DataStore, view: NamespaceView, events: Events) -> None:
-    """Expired and not yet reaped: the server must not be given the time to reap them."""
+    """The fields are expired but not yet reaped; the server must get no time to reap them."""
     view.raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
     try:
         for write in (
@@ -134,7 +134,7 @@ def test_n_of_writes_over_fields_that_have_expired(store: DataStore, view: Names
         ):
             store.set_many({"stays": 0})
             store.set_many({"a": 1, "b": 1}, ttl=0.005)
-            time.sleep(0.02)  # nothing may touch the hash meanwhile: looking would reap
+            time.sleep(0.02)  # nothing may read the hash meanwhile: a read would reap
             events.fired()
             told = len(view.entries())
             write()

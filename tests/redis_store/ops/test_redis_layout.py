@@ -1,4 +1,4 @@
-"""What Redis holds of a namespace, as an operator sees it with redis-cli: names, types and texts."""
+"""The Redis keys of a namespace, as an operator sees them with redis-cli: names, types and texts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def view(raw: redis.Redis, user: str) -> NamespaceView:
 
 
 def keys_of(raw: redis.Redis, user: str) -> set[str]:
-    """All keys of a user."""
+    """Return all Redis keys of a user."""
     return {key.decode() for key in raw.scan_iter(match=f"user:{user}:*", count=10_000)}
 
 
 def now_ms(raw: redis.Redis) -> int:
-    """The server's clock."""
+    """Return the server's clock."""
     seconds, microseconds = raw.time()
     return int(seconds * 1000 + microseconds // 1000)
 
@@ -170,10 +170,10 @@ def test_info_of_a_key_deleted_by_hand_stays_dead(store: DataStore, view: Namesp
 
 @pytest.mark.parametrize("real_server", [kind for kind in KINDS_WITH_TTL if kind != "fakeredis"], indirect=True)
 class TestTimesToLive:
-    """A ttl is per field, on the info field too."""
+    """A ttl is per field, in the info hash too."""
 
     def expiries(self, view: NamespaceView, *fields: str) -> list[Any]:
-        """The times of expiry of some fields, in the data and in the info hash."""
+        """Return the expiry times of some fields, in the data and in the info hash."""
         return [
             view.raw.execute_command("HPEXPIRETIME", view.keys[part], "FIELDS", len(fields), *fields)
             for part in ("data", "info")

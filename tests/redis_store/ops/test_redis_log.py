@@ -1,4 +1,4 @@
-"""The change log of a watched namespace: one entry a script call, and `n` the keyspace events that it really fires."""
+"""The change log of a watched namespace: one entry per script call, whose `n` is the number of keyspace events fired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def view(raw: redis.Redis, user: str) -> NamespaceView:
 
 
 def last(view: NamespaceView) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
-    """The head and the changes of the newest entry."""
+    """Return the head and the changes of the newest entry."""
     entry = view.entries()[-1]
     return json.loads(entry.head), entry.changes
 
@@ -188,7 +188,7 @@ def test_the_log_is_bounded_by_bytes(real_server: Server, open_store: Any, view:
 
 
 def bounded(store: DataStore, bounds: LogBounds) -> DataStore:
-    """The same store with other bounds of its log."""
+    """The same store with other bounds for its change log."""
     scope = store._scope
     return DataStore(
         store._driver, type(scope).of(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
@@ -204,7 +204,7 @@ def test_the_log_outlives_what_it_tells_of(store: DataStore, view: NamespaceView
 
 
 def test_times_are_the_servers(store: DataStore, view: NamespaceView) -> None:
-    """The id of an entry and the times in info come from one clock."""
+    """An entry's id and the times in info come from one clock."""
     store.set("key", 1)
     ms = int(view.entries()[-1].id.split(b"-")[0])
     created = json.loads(view.raw.hget(view.keys["info"], "key"))["created"]

@@ -1,4 +1,4 @@
-"""What the later writes leave behind: the log's entries with their counts, nothing half on a full server."""
+"""Updates in the change log: entries with their event counts, and nothing half-written on a full server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _transact(store: DataStore, *ttls: float) -> None:
 
 
 class Watched:
-    """A watched namespace with three keys, and the events that its hash has fired."""
+    """A watched namespace with three keys, and the keyspace events of its hash."""
 
     def __init__(self, store: DataStore, raw: redis.Redis, has_ttl: bool) -> None:
         self.store = store
@@ -75,7 +75,7 @@ class Watched:
         wait_until(lambda: raw.pubsub_numsub("end")[0][1], "subscribed")
 
     def events(self) -> list[bytes]:
-        """The events until now."""
+        """Return the events so far."""
         self.view.raw.publish("end", "end")
         found = []
         while True:
@@ -99,7 +99,7 @@ def watched(
 
 
 def check(watched: Watched, change: Callable[[DataStore], Any]) -> list[tuple[dict[str, Any], dict[bytes, bytes]]]:
-    """Make a change; the log must count its events, and tell of each key what is there now. Returns the new entries."""
+    """Make a change, check that the log counts its events and has each key's current value, and return the new entries."""
     change(watched.store)
     fired = watched.events()
     entries = [(json.loads(entry.head), dict(entry.changes)) for entry in watched.view.entries()]
@@ -170,7 +170,7 @@ def full(
     open_store: Callable[..., DataStore],
     raw_of: Callable[..., redis.Redis],
 ) -> tuple[DataStore, NamespaceView, Server]:
-    """A store on a server that takes nothing more."""
+    """A store on a server that is full."""
     server = start(request.param, "--maxmemory-policy", "noeviction")
     store = open_store(server.url, "alice", agent="tester")
     store.set_many({"int": 1, "list": [1], "more": 2})
@@ -188,7 +188,7 @@ def test_a_full_server_refuses_what_takes_memory_whole(full: tuple[DataStore, Na
     store, view, server = full
     before = view.snapshot()
     size = view.raw.dbsize()
-    gives = {"pop", "persist", "expire"}  # or take next to nothing: that is the server's to decide
+    gives = {"pop", "persist", "expire"}  # these need little or no memory, so the server may allow them
     refused = {**CHANGES, **(WITH_TTL if server.has_ttl else {})}
     refused["lock"] = lambda store: store.lock("name").acquire()
     refused["semaphore"] = lambda store: store.semaphore("name", 1).acquire()

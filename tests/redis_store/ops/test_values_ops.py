@@ -1,4 +1,4 @@
-"""Operations on one key, played with replies and no server."""
+"""Operations on one key, with scripted replies and no server."""
 
 from __future__ import annotations
 

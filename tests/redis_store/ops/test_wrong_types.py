@@ -1,4 +1,4 @@
-"""A Redis key of another type in the store's way: every write is refused whole, before its first command."""
+"""A Redis key of the wrong type: every write to it is refused completely, before its first command."""
 
 from __future__ import annotations
 

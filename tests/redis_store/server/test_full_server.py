@@ -1,4 +1,4 @@
-"""A full server: nothing can be set, and nothing half; everything can be read and deleted."""
+"""A full server: no key can be set, not even in part; every key can be read and deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded server in peace: it starts, is shared, survives its starter, and goes with its last user."""
+"""The embedded server without faults: it starts, is shared, survives its starter, and stops after its last user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if sys.platform != "linux":
 
 DEADLINE_S = 20.0
 
-# A user of the server in a process of its own. It is told what to do a line at a time, as JSON, and answers a line each.
+# A user of the server in its own process. It gets each command as a line of JSON, and answers each with a line.
 _PERSON = """
 import json, os, sys
 from redis_store import server
@@ -89,13 +89,13 @@ class Person:
         return self
 
     def tell(self, *words: object) -> None:
-        """Have it do something, without waiting."""
+        """Send it a command, without waiting."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> Any:
-        """What it says to the next of the things it was told; EOFError if it died."""
+        """Return its answer to the next of its commands; raises `EOFError` if it died."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -103,22 +103,22 @@ class Person:
         return json.loads(line)
 
     def ask(self, *words: object) -> Any:
-        """Tell, and wait for the answer."""
+        """Send a command, and wait for the answer."""
         self.tell(*words)
         return self.answer()
 
     def join(self, **options: object) -> Person:
-        """Have it join."""
+        """Let it join the server."""
         assert self.ask("join", options) is None
         return self
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.end()
 
     def end(self) -> None:
-        """Let it end by itself, which gives its lease up."""
+        """Let it exit, which gives up its membership."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -136,7 +136,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 def servers_in(folder: Path) -> list[int]:
-    """The live processes that run in the folder: the server's, and nobody else's, as nobody else changes there."""
+    """Return the live processes that run in the folder: only servers, because only a server changes its directory to it."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
@@ -147,7 +147,7 @@ def servers_in(folder: Path) -> list[int]:
 
 
 def the_server_of(folder: Path) -> int:
-    """The process of the one server that answers."""
+    """Return the process id of the one server that answers."""
     known = server.status(folder)
     assert known.pid is not None
     assert servers_in(folder) == [known.pid]
@@ -155,14 +155,14 @@ def the_server_of(folder: Path) -> int:
 
 
 def ask(data_dir: Path, *words: str) -> Any:
-    """A reply of the folder's server, which must run."""
+    """Return a reply of the folder's server, which must be running."""
     with Talk(server.status(data_dir).socket_path, 10) as talk:
         return talk.ask(*words)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is not there yet; whatever runs in it is ended afterwards."""
+    """A folder that does not exist yet; any server in it is stopped afterwards."""
     path = tmp_path / "data"
     yield path
     for pid in servers_in(path):
@@ -173,7 +173,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def person(folder: Path) -> Iterator[Callable[[], Person]]:
-    """Makes other processes; they are ended afterwards."""
+    """A function that starts other processes; they are ended afterwards."""
     people: list[Person] = []
 
     def make() -> Person:
@@ -287,7 +287,7 @@ def test_a_parents_end_leaves_the_server_to_the_forked_child(folder: Path, perso
     parent = person().ready().join()
     parent.ask("SET", "a", "1")
     pid = the_server_of(folder)
-    # The child outlives its parent, and leaves when a file comes.
+    # The child outlives its parent, and leaves when a file appears.
     child = parent.ask(
         "exec",
         """
@@ -472,7 +472,7 @@ def short_base() -> Iterator[Path]:
 
 @pytest.fixture
 def long_folder(folder: Path, short_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose socket has too long a path."""
+    """A folder whose socket path is too long."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_base))
     return folder / ("x" * 60) / ("y" * 60)
 
@@ -485,10 +485,10 @@ def test_a_path_too_long_for_a_socket(long_folder: Path, short_base: Path, monke
         client = redis.Redis.from_url(joined.url)
         client.set("a", "1")
         client.close()
-        # Another process finds the same, also with another idea of where short paths are.
+        # Another process finds the same link, even with another base for short paths.
         monkeypatch.delenv("XDG_RUNTIME_DIR")
         assert server.status(long_folder).socket_path == joined.socket_path
-        # Who cleans up the temporary directory takes the link away.
+        # A clean-up of the temporary directory removes the link.
         shutil.rmtree(joined.socket_path.parent.parent)
         joined.ensure_running()
         assert ask(long_folder, "GET", "a") == b"1"

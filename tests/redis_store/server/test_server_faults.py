@@ -30,7 +30,7 @@ MakePerson = Callable[[], Person]
 
 
 def kill_server(data_dir: Path) -> int:
-    """SIGKILL the server of the folder; who it was."""
+    """SIGKILL the server of the folder, and return its process id."""
     pid = the_server_of(data_dir)
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -175,7 +175,7 @@ while True:
         if victim == "writer":
             end_of(writers.pop(choose.randrange(len(writers))))
             hire()
-        elif pid := server.status(folder).pid:  # None: nobody has started another yet
+        elif pid := server.status(folder).pid:  # None: no other has been started yet
             os.kill(pid, signal.SIGKILL)
     for writer in writers:
         end_of(writer)
@@ -184,7 +184,7 @@ while True:
         for log in folder.parent.glob("data.*"):
             acknowledged = log.read_text().splitlines()
             stored = [number.decode() for number in ask(folder, "LRANGE", f"by {log.suffix[1:]}", "0", "-1")]
-            # A write whose answer was lost may be there once more, or behind the last that was acknowledged.
+            # A write whose reply was lost may be stored twice, or stored after the last acknowledged one.
             assert set(acknowledged) <= set(stored)
             assert list(dict.fromkeys(stored)) == [str(number + 1) for number in range(len(set(stored)))]
     assert servers_in(folder) == []
@@ -237,7 +237,7 @@ def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPat
     with server.join(folder) as joined:
         pid = the_server_of(folder)
         os.kill(pid, signal.SIGSTOP)
-        joined.ensure_running()  # it lives; who uses the connection has a timeout of its own
+        joined.ensure_running()  # it is alive; users of the connection have their own timeout
         assert server.status(folder).state == "silent"
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(process.bring_up, server_folder.Folder(folder))
@@ -268,7 +268,7 @@ def test_a_folder_removed_under_its_users(folder: Path, person: MakePerson) -> N
         old = the_server_of(folder)
         shutil.rmtree(folder)
         joined.ensure_running()
-        assert old in servers_in(folder)  # the other still may use it, by the connections that it has
+        assert old in servers_in(folder)  # the other user may still use it, over its existing connections
         new = server.status(folder).pid
         assert new != old
         other.ask("PING")
@@ -347,7 +347,7 @@ def test_a_filesystem_without_locks(folder: Path, monkeypatch: pytest.MonkeyPatc
             server.join(folder)
 
 
-# What the folder says of itself
+# The contents of the folder
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Values to bytes and back: exact, and the fast path says just what the reference says."""
+"""Values to bytes and back: exact, and the fast path agrees with the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEPTHS = [1, 2, 126, 127, 128, 129, 130, 131, 200, 253, 254, 255, 256, 260, 2000
 
 
 def outcome(encode: Any, value: Any) -> tuple[str, Any, Any]:
-    """What became of a value: its meaning as JSON, or the refusal."""
+    """Return the outcome for a value: its meaning as JSON, or the refusal."""
     try:
         text = encode(value)
     except InvalidValue as error:
@@ -176,7 +176,7 @@ def test_a_long_integer_keeps_its_digits_among_a_batch(place: int, size: int) ->
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 30))
 def test_floats_with_many_digits_are_read_as_json_reads_them(number: float, digits: int) -> None:
     text = f"[{number:.{digits}f}, {number:.{digits}e}]".encode()
-    assume(all(map(math.isfinite, json.loads(text))))  # rounding may lead out of the range
+    assume(all(map(math.isfinite, json.loads(text))))  # rounding may exceed the range
     assert repr(decode(text)) == repr(json.loads(text))
 
 
@@ -223,7 +223,7 @@ def test_json_text_passes_through_unread() -> None:
 
 
 def test_orjson_is_as_the_codec_expects() -> None:
-    """What the fast path leans on; a new orjson that behaves otherwise shows here first."""
+    """The behaviour that the fast path relies on; a new orjson that behaves differently fails here first."""
     assert orjson.dumps([float("nan"), float("inf")]) == b"[null,null]"
     with pytest.raises(TypeError):
         orjson.dumps(2**64)

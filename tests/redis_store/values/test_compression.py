@@ -1,4 +1,4 @@
-"""Values that are stored compressed: read by every store and every way to it, and nothing that a frame claims is believed."""
+"""Values that are stored compressed: every store reads them in every way, and no size that a frame claims is trusted."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ zstd = compression._zstd()
 
 @pytest.fixture
 def packing_store(server: Server, user: str, open_store: Callable[..., DataStore]) -> DataStore:
-    """A store that compresses what is longer than 100 bytes."""
+    """A store that compresses values longer than 100 bytes."""
     return open_store(server.url, user, agent="tester", compress_above=100)
 
 
 @pytest.fixture
 def plain_store(server: Server, user: str, open_store: Callable[..., DataStore]) -> DataStore:
-    """Another one of the same user, which was told nothing."""
+    """Another store of the same user, without compression settings."""
     return open_store(server.url, user, agent="tester")
 
 
 @pytest.fixture
 def data(server: Server, user: str) -> Iterator[Callable[[str], bytes]]:
-    """What the server holds under a key."""
+    """Return the bytes that the server holds under a key."""
     with server.client() as raw:
         yield lambda key: raw.hget(UserKeys.of(user).data(b"default"), key)
 

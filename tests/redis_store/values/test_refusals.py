@@ -1,4 +1,4 @@
-"""A server that says no: replicas, access rules, wrong passwords, an emptied script cache."""
+"""A server that refuses: replicas, access rules, wrong passwords, an emptied script cache."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ RULES = {
     "no EXISTS": ["+@all", "-exists"],
 }
 NEEDLESS = {"no EXISTS"}
-"""Which of them stop none of these writes."""
+"""The rules that stop none of these writes."""
 
 
 @each_kind
@@ -133,7 +133,7 @@ def test_access_rules_refuse_whole(
     raw_of: Callable[..., redis.Redis],
     user: str,
 ) -> None:
-    """Whatever a rule forbids, a write that it stops has written nothing."""
+    """A write that an access rule stops has written nothing."""
     server = servers.get(kind)
     raw = raw_of(server)
     view = NamespaceView(raw, user)
@@ -202,7 +202,7 @@ def test_a_value_that_could_not_be_deleted_keeps_its_tag(
 
 
 def start_over(server: Server, view: NamespaceView, user: str, items: dict[str, Any]) -> None:
-    """Put a watched namespace in place that holds these items and nothing else."""
+    """Create a watched namespace that holds exactly these items."""
     view.raw.delete(*view.keys.values())
     with connect(server.url, user=user) as owner:
         owner.set_many(items)

@@ -125,7 +125,7 @@ def test_ctrl_c_finishes_what_runs_and_keeps_the_cursor(
     store.set("a", 1)
     wait_until(lambda: notes.get("begun") == ["a"], "the agent has begun")
     watcher.process.send_signal(signal.SIGINT)
-    watcher.says("Finishing what runs; once more to end it at once.")
+    watcher.says("Finishing the runs under way; press Ctrl-C again to end them at once.")
     store.set("b", 1)
     del notes["hold"]
     assert watcher.process.wait(20) == 0
@@ -141,7 +141,7 @@ def test_a_second_ctrl_c_ends_it_at_once(watch: Callable[..., Watcher], store: D
     store.set("a", 1)
     wait_until(lambda: notes.get("begun") == ["a"], "the agent has begun")
     watcher.process.send_signal(signal.SIGINT)
-    watcher.says("Finishing what runs")
+    watcher.says("Finishing the runs")
     watcher.process.send_signal(signal.SIGINT)
     assert watcher.process.wait(20) == 130
     assert watcher.err.read_text().splitlines()[-1].startswith("Ended at once: ")
@@ -201,7 +201,7 @@ def test_an_agent_that_cannot_be_loaded_is_exit_code_1(
         (["--namespace", ""], "namespace must not be empty"),
         (["--url", "http://x"], "url"),
         (["--tools", "nothing"], "--tools 'nothing' cannot be read"),
-        (["--permission", "reed=x"], "--permission 'reed=x' cannot be read"),
+        (["--permission", "reed=x"], "--permission 'reed=x' is not a permission"),
         (["--limit", "operations=0"], "Limits.operations=0 cannot be used"),
         (["--unknown"], "No such option"),
     ],

@@ -595,7 +595,7 @@ def test_a_server_that_cannot_be_reached_is_said_at_once(on_change: OnChange) ->
         ({"prefix": 1}, redis_store.InvalidType, "prefix"),
         ({"consumer": ""}, redis_store.InvalidName, "consumer name"),
         ({"consumer": 1}, redis_store.InvalidType, "consumer name"),
-        ({"consumer": None}, sandbox.InvalidInput, "Give a consumer's name"),
+        ({"consumer": None}, sandbox.InvalidInput, "Give a consumer name"),
         ({"batch": 0}, sandbox.InvalidInput, "batch=0"),
         ({"batch": True}, sandbox.InvalidType, "batch"),
         ({"concurrency": 65}, sandbox.InvalidInput, "concurrency=65"),
