@@ -147,7 +147,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--modules", "my_tools:NUMBER"], "--modules my_tools:NUMBER is a int: it must be a dict"),
         (["--modules", "my_tools:TOOLS"], "The module 'double' must be a dict of names and values, not function"),
         (["--agents", "none"], "There is no folder of agents at 'none'"),
-        (["--agents", "agent.py"], "'agent.py' is no folder"),
+        (["--agents", "agent.py"], "'agent.py' is not a folder"),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: this environment has no such variable"),
         (["--env", "=x"], "The variable '' cannot be put into an environment"),
         (["--package", "no-such-package-here"], "is not installed"),

@@ -272,7 +272,7 @@ def test_it_ends_with_a_host_that_is_killed(server_url: str, user: str, tmp_path
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         started = plain_process._descendants(process.pid)
-        brokers = [pid for pid in started if b"_broker_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        brokers = [pid for pid in started if b"broker_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         workers = [pid for pid in started if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] == [b"-c"]]
         process.kill()
         process.wait()
