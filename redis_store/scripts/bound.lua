@@ -131,7 +131,7 @@ local function evict_by_pages(bound)
   until cursor == '0' or excess <= 0
 end
 
--- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts at most MOST keys,
+-- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts about MOST keys at most,
 -- or as many as were written if that is more. An expired key counts until the server has removed it.
 local function evict(bound)
   enter(bound)
