@@ -4,8 +4,8 @@
 -- ARGV[1]  'keys' or 'items'
 -- ARGV[2]  read it if it has at most this many fields
 -- ARGV[3]  and takes at most this many bytes of memory
--- Reply    {number of fields, bytes of memory (-1 if the server does not report it), array of fields or of fields and values, or
---          false}
+-- Reply    {number of fields, bytes of memory (-1 if the server does not report it), contents}; the contents are an array of
+--          fields, or of fields and values in turn; false if the namespace is too big
 
 local fields = redis.call('HLEN', KEYS[1])
 if fields == 0 then return {0, 0, {}} end

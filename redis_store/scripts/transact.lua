@@ -1,4 +1,4 @@
--- Write fields of several namespaces if fields of these hold what is expected: all of it, or nothing.
+-- Write fields of one or more namespaces if the compared fields hold what is expected: all of it, or nothing.
 --
 -- KEYS      five for each namespace, see prelude.lua and remove.lua
 -- ARGV[1]   the first namespace's name
