@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.full", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
-    parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures")
     parser.add_argument("--plots", type=Path, help="folder for SVG plots (default: draw none)")
     return parser.parse_args(arguments)
 
