@@ -12,7 +12,7 @@
 --          Scripts are not rolled back. So before its first write each script checks the type of every key that it will touch,
 --          with a command that fails on another type: HGET, HMGET, HLEN, SISMEMBER or XLEN.
 --
--- A missing log has length 0: then nobody watches.
+-- A missing log has length 0, which means that the namespace is not watched.
 
 local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]
