@@ -196,7 +196,7 @@ def _write_cost(server: BenchServer) -> None:
         bare = stack.enter_context(redis.Redis(port=server.port))
         quiet = store.use_namespace("quiet")
         quiet.set("key", VALUE)
-        print(f"  a set, no watcher               {_script_us(bare, quiet):5.1f} µs in the server")
+        print(f"  a set, no watcher              {_script_us(bare, quiet):5.1f} µs in the server")
         for watchers in (1, 50):
             watched = store.use_namespace(f"cost{watchers}")
             with _process(sink, server, f"cost{watchers}", watchers):
