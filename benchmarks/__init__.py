@@ -1,1 +1,1 @@
-"""How fast the store is beside redis-py doing the same work in the same run."""
+"""Speed of the store relative to redis-py, which does the same work in the same run."""

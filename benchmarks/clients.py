@@ -1,4 +1,4 @@
-"""The two sides of the rows: a store of ours and redis-py's clients, blocking and asyncio's, on one server."""
+"""The clients of both sides on one server: our stores and redis-py's clients, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Clients:
     loop: asyncio.AbstractEventLoop
 
     def run(self, awaitable: object) -> object:
-        """Await something in the loop of the asyncio clients."""
+        """Run an awaitable in the loop of the asyncio clients."""
         return self.loop.run_until_complete(awaitable)
 
 
 @contextmanager
 def connected(port: int, loop: asyncio.AbstractEventLoop) -> Iterator[Clients]:
-    """Connect all of them to a port of this machine."""
+    """Connect all clients to a port of this machine."""
     url = f"redis://127.0.0.1:{port}"
     with connect(url, user=USER, agent="bench") as store, redis.Redis(port=port) as bare:
         astore = connect_async(url, user=USER, agent="bench")

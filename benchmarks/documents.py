@@ -1,4 +1,4 @@
-"""The values that are stored: one small record, one of a source file, and bigger ones."""
+"""The values that are stored: a small record, a record of a source file, and bigger ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCUMENTS = {"100 B": SMALL, "2 KB": SOURCE}
 
 
 def of_size(size_bytes: int) -> Any:
-    """Return a value of about so many bytes as JSON: text, as in most big documents."""
+    """Return a value of about `size_bytes` as JSON, mostly text, as in most big documents."""
     if size_bytes <= 20:
         return "x" * max(0, size_bytes - 2)
     return {"path": "a", "text": (SOURCE["content"] * (size_bytes // 1850 + 1))[: size_bytes - 60]}

@@ -1,6 +1,6 @@
-"""`make bench`: every row of the design beside redis-py, the peers, and how it all grows, in five minutes.
+"""`make bench`: measure every row of the design beside redis-py, the peers, and the growth, in five minutes.
 
-Prints tables; writes all figures as JSON (``--json``) and, where asked, plots (``--plots docs/images``).
+Print tables; write all figures as JSON (``--json``) and, if asked, plots (``--plots docs/images``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIBRARIES = ("redis", "hiredis", "orjson")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for and print it; 0."""
+    """Run the chosen parts and print them. Return 0."""
     options = _options(arguments)
     start = perf_counter()
     loop = asyncio.new_event_loop()
@@ -65,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.full", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
-    parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="where the figures go")
-    parser.add_argument("--plots", type=Path, help="a folder for plots as SVG; none are drawn otherwise")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures")
+    parser.add_argument("--plots", type=Path, help="folder for SVG plots (default: draw none)")
     return parser.parse_args(arguments)
 
 
@@ -122,7 +122,7 @@ def _figures(row: Row, ours: Finish, theirs: Finish, *, pinned: bool) -> dict[st
 
 
 def _cost(row: Row, traffic: Traffic, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """Count what a call of either side says to the server, and time the JSON in it."""
+    """Count the round trips and bytes of one call of each side, and time its JSON work alone."""
     cost: dict[str, Any] = {}
     for side, entrant in (("ours", row.ours), ("theirs", row.theirs)):
         _once(entrant, loop)  # the first call connects, or loads a script

@@ -1,4 +1,4 @@
-"""How calls grow with the size of the value and of the namespace, and with the number of namespaces, users and clients."""
+"""Growth of calls with the size of the value and of the namespace, and with the number of namespaces, users and clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIPELINE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One call at one step: our time, and its ratio to redis-py's where that has such a call."""
+    """One call at one step: our time, and its ratio to redis-py's if redis-py has such a call."""
 
     dimension: str
     step: int
@@ -39,7 +39,7 @@ Sides = dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]
 
 
 def measure_growth(clients: Clients, port: int, loop: asyncio.AbstractEventLoop) -> Iterator[Cell]:
-    """Yield the cells as they come; each step stores what it needs."""
+    """Yield the cells one by one; each step stores its own data."""
     for size in (10, 100, 1000, 10_000, 100_000, 1_000_000):
         yield from _cells("value's bytes", size, _of_values(clients, size), loop)
     with ExitStack() as stack:
@@ -49,7 +49,7 @@ def measure_growth(clients: Clients, port: int, loop: asyncio.AbstractEventLoop)
             yield from _cells("users", users, _of_users(clients, users, stack), loop)
     for number in (1, 10, 100, 1000):
         yield from _of_clients(clients, number, loop)
-    # Last, since a server is busy for a while with the tidying up behind a million keys.
+    # Last, because the server spends a while freeing a million keys.
     for keys in (1, 10, 100, 1000, 10_000, 100_000, 1_000_000):
         yield from _cells("keys of the namespace", keys, _of_keys(clients, port, keys), loop)
         yield _memory(clients, keys)
@@ -136,7 +136,7 @@ def _of_users(clients: Clients, users: int, stack: ExitStack) -> Sides:
 
 
 def _store_raw(clients: Clients, places: list[tuple[str, str]]) -> None:
-    """Store one key in each of many namespaces, as a client that knows nothing of ours would."""
+    """Store one key in each of many namespaces, by plain commands as any client may send."""
     for start in range(0, len(places), PIPELINE):
         pipe = clients.bare.pipeline(transaction=False)
         for user, namespace in places[start : start + PIPELINE]:
@@ -145,7 +145,7 @@ def _store_raw(clients: Clients, places: list[tuple[str, str]]) -> None:
 
 
 def _of_clients(clients: Clients, number: int, loop: asyncio.AbstractEventLoop) -> Iterator[Cell]:
-    """So many clients, each with a connection of its own, that call in turn; and so many tasks of one client, at once."""
+    """Measure `number` clients with one connection each that call in turn, and `number` concurrent tasks of one client."""
     with ExitStack() as stack:
         ours = [stack.enter_context(connect(clients.store.url, user=USER)) for _ in range(number)]
         port = clients.bare.get_connection_kwargs()["port"]

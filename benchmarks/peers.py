@@ -1,7 +1,7 @@
-"""The peers: libraries that keep values for Python programs, each as its own documentation uses it.
+"""The peers: libraries that store values for Python programs, each used as its own documentation shows.
 
-All take and give Python values, as JSON where the library lets one choose: ``orjson`` where it takes any function, else its
-own JSON. Those behind asyncio are compared with redis.asyncio, the others with redis-py.
+All take and return Python values, as JSON if the library offers a choice: by ``orjson`` if it accepts any function, else by
+its own JSON. Asyncio libraries are compared with redis.asyncio, the others with redis-py.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class Peer:
     get: Callable[[str], Any]
     set: Callable[[str, Any], Any]
     get_many: Callable[[list[str]], Any] | None = None
-    """Returns the values in the order of the keys; None where it has no such call."""
+    """Returns the values in the order of the keys; None if the library has no such call."""
     awaited: bool = False
     remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """How one peer did in each discipline, as ratios to redis-py or redis.asyncio."""
+    """The results of one peer in each discipline, as ratios to redis-py or redis.asyncio."""
 
     peer: Peer
     finishes: dict[str, Finish]
 
 
 def disciplines() -> list[str]:
-    """The columns of the table."""
+    """Return the columns of the table."""
     return [*(f"{what} {size}" for what in ("get", "set") for size in DOCUMENTS), f"get_many {BATCH} x 2 KB"]
 
 
 def compare_peers(clients: Clients, folder: str, loop: asyncio.AbstractEventLoop) -> list[Line]:
-    """Check that every peer gives back what it was given, then race those behind asyncio and those without."""
+    """Check that every peer returns what it stored, then race the asyncio peers and the blocking ones."""
     lines: list[Line] = []
     with ExitStack() as stack:
         for awaited in (False, True):
@@ -122,7 +122,7 @@ def _blocking(clients: Clients, folder: str, stack: ExitStack) -> Iterator[Peer]
         lambda key: orjson.loads(bare.hget("peers", key)),
         lambda key, value: bare.hset("peers", key, orjson.dumps(value)),
         lambda keys: list(map(orjson.loads, bare.hmget("peers", keys))),
-        remark="a bare hash with orjson: what the others are compared with",
+        remark="a bare hash with orjson, the reference for the others",
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.full` as small SVG files."""
+"""Plots of the figures of `benchmarks.full`, as small SVG files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OURS, _THEIRS = "#1f77b4", "#888888"
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw what the results have, and return the files."""
+    """Draw the parts that the results contain, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with pyplot.rc_context(_STYLE):

@@ -1,7 +1,7 @@
-"""`make bench-quick`: the everyday calls beside redis-py, in one minute.
+"""`make bench-quick`: measure the most frequent calls beside redis-py, in one minute.
 
-Both sides do the same for the caller: JSON in, JSON out. What redis-py does is a bare ``HSET``; ours keeps the registry, who
-wrote when, and the change log in the same call. Answers are compared before anything is timed.
+Both sides do the same for the caller: JSON in, JSON out. redis-py sends a bare ``HSET``; ours also writes the registry, the
+info and the change log in the same call. The results of both sides are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HASH = "bare"
 
 
 def main() -> int:
-    """Print the table; 0."""
+    """Print the table. Return 0."""
     rounds, calls = 21, 300
     with running_server() as server:
         print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback")

@@ -1,4 +1,4 @@
-"""Races: any number of entrants, blocking ones and asyncio's, do the same work turn by turn in one process."""
+"""Races: any number of entrants, blocking or asyncio, do the same work in turns in one process."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from time import perf_counter
 from typing import Any
 
 _ROUND_S = 0.01
-"""A round is as many calls as take about so long."""
+"""Target duration of a round, from which its number of calls follows, in seconds."""
 
 _MOST_CALLS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """Who takes part, and what he does for one call."""
+    """A participant, and what it does for one call."""
 
     name: str
     work: Callable[[], Any]
     awaited: bool = False
-    """Whether `work` gives a coroutine."""
+    """Whether `work` returns a coroutine."""
     prepare: Callable[[int], object] | None = None
-    """Called before each round with the number of calls that come; not timed."""
+    """Called before each round with the number of its calls; not timed."""
     calls_at_once: int = 1
-    """For how many calls one run of `work` stands."""
+    """Number of calls that one run of `work` counts as."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an entrant did."""
+    """The result of an entrant."""
 
     name: str
     us: float
-    """The median of the rounds, in microseconds a call."""
+    """Median of the rounds, in microseconds per call."""
     ratio: float
-    """The median of the ratios of neighbouring rounds to the entrant that all are compared with."""
+    """Median of the ratios of neighbouring rounds to the last entrant, the reference."""
     quartiles: tuple[float, float]
-    """The quartiles of those ratios."""
+    """Quartiles of those ratios."""
 
 
 def race(
@@ -50,10 +50,10 @@ def race(
     calls: int | None = None,
     budget_s: float = 2.0,
 ) -> list[Finish]:
-    """Time all entrants, turn by turn, and compare each with the last one.
+    """Time all entrants in turns, and compare each with the last one.
 
-    Without `calls` a round has as many as take the slowest entrant a few ms. Where that many rounds would take longer than
-    `budget_s`, there are fewer, but never less than three; of what takes longer in one go there is one round, the first.
+    Without `calls` a round has as many calls as take the slowest entrant a few ms. If that many rounds would take longer than
+    `budget_s`, there are fewer, but at least three. If a single call takes longer than `budget_s`, the first is the only round.
     """
     first = [_clock(entrant, 1, loop) for entrant in entrants]
     if max(first) > budget_s:
@@ -67,7 +67,7 @@ def race(
     gc.disable()
     try:
         for turn in range(rounds):
-            # Who goes first changes, so that nobody always meets the same leftovers.
+            # The order rotates, so that no entrant always follows the same one.
             order = [(turn + place) % len(entrants) for place in range(len(entrants))]
             taken = {place: _clock(entrants[place], calls, loop) for place in order}
             times.append([taken[place] for place in range(len(entrants))])
@@ -105,7 +105,7 @@ async def _clock_awaited(work: Callable[[], Awaitable[object]], calls: int) -> f
 
 
 def same(what: str, *answers: object) -> None:
-    """Stop the benchmark where the sides answer differently: then nothing that they do can be compared."""
+    """Stop the benchmark if the sides return different results, because then their times cannot be compared."""
     first, *others = answers
     if any(answer != first for answer in others):
         raise SystemExit(f"{what}: the sides gave different answers, so nothing was timed.")

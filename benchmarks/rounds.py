@@ -1,4 +1,4 @@
-"""Interleaved rounds: the only way to compare two things on a machine whose speed changes while one looks."""
+"""Interleaved rounds: the only way to compare two things on a machine whose speed changes during the measurement."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from time import perf_counter
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What a comparison gave; times are microseconds a call."""
+    """The result of a comparison; times are in microseconds per call."""
 
     name: str
     ours_us: float
     theirs_us: float
     ratio: float
-    """The median of the ratios of neighbouring rounds."""
+    """Median of the ratios of neighbouring rounds."""
     spread: tuple[float, float]
-    """The quartiles of those ratios."""
+    """Quartiles of those ratios."""
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], calls: int, rounds: int) -> Figure:
-    """Time both, turn by turn, and return what it gave."""
+    """Time both sides in turns, and return the result."""
 
     def clock(work: Callable[[], object]) -> float:
         start = perf_counter()
@@ -36,7 +36,7 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     gc.disable()
     try:
         for turn in range(rounds):
-            # Who goes first changes, so that neither always meets the other's leftovers.
+            # The order alternates, so that neither side always follows the other.
             if turn % 2:
                 b, a = clock(theirs), clock(ours)
             else:
@@ -50,7 +50,7 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
 async def compare_async(
     name: str, ours: Callable[[], Awaitable[object]], theirs: Callable[[], Awaitable[object]], calls: int, rounds: int
 ) -> Figure:
-    """Time both, turn by turn, in the running event loop."""
+    """Time both sides in turns, in the running event loop."""
 
     async def clock(work: Callable[[], Awaitable[object]]) -> float:
         start = perf_counter()
@@ -75,7 +75,7 @@ async def compare_async(
 
 
 def figure(name: str, times: list[tuple[float, float]]) -> Figure:
-    """Return the medians of interleaved times, and how far the ratios of neighbours lie apart."""
+    """Return the medians of interleaved times, and the quartiles of the ratios of neighbours."""
     ratios = [a / b for a, b in times]
     quartiles = statistics.quantiles(ratios, n=4)
     return Figure(

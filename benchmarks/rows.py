@@ -1,6 +1,6 @@
-"""The rows of the table: one piece of work each, as ours and as redis-py with orjson do it.
+"""The rows of the table: one piece of work each, done by our store and by redis-py with orjson.
 
-Both sides give and take Python values. On a write redis-py stores the value alone; ours keeps the registry, who wrote when,
+Both sides take and return Python values. On a write redis-py stores only the value; ours also writes the registry, the info
 and the change log in the same call.
 """
 
@@ -36,18 +36,18 @@ class Row:
     pinned_at_most: float | None = None
     """The ratio to reach with client and server on one core."""
     spread_at_most: float | None = None
-    """The same over the cores; None where there is one figure for both."""
+    """The ratio to reach spread over the cores; None if `pinned_at_most` holds for both."""
     json_work: Callable[[], object] | None = None
-    """The part of the work that is turning values into JSON text or back."""
+    """The part of the work that converts values to JSON text or back."""
     calls: int | None = None
-    """How many calls make a round; None: as many as take a few ms."""
+    """Number of calls in a round; None for as many as take a few ms."""
     rounds: int = 21
 
 
 def all_rows(clients: Clients) -> Iterator[Row]:
-    """Yield the rows; what each reads is stored, and the answers of both sides are compared, right before it comes.
+    """Yield the rows. Right before each, its data is stored and the results of both sides are compared.
 
-    Small ones come first: what a server did for big batches costs it a while of tidying up behind them.
+    Rows of small calls come first, because the server spends a while freeing memory after big batches.
     """
     for rows in (_one_key, _near_cache, _awaited, _deletes, _batches, _listings, _clears):
         yield from rows(clients)
@@ -202,7 +202,7 @@ def _awaited(clients: Clients) -> Iterator[Row]:
 
 
 def _near_cache(clients: Clients) -> Iterator[Row]:
-    """Rows of a store that keeps what it read in the process, where this version can."""
+    """Yield the rows of a store with a near cache, if this version has one."""
     if "near_cache" not in inspect.signature(connect).parameters:
         return
     with connect(clients.store.url, user=USER, agent="bench", near_cache=True) as near:

@@ -1,7 +1,7 @@
-"""`make bench-sandbox`: what isolation costs, beside starting a bare interpreter and beside redis-py without any.
+"""`make bench-sandbox`: measure the cost of isolation, beside starting a bare interpreter and beside redis-py outside.
 
-Runs are compared with ``python -I -S -c "import asyncio"``, calls from inside with the same work by redis-py outside, in the
-host. Rounds alternate; the cores are shared as users' are, so that nothing is pinned but the server.
+Runs are compared with ``python -I -S -c "import asyncio"``; calls from inside the sandbox with the same work by redis-py in
+the host. Rounds alternate. Only the server is pinned to a core; the cores are shared, as on a user's machine.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run(input_dict, tools):
 
 
 def main() -> int:
-    """Print the table; 0."""
+    """Print the table. Return 0."""
     with running_server() as server, placed(server, pinned=False):
         print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback")
         print("median of the ratios of neighbouring rounds [quartiles]\n")
@@ -97,7 +97,7 @@ def main() -> int:
         print("\nratio to redis-py outside, in the host; both with JSON:")
         for one in _calls(server):
             _show(one)
-        print("\nratio of broker='process' to broker='thread', where a thread of the host computes:")
+        print("\nratio of broker='process' to broker='thread', while a thread of the host computes:")
         _show(_busy_host(server))
     return 0
 
@@ -176,7 +176,7 @@ def _throughput(server: BenchServer) -> None:
 
 
 def _a_second(work: Callable[[], None]) -> float:
-    """Return how often threads get something done in a second, together."""
+    """Return how often per second the threads together complete the work."""
     end, counts = time.monotonic() + SECONDS, [0] * SIDE_BY_SIDE
 
     def repeat(number: int) -> None:
@@ -193,7 +193,7 @@ def _a_second(work: Callable[[], None]) -> float:
 
 
 def _calls(server: BenchServer) -> list[Figure]:
-    """Time calls in an agent, which has the host time redis-py in between through a tool."""
+    """Time calls in an agent; between them a tool makes the host time redis-py."""
     many = [f"k{n}" for n in range(BATCH)]
     with connect(server.url, user="bench") as store, redis.Redis(port=server.port) as bare:
         for key, document in DOCUMENTS.items():

@@ -1,4 +1,4 @@
-"""A server of its own for a benchmark: on TCP, on loopback, without persistence, on a core that is told to it."""
+"""A server for one benchmark: on loopback TCP, without persistence, on a chosen core."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BenchServer:
 
 @contextmanager
 def running_server(binary: str | None = None) -> Iterator[BenchServer]:
-    """Start a server (the embedded Valkey, unless another binary is named) and stop it afterwards."""
+    """Start a server and stop it afterwards. It is the embedded Valkey, unless another binary is named."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [binary or str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
@@ -46,7 +46,7 @@ def running_server(binary: str | None = None) -> Iterator[BenchServer]:
 
 @contextmanager
 def placed(server: BenchServer, *, pinned: bool) -> Iterator[None]:
-    """Put client and server on one core together (`pinned`), or on one each, where the machine has two."""
+    """Put client and server on one core (`pinned`), or on a core each if the machine has two."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Rows that are no ratio of two calls: how long others wait, how foreign keys count, how much memory a namespace takes."""
+"""Rows that are not a ratio of two calls: longest wait of other clients, influence of foreign keys, memory of a namespace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMORY_KEYS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A row in words."""
+    """A row with a text result."""
 
     name: str
     at_most: str
@@ -35,7 +35,7 @@ class Note:
 
 
 def fill(port: int, name: str, keys: int, value: Any = SMALL) -> None:
-    """Store so many keys in a namespace of the benchmark's user."""
+    """Store `keys` keys in a namespace of the benchmark's user."""
     with connect(f"redis://127.0.0.1:{port}", user=USER, agent="bench") as store:
         namespace = store.use_namespace(name)
         for start in range(0, keys, BATCH):
@@ -43,10 +43,10 @@ def fill(port: int, name: str, keys: int, value: Any = SMALL) -> None:
 
 
 def longest_wait(port: int) -> Note:
-    """How long a get of another client takes at most while a namespace of a million keys is listed.
+    """Measure the longest get of another client while a namespace of a million keys is listed.
 
-    Who lists is another process, as the interpreter's lock would make one process wait for itself. The server's own slow log
-    tells how long its longest command took, which no other load on the machine can blur.
+    Another process lists, because threads of one process would wait for the interpreter lock. The server's slow log gives the
+    time of its longest command, which other load on the machine does not affect.
     """
     fill(port, "million", MILLION)
     ours_ms, ours_server_ms = _wait_beside(port, _list_ours)
@@ -97,7 +97,7 @@ def _wait_beside(port: int, listing: Callable[[int], None]) -> tuple[float, floa
 
 
 def foreign_keys(loop: asyncio.AbstractEventLoop) -> Note:
-    """How `list_namespaces` of ten thousand feels a million foreign keys: beside a server that has none."""
+    """Measure `list_namespaces` of 10,000 namespaces with a million foreign keys, relative to a server without them."""
     with running_server() as full, running_server() as empty:
         with redis.Redis(port=full.port) as bare:
             script = "for i = ARGV[1], ARGV[1] + 9999 do redis.call('SET', 'other:' .. i, 'x') end"
@@ -126,7 +126,7 @@ def foreign_keys(loop: asyncio.AbstractEventLoop) -> Note:
 
 
 def memory(port: int) -> Note:
-    """What a namespace of 90-byte values takes, with who wrote when, beside the bare hash."""
+    """Measure the memory of a namespace of 90-byte values with their info, relative to the bare hash."""
     value = {"text": "x" * 79}
     text = orjson.dumps(value)
     assert len(text) == 90

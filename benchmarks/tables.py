@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.full` as text."""
+"""The figures of `benchmarks.full` as text tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers import disciplines
 
 
 def heading(about: dict[str, Any]) -> str:
-    """What was measured, with what, where."""
+    """Return the date, versions and machine of the measurement."""
     return (
         f"{about['date']}, {about['server']}, redis-py {about['redis']}, hiredis {about['hiredis']}, orjson"
         f" {about['orjson']}, Python {about['python']}, {about['cores']} cores, load {about['load']:.1f} at the start,"
@@ -18,7 +18,7 @@ def heading(about: dict[str, Any]) -> str:
 
 
 def rows(table: list[dict[str, Any]]) -> str:
-    """The rows beside redis-py, pinned and spread, and the cost model behind them."""
+    """Return the rows beside redis-py, pinned and spread, and the cost model of each."""
     lines = [["", "at most", "one core", "", "µs", "at most", "spread", "", "µs"]]
     costs = [["what a call costs: ours / theirs", "round trips", "bytes out", "bytes in", "JSON µs"]]
     for row in table:
@@ -43,12 +43,12 @@ def rows(table: list[dict[str, Any]]) -> str:
 
 
 def special(notes: list[dict[str, Any]]) -> str:
-    """The rows that are no ratio of two calls."""
+    """Return the rows that are not a ratio of two calls."""
     return _aligned([["", "at most", ""], *([note["name"], note["at_most"], note["said"]] for note in notes)])
 
 
 def peers(table: list[dict[str, Any]]) -> str:
-    """Each peer as ratios to redis-py or, with asyncio, to redis.asyncio: on one core / spread."""
+    """Return each peer as ratios to redis-py, or to redis.asyncio for asyncio peers: on one core / spread."""
     lines = [["of redis-py: one core / spread", *disciplines(), ""]]
     for row in table:
         cells = []
@@ -60,7 +60,7 @@ def peers(table: list[dict[str, Any]]) -> str:
 
 
 def growth(cells: list[dict[str, Any]]) -> str:
-    """One line a call and dimension, one column a step of ten: our microseconds, and the ratio to redis-py's."""
+    """Return a line for each call and dimension, with a column for each step: our microseconds, and the ratio to redis-py's."""
     steps = sorted({cell["step"] for cell in cells})
     found: dict[tuple[str, str], dict[int, str]] = {}
     for cell in cells:

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.watching`: from a write to the consumer that reacts, beside bare pub/sub and ``XREAD BLOCK``.
+"""`python -m benchmarks.watching`: latency from a write to its watcher, beside bare pub/sub and ``XREAD BLOCK``.
 
-Consumers run in a process of their own, as in life. Latency is from the return of the writer's call to the receipt, by the
-clock that both processes share; negative values, where the consumer was faster than the writer's own return, count as they are.
-Rounds of all contestants are interleaved. What a write costs is measured in one process against the same store's unwatched
-namespace, neighbour by neighbour.
+Consumers run in their own process, as in production. Latency is the time from the return of the writer's call to the receipt,
+by the clock that both processes share. It is negative if the consumer was faster than the writer's return; such values count
+unchanged. Rounds of all contestants are interleaved. The cost of a write is measured in one process, in alternating rounds,
+against an unwatched namespace of the same store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ USER = "bench"
 ROUNDS = 12
 WRITES = 40
 GAP_S = 0.004
-"""Between writes, so that each is noticed by itself."""
+"""Pause between writes, so that each is received separately, in seconds."""
 
 VALUE = {"path": "src/main.py", "lines": 120, "ok": True}
 STREAM = "bare:stream"
@@ -39,7 +39,7 @@ BATCHES, BATCH = 40, 500
 
 
 def main() -> int:
-    """Print the tables; 0."""
+    """Print the tables. Return 0."""
     with running_server() as server:
         print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback\n")
         for pinned in (False, True):
@@ -52,7 +52,7 @@ def main() -> int:
     return 0
 
 
-# From a write to its receipt.
+# Latency from a write to its receipt.
 
 
 def _latency(server: BenchServer) -> None:
@@ -110,7 +110,7 @@ def _round(write: Callable[[int], None], pipe: Connection, watchers: int) -> lis
 
 @contextmanager
 def _process(kind: Any, server: BenchServer, namespace: str, watchers: int) -> Iterator[Connection]:
-    """Run a consumer; it sends (number, time) for each receipt."""
+    """Run a consumer process; it sends (number, time) for each receipt."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=kind, args=(server.port, namespace, watchers, theirs), daemon=True)
@@ -124,7 +124,7 @@ def _process(kind: Any, server: BenchServer, namespace: str, watchers: int) -> I
 
 
 def watch_threads(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """Watchers, each in a thread."""
+    """Watch with each watcher in a thread."""
     lock = threading.Lock()
 
     def consume(watch: Any) -> None:
@@ -143,7 +143,7 @@ def watch_threads(port: int, namespace: str, watchers: int, pipe: Connection) ->
 
 
 def watch_tasks(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """Watchers, each in a task of one event loop."""
+    """Watch with each watcher in a task of one event loop."""
 
     async def consume(watch: Any) -> None:
         async for change in watch:
@@ -160,7 +160,7 @@ def watch_tasks(port: int, namespace: str, watchers: int, pipe: Connection) -> N
 
 
 def listen(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """Bare pub/sub."""
+    """Listen to bare pub/sub."""
     with redis.Redis(port=port) as bare, bare.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(CHANNEL)
         pubsub.get_message(timeout=1)
@@ -171,7 +171,7 @@ def listen(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
 
 
 def read_stream(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """A bare stream."""
+    """Read a bare stream."""
     with redis.Redis(port=port) as bare:
         bare.xadd(STREAM, {"value": "{}"})
         last = bare.xrevrange(STREAM, count=1)[0][0]
@@ -183,20 +183,20 @@ def read_stream(port: int, namespace: str, watchers: int, pipe: Connection) -> N
                     last = entry_id
 
 
-# What it costs the writer.
+# Cost for the writer.
 
 
 def _write_cost(server: BenchServer) -> None:
-    """Print what a set takes in the server, and how long the call takes beside one that nobody watches.
+    """Print the time of a set in the server, and the time of the call relative to an unwatched namespace.
 
-    On a machine with few cores the second is mostly who gets a core: writer, server and consumers all want one.
+    On a machine with few cores the call's time mostly shows which process gets a core: writer, server and consumers all want one.
     """
     with ExitStack() as stack:
         store = stack.enter_context(connect(server.url, user=USER, agent="bench", configure_server=True))
         bare = stack.enter_context(redis.Redis(port=server.port))
         quiet = store.use_namespace("quiet")
         quiet.set("key", VALUE)
-        print(f"  a set, nobody watching         {_script_us(bare, quiet):5.1f} µs in the server")
+        print(f"  a set, no watcher              {_script_us(bare, quiet):5.1f} µs in the server")
         for watchers in (1, 50):
             watched = store.use_namespace(f"cost{watchers}")
             with _process(sink, server, f"cost{watchers}", watchers):
@@ -216,7 +216,7 @@ def _write_cost(server: BenchServer) -> None:
 
 
 def _script_us(bare: Any, store: Any) -> float:
-    """How long the server is at a set, at an easy pace, by its own account."""
+    """Return the server's own time for a set, at a moderate pace, in microseconds."""
     bare.config_resetstat()
     for _ in range(1000):
         store.set("key", VALUE)
@@ -225,7 +225,7 @@ def _script_us(bare: Any, store: Any) -> float:
 
 
 def sink(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """Watchers that do nothing with what they are given."""
+    """Watch and discard all changes."""
 
     async def consume(watch: Any) -> None:
         while True:
@@ -241,7 +241,7 @@ def sink(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
     asyncio.run(run())
 
 
-# How much goes through.
+# Throughput.
 
 
 def _throughput(server: BenchServer) -> None:
@@ -262,7 +262,7 @@ def _throughput(server: BenchServer) -> None:
 
 
 def count(port: int, namespace: str, watchers: int, pipe: Connection) -> None:
-    """A watcher that takes what is there, and counts."""
+    """Take all available changes, and count them."""
     with (
         connect(f"redis://127.0.0.1:{port}", user=USER, namespace=namespace, configure_server=True) as store,
         store.watch() as watch,

@@ -1,7 +1,7 @@
-"""Counts what a call costs on the wire: round trips and bytes, seen by a relay between client and server.
+"""The cost of a call on the wire, in round trips and bytes, counted by a relay between client and server.
 
-The relay waits until a side has said all before it passes it on, so that a request is one burst and a round trip one turn.
-What goes through it is counted, never timed.
+The relay forwards what a side sent only after it has gone quiet, so that a request is one burst and a round trip one turn.
+Calls through the relay are counted, never timed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READ_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the wire since it was last reset."""
+    """The traffic since the last reset."""
 
     round_trips: int = 0
     bytes_out: int = 0
@@ -32,7 +32,7 @@ class Traffic:
 
 @contextmanager
 def counting_relay(port: int) -> Iterator[tuple[int, Traffic]]:
-    """Listen on a port of its own, pass everything on to `port`, and count it."""
+    """Listen on a free port, forward everything to `port`, and count it."""
     traffic = Traffic()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_accept, args=(listener, port, traffic), daemon=True).start()
@@ -71,7 +71,7 @@ def _relay(client: socket.socket, server: socket.socket, traffic: Traffic) -> No
 
 
 def _burst(source: socket.socket) -> bytes:
-    """Read until the side says nothing more for a moment; empty where it has closed."""
+    """Read until the side sends nothing more for a moment; empty if it has closed."""
     parts = [source.recv(_READ_BYTES)]
     while parts[-1] and select.select([source], [], [], _QUIET_S)[0]:
         parts.append(source.recv(_READ_BYTES))

@@ -1,7 +1,7 @@
-"""Fetch something once, and answer from the store from then on; the result says which of the two it was.
+"""Fetch something once, and return it from the store from then on; the result names its source.
 
-Input: {"url": "https://..."}; with "refresh": true it is fetched again.
-Tools: fetch(url), plain or async. Where the host gives none, the answer is computed here, slowly.
+Input: {"url": "https://..."}; "refresh": true fetches it again.
+Tools: fetch(url), plain or async. Without the tool the result is computed here, slowly.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import inspect
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Return what is at a url, and where that came from."""
+    """Return the content of a url, and its source."""
     url = input_dict.get("url")
     if not isinstance(url, str) or not url:
         return {"error": 'Say what to fetch: {"url": "https://..."}.'}
@@ -27,11 +27,11 @@ async def run(input_dict: dict, tools: dict) -> dict:
 
 
 async def call(tool, *args):
-    """Call a tool, be it plain or async."""
+    """Call a tool, whether it is plain or async."""
     result = tool(*args)
     return await result if inspect.isawaitable(result) else result
 
 
 def fingerprint(text: str) -> str:
-    """Stand in for a fetch: always the same answer, and too slow to be computed twice."""
+    """Stand in for a fetch: always the same result, and too slow to compute twice."""
     return hashlib.pbkdf2_hmac("sha256", text.encode(errors="replace"), b"example", 500_000).hex()

@@ -1,11 +1,11 @@
-"""Read the analysis that producer.py left, in whatever process and at whatever time that was.
+"""Read the analysis that producer.py stored, in another process or at an earlier time.
 
-Input: nothing.
+Input: none.
 """
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Report on `latest-analysis` in the namespace `shared`, and on who wrote it when."""
+    """Report on `latest-analysis` in the namespace `shared`, with its writer and time."""
     shared = data_store.use_namespace("shared")
     analysis = shared.get("latest-analysis")
     if analysis is None:

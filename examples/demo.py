@@ -1,7 +1,7 @@
-"""The demo behind `make demo`: the agents of this folder at work on the sources of Python's standard library.
+"""The demo of `make demo`: the agents of this folder process the sources of Python's standard library.
 
-They run in the sandbox, as the user "demo", on an embedded server whose data stays in a folder: a second demo finds there
-what the first one left. `--files` takes fewer files, `--data-dir` another folder.
+They run in the sandbox, as the user "demo", on an embedded server that keeps its data in a folder: a second demo finds the
+data of the first. `--files` limits the number of files, `--data-dir` chooses another folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-if sys.version_info < (3, 11):  # noqa: UP036  # who runs this file by hand may have another Python
+if sys.version_info < (3, 11):  # noqa: UP036  # run by hand, this file may meet an older Python
     sys.exit(f"The demo needs Python 3.11 or later, and this is {platform.python_version()}: run `make demo`.")
 
 try:
@@ -49,12 +49,12 @@ LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message is a sentence for its user."""
+    """The demo cannot continue; the message is a sentence for its user."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One run of an agent, as the report shows it."""
+    """One run of an agent, as shown in the report."""
 
     agent: str
     outcome: str
@@ -62,7 +62,7 @@ class Step:
 
 
 class Host:
-    """What the agents' host does: it runs them, gives them tools, and keeps what came of it."""
+    """The agents' host: runs them, gives them tools, and keeps their results."""
 
     def __init__(self, url: str, isolation: str) -> None:
         self.url = url
@@ -76,7 +76,7 @@ class Host:
         describe: Callable[[dict[str, Any]], str],
         **tools: Callable[..., Any],
     ) -> dict[str, Any]:
-        """Run one of the examples and return its output, which `describe` puts into a few words."""
+        """Run one of the examples and return its output; `describe` summarises the output for the report."""
         path = EXAMPLES / f"{agent}.py"
         result = sandbox.run(path, input_dict, user=USER, tools=tools, url=self.url, isolation=self.isolation)
         output = result.check()
@@ -87,7 +87,7 @@ class Host:
 
 
 def standard_library() -> Iterator[tuple[str, str]]:
-    """Give the sources of the running Python's standard library: path and text of each that is UTF-8."""
+    """Yield path and text of each source file of the running Python's standard library that is UTF-8."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
@@ -99,12 +99,12 @@ def standard_library() -> Iterator[tuple[str, str]]:
 
 
 def choose_isolation(console: Console) -> str:
-    """Return the best tier of isolation that this system has; without one, the demo's own agents run all the same."""
+    """Return the best isolation tier of this system; if there is none, the demo runs its own agents without isolation."""
     try:
         return available()
     except sandbox.IsolationUnavailable:
         console.print(
-            "This system cannot keep agents in (see `sandbox doctor`). The demo runs its own agents alone, so it goes on"
+            "This system cannot isolate agents (see `sandbox doctor`). The demo runs only its own agents, so it continues"
             f" without isolation: isolation={UNSAFE!r}.\n",
             soft_wrap=True,
             markup=False,
@@ -113,7 +113,7 @@ def choose_isolation(console: Console) -> str:
 
 
 def ingest(host: Host, sources: dict[str, str], console: Console) -> None:
-    """Have the files ingested, with a bar that moves as the agent reads them."""
+    """Run the ingesting agent, with a progress bar that advances as the agent reads the files."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not is_screen(console)) as progress:
         bar = progress.add_task("Ingesting the standard library", total=len(sources))
@@ -129,17 +129,17 @@ def ingest(host: Host, sources: dict[str, str], console: Console) -> None:
 
 
 def is_screen(console: Console) -> bool:
-    """Whether somebody watches, and not a file or the log of a build."""
+    """Whether the output goes to a terminal, and not to a file or a build log."""
     return sys.stdout.isatty() and console.is_interactive
 
 
 def fetch(url: str) -> str:
-    """Fetch a page, as a host's tool would from the network: here what pydoc says about a module."""
+    """Fetch a page, as a host's tool would from the network; here it is pydoc's text about a module."""
     return pydoc.render_doc(url.removeprefix("pydoc:"), renderer=pydoc.plaintext)
 
 
 def lines_of_packages(sources: dict[str, str]) -> dict[str, int]:
-    """Count the lines of each package and of each module that is in none."""
+    """Count the lines of each package, and of each module outside a package."""
     lines: Counter[str] = Counter()
     for path, text in sources.items():
         lines[path.partition("/")[0].removesuffix(".py")] += text.count("\n")
@@ -147,7 +147,7 @@ def lines_of_packages(sources: dict[str, str]) -> dict[str, int]:
 
 
 def run_agents(host: Host, sources: dict[str, str], console: Console) -> None:
-    """Run each of the examples, those that depend on others after them."""
+    """Run each of the examples, after those that it depends on."""
     ingest(host, sources, console)
     for query in QUERIES:
         host.run("search", {"query": query, "limit": 3}, describe_search)
@@ -160,7 +160,7 @@ def run_agents(host: Host, sources: dict[str, str], console: Console) -> None:
 
 
 def describe_ingestion(output: dict[str, Any]) -> str:
-    """Say what there was to do."""
+    """Describe how many files were stored, unchanged and removed."""
     files, stored, unchanged = output["files"], output["stored"], output["unchanged"]
     removed = f", {output['removed']} removed" if output["removed"] else ""
     if not stored:
@@ -171,7 +171,7 @@ def describe_ingestion(output: dict[str, Any]) -> str:
 
 
 def describe_search(output: dict[str, Any]) -> str:
-    """Say how many files a search found, and which is the best."""
+    """Describe how many files a search found, and which is the best."""
     if not output["found"]:
         return f"{output['query']!r}: nothing found"
     best = output["results"][0]
@@ -179,12 +179,12 @@ def describe_search(output: dict[str, Any]) -> str:
 
 
 def describe_fetch(output: dict[str, Any]) -> str:
-    """Say where an answer came from."""
+    """Describe the source of a fetched page."""
     return f"{output['url']}, {len(output['answer']):,} characters, source: {output['source']}"
 
 
 def show_pipeline(host: Host, console: Console) -> None:
-    """Have three agents wait for changes, edit a file on disk, and measure until its summary and the index have followed."""
+    """Let three agents wait for changes, edit a file on disk, and time its way into the summary and the index."""
     console.print("Live: ingest, summarise and index wait for changes; none of them calls another.")
     with tempfile.TemporaryDirectory(prefix="demo-") as folder, ExitStack() as stack:
         path = Path(folder) / "greeting.py"
@@ -202,7 +202,7 @@ def show_pipeline(host: Host, console: Console) -> None:
 
 
 def follow(store: DataStore, path: Path, console: Console) -> None:
-    """Hand a file over as it is on disk now, and wait until everything that depends on it has followed."""
+    """Store the file as it is on disk now, and wait until its summary and the index are updated."""
     text = path.read_text(encoding="utf-8")
     word = text.split("def ")[1].partition("(")[0]
     start = time.perf_counter()
@@ -221,10 +221,10 @@ def follow(store: DataStore, path: Path, console: Console) -> None:
 
 
 def report(host: Host, sources: dict[str, str], seconds: float, console: Console) -> None:
-    """Show what was done, and what it took."""
+    """Show the results, and how long they took."""
     table = Table(box=None, pad_edge=False, expand=False)
     table.add_column("Agent", no_wrap=True)
-    table.add_column("What came of it", ratio=1)
+    table.add_column("Result", ratio=1)
     table.add_column("Operations", justify="right")
     table.add_column("Time", justify="right", no_wrap=True)
     for step in host.steps:
@@ -244,13 +244,13 @@ def report(host: Host, sources: dict[str, str], seconds: float, console: Console
 
 
 def total_size(sizes: Iterable[int]) -> str:
-    """Add up sizes in bytes, for people."""
+    """Add up sizes in bytes, and format the sum."""
     size = sum(sizes)
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -> None:
-    """Show how to look at what the agents left; every line can be pasted as it stands."""
+    """Show commands that read the agents' data; each line can be pasted unchanged."""
     folder, programs = shlex.quote(str(data_dir)), shlex.quote(str(Path(sys.executable).parent))
     search = shlex.quote(str(EXAMPLES / "search.py"))
     socket = shlex.quote(str(status(data_dir).socket_path))
@@ -277,14 +277,14 @@ def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -
 
 
 def at_least_one(text: str) -> int:
-    """Read a whole number above 0."""
+    """Parse a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def main() -> int:
-    """Run the demo; returns the exit code."""
+    """Run the demo and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", type=at_least_one, help="how many files to ingest at most (default: all)")
     parser.add_argument(
@@ -296,7 +296,7 @@ def main() -> int:
     try:
         demo(options.files, options.data_dir.absolute(), console)
     except KeyboardInterrupt:
-        print("The demo was interrupted; the next one goes on with what is stored.", file=sys.stderr)
+        print("The demo was interrupted; the next run continues with the stored data.", file=sys.stderr)
         return 130
     except (DemoFailed, DataStoreError, sandbox.SandboxError, OSError) as error:
         details = getattr(error, "traceback", "")
@@ -306,11 +306,11 @@ def main() -> int:
 
 
 def demo(files: int | None, data_dir: Path, console: Console) -> None:
-    """Start or join the embedded server, have the agents work, and report."""
+    """Start or join the embedded server, run the agents, and report."""
     start = time.perf_counter()
     sources = dict(islice(standard_library(), files))
     if not sources:
-        raise DemoFailed("there are no sources of Python's standard library to be read on this machine.")
+        raise DemoFailed("this machine has no readable sources of Python's standard library.")
     with join(data_dir) as server:
         known = status(data_dir)
         console.print(

@@ -1,9 +1,9 @@
-"""Put the files of a repository into the store, each with a summary; what has not changed since is skipped.
+"""Store the files of a repository, each with a summary; skip unchanged files.
 
-What the repository no longer has is removed.
+Files that the repository no longer contains are removed.
 
-Input: {"repo": "name"}, where the host gives the tools; else {"repo": "name", "files": {"path": "text"}}.
-Tools, plain or async: list_files(repo) gives all paths, read_file(repo, path) a text, or None for what is not text.
+Input: {"repo": "name"} if the host provides the tools; else {"repo": "name", "files": {"path": "text"}}.
+Tools, plain or async: list_files(repo) returns all paths; read_file(repo, path) returns a text, or None if it is not text.
 Stores: files:<repo>, summary:<repo>, digest:<repo>, each with the paths as keys.
 """
 
@@ -17,7 +17,7 @@ BATCH = 100  # files that are read, compared and stored together: few round trip
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Bring the store up to date with a repository, and count what there was to do."""
+    """Update the store from a repository, and count the changes."""
     repo, files = input_dict.get("repo"), input_dict.get("files")
     if not isinstance(repo, str) or not repo:
         return {"error": 'Say which repository: {"repo": "name"}.'}
@@ -53,19 +53,19 @@ def is_files(files) -> bool:
 
 
 async def call(tool, *args):
-    """Call a tool, be it plain or async."""
+    """Call a tool, whether it is plain or async."""
     result = tool(*args)
     return await result if inspect.isawaitable(result) else result
 
 
 async def read(read_file, repo: str, paths: list[str]) -> dict:
-    """Read some files, all at the same time if the tool is async."""
+    """Read some files, concurrently if the tool is async."""
     texts = await asyncio.gather(*(call(read_file, repo, path) for path in paths))
     return dict(zip(paths, texts, strict=True))
 
 
 def store_changed(repo: str, texts: dict[str, str]) -> int:
-    """Store those files that are not what they were at the last time, and say how many."""
+    """Store the files that have changed since the last run, and return their number."""
     digests = data_store.use_namespace(f"digest:{repo}")
     before = digests.get_many(texts)
     now = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
@@ -74,13 +74,13 @@ def store_changed(repo: str, texts: dict[str, str]) -> int:
         data_store.use_namespace(f"files:{repo}").set_many({path: texts[path] for path in changed})
         summaries = {path: summarise(path, texts[path]) for path in changed}
         data_store.use_namespace(f"summary:{repo}").set_many(summaries)
-        # The digests come last: a run that ends before this line does these files again.
+        # The digests are stored last, so that a run that ends before this line repeats these files.
         digests.set_many({path: now[path] for path in changed})
     return len(changed)
 
 
 def summarise(path: str, text: str) -> dict:
-    """Say what a file is about: its first docstring line, its classes and its functions."""
+    """Describe a file: the first line of its docstring, its classes and its functions."""
     summary = {"about": first_line(text), "classes": [], "functions": [], "lines": text.count("\n")}
     if not path.endswith(".py"):
         return summary
@@ -88,7 +88,7 @@ def summarise(path: str, text: str) -> dict:
         with warnings.catch_warnings(action="ignore"):
             module = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return summary  # no Python of this version, then: a text like others
+        return summary  # not Python of this version: summarised as plain text
     summary["about"] = first_line(ast.get_docstring(module) or "")
     for node in module.body:
         if isinstance(node, ast.ClassDef):
@@ -99,12 +99,12 @@ def summarise(path: str, text: str) -> dict:
 
 
 def first_line(text: str) -> str:
-    """Return the first line with something on it, cut to what a list can show."""
+    """Return the first nonblank line, cut to a length that fits a list."""
     return text.strip().partition("\n")[0].strip()[:200]
 
 
 def remove_others(repo: str, found: set[str]) -> int:
-    """Remove what the store has of files that the repository no longer has, and say how many they were."""
+    """Remove the stored files that the repository no longer contains, and return their number."""
     files = data_store.use_namespace(f"files:{repo}")
     gone = [path for path in files.iter_keys() if path not in found]
     data_store.use_namespace(f"digest:{repo}").delete_many(gone)

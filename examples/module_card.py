@@ -1,6 +1,6 @@
-"""Ask three tools at once, and keep what they say as one card; a second run answers from the store.
+"""Ask three tools at once, and store their answers as one card; a second run answers from the store.
 
-Input: {"module": "json"}; with "refresh": true the tools are asked again.
+Input: {"module": "json"}; "refresh": true asks the tools again.
 Tools: describe(module), list_names(module), count_lines(module), plain or async, as in tools/library.py.
 """
 
@@ -11,7 +11,7 @@ TOOLS = ("describe", "list_names", "count_lines")
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Return what is known about a module, and what could not be found out."""
+    """Return what the tools know about a module, and which of them failed."""
     module = input_dict.get("module")
     if not isinstance(module, str) or not module:
         return {"error": 'Say which module: {"module": "json"}.'}
@@ -21,9 +21,9 @@ async def run(input_dict: dict, tools: dict) -> dict:
         return {**card, "source": "cache"}
     missing = [name for name in TOOLS if name not in tools]
     if missing:
-        return {"error": f"The host gives no tool {missing[0]!r}: see tools/library.py."}
+        return {"error": f"The host provides no tool {missing[0]!r}: see tools/library.py."}
 
-    # All three are under way at the same time; one that fails costs its own answer only.
+    # All three run at the same time; if one fails, only its own answer is missing.
     answers = await asyncio.gather(*(call(tools[name], module) for name in TOOLS), return_exceptions=True)
     known = dict(zip(TOOLS, answers, strict=True))
     card = {
@@ -39,12 +39,12 @@ async def run(input_dict: dict, tools: dict) -> dict:
 
 
 async def call(tool, *args):
-    """Call a tool, be it async or plain; a plain one waits in a thread, so that the others need not wait for it."""
+    """Call a tool, whether async or plain; a plain one runs in a thread, so that the others need not wait for it."""
     if inspect.iscoroutinefunction(tool):
         return await tool(*args)
     return await asyncio.to_thread(tool, *args)
 
 
 def answer(found):
-    """Return an answer, None where there is an exception instead."""
+    """Return an answer, or None for an exception."""
     return None if isinstance(found, Exception) else found

@@ -1,4 +1,4 @@
-"""Analyse some numbers, and leave the analysis where other agents of the user find it; consumer.py does.
+"""Analyse some numbers, and store the analysis for other agents of the user, such as consumer.py.
 
 Input: {"data": {"apples": 3, "pears": 5}}.
 """
@@ -18,12 +18,12 @@ async def run(input_dict: dict, tools: dict) -> dict:
 
 
 def is_data(data) -> bool:
-    """Whether this is what `analyse` can work on."""
+    """Whether `analyse` can process this."""
     return isinstance(data, dict) and bool(data) and all(type(number) in (int, float) for number in data.values())
 
 
 def analyse(data: dict) -> dict:
-    """Describe numbers by a few others, and name the largest."""
+    """Summarise numbers by their statistics, and name the largest."""
     by_size = sorted(data, key=data.get, reverse=True)
     return {
         "count": len(data),

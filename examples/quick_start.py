@@ -5,7 +5,7 @@ Input: {"name": "Ada"}, or nothing.
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Greet somebody, and know how often that has happened."""
+    """Greet a person, and count how often that has happened."""
     name = input_dict.get("name", "world")
     if not isinstance(name, str) or not name:
         return {"error": 'Give a name as text: {"name": "Ada"}.'}

@@ -1,20 +1,20 @@
-"""Have a Python file reviewed by eight other agents at once, and put together what they say.
+"""Have eight other agents review a Python file at once, and merge their findings.
 
 Input: {"name": "a.py", "text": "..."}.
-Agents: those of the folder reviewers/, each of which looks at one thing and returns {"findings": [{"line": 1, "text": "..."}]}.
-The text goes to them through the store, not through each one's input. Stores: review:files, review:reports.
+Agents: those in the folder reviewers/, each of which checks one thing and returns {"findings": [{"line": 1, "text": "..."}]}.
+They read the text from the store, not from their inputs. Stores: review:files, review:reports.
 """
 
 import asyncio
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Review a file and return the findings, those of the first lines first."""
+    """Review a file and return the findings, sorted by line."""
     name, text = input_dict.get("name"), input_dict.get("text")
     if not isinstance(name, str) or not name or not isinstance(text, str):
         return {"error": 'Say what to review: {"name": "a.py", "text": "..."}.'}
     if not len(agents):
-        return {"error": "The host gives no reviewers: pass agents='examples/reviewers' (--agents)."}
+        return {"error": "The host provides no reviewers: pass agents='examples/reviewers' (--agents)."}
 
     data_store.use_namespace("review:files").set(name, text)
     answers = await asyncio.gather(

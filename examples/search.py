@@ -1,6 +1,6 @@
-"""Search the summaries of all repositories that ingest_repository.py has put into the store.
+"""Search the summaries of all repositories that ingest_repository.py has stored.
 
-Input: {"query": "parse json"}; with "limit": 3 no more than the best three.
+Input: {"query": "parse json"}; "limit": 3 returns at most the best three.
 """
 
 import json
@@ -8,7 +8,7 @@ import re
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Find the files whose summary or path has every word of the query, the best first."""
+    """Find the files whose summary or path contains every word of the query, the best first."""
     query, limit = input_dict.get("query"), input_dict.get("limit", 10)
     if not isinstance(query, str) or not query.strip():
         return {"error": 'Say what to look for: {"query": "parse json"}.'}
@@ -31,7 +31,7 @@ async def run(input_dict: dict, tools: dict) -> dict:
 
 
 def rate(words: list[str], path: str, summary) -> int:
-    """Rate a file: a whole word counts most, then one in the path, then a part of one; 0 where a word is missing."""
+    """Rate a file: a whole word scores most, then a word in the path, then a part of a word; 0 if a word is missing."""
     text = json.dumps(summary, ensure_ascii=False).lower()
     score = 0
     for word in words:

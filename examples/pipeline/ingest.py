@@ -1,11 +1,11 @@
-"""First of a pipeline: put changed texts into `pipeline:files`. Who wants to react to them watches that namespace.
+"""First of a pipeline: store changed texts in `pipeline:files`, where any agent can watch for them.
 
-Runs on changes of the namespace `pipeline:inbox`, where somebody puts the text of a file under its path, or deletes it.
+Runs on changes of the namespace `pipeline:inbox`. A file's text is set there under its path, or deleted.
 """
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
-    """Store what is new in the inbox, if it is not what is stored already."""
+    """Store each text from the inbox that differs from the stored one."""
     files = data_store.use_namespace("pipeline:files")
     stored = removed = 0
     for change in input_dict["changes"]:

@@ -6,7 +6,7 @@ MOST = 10
 
 
 def run(input_dict):
-    """Review the file of the given name in the namespace review:files."""
+    """Review the file with the given name in the namespace review:files."""
     tree = ast.parse(data_store.use_namespace("review:files")[input_dict["name"]])
     found = []
     for function in ast.walk(tree):

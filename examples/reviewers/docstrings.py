@@ -1,4 +1,4 @@
-"""Find public functions and classes that do not say what they do."""
+"""Find public functions and classes without a docstring."""
 
 import ast
 
@@ -6,7 +6,7 @@ DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def run(input_dict):
-    """Review the file of the given name in the namespace review:files."""
+    """Review the file with the given name in the namespace review:files."""
     tree = ast.parse(data_store.use_namespace("review:files")[input_dict["name"]])
     public = (part for part in ast.walk(tree) if isinstance(part, DEFINITIONS) and not part.name.startswith("_"))
     return {

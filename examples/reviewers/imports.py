@@ -1,10 +1,10 @@
-"""Find imports that nothing uses."""
+"""Find unused imports."""
 
 import ast
 
 
 def run(input_dict):
-    """Review the file of the given name in the namespace review:files."""
+    """Review the file with the given name in the namespace review:files."""
     tree = ast.parse(data_store.use_namespace("review:files")[input_dict["name"]])
     used = {part.id for part in ast.walk(tree) if isinstance(part, ast.Name)}
     found = []

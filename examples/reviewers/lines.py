@@ -4,7 +4,7 @@ MOST = 120
 
 
 def run(input_dict):
-    """Review the file of the given name in the namespace review:files."""
+    """Review the file with the given name in the namespace review:files."""
     lines = data_store.use_namespace("review:files")[input_dict["name"]].splitlines()
     return {
         "findings": [

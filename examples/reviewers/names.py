@@ -1,4 +1,4 @@
-"""Find names of one letter."""
+"""Find parameters with names of one letter."""
 
 import ast
 
@@ -6,7 +6,7 @@ USUAL = {"_", "i", "n", "x", "y"}
 
 
 def run(input_dict):
-    """Review the file of the given name in the namespace review:files."""
+    """Review the file with the given name in the namespace review:files."""
     tree = ast.parse(data_store.use_namespace("review:files")[input_dict["name"]])
     arguments = (part for part in ast.walk(tree) if isinstance(part, ast.arg))
     return {

@@ -1,6 +1,6 @@
-"""Tools for `module_card.py`: what this Python knows about a module of its standard library.
+"""Tools for `module_card.py`: facts about a module of this Python's standard library.
 
-Tools are functions of the host. Agents see these names, signatures and docstrings, and nothing of what is inside.
+Tools are functions of the host. Agents see their names, signatures and docstrings, but not their code.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import sys
 
 
 def describe(module: str) -> str:
-    """Return the first paragraph of what a module says about itself."""
+    """Return the first paragraph of a module's docstring."""
     return (inspect.getdoc(load(module)) or "").partition("\n\n")[0]
 
 
@@ -21,7 +21,7 @@ def list_names(module: str) -> list[str]:
 
 
 async def count_lines(module: str) -> int:
-    """Return how many lines of Python a module has; 0 for one that is not written in Python."""
+    """Return how many lines of Python a module has; 0 if it is not written in Python."""
     try:
         source = await asyncio.to_thread(inspect.getsource, load(module))
     except (OSError, TypeError):
@@ -32,7 +32,7 @@ async def count_lines(module: str) -> int:
 def load(module: str):
     """Import a module of the standard library, and no other: an agent must not choose what its host runs."""
     if not isinstance(module, str) or module.partition(".")[0] not in sys.stdlib_module_names:
-        raise LookupError(f"{module!r} is no module of the standard library")
+        raise LookupError(f"{module!r} is not a module of the standard library")
     return importlib.import_module(module)
 
 

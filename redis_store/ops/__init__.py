@@ -1,1 +1,1 @@
-"""The operations of the store, a coroutine each. They await `Call`s and nothing else."""
+"""The operations of the store, one coroutine each. They await only `Call`s."""

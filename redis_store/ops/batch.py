@@ -1,4 +1,4 @@
-"""Operations on many keys at once, each of them one moment for writers and readers alike."""
+"""Operations on many keys at once, each atomic for readers and writers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
-"""``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""
+"""Keys that one script call carries: ``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""
 
 INLINE_BYTES = 1024
-"""Values up to here stand in the change log as they are; bigger ones no script has to see (`scripts/write.lua`)."""
+"""Values up to this size are copied into the change log; a script need not see bigger ones (`scripts/write.lua`)."""
 
 SMALL_READ_KEYS = 100
-"""A read of more keys than this is taken for a big one, which small calls should not wait behind."""
+"""A read of more keys than this counts as bulk, so that small calls do not wait behind it."""
 
 BATCH_TRIES = 50
-"""How often a batch with metadata is tried while others write to the same namespace."""
+"""Limit of tries to store a batch with metadata while other callers write to the same namespace."""
 
 
 async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
@@ -57,7 +57,7 @@ def set_many(
     ttl: Ttl,
     tx: str,
 ) -> Op[int] | Alone[int]:
-    """Return the operation that stores a batch; with metadata it needs a connection for itself."""
+    """Return the operation that stores a batch; with metadata it needs a connection of its own."""
     if metadata:
         return Alone(lambda: _set_many_with_metadata(scope, items, metadata, ttl, tx))
     check_metadata(metadata)
@@ -82,10 +82,10 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
 
 
 async def _set_beside_script(scope: Scope, texts: dict[bytes, bytes], tx: str) -> bool:
-    """Store big values without carrying them through a script, which would copy each of them in and out.
+    """Store big values by plain commands beside a script, which would copy each of them in and out.
 
-    The same round trip, but for a store's first, and all or nothing as ever. False where others wrote to the namespace
-    meanwhile, or the login lacks a right: then the script has to say.
+    One round trip, except for a store's first such call, and all or nothing as always. Return False if another caller wrote to
+    the namespace meanwhile, or the login lacks a right; then the caller stores the batch by the script.
     """
     fields = list(_parts(list(texts), KEYS_PER_SCRIPT))
     values = _parts(_flat(texts), 2 * KEYS_PER_SCRIPT)
@@ -111,7 +111,7 @@ async def _set_many_with_metadata(
         return 0
     field_parts = list(_parts(list(texts), KEYS_PER_SCRIPT))
     for _ in range(BATCH_TRIES):
-        # One script compares the old metadata itself; with several, one could refuse after another has written.
+        # One script compares the old metadata itself; one of several could refuse after another has written.
         if len(field_parts) > 1:
             await watch(scope.keys.data, scope.keys.info)
         parts = [await _with_merged_metadata(scope, fields, texts, added) for fields in field_parts]
@@ -120,8 +120,8 @@ async def _set_many_with_metadata(
             scope.counters.bytes_written += sum(map(len, texts.values()))
             return len(texts)
     raise Conflict(
-        f"Namespace {scope.namespace!r} was written to by others at each of {BATCH_TRIES} tries to store a batch with metadata:"
-        " nothing was written. Try again, or store smaller batches."
+        f"Namespace {scope.namespace!r} was written to by others at each of {BATCH_TRIES} tries to store a batch with"
+        " metadata: nothing was written. Try again, or store smaller batches."
     )
 
 
@@ -139,7 +139,7 @@ async def _with_merged_metadata(
 async def _write_parts(
     scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str, stay: Collection[bytes]
 ) -> list[Any] | None:
-    """Write all parts at one moment; with a bound the last one has other keys go."""
+    """Write all parts in one transaction; in a namespace with a bound, the last part evicts other keys."""
     arguments, bound = _arguments(scope, tx, parts, ttl_ms, mode), bound_of(scope, stay)
     if bound is None:
         return await write_transaction(scope, _commands(WRITE, scope.script_keys, arguments))
@@ -153,13 +153,13 @@ async def _write_parts(
 def _arguments(
     scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str
 ) -> list[tuple[Argument, ...]]:
-    """Return what the script is told of each part."""
+    """Return the script's arguments for each part."""
     heads = _heads(scope, tx, len(parts))
     return [(*head, scope.writer.agent_json, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)]
 
 
 def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]]) -> list[Command]:
-    """Return the commands of a transaction: the text goes first, so that the digest cannot be missing behind it."""
+    """Return the commands of a transaction. The first carries the script's text, so that the digests after it are known."""
     first, *others = arguments
     return [
         script.by_text(keys, first),
@@ -174,7 +174,7 @@ def _bounded_commands(keys: tuple[bytes, ...], arguments: list[tuple[Argument, .
 
 
 def _heads(scope: Scope, tx: str, parts: int) -> Iterator[tuple[Argument, ...]]:
-    """Yield what each part's arguments begin with; the log tells the parts of one transaction by `tx`."""
+    """Yield the start of each part's arguments. In the log, `tx` identifies the parts of one transaction."""
     if parts == 1:
         yield scope.script_head
         return

@@ -1,4 +1,4 @@
-"""Namespaces that bound themselves: the scripts that write there, and what is left to do after them."""
+"""Writes to namespaces with `max_keys`: their scripts, and the evictions that remain after them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from redis_store.scripts import BOUNDED, EVICT, Script
 
 
 class Bound(NamedTuple):
-    """How many keys a namespace may hold, and the fields that are written now and so stay."""
+    """The limit of a namespace's keys, and the fields being written, which are not evicted."""
 
     keys: NamespaceKeys
     max_keys: int
     stay: Collection[bytes]
 
     def arguments(self, at: int = 1) -> tuple[Argument, ...]:
-        """What a script is told of it (`scripts/bound.lua`), if the data hash is its key number `at`."""
+        """Return the script's arguments about this bound (`scripts/bound.lua`); `at` is the data hash's position in KEYS."""
         return (at, self.max_keys, len(self.stay), *self.stay)
 
     def check_room(self, name: str) -> None:
-        """Raise `LimitExceeded` where more is written at once than may stay."""
+        """Raise `LimitExceeded` if more keys are written at once than the namespace may hold."""
         if len(self.stay) > self.max_keys:
             raise LimitExceeded(
-                f"{len(self.stay):,} keys are written at once to the namespace {name!r}, which holds {self.max_keys:,} at"
-                " most: nothing was written. Write fewer at once, or raise max_keys.",
+                f"{len(self.stay):,} keys cannot be written at once to namespace {name!r}, which holds at most {self.max_keys:,}:"
+                " nothing was written. Write fewer at once, or raise max_keys.",
                 limit="max_keys",
                 limit_count=self.max_keys,
                 size_bytes=len(self.stay),
@@ -37,17 +37,17 @@ class Bound(NamedTuple):
 
 
 def bound_of(scope: Scope, stay: Collection[bytes]) -> Bound | None:
-    """The bound of a namespace, None where it has none."""
+    """Return the bound of a namespace, or None if it has none."""
     return None if scope.max_keys is None else Bound(scope.keys, scope.max_keys, stay)
 
 
 def ending(*arguments: Argument) -> tuple[Argument, ...]:
-    """What the arguments of a script end with that is told of bounds."""
+    """Return the arguments about bounds as they end a script's arguments: followed by their number."""
     return (*arguments, len(arguments))
 
 
 async def run_put(script: Script, scope: Scope, arguments: tuple[Argument, ...], field: bytes) -> Any:
-    """`run_write` for a script that may add a field: others go for it in the same script, where there is a bound."""
+    """Do `run_write` with a script that may add a field, and evict other fields in the same call if there is a bound."""
     bound = bound_of(scope, (field,))
     if bound is None:
         return await run_write(script, scope, arguments)
@@ -56,7 +56,7 @@ async def run_put(script: Script, scope: Scope, arguments: tuple[Argument, ...],
 
 
 async def run_move(script: Script, scope: Scope, arguments: tuple[Argument, ...], field: bytes) -> Any:
-    """`run_delete` for a script that may add a field too."""
+    """Do `run_delete` with a script that may also add a field, and evict other fields as `run_put` does."""
     bound = bound_of(scope, (field,))
     if bound is None:
         return await run_delete(script, scope, arguments)
@@ -65,7 +65,7 @@ async def run_move(script: Script, scope: Scope, arguments: tuple[Argument, ...]
 
 
 async def settled(scope: Scope, reply: Any, *bounds: Bound) -> Any:
-    """Have the keys go that one script had no time for, and return the reply of the script that wrote."""
+    """Evict the keys that the script had no time for, and return the script's own reply."""
     own, left = reply
     if left:
         for bound in bounds:

@@ -1,7 +1,7 @@
-"""Operations of computing a value once; the flow over them is `_computing.get_or_set`.
+"""Single-flight operations; the flow over them is `flows/compute_once.py`'s `get_or_set`.
 
-What was computed is stored only if its claim still holds: deleting the key takes it away, so that nothing computed from older
-data comes back.
+A computed value is stored only if its claim still holds. Deleting the key revokes the claim, so that no value computed from
+older data comes back.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 
 MAX_ERROR_CHARS = 1000
-"""So much of an error's message reaches those who waited."""
+"""Limit of the part of an error's message that waiters receive, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComputePlan:
-    """What a caller of `get_or_set` wants, checked."""
+    """The checked arguments of one `get_or_set` call."""
 
     scope: Scope
     key: str
@@ -60,7 +60,7 @@ class ComputePlan:
         lock_timeout: Ttl = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
     ) -> ComputePlan:
-        """Check the rights and the arguments of `get_or_set`. A value that may be served stale lives so much longer."""
+        """Check the rights and the arguments of `get_or_set`. `stale` is added to the value's time to live."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
@@ -105,12 +105,12 @@ class ComputePlan:
 
     @property
     def member(self) -> bytes:
-        """What stands for the key in a tag; the length tells where the namespace's name ends."""
+        """The key's member of a tag; the length says where the namespace's name ends."""
         return tag_member_prefix(self.scope) + self.field
 
 
 def tag_member_prefix(scope: Scope) -> bytes:
-    """What the members of a tag begin with that stand for keys of this namespace."""
+    """Return the start of a tag's members for keys of this namespace."""
     return b"%d:%b:" % (len(scope.keys.name), scope.keys.name)
 
 
@@ -147,7 +147,7 @@ async def renew(plan: ComputePlan, token: str) -> bool:
 
 
 async def commit(plan: ComputePlan, token: str, text: bytes) -> tuple[bool, bytes | None]:
-    """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
+    """Store a computed value. Return whether it was stored, and if not, the stored bytes."""
     scope, bound = plan.scope, bound_of(plan.scope, (plan.field,))
     reply = await run_checked(
         FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
@@ -165,7 +165,7 @@ async def commit(plan: ComputePlan, token: str, text: bytes) -> tuple[bool, byte
 
 
 async def fail(plan: ComputePlan, token: str, failed: Failed | None) -> bool:
-    """Give a claim up; without an error, one of those who wait computes in turn."""
+    """Give up a claim; without an error, one of the waiters computes in turn."""
     about = ""
     if failed is not None:
         about = json.dumps({"type": failed.error_type[:100], "message": failed.message[:MAX_ERROR_CHARS]})

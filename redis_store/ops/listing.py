@@ -1,4 +1,4 @@
-"""Operations that read a namespace, or the list of namespaces, whole or page by page, and never block the server for long."""
+"""Operations that read a namespace or the list of namespaces, whole or page by page, without blocking the server for long."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from redis_store.types import Json
 
 SNAPSHOT_KEYS = 10_000
 SNAPSHOT_BYTES = 16 * 1024 * 1024
-"""Up to here a namespace is read in one reply, as it stood at one moment."""
+"""Limits of a namespace that is read in one reply, as a snapshot, in keys and bytes of memory."""
 
 TINY_KEYS = 500
-"""Up to here a script may read it: copying a reply through Lua costs less than another round trip."""
+"""Limit of a namespace that a script reads, in keys: copying the reply through Lua costs less than another round trip."""
 
 PAGE_KEYS = 500
 PAGE_BYTES = 1024 * 1024
-"""A page is so many keys, or fewer where their values are big."""
+"""Size of a page of values, in keys; with big values a page has fewer keys, about `PAGE_BYTES` of them."""
 
 LISTING_PAGE_KEYS = 2000
-"""A page of a listing, which brings no values: the server is busy with it for 0.3 ms; `PAGE_KEYS` where keys may be long."""
+"""Size of a page of keys, which takes the server 0.3 ms; `PAGE_KEYS` if keys may be long."""
 
 SNAPSHOT_TRIES = 3
-"""How often a big namespace is read again because somebody wrote to it meanwhile."""
+"""Limit of tries to read a big namespace as a snapshot while other callers write to it."""
 
 NAMESPACES_PER_SCRIPT = 500
 NAMESPACES_PER_TRIP = 10_000
 REGISTRY_PAGE = 20_000
-"""Buckets of the registry's table looked at in one go: enough for 10,000 namespaces in one round trip."""
+"""Buckets of the registry's table per page: enough for 10,000 namespaces in one round trip."""
 
 START = "0"
-"""The cursor at which pages begin, and to which the last one leads."""
+"""The cursor of the first page; the last page returns it as the next cursor."""
 
 Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, list[bytes]]]]
-"""Gives the next cursor, and fields or fields and values in turn; a field may come in two pages."""
+"""Returns the next cursor, and fields, or fields and values in turn. A field may appear in two pages."""
 
 
 def list_keys(scope: Scope, prefix: str | None = None) -> Alone[list[str]]:
@@ -55,7 +55,7 @@ def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
 
 
 async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
-    """One page of keys, and the cursor of the next; the last page's is `START`."""
+    """Return one page of keys, and the cursor of the next; after the last page it is `START`."""
     scope.check_readable()
     _check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
@@ -65,9 +65,9 @@ async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None
 async def scan_items_page(
     scope: Scope, cursor: str = START, prefix: str | None = None, page_keys: int | None = None
 ) -> tuple[str, dict[str, Json]]:
-    """One page of keys and values, and the cursor of the next; the last page's is `START`.
+    """Return one page of keys and values, and the cursor of the next; after the last page it is `START`.
 
-    Without `page_keys` it asks first how many make a page, which costs another round trip.
+    Without `page_keys` the size of a page is asked for first, which costs another round trip.
     """
     scope.check_readable()
     _check_cursor(cursor)
@@ -77,18 +77,18 @@ async def scan_items_page(
 
 
 async def page_size(scope: Scope) -> int:
-    """How many keys of this namespace make a page of values that is not too big."""
+    """Return how many keys of this namespace make a page of values of moderate size."""
     scope.check_readable()
     fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
     return _page_size(fields, memory_bytes)
 
 
 async def memory_bytes(scope: Scope) -> int:
-    """How much memory of the server the namespace takes, without what is known about its keys."""
+    """Return how much memory the namespace's data takes in the server, without the info about its keys."""
     scope.check_readable()
     _, memory, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
     if memory < 0:
-        raise UnsupportedByServer("The server does not tell how much memory a key takes (MEMORY USAGE).")
+        raise UnsupportedByServer("The server does not report how much memory a key takes (MEMORY USAGE).")
     return int(memory)
 
 
@@ -118,7 +118,7 @@ async def _list_keys(scope: Scope, prefix: str) -> list[str]:
     at_once = fields <= SNAPSHOT_KEYS and memory_bytes <= SNAPSHOT_BYTES
     if whole is None and at_once and not prefix:
         whole = await read("HKEYS", scope.keys.data, bulk=True)
-    # A table has up to twice as many buckets as fields, so that this page takes them all.
+    # A table has up to twice as many buckets as fields, so this page covers all of them.
     page_keys = 2 * SNAPSHOT_KEYS if at_once else _listing_page_size(fields, memory_bytes)
     found = whole if whole is not None else dict.fromkeys(await _one_moment(scope, _key_page, prefix, page_keys))
     keys = decode_names(found)
@@ -148,7 +148,10 @@ async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]
 
 
 async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> list[bytes]:
-    """Read all pages, again if somebody wrote meanwhile; after some tries each key is true by itself only."""
+    """Read all pages as one snapshot: again if another caller wrote meanwhile.
+
+    After `SNAPSHOT_TRIES` tries only each key by itself is consistent.
+    """
     found: list[bytes] = []
     for _ in range(SNAPSHOT_TRIES):
         await watch(scope.keys.data)
@@ -194,7 +197,7 @@ def _check_read_size(scope: Scope, size: int) -> None:
 def _check_cursor(cursor: object) -> None:
     if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 20:
         raise InvalidInput(
-            f"{cursor!r:.80} is no cursor: begin with {START!r}, and go on with what the last page gave."
+            f"{cursor!r:.80} is not a cursor: begin with {START!r}, and continue with the cursor that the last page returned."
         )
 
 
@@ -243,12 +246,12 @@ async def _present(scope: Scope, names: list[bytes]) -> list[int]:
 
 
 def _as_list(reply: Any) -> list[Any]:
-    """The replies to one command or to several, as a list of replies in both cases."""
+    """Return a list of replies, whether one command was sent or several."""
     return reply if reply and isinstance(reply[0], list) else [reply]
 
 
 async def _prune(scope: Scope, names: list[bytes]) -> None:
-    """Tidy the registry; a list is right without it, so what forbids writing here is no error."""
+    """Remove empty namespaces from the registry. A listing is right without that, so a refused write is no error."""
     try:
         keys = (scope.keys.registry, *(scope.user.data(name) for name in names))
         await run_script(PRUNE, keys, tuple(names))

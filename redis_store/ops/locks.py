@@ -1,6 +1,6 @@
-"""Operations on locks, semaphores and rate limits; `flows.hold` waits for them.
+"""Operations on locks, semaphores and rate limits; the flows in `flows/hold.py` wait for them.
 
-Each try to take something has a random token, under which the server knows its holder, and before that the one who waits.
+Each attempt to acquire has a random token, by which the server knows the waiter and then the holder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LockOps:
 
     @classmethod
     def of(cls, scope: Scope, name: str, ttl: Ttl) -> LockOps:
-        """Check the name and the time to live of a lock."""
+        """Check a lock's name and time to live."""
         scope.check_writes_somewhere()
         return cls(scope, encode_lock_name(name), ttl_to_ms(ttl))
 
@@ -78,7 +78,7 @@ class SemaphoreOps:
 
     @classmethod
     def of(cls, scope: Scope, name: str, n: int, ttl: Ttl) -> SemaphoreOps:
-        """Check the name, the places and the time to live of a semaphore."""
+        """Check a semaphore's name, number of slots and time to live."""
         scope.check_writes_somewhere()
         raw = encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
         return cls(scope, raw, check_places(n), ttl_to_ms(ttl))
@@ -120,7 +120,7 @@ class RateLimitOps:
 
     @classmethod
     def of(cls, scope: Scope, name: str, n: int, per: Ttl) -> RateLimitOps:
-        """Check the name, the number and the period of a rate limit."""
+        """Check a rate limit's name, number and period."""
         scope.check_writes_somewhere()
         raw = encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         return cls(scope, raw, check_places(n), ttl_to_ms(per, "per"))
@@ -130,7 +130,7 @@ class RateLimitOps:
         return decode_name(self.raw)
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
-        """Take the next free moment if it comes within so many ms; whether, and in how many ms it comes."""
+        """Take the next free moment if it comes within `most_ms`. Return whether it was taken, and in how many ms it comes."""
         arguments = (self.n, self.per_ms, "" if most_ms is None else most_ms)
         taken, wait_ms = await run_checked(RATE_TAKE, (self.scope.user.limit(self.raw),), (b"list",), arguments)
         return bool(taken), wait_ms

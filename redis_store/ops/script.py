@@ -1,4 +1,4 @@
-"""How an operation runs a script: by its digest, and by its text where the server does not know it."""
+"""Running scripts: by digest, or by text if the server does not know the digest."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from redis_store.scripts import CHECK, Script
 from redis_store.stats import Counters
 
 KINDS_OF_SCRIPT_KEYS = (b"hash", b"set", b"hash", b"stream", b"hash")
-"""What the keys of a script that writes or deletes should be, in their order."""
+"""The expected types of the keys of a script that writes or deletes, in order."""
 
 _checking: weakref.WeakSet[Counters] = weakref.WeakSet()
-"""Stores, by what counts for them, whose login is known to have the rights that a check ahead of a transaction takes."""
+"""The counters of stores whose login is known to have the rights for a check before a transaction."""
 
 
 async def run_script(
@@ -36,18 +36,18 @@ async def run_checked(
     kinds: tuple[bytes, ...],
     arguments: tuple[Argument, ...],
 ) -> Any:
-    """Run a script whose keys are of these kinds."""
+    """Run a script whose keys have the types `kinds`."""
     return await _evaluate(script, keys, arguments, keys, kinds)
 
 
 async def run_delete(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that deletes from a namespace (`scripts/remove.lua`), if it may be written."""
+    """Run a script that deletes from a namespace (`scripts/remove.lua`), if the namespace may be written."""
     scope.check_writable()
     return await run_checked(script, scope.delete_keys, KINDS_OF_SCRIPT_KEYS, scope.script_head + arguments)
 
 
 async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...]) -> Any:
-    """Run a script that writes to a namespace (`scripts/prelude.lua`), if it may be written."""
+    """Run a script that writes to a namespace (`scripts/prelude.lua`), if the namespace may be written."""
     scope.check_writable()
     arguments = scope.script_head + arguments
     return await _evaluate(script, scope.script_keys, arguments, scope.delete_keys, KINDS_OF_SCRIPT_KEYS)
@@ -62,9 +62,9 @@ async def _evaluate(
     repeatable: bool = False,
     bulk: bool = False,
 ) -> Any:
-    """Run a script in one round trip, or in two where the server's script cache lacks it.
+    """Run a script in one round trip, or in two if the server's script cache lacks it.
 
-    Where it meets a wrong type, `WrongKeyType` names that of the `suspects` that is not of its kind.
+    If a key has the wrong type, `WrongKeyType` names the first of the `suspects` whose type is not the expected one.
     """
     try:
         try:
@@ -76,17 +76,17 @@ async def _evaluate(
 
 
 async def write_transaction(scope: Scope, commands: list[Command], probe: bytes | None = None) -> list[Any] | None:
-    """Run several such scripts as one; the replies, or None where a watched key had changed.
+    """Run several scripts that write in one transaction. Return the replies, or None if a watched key had changed.
 
-    With a `probe`, a key that nobody else uses, their checks are made ahead (`scripts/check.lua`), so that commands which are
-    no scripts may stand among them; None then also where somebody wrote to the namespace meanwhile, or a right is missing.
+    With a `probe`, a key that no other caller uses, `scripts/check.lua` makes the scripts' checks first. The commands may then
+    include plain ones. In that case None also means that another caller wrote to the namespace, or that a right is missing.
     """
     scope.check_writable()
     try:
         if probe is None:
             return await transaction(commands)
         keys = (*scope.script_keys, probe)
-        # As text: a digest that the server did not know would check nothing.
+        # Sent as text: with a digest unknown to the server, nothing would be checked.
         check = CHECK.by_text(keys, scope.script_head)
         try:
             if scope.counters not in _checking:
@@ -94,7 +94,7 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
                 _checking.add(scope.counters)
             return await checked_transaction(keys, check, commands)
         except PermissionDenied:
-            # A refused WATCH, unlike all else, lets the transaction pass: so nothing may be said of what was written.
+            # Unlike any other refusal, a refused WATCH lets the transaction run, so it is unknown what was written.
             _checking.discard(scope.counters)
             return None
     except WrongKeyType as error:
@@ -104,7 +104,7 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
 async def _with_key_named(
     keys: tuple[bytes, ...], expected_kinds: tuple[bytes, ...], error: WrongKeyType
 ) -> WrongKeyType:
-    """Find out which key the script stumbled over; it cannot say so itself without costing every call."""
+    """Find the key of the wrong type. The script could only name it at a cost to every call."""
     reply = await Call(tuple(("TYPE", key) for key in keys), as_is, True)
     kinds = reply if isinstance(reply, list) else [reply]
     for key, kind, expected in zip(keys, kinds, expected_kinds, strict=True):

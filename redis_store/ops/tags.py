@@ -1,4 +1,4 @@
-"""Operations on tags: names under which cached values of any namespace are deleted together."""
+"""Operations on tags, labels under which cached values of any namespace are deleted together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def invalidate_tag(scope: Scope, tag: str) -> int:
 
 
 async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:
-    """What carries a tag: fields by the names of their namespaces. All that did at the beginning is among it."""
+    """Return the fields that carry a tag, by namespace name. It includes every field that carried the tag at the start."""
     found: dict[bytes, dict[bytes, None]] = defaultdict(dict)
     cursor = b"0"
     while True:
@@ -45,6 +45,6 @@ async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:
 
 
 async def _delete(scope: Scope, redis_key: bytes, fields: list[bytes]) -> int:
-    """Delete values and what the tag says of them, at one moment: who tags one anew afterwards is not undone."""
+    """Delete values and their entries in the tag in one step, so that a later tagging is not undone."""
     keys, kinds = (*scope.delete_keys, redis_key), (*KINDS_OF_SCRIPT_KEYS, b"zset")
     return int(await run_checked(UNTAG, keys, kinds, (*scope.script_head, "", *fields)))

@@ -1,4 +1,4 @@
-"""Transactions: what they read and would write is collected here, and written by one script if it still stands as read."""
+"""Transactions: collect reads and writes, then write by one script if everything read is unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Place: TypeAlias = tuple[bytes, bytes]
 
 
 class Write(NamedTuple):
-    """What is to stand in a place: bytes, or nothing with None."""
+    """The new content of a field: bytes, or None to delete it."""
 
     text: bytes | None
     ttl_ms: int | str = ""
@@ -36,28 +36,28 @@ class Write(NamedTuple):
 
 @dataclass(slots=True)
 class Draft:
-    """What a transaction has read, and what it would write."""
+    """The reads and pending writes of a transaction."""
 
     scope: Scope
     reads: dict[Place, bytes | None] = field(default_factory=dict)
     writes: dict[Place, Write] = field(default_factory=dict)
     bounds: dict[bytes, int] = field(default_factory=dict)
-    """How many keys namespaces may hold that are written, where they were opened with a bound."""
+    """The `max_keys` of the written namespaces that were opened with a bound, by name."""
     begun: bool = False
     over: bool = False
     size_bytes: int = 0
 
     def begin(self) -> None:
-        """Let it be used."""
+        """Begin the transaction."""
         check_open(begun=True, over=self.over)
         self.begun = True
 
     def check_open(self) -> None:
-        """Raise `InvalidInput` where the transaction has ended."""
+        """Raise `InvalidInput` if the transaction has not begun, or has ended."""
         check_open(self.begun, self.over)
 
     def set(self, scope: Scope, key: str, value: Any, ttl: Ttl) -> None:
-        """Note a write."""
+        """Record a write."""
         scope.check_writable()
         self.check_open()
         raw = encode_key(key)
@@ -68,7 +68,7 @@ class Draft:
         self._check_size(len(text))
 
     def delete(self, scope: Scope, key: str) -> None:
-        """Note a delete."""
+        """Record a delete."""
         scope.check_writable()
         self.check_open()
         self.writes[scope.keys.name, encode_key(key)] = Write(None)
@@ -79,7 +79,7 @@ class Draft:
         limit_bytes = self.scope.limits.max_batch_bytes
         if self.size_bytes > limit_bytes:
             raise LimitExceeded(
-                f"What the transaction has read and written takes {self.size_bytes:,} bytes, and at most {limit_bytes:,} are"
+                f"The transaction's reads and writes take {self.size_bytes:,} bytes, and at most {limit_bytes:,} are"
                 " allowed: make it smaller, or raise max_batch_bytes.",
                 limit="max_batch_bytes",
                 limit_bytes=limit_bytes,
@@ -89,7 +89,7 @@ class Draft:
         check_parts(count)
 
     async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
-        """Read as the transaction sees it: its own writes, and each key as it was read first."""
+        """Return a key's value as the transaction sees it: as the transaction wrote it, else as it was first read."""
         scope.check_readable()
         self.check_open()
         raw = encode_key(key)
@@ -105,7 +105,7 @@ class Draft:
 
 
 async def commit(draft: Draft, tx: str) -> None:
-    """Write it all if everything still stands as read; else raise `Conflict`."""
+    """Write everything if all that was read is unchanged; else raise `Conflict`."""
     draft.check_open()
     draft.over = True
     if not draft.reads and not draft.writes:
@@ -123,7 +123,7 @@ async def commit_parts(
     tx: str,
     max_keys: Mapping[bytes, int] | None = None,
 ) -> Place | None:
-    """Write, if these bytes stand in these places; the first place where others do, None where it was written."""
+    """Write if the fields in `reads` hold the given bytes. Return None if written, else the first field that holds others."""
     _check_rights(scope, reads, writes)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
     places = [scope.user.namespace(decode_name(name)) for name in numbers]
@@ -171,7 +171,7 @@ async def commit_packed(
     tx: str,
     max_keys: Mapping[bytes, int] | None = None,
 ) -> Place | None:
-    """`commit_parts` for reads given as JSON texts, which may stand there compressed; it may take a try for each that does."""
+    """Do `commit_parts` with reads given as JSON texts. A text that is stored compressed costs one more try."""
     reads = dict(reads)
     while (failed := await commit_parts(scope, reads, writes, tx, max_keys)) is not None:
         name, raw = failed
@@ -184,7 +184,7 @@ async def commit_packed(
 
 
 def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:
-    """Raise `AccessDenied` where a place may not be read or written, before anything is sent."""
+    """Raise `AccessDenied` if a namespace may not be read or written, before anything is sent."""
     if scope.access.is_everything:
         return
     for name, _ in reads:

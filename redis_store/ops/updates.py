@@ -1,7 +1,7 @@
-"""Operations that change one key depending on what it holds, each atomic; a key's writers never disturb another key's.
+"""Atomic operations that change one key depending on its content. Writers of different keys never disturb each other.
 
-What is compared is the stored bytes, or absence. Where the server cannot compute the new value itself, Python does, and a
-script writes it if the old one still stands there; if not, the script answers with the new old one, so a try is a round trip.
+They compare the stored bytes, or absence. If the server cannot compute the new value itself, Python does, and a script
+writes it if the old bytes are unchanged. If not, the script returns the current bytes, so each try is one round trip.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl
     there = await replace(scope, field, text, wanted_ttl(scope, ttl), "", old)
     if there is True:
         return True
-    # The same value may have been written in another way: by hand, compressed, or with its keys in another order.
+    # The same value may be stored in another form: by an external write, compressed, or with its keys in another order.
     if there is not None and _same(scope, key, there, old):
         return await replace(scope, field, text, wanted_ttl(scope, ttl), "", there) is True
     return False
@@ -129,7 +129,7 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
 
 
 async def _change(scope: Scope, key: str, field: bytes, change: Change, there: bytes | None, rand: Rand) -> bytes:
-    """Write what `change` makes of what is there, again while others write; return what was written."""
+    """Write what `change` makes of the stored bytes, and retry while other callers write. Return what was written."""
     ttl_ms = wanted_ttl(scope, None)
 
     async def checked(found: bytes | None) -> bytes:
@@ -150,7 +150,7 @@ async def stored(scope: Scope, field: bytes) -> bytes | None:
 async def replace(
     scope: Scope, field: bytes, text: bytes, ttl_ms: int | str, keep: Literal["keep", ""], there: bytes | None
 ) -> Literal[True] | bytes | None:
-    """Write if these bytes stand there, None for nothing; else return what does."""
+    """Write if the stored bytes equal `there` (None: the field is missing). Return True, else the bytes that are stored."""
     scope.check_readable()
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
@@ -168,14 +168,14 @@ def encode_value(scope: Scope, key: str, value: Any) -> bytes:
 
 
 def _list_text(scope: Scope, key: str, items: tuple[Any, ...]) -> bytes:
-    """Return the JSON text of a list of values; what is refused is an element of it (`value[0]`)."""
+    """Return the JSON text of a list of values. An error about an item names its position in the list (`value[0]`)."""
     if isinstance(scope.codec, Values):
         return VALUES.encode(list(items))
     return VALUES.encode([VALUES.decode(scope.codec.encode(item), scope.namespace, key) for item in items])
 
 
 def _values(scope: Scope) -> Values:
-    """Reads what is stored as a value, in a store of JSON texts too."""
+    """Return a codec that decodes stored bytes to values, also in a store of JSON texts."""
     return Values(scope.codec.packing)
 
 
@@ -186,14 +186,14 @@ def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
     try:
         return VALUES.encode(known + by)
     except (OverflowError, ValueError):
-        # An int too big for a float, a sum beyond floats, or one of more digits than an int may have here.
+        # An int too big for a float, a sum out of a float's range, or one with more digits than an int may have here.
         raise InvalidInput(
             f"The sum of {key!r} in namespace {scope.namespace!r} and the increment is out of range: nothing was written."
         ) from None
 
 
 def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
-    """Whether what stands there says the same as a text; Python's own comparison takes true for 1 and 1 for 1.0."""
+    """Whether stored bytes and a text mean the same JSON value. Python's own comparison takes true for 1 and 1 for 1.0."""
     try:
         values = [rules.load(plain) for plain in (scope.codec.packing.plain(there, scope.namespace, key), text)]
     except (ValueError, RecursionError):
@@ -203,7 +203,7 @@ def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
 
 
 def is_packed(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
-    """Whether what stands there is this very text, compressed."""
+    """Whether the stored bytes are this very text, compressed."""
     try:
         return there != text and scope.codec.packing.plain(there, scope.namespace, key) == text
     except StoredDataError:

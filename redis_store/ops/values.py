@@ -1,4 +1,4 @@
-"""Operations on one key: read, write, delete, and what is known about it."""
+"""Operations on one key: read, write, delete, expiry, and info."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from redis_store.values import rules
 from redis_store.values.codec import VALUES
 
 _YEAR_9999_MS = 253_370_764_800_000
-"""The last year that a datetime can say."""
+"""Start of the year 9999, the last that a datetime can represent, in ms since 1970."""
 
 MERGE_TRIES = 100
-"""How often a write with metadata is tried while others change the metadata of the same key."""
+"""Limit of tries to write with metadata while other callers change the metadata of the same key."""
 
 
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
     scope.check_readable()
     field = encode_key(key)
     text = await Call((("HGET", scope.keys.data, field),), as_is, True)
-    counters = scope.counters  # counted here, because a call of `read` would be felt
+    counters = scope.counters  # counted here, because calling `read` would be measurably slower
     if text is None:
         counters.misses += 1
         return default
@@ -74,7 +74,7 @@ async def set_value(
                 ((_opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json), field, text),), as_is
             )
         except (ScriptMissing, WrongKeyType):
-            # Neither has written anything; the longer way sends the script's text, or finds out which key it is.
+            # Neither error follows a write. The retry sends the script's text, or finds the key of the wrong type.
             await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
         scope.counters.bytes_written += len(text)
         return
@@ -104,13 +104,13 @@ async def delete(scope: Scope, key: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _opening_of_set(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_json: str) -> Opening:
-    """Return the most frequent write up to its field and value."""
+    """Return the packed start of the most frequent write, up to its field and value."""
     return SET.opening(keys, (*head, agent_json))
 
 
 @lru_cache(maxsize=1024)
 def _opening_of_delete(keys: tuple[bytes, ...], head: tuple[Argument, ...]) -> Opening:
-    """Return the everyday delete up to its transaction's id, which is empty, and its field."""
+    """Return the packed start of the most frequent delete, up to its transaction id, which is empty, and its field."""
     return DELETE.opening(keys, head)
 
 
@@ -125,19 +125,19 @@ async def info(scope: Scope, key: str) -> KeyInfo | None:
 
 
 def wanted_ttl(scope: Scope, ttl: Ttl) -> int | str:
-    """Return the time to live of something written now, in ms, and '' where it is not to expire."""
+    """Return the time to live of something written now, in ms, or '' for none."""
     if ttl is None:
         return "" if scope.ttl_ms is None else scope.ttl_ms
     return "" if ttl is NEVER else ttl_to_ms(ttl)
 
 
 def default_ttl(ttl: Ttl) -> int | None:
-    """Return a namespace's default time to live, in ms, and None for none."""
+    """Return a namespace's default time to live, in ms, or None for none."""
     return None if ttl is None or ttl is NEVER else ttl_to_ms(ttl)
 
 
 def check_metadata(metadata: object) -> None:
-    """Raise `InvalidType` where metadata is neither a dict nor None."""
+    """Raise `InvalidType` if metadata is neither a dict nor None."""
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
 
@@ -149,7 +149,7 @@ def encode_metadata(scope: Scope, metadata: dict[str, Json]) -> bytes:
 
 
 def merge_metadata(scope: Scope, old: bytes, added: bytes) -> bytes:
-    """Return the JSON text of old metadata with the added entries on top, within the limit."""
+    """Return the JSON text of old metadata updated with the added entries, within the limit."""
     if not old:
         return added
     known = _load_object(old)
@@ -193,7 +193,7 @@ def _key_info(key: str, text: bytes | None, size: int, expires_ms: int) -> KeyIn
 
 
 def _time(ms: object) -> datetime | None:
-    """Return a time of the server's; None for what is none (written by hand, or a negative answer)."""
+    """Convert a time of the server; None if it is not one (from an external write, or a negative reply)."""
     if type(ms) is not int or not 0 < ms < _YEAR_9999_MS:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC)

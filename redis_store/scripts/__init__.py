@@ -1,4 +1,4 @@
-"""The scripts that run in the server, read once as package data."""
+"""Lua scripts that run in the server, read once as package data."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from redis_store.protocol.packing import opening
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script's text, and the digest under which a server keeps it."""
+    """A script's text, and the digest under which a server caches it."""
 
     name: str
     text: bytes
     sha: bytes
 
     def by_digest(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Command:
-        """The command that runs it where the server knows it; elsewhere the answer is ``NOSCRIPT``."""
+        """Return the command that runs a cached script; a server that has not cached it replies ``NOSCRIPT``."""
         return (b"EVALSHA", self.sha, len(keys), *keys, *arguments)
 
     def opening(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Opening:
-        """What `by_digest` begins with, packed once for the many calls that differ in a field and a value only."""
+        """Return the start of `by_digest`, packed once for the many calls that differ only in a field and a value."""
         return opening("EVALSHA", self.sha, len(keys), *keys, *arguments, keys=keys)
 
     def by_text(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Command:
-        """The command that runs it anywhere, and makes the server know it."""
+        """Return the command that runs the script on any server, which then caches it."""
         return (b"EVAL", self.text, len(keys), *keys, *arguments)
 
 
 def _load(*names: str) -> Script:
-    """Read a script, with the texts that stand before it."""
+    """Read a script and the texts that precede it; the last name is the script's own."""
     return _script(names[-1], b"".join(map(_read, names)))
 
 
 def _bounded(script: Script) -> Script:
-    """The script with what makes other keys go for those that it has written (`bound.lua`)."""
+    """Return the script wrapped in the code that evicts keys to make room for its writes (`bound.lua`)."""
     before = b"".join(map(_read, ("prelude", "bound", "bound_open")))
     return _script(f"bounded {script.name}", before + script.text + _read("bound_close"))
 
@@ -86,7 +86,7 @@ BOUNDED = {
     script.name: _bounded(script)
     for script in (SET, WRITE, REPLACE, INCREMENT, APPEND, RENAME, TRANSACT, FLIGHT_COMMIT)
 }
-"""Scripts that can add keys, by name, as they run in a namespace that bounds itself."""
+"""The scripts that can add keys, by name, in the form for a namespace with `max_keys`."""
 ATTACH = _load("attach")
 NOTE = _load("note")
 CLAIM = _load("claim")

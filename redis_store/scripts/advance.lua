@@ -1,12 +1,14 @@
--- Moves a consumer's cursor, and shows that the consumer lives.
+-- Save a consumer's cursors and renew its lock.
 --
--- KEYS  1 the consumer's lock   2 its cursors
--- ARGV  1 who asks   2 how long the lock holds without a sign of life, in ms   3.. namespaces and cursors, in turn;
---       an empty cursor is one to forget
--- Reply 1, or 0 where somebody else has become the consumer: then nothing is written
--- Errors  WRONGTYPE
+-- KEYS[1]   the consumer's lock (string)
+-- KEYS[2]   the consumer's cursors (hash)
+-- ARGV[1]   token of the caller
+-- ARGV[2]   time to live of the lock, in ms
+-- ARGV[3..] pairs of namespace and cursor; an empty cursor deletes the saved one
+-- Reply     1; 0 if another process is the consumer now, and nothing was written
+-- Errors    WRONGTYPE
 --
--- The first write frees memory, so that a full server does this too: who consumes may be who frees it.
+-- The first write frees memory, so the script also runs on a full server: the consumer may be what frees its memory.
 
 local holder = redis.call('GET', KEYS[1])
 redis.call('HLEN', KEYS[2])

@@ -1,13 +1,14 @@
--- Appends items to the JSON list under a field, or begins one; a time of expiry that it has stays.
+-- Append items to the JSON list in a field, or create the list. An existing expiry stays.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- ARGV  6 field   7 the items as JSON, with commas between and no brackets around
---       8 time to live in ms of a field that was not there, or ''
---       9 how many bytes the list may take at most
--- Reply 1; or the array {bytes that stand there} where they are no list or the list would be too long: nothing was written
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- ARGV[6]  field
+-- ARGV[7]  the items as JSON, separated by commas, without brackets around them
+-- ARGV[8]  time to live of a new field, in ms, or ''
+-- ARGV[9]  size limit of the list, in bytes
+-- Reply    1; or {the stored bytes} if they are no list or the list would be too long, and nothing was written
+-- Errors   WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 --
--- No JSON is decoded: a text that begins and ends with the brackets of a list is one, and all in between stays as it is.
+-- No JSON is decoded. A text that begins and ends with a list's brackets is a list, and its elements stay as they are.
 
 local field, items = ARGV[6], ARGV[7]
 

@@ -1,11 +1,13 @@
--- Makes sure that a namespace has a log, so that writers tell what they do, and that it stays for a while.
+-- Make sure that a namespace has a change log, so that writers append to it, and postpone the log's expiry.
 --
--- KEYS  1 log stream   2 what the last watcher knew
--- ARGV  1 the epoch of a log that has to be made   2 how long to keep it unwatched, in ms
--- Reply {epoch, 1 where it was made here, the last entry, what the last watcher knew or false}
--- Errors  WRONGTYPE
+-- KEYS[1]  change log (stream)
+-- KEYS[2]  state saved by the last watcher (string)
+-- ARGV[1]  epoch for a log that has none, as hex digits
+-- ARGV[2]  how long to keep the log unwatched, in ms
+-- Reply    {epoch, 1 if the log was created here or 0, the last entry, the last watcher's state or false}
+-- Errors   WRONGTYPE
 --
--- The epoch is the name of a consumer group that nobody reads with: it stays when entries are trimmed, and goes with the log.
+-- The epoch is the name of a consumer group that nothing reads with. It survives trimming, and is deleted with the log.
 
 local log = KEYS[1]
 local epoch, made = nil, 0

@@ -1,23 +1,23 @@
--- Stands behind prelude.lua in scripts that keep the number of a namespace's keys in bounds: which keys go for new ones.
+-- Follows prelude.lua in scripts that limit the number of a namespace's keys: chooses the keys to evict.
 --
--- ARGV  those of the script itself, then for each namespace that has a bound:
---         the position of its data hash in KEYS, from 1 (registry, info and log stand behind it)
---         how many keys it may hold, 1 at least
---         how many fields follow, and these: they stay
---       and last of all the number of the arguments that are about bounds
+-- ARGV  the script's own arguments, then for each namespace with a bound:
+--         position of its data hash in KEYS, from 1 (registry, info and log follow it)
+--         max_keys, at least 1
+--         number of fields that follow, then these fields, which are not evicted
+--       and as the last argument the number of arguments that describe bounds, this one not counted
 --
--- The keys that were written longest ago should go, and to know them exactly would cost every write. So a few are taken at
--- random, and of these go the oldest, as the servers' own eviction does it.
+-- The keys written longest ago should be evicted, but tracking their order would make every write slower. So the script
+-- samples keys at random and evicts the oldest of the sample, as the server's own eviction does.
 
-local SAMPLE = 10 -- for one key that goes
-local SAMPLE_OF_EACH = 3 -- for each of many
+local SAMPLE = 10 -- sampled at least
+local SAMPLE_OF_EACH = 3 -- sampled for each key to evict
 local ROUND = 250
-local MOST = 1000 -- the server does nothing else meanwhile
-local SMALL = 512 -- up to here a server may keep a hash as a list, of which HSCAN gives all
+local MOST = 1000 -- keys evicted by one call, during which the server does nothing else
+local SMALL = 512 -- a server may keep a hash of up to this many fields as a list, which HSCAN returns whole
 local MISSES = 3
 local PAGE = 500
 
--- Takes the arguments about bounds away from those of the script itself.
+-- Removes the arguments about bounds from ARGV and returns the bounds.
 local function take_bounds()
   local last = #ARGV
   local first = last - tonumber(ARGV[last])
@@ -32,12 +32,12 @@ local function take_bounds()
   return bounds
 end
 
--- Makes the names of prelude.lua stand for the namespace of a bound.
+-- Makes the names of prelude.lua refer to a bound's namespace.
 local function enter(bound)
   data, registry, info, log = unpack(KEYS, bound.at, bound.at + 3)
 end
 
--- Raises NOPERM where keys may have to go and must not.
+-- Raises NOPERM if keys may have to be evicted and the server's access rules forbid it.
 local function must_be_allowed_to_evict(bound)
   enter(bound)
   if call('HLEN', data) + bound.count <= bound.max_keys then return end
@@ -49,7 +49,7 @@ local function must_be_allowed_to_evict(bound)
   if call('XLEN', log) > 0 then must_be_allowed('XADD', log, '*', '', '') end
 end
 
--- When a key was last written, in ms since 1970; what has no info was written by hand, and goes first.
+-- When a key was last written, in ms since 1970. A key without info comes from an external write, and is evicted first.
 local function written_at(text)
   if not text then return 0 end
   local at = find(text, ',"updated":', 1, true)
@@ -60,7 +60,8 @@ local function written_at(text)
   return tonumber(match(text, '^{"created":(%d+)')) or 0
 end
 
--- Deletes those fields that were written longest ago, so many at most; returns how many. `met` is an array of fields and infos.
+-- Deletes up to `count` of the fields that were written longest ago, and returns how many.
+-- `met` is an array of fields and infos in turn.
 local function evict_oldest(met, stay, count)
   local fields, ages = {}, {}
   for i = 1, #met, 2 do
@@ -87,7 +88,7 @@ local function evict_oldest(met, stay, count)
   return last
 end
 
--- Fields with their infos in one array.
+-- Returns fields and their infos in one array.
 local function with_infos(fields)
   local met = {}
   if #fields == 0 then return met end
@@ -99,9 +100,9 @@ local function with_infos(fields)
   return met
 end
 
--- Some fields and their infos, taken at random, out of the infos: these are short, values may not be. HRANDFIELD looks at
--- many fields for each that it gives, so where there are many a page of HSCAN from anywhere stands for it: neighbours in a
--- table have nothing in common.
+-- Returns a random sample of fields and their infos. Sampling the info hash is cheaper: infos are short, values may not be.
+-- In a big hash HRANDFIELD inspects many fields for each that it returns. There a page of HSCAN from a random cursor
+-- replaces it: neighbours in a hash table are unrelated.
 local function some(count)
   local known = call('HLEN', info)
   if known < call('HLEN', data) then return with_infos(call('HRANDFIELD', data, count)) end
@@ -113,7 +114,7 @@ local function some(count)
   return call('HRANDFIELD', info, count, 'WITHVALUES')
 end
 
--- Goes through all fields, where hardly any of them may go.
+-- Evicts page by page, for a namespace in which hardly any field may be evicted.
 local function evict_by_pages(bound)
   local cursor = '0'
   repeat
@@ -130,8 +131,8 @@ local function evict_by_pages(bound)
   until cursor == '0' or excess <= 0
 end
 
--- Deletes as many keys as a namespace has too many, about a thousand at most or as many as were written; returns how many
--- are left to go. What has expired counts until the server has removed it.
+-- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts about MOST keys at most,
+-- or as many as were written if that is more. An expired key counts until the server has removed it.
 local function evict(bound)
   enter(bound)
   local budget, misses = math.max(MOST, bound.count), 0

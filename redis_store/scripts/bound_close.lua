@@ -1,7 +1,7 @@
--- Stands behind a script that bound_open.lua has made a function: runs it, and then has keys go for what it wrote.
+-- Follows a script that bound_open.lua has wrapped in a function: runs it, then evicts keys to make room.
 end
 
--- A full server, or a replica, refuses the write itself: then nothing has happened. Deleting is refused by neither of them.
+-- A full server or a replica refuses the write itself, and then nothing has changed. Neither refuses the deletes.
 local reply = write()
 if type(reply) == 'table' and reply.err then return reply end
 local left = 0

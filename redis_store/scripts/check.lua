@@ -1,13 +1,13 @@
--- Stands before a transaction that sets big values beside a script: fails where a part of it would, and stops it then.
+-- Run before a transaction that sets big values beside a script: fails if a part of the transaction would, and stops it.
 --
--- A transaction is not rolled back, and an error in it does not keep its other commands from being carried out. So its keys
--- and the fifth one are watched, then this is run, then the transaction follows: where a check fails this changes the fifth,
--- and where somebody else changes one of the others meanwhile, what was checked may hold no more. Either way EXEC does nothing.
+-- A transaction is not rolled back, and an error does not keep its other commands from running. So the caller watches the
+-- keys and KEYS[5], runs this script, and then sends the transaction. A failed check changes KEYS[5]; a concurrent write
+-- changes another watched key, and then the check may no longer hold. In both cases EXEC does nothing.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua
--- KEYS  5 a key that is there for no longer than this script runs
--- Reply 1
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-4], ARGV[1-4]  see prelude.lua
+-- KEYS[5]  a key that exists only while this script runs
+-- Reply    1
+-- Errors   WRONGTYPE, NOPERM
 
 local passed, problem = pcall(function()
   call('HLEN', data)
@@ -17,7 +17,8 @@ local passed, problem = pcall(function()
   call('HMGET', info, 'field')
   call('TIME')
   if redis.pcall('HPTTL', data, 'FIELDS', 1, 'field').err then call('HEXISTS', data, 'field') end
-  -- Without these three the transaction would be none. That does not stop it, so whoever may lack them runs this by itself first.
+  -- Without these three rights the commands would run outside a transaction, and this script's failure would not stop them.
+  -- So the caller first runs this script alone until the login is known to have the rights.
   must_be_allowed('WATCH', data)
   must_be_allowed('MULTI')
   must_be_allowed('EXEC')
@@ -28,5 +29,5 @@ end)
 if passed then return 1 end
 call('HSET', KEYS[5], 'failed', '1')
 call('UNLINK', KEYS[5])
--- What pcall gives is a table or the text alone, and the text would be a reply like any other.
+-- pcall returns a table or only the text, and a bare text would look like a normal reply.
 return redis.error_reply(type(problem) == 'table' and problem.err or problem)

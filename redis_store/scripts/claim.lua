@@ -1,11 +1,14 @@
--- Becomes, or stays, the process that works as a consumer.
+-- Become the process that works as a consumer, or stay it.
 --
--- KEYS  1 the consumer's lock   2 its cursors
--- ARGV  1 who asks   2 how long the lock holds without a sign of life, in ms   3.. namespaces whose cursors to tell
--- Reply the cursors, each false where there is none; or false where somebody else is the consumer
--- Errors  WRONGTYPE
+-- KEYS[1]   the consumer's lock (string)
+-- KEYS[2]   the consumer's cursors (hash)
+-- ARGV[1]   token of the caller
+-- ARGV[2]   time to live of the lock, in ms
+-- ARGV[3..] namespaces whose cursors to return
+-- Reply     array of cursors, false for a namespace without one; or false if another process is the consumer
+-- Errors    WRONGTYPE
 --
--- The first write frees memory, so that a full server does this too: who consumes may be who frees it.
+-- The first write frees memory, so the script also runs on a full server: the consumer may be what frees its memory.
 
 local holder = redis.call('GET', KEYS[1])
 redis.call('HLEN', KEYS[2])

@@ -1,11 +1,11 @@
--- Empties a namespace: data, info, the registry's entry, and one log entry that says so.
+-- Empty a namespace: delete its data, info and registry entry, and append one log entry.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua
--- KEYS  5 hash of what is being computed in the namespace: whoever computes now keeps it to himself
--- Reply how many keys there were (fields that have expired and are not yet reaped count)
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-4], ARGV[1-4]  see prelude.lua
+-- KEYS[5]  claims and errors of the namespace's computations (hash, flight.lua); a value being computed now is not stored
+-- Reply    number of keys deleted, including expired fields that the server has not removed yet
+-- Errors   WRONGTYPE, NOPERM
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local fields = call('HLEN', data)
 call('SISMEMBER', registry, name)
@@ -20,6 +20,6 @@ call('UNLINK', data)
 call('UNLINK', info)
 call('UNLINK', KEYS[5])
 call('SREM', registry, name)
--- No key is empty, so a pair with an empty field behind the head can only be this one.
+-- No key is empty, so a pair with an empty field after the head can only mean this.
 if watched and fields > 0 then tell(1, '', {'', 'c'}, 1) end
 return fields

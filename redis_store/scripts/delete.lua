@@ -1,16 +1,16 @@
--- Deletes fields of a namespace: data, info, log entries, and the registry's entry with the last field.
+-- Delete fields of a namespace: data, info and, with the last field, the registry entry. Append log entries.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua and remove.lua
--- ARGV  5 id of the transaction, for more than 1,000 fields: the log tells of them in parts
---       6.. the fields, any number
--- Reply how many of them were there
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-5], ARGV[1-4]  see prelude.lua and remove.lua
+-- ARGV[5]   id of the transaction; with more than 1,000 fields the log has several entries, its parts
+-- ARGV[6..] the fields, any number
+-- Reply     how many of them existed
+-- Errors    WRONGTYPE, NOPERM
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
-local PART = 1000 -- unpack fails at 8,000
+local PART = 1000 -- unpack fails at 8,000 arguments
 
--- A field that has expired and is not yet reaped is not there, whatever HDEL would answer (1 on Redis, 0 on Valkey).
+-- An expired field that the server has not removed yet does not exist, whatever HDEL replies (1 on Redis, 0 on Valkey).
 local present = {}
 for i = 6, #ARGV do
   if call('HEXISTS', data, ARGV[i]) == 1 then present[#present + 1] = ARGV[i] end

@@ -1,8 +1,9 @@
--- Has keys go that a namespace has too many, where one script could not do it in a short time.
+-- Evict the keys that exceed a namespace's bound, if one script had too many to evict in a short time.
 --
--- KEYS, ARGV  1 to 4 as in prelude.lua, then as in bound.lua
--- Reply how many are left to go
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-4], ARGV[1-4]  see prelude.lua
+-- ARGV[5..] see bound.lua
+-- Reply     number of keys that remain to be evicted
+-- Errors    WRONGTYPE, NOPERM
 
 local left = 0
 for _, bound in ipairs(take_bounds()) do

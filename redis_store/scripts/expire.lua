@@ -1,11 +1,12 @@
--- Gives a key another time to live, or takes it away; the info goes with it.
+-- Give a key another time to live, or remove it. The key's info expires with it.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua
--- ARGV  5 field   6 time to live in ms from now, or '' for none
--- Reply 1; 0 where the field is not there, or has none that could be taken away
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-4]  see prelude.lua
+-- ARGV[5]  field
+-- ARGV[6]  time to live from now, in ms, or '' to remove it
+-- Reply    1; 0 if the field does not exist, or has no expiry to remove
+-- Errors   WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 --
--- The log tells of it as of a value to be fetched: every entry says anew when its keys expire.
+-- The log entry tells watchers to read the value again, because each entry states the expiry of its keys anew.
 
 local field, ttl_ms = ARGV[5], ARGV[6]
 

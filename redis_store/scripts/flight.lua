@@ -1,10 +1,10 @@
--- Stands before the scripts of computing once: who computes the value of which key, in a hash for each namespace.
+-- Prefix of the single-flight scripts. Each namespace has a hash of its claims and errors:
 --
--- field 'c' .. key  '<ms at which the claim lapses> <what stood there> <token>' of the one who computes
---                   what stood there: '-' for nothing, else the ms at which it expires
--- field 'e' .. key  '<ms at which it failed> <JSON about the error>' of the last one who failed, for those who waited for him
+-- field 'c' .. key  a claim: '<ms since 1970 at which it expires> <state of the field> <token>'
+--                   state of the field when it was claimed: '-' if it did not exist, else the ms at which it expires
+-- field 'e' .. key  the last failure: '<ms since 1970> <JSON about the error>', for the callers that waited for it
 --
--- Deleting a key takes both away (remove.lua), so that nobody stores what he computed from something older.
+-- Deleting a key deletes both (remove.lua), so that a value computed from older data is not stored.
 
 local call, match = redis.call, string.match
 
@@ -20,7 +20,7 @@ local function digits(ms)
   return string.format('%.0f', ms)
 end
 
--- Who computes: until when, from what, and the token; nothing where nobody does, or he has not been heard of in time.
+-- Returns a claim's expiry, field state and token; nothing if there is no claim, or it has expired.
 local function computing(flight, field, now)
   local claim = call('HGET', flight, 'c' .. field)
   if not claim then return nil end
@@ -34,7 +34,7 @@ local function claim_for(flight, field, from, token, now, lock_ms)
   if call('PTTL', flight) < lock_ms then call('PEXPIRE', flight, digits(lock_ms)) end
 end
 
--- Takes away what nobody will ask for any more: with each claim a few that are met at random, so it stays a small part.
+-- Deletes expired claims and old errors. Each claim checks a few random fields, so these stay a small part of the hash.
 local function sweep(flight, now)
   if call('HLEN', flight) < SWEPT_FROM then return end
   local met = call('HRANDFIELD', flight, 4, 'WITHVALUES')
@@ -45,14 +45,14 @@ local function sweep(flight, now)
   end
 end
 
--- What of a field tells one value from the next without reading it: nothing, or when it expires.
+-- What distinguishes a field's value from the next one without reading it: '-' if the field does not exist, else its expiry.
 local function identity(data, field)
   if call('HEXISTS', data, field) == 0 then return '-' end
   local reply = redis.pcall('HPEXPIRETIME', data, 'FIELDS', 1, field)
   return reply.err and '-1' or digits(reply[1] or -1)
 end
 
--- Notes in a tag which field of which namespace carries it, until when; some that have expired go at the same time.
+-- Records in a tag that a field of a namespace carries it until `until_ms`, and deletes some of the tag's expired entries.
 local function put_tag(tag, member, until_ms, now)
   local old = call('ZRANGEBYSCORE', tag, '-inf', digits(now), 'LIMIT', 0, 100)
   if #old > 0 then call('ZREM', tag, unpack(old)) end
@@ -67,7 +67,7 @@ local function put_tag(tag, member, until_ms, now)
   if last ~= 'inf' then call('PEXPIREAT', tag, digits(tonumber(last))) end
 end
 
--- Tells those who wait that nobody computes a field's value any more. Who may not publish is not heard; they look again.
+-- Wakes the waiters of a field. If the login may not publish, they find out by polling.
 local function wake(flight, field)
   redis.pcall('PUBLISH', flight, field)
 end

@@ -1,14 +1,20 @@
--- Reads a value, or claims to compute it, or tells that somebody does.
+-- Read a value, or claim to compute it, or report that another caller computes it.
 --
--- KEYS  1 data hash   2 flight hash   3.. the tags that the value will carry
--- ARGV  1 field   2 token   3 how long the claim holds without a renewal, in ms
---       4 how long before it expires a value counts as stale, in ms, or ''
---       5 '1' where the value is to expire, ''
---       6 since when the caller waits for somebody who computes, in ms since 1970, or ''
---       7 what stands for the field in a tag
--- Reply {'value', bytes}; {'claimed'}; {'error', JSON about it} of somebody who failed while the caller waited;
---       {'busy', ms of the claim that are left, ms since 1970}
--- Errors  WRONGTYPE;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1]   data hash
+-- KEYS[2]   flight hash (flight.lua)
+-- KEYS[3..] the tags that the value will carry (sorted sets)
+-- ARGV[1]   field
+-- ARGV[2]   token
+-- ARGV[3]   time to live of the claim, in ms
+-- ARGV[4]   how long before its expiry a value counts as stale, in ms, or ''
+-- ARGV[5]   '1' if the value is to expire, or ''
+-- ARGV[6]   when the caller began to wait for another caller's computation, in ms since 1970, or ''
+-- ARGV[7]   the key's member of a tag
+-- Reply     {'value', bytes}
+--           {'claimed'}
+--           {'error', JSON about the error} if another caller failed while this one waited
+--           {'busy', ms until the other claim expires, the server's clock in ms since 1970}
+-- Errors    WRONGTYPE;  UNSUPPORTED: the server has no hash field expiry
 
 local data, flight = KEYS[1], KEYS[2]
 local field, token, lock_ms, stale_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -42,6 +48,6 @@ end
 
 claim_for(flight, field, identity(data, field), token, now, lock_ms)
 sweep(flight, now)
--- Already now, so that invalidating a tag also reaches what is being computed.
+-- Tagged already now, so that invalidating a tag also reaches a value being computed.
 for i = 3, #KEYS do put_tag(KEYS[i], ARGV[7], now + lock_ms, now) end
 return {'claimed'}

@@ -1,10 +1,15 @@
--- Stores a computed value, if the claim still holds and nobody has written the key meanwhile.
+-- Store a computed value, if the claim still holds and the key has not been written since.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- KEYS  5 flight hash   6.. the tags that the value carries
--- ARGV  6 field   7 value   8 time to live in ms, or ''   9 token   10 what stands for the field in a tag
--- Reply 1; or {bytes that stand there, or false}: nothing was written
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- KEYS[5]   flight hash (flight.lua)
+-- KEYS[6..] the tags that the value carries (sorted sets)
+-- ARGV[6]   field
+-- ARGV[7]   value
+-- ARGV[8]   time to live, in ms, or ''
+-- ARGV[9]   token
+-- ARGV[10]  the key's member of a tag
+-- Reply     1; or {the stored bytes, or false} if nothing was written
+-- Errors    WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 
 local flight = KEYS[5]
 local field, value, ttl_ms = ARGV[6], ARGV[7], ARGV[8]

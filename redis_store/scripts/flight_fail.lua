@@ -1,11 +1,13 @@
--- Gives a claim to compute a value up.
+-- Give up a claim to compute a value.
 --
--- KEYS  1 flight hash
--- ARGV  1 field   2 token   3 JSON about the error, for those who wait; or '', then one of them claims in turn
--- Reply 1, or 0 where the claim holds no longer
--- Errors  WRONGTYPE
+-- KEYS[1]  flight hash (flight.lua)
+-- ARGV[1]  field
+-- ARGV[2]  token
+-- ARGV[3]  JSON about the error, for the waiters; '' lets one of them claim in turn
+-- Reply    1; 0 if the claim no longer holds
+-- Errors   WRONGTYPE
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local flight, field = KEYS[1], ARGV[1]
 local now = now_ms()

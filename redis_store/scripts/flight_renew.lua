@@ -1,11 +1,15 @@
--- Lets a claim to compute a value hold on, if it still does.
+-- Renew a claim to compute a value, if it still holds.
 --
--- KEYS  1 flight hash   2.. the tags that the value will carry
--- ARGV  1 field   2 token   3 how long it holds, in ms   4 what stands for the field in a tag
--- Reply 1, or 0 where it holds no longer
--- Errors  WRONGTYPE
+-- KEYS[1]   flight hash (flight.lua)
+-- KEYS[2..] the tags that the value will carry (sorted sets)
+-- ARGV[1]   field
+-- ARGV[2]   token
+-- ARGV[3]   time to live of the claim, in ms
+-- ARGV[4]   the key's member of a tag
+-- Reply     1; 0 if the claim no longer holds
+-- Errors    WRONGTYPE
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local now = now_ms()
 local _, from, token = computing(KEYS[1], ARGV[1], now)

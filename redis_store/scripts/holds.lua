@@ -1,6 +1,6 @@
--- Stands before a script that asks whether namespaces hold data.
+-- Prefix of a script that asks whether namespaces hold data.
 --
--- Fields that have expired count in EXISTS and HLEN until they are reaped, and no command asks whether others are there.
+-- EXISTS and HLEN count expired fields until the server removes them, and no command asks whether others exist.
 
 local PAGES = 20
 
@@ -8,12 +8,12 @@ local function single_fields_expire(key)
   return not redis.pcall('HPTTL', key, 'FIELDS', 1, 'field').err
 end
 
--- Whether a hash whose fields may expire has one that has not. A random field answers nearly always (it may be an expired one
--- itself, or be missing where most have expired); where it does not, pages do. Beyond so many pages of nothing the answer is
--- yes, because data that is not listed would be worse than an empty namespace that is.
+-- Whether a hash whose fields may expire has a live one. A random field nearly always decides it. It may itself be expired,
+-- or missing where most have expired; then the hash is read page by page. After PAGES pages without a live field the reply
+-- is 1: hiding data from a listing would be worse than listing an empty namespace.
 local function holds_live(key)
   local met = redis.pcall('HRANDFIELD', key, 1) or {}
-  if met.err then return 1 end -- another type: reading it will say so
+  if met.err then return 1 end -- another type: reading the key will report it
   if met[1] and redis.call('HEXISTS', key, met[1]) == 1 then return 1 end
   if redis.call('EXISTS', key) == 0 then return 0 end
   local cursor = '0'

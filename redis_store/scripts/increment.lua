@@ -1,13 +1,14 @@
--- Adds a whole number to a field that holds one, or to nothing; a time of expiry that it has stays.
+-- Add an integer to a field that holds one, or to a missing field. An existing expiry stays.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- ARGV  6 field   7 what to add, as digits
---       8 time to live in ms of a field that was not there, or ''
--- Reply the sum as text; or the array {bytes that stand there}, where the sum is not one for 64 bits: nothing was written
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- ARGV[6]  field
+-- ARGV[7]  increment, as digits
+-- ARGV[8]  time to live of a new field, in ms, or ''
+-- Reply    the sum as text; or {the stored bytes} if the sum cannot be made in 64 bits, and nothing was written
+-- Errors   WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 
 local field, by = ARGV[6], ARGV[7]
-local MOST_DIGITS = 18 -- the sum of two such numbers has room in 64 bits
+local MOST_DIGITS = 18 -- the sum of two such numbers fits in 64 bits
 
 local function fits(text)
   return #text <= MOST_DIGITS and (text == '0' or find(text, '^%-?[1-9]%d*$') ~= nil)

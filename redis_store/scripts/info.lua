@@ -1,8 +1,9 @@
--- Reads what is known about one key, at one moment.
+-- Read the size, info and expiry of one key, all at one moment.
 --
--- KEYS  1 data hash   2 info hash
--- ARGV  1 the field
--- Reply {bytes of the value, info or false, expiry in ms since 1970 or a negative number}, or false where the field is not there
+-- KEYS[1]  data hash
+-- KEYS[2]  info hash
+-- ARGV[1]  field
+-- Reply    {bytes of the value, info or false, expiry in ms since 1970 or a negative number}; false if the field does not exist
 
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return false end
 local expiry = redis.pcall('HPEXPIRETIME', KEYS[1], 'FIELDS', 1, ARGV[1])

@@ -1,6 +1,6 @@
--- Stands between prelude.lua and a script that sets fields: the text of a key's info.
+-- Stands between prelude.lua and a script that sets fields: builds the text of a key's info.
 --
--- ARGV  5 the agent's name as a JSON string without raw quotes inside, or ''
+-- ARGV[5]  the agent's name as a JSON string without raw quotes inside, or ''
 
 local agent = ARGV[5]
 
@@ -10,8 +10,8 @@ local function server_time()
   return time[1] .. sub('00000' .. time[2], -6, -4)
 end
 
--- The info of a key written now, from the info that it had (nil where the key is new) and, if `metadata` is not nil, with
--- that in place of the old ('' for none). What is equal or empty is left out, metadata stands last.
+-- Returns the info of a key written now, from its old info (nil for a new key). If `metadata` is not nil, it replaces the
+-- old metadata ('' for none). Equal or empty parts are left out; metadata comes last.
 local function info_text(now, old, metadata)
   local created, rest = now, ''
   local by, updated, updated_by = agent, '', ''
@@ -33,7 +33,7 @@ local function info_text(now, old, metadata)
   return '{"created":' .. created .. (by ~= '' and ',"by":' .. by or '') .. updated .. updated_by .. metadata .. '}'
 end
 
--- The metadata in an info, '' for none. Names hold no raw quote, so the first match is the right one.
+-- The metadata in an info, '' for none. Names contain no raw quote, so the first match is the right one.
 local function metadata_in(old)
   local at = find(old, ',"metadata":', 1, true)
   return at and sub(old, at + 12, -2) or ''

@@ -1,12 +1,18 @@
--- Takes a lock, or stands in its queue.
+-- Acquire a lock, or join its queue.
 --
--- KEYS  1 lock string   2 hash of fencing counters   3 queue list
--- ARGV  1 the lock's name   2 token of this try to take it   3 time to live in ms   4 grace in ms (queue.lua)
---       5 '1' to stand in the queue, '' only to try   6 the agent's name as a JSON string, or ''
--- Reply {fencing number}; or {0, ms after which to look again at the latest, place in the queue}
--- Errors  WRONGTYPE
+-- KEYS[1]  lock (string)
+-- KEYS[2]  fencing counters of all locks (hash)
+-- KEYS[3]  queue (list)
+-- ARGV[1]  the lock's name
+-- ARGV[2]  token of this attempt
+-- ARGV[3]  time to live of the lock, in ms
+-- ARGV[4]  grace, in ms (queue.lua)
+-- ARGV[5]  '1' to join the queue, '' to try only
+-- ARGV[6]  the agent's name as a JSON string, or ''
+-- Reply    {fencing number}; or {0, ms after which to try again at the latest, position in the queue from 0}
+-- Errors   WRONGTYPE
 --
--- The counter outlives the lock: a number is never given twice, and a later holder's is higher.
+-- The counter outlives the lock: no number is given twice, and a later holder's number is higher.
 
 local lock, fence, queue = KEYS[1], KEYS[2], KEYS[3]
 local name, token, ttl_ms, grace_ms, agent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
@@ -17,7 +23,7 @@ local first = call('LINDEX', queue, 0)
 local kept_for = held and match(held, '^{"kept_for":"([^"]*)"}$')
 
 if not held and first and first ~= token then
-  -- Whoever had it, or was to have it, is gone: it is the first one's turn.
+  -- The holder, or the waiter for which the lock was kept, is gone: the first in the queue is next.
   held = '{"kept_for":"' .. first .. '"}'
   call('SET', lock, held, 'PX', grace_ms)
   call('LPOP', queue)

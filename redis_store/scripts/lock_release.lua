@@ -1,11 +1,13 @@
--- Gives a lock back, if this token still holds it, and keeps it for the first in the queue; or leaves the queue.
+-- Release a lock if this token holds it, and keep it for the first in the queue; or leave the queue.
 --
--- KEYS  1 lock string   2 queue list
--- ARGV  1 token   2 grace in ms (queue.lua)
--- Reply 1, or 0 where it is held no longer, or was not
--- Errors  WRONGTYPE
+-- KEYS[1]  lock (string)
+-- KEYS[2]  queue (list)
+-- ARGV[1]  token
+-- ARGV[2]  grace, in ms (queue.lua)
+-- Reply    1; 0 if the token does not hold the lock
+-- Errors   WRONGTYPE
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local lock, queue, token = KEYS[1], KEYS[2], ARGV[1]
 local held = call('GET', lock)

@@ -1,9 +1,10 @@
--- Lets a lock live on, if this token still holds it.
+-- Renew a lock, if this token holds it.
 --
--- KEYS  1 lock string
--- ARGV  1 token   2 time to live in ms
--- Reply 1, or 0 where it is held no longer
--- Errors  WRONGTYPE
+-- KEYS[1]  lock (string)
+-- ARGV[1]  token
+-- ARGV[2]  time to live, in ms
+-- Reply    1; 0 if the token no longer holds the lock
+-- Errors   WRONGTYPE
 
 local held = redis.call('GET', KEYS[1])
 if not held or not string.find(held, '"owner":"' .. ARGV[1] .. '"', 1, true) then return 0 end

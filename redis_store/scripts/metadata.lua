@@ -1,8 +1,9 @@
--- Reads the metadata of some keys, as it stands in their info.
+-- Read the metadata of some keys from their info.
 --
--- KEYS  1 data hash   2 info hash
--- ARGV  the fields, about 1,000 at most
--- Reply an array of JSON objects, '' where a field is not there or has none
+-- KEYS[1]  data hash
+-- KEYS[2]  info hash
+-- ARGV     the fields, about 1,000 at most
+-- Reply    array of JSON objects, '' for a field that does not exist or has no metadata
 
 local found = {}
 for i = 1, #ARGV do

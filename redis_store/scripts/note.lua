@@ -1,14 +1,16 @@
--- Tells in the log what a watcher found by comparing: keys written by hand or expired, as they are at this moment.
+-- Append to the change log what a watcher found by comparing: external writes and expired keys, as they are at this moment.
 --
--- KEYS  1 data hash   2 registry set   3 log stream
--- ARGV  1 the namespace's name, as the registry holds it
---       2, 3 log bounds: entries, bytes
---       4 the log's last entry as the watcher knows it, or '' to tell in any case
---       5 'c': if the namespace is gone, it was cleared;  'd': tell of each key
---         'e': tell only of keys that are gone, as expired
---       6.. the fields, about 500 at most
--- Reply 1, or 0 where somebody has told something since: look again
--- Errors  WRONGTYPE
+-- KEYS[1]   data hash
+-- KEYS[2]   registry (set)
+-- KEYS[3]   change log (stream)
+-- ARGV[1]   the namespace's name, as in the registry
+-- ARGV[2]   limit of the log, in entries
+-- ARGV[3]   limit of the log, in bytes
+-- ARGV[4]   id of the last entry that the watcher knows, or '' to append in any case
+-- ARGV[5]   'c': a clear if the namespace is gone, else as 'd';  'd': each key;  'e': only missing keys, as expired
+-- ARGV[6..] the fields, about 500 at most
+-- Reply     1; 0 if the log has a newer entry, and the watcher must compare again
+-- Errors    WRONGTYPE
 
 local data, registry, log, name, mode = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[5]
 local call = redis.call
@@ -46,7 +48,7 @@ if #told > 0 then
   local kept = math.max(1, math.min(tonumber(ARGV[2]), math.floor(tonumber(ARGV[3]) / math.max(1, told_bytes))))
   call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', '{"n":0,"found":1}', unpack(told))
 end
--- Who writes by hand may forget the registry.
+-- An external write may leave out the registry.
 if there == 1 and listed == 0 then call('SADD', registry, name) end
 if there == 0 and listed == 1 then call('SREM', registry, name) end
 return 1

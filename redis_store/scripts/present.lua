@@ -1,7 +1,7 @@
--- Tells which of some namespaces hold data. About 500 a call: 10,000 at once would block other clients for 8 ms.
+-- Report which namespaces hold data. Pass about 500 at a time: 10,000 at once would block other clients for 8 ms.
 --
--- KEYS  data hashes
--- Reply an array of 1 and 0, in the same order
+-- KEYS   data hashes
+-- Reply  array of 1 and 0, in the order of KEYS
 
 local holds = single_fields_expire(KEYS[1]) and holds_live or holds_any
 local present = {}

@@ -1,8 +1,9 @@
--- Takes namespaces that hold nothing any more out of the registry, each after a look that is so at this moment.
+-- Remove empty namespaces from the registry, after checking each in the same step.
 --
--- KEYS  1 registry set   2.. data hashes, about 500 at most
--- ARGV  the namespaces' names, as the registry holds them, in the same order
--- Reply how many were taken out
+-- KEYS[1]   registry (set)
+-- KEYS[2..] data hashes, about 500 at most
+-- ARGV      the namespaces' names, as in the registry, in the order of the data hashes
+-- Reply     number of names removed
 
 local holds = single_fields_expire(KEYS[2]) and holds_live or holds_any
 local gone = 0

@@ -1,7 +1,7 @@
--- Stands before the scripts of locks and semaphores: those who wait, first come first served.
+-- Prefix of the scripts of locks and semaphores: the queue of waiters, first come, first served.
 --
--- What is given back while somebody waits is kept for the first in the queue for a while ("grace"), under the token that he
--- waits with; he finds it when he looks again. One who has gone without a word costs the others that while, and no more.
+-- A lock or slot that is released while there are waiters is kept for the first of them for a while, the grace. It is kept under
+-- the waiter's token, and the waiter finds it on its next try. A waiter that died costs the others one grace and no more.
 
 local call, match = redis.call, string.match
 
@@ -11,7 +11,7 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Stands at the end of the queue, or keeps the place; returns how many stand before.
+-- Joins the end of the queue, or keeps the position. Returns how many waiters are before it.
 local function wait_in(queue, token, keep_ms)
   local place = call('LPOS', queue, token)
   if not place then place = call('RPUSH', queue, token) - 1 end
@@ -19,7 +19,7 @@ local function wait_in(queue, token, keep_ms)
   return place
 end
 
--- Tells the one who waits with a token that it is his turn. Who may not publish is not heard; the one who waits looks again.
+-- Wakes the waiter with this token. If the login may not publish, the waiter finds out by polling.
 local function wake(key, token)
   redis.pcall('PUBLISH', key, token)
 end

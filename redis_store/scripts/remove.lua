@@ -1,19 +1,19 @@
--- Stands between prelude.lua and a script that deletes fields: data, info, the registry's entry with the last field.
+-- Stands between prelude.lua and a script that deletes fields: removes data, info and, with the last field, the registry entry.
 --
--- KEYS  5 hash of what is being computed in the namespace (flight_claim.lua)
+-- KEYS[5]  claims and errors of the namespace's computations (hash, flight.lua)
 
 local flight = KEYS[5]
 
--- Looks at the type of every key that a delete touches beside the data; returns whether anybody watches, and whether
--- anybody computes.
+-- Checks the type of every key that a delete touches besides the data hash. Returns whether the namespace is watched, and
+-- whether it has claims or errors of computations.
 local function look()
   call('SISMEMBER', registry, name)
   call('HLEN', info)
   return call('XLEN', log) > 0, call('HLEN', flight) > 0
 end
 
--- Raises NOPERM where the server's access rules forbid a part of a delete, of so many fields where the caller says how many:
--- while others stay, nothing but the fields goes. (Asking costs more than deleting.)
+-- Raises NOPERM if the server's access rules forbid a part of a delete. `count` is the number of fields, if known: while
+-- other fields stay, the delete removes nothing but fields. (Asking costs more than deleting.)
 local function must_be_allowed_to_remove(watched, count)
   must_be_allowed('HDEL', info, 'field')
   if not count or call('HLEN', data) <= count then
@@ -23,12 +23,12 @@ local function must_be_allowed_to_remove(watched, count)
   if watched then must_be_allowed('XADD', log, '*', '', '') end
 end
 
--- Makes whoever computes a value for these fields now keep it to himself: what he began from may be what is deleted.
+-- Drops the claims on these fields, so that a value being computed now is not stored: it may come from the deleted data.
 local function forget(fields, first)
   for i = first, #fields do call('HDEL', flight, 'c' .. fields[i], 'e' .. fields[i]) end
 end
 
--- Deletes fields that are there, about 1,000 at most; returns how many keyspace events that fires on the data hash.
+-- Deletes fields that exist, about 1,000 at most. Returns how many keyspace events this fires on the data hash.
 local function remove(present, first, last)
   call('HDEL', data, unpack(present, first, last))
   call('HDEL', info, unpack(present, first, last))

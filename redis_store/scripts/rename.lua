@@ -1,10 +1,11 @@
--- Moves a field's value, info and time of expiry to another field, in place of what stands there.
+-- Move a field's value, info and expiry to another field, replacing what that field holds.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- KEYS  5 as in remove.lua
--- ARGV  6 field   7 its new name
--- Reply 1; 0 where the field is not there
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- KEYS[5]  see remove.lua
+-- ARGV[6]  field
+-- ARGV[7]  its new name
+-- Reply    1; 0 if the field does not exist
+-- Errors   WRONGTYPE, NOPERM
 
 local field, new = ARGV[6], ARGV[7]
 

@@ -1,12 +1,14 @@
--- Sets one field if what stands there is as expected: data, registry, info and log entry, or nothing.
+-- Set one field if it holds what is expected: data, registry, info and log entry, or nothing.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- ARGV  6 field   7 value
---       8 time to live in ms, or ''
---       9 'keep': a field that is there keeps the time of expiry that it has; '': it does not
---       10 'absent' or 'equal'   11 the bytes that must stand there, with 'equal'
--- Reply 1; else nothing was written: 0 with 'absent', with 'equal' the array {bytes that stand there, or false}
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- ARGV[6]  field
+-- ARGV[7]  value
+-- ARGV[8]  time to live, in ms, or ''
+-- ARGV[9]  'keep': an existing field keeps its expiry;  '': it does not
+-- ARGV[10] 'absent' or 'equal'
+-- ARGV[11] the expected bytes, with 'equal'
+-- Reply    1; if nothing was written, 0 with 'absent', and {the stored bytes, or false} with 'equal'
+-- Errors   WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 
 local field, value, ttl_ms = ARGV[6], ARGV[7], ARGV[8]
 
@@ -27,7 +29,7 @@ else
   if ttl_ms ~= '' and not expiry_of(field) then return unsupported() end
   expires = expiry_after(now, ttl_ms)
 end
--- Info counts only where the field is there: what a hand-made HDEL left must not come back to life.
+-- Info counts only if the field exists: info left by an external HDEL must not come back.
 local text = info_text(now, there and call('HGET', info, field) or nil)
 must_be_allowed_to_put(expires, listed, watched)
 

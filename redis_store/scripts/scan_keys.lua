@@ -1,8 +1,10 @@
--- A page of a namespace's keys without their values, for servers before Redis 7.4, whose HSCAN has no NOVALUES.
+-- Read a page of a namespace's keys without their values, on servers before Redis 7.4, whose HSCAN has no NOVALUES.
 --
--- KEYS  1 data hash
--- ARGV  1 cursor   2 pattern   3 count
--- Reply {next cursor, array of fields}
+-- KEYS[1]  data hash
+-- ARGV[1]  cursor
+-- ARGV[2]  glob pattern
+-- ARGV[3]  COUNT of HSCAN
+-- Reply    {next cursor, array of fields}
 
 local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local fields = {}

@@ -1,10 +1,14 @@
--- Takes one of a semaphore's places, or stands in its queue.
+-- Acquire a slot of a semaphore, or join its queue.
 --
--- KEYS  1 sorted set of those who have a place, by the ms at which it lapses   2 queue list
--- ARGV  1 token of this try   2 how many places there are   3 time to live in ms   4 grace in ms (queue.lua)
---       5 '1' to stand in the queue, '' only to try
--- Reply {1}; or {0, ms after which to look again at the latest, place in the queue}
--- Errors  WRONGTYPE
+-- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970 (sorted set)
+-- KEYS[2]  queue (list)
+-- ARGV[1]  token of this attempt
+-- ARGV[2]  number of slots
+-- ARGV[3]  time to live of the slot, in ms
+-- ARGV[4]  grace, in ms (queue.lua)
+-- ARGV[5]  '1' to join the queue, '' to try only
+-- Reply    {1}; or {0, ms after which to try again at the latest, position in the queue from 0}
+-- Errors   WRONGTYPE
 
 local places, queue = KEYS[1], KEYS[2]
 local token, ttl_ms, grace_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -13,14 +17,14 @@ call('ZCARD', places)
 local first = call('LINDEX', queue, 0)
 local now = now_ms()
 
--- Notes that a token has a place until then, and lets the whole set live as long as the last place.
+-- Gives a token a slot until `until_ms`, and makes the set expire with its last slot.
 local function give(to, until_ms)
   call('ZADD', places, string.format('%.0f', until_ms), to)
   local last = call('ZRANGE', places, -1, -1, 'WITHSCORES')
   call('PEXPIREAT', places, last[2])
 end
 
--- A full server refuses the first write, so that is never one that frees memory.
+-- The first write never frees memory, so a full server refuses it and the script changes nothing.
 local living = '(' .. string.format('%.0f', now)
 local free = tonumber(ARGV[2]) - call('ZCOUNT', places, living, '+inf')
 local kept = tonumber(call('ZSCORE', places, token) or 0) > now

@@ -1,11 +1,13 @@
--- Gives a semaphore's place back, and keeps it for the first in the queue; or leaves the queue.
+-- Release a slot of a semaphore, and keep it for the first in the queue; or leave the queue.
 --
--- KEYS  1 sorted set of those who have a place   2 queue list
--- ARGV  1 token   2 grace in ms (queue.lua)
--- Reply 1, or 0 where there was no place, or it had lapsed
--- Errors  WRONGTYPE
+-- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970 (sorted set)
+-- KEYS[2]  queue (list)
+-- ARGV[1]  token
+-- ARGV[2]  grace, in ms (queue.lua)
+-- Reply    1; 0 if the token held no slot, or it had expired
+-- Errors   WRONGTYPE
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local places, queue = KEYS[1], KEYS[2]
 local token = ARGV[1]

@@ -1,11 +1,12 @@
--- Lets a place of a semaphore be held on, if it still is.
+-- Renew a slot of a semaphore, if the token holds it.
 --
--- KEYS  1 sorted set of those who have a place
--- ARGV  1 token   2 time to live in ms
--- Reply 1, or 0 where it is held no longer
--- Errors  WRONGTYPE
+-- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970 (sorted set)
+-- ARGV[1]  token
+-- ARGV[2]  time to live of the slot, in ms
+-- Reply    1; 0 if the token no longer holds a slot
+-- Errors   WRONGTYPE
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local until_ms = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local time = redis.call('TIME')

@@ -1,22 +1,23 @@
--- Sets one field of a namespace: data, registry, info and log entry, or nothing. The everyday write, kept short.
+-- Set one field: data, registry, info and log entry, or nothing. The most frequent write, kept short.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- ARGV  6 field   7 value
--- Reply 1
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- ARGV[6]  field
+-- ARGV[7]  value
+-- Reply    1
+-- Errors   WRONGTYPE, NOPERM
 
 local field, value = ARGV[6], ARGV[7]
 
 local old = call('HGET', info, field)
 local listed = call('SISMEMBER', registry, name)
 local watched = call('XLEN', log) > 0
--- Info counts only where the field is there: what a hand-made HDEL left must not come back to life.
+-- Info counts only if the field exists: info left by an external HDEL must not come back.
 if old and call('HEXISTS', data, field) == 0 then old = nil end
 local text = info_text(server_time(), old)
 if listed == 0 then must_be_allowed('SADD', registry, name) end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
--- The first write may be refused (another type, a full server, a replica): nothing has happened then.
+-- If the first write is refused (another type, a full server, a replica), nothing has changed.
 call('HSET', data, field, value)
 call('HSET', info, field, text)
 if listed == 0 then call('SADD', registry, name) end

@@ -1,8 +1,11 @@
--- Tells how many bytes the values of some fields take together, and reads them where that is little.
+-- Measure the values of some fields, and read them if they are small together.
 --
--- KEYS  1 data hash
--- ARGV  1 what is little, in bytes; 0 to read nothing   2 '1' to read how long each lives, or ''   3... the fields
--- Reply {bytes, the array of values or false, the array of times to live as of HPTTL or false}; an absent field takes nothing
+-- KEYS[1]   data hash
+-- ARGV[1]   read the values if they take at most this many bytes together; '0' reads nothing
+-- ARGV[2]   '1' to read the fields' times to live too, or ''
+-- ARGV[3..] the fields
+-- Reply     {total bytes, array of values or false, array of times to live as HPTTL returns them or false};
+--           a missing field counts 0 bytes
 
 local data, fields = KEYS[1], {unpack(ARGV, 3)}
 local bytes = 0

@@ -1,8 +1,11 @@
--- Tells how big a namespace is, and reads it whole where it is so small that reading it here costs little.
+-- Measure a namespace, and read it whole if it is so small that reading it here costs little.
 --
--- KEYS  1 data hash
--- ARGV  1 'keys' or 'items'   2, 3 what is small: fields, bytes of memory
--- Reply {fields, bytes of memory (-1 where the server does not tell), the array of fields or of fields and values, or false}
+-- KEYS[1]  data hash
+-- ARGV[1]  'keys' or 'items'
+-- ARGV[2]  read it if it has at most this many fields
+-- ARGV[3]  and takes at most this many bytes of memory
+-- Reply    {number of fields, bytes of memory (-1 if the server does not report it), contents}; the contents are an array of
+--          fields, or of fields and values in turn; false if the namespace is too big
 
 local fields = redis.call('HLEN', KEYS[1])
 if fields == 0 then return {0, 0, {}} end

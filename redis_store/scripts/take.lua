@@ -1,11 +1,11 @@
--- Reads a field and deletes it: data, info, log entry, and the registry's entry with the last field.
+-- Read a field and delete it: data, info and, with the last field, the registry entry. Append a log entry.
 --
--- KEYS, ARGV 1 to 4  as in prelude.lua and remove.lua
--- ARGV  5 field
--- Reply the bytes that stood there, or false
--- Errors  WRONGTYPE, NOPERM
+-- KEYS[1-5], ARGV[1-4]  see prelude.lua and remove.lua
+-- ARGV[5]  field
+-- Reply    the stored bytes; false if the field does not exist
+-- Errors   WRONGTYPE, NOPERM
 --
--- The first write frees memory, so that a full server takes it, and then the rest of the script too.
+-- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local field = ARGV[5]
 

@@ -1,14 +1,17 @@
--- Writes fields of some namespaces if others, or they themselves, hold what is expected: all of it, or nothing.
+-- Write fields of one or more namespaces if the compared fields hold what is expected: all of it, or nothing.
 --
--- KEYS  for each namespace five, as in prelude.lua and remove.lua
--- ARGV  1 the first namespace's name   2 to 5 as in prelude.lua and info_text.lua
---       6 id of the transaction   7 how many fields are compared, then the names of all namespaces
---       then for each field that is compared four: namespace from 0, field, 'is' or 'absent', the bytes that must stand there
---       then for each write five: namespace from 0, field, 'set' or 'delete', value, time to live in ms or ''
--- Reply 1; or {n}, where the n-th comparison, from 0, failed: nothing was written
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS      five for each namespace, see prelude.lua and remove.lua
+-- ARGV[1]   the first namespace's name
+-- ARGV[2-5] see prelude.lua and info_text.lua
+-- ARGV[6]   id of the transaction
+-- ARGV[7]   number of comparisons
+-- ARGV[8..] the names of all namespaces;
+--           then four for each comparison: namespace from 0, field, 'is' or 'absent', the expected bytes;
+--           then five for each write: namespace from 0, field, 'set' or 'delete', value, time to live in ms or ''
+-- Reply     1; or {n} if comparison n, from 0, failed, and nothing was written
+-- Errors    WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 --
--- Every namespace is compared, then looked at, then written: sets first, which a full server may refuse.
+-- All comparisons come first, then all checks, then the writes. Sets precede deletes, because a full server may refuse them.
 
 local INLINE_BYTES = 65536
 
@@ -17,7 +20,7 @@ local places = #KEYS / 5
 local FIRST_COMPARED = 8 + places
 local FIRST_WRITE = FIRST_COMPARED + 4 * compared
 
--- Makes the names of prelude.lua and remove.lua stand for a namespace.
+-- Makes the names of prelude.lua and remove.lua refer to a namespace.
 local function enter(place)
   data, registry, info, log, flight = unpack(KEYS, 5 * place + 1, 5 * place + 5)
   name = ARGV[8 + place]
@@ -61,7 +64,7 @@ for at = FIRST_WRITE, #ARGV, 5 do
   end
 end
 
--- An entry of the log has one time of expiry, so there is one for each.
+-- Adds to a plan's log entry. An entry has one expiry, so there is one entry for each expiry.
 local function note(plan, expires, events, ...)
   local entry = plan.entry_of[expires]
   if not entry then

@@ -1,5 +1,5 @@
--- Stands behind delete.lua: what was deleted goes from the tag, at the same moment, so that who tags it anew is not undone.
--- Where deleting fails this is not reached, and the tag still says what is to go.
+-- Follows delete.lua: removes the deleted fields from the tag in the same step, so that a later tagging is not undone.
+-- If the delete fails, this is not reached, and the tag still lists what to delete.
 end
 
 local deleted = delete()

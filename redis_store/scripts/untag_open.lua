@@ -1,7 +1,8 @@
--- Stands before delete.lua, whole with its own prelude, which becomes a function: deletes values that carry a tag.
+-- Precedes delete.lua (with its own prelude) and wraps it in a function: deletes values that carry a tag.
 --
--- KEYS  1 to 5  as in remove.lua   6 the tag
--- ARGV, reply, errors  as in delete.lua
+-- KEYS[1-5]  see remove.lua
+-- KEYS[6]    the tag (sorted set)
+-- ARGV, reply, errors: see delete.lua
 
 redis.call('ZCARD', KEYS[6])
 if redis.acl_check_cmd and not redis.acl_check_cmd('ZREM', KEYS[6], 'member') then

@@ -1,14 +1,14 @@
--- Sets fields of a namespace: data, registry, info and log entry, or nothing.
+-- Set fields of a namespace: data, registry, info and log entry, or nothing.
 --
--- KEYS, ARGV 1 to 5  as in prelude.lua and info_text.lua
--- ARGV  6 time to live in ms, or ''
---       7 'keep': the metadata of each key stays, 2 arguments a key: field, value
---         'put': it is replaced, 4 a key: field, value, new metadata, the metadata that it must have had ('' for none)
---         'beside': the metadata stays, 1 a key: field; the values, of more than 1 KiB each, are set by an HSET right behind
---         this in the same transaction, which check.lua has let through; no time to live
---       8.. the keys, about 1,000 at most (unpack fails at 8,000 arguments)
--- Reply 1; or the array {position from 0, metadata} of the first key that had other metadata: then nothing is written
--- Errors  WRONGTYPE, NOPERM;  UNSUPPORTED hash field expiry: this server has none
+-- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
+-- ARGV[6]   time to live, in ms, or ''
+-- ARGV[7]   'keep': the metadata of each key stays; 2 arguments a key: field, value
+--           'put': it is replaced; 4 a key: field, value, new metadata, the metadata that it must have had ('' for none)
+--           'beside': it stays; 1 a key: field. An HSET right after this script, in the same transaction, sets the values,
+--           each of more than 1 KiB. check.lua has checked that transaction. No time to live.
+-- ARGV[8..] the keys, about 1,000 at most (unpack fails at 8,000 arguments)
+-- Reply     1; or {index from 0, metadata} of the first key that had other metadata, and nothing was written
+-- Errors    WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
 
 local ttl_ms, mode = ARGV[6], ARGV[7]
 local FIRST = 8
@@ -21,7 +21,7 @@ local olds = call('HMGET', info, unpack(fields))
 local listed = call('SISMEMBER', registry, name)
 local watched = call('XLEN', log) > 0
 call('HLEN', data)
--- Where a field may expire, one command tells of all fields whether they are there (-2: it is not).
+-- On a server with hash field expiry one command tells which of the fields exist (-2: missing).
 local lives = redis.pcall('HPTTL', data, 'FIELDS', #fields, unpack(fields))
 if lives.err then
   local unknown = find(lives.err, 'nknown', 1, true)
@@ -33,7 +33,7 @@ local now = server_time()
 local infos, fresh, known = {}, info_text(now, nil), {}
 for i = 1, #fields do
   local field, old = fields[i], olds[i]
-  -- Info counts only where the field is there: what a hand-made HDEL left must not come back to life.
+  -- Info counts only if the field exists: info left by an external HDEL must not come back.
   if old and lives and (lives[i] or -2) == -2 then old = nil end
   if old and not lives and call('HEXISTS', data, field) == 0 then old = nil end
   local text
@@ -53,13 +53,13 @@ for i = 1, #fields do
   infos[2 * i] = text
 end
 
--- Where it is refused, what should have been one transaction comes command by command.
+-- If MULTI is forbidden, the commands of a transaction arrive one by one.
 must_be_allowed('MULTI')
 if listed == 0 then must_be_allowed('SADD', registry, name) end
 if ttl_ms ~= '' then must_be_allowed('HPEXPIREAT', info, '1', 'FIELDS', '1', 'field') end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
--- The first write may be refused (a full server, a replica): nothing has happened then. Those after it are not.
+-- If the first write is refused (a full server, a replica), nothing has changed. The writes after it are not refused.
 if stride == 2 then
   call('HSET', data, unpack(ARGV, FIRST))
 elseif stride == 4 then

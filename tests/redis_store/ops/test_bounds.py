@@ -257,7 +257,7 @@ def test_a_batch_that_has_no_room_is_refused_whole(open_bounded: Any, view: Name
         transact,
     ):
         with pytest.raises(
-            LimitExceeded, match=r"6 keys are written at once .*'cache', which holds 5 at most"
+            LimitExceeded, match=r"6 keys cannot be written at once .*'cache', which holds at most 5"
         ) as caught:
             write()
         assert (caught.value.limit, caught.value.limit_count) == ("max_keys", MOST)

@@ -62,7 +62,7 @@ def test_a_tool_that_fails_costs_its_own_answer_only(run_example: RunExample) ->
 
 def test_the_agent_does_not_choose_what_its_host_imports(run_example: RunExample) -> None:
     card = run_example("module_card", {"module": "redis_store"}, **LIBRARY.TOOLS).check()
-    assert set(card["failed"].values()) == {"LookupError: 'redis_store' is no module of the standard library"}
+    assert set(card["failed"].values()) == {"LookupError: 'redis_store' is not a module of the standard library"}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_eight_agents_review_a_file(review: Any) -> None:
         (5, "docstrings", "f has no docstring"),
         (5, "names", "the parameter a says little"),
         (6, "todos", "put off: name it"),
-        (9, "exceptions", "a bare except catches what nobody can handle"),
+        (9, "exceptions", "a bare except catches every exception"),
         (13, "lines", "142 characters in a line"),
     ]
     assert len({call.nested_run for call in result.calls}) == 8
