@@ -241,7 +241,7 @@ def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPat
         assert server.status(folder).state == "silent"
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(process.bring_up, server_folder.Folder(folder))
-            with pytest.raises(EmbeddedServerError, match=f"process {pid}.* does not answer"):
+            with pytest.raises(EmbeddedServerError, match=f"process {pid}.* does not reply"):
                 second.result()
         os.kill(pid, signal.SIGCONT)
         joined.ensure_running()
