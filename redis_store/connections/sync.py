@@ -143,9 +143,7 @@ class HeldConnection:
             if size == 0:
                 raise self._lost("the server closed it", writes)
             received += size
-            if (
-                received > self.most_bytes
-            ):  # before it fills our memory: other writers decide its size
+            if received > self.most_bytes:  # before it fills our memory: other writers decide its size
                 raise too_much_at_once(self.most_bytes)
             self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
             try:
