@@ -102,7 +102,7 @@ def check_max_items(value: object) -> int:
 def check_open(begun: bool, over: bool) -> None:
     """Raise `InvalidInput` if a transaction has not begun, so that nothing would be written, or has ended."""
     if over:
-        raise InvalidInput("This transaction has ended: begin another one.")
+        raise InvalidInput("This transaction is over: begin another one.")
     if not begun:
         raise InvalidInput("This transaction has not begun: use it as `with data_store.transaction() as transaction:`.")
 
