@@ -1,1 +1,1 @@
-"""The only way by which `sandbox` reaches below the public API: leases, watches and single steps for its brokers."""
+"""The only access of `sandbox` below the public API: leases, watches and single steps for its brokers."""

@@ -1,4 +1,4 @@
-"""Lends a store's connections to others: another user, another agent, and an end of its own."""
+"""Leases: a store that uses another store's connections, for another user and agent, and is closed by itself."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def lease(
     access: Access = EVERYTHING,
     max_read_bytes: int = ANY_SIZE,
 ) -> DataStore:
-    """Return a store for somebody else at the same server, which takes its idle connections from this one and gives them back.
+    """Return a store for another user on the same server. It borrows connections from this store and returns them.
 
-    A call that would read more than `max_read_bytes` is given up: it raises `LimitExceeded`.
-    Closing it closes only what it has in use at that moment, so that a call that still waits for the server ends.
+    A call that would read more than `max_read_bytes` raises `LimitExceeded`. Closing the lease closes only the connections that
+    it has in use at that moment, which ends calls that still wait for the server.
     """
     scope = store._scope
     lent = Scope.of(
@@ -51,15 +51,15 @@ def lease(
 
 
 def with_default_ttl(store: DataStore, ttl: Ttl) -> DataStore:
-    """Return the same namespace with another default ttl, and with the bound on keys that it has."""
+    """Return a handle for the same namespace with another default ttl and the same bound on keys."""
     return store.use_namespace(store.namespace, ttl, store._scope.max_keys)
 
 
 class _LeasedDriver(SyncDriver):
-    """Runs operations on connections of another driver."""
+    """Runs operations on the connections of another driver."""
 
     def __init__(self, owner: SyncDriver, max_read_bytes: int) -> None:
-        # Not the owner's own set-up: this one has no resolver and no idle connections.
+        # `SyncDriver.__init__` is not called: a lease has no resolver and no idle connections.
         self._owner = owner
         self._max_read_bytes = max_read_bytes
         self._in_use: set[HeldConnection] = set()
@@ -72,7 +72,7 @@ class _LeasedDriver(SyncDriver):
         self.near = self.around = self.measured = None
         if owner.near is not None:
             self.near = owner.near.lent_to(self)
-            # Spans are not lent: those of a run come from its record, within the run's own.
+            # Telemetry is not lent: a run's spans come from its record, within the run's own span.
             self.around = owner.near.watching
 
     @property
@@ -97,7 +97,7 @@ class _LeasedDriver(SyncDriver):
         return self._lent(self._owner._take())
 
     def _take_new(self) -> HeldConnection:
-        # What woke the call may have been our own end: it shall not try again at a server that is silent.
+        # The connection may have been closed by our own `close`; then the call must not be tried again on a silent server.
         self._refuse_if_closed()
         return self._lent(self._owner._take_new())
 
@@ -130,7 +130,7 @@ class _LeasedDriver(SyncDriver):
 
 
 def addresses_of(url: str) -> tuple[str, ...]:
-    """Return the texts that would tell an agent where the server is, for messages to go without."""
+    """Return the texts that reveal the server's address, so that messages to an agent can be masked. Longest first."""
     parts = urlsplit(url)
     texts = {url, url.split("?")[0], without_secrets(url)}
     if parts.hostname:

@@ -1,9 +1,9 @@
-"""The single steps of the calls that wait or call functions of the caller's, with plain data in and out.
+"""The single steps of the operations that wait or call the caller's functions, with plain data in and out.
 
-For brokers, whose callers live in other processes: functions never cross, so there the caller runs its own between two of
-these steps. Values are those of the store's codec (`DataStore.as_json_text`: bytes). Tokens are random texts of the caller's,
-8 to 64 letters, digits, ``-`` and ``_``, that nobody else can guess. Whoever holds something renews it, at best at a third of
-its ttl.
+They are for brokers, whose callers are in other processes. Functions are never passed between processes, so the caller runs its
+own between two of these steps. Values are those of the store's codec (`DataStore.as_json_text`: bytes). A token is a random text
+chosen by the caller that others cannot guess, of 8 to 64 letters, digits, ``-`` and ``_``. A holder renews what it holds, best
+every third of its ttl.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
 class ClaimAnswer(NamedTuple):
-    """What came of asking for a value that somebody computes."""
+    """The result of `Steps.claim_value`."""
 
     state: Literal["value", "claimed", "busy", "error"]
     value: Json = None
-    """With ``value``: it."""
+    """The value, with state ``value``."""
     since_ms: int = 0
-    """With ``busy``: what to pass as `since_ms` with every further try, so that an error reaches who waited for it."""
+    """With state ``busy``: pass it as `since_ms` to every further try, so that an error of the computation reaches the waiter."""
     error_type: str = ""
     error_message: str = ""
     left_ms: int = 0
-    """With ``busy``: after so many ms without a renewal nobody computes it any more."""
+    """With state ``busy``: time until the claim expires unless it is renewed, in ms."""
 
 
 class Acquired(NamedTuple):
-    """What came of asking for a lock or for a place of a semaphore."""
+    """The result of a try to acquire a lock or a semaphore slot."""
 
     acquired: bool
     fence: int
     retry_ms: int
     place: int
-    """How many stand before in the queue."""
+    """Number of waiters ahead in the queue."""
 
 
 class Steps:
-    """The steps in one namespace of one user: that of the store that it is made of."""
+    """The steps in one namespace of one user: the namespace of the store that is passed in."""
 
     def __init__(self, store: DataStore) -> None:
         self._driver = store._driver
@@ -73,7 +73,7 @@ class Steps:
         tags: Iterable[str] | None = None,
         since_ms: int = 0,
     ) -> ClaimAnswer:
-        """Return the value, or claim to compute it, or learn that somebody does or has failed."""
+        """Return the value, or make the claim to compute it, or report that another caller computes it or has failed."""
         plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
         answer = self._driver.run(compute_once.claim(plan, _checked(token), since_ms or None))
         if isinstance(answer, Found):
@@ -88,7 +88,7 @@ class Steps:
     def renew_value(
         self, key: str, token: str, lock_timeout: float = LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
     ) -> bool:
-        """Let a claim hold on; False where it holds no longer."""
+        """Renew a claim. Return False if it no longer holds."""
         plan = ComputePlan.of(self._scope, key, None, None, lock_timeout, tags)
         return self._driver.run(compute_once.renew(plan, _checked(token)))
 
@@ -101,20 +101,21 @@ class Steps:
         stale: Ttl = None,
         tags: Iterable[str] | None = None,
     ) -> bool:
-        """Store what was computed; False where the claim held no longer or somebody has set another value."""
+        """Store a computed value. Return False if the claim no longer holds or another value was set meanwhile."""
         plan = ComputePlan.of(self._scope, key, ttl, stale, tags=tags)
         text = updates.encode_value(self._scope, key, value)
         return self._driver.run(compute_once.commit(plan, _checked(token), text))[0]
 
     def fail_value(self, key: str, token: str, error_type: str = "", error_message: str = "") -> bool:
-        """Give a claim up: with an error for those who wait, or without, and one of them computes in turn."""
+        """Give up a claim: with an error, the waiters get it; without one, a waiter claims in turn."""
         failed = Failed(error_type, error_message) if error_type else None
         return self._driver.run(compute_once.fail(ComputePlan.of(self._scope, key), _checked(token), failed))
 
     def replace(self, key: str, expected: Json | Missing, value: Any) -> tuple[bool, Json | Missing]:
-        """Store a value if the key holds `expected` (`MISSING`: nothing), with the ttl that it has; else return what it holds.
+        """Store a value if the key's value is `expected` (`MISSING`: no value), keeping its ttl.
 
-        The step of `update`: read with `get`, and try with what stands there until it is True.
+        Returns True and the value, or False and the current value. This is the step of `update`: read with `get`, then try with
+        the current value until the result is True.
         """
         scope, raw = self._scope, encode_key(key)
         text = updates.encode_value(scope, key, value)
@@ -127,31 +128,31 @@ class Steps:
         return False, MISSING if found is None else scope.codec.decode(found, scope.namespace, key)
 
     def acquire_lock(self, name: str, token: str, ttl: float = 30, wait: bool = True) -> Acquired:
-        """Try to take a lock; with `wait`, stand in its queue until `release_lock`."""
+        """Try to acquire a lock; with `wait`, stay in its queue until `release_lock`."""
         return self._acquire(LockOps.of(self._scope, name, ttl), token, wait)
 
     def renew_lock(self, name: str, token: str, ttl: float = 30) -> bool:
-        """Let a lock be held on; False where it is held no longer."""
+        """Renew a lock. Return False if it is no longer held."""
         return self._driver.run(LockOps.of(self._scope, name, ttl).renew(_checked(token)))
 
     def release_lock(self, name: str, token: str) -> bool:
-        """Give a lock back, or leave its queue; False where it was not held."""
+        """Release a lock, or leave its queue. Return False if it was not held."""
         return self._driver.run(LockOps.of(self._scope, name, 1).release(_checked(token)))
 
     def acquire_place(self, name: str, token: str, n: int, ttl: float = 30, wait: bool = True) -> Acquired:
-        """Try to take a place of a semaphore; with `wait`, stand in its queue until `release_place`."""
+        """Try to acquire a semaphore slot; with `wait`, stay in its queue until `release_place`."""
         return self._acquire(SemaphoreOps.of(self._scope, name, n, ttl), token, wait)
 
     def renew_place(self, name: str, token: str, n: int, ttl: float = 30) -> bool:
-        """Let a place be held on; False where it is held no longer."""
+        """Renew a slot. Return False if it is no longer held."""
         return self._driver.run(SemaphoreOps.of(self._scope, name, n, ttl).renew(_checked(token)))
 
     def release_place(self, name: str, token: str, n: int) -> bool:
-        """Give a place back, or leave the queue; False where it was not held."""
+        """Release a slot, or leave the queue. Return False if it was not held."""
         return self._driver.run(SemaphoreOps.of(self._scope, name, n, 1).release(_checked(token)))
 
     def take_moment(self, name: str, n: int, per: float, timeout: float | None = None) -> tuple[bool, int]:
-        """Take the next free moment of a rate limit; whether, and in how many ms it comes."""
+        """Take the next free turn of a rate limit. Return whether it was taken, and in how many ms it comes."""
         timeout_s = check_timeout(timeout)
         most_ms = None if timeout_s is None else int(timeout_s * 1000)
         return self._driver.run(RateLimitOps.of(self._scope, name, n, per).take(most_ms))
@@ -163,10 +164,10 @@ class Steps:
         deletes: Iterable[tuple[str, str]],
         max_keys: Mapping[str, int] | None = None,
     ) -> tuple[str, str] | None:
-        """Write in several namespaces if all that was read still stands; else the namespace and key that do not.
+        """Write in several namespaces if all reads are still current. Otherwise write nothing and return a changed key.
 
-        Reads are namespace, key and value or `MISSING`; sets namespace, key, value and ttl; deletes namespace and key;
-        `max_keys` says of namespaces how many keys they may hold.
+        Returns None, or the namespace and key that changed. `reads` are namespace, key and value or `MISSING`; `sets` are
+        namespace, key, value and ttl; `deletes` are namespace and key. `max_keys` gives the maximum number of keys of namespaces.
         """
         encode = self._scope.codec.encode
         expected: dict[Place, bytes | None] = {}
@@ -202,5 +203,5 @@ class Steps:
 
 def _checked(token: object) -> str:
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise InvalidInput("A token must be a text of 8 to 64 letters, digits, '-' and '_'.")
+        raise InvalidInput("A token must be a str of 8 to 64 letters, digits, '-' and '_'.")
     return token

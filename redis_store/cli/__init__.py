@@ -1,7 +1,7 @@
-"""The command ``redis-store``: one module of this package for each group of subcommands.
+"""The command ``redis-store``, with one module for each group of subcommands.
 
-Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 it failed, 2 wrong usage; what a command adds to that is in its
-help. To add a group, write a module with a ``typer.Typer`` (or a function that takes ours, for a bare command) and name it here.
+Data goes to stdout, and messages go to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage; a command's help lists further
+ones. To add a group, write a module with a ``typer.Typer`` (or, for a bare command, a function that takes ours) and add it here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="redis-store",
-    help="Look at and operate a store that agents share.",
+    help="Inspect and operate a store that agents share.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,7 +29,7 @@ raw.register(app)
 
 
 def main() -> None:
-    """Run the command with the arguments of this process, and exit with its code. An error of ours is one line, no traceback."""
+    """Run the command with this process's arguments and exit with its code. A `DataStoreError` is printed as one line."""
     try:
         app(prog_name="redis-store")
     except DataStoreError as error:

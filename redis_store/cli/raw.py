@@ -1,4 +1,4 @@
-"""``redis-store redis``: any command, as `redis-cli` would run and show it."""
+"""``redis-store redis``: runs any server command and shows its reply as `redis-cli` does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_HERE = {
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``redis`` to the application."""
     app.command("redis", context_settings={"allow_interspersed_args": False})(redis)
 
 
@@ -44,16 +44,18 @@ def redis(
     data_dir: DataDirOption = None,
     raw: Annotated[
         bool | None,
-        typer.Option("--raw/--no-raw", help="Bare replies, or replies for people. Default: bare unless at a terminal."),
+        typer.Option(
+            "--raw/--no-raw", help="Plain or formatted replies. Default: formatted at a terminal, else plain."
+        ),
     ] = None,
 ) -> None:
-    """Run any command of the server, and show its reply as redis-cli does.
+    """Run any command of the server and show its reply as redis-cli does.
 
-    Options go before the command; what follows belongs to it:
+    Options go before the command; everything after it is passed to the server:
 
     redis-store redis --no-raw HGETALL user:alice:ns:default
 
-    SUBSCRIBE and MONITOR go on until Ctrl-C. Exit code 1 if the reply is an error, which redis-cli does only with -e.
+    SUBSCRIBE and MONITOR run until Ctrl-C. The exit code is 1 if the reply is an error, as with `redis-cli -e`.
     """
     command = [os.fsencode(word) for word in words]
     _refuse_what_cannot_work(command)
@@ -92,13 +94,13 @@ def _replies(command: Sequence[bytes], address: Address) -> Generator[Reply, Non
     try:
         sock = connection._get_socket()
         assert sock is not None, "redis-py has connected"
-        sock.settimeout(None)  # a command may block for as long as it likes: there is Ctrl-C
+        sock.settimeout(None)  # a command may block for any time; Ctrl-C ends it
         sock.sendall(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type] # its stub says a tuple of one
         with sock.makefile("rb") as stream:
             yield from _read_replies(command, stream)
     except (EOFError, OSError, ValueError) as error:
         reason = str(error) or "it closed the connection"
-        raise ConnectionLost(f"The server at {address.shown} gave no reply: {reason}.") from error
+        raise ConnectionLost(f"The server at {address.shown} did not reply: {reason}.") from error
     finally:
         connection.disconnect()
 

@@ -1,7 +1,7 @@
-"""Replies as `redis-cli` shows them, byte for byte: one look for people at a terminal, one for programs behind a pipe.
+"""Formatting of replies as `redis-cli` does, byte for byte: one format for people at a terminal, one for programs in a pipe.
 
-The client libraries return a status (``+OK``) and a string (``$2 OK``) alike; redis-cli does not show them alike. So a reply is
-read here from the bytes.
+Client libraries return a status (``+OK``) and a string (``$2 OK``) alike, but redis-cli shows them differently. So replies are
+parsed from the bytes here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ESCAPES = {
 }
 _QUOTED = [_ESCAPES.get(byte) or (bytes([byte]) if 32 <= byte < 127 else b"\\x%02x" % byte) for byte in range(256)]
 
-#: Commands whose reply is a text made for reading; redis-cli prints it as it is. Name -> subcommands, none: all.
+#: Commands with a human-readable text as reply, which redis-cli prints unchanged. Name -> subcommands; empty means all.
 _TEXTS: dict[bytes, frozenset[bytes]] = {
     b"INFO": frozenset(),
     b"LOLWUT": frozenset(),
@@ -45,7 +45,7 @@ _TEXTS: dict[bytes, frozenset[bytes]] = {
 
 
 def read_reply(stream: BinaryIO) -> Reply:
-    """Read one RESP2 reply. Raises `EOFError` if the server hangs up, `ValueError` for what is not RESP2."""
+    """Read one RESP2 reply. Raises `EOFError` if the server closes the connection and `ValueError` for data other than RESP2."""
     line = stream.readline()
     if not line.endswith(b"\r\n"):
         raise EOFError
@@ -70,26 +70,26 @@ def read_reply(stream: BinaryIO) -> Reply:
 
 
 def is_text_command(command: Sequence[bytes]) -> bool:
-    """Whether redis-cli prints the reply to this command as it is, also at a terminal."""
+    """Whether redis-cli prints the reply to this command unchanged, even at a terminal."""
     words = [word.upper() for word in command[:2]]
     subcommands = _TEXTS.get(words[0])
     return subcommands is not None and (not subcommands or (len(words) > 1 and words[1] in subcommands))
 
 
 def for_people(reply: Reply) -> bytes:
-    """The reply with quotes, types and numbered, indented lists."""
+    """Return the reply with quotes, types and numbered, indented lists."""
     return b"".join(_lines(reply, b""))
 
 
 def for_programs(reply: Reply) -> bytes:
-    """The bare reply, the elements of a list a line each."""
+    """Return the plain reply, with each element of a list on a line of its own."""
     if isinstance(reply, list):
         return b"\n".join(map(for_programs, reply))
     if reply is None:
         return b""
     if isinstance(reply, int):
         return b"%d" % reply
-    # redis-cli ends an error's line by itself, and then the reply's.
+    # redis-cli prints a newline after an error, and another after the reply.
     return reply + b"\n" if isinstance(reply, ErrorReply) else bytes(reply)
 
 
@@ -114,6 +114,6 @@ def _list_lines(elements: list[Reply], indent: bytes) -> Iterator[bytes]:
     width = len(str(len(elements)))
     deeper = indent + b" " * (width + 2)
     for number, element in enumerate(elements, start=1):
-        # The first element stands behind the number of the list that it is in.
+        # The first element is on the same line as the number of its list, so it is not indented.
         yield b"%s%*d) " % (b"" if number == 1 else indent, width, number)
         yield from _lines(element, deeper)

@@ -1,4 +1,4 @@
-"""``redis-store server``: the embedded server of a folder, by hand."""
+"""``redis-store server``: commands for the embedded server of a folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DataDirOption = Annotated[
         show_default=False,
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Also while processes use it.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Even while processes use it.")]
 
 app = typer.Typer(
-    help="Start, look at, stop or remove the embedded server.", no_args_is_help=True, rich_markup_mode=None
+    help="Start, inspect, stop or remove the embedded server.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -37,7 +37,7 @@ def start(
     data_dir: DataDirOption = None,
     durability: Annotated[Durability, typer.Option(help="When writes reach the disk.")] = "everysec",
 ) -> None:
-    """Start the server and let it run without users, until `stop`; prints its url."""
+    """Start the server, keep it running without users until `stop`, and print its url."""
     status = server.start(data_dir, durability)
     _say(f"{_engine(status)} runs as process {status.pid} until `redis-store server stop`.")
     typer.echo(status.url)
@@ -45,16 +45,17 @@ def start(
 
 @app.command()
 def stop(data_dir: DataDirOption = None, force: ForceOption = False) -> None:
-    """Shut the server down, or let its last user do so.
+    """Shut the server down, or have its last user do so.
 
-    Exit code 1 if it still runs. With --force it is shut down at once; users that are left start it again when they next connect.
+    Exit code 1 if it is still running. With --force it is shut down at once; remaining users start it again when they next
+    connect.
     """
     status = server.stop(data_dir, force=force)
     if not status.running:
-        _say(f"No server runs in {status.data_dir}.")
+        _say(f"No server is running in {status.data_dir}.")
         return
     users = "some processes" if not status.users else f"{status.users} process{'es' if status.users > 1 else ''}"
-    _say(f"Still in use by {users}: the last of them shuts it down; --force does it now.")
+    _say(f"The server is still in use by {users}; the last of them shuts it down. To shut it down now, use --force.")
     raise typer.Exit(1)
 
 
@@ -63,7 +64,7 @@ def status(
     data_dir: DataDirOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what is known about the server. Exit code 0 if it runs, 3 if not; starts nothing."""
+    """Show the state of the server without starting it. Exit code 0 if it is running, 3 if not."""
     known = server.status(data_dir)
     facts = {name: str(fact) if isinstance(fact, Path) else fact for name, fact in dataclasses.asdict(known).items()}
     if as_json:
@@ -78,9 +79,9 @@ def status(
 @app.command()
 def path(
     data_dir: DataDirOption = None,
-    socket: Annotated[bool, typer.Option("--socket", help="The socket instead, as for `redis-cli -s`.")] = False,
+    socket: Annotated[bool, typer.Option("--socket", help="Print the socket instead, as for `redis-cli -s`.")] = False,
 ) -> None:
-    """Print the folder of the data."""
+    """Print the folder with the data."""
     typer.echo(server.status(data_dir).socket_path if socket else _chosen(data_dir))
 
 
@@ -90,7 +91,7 @@ def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Stop the server and remove its data for good."""
+    """Stop the server and remove its data permanently."""
     folder = _chosen(data_dir)
     if not folder.is_dir():
         _say(f"There is nothing at {folder}.")
@@ -107,7 +108,7 @@ def _chosen(data_dir: Path | None) -> Path:
 
 
 def _agrees(question: str) -> bool:
-    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # `typer.confirm` writes to stdout even so
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # `typer.confirm` would write to stdout
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

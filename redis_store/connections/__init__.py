@@ -1,1 +1,1 @@
-"""Connections to a server, one socket each. They know addresses and commands, not operations."""
+"""Connections to a server, one socket each. They handle addresses and commands, not operations."""

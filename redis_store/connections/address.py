@@ -17,7 +17,7 @@ from redis_store.errors import InvalidSettings
 DEFAULT_TIMEOUT_S = 5.0
 
 LIBRARY_NAME = "agent-data-store"
-"""What ``CLIENT LIST`` shows of our connections."""
+"""The library name of our connections in ``CLIENT LIST``."""
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -32,7 +32,7 @@ _NOT_FOR_CONNECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server, as redis-py's connection classes take it."""
+    """One server's url with the options for redis-py's connection classes."""
 
     url: str
     shown: str
@@ -61,11 +61,11 @@ class Address:
         except (TypeError, ValueError) as error:
             unknown = re.search("unexpected keyword argument ('.*')", str(error))
             problem = f"the option {unknown[1]}, which does not exist" if unknown else f"an unusable option ({error})"
-            raise InvalidSettings(f"The url of {self.shown} has {problem}.") from None
+            raise InvalidSettings(f"The url of {self.shown} has {problem}: correct or remove it.") from None
 
 
 def parse_address(url: str, timeout_s: float | None) -> Address:
-    """Read a url with redis-py's parser, and say without its secrets where it cannot be read."""
+    """Parse a url with redis-py's parser. Raises `InvalidSettings`, without the url's secrets, for an unusable url."""
     shown = without_secrets(url)
     if url.startswith(("redis+sentinel://", "redis+cluster://")):
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
@@ -74,7 +74,7 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
     try:
         options = redis_connection.parse_url(url)
     except ValueError as error:
-        # What urllib says may hold a part of the password; what redis-py says of options holds their names only.
+        # urllib's message may contain a part of the password; redis-py's messages about options contain only their names.
         problem = str(error) if str(error).startswith("Invalid value for '") else "its host or port cannot be read."
         advice = "Write '/', '#', '?' and '@' in a password as %2F, %23, %3F and %40."
         raise InvalidSettings(f"The url {shown} cannot be used: {problem} {advice}") from None
@@ -90,7 +90,7 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
 
 
 def without_secrets(url: str) -> str:
-    """Return a url with nothing in it but scheme, host, port and path."""
+    """Return a url reduced to scheme, host, port and path."""
     scheme = url.partition("://")[0]
     hidden = f"{scheme}://..." if len(scheme) < 20 else "..."
     try:
@@ -99,7 +99,7 @@ def without_secrets(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return hidden
-    if "@" in parts.path:  # a password with a slash in it has been taken for a part of the path
+    if "@" in parts.path:  # a password with a slash was parsed as part of the path
         return hidden
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

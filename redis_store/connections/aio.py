@@ -1,4 +1,4 @@
-"""One asyncio connection for many callers: their calls go out in one write, and replies are matched in order."""
+"""The asyncio connection, shared by many callers: their calls go out in one write, and replies are matched in order."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from redis_store.protocol.packing import pack
 
 MOST_CALLS = 10_000
 MOST_BYTES_UNDER_WAY = 16 * 1024 * 1024
-"""So much may be under way on one connection; further calls wait their turn."""
+"""Maximum number and size in bytes of the unanswered requests on one connection; further calls wait their turn."""
 
 _READ_BYTES = 64 * 1024
 _INCOMPLETE = object()
 
 
 class _Waiting:
-    """A call under way: who waits for it, and which of its replies have come."""
+    """An unanswered call: its future and the replies received so far."""
 
     __slots__ = ("future", "missing", "replies", "size_bytes", "writes")
 
@@ -46,8 +46,7 @@ class _Waiting:
 class LoopConnection(asyncio.Protocol):
     """A connection that belongs to one event loop.
 
-    A caller that gives up leaves its place in the queue behind: its reply is read and thrown away, so that no reply ever
-    reaches another caller.
+    A caller that gives up stays in the queue: its reply is read and discarded, so that it never reaches another caller.
     """
 
     def __init__(
@@ -71,12 +70,12 @@ class LoopConnection(asyncio.Protocol):
         self._descriptor = _plain_descriptor(self._transport)
         self._poll = None if self._descriptor is None else _poll_of(self._descriptor)
         self._poll_before_write = self._poll
-        # redis-py has read all that it asked for, so nothing is left in the buffer of the protocol that ours replaces.
+        # redis-py has read all its replies, so nothing is left in the buffer of the protocol that ours replaces.
         self._transport.set_protocol(self)
 
     @classmethod
     async def open(cls, address: Address, spinner: Spinner) -> Self:
-        """Connect, and log in as the url says; raises `StoreUnavailable` or `InvalidSettings`."""
+        """Connect and log in with the url's credentials. Raises `StoreUnavailable` or `InvalidSettings`."""
         made = address.new_async_connection()
         try:
             await made.connect()
@@ -88,21 +87,21 @@ class LoopConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether calls can be made on it."""
+        """Whether the connection accepts calls."""
         return self._failure is None and not self._transport.is_closing()
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for a reply, and none is outstanding."""
+        """Whether no reply is outstanding."""
         return not self._waiting
 
     @property
     def shown(self) -> str:
-        """Where it leads, without secrets."""
+        """The server's url without secrets, for messages."""
         return self._address.shown
 
     def ask(self, command: Command, tell: Callable[[Any], None]) -> None:
-        """Ask for something that nobody waits for; where no answer comes, nobody is told."""
+        """Send a command without waiting, and pass its reply to `tell`, or call nothing if no reply comes."""
         if not self.usable:
             return
 
@@ -113,25 +112,25 @@ class LoopConnection(asyncio.Protocol):
         self._submit(pack((command,)), 1, False).add_done_callback(answered)
 
     async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
-        """Send commands in one piece and return the reply, or the list of replies where there are several."""
+        """Send commands together and return the reply, or the list of replies if there are several commands."""
         data = pack(commands)
         if self._room or self._full:
             await self._wait_for_room()
         return await self._submit(data, len(commands), not repeatable)
 
     def close(self, failure: DataStoreError | None = None) -> None:
-        """Close at once; whoever still waits gets the failure."""
+        """Close at once. Callers with unanswered calls get the failure."""
         self._fail(failure or ConnectionLost(f"The connection to {self._address.shown} was closed by the store"))
         self._transport.abort()
         self._made._close()
 
     def abandon(self) -> None:
-        """Close the socket of a connection whose event loop is closed, so that nothing can be scheduled any more."""
+        """Close the socket of a connection whose event loop is closed and can schedule nothing any more."""
         self._failure = ConnectionLost(f"The event loop of the connection to {self._address.shown} is closed")
         self._waiting.clear()
-        with suppress(RuntimeError):  # it is the loop that says so
+        with suppress(RuntimeError):  # raised because the loop is closed
             self._transport.abort()
-        # What the transport would have the loop call; without it the descriptor stays open until it is collected.
+        # The transport would have the loop call this. Without it the descriptor stays open until garbage collection.
         finish = getattr(self._transport, "_call_connection_lost", None)
         if finish is not None and self._made.is_connected:
             finish(None)
@@ -145,18 +144,18 @@ class LoopConnection(asyncio.Protocol):
             reply = reader.gets()
             while reply is not _INCOMPLETE:
                 if not waiting:
-                    raise hiredis.ProtocolError("an answer that nobody asked for")
+                    raise hiredis.ProtocolError("an unrequested reply")
                 self._deliver(waiting[0], reply)
                 reply = reader.gets()
         except hiredis.ProtocolError as error:
-            self.close(self._lost(f"the answer is not Redis protocol: {error}"))
+            self.close(self._lost(f"the reply is not Redis protocol: {error}"))
         if self._room:
             self._let_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(self._lost("the server closed it" if exc is None else str(exc)))
         self._made._close()
-        self._former.connection_lost(exc)  # redis-py waits for it when it closes
+        self._former.connection_lost(exc)  # redis-py waits for this when it closes
 
     def eof_received(self) -> bool:
         return False
@@ -190,12 +189,12 @@ class LoopConnection(asyncio.Protocol):
             entry.future.set_result(reply)
 
     def _flush(self) -> None:
-        """Write what the callers of this tick want, and look for a moment whether the answer is there already."""
+        """Write the calls of this iteration of the loop in one piece, and poll for a single call's reply if worthwhile."""
         if not self._outbox or self._failure is not None:
             return
         look = self._poll_before_write
         if len(self._waiting) == self._unsent and look is not None and look(0):
-            # Nothing is outstanding, yet there is something to read: the server has closed. Nothing has gone out yet.
+            # No reply is outstanding, yet the socket is readable: the server closed it. Nothing was sent yet.
             self.close(self._lost("the server had closed it"))
             return
         data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
@@ -221,23 +220,23 @@ class LoopConnection(asyncio.Protocol):
         try:
             data = os.read(self._descriptor, _READ_BYTES)
         except OSError:
-            return  # the loop will see it too, and say what it was
+            return  # the loop gets the same error and reports it
         if data:
             self.data_received(data)
 
     def _watch(self) -> None:
-        """Give up on a server that has said nothing for as long as it may take."""
+        """Close the connection if the server has sent nothing for the time-out while a reply is outstanding."""
         self._watchdog = None
         if not self._waiting or self._failure is not None:
             return
-        # What was asked for in this very tick has not gone out yet, and nothing else is outstanding: its time begins now.
+        # If all waiting calls are of this iteration of the loop, none was sent yet: their time begins now.
         since = self._loop.time() if self._unsent == len(self._waiting) else self._progress_at
         left = since + self._address.timeout_s - self._loop.time()
         if left > 0:
             self._watchdog = self._loop.call_later(left, self._watch)
             return
         self.close(
-            StoreTimeout(f"The server at {self._address.shown} gave no answer for {self._address.timeout_s:g} seconds")
+            StoreTimeout(f"The server at {self._address.shown} did not reply within {self._address.timeout_s:g} s")
         )
 
     async def _wait_for_room(self) -> None:
@@ -246,7 +245,7 @@ class LoopConnection(asyncio.Protocol):
         try:
             await turn
         finally:
-            # The next one looks when this one has taken its room, or has given up.
+            # Admit the next caller after this one has submitted its call or has given up.
             self._loop.call_soon(self._let_in)
 
     def _let_in(self) -> None:
@@ -275,7 +274,7 @@ class LoopConnection(asyncio.Protocol):
         self._let_in()
 
     def _copy_of_failure(self, *, writes: bool) -> DataStoreError:
-        """Each caller gets an error object of its own, which says whether its own write may have happened."""
+        """Return an error object for one caller, which says whether that caller's write may have happened."""
         failure = self._failure
         assert failure is not None
         return type(failure)(f"{failure}{afterwards(writes)}", outcome_unknown=writes)
@@ -285,7 +284,7 @@ class LoopConnection(asyncio.Protocol):
 
 
 def _plain_descriptor(transport: asyncio.WriteTransport) -> int | None:
-    """Return the descriptor of a socket that may be read beside its transport, None under TLS or where it is unknown."""
+    """Return the descriptor of a socket that may be read besides its transport, or None under TLS or if unknown."""
     if transport.get_extra_info("ssl_object") is not None:
         return None
     sock = transport.get_extra_info("socket")
@@ -293,13 +292,13 @@ def _plain_descriptor(transport: asyncio.WriteTransport) -> int | None:
 
 
 def _poll_of(descriptor: int) -> Callable[[int], list[tuple[int, int]]]:
-    """Return a function that tells within so many milliseconds whether there is something to read."""
+    """Return a function that waits up to a number of milliseconds and returns a non-empty list if there is data to read."""
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return poller.poll
 
 
 def _has_other_work(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether other callbacks wait; where the loop does not show it (uvloop), polling would be at their cost."""
+    """Whether other callbacks wait, which polling would delay. True if the loop does not expose it (uvloop)."""
     ready = getattr(loop, "_ready", None)
     return ready is None or bool(ready)

@@ -1,7 +1,7 @@
-"""Where the server is: the one step in front of every new connection.
+"""Resolvers, which return the server's address before each new connection.
 
-Sentinel and Cluster come in here: a resolver that asks who the primary is, or which node owns a user's slot, and gives its
-address. Nothing behind it has to know.
+Sentinel and Cluster support would be added here: a resolver that finds the primary, or the node that owns a user's hash slot. No
+other code would change.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 
 class Resolver(Protocol):
-    """Tells where the server is, each time that a connection is made."""
+    """Returns the server's address each time that a connection is made."""
 
     @property
     def url(self) -> str:
-        """The server's url, secrets included."""
+        """The server's url, including secrets."""
 
     @property
     def may_block(self) -> bool:
-        """Whether `address` may take long, so that an event loop should not wait for it."""
+        """Whether `address` may take long, so that it must not run in an event loop's thread."""
 
     def address(self) -> Address:
-        """Return where to connect to now, or raise `StoreUnavailable`."""
+        """Return the address to connect to now, or raise `StoreUnavailable`."""
 
     def close(self) -> None:
-        """Let go of what was held; harmless when repeated."""
+        """Stop using the server. Idempotent."""
 
 
 class UrlResolver:
-    """A server that stays where its url says."""
+    """The resolver of a server with a fixed url."""
 
     may_block = False
 
     def __init__(self, url: str, timeout_s: float | None) -> None:
         self.url = url
         self._address = parse_address(url, timeout_s)
-        self._address.new_connection()  # says now what is wrong with the url
+        self._address.new_connection()  # raises now if the url is wrong
 
     def address(self) -> Address:
         return self._address
@@ -54,7 +54,7 @@ class UrlResolver:
 
 
 class EmbeddedResolver:
-    """The embedded server, joined when it is first needed, and started again where it has died."""
+    """The resolver of the embedded server, which is joined when first needed and started again if it died."""
 
     may_block = True
 
@@ -66,14 +66,14 @@ class EmbeddedResolver:
 
     @property
     def url(self) -> str:
-        """Where the server is, or will be."""
-        from redis_store.server import status  # only who uses the embedded server pays for importing it
+        """The server's url, also before it is started."""
+        from redis_store.server import status  # imported here, so that only users of the embedded server pay for it
 
         server = self._server
         return server.url if server is not None else status(self._settings.data_dir).url
 
     def join(self) -> EmbeddedServer:
-        """Join the server, and start it if nobody has."""
+        """Join the server, and start it if it is not running."""
         from redis_store.server import join  # as above
 
         with self._joining:
@@ -97,14 +97,14 @@ class EmbeddedResolver:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a watcher's server is, and whether its settings may be changed."""
+    """A watcher's server, and whether its settings may be changed."""
 
     resolver: Resolver
     configures: bool
 
 
 def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
-    """Return the resolver that the settings ask for; `at_once` joins the embedded server now, to say now why it can't run."""
+    """Return the resolver for the settings. `at_once` joins the embedded server now, so that an error is raised now."""
     if settings.url is not None:
         return UrlResolver(settings.url, settings.timeout_s)
     resolver = EmbeddedResolver(settings)

@@ -1,7 +1,7 @@
-"""Whether to poll a socket for a moment before sleeping on it.
+"""The decision whether to poll a socket briefly before sleeping on it.
 
-On a virtual machine the wake-up of a sleeping reader costs 40 to 60 µs, more than the server takes to answer a get. Polling
-pays where the process may use more than one core and this is its only call under way; where it does not pay, it stops.
+On a virtual machine, waking a sleeping reader takes 40 to 60 µs, longer than the server needs to reply to a get. Polling pays if
+the process may use more than one core and this is its only call in progress. If it does not pay, it stops.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 
 SPIN_NS = 50_000
-"""How long to poll at most, in nanoseconds."""
+"""Maximum time to poll, in nanoseconds."""
 
 _MOST_CREDIT = 32
 _MISS_COST = 4
 _RETRY_AFTER = 200
-"""Calls without polling, after which it is tried again."""
+"""Number of calls without polling after which it is tried again."""
 
 
 class Spinner:
-    """Keeps account of whether polling paid off; shared by the connections of a driver.
+    """Records whether polling paid off; shared by the connections of a driver.
 
-    Threads may lose an update to each other. That costs a needless poll or sleep, never a wrong answer.
+    Threads may overwrite each other's updates. That costs a needless poll or sleep, never a wrong result.
     """
 
     __slots__ = ("_credit", "_skipped", "enabled")
@@ -31,7 +31,7 @@ class Spinner:
         self.enabled = usable_cores() > 1
 
     def worth_it(self) -> bool:
-        """Whether to poll for the next answer."""
+        """Whether to poll for the next reply."""
         if not self.enabled:
             return False
         if self._credit > 0:
@@ -44,17 +44,17 @@ class Spinner:
         return True
 
     def paid(self) -> None:
-        """The answer came while polling."""
+        """Record that the reply came while polling."""
         if self._credit < _MOST_CREDIT:
             self._credit += 1
 
     def missed(self) -> None:
-        """Polling ended without an answer."""
+        """Record that polling ended without a reply."""
         self._credit -= _MISS_COST
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One blocking connection: redis-py makes it, the kernel times it out, and nothing stands between it and the parser."""
+"""The blocking connection: made by redis-py, timed out by the kernel, and read directly by the parser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HAS_NEWS = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 class HeldConnection:
-    """A connection that one thread uses at a time, and that is dropped whenever a reply may be outstanding."""
+    """A connection that one thread uses at a time. It is dropped whenever a reply may be outstanding."""
 
     __slots__ = (
         "_address",
@@ -69,23 +69,23 @@ class HeldConnection:
         self._poll = poller.poll
         self.busy = False
         self.most_bytes = ANY_SIZE
-        """How much one reply may bring; beyond it `LimitExceeded` is raised, and the connection is of no more use."""
+        """Maximum size of one reply, in bytes. A larger one raises `LimitExceeded`, and the connection becomes unusable."""
 
     @property
     def shown(self) -> str:
-        """Where it leads, without secrets."""
+        """The server's url without secrets, for messages."""
         return self._address.shown
 
     def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
-        """Send commands in one piece and return the reply, or the list of replies where there are several.
+        """Send commands together and return the reply, or the list of replies if there are several commands.
 
-        Raises `StoreUnavailable` with `outcome_unknown` True only where a write's bytes may have gone out.
+        Raises `StoreUnavailable` with `outcome_unknown` True only if bytes of a write may have been sent.
         """
         data = pack(commands)
         if self.busy:
-            raise self._lost("an earlier answer never came", False)
+            raise self._lost("an earlier reply never came", False)
         if not repeatable and self._poll(0):
-            # The server has closed, or says something unasked: nothing has gone out yet, so another connection may try.
+            # The server closed it, or sent unrequested data. Nothing was sent yet, so the call can use another connection.
             raise self._lost("the server had closed it", False)
         self.busy = True
         self._send(data, not repeatable)
@@ -98,12 +98,12 @@ class HeldConnection:
         return replies
 
     def close(self) -> None:
-        """Close it; harmless when repeated."""
+        """Close the connection. Idempotent."""
         self._redis.disconnect()
 
     def _limit_waits(self, timeout_s: float) -> None:
         if self._tls:
-            # Under TLS the kernel's timeouts do nothing: OpenSSL just tries again.
+            # Under TLS the kernel's timeouts have no effect, as OpenSSL tries again.
             self._sock.settimeout(timeout_s)
             return
         whole, fraction = divmod(timeout_s, 1)
@@ -121,9 +121,9 @@ class HeldConnection:
                 while sent < len(data):
                     sent += self._sock.send(rest[sent:])
         except (BlockingIOError, TimeoutError):
-            raise self._timed_out("took no more of the request", writes and (sent > 0 or self._tls)) from None
+            raise self._timed_out("did not accept the whole request", writes and (sent > 0 or self._tls)) from None
         except OSError as error:
-            # TLS may have put a part of a record on its way before it failed.
+            # TLS may have sent a part of a record before it failed.
             raise self._lost(str(error), writes and (sent > 0 or self._tls)) from error
 
     def _read(self, writes: bool) -> Any:
@@ -137,23 +137,23 @@ class HeldConnection:
             try:
                 size = self._sock.recv_into(self._buffer)
             except (BlockingIOError, TimeoutError):
-                raise self._timed_out("gave no answer", writes) from None
+                raise self._timed_out("did not reply", writes) from None
             except OSError as error:
                 raise self._lost(str(error), writes) from error
             if size == 0:
                 raise self._lost("the server closed it", writes)
             received += size
-            if received > self.most_bytes:  # before it is in our memory: others decide how much there is
+            if received > self.most_bytes:  # before it fills our memory: other writers decide its size
                 raise too_much_at_once(self.most_bytes)
             self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
             try:
                 reply = gets()
             except hiredis.ProtocolError as error:
-                raise self._lost(f"the answer is not Redis protocol: {error}", writes) from error
+                raise self._lost(f"the reply is not Redis protocol: {error}", writes) from error
         return reply
 
     def _wait(self) -> None:
-        """Poll for the answer for a moment, where that is cheaper than being woken up."""
+        """Poll for the reply for up to `SPIN_NS`, if that is cheaper than sleeping."""
         spinner = self._spinner
         if self._tls or not spinner.worth_it():
             return
@@ -173,31 +173,32 @@ class HeldConnection:
 
     def _timed_out(self, what: str, outcome_unknown: bool) -> StoreTimeout:
         return StoreTimeout(
-            f"The server at {self._address.shown} {what} for {self._address.timeout_s:g} seconds"
-            f"{afterwards(outcome_unknown)}",
+            f"The server at {self._address.shown} {what} within {self._address.timeout_s:g} s{afterwards(outcome_unknown)}",
             outcome_unknown=outcome_unknown,
         )
 
 
 def connecting_failed(error: Exception, address: Address) -> DataStoreError:
-    """Translate what redis-py raises while it connects."""
+    """Translate an error that redis-py raised while connecting."""
     reason = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, redis_errors.AuthenticationError):
         return AuthenticationFailed(
-            f"The server at {address.shown} does not accept this user name or password ({reason}): check the url."
+            f"The server at {address.shown} rejected the user name or password ({reason}): check the url."
         )
     if _is_timeout(error):
         return StoreTimeout(
-            f"The server at {address.shown} did not take the connection within {address.timeout_s:g} seconds: is it"
-            " running, and does a firewall stand before it?"
+            f"The server at {address.shown} did not accept the connection within {address.timeout_s:g} s: check that it"
+            " is running and that no firewall blocks it."
         )
     if isinstance(error, (redis_errors.ResponseError, ValueError)):
         return InvalidSettings(f"The server at {address.shown} refused the connection's options: {reason}.")
-    return ConnectionLost(f"Cannot connect to {address.shown} ({reason}): is it running, and is the url right?")
+    return ConnectionLost(
+        f"Cannot connect to {address.shown} ({reason}): check that it is running and the url is right."
+    )
 
 
 def _is_timeout(error: BaseException | None) -> bool:
-    """Whether it, or what it stands for, is that nothing came in time: redis-py's asyncio side hides that in another."""
+    """Whether the error or one of its causes is a time-out; redis-py's asyncio side wraps it in another error."""
     while error is not None:
         if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
             return True
@@ -207,5 +208,5 @@ def _is_timeout(error: BaseException | None) -> bool:
 
 def afterwards(outcome_unknown: bool) -> str:
     if outcome_unknown:
-        return ": the write may or may not have happened. Read it back, or write it again where that does no harm."
+        return ": the write may or may not have happened. Read it back, or write it again if that is harmless."
     return ": nothing was written by this call. Try again."

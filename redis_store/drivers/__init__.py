@@ -1,1 +1,1 @@
-"""Drivers: they run operations over connections, for threads and for asyncio."""
+"""Drivers, which run operations over connections, for threads and for asyncio."""

@@ -1,4 +1,4 @@
-"""Carries out operations for asyncio: one shared connection an event loop, and others for what is big or stands alone."""
+"""The driver for asyncio: one shared connection per event loop, and more for big replies and exclusive operations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger("redis_store")
 
 MOST_OWN_CONNECTIONS = 8
-"""How many big or lonely operations of one event loop run at once; further ones wait."""
+"""Maximum number of connections for big replies and exclusive operations in an event loop; further ones wait."""
 
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
 
@@ -39,7 +39,7 @@ class AsyncClosable(Protocol):
 
 
 class AsyncNearReads(Protocol):
-    """Reads through a near cache. The driver holds them, and leaves the cache when it closes."""
+    """Reads through a near cache. The driver keeps this object, and leaves the cache when it closes."""
 
     async def get(self, scope: Scope, key: str, default: Any) -> Any: ...
     async def text(self, scope: Scope, key: str) -> bytes | None: ...
@@ -62,7 +62,7 @@ class _LoopState:
         self.lent: set[LoopConnection] = set()
 
     def drop_idle(self) -> None:
-        """Close the idle connections, which most likely broke together with one that did."""
+        """Close the idle connections after one broke, as they most likely broke too."""
         while self.idle:
             self.idle.pop().close()
 
@@ -71,21 +71,21 @@ class _LoopState:
 
 
 class AsyncDriver:
-    """Runs operations against one server, from any number of event loops, each with connections of its own."""
+    """Runs operations against one server, from any number of event loops. Each loop has connections of its own."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
         self.timeout_s = timeout_s
         self.source = Source(resolver, configures)
-        """What the hub of this server needs to know, for those who watch."""
+        """The server's address and configuration right, for the hub."""
         self.watches: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
-        """What waits for changes, and ends with the store."""
+        """Watchers and pauses, which are closed with the store."""
         self.near: AsyncNearReads | None = None
-        """What reads through the near cache, where the store has one."""
+        """Reads through the near cache, if the store has one."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
-        """Stands around each operation, where somebody wants to see its calls."""
+        """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The part of `around` that is telemetry's, for operations that go other ways."""
+        """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
@@ -94,15 +94,15 @@ class AsyncDriver:
 
     @property
     def url(self) -> str:
-        """Where the server is, secrets included."""
+        """The server's url, including secrets."""
         return self._resolver.url
 
     async def run(self, op: Op[T]) -> T:
-        """Carry an operation out and return its result."""
+        """Run an operation and return its result."""
         return await self._drive(op, self._exchange)
 
     async def run_alone(self, alone: Alone[T]) -> T:
-        """Carry an operation out on one connection, from its first call to its last."""
+        """Run an operation on one connection, from its first call to its last."""
         try:
             return await self._run_on_own(alone.make())
         except ConnectionLost as error:
@@ -127,21 +127,21 @@ class AsyncDriver:
         return drive(op if self.around is None else self.around(op), exchange)
 
     def pauses(self) -> AsyncPauses:
-        """Return how the pauses of a flow pass; they end with the store."""
+        """Return the pauses of a flow; they are closed with the store."""
         pauses = AsyncPauses(self.source, self.timeout_s)
         self.watches.add(pauses)
         return pauses
 
     async def close(self) -> None:
-        """Close the connections of every event loop and let go of the server."""
+        """Close the connections of every event loop and stop using the server."""
         for watch in list(self.watches):
-            closing = watch.close()  # a consumer lets go of its name, for which it needs us
+            closing = watch.close()  # first, because a consumer releases its name through this driver
             if closing is not None:
                 await closing
         self._closed = True
         if self.near is not None:
             self.near.leave()
-            self.near = None  # what is kept is for others now
+            self.near = None  # other stores go on using the cached values
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()
@@ -164,7 +164,7 @@ class AsyncDriver:
         except ConnectionLost as error:
             if not call.repeatable and error.outcome_unknown:
                 raise
-            logger.info("a connection broke before it had done anything that counts; trying once more on a new one")
+            logger.info("a connection broke, and no write can have happened; trying once more on a new one")
             self._state().drop_idle()
             return await self._request(call)
 
@@ -195,12 +195,12 @@ class AsyncDriver:
         async with state.connecting:
             if state.shared is None or not state.shared.usable:
                 state.shared = await self._connect()
-                # Behind the call for which it was made, which goes out in this tick.
+                # After the call that needed the connection, which is sent in this iteration of the loop.
                 state.loop.call_soon(self._ask_policy, state.shared)
             return state.shared
 
     def _ask_policy(self, connection: LoopConnection) -> None:
-        """Ask the server, once, what it does when it is full."""
+        """Query the server's eviction policy, once."""
         shown = connection.shown
         if connection.usable and eviction_warning.is_due(shown):
             connection.ask(eviction_warning.QUESTION, lambda answer: eviction_warning.note(shown, answer))
@@ -221,7 +221,7 @@ class AsyncDriver:
 
     @asynccontextmanager
     async def _own_connection(self) -> AsyncIterator[LoopConnection]:
-        """Lend a connection; whatever goes wrong meanwhile, what comes back into the stack has nothing outstanding."""
+        """Lend a connection. It returns to the stack of idle ones only if no reply is outstanding; otherwise it is closed."""
         state = self._state()
         async with state.places:
             connection = await self._usable_idle(state)
@@ -246,7 +246,7 @@ class AsyncDriver:
 
     def _forget_closed_loops(self) -> None:
         for key, state in list(self._states.items()):
-            # Loops of several threads may come here at once; who takes a state out is the one who ends it.
+            # Loops of several threads may run this at once; the one that removes a state also closes it.
             if state.loop.is_closed() and self._states.pop(key, None) is state:
                 for connection in state.connections():
                     connection.abandon()
@@ -257,7 +257,7 @@ class AsyncDriver:
 
 
 async def drive(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-    """Step an operation to its end, with `exchange` for each of its calls."""
+    """Step an operation to its end with `exchange` for each call."""
     try:
         call = op.send(None)
         while True:
@@ -282,8 +282,8 @@ _left_to_parent: list[dict[int, _LoopState]] = []
 
 
 def _after_fork_in_child() -> None:
-    # What the child makes anew gets connections of its own. The inherited ones are kept and not touched: closing them would
-    # take them out of the epoll instance that the child shares with its parent.
+    # The child opens connections of its own. The inherited ones are kept open and unused: closing them would remove them from
+    # the epoll instance that the child shares with its parent.
     for driver in list(_drivers):
         _left_to_parent.append(driver._states)
         driver._start_over()

@@ -1,7 +1,7 @@
-"""Says once what a full server would throw away: some policies take whole namespaces, and no error tells anybody.
+"""A warning, once per server, about its eviction policy: some policies evict whole namespaces without any error.
 
-It asks on a connection that has just done its work, so that a server that forbids the question, or breaks at it, disturbs
-nobody.
+The query runs on a connection that has just finished its call. So a server that refuses the query, or breaks the connection,
+affects no caller.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from redis_store.protocol.call import Command
 logger = logging.getLogger("redis_store")
 
 QUESTION: Command = ("INFO", "memory")
-"""What a server tells about itself to nearly everybody; ``CONFIG GET`` is often forbidden."""
+"""The query for the policy. Nearly every login may run it; ``CONFIG GET`` is often forbidden."""
 
 _asked: set[str] = set()
 
 
 def is_due(shown: str) -> bool:
-    """Whether this process has not asked the server at this url (without secrets) yet; from now on it has."""
+    """Whether this process has not yet queried the server at this url (without secrets). Marks it as queried."""
     if shown in _asked:
         return False
     _asked.add(shown)
@@ -27,7 +27,7 @@ def is_due(shown: str) -> bool:
 
 
 def note(shown: str, answer: object) -> None:
-    """Log what the answer means; one that is an error, or tells nothing, means nothing."""
+    """Log a warning if the reply shows a policy that evicts. Ignore error replies and replies without a policy."""
     if not isinstance(answer, bytes):
         return
     facts = dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
@@ -36,16 +36,16 @@ def note(shown: str, answer: object) -> None:
         return
     if policy.startswith("allkeys-"):
         logger.warning(
-            "the server at %s throws whole namespaces away when it has used %s bytes (maxmemory-policy %s), and no error says"
-            " so: set noeviction, and bound caches with use_namespace(max_keys=) or a ttl",
+            "the server at %s evicts whole namespaces without an error when it has used %s bytes (maxmemory-policy %s): set"
+            " noeviction, and bound caches with use_namespace(max_keys=) or a ttl",
             shown,
             limit,
             policy,
         )
     elif policy.startswith("volatile-"):
         logger.info(
-            "the server at %s throws locks, claims and logs of changes away when it has used %s bytes (maxmemory-policy %s);"
-            " namespaces stay. noeviction keeps both",
+            "the server at %s evicts locks, claims and change logs, but no namespaces, when it has used %s bytes"
+            " (maxmemory-policy %s): set noeviction to keep them",
             shown,
             limit,
             policy,

@@ -1,4 +1,4 @@
-"""Carries out operations for threads: each call on a connection of its own, taken from a stack of idle ones."""
+"""The driver for threads: each operation gets a connection of its own from a stack of idle ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Closable(Protocol):
 
 
 class NearReads(Protocol):
-    """Reads through a near cache. The driver holds them, and leaves the cache when it closes."""
+    """Reads through a near cache. The driver keeps this object, and leaves the cache when it closes."""
 
     def get(self, scope: Scope, key: str, default: Any) -> Any: ...
     def text(self, scope: Scope, key: str) -> bytes | None: ...
@@ -50,21 +50,21 @@ class NearReads(Protocol):
 
 
 class SyncDriver:
-    """Runs operations against one server; any number of threads may use it at once."""
+    """Runs operations against one server. Thread-safe."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
         self.timeout_s = timeout_s
         self.source = Source(resolver, configures)
-        """What the hub of this server needs to know, for those who watch."""
+        """The server's address and configuration right, for the hub."""
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
-        """What waits for changes, and ends with the store."""
+        """Watchers and pauses, which are closed with the store."""
         self.near: NearReads | None = None
-        """What reads through the near cache, where the store has one."""
+        """Reads through the near cache, if the store has one."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
-        """Stands around each operation, where somebody wants to see its calls."""
+        """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The part of `around` that is telemetry's, for operations that go other ways."""
+        """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
         self._closed = False
         self._asks_policy = True
         self._lock = threading.Lock()
@@ -78,11 +78,11 @@ class SyncDriver:
 
     @property
     def url(self) -> str:
-        """Where the server is, secrets included."""
+        """The server's url, including secrets."""
         return self._resolver.url
 
     def run(self, op: Op[T]) -> T:
-        """Carry an operation out and return its result."""
+        """Run an operation and return its result."""
         if self.around is not None:
             op = self.around(op)
         held: HeldConnection | None = None
@@ -115,7 +115,7 @@ class SyncDriver:
                 self._put_back(held)
 
     def run_alone(self, alone: Alone[T]) -> T:
-        """Carry an operation out on one connection, from its first call to its last."""
+        """Run an operation on one connection, from its first call to its last."""
         try:
             return self._run_on(alone.make(), self._take)
         except ConnectionLost as error:
@@ -141,24 +141,24 @@ class SyncDriver:
             return result
         finally:
             if held is not None:
-                # What has not come to its end may have left a WATCH behind.
+                # An operation that did not finish may have left a WATCH behind.
                 held.busy = held.busy or not done
                 self._put_back(held)
 
     def pauses(self) -> SyncPauses:
-        """Return how the pauses of a flow pass; they end with the store."""
+        """Return the pauses of a flow; they are closed with the store."""
         pauses = SyncPauses(self.source, self.timeout_s)
         self.watches.add(pauses)
         return pauses
 
     def close(self) -> None:
-        """Close all connections and let go of the server; calls under way fail, later ones are refused."""
+        """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         for watch in list(self.watches):
-            watch.close()  # a consumer lets go of its name, for which it needs us
+            watch.close()  # first, because a consumer releases its name through this driver
         self._closed = True
         if self.near is not None:
             self.near.leave()
-            self.near = None  # what is kept is for others now
+            self.near = None  # other stores go on using the cached values
         self.keeper.close()
         with self._lock:
             connections, self._connections, self._idle = self._connections, set(), []
@@ -173,7 +173,7 @@ class SyncDriver:
             held = self._idle.pop()
         except IndexError:
             held = self._connect()
-        # Polling while other threads work would take the interpreter from them.
+        # Polling would take the interpreter from other threads at work.
         self._spinner.enabled = self._cores_allow and len(self._connections) - len(self._idle) <= 1
         return held
 
@@ -185,7 +185,7 @@ class SyncDriver:
         logger.debug("connected to %s", address.shown)
         with self._lock:
             self._connections.add(held)
-        if self._closed:  # while it connected: `close` may not have seen it
+        if self._closed:  # closed while connecting: `close` may have missed this connection
             self._drop(held)
             raise StoreClosed("The store was closed while it connected: connect again.")
         return held
@@ -193,14 +193,14 @@ class SyncDriver:
     def _replace(self, broken: HeldConnection) -> HeldConnection:
         """Drop a broken connection and return a new one.
 
-        Where none can be had, the broken one stays the caller's; it refuses every further use by itself.
+        If connecting fails, the caller keeps the broken one, which refuses further use.
         """
-        logger.info("a connection broke before it had done anything that counts; trying once more on a new one")
+        logger.info("a connection broke, and no write can have happened; trying once more on a new one")
         self._drop(broken)
         return self._take_new()
 
     def _take_new(self) -> HeldConnection:
-        """Return a new connection, where one broke: the idle ones most likely broke with it, and are dropped."""
+        """Return a new connection after one broke. The idle ones are dropped, as they most likely broke too."""
         while self._idle:
             try:
                 self._drop(self._idle.pop())
@@ -217,14 +217,14 @@ class SyncDriver:
             self._idle.append(held)
 
     def _ask_policy(self, held: HeldConnection) -> None:
-        """Ask the server, once, what it does when it is full; whatever comes of it, the caller's work is done."""
+        """Query the server's eviction policy, once. The result does not affect the caller, whose call is complete."""
         self._asks_policy = False
         if not eviction_warning.is_due(held.shown):
             return
         try:
             eviction_warning.note(held.shown, held.exchange((eviction_warning.QUESTION,), True))
         except DataStoreError:
-            logger.debug("%s did not say what it does when it is full", held.shown)
+            logger.debug("%s did not report its eviction policy", held.shown)
         except BaseException:
             self._drop(held)
             raise
@@ -235,16 +235,16 @@ class SyncDriver:
         held.close()
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: close our copies of the descriptors, which the parent goes on using."""
+        """Close a forked child's copies of the descriptors, which the parent goes on using."""
         inherited, self._connections, self._idle = self._connections, set(), []
-        self._lock = threading.Lock()  # a thread that is not here may have held it
+        self._lock = threading.Lock()  # the old one may be held by a thread that does not exist in the child
         self.keeper.start_over()
         for connection in inherited:
             connection.close()
 
 
 def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
-    """Step an operation to its end, with `exchange` for each of its calls; `SyncDriver.run` does so by itself, being hot."""
+    """Step an operation to its end with `exchange` for each call. `SyncDriver.run` has a copy of this loop, for speed."""
     try:
         call = op.send(None)
         while True:

@@ -1,6 +1,6 @@
-"""Spans and metrics for OpenTelemetry, by its conventions for database clients, where the host has set it up.
+"""OpenTelemetry spans and metrics, by its conventions for database clients, if the host has set it up.
 
-Whether it has is asked once, when a store is opened. A store that finds nothing set up carries nothing of this.
+This is checked once, when a store is opened. Without a set-up, the store has no cost from telemetry.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 _NAME = "redis_store"
 _BUCKETS_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
-"""Those that the conventions ask for."""
+"""Bounds of the duration histogram, as the conventions require, in seconds."""
 
 _SHOWN = {"set_value": "set", "fetch": "get"}
-"""Operations that callers know by another name."""
+"""Names under which callers know some operations."""
 
 _SCRIPTS = {
     part: each.name
@@ -41,7 +41,7 @@ _SCRIPTS = {
 
 
 def set_up(driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
-    """Measure what a store does from now on, if somebody wants to know."""
+    """Measure a store's operations from now on, if OpenTelemetry is set up."""
     tracer, meter = _tracer(), _meter()
     if tracer is None and meter is None:
         return
@@ -68,7 +68,7 @@ def _meter() -> Any:
 
 
 class Telemetry:
-    """What one store tells of its operations."""
+    """The spans and durations of one store's operations."""
 
     def __init__(self, url: str, tracer: Any, meter: Any) -> None:
         self._tracer = tracer
@@ -76,7 +76,7 @@ class Telemetry:
         self._server = _server_attributes(url)
 
     def measured(self, op: Op[T]) -> Op[T]:
-        """Return the same operation, which is a span and a duration from its first call to its end."""
+        """Return the operation with a span and a duration, from its first call to its end."""
         return cast("Op[T]", self._measured(op))
 
     @types.coroutine
@@ -93,7 +93,7 @@ class Telemetry:
 
 
 class _Running:
-    """One operation under way; it begins with the first call that goes out."""
+    """The measurement of one operation, which starts when its first call is sent."""
 
     def __init__(self, tracer: Any, duration: Any, attributes: dict[str, Any]) -> None:
         self._tracer = tracer
@@ -123,7 +123,7 @@ class _Running:
         if self._span is not None:
             self._span.end()
         if self._duration is not None and self._began is not None:
-            # Namespaces are too many for a metric.
+            # A metric cannot have an attribute with as many values as there are namespaces.
             attributes = {name: value for name, value in self._attributes.items() if name != "redis_store.namespace"}
             self._duration.record(perf_counter() - self._began, attributes)
 
@@ -137,7 +137,7 @@ def _server_attributes(url: str) -> dict[str, Any]:
 
 
 def _store_attributes(op: Op[Any]) -> dict[str, Any]:
-    """What an operation does, and where: each has its scope, or a plan with one, among its arguments."""
+    """Return the operation's name and namespace. Each operation has a scope, or a plan with one, among its arguments."""
     name = getattr(op, "__name__", "?").strip("_")
     attributes = {"redis_store.operation": _SHOWN.get(name, name)}
     arguments = inspect.getcoroutinelocals(op) if inspect.iscoroutine(op) else {}
@@ -148,7 +148,7 @@ def _store_attributes(op: Op[Any]) -> dict[str, Any]:
 
 
 def _command_attributes(commands: tuple[Command, ...], attributes: dict[str, Any]) -> str:
-    """Add what goes out, and return what it is done to. No key and no value is shown."""
+    """Add the command's attributes, and return the target for the span's name. No key and no value is shown."""
     first = commands[0]
     if len(commands) > 1:
         attributes["db.operation.name"] = "MULTI" if first[0] == "MULTI" else "PIPELINE"
@@ -179,7 +179,7 @@ def _histogram(meter: Any) -> Any:
 
 
 class _Totals:
-    """The sums of what all stores of the process have counted, those that are gone included."""
+    """The sums of the counters of all stores of the process, including stores that are gone."""
 
     def __init__(self, meter: Any) -> None:
         self._lock = threading.Lock()
@@ -198,13 +198,13 @@ class _Totals:
         observable(
             "redis_store.lookups",
             "{value}",
-            "Values asked for, by whether they were there.",
+            "Values looked up, by whether they existed.",
             lambda counters: [(counters.hits, {"result": "hit"}), (counters.misses, {"result": "miss"})],
         )
         observable(
             "redis_store.near_hits",
             "{value}",
-            "Answers of the near cache.",
+            "Values read from the near cache.",
             lambda counters: [(counters.near_hits, {})],
         )
         observable(
@@ -219,13 +219,13 @@ class _Totals:
         observable(
             "redis_store.waits",
             "{call}",
-            "Callers who waited for another's value.",
+            "Callers that waited for a value that another caller computed.",
             lambda counters: [(counters.waits, {})],
         )
         observable(
             "redis_store.io",
             "By",
-            "Bytes of values: JSON text, or what it was compressed to.",
+            "Bytes of values, as JSON text or compressed.",
             lambda counters: [
                 (counters.bytes_read, {"direction": "read"}),
                 (counters.bytes_written, {"direction": "write"}),
@@ -233,7 +233,7 @@ class _Totals:
         )
 
     def add(self, driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
-        """Count a store among them, as long as there is anything that uses it."""
+        """Include a store's counters; they are added to the total of the gone ones when its driver is collected."""
         with self._lock:
             self._live[id(counters)] = counters
         weakref.finalize(driver, self._retire, counters).atexit = False
@@ -254,7 +254,7 @@ _making = threading.Lock()
 
 
 def _totals_of(meter: Any) -> _Totals:
-    """Return the sums that a meter provider's readers see; made once."""
+    """Return the totals of the current meter provider, made once for each."""
     provider = sys.modules["opentelemetry.metrics"].get_meter_provider()
     with _making:
         if id(provider) not in _totals:

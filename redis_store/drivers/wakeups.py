@@ -1,8 +1,8 @@
-"""Wakes flows that wait: whatever ends such a wait is published by the script that does it (`scripts`).
+"""Wake-ups for waiting flows: the script that ends a wait (in `scripts`) publishes a message.
 
-All flows of a process that wait for one server share a connection and a thread, which begin with the first that has waited
-for a while and end soon after the last. A message may be lost with the connection, or be forbidden by the server: who waits
-looks again by himself, more often where he cannot be woken, so that it costs time and nothing else.
+All waiting flows of a process on one server share a connection and a thread. These start with the first flow that has waited
+for a while, and end soon after the last. A message may be lost with the connection, and the server may forbid subscribing. So
+waiters also poll, more often when pub/sub is unavailable; a lost message only costs latency.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from redis_store.flows.flow import Pause
 from redis_store.protocol.call import ReplyError
 
 SLEEPS_FIRST = 3
-"""So many pauses are slept through: most waits are over by then, and a subscription would cost more."""
+"""Number of pauses before a flow subscribes. Most waits end within them, and a subscription costs more."""
 
 SUBSCRIBER_LINGER_S = 1.0
-"""So long the connection stays that nobody uses."""
+"""Time for which an unused connection stays open, in seconds."""
 
 _SUBSCRIBE_RETRY_S = 0.5
 _REFUSED_S = 60.0
-"""So long after the server forbade to subscribe it is not asked again."""
+"""Time before subscribing is tried again after the server refused it, in seconds."""
 
 
 class Wakeup:
-    """One flow's wish to be woken."""
+    """One flow's subscription to the message that wakes it."""
 
     def __init__(self, channel: bytes, word: bytes, ring: Callable[[], None], source: Source) -> None:
         self.channel = channel
         self.word = word
         self.ring = ring
         self.source = source
-        """Where the server is: its store is open as long as it waits."""
+        """The server's address, from a store that stays open during the wait."""
         self.live = False
-        """Whether messages come, so that nothing need be asked for often."""
+        """Whether the subscription is active, so that the flow may poll less often."""
 
 
 class Subscriber:
-    """One connection that listens for all who wait, and its thread."""
+    """The connection that listens for all waiting flows, and its thread."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -71,7 +71,7 @@ class Subscriber:
         self._tell(wakeup, False)
 
     def abandon(self) -> None:
-        """In a forked child: close our copies; the parent's thread goes on using its own."""
+        """Close a forked child's copies of the descriptors. The parent's thread goes on using its own."""
         if self._listener is not None:
             self._listener.close()
         self._told.close()
@@ -103,7 +103,7 @@ class Subscriber:
         self._teller.close()
 
     def _listen(self, listener: Listener) -> None:
-        """Subscribe and pass messages on, until nobody waits any more or the connection breaks."""
+        """Subscribe and deliver messages until no flow waits or subscribing is refused."""
         for channel in self._wakeups:
             listener.tell(("SUBSCRIBE", channel))
         while True:
@@ -138,7 +138,7 @@ class Subscriber:
                         listener.tell(("UNSUBSCRIBE", wakeup.channel))
 
     def _heard(self, reply: Any) -> None:
-        if isinstance(reply, ReplyError):  # it does not let us subscribe
+        if isinstance(reply, ReplyError):  # the server refuses the subscription
             self.refused_until = monotonic() + _REFUSED_S
             return
         if not isinstance(reply, list) or len(reply) != 3:
@@ -152,7 +152,7 @@ class Subscriber:
                 wakeup.ring()
 
     def _lose(self) -> None:
-        """No messages come any more: everybody is on his own."""
+        """Tell every flow that no more messages come, so that it polls."""
         for there in self._wakeups.values():
             for wakeup in there:
                 wakeup.live = False
@@ -185,7 +185,7 @@ _lock = threading.Lock()
 
 
 def _subscribe(wakeup: Wakeup, timeout_s: float | None) -> Subscriber | None:
-    """Have a flow woken; None where the server does not allow it."""
+    """Subscribe for a flow and return the subscriber, or None if the server recently refused."""
     key = f"{wakeup.source.resolver.url} {timeout_s}"
     with _lock:
         subscriber = _subscribers.get(key)
@@ -198,7 +198,7 @@ def _subscribe(wakeup: Wakeup, timeout_s: float | None) -> Subscriber | None:
 
 
 class _Pauses:
-    """The pauses of one flow; `ring` ends the one that is under way."""
+    """The pauses of one flow; `ring` ends the current one."""
 
     def __init__(self, source: Source, timeout_s: float | None, ring: Callable[[], None]) -> None:
         self._source = source
@@ -209,26 +209,29 @@ class _Pauses:
         self._subscriber: Subscriber | None = None
 
     def close(self) -> None:
-        """Be woken no more; harmless when repeated."""
+        """Unsubscribe, and end the current pause. Idempotent."""
         subscriber, self._subscriber = self._subscriber, None
         if subscriber is not None and self._wakeup is not None:
             subscriber.remove(self._wakeup)
         self._ring()
 
     def _seconds(self, step: Pause) -> float:
-        """How long to pause, unless woken. The pause in which the subscription comes about ends with it, for another look."""
+        """Return the length of the pause, unless it is woken.
+
+        A pause during which the subscription becomes active ends at that moment, so that the flow polls once more.
+        """
         if not step.channel or self._sleeps_left > 0:
             self._sleeps_left -= 1
             return step.seconds
         if self._wakeup is None:
             self._wakeup = Wakeup(step.channel, step.word, self._ring, self._source)
             self._subscriber = _subscribe(self._wakeup, self._timeout_s)
-        # Without a subscriber nobody rings: the store is closing, and the next look says so.
+        # After `close` nothing rings: the store is closing, and the next poll raises that.
         return step.woken_s if self._wakeup.live and self._subscriber is not None else step.seconds
 
 
 class SyncPauses(_Pauses):
-    """The pauses of a flow of a thread."""
+    """The pauses of a flow that runs in a thread."""
 
     def __init__(self, source: Source, timeout_s: float | None) -> None:
         self._rung = threading.Event()
@@ -244,7 +247,7 @@ class SyncPauses(_Pauses):
 
 
 class AsyncPauses(_Pauses):
-    """The pauses of a flow of a task."""
+    """The pauses of a flow that runs in an asyncio task."""
 
     def __init__(self, source: Source, timeout_s: float | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -261,7 +264,7 @@ class AsyncPauses(_Pauses):
         self._rung.clear()
 
     def _ring_from_anywhere(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no flow waits
             self._loop.call_soon_threadsafe(self._rung.set)
 
 

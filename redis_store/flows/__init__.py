@@ -1,1 +1,1 @@
-"""Operations of several steps with waits between them, without I/O, and the two runners that carry them out."""
+"""Flows: operations of several steps with waits between them, without I/O, and their two runners."""

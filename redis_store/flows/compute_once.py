@@ -1,10 +1,10 @@
-"""Computing once: the flow of `get_or_set`, and the answers that it lives on.
+"""Single flight: the flow of `get_or_set`, and the replies that it handles.
 
-Whoever finds no value claims to compute it, in the server, under a token. The claim is renewed while he computes, and lapses
-when he dies; the others look again until there is a value, an error, or nobody who computes.
+A caller that finds no value makes a claim to compute it, in the server, under a token. The claim is renewed during the
+computation and expires if its holder dies. The waiters poll until there is a value, an error, or no claim.
 
-Who carries out the single steps is another's business: `ops.flights` against a server, the sandbox's child through its
-broker, for which this imports nothing but `errors`, `namespace.keys` and `flows.flow`.
+The caller supplies the single steps: `ops/compute_once.py` runs them on a server, the sandbox's child through its broker. For the
+child's sake this module imports no operations.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 
 LOCK_TIMEOUT_S = 30
-"""After so many seconds without a sign of life the one who computes is taken for dead."""
+"""Default time after which a claim without a renewal expires, in seconds."""
 
 COMPUTE_WOKEN_PAUSE_S = 0.5
-"""How long to wait for word that a computation is over before looking for it; whoever writes the key by hand says none."""
+"""Longest pause while listening for the end of a computation, in seconds; an external write to the key sends no message."""
 
 
 class Claimed(NamedTuple):
-    """Nobody has the value: the caller computes it."""
+    """There is no value, and the caller now has the claim to compute it."""
 
 
 class Found(NamedTuple):
-    """There is a value, and these are its bytes."""
+    """There is a value; `text` is its bytes."""
 
     text: bytes
 
 
 class Failed(NamedTuple):
-    """Somebody computed while the caller waited, and his function raised this."""
+    """Another caller computed while this one waited, and its function raised this error."""
 
     error_type: str
     message: str
 
 
 class Computing(NamedTuple):
-    """Somebody else computes; after so many ms without a renewal he no longer does. `now_ms` is the server's clock."""
+    """Another caller has the claim, which expires in `left_ms` unless it is renewed. `now_ms` is the server's clock."""
 
     left_ms: int
     now_ms: int
@@ -67,17 +67,17 @@ ClaimAnswer: TypeAlias = Claimed | Found | Failed | Computing
 
 
 class Computation(Protocol):
-    """What a caller of `get_or_set` wants, checked, and the steps towards it."""
+    """The checked arguments of a `get_or_set`, and its single steps."""
 
     @property
     def key(self) -> str: ...
     @property
     def place(self) -> Hashable:
-        """What tells the value from all others of this process."""
+        """The value's identity among all values of this process."""
 
     @property
     def channel(self) -> bytes:
-        """Where the end of the computation is published, or nothing where that cannot be heard; `word` is the message."""
+        """The channel on which the end of the computation is published as `word`; empty if the caller cannot subscribe."""
 
     @property
     def word(self) -> bytes: ...
@@ -92,28 +92,31 @@ class Computation(Protocol):
     @property
     def counters(self) -> Counters: ...
     def look_near(self) -> Awaitable[bytes | None]:
-        """Return the step that reads the value's bytes, None where there is none."""
+        """Return the step that reads the value's bytes, or None if there is no value."""
 
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer: ...
     async def renew(self, token: str) -> bool: ...
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
-        """Store a computed value; whether it was stored, and if not, the bytes that stand there."""
+        """Store a computed value. Return whether it was stored, and if not, the bytes of the current value."""
 
     async def fail(self, token: str, failed: Failed | None) -> bool: ...
 
 
 def lifetimes(ttl_ms: int | str, stale: Ttl) -> tuple[int | Literal[""], int | Literal[""]]:
-    """Return for how long a value is kept, in ms, and for how much of that it may be served stale; '' for no bound, and not."""
+    """Return a value's time to live in ms, and the last part of it in which the value may be served stale, in ms.
+
+    An empty string stands for no time to live and for never stale.
+    """
     if stale is None:
         return ttl_ms if isinstance(ttl_ms, int) else "", ""
     stale_ms = ttl_to_ms(stale, "stale")
     if not isinstance(ttl_ms, int):
-        raise InvalidInput("stale= is for values that expire: give a ttl too.")
+        raise InvalidInput("stale= needs a value that expires: give ttl= too.")
     return ttl_ms + stale_ms, stale_ms
 
 
 def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
-    """Check that tags are a list of texts, and return each once."""
+    """Check that tags are a list of str, and return them without duplicates."""
     if tags is None:
         return ()
     if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
@@ -125,14 +128,14 @@ def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def encode_tag(tag: str) -> bytes:
-    """Check a tag and return its name in UTF-8."""
+    """Check a tag and return it in UTF-8."""
     return encode_name(tag, "tag", MAX_NAMESPACE_BYTES)
 
 
 async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Callable[[], str], rand: Rand) -> Json:
-    """The flow of `DataStore.get_or_set`."""
+    """Return the value of a key, computing it once if it is missing: the flow of `DataStore.get_or_set`."""
     if not callable(make):
-        raise InvalidType(f"What computes a value must be a function, not {type(make).__name__}.")
+        raise InvalidType(f"A value must be computed by a function, not by {type(make).__name__}.")
     counters = plan.counters
     if plan.stale_ms == "":
         text = await plan.look_near()
@@ -146,7 +149,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         answer = await _claim(plan, token, since_ms)
         if isinstance(answer, Found):
             if plan.stale_ms != "" and since_ms is None:
-                counters.read(answer.text)  # elsewhere the look has counted it as a miss
+                counters.read(answer.text)  # otherwise the near read has counted it as a miss
             return plan.decode(answer.text)
         if isinstance(answer, Claimed):
             counters.computes += 1
@@ -156,7 +159,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
             raise _failed(plan, answer)
         if plan.place in _under_way.get():
             raise InvalidInput(
-                f"The function that computes {plan.key!r} asks for {plan.key!r} itself, which would never end."
+                f"The function that computes {plan.key!r} requested {plan.key!r} itself, which would never end."
             )
         if since_ms is None:
             counters.waits += 1
@@ -173,7 +176,7 @@ async def _claim(plan: Computation, token: str, since_ms: int | None) -> ClaimAn
     except GeneratorExit:
         raise
     except BaseException as error:
-        # A caller who is cancelled, or an answer that was lost: it may be ours without our knowing.
+        # The caller was cancelled or the reply was lost: the server may have granted the claim without our knowing.
         if not isinstance(error, DataStoreError) or error.outcome_unknown:
             silent = isinstance(error, StoreTimeout)
             await take_back(lambda: plan.fail(token, None), plan.lock_ms / 1000, silent=silent)
@@ -181,11 +184,11 @@ async def _claim(plan: Computation, token: str, since_ms: int | None) -> ClaimAn
 
 
 _under_way: ContextVar[tuple[Hashable, ...]] = ContextVar("_under_way", default=())
-"""What this thread or task computes just now."""
+"""The values that this thread or task is computing now."""
 
 
 async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked: float) -> bytes:
-    """Compute the value under a claim that holds since `asked`, store it, and return the bytes that callers get."""
+    """Compute the value under a claim requested at `asked`, store it, and return the bytes that callers get."""
     keeping = await Keep(lambda: plan.renew(token), plan.lock_ms / 1000, asked)
     before = _under_way.set((*_under_way.get(), plan.place))
     try:
@@ -196,19 +199,19 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
         raise
     except BaseException as error:
         plan.counters.compute_errors += 1
-        # An interrupt or a cancellation says nothing about the function: then somebody else tries it.
+        # An interrupt or a cancellation is no error of the function, so a waiter claims in turn.
         failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
         await take_back(lambda: plan.fail(token, failed), plan.lock_ms / 1000)
         raise
     finally:
         _under_way.reset(before)
         keeping.stop()
-    # Somebody has set another value meanwhile: it is newer, and the one that the others see.
+    # If another value was set meanwhile, it is newer, and the waiters see it.
     return there if there is not None and not stored and plan.stale_ms == "" else text
 
 
 def _longest_pause(plan: Computation) -> float:
-    """Those who wait look often enough to see a value that does not live long."""
+    """Return the longest pause between polls, short enough that waiters see a value that soon expires."""
     return (
         FLOW_LONGEST_PAUSE_S if plan.ttl_ms == "" else max(FIRST_PAUSE_S, min(FLOW_LONGEST_PAUSE_S, plan.ttl_ms / 4000))
     )
@@ -217,14 +220,14 @@ def _longest_pause(plan: Computation) -> float:
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # its own class's fault, which must not keep the others waiting
+    except Exception:  # a faulty `__str__` must not keep the waiters waiting
         text = "it has no text"
     return text.encode(errors="backslashreplace").decode()
 
 
 def _failed(plan: Computation, failed: Failed) -> ComputeFailed:
     return ComputeFailed(
-        f"Another caller computed {plan.key!r}, and failed with {failed.error_type} ({failed.message}): nothing was cached."
+        f"Another caller computed {plan.key!r} and failed with {failed.error_type} ({failed.message}): nothing was cached."
         " Call again to compute it here.",
         key=plan.key,
         error_type=failed.error_type,

@@ -1,8 +1,8 @@
-"""What a flow asks for: operations with pauses and callers' functions between them, written once for both sides.
+"""The steps of a flow: operations, pauses and calls of the caller's functions, written once for threads and asyncio.
 
-A flow is to operations what an operation is to commands: an ``async def`` function without I/O. It awaits the steps below
-only, and a runner (`flows.run_sync`, `flows.run_async`) carries them out. It holds no connection between two operations, so whoever
-waits in one holds none.
+A flow is to operations what an operation is to commands: an ``async def`` function without I/O. It awaits only the steps below,
+and a runner (`flows.run_sync`, `flows.run_async`) carries them out. It holds no connection between two operations, so a waiter
+occupies none.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, StoreTimeout, StoreUnavailable
 
-if TYPE_CHECKING:  # the sandbox's child runs flows too, and has no operations
+if TYPE_CHECKING:  # the sandbox's child also runs flows, but has no operations
     from redis_store.namespace.scope import Scope
     from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 
 Rand: TypeAlias = Callable[[], float]
-"""A source of randomness, as `random.random`."""
+"""A source of randomness, like `random.random`."""
 
 FIRST_PAUSE_S = 0.002
 FLOW_LONGEST_PAUSE_S = 0.1
 
 
 class Do(NamedTuple, Generic[T]):
-    """Carry out an operation."""
+    """The step that carries out an operation."""
 
     op: Op[T]
 
@@ -36,12 +36,12 @@ class Do(NamedTuple, Generic[T]):
 
 
 class Look(NamedTuple):
-    """Read one value's JSON text, None where there is none: from the near cache, where the store has one."""
+    """The step that reads one value's JSON text, or None if there is none; from the near cache if the store has one."""
 
     scope: Scope
     key: str
     make: Callable[[], Op[bytes | None]]
-    """Makes the operation that asks the server."""
+    """Makes the operation that reads from the server."""
 
     def __await__(self) -> Generator[Look, Any, bytes | None]:
         text: bytes | None = yield self
@@ -49,7 +49,7 @@ class Look(NamedTuple):
 
 
 class Ask(NamedTuple, Generic[T]):
-    """Call a function of the caller's; on the asynchronous side what it returns is awaited where it can be."""
+    """The step that calls a function of the caller. The asyncio runner also awaits an awaitable result."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
@@ -60,24 +60,26 @@ class Ask(NamedTuple, Generic[T]):
 
 
 class Pause(NamedTuple):
-    """Wait before looking again: so long, or where a message can be waited for, at most `woken_s` or until it comes.
+    """The step that waits before the next poll: `seconds`, or up to `woken_s` if a message can end the wait early.
 
-    A flow looks again by itself after each pause, so that a lost message costs time and nothing else.
+    A flow polls after each pause, so a lost message only costs latency.
     """
 
     seconds: float
+    """Length of the pause without pub/sub, in seconds."""
     channel: bytes = b""
-    """Where the message is published that ends the wait, which is the Redis key that it is about; or nothing."""
+    """The channel of the message that ends the pause, named like the Redis key that it is about; empty for none."""
     word: bytes = b""
     """The message."""
     woken_s: float = 0.0
+    """Longest pause while listening for the message, in seconds."""
 
     def __await__(self) -> Generator[Pause, Any, None]:
         yield self
 
 
 class Now(NamedTuple):
-    """Read a clock that only goes forward, in seconds."""
+    """The step that reads a monotonic clock, in seconds."""
 
     def __await__(self) -> Generator[Now, Any, float]:
         now: float = yield self
@@ -85,14 +87,14 @@ class Now(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Begin to renew something that expires in the server, until it is stopped; gives a `Keeping`."""
+    """The step that starts renewing something that expires in the server. Its result is a `Keeping`, which stops it."""
 
     renew: Callable[[], Op[bool]]
     ttl_s: float
     since: float
-    """When the request went out that made it ours."""
+    """Time at which the acquiring request was sent, by the monotonic clock."""
     tied: bool = True
-    """Whether it ends with the thread or the task that began it."""
+    """Whether renewing ends with the thread or the task that started it."""
 
     def __await__(self) -> Generator[Keep, Any, Keeping]:
         keeping: Keeping = yield self
@@ -101,11 +103,11 @@ class Keep(NamedTuple):
 
 Step: TypeAlias = "Do[Any] | Look | Ask[Any] | Pause | Now | Keep"
 Flow: TypeAlias = Coroutine[Step, Any, T]
-"""A flow under way, to be run once by a runner."""
+"""A started flow, to be run once by a runner."""
 
 
 class Keeping:
-    """Something of ours that the server lets go of unless it is renewed, and how long it is surely ours."""
+    """A holding that expires in the server unless it is renewed, and the time until which it is certainly held."""
 
     __slots__ = ("_until", "renew", "stopped", "ttl_s")
 
@@ -117,30 +119,30 @@ class Keeping:
 
     @property
     def pause_s(self) -> float:
-        """How long after a renewal to renew again."""
+        """The time from one renewal to the next, in seconds."""
         return self.ttl_s / 3
 
     def renewed(self, since: float, kept: bool) -> None:
-        """Note the answer to a renewal that began at `since`."""
+        """Record the result of a renewal that was sent at `since`."""
         if kept:
             self._until = since + self.ttl_s
         else:
             self._until = float("-inf")
 
     def lost(self, now: float) -> bool:
-        """Whether it is no longer surely ours."""
+        """Whether it is no longer certainly held."""
         return now >= self._until
 
     def stop(self) -> None:
-        """Renew no more. Harmless when repeated."""
+        """Stop renewing. Idempotent."""
         self.stopped = True
 
 
 async def take_back(undo: Callable[[], Op[bool]], ttl_s: float, *, silent: bool = False) -> None:
-    """The flow that lets go of what may be ours in the server without our knowing, lest it stand there until it lapses.
+    """Release something that the server may have granted without our knowing. Otherwise it would stay until it expires.
 
-    Where the server cannot be used just now it is tried again beside the caller, until `ttl_s` are over; at once so where it was
-    `silent`: the caller has waited for it already, and what it has not answered yet it may still carry out.
+    If the server is unavailable, retry in the background for up to `ttl_s`. With `silent` (the server did not reply in time), go
+    to the background at once: the caller has waited already, and the server may still carry out the unanswered request.
     """
     if not silent:
         try:
@@ -158,15 +160,15 @@ async def take_back(undo: Callable[[], Op[bool]], ttl_s: float, *, silent: bool 
 
 
 def may_pass(error: DataStoreError) -> bool:
-    """Whether the server may be of use again: it is away, or busy, or a replica that is about to take over."""
+    """Whether the error may be temporary: the server is away, or busy, or a replica that is about to take over."""
     return isinstance(error, (ConnectionLost, StoreTimeout, ServerReadOnly)) or type(error) is StoreUnavailable
 
 
 def next_pause(pause_s: float, longest_s: float = FLOW_LONGEST_PAUSE_S) -> float:
-    """Return the pause that follows one that was in vain."""
+    """Return the next, longer pause of a back-off, at most `longest_s`."""
     return min(longest_s, pause_s * 1.5)
 
 
 def spread(pause_s: float, rand: Rand) -> float:
-    """Return a pause near to this one, so that those who wait together do not look together."""
+    """Return a random pause around this one (0.5 to 1.5 times), so that waiters do not poll at the same moment."""
     return pause_s * (0.5 + rand())

@@ -1,7 +1,7 @@
-"""What is held in turns, and the flows that wait for it: for a lock, a place of a semaphore, a moment of a rate limit.
+"""The flows that wait for a lock, a semaphore slot or a turn of a rate limit, and hold the first two.
 
-Who carries out the single steps is another's business: `ops.locks` against a server, the sandbox's child through its broker,
-for which this imports nothing but `errors` and `flows.flow`.
+The caller supplies the single steps: `ops.locks` runs them on a server, the sandbox's child through its broker. For the child's
+sake this module imports only `errors` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from redis_store.errors import ConnectionLost, LockTimeout, StoreTimeout
 from redis_store.flows.flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
 
 GRACE_MS = 1000
-"""How long what is free is kept for the first in the queue, who must look again within that time."""
+"""Time for which a free lock or slot is reserved for the first waiter, which must poll within it, in milliseconds."""
 
 PAUSE_A_PLACE_S = 0.01
+"""Pause between polls for each position in the queue, in seconds: waiters further back poll less often."""
+
 HOLD_LONGEST_PAUSE_S = GRACE_MS / 4000
-"""Who stands further behind looks less often, but always several times within the grace."""
+"""Longest pause between polls, in seconds: every waiter polls several times within the grace period."""
 
 HOLD_WOKEN_PAUSE_S = GRACE_MS / 2000
-"""How long to wait for word that it is our turn before looking for it."""
+"""Longest pause while listening for the message that it is our turn, in seconds."""
 
 
 class Taken(NamedTuple):
-    """It is ours; `fence` is a lock's fencing number, and 0 with a semaphore."""
+    """The caller is now the holder. `fence` is a lock's fencing number; with a semaphore it is 0."""
 
     fence: int
 
 
 class Busy(NamedTuple):
-    """It is not; after so many ms it may be, and so many others are before us."""
+    """Another caller is the holder. Try again in `retry_ms`; `place` waiters are ahead in the queue."""
 
     retry_ms: int
     place: int
@@ -40,7 +42,7 @@ HoldAnswer: TypeAlias = Taken | Busy
 
 
 class Holdable(Protocol):
-    """What can be held under a token for as long as it is renewed."""
+    """A lock or a semaphore: held under a token while it is renewed."""
 
     @property
     def name(self) -> str: ...
@@ -56,7 +58,7 @@ class Holdable(Protocol):
 
 
 class Limiting(Protocol):
-    """What gives moments, at most so many in any period."""
+    """A rate limit: grants at most a fixed number of turns in any period."""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +66,7 @@ class Limiting(Protocol):
 
 
 async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool, rand: Rand) -> tuple[Taken, Keeping]:
-    """The flow that waits until something is ours, and begins to renew it."""
+    """Wait for a lock or a semaphore slot, acquire it, and start renewing it."""
     began = await Now()
     at_most_s = FIRST_PAUSE_S
     try:
@@ -77,25 +79,25 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
             if left_s <= 0:
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
             retry_s = max(0.001, answer.retry_ms / 1000)
-            wanted_s = min(_pause(answer, rand), spread(at_most_s, rand))  # much is given back soon
+            wanted_s = min(_pause(answer, rand), spread(at_most_s, rand))  # most holders release soon
             at_most_s = next_pause(at_most_s, HOLD_LONGEST_PAUSE_S)
             pause_s, woken_s = (min(each, retry_s, left_s) for each in (wanted_s, HOLD_WOKEN_PAUSE_S))
             await Pause(pause_s, wanted.redis_key, token.encode(), woken_s)
     except GeneratorExit:
         raise
     except BaseException as error:
-        # Also where an answer was lost: it may be ours without our knowing.
+        # Also if a reply was lost: the server may have granted it without our knowing.
         await _let_go(wanted, token, silent=isinstance(error, StoreTimeout))
         raise
 
 
 async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
-    """The flow that gives back what is renewed no more, and returns whether it was ours until then."""
+    """Release something whose renewing was stopped, and return whether it was held until then."""
     try:
         return await _release(wanted, token)
     except ConnectionLost:
         pass
-    # Lest everybody wait for what nobody holds until its time is over: a token gives back once, however often it is sent.
+    # Otherwise the waiters would wait for its expiry although nobody holds it. A token releases once, however often it is sent.
     return await _release(wanted, token, again=True) or not keeping.lost(await Now())
 
 
@@ -113,7 +115,7 @@ async def _let_go(wanted: Holdable, token: str, *, silent: bool) -> None:
 
 
 async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
-    """The flow that takes the next free moment of a rate limit and waits for it."""
+    """Take the next free turn of a rate limit and wait for it."""
     most_ms = None if timeout_s is None else int(timeout_s * 1000)
     taken, wait_ms = await Do(limit.take(most_ms))
     if not taken:
@@ -128,7 +130,7 @@ def _pause(busy: Busy, rand: Rand) -> float:
 
 def _not_in_time(what: str, name: str, timeout_s: float | None, retry_ms: int) -> LockTimeout:
     return LockTimeout(
-        f"The {what} {name!r} had no room within {timeout_s:g} seconds: try again later, or wait longer.",
+        f"The {what} {name!r} could not be acquired within {timeout_s:g} seconds: try again later, or wait longer.",
         name=name,
         retry_after_ms=retry_ms,
     )

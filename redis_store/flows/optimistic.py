@@ -1,7 +1,7 @@
-"""Changes by optimism: made from what stands there, written if it still does, tried again if not.
+"""Optimistic updates: computed from the current value, written if it is still current, tried again if not.
 
-Who carries out the single steps is another's business: `ops` against a server, the sandbox's child through its broker, for
-which this imports nothing but `errors` and `flows.flow`.
+The caller supplies the single steps: `ops` runs them on a server, the sandbox's child through its broker. For the child's sake
+this module imports only `errors` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -16,44 +16,46 @@ if TYPE_CHECKING:
     from redis_store.protocol.call import Op
 
 UPDATE_TRIES = 200
-"""How often a change is tried while others change the same key; with the pauses between, for about 10 seconds."""
+"""Maximum number of tries of an update while other callers change the same key; with pauses, about 10 seconds."""
 
 TRIES_AT_ONCE = 3
-"""So many tries follow each other without a pause."""
+"""Number of tries without a pause before them."""
 
 MAX_PARTS = 1000
-"""So many reads and writes one transaction may have; the server does nothing else while it carries them out."""
+"""Maximum number of reads and writes in a transaction; the server does nothing else while it carries them out."""
 
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 Look: TypeAlias = "Callable[[], Op[bytes | None]]"
-"""Reads the bytes that stand there, None where none do."""
+"""Reads the current bytes of a value, None if there is none."""
 
 Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
-"""Gives the new bytes of a value for those that stand there, None where none do."""
+"""Computes the new bytes of a value from the current ones, None if there are none."""
 
 Replace: TypeAlias = "Callable[[bytes, bytes | None], Op[Literal[True] | bytes | None]]"
-"""Writes bytes if those others stand there, None for nothing; gives True, or else what does."""
+"""Writes new bytes if the given ones are current (None: there is no value). Returns True, or else the current bytes."""
 
 
 async def change_value(
     key: str, there: bytes | None, look: Look, change: Change, replace: Replace, rand: Rand
 ) -> bytes:
-    """The flow that writes what `change` makes of what is there, again while others write; returns what was written."""
+    """Write the result of `change` for the current value, trying again if it changed meanwhile. Return the written bytes."""
     pause_s = FIRST_PAUSE_S / 2
     for attempt in range(UPDATE_TRIES):
         if attempt >= TRIES_AT_ONCE:
             await Pause(spread(pause_s, rand))
             pause_s = next_pause(pause_s)
-            there = await Do(look())  # what stood there before the pause is what others write over by now
+            there = await Do(look())  # the value read before the pause is likely out of date
         text = await change(there)
         found = await Do(replace(text, there))
         if found is True:
             return text
         there = found
-    raise Conflict(f"The key {key!r} was changed by others at each of {UPDATE_TRIES} tries: nothing was written.")
+    raise Conflict(
+        f"The key {key!r} was changed by other callers during each of {UPDATE_TRIES} tries: nothing was written."
+    )
 
 
 async def transact(
@@ -63,9 +65,9 @@ async def transact(
     commit: Callable[[D], Op[None]],
     rand: Rand,
 ) -> T:
-    """The flow that runs a function with a new transaction until nobody has disturbed it."""
+    """Run a function with a new transaction until it commits without a conflict, at most `UPDATE_TRIES` times."""
     if not callable(function):
-        raise InvalidType(f"transact runs a function of a transaction, not {kind_of(function)}.")
+        raise InvalidType(f"transact needs a function of a transaction, not {kind_of(function)}.")
     pause_s = FIRST_PAUSE_S / 2
     for attempt in range(UPDATE_TRIES):
         if attempt >= TRIES_AT_ONCE:
@@ -83,13 +85,13 @@ async def transact(
 
 
 def check_function(function: object) -> None:
-    """Raise `InvalidType` for what cannot make a new value of an old one."""
+    """Raise `InvalidType` if the function of an update is not callable."""
     if not callable(function):
         raise InvalidType(f"A key is updated by a function of its value, not by {kind_of(function)}.")
 
 
 def check_max_items(value: object) -> int:
-    """Check how many items a list may keep."""
+    """Check the bound on a list's items and return it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidType(f"max_items must be a whole number, not {kind_of(value)}.")
     if value < 1:
@@ -98,7 +100,7 @@ def check_max_items(value: object) -> int:
 
 
 def check_open(begun: bool, over: bool) -> None:
-    """Raise `InvalidInput` where a transaction has not begun, so that nothing would be written, or has ended."""
+    """Raise `InvalidInput` if a transaction has not begun, so that nothing would be written, or has ended."""
     if over:
         raise InvalidInput("This transaction is over: begin another one.")
     if not begun:
@@ -106,7 +108,7 @@ def check_open(begun: bool, over: bool) -> None:
 
 
 def check_parts(count: int) -> None:
-    """Raise `LimitExceeded` where a transaction has read and would write too much."""
+    """Raise `LimitExceeded` if a transaction has too many reads and writes."""
     if count > MAX_PARTS:
         raise LimitExceeded(
             f"The transaction has more than {MAX_PARTS:,} reads and writes: make it smaller, or use set_many.",
@@ -117,15 +119,15 @@ def check_parts(count: int) -> None:
 
 
 def changed_since_read(namespace: str, key: str) -> Conflict:
-    """The error of a transaction that no longer stands on what it has read."""
+    """Return the error for a transaction whose reads are out of date."""
     return Conflict(
-        f"The key {key!r} in namespace {namespace!r} was changed by others after this transaction had read it: nothing was"
-        " written. Run it again.",
+        f"The key {key!r} in namespace {namespace!r} was changed by another caller after this transaction read it:"
+        " nothing was written. Run it again.",
         namespace=namespace,
         key=key,
     )
 
 
 def kind_of(value: object) -> str:
-    """Say of what kind a value is, as a part of a sentence."""
+    """Return a value's type as part of a sentence, such as ``a list``."""
     return "null" if value is None else f"a {type(value).__name__}"

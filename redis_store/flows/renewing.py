@@ -1,4 +1,4 @@
-"""Renewing what threads hold, from one thread a driver."""
+"""Renewing what threads hold, from one background thread per driver."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from redis_store.protocol.call import Op
 
 KEEPER_LINGER_S = 5.0
-"""How long the renewing thread waits for more to do before it ends."""
+"""Time for which the idle renewing thread waits for more to renew before it ends, in seconds."""
 
 
 class Keeper:
-    """Renews what threads hold, each as long as the thread that holds it lives.
+    """Renews what threads hold while the holding thread is alive.
 
-    One daemon thread does it for a driver; it starts with the first thing to renew, and ends some seconds after the last.
+    Each driver has one daemon thread for it, which starts with the first holding and ends `KEEPER_LINGER_S` after the last.
     """
 
     def __init__(self, run: Callable[[Op[bool]], bool]) -> None:
@@ -29,7 +29,7 @@ class Keeper:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget everything, as a forked child must: its parent goes on renewing."""
+        """Drop all holdings, as a forked child must: its parent keeps renewing them."""
         self._news = threading.Condition()
         self._due: list[tuple[float, int, Keeping, threading.Thread | None]] = []
         self._count = 0
@@ -38,7 +38,7 @@ class Keeper:
         self._closed = False
 
     def keep(self, keeping: Keeping, tied: bool) -> Keeping:
-        """Begin to renew, with `tied` as long as the calling thread lives."""
+        """Start renewing; with `tied`, only while the calling thread is alive."""
         with self._news:
             due = time.monotonic() + keeping.pause_s
             self._put(due, keeping, threading.current_thread() if tied else None)
@@ -50,7 +50,7 @@ class Keeper:
         return keeping
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Tell the thread to end."""
         with self._news:
             self._closed = True
             self._news.notify()
@@ -70,7 +70,7 @@ class Keeper:
                     self._put(again, keeping, holder)
 
     def _next(self) -> tuple[Keeping, threading.Thread | None] | None:
-        """Wait for what is due next; None where there is nothing left to do."""
+        """Wait until the next holding is due and return it with its holder, or None if the thread is to end."""
         with self._news:
             while not self._closed:
                 while self._due and self._due[0][2].stopped:
@@ -87,14 +87,14 @@ class Keeper:
             return None
 
     def _renewed(self, keeping: Keeping) -> float | None:
-        """Renew once; returns when to do it again, None for never."""
+        """Renew once, and return when to renew again, or None for never."""
         began = time.monotonic()
         try:
             kept = self._run(keeping.renew())
         except StoreClosed:
             return None
         except DataStoreError:
-            # It stays ours for a while: try again soon, until it surely is not.
+            # It is held until its ttl ends: retry soon, until it is certainly lost.
             now = time.monotonic()
             return None if keeping.lost(now) else now + keeping.pause_s / 4
         keeping.renewed(began, kept)

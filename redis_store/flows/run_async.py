@@ -1,4 +1,4 @@
-"""Runs flows for asyncio, and renews what they hold from a task for each."""
+"""The asyncio runner of flows. Each holding is renewed by a task of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class AsyncFlowDriver(Protocol):
-    """Runs operations for asyncio."""
+    """What the runner needs of an asyncio driver."""
 
     @property
     def near(self) -> AsyncTextReads | None: ...
@@ -33,14 +33,14 @@ class AsyncTextReads(Protocol):
 
 
 class AsyncFlowPauses(Protocol):
-    """Carries out the pauses of one flow."""
+    """The pauses of one flow."""
 
     async def pause(self, step: Pause) -> None: ...
     def close(self) -> None: ...
 
 
 async def run_flow(driver: AsyncFlowDriver, flow: Flow[T]) -> T:
-    """Carry a flow out and return its result."""
+    """Run a flow and return its result."""
     pauses: AsyncFlowPauses | None = None
     try:
         step = flow.send(None)
@@ -81,7 +81,7 @@ async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
 
 
 class _TaskKeeping(Keeping):
-    """Renews in a task of its own, if it is tied as long as the task that began it is not done."""
+    """Renews in a task of its own; if tied, only until the task that started it is done."""
 
     __slots__ = ("_driver", "_holder", "_task")
 
@@ -107,7 +107,7 @@ class _TaskKeeping(Keeping):
             except StoreClosed:
                 return
             except DataStoreError:
-                # It stays ours for a while: try again soon, until it surely is not.
+                # It is held until its ttl ends: retry soon, until it is certainly lost.
                 if self.lost(time.monotonic()):
                     return
                 pause_s = self.pause_s / 4

@@ -1,4 +1,4 @@
-"""Runs flows for threads, and renews what they hold from one thread a driver."""
+"""The runner of flows for threads. All holdings of a driver are renewed by one background thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class FlowDriver(Protocol):
-    """Who carries out operations, and renews what is held."""
+    """What the runner needs of a driver for threads."""
 
     keeper: Keeper
 
@@ -35,24 +35,24 @@ class TextReads(Protocol):
 
 
 class FlowPauses(Protocol):
-    """How the pauses of one flow pass."""
+    """The pauses of one flow."""
 
     def pause(self, step: Pause) -> None: ...
     def close(self) -> None: ...
 
 
 class Sleeps:
-    """FlowPauses that nothing ends before their time."""
+    """Pauses that sleep; no message ends them early."""
 
     def pause(self, step: Pause) -> None:
         time.sleep(step.seconds)
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Do nothing, as there is nothing to release."""
 
 
 def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
-    """Carry a flow out and return its result."""
+    """Run a flow and return its result."""
     pauses: FlowPauses | None = None
     try:
         step = flow.send(None)
@@ -78,7 +78,7 @@ def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
 
 
 def carry_out(driver: FlowDriver, step: Do[Any] | Look | Ask[Any] | Now | Keep) -> Any:
-    """Carry out a step that is no pause, blocking the thread, and return its result."""
+    """Carry out a step other than a pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
     if isinstance(step, Now):
@@ -95,6 +95,6 @@ def carry_out(driver: FlowDriver, step: Do[Any] | Look | Ask[Any] | Now | Keep) 
             result.close()
         raise InvalidType(
             f"{getattr(step.function, '__name__', 'The function')} is asynchronous, and this store is not: use"
-            " connect_async, or give a plain function. Inside the sandbox @data_store.cached takes it."
+            " connect_async, or give a plain function. Inside the sandbox, @data_store.cached accepts it."
         )
     return result

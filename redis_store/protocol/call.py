@@ -1,7 +1,7 @@
-"""What an operation asks for: a request to the server, and how to read its reply.
+"""Calls: a call is one request to the server with the decoder of its reply.
 
-Operations are ``async def`` functions that do no I/O. They await `Call`s only; a driver (`drivers.sync`, `drivers.aio`)
-steps them with ``send`` and ``throw`` and carries the calls out. So each operation is written once.
+Operations are ``async def`` functions that do no I/O. They await only `Call`s. A driver (`drivers.sync`, `drivers.aio`) steps
+them with ``send`` and ``throw`` and carries the calls out. So each operation is written once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The arguments that many commands begin with, packed once (`_pack.opening`); a field and a value follow."""
+    """The common first arguments of many commands, packed once (`protocol/packing.py`); a field and a value follow."""
 
     name: str
     count: int
@@ -30,69 +30,70 @@ Command: TypeAlias = tuple[Argument | Opening, ...]
 
 
 class ReplyError(Exception):
-    """An error reply, as the parser hands it over; drivers translate it before an operation sees it."""
+    """An error reply as the parser returns it. Drivers translate it before an operation sees it."""
 
 
 class Call(NamedTuple, Generic[T]):
-    """One request: commands that go out in one piece, and the decoder of what comes back.
+    """One request: commands that are sent together, and the decoder of their reply.
 
-    The decoder gets the reply, or the list of replies where there are several commands.
+    The decoder gets the reply, or the list of replies if there are several commands.
     """
 
     commands: tuple[Command, ...]
     decode: Callable[[Any], T]
     repeatable: bool = False
-    """Sending it twice does no harm: it only reads."""
+    """Whether the request only reads, so that it can safely be sent twice."""
     bulk: bool = False
-    """The reply may be big, so that small calls should not wait behind it."""
+    """Whether the reply may be big, so that small calls should not wait behind it."""
 
     def __await__(self) -> Generator[Call[T], Any, T]:
         return self.decode((yield self))
 
 
 Op: TypeAlias = Coroutine[Call[Any], Any, T]
-"""An operation under way, to be run once by a driver."""
+"""A started operation, to be run once by a driver."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alone(Generic[T]):
-    """An operation that needs a connection for itself from its first call to its last (``WATCH``, paging).
+    """An operation that needs a connection of its own from its first call to its last (``WATCH``, paging).
 
-    Where the connection breaks before any byte of a write has gone out, a driver makes the operation anew, once.
+    If the connection breaks before any byte of a write was sent, the driver makes and runs the operation again, once.
     """
 
     make: Callable[[], Op[T]]
 
 
 def not_a_call(awaited: object) -> TypeError:
-    """The error of an operation that awaits something else; drivers raise it outside of the operation."""
-    return TypeError(f"An operation may await calls only, not a {type(awaited).__name__}: it does no I/O of its own.")
+    """Return the error for an operation that awaits something else. Drivers raise it outside the operation."""
+    return TypeError(f"An operation may await only calls, not a {type(awaited).__name__}: it does no I/O of its own.")
 
 
 def as_is(reply: Any) -> Any:
-    """The decoder of replies that need none."""
+    """Return the reply unchanged: the decoder of replies that need none."""
     return reply
 
 
 def read(*command: Argument, bulk: bool = False) -> Call[Any]:
-    """Ask for one command that only reads."""
+    """Return the call for one command that only reads."""
     return Call((command,), as_is, True, bulk)
 
 
 def watch(*keys: bytes) -> Call[Any]:
-    """Have the next transaction of this connection fail if one of these keys changes before it."""
+    """Return the call that makes the connection's next transaction fail if one of these keys changes before it."""
     return Call((("WATCH", *keys),), as_is, True)
 
 
 def transaction(commands: list[Command]) -> Call[list[Any] | None]:
-    """Ask for a ``MULTI``; the replies, or None where a watched key had changed."""
+    """Return the call for a ``MULTI``. Its result is the list of replies, or None if a watched key had changed."""
     return Call((("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
 
 def checked_transaction(keys: tuple[bytes, ...], check: Command, commands: list[Command]) -> Call[list[Any] | None]:
-    """Ask for a ``MULTI`` in one piece with a check before it; the replies, or None where one of the keys had changed.
+    """Return the call for a ``MULTI`` that is sent together with a check before it.
 
-    A check that fails must change one of the keys, since what stands behind it is under way already.
+    Its result is the list of replies, or None if one of the keys had changed. A failing check must change one of the keys,
+    because the ``MULTI`` is sent without waiting for the check's reply.
     """
     return Call((("WATCH", *keys), check, ("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
@@ -106,7 +107,10 @@ Sees = Callable[[Call[Any]], object]
 
 
 def observed(op: Op[T], before: Sees, after: Sees) -> Op[T]:
-    """Return the same operation, which shows each of its calls before it goes out, and when it has an answer or never will."""
+    """Return the operation with hooks: `before` gets each call before it is sent, `after` gets it once it has ended.
+
+    A call ends with its reply, with an error, or when the operation is closed.
+    """
     return cast("Op[T]", _observed(op, before, after))
 
 

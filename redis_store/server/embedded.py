@@ -1,50 +1,55 @@
-"""The embedded server: a real Valkey or Redis in a folder, which those who use it share, start and shut down.
+"""The embedded server: a real Valkey or Redis in a folder, shared, started and shut down by the processes that use it.
 
-Nobody is in charge of it: any process may come, go, or be killed at any moment. What holds is what the kernel holds: two file
-locks (`flock`), which end with their last descriptor, however its process ends.
+No process is in charge: any of them may join, leave or be killed at any moment. The state is kept by the kernel, as two file
+locks (`flock`). A file lock ends when its last descriptor is closed, however the process ends.
 
-**The start lock** is exclusive. Who wants to start a server takes it *and hands the descriptor on to the server*, which keeps it,
-without knowing, until its process is gone. So "the start lock is free" and "there is no server, and none is coming" are the same
-fact, also after any `kill -9`, when the pid is used again, or when the process is in another container. Two servers cannot be.
+**The start lock** is exclusive. A process that starts a server takes the lock *and passes the descriptor on to the server*. The
+server keeps it open, without using it, until its process is gone. So "the start lock is free" and "no server is running or
+starting" are the same fact. That holds after `kill -9`, when a pid is reused, and when the process is in another container. Two
+servers cannot run at once.
 
-**The lease** is shared; every using process holds it. Who gives it up then tries to lock it exclusively. That succeeds for the
-last one only, and while it lasts nobody can join; he tells the server to shut down and waits until the start lock is free, which
-is when the process is gone: a server that is still leaving would remove its successor's socket. Only then may others join.
-The two steps (close ours, lock all) are two because turning one lock into another is not atomic; what can come between them is
-another who leaves (one of both, or the later, finds itself alone) or one who joins (then the server stays).
+**The lease** is a shared lock; every process that uses the server holds it. A process that leaves closes its lease and then tries
+to lock it exclusively. Only the last process can, and nobody can join while it holds the lock. It tells the server to shut down
+and waits until the start lock is free, which means that the server's process is gone. It has to wait, because a server that is
+still exiting would remove its successor's socket. Closing and locking are two steps because converting a `flock` is not atomic.
+Between them another process may leave (at least the later of the two finds itself alone) or join (then the server stays).
 
-What a process sees, and does about it::
+What a process observes and does::
 
-    socket      start lock    it means                                           a joiner, or `ensure_running`, holding a lease
-    PONG        held          all is well                                        is done
-    LOADING     held          the server reads its files                         waits
-    silent      held          busy, or stopped with SIGSTOP                      waits, with a deadline
-    nobody      held          somebody starts one; or one just died and its      waits, with a deadline
-                              rewriting child has not noticed; or one is leaving
-    nobody      free          none; a socket file is what a killed one left      takes the lock, removes the file, starts one
+    socket      start lock    meaning                                            action (`join`, `ensure_running`) with a lease
+    PONG        held          ready                                              return
+    LOADING     held          the server is reading its files                    wait
+    silent      held          busy, or stopped with SIGSTOP                      wait, with a deadline
+    absent      held          a server is starting or exiting, or it just died   wait, with a deadline
+                              and its rewriting child has not noticed
+    absent      free          no server; a socket file is left from a killed     take the lock, remove the file, start a server
+                              server
 
-Who dies when:
+What happens if a process dies:
 
 - *The starter*, before the server runs: its lock is free. Between fork and exec, or before the server is ready: the server has
-  the lock and comes up; whoever waits finds it answering. It needs no parent: it makes a daemon of itself.
-- *The server*, with users: their connections break; before the next one they call `ensure_running`, and one of them starts
-  another. Eight at once contend for the start lock; seven find it held and wait for the socket.
-- *A user*: the kernel closes its lease. If it was the last, the server stays without users, until the next one adopts it and,
-  being the last, shuts it down.
-- *Who shuts it down*, half way: the lease is free again. The server either got the message and goes, or did not and is adopted.
-- *The folder*, removed under everybody: leases name an inode; a user whose path shows another takes a new lease and, if it was
-  the last on the old one, ends the server that nobody can reach.
-- Whoever is *stopped* (SIGSTOP) while it holds a lease hinders nobody. Stopped in the few milliseconds in which it starts a
-  server or shuts one down it does hinder: the others then fail after a deadline, and their message names the process.
+  the lock and comes up, and waiters find it ready. It needs no parent, because it daemonizes.
+- *The server*, while in use: its users' connections break. Each user calls `ensure_running` before its next connection, and one
+  of them starts a new server. If eight contend for the start lock, seven find it held and wait for the socket.
+- *A user*: the kernel closes its lease. If it was the last, the server stays without users until another process joins and, as
+  the last to leave, shuts it down.
+- *The process that shuts the server down*, half way: the lease is free again. If the server received the command, it exits;
+  otherwise the next process takes it over.
 
-**Fork.** A child shares its parent's open file description, and so its lease: were the child to unlock it, the parent would
-lose it; and the parent's close releases nothing while the child has it open. So the child, first thing after the fork, takes a
-lease of its own (which cannot fail while the inherited one is held) and then closes what it inherited. Nothing ever unlocks.
+**The folder is removed** while in use: a lease belongs to an inode. A user whose path has another inode takes a new lease. If it
+was the last on the old one, it also ends the server, which is no longer reachable.
 
-**What is lost.** Nothing when users are killed. When the *server* is killed: nothing with ``always``; with ``everysec`` mostly
-nothing either, as a write is in the kernel's hands before it is acknowledged, but while a sync to a slow disk is under way the
-server keeps up to 2 s of acknowledged writes to itself, and those are gone with it. When the machine dies: nothing with
-``always``, about a second of writes with ``everysec``.
+**A process is stopped** (SIGSTOP): while it only holds a lease, it hinders nobody. If it is stopped in the few milliseconds in
+which it starts a server or shuts one down, the others fail after a deadline, and their message names the process.
+
+**Fork.** A child shares its parent's open file description, and so its lease. If the child unlocked it, the parent would lose
+it; and the parent's close releases nothing while the child has it open. So right after the fork the child takes a lease of its
+own, which cannot fail while the inherited one is held. Then it closes the inherited descriptors. Nothing ever unlocks.
+
+**Durability.** Nothing is lost when users are killed. When the *server* is killed, nothing is lost with ``always``, and mostly
+nothing with ``everysec``, because a write is passed to the kernel before it is acknowledged. The exception with ``everysec``:
+while a sync to a slow disk is in progress, the server buffers up to 2 s of acknowledged writes, and those are lost. When the
+machine dies, nothing is lost with ``always``, and about a second of writes with ``everysec``.
 """
 
 from __future__ import annotations
@@ -83,10 +88,10 @@ DataDir = str | os.PathLike[str] | None
 
 
 class EmbeddedServer:
-    """A process's hold on the server of a folder, given by `join`; a context manager.
+    """A process's use of the server of a folder, returned by `join`; a context manager.
 
-    The server runs for as long as anybody holds it. All handles of a process on the same folder share one lease, and a forked
-    child has its own. At the end of the process what is still held is given up.
+    The server runs while any process uses it. All objects of a process for the same folder share one lease; a forked child has
+    its own. Objects still open when the process exits are closed then.
     """
 
     def __init__(self, membership: Membership) -> None:
@@ -96,12 +101,12 @@ class EmbeddedServer:
 
     @property
     def data_dir(self) -> Path:
-        """The folder with the data, symbolic links resolved."""
+        """The folder with the data, with symbolic links resolved."""
         return self._membership.folder.path
 
     @property
     def socket_path(self) -> Path:
-        """The unix socket, by a path short enough for one."""
+        """The path of the unix socket, short enough for the operating system's limit."""
         with translated_errors(self._membership.folder):
             return self._membership.folder.socket_path()
 
@@ -111,20 +116,20 @@ class EmbeddedServer:
         return _url_of(self.socket_path)
 
     def ensure_running(self) -> None:
-        """Return when the server can be connected to; start it again if it died. Call it before each new connection.
+        """Return when the server accepts connections; start it again if it died. Call this before each new connection.
 
-        Costs one connection and one round trip when all is well (about 0.1 ms). Raises `EmbeddedServerError` if the server cannot
-        be started and `StoreClosed` after `close`.
+        Takes one connection and one round trip, about 0.1 ms, when the server is running. Raises `EmbeddedServerError` if the
+        server cannot be started, and `StoreClosed` after `close`.
         """
         if self._closed:
             raise StoreClosed(
-                f"The embedded server in {str(self.data_dir)!r} was closed by this handle; join it again."
+                f"The embedded server in {str(self.data_dir)!r} was closed through this object; join it again."
             )
         with translated_errors(self._membership.folder):
             self._membership.ensure_running()
 
     def close(self) -> None:
-        """Let the server go; the last one anywhere shuts it down and waits until it is gone. Idempotent."""
+        """Stop using the server; the last user in any process shuts it down and waits until it is gone. Idempotent."""
         with self._closing:
             if self._closed:
                 return
@@ -146,38 +151,38 @@ class EmbeddedServer:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What is known about the server of a folder, running or not."""
+    """The state of the server of a folder, running or not."""
 
     data_dir: Path
     socket_path: Path
     url: str
     running: bool
-    #: ``stopped``, ``loading`` (it reads its files), ``silent`` (it listens and does not answer) or ``ready``.
+    #: ``stopped``, ``loading`` (it is reading its files), ``silent`` (it listens and does not reply) or ``ready``.
     state: str
     pid: int | None
-    #: The engine that runs, else the one that wrote the data: ``valkey`` or ``redis``; None if there never was one.
+    #: The running engine, else the engine that wrote the data: ``valkey`` or ``redis``; None if there never was one.
     engine: str | None
     version: str | None
-    #: How writes are synced, where it runs and tells: ``everysec`` or ``always``.
+    #: The sync policy for writes, ``everysec`` or ``always``; None unless the server is ready and reports it.
     durability: str | None
-    #: Whether it goes on without users.
+    #: Whether the server runs on without users.
     pinned: bool
-    #: How many processes use it, or None where that cannot be known.
+    #: The number of processes that use the server, or None if unknown.
     users: int | None
 
 
 def default_data_dir() -> Path:
-    """``REDIS_STORE_DATA_DIR``, else the folder ``redis-store`` where this platform keeps a user's data."""
+    """Return ``REDIS_STORE_DATA_DIR``, or the folder ``redis-store`` in the platform's directory for user data."""
     chosen = os.environ.get("REDIS_STORE_DATA_DIR")
     return folder_at(chosen or platformdirs.user_data_dir("redis-store", appauthor=False)).path
 
 
 def join(data_dir: DataDir = None, *, durability: Durability = "everysec") -> EmbeddedServer:
-    """Use the server of a folder: start it if none runs there, else join those who use it.
+    """Use the server of a folder; start it if it is not running.
 
-    `durability` is for machines that die: ``always`` syncs each write to the disk before it is acknowledged, for all users of the
-    server; asking for less than it has changes nothing. Raises `InvalidSettings` for what cannot be used and
-    `EmbeddedServerError` for what cannot run here. Threads may call it at once.
+    `durability` guards against a crash of the machine. With ``always``, each write is synced to the disk before it is
+    acknowledged, for all users of the server. Asking for less durability than the server has changes nothing. Raises
+    `InvalidSettings` for an unusable argument and `EmbeddedServerError` if the server cannot run here. Thread-safe.
     """
     check_durability(durability)
     folder = _folder(data_dir)
@@ -188,14 +193,14 @@ def join(data_dir: DataDir = None, *, durability: Durability = "everysec") -> Em
 
 
 def status(data_dir: DataDir = None) -> ServerStatus:
-    """What is known about the server of a folder. Starts nothing and makes no folder."""
+    """Return the state of the server of a folder, without starting a server or making a folder."""
     folder = _folder(data_dir)
     with translated_errors(folder):
         return _status(folder)
 
 
 def start(data_dir: DataDir = None, durability: Durability = "everysec") -> ServerStatus:
-    """Start the server, or find it running, and pin it: it goes on without users, until `stop`."""
+    """Start the server if it is not running, and pin it: it runs on without users until `stop`."""
     folder = _folder(data_dir)
     with join(folder.path, durability=durability), translated_errors(folder):
         folder.pin(_status(folder).durability or durability)
@@ -203,9 +208,10 @@ def start(data_dir: DataDir = None, durability: Durability = "everysec") -> Serv
 
 
 def stop(data_dir: DataDir = None, *, force: bool = False) -> ServerStatus:
-    """Unpin the server and shut it down, unless processes use it: then the last of them does, and `running` is still True.
+    """Unpin the server, and shut it down unless it is in use.
 
-    With `force` it is shut down under its users, who start it again when they next connect.
+    If it is in use, the last process to leave shuts it down, and `running` is still True in the result. With `force` it is shut
+    down even while in use; its users start it again at their next connection.
     """
     folder = _folder(data_dir)
     with translated_errors(folder):
@@ -220,9 +226,9 @@ def stop(data_dir: DataDir = None, *, force: bool = False) -> ServerStatus:
 
 
 def destroy(data_dir: DataDir = None, *, force: bool = False) -> None:
-    """Stop the server and remove its data; the folder, too, if nothing else is in it.
+    """Stop the server and remove its data, and the folder if nothing else is in it.
 
-    Raises `EmbeddedServerError` while processes use the server, this one among them, unless `force` is given.
+    Raises `EmbeddedServerError` while any process, including this one, uses the server, unless `force` is given.
     """
     folder = _folder(data_dir)
     with translated_errors(folder), contextlib.ExitStack() as locks:
@@ -238,7 +244,7 @@ def destroy(data_dir: DataDir = None, *, force: bool = False) -> None:
                 )
         elif not force:
             raise EmbeddedServerError(
-                f"The embedded server in {str(folder.path)!r} is in use by {_users(folder)}; let them end, or destroy it with "
+                f"The embedded server in {str(folder.path)!r} is in use by {_users(folder)}; end them, or destroy it with "
                 "force."
             )
         locks.enter_context(contextlib.closing(force_down(folder)))
@@ -254,7 +260,7 @@ def _url_of(socket_path: Path) -> str:
 
 
 def _shut_down_soon(folder: Folder) -> None:
-    # Whoever leaves holds the whole lease for a moment, perhaps having read the pin that we removed since.
+    # A process that is leaving holds the exclusive lease for a moment, and may have read the pin before we removed it.
     patience = Patience(0.5)
     while True:
         shut_down_unless_used(folder)

@@ -1,13 +1,13 @@
-"""The folder of an embedded server: what lies in it, how it is made private, what is written down there.
+"""The folder of an embedded server: its files, its permissions and its records.
 
-start.lock       held, exclusively, by who starts a server and from then on by the server itself until its process is gone
-lease.lock       held, shared, by every process that uses the server; exclusively by who shuts it down
-server.json      the engine and version that wrote the data; stays
-running.json     the machine that the server runs on; removed when it was shut down
-pinned           there if the server is to run without users; holds the durability asked for
+start.lock       locked exclusively by the process that starts a server, then by the server until its process is gone
+lease.lock       locked shared by every process that uses the server; exclusively by the process that shuts it down
+server.json      the engine and version that wrote the data; never removed by a shutdown
+running.json     the machine that the server runs on; removed when it is shut down
+pinned           present if the server is to run without users; contains the requested durability
 server.sock      the socket; the server binds it by this relative name, from inside the folder
-short-path       where a short way to a folder with a long path was made
-server.log(.1)   what the server and its start say
+short-path       the path of the short link to a folder with a long path
+server.log(.1)   the output of the server and of its start
 appendonlydir/   the data
 """
 
@@ -45,7 +45,7 @@ _OURS = {*_FILES, "start.lock", "lease.lock", "appendonlydir"}
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A server's folder, by its resolved path. Methods raise `OSError` where the filesystem does."""
+    """A server's folder, identified by its resolved path. Methods let `OSError` from the filesystem through."""
 
     path: Path
 
@@ -70,19 +70,19 @@ class Folder:
         return self.path / "server.log"
 
     def prepare(self) -> None:
-        """Make the folder, private to its owner, or find it so. Raises `InvalidSettings` or `EmbeddedServerError`."""
+        """Make the folder if needed, and make it private to its owner. Raises `InvalidSettings` or `EmbeddedServerError`."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidSettings(
-                f"The data directory {str(self.path)!r} cannot be a folder, as there is a file in its place; give another with "
+                f"The data directory {str(self.path)!r} cannot be a folder: a file is in its place; give another with "
                 "REDIS_STORE_DATA_DIR or data_dir=."
             ) from error
         status = self.path.stat()
         if status.st_uid != os.geteuid():
             raise EmbeddedServerError(
-                f"The data directory {str(self.path)!r} belongs to user {status.st_uid} and this process runs as user "
-                f"{os.geteuid()}; an embedded server has one owner: run as that user, or give another folder with "
+                f"The data directory {str(self.path)!r} belongs to user {status.st_uid}, but this process runs as user "
+                f"{os.geteuid()}, and an embedded server has one owner; run as that user, or give another folder with "
                 "REDIS_STORE_DATA_DIR or data_dir=."
             )
         if status.st_mode & 0o077:
@@ -98,8 +98,8 @@ class Folder:
         self.path.chmod(0o700)
         if self.path.stat().st_mode & 0o077:
             raise EmbeddedServerError(
-                f"The filesystem of {str(self.path)!r} keeps no permissions, so that every user could open the store; put the "
-                "folder on another with REDIS_STORE_DATA_DIR or data_dir=."
+                f"The filesystem of {str(self.path)!r} keeps no permissions, so every user could open the store; put the "
+                "folder on another filesystem with REDIS_STORE_DATA_DIR or data_dir=."
             )
 
     def refuse_other_host(self) -> None:
@@ -111,28 +111,31 @@ class Folder:
             return
         if host.may_still_use(self.path, this_host()):
             raise EmbeddedServerError(
-                f"The data directory {str(self.path)!r} is in use on another machine, {host.hostname!r}, and a server's files "
-                "bear only one; use a folder on a local disk, or one server that both reach, with url= or REDIS_URL. If that "
-                f"machine is gone or crashed, so that no server runs there any more, remove {str(self.host_record)!r}."
+                f"The data directory {str(self.path)!r} is in use on another machine, {host.hostname!r}, and only one server may "
+                "use it; give a folder on a local disk, or a server that both machines reach, with url= or REDIS_URL. If no "
+                f"server runs on that machine any more (it is gone or crashed), remove {str(self.host_record)!r}."
             )
 
     def claim_host(self) -> None:
-        """Write down that a server runs here, unless a killed one left just that: on a full disk it can still be started."""
+        """Record that a server runs on this machine.
+
+        An equal record left by a killed server is not rewritten, so that a server can start on a full disk.
+        """
         if read_json(self.host_record) != asdict(this_host()):
             write_json(self.host_record, asdict(this_host()))
 
     def release_host(self) -> None:
-        """No server runs here any more, nor does a socket stand for one. Call it only with the start lock held."""
+        """Remove the record, the socket and the pid file of a server that is gone. Call it only with the start lock held."""
         for name in ("running.json", "server.sock", "server.pid"):
             (self.path / name).unlink(missing_ok=True)
 
     def writer(self) -> Engine | None:
-        """The engine that wrote the data, or None if nothing says so."""
+        """Return the engine that wrote the data, or None if there is no record of one."""
         record = read_json(self.engine_record)
         if record.get("format", _FORMAT) != _FORMAT:
             raise EmbeddedServerError(
                 f"The folder {str(self.path)!r} was made by a newer version of agent-data-store (format {record['format']!r}, "
-                f"this version knows {_FORMAT}); upgrade it."
+                f"this version reads {_FORMAT}); upgrade the library."
             )
         try:
             return Engine(str(record["engine"]), str(record["version"]))
@@ -140,7 +143,7 @@ class Folder:
             return None
 
     def record_writer(self, engine: Engine) -> None:
-        """Write down who writes the data, if that is new."""
+        """Record the engine that writes the data, if it changed."""
         if self.writer() != engine:
             write_json(self.engine_record, {"format": _FORMAT, "engine": engine.name, "version": engine.version})
 
@@ -153,20 +156,20 @@ class Folder:
         (self.path / "pinned").unlink(missing_ok=True)
 
     def pinned_durability(self) -> str | None:
-        """The durability that the server was pinned with, or None if it is not pinned."""
+        """Return the durability that the server was pinned with, or None if it is not pinned."""
         try:
             return (self.path / "pinned").read_text()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def rotate_log(self) -> None:
-        """Start a new log if the old one has grown; one old log is kept."""
+        """Start a new log if the old one is longer than `_MAX_LOG_BYTES`. One old log is kept."""
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > _MAX_LOG_BYTES:
                 self.log.replace(self.path / "server.log.1")
 
     def log_since(self, offset: int, lines: int = 8) -> str:
-        """The last lines that were logged after `offset`, for a message."""
+        """Return the last lines that were logged after `offset`, for an error message."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(offset, self.log.stat().st_size - 8192))
@@ -174,16 +177,16 @@ class Folder:
         except OSError:
             text = ""
         told = [line[:300] for line in text.splitlines() if line.strip()][-lines:]
-        return f"its last words, from {str(self.log)!r}: {' | '.join(told)}" if told else "it left no word"
+        return f"the end of its log {str(self.log)!r}: {' | '.join(told)}" if told else "it logged nothing"
 
     def socket_path(self) -> Path:
-        """The socket, by a path that is short enough."""
+        """Return a path of the socket that is short enough for a unix socket."""
         return server_socket_path.socket_path(self.path)
 
     def remove_data(self) -> None:
-        """Remove all that the store made here, and the folder if nothing else is in it; both locks must be held.
+        """Remove the store's files, and the folder if nothing else is in it. Both locks must be held.
 
-        The data are moved aside first, so that a kill leaves all of them or none.
+        The data are renamed first, so that a kill leaves all of them or none.
         """
         with contextlib.suppress(FileNotFoundError):
             (self.path / "appendonlydir").rename(self.path / f"removed-{uuid.uuid4().hex}")
@@ -191,14 +194,14 @@ class Folder:
             shutil.rmtree(removed)
         server_socket_path.remove_short_path(self.path)
         for name in (*_FILES, "lease.lock", "start.lock"):
-            for file in (self.path / name, *self.path.glob(f"{name}.*")):  # the latter: written by who was killed
+            for file in (self.path / name, *self.path.glob(f"{name}.*")):  # the latter: left by a killed writer
                 file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody keeps something else there
+        with contextlib.suppress(OSError):  # the folder has other files in it
             self.path.rmdir()
 
 
 def folder_at(path: str | os.PathLike[str]) -> Folder:
-    """The folder at `path`, with ``~`` and symbolic links resolved. Raises `InvalidSettings` for what cannot be a path."""
+    """Return the folder at `path`, with ``~`` and symbolic links resolved. Raises `InvalidSettings` for an unusable path."""
     try:
         return Folder(Path(os.fsdecode(path)).expanduser().resolve())
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -207,7 +210,7 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
 
 @contextlib.contextmanager
 def translated_errors(folder: Folder) -> Iterator[None]:
-    """Turn what the operating system says into `EmbeddedServerError`, and leave no lock behind on any error."""
+    """Translate `OSError` into `EmbeddedServerError`, and release the locks that were taken inside on any error."""
     try:
         with LockTable():
             yield
@@ -215,6 +218,6 @@ def translated_errors(folder: Folder) -> Iterator[None]:
         raise
     except OSError as error:
         raise EmbeddedServerError(
-            f"The embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; look at its "
+            f"The embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; check its "
             "permissions and free space, or give another folder with REDIS_STORE_DATA_DIR or data_dir=."
         ) from error

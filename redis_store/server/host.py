@@ -1,12 +1,12 @@
-"""Which machine this is, and whether the one that a folder names may still be using it.
+"""The identity of this machine, and whether the machine recorded in a folder may still be using it.
 
-Locks tell the truth within one kernel. A folder on a network filesystem may be in use by another, where neither our locks nor
-the socket reach, so who starts a server writes down where it runs.
+File locks work within one kernel. A folder on a network filesystem may be in use by another kernel, which neither our locks nor
+the socket reach. So a process that starts a server records the machine.
 
-    same boot                    this very kernel, perhaps another container: the locks decide
-    other boot, same machine     it ran here before a restart of the machine, and is gone
-    other machine, local disk    the disk was moved, or the container is a new one: only one kernel can have it mounted
-    other machine, else          refused, by name
+    same boot                    this kernel, perhaps another container: the locks decide
+    other boot, same machine     the server ran before the machine restarted, and is gone
+    other machine, local disk    the disk was moved, or the container is new: only one kernel can have it mounted
+    other machine, otherwise     refused; the error names the machine
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LOCAL_FILESYSTEMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine and one of its boots; what is not known is empty."""
+    """A machine and one of its boots. Unknown fields are empty."""
 
     hostname: str
     machine: str
     boot: str
 
     def may_still_use(self, folder: Path, here: Host) -> bool:
-        """Whether a server that this host started in `folder` may be alive where `here` cannot see it."""
+        """Whether a server that this host started in `folder` may still be running, out of sight of `here`."""
         if self.boot and self.boot == here.boot:
             return False
         same_name = self.hostname == here.hostname
@@ -43,12 +43,12 @@ class Host:
 
 @functools.cache
 def this_host() -> Host:
-    """The machine that this process runs on."""
+    """Return the machine that this process runs on."""
     return Host(socket.gethostname(), _first_line(Path("/etc/machine-id")), _boot_id())
 
 
 def is_on_local_filesystem(folder: Path) -> bool:
-    """Whether the folder lies on a filesystem that one kernel alone can have mounted; False where that is not known."""
+    """Whether the folder is on a filesystem that only one kernel can have mounted; False if unknown."""
     best, kind = "", ""
     for line in _read(Path("/proc/self/mountinfo")).splitlines():
         left, _, right = line.partition(" - ")

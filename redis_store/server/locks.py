@@ -1,8 +1,8 @@
-"""File locks that a `fork` cannot confuse, and the patience to wait for them.
+"""File locks that stay correct across `fork`, and polling with a deadline.
 
-`flock(2)` locks belong to the *open file description*: a forked child shares it, an unlock anywhere unlocks it for all, and it
-is gone when the last descriptor is closed, by the kernel too, however the process ends. So nothing here ever unlocks: locks are
-given up by closing. Every descriptor stands in one table, so that a forked child can close what it inherited.
+A `flock(2)` lock belongs to the *open file description*. A forked child shares it, and an unlock in either process unlocks it
+for both. It ends when the last descriptor is closed, which the kernel does however a process ends. So nothing here ever unlocks:
+a lock is given up by closing its descriptor. One table has every descriptor, so that a forked child can close the inherited ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, e
 
 
 class FileLock:
-    """A lock held on a file, shared or exclusive, until `close`, or until the process is gone."""
+    """A shared or exclusive lock on a file, held until `close` or until the process is gone."""
 
     def __init__(self, path: Path, fd: int, identity: tuple[int, int]) -> None:
         self.path = path
@@ -35,17 +35,20 @@ class FileLock:
         self._identity = identity
 
     def is_current(self) -> bool:
-        """Whether the descriptor is still ours, and `path` still the file that it locks (nobody removed the folder)."""
+        """Whether the descriptor is still ours and `path` is still the locked file (the folder was not removed)."""
         return _identity_of(self.fd) == self._identity == _identity_of(self.path)
 
     def sign(self) -> None:
-        """Leave our process id in the file, for the messages of those who wait."""
-        with contextlib.suppress(OSError):  # a full disk costs only the number in a message
+        """Write our process id into the file, for the error messages of waiting processes."""
+        with contextlib.suppress(OSError):  # on a full disk only the number in a message is lost
             os.ftruncate(self.fd, 0)
             os.pwrite(self.fd, str(os.getpid()).encode(), 0)
 
     def become_exclusive(self) -> bool:
-        """Turn a shared lock into an exclusive one, if nobody else has one; if not, ours may be lost."""
+        """Convert a shared lock into an exclusive one and return True, if no other process holds one.
+
+        If it returns False, the shared lock may be lost.
+        """
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -53,25 +56,31 @@ class FileLock:
         return True
 
     def keep(self) -> FileLock:
-        """Have the lock outlive the `LockTable` in which it was taken."""
+        """Exclude the lock from the clean-up of the `LockTable` in which it was taken."""
         self.is_kept = True
         return self
 
     def close(self) -> None:
-        """Give the lock up, unless a forked child or a started server holds it by the same description; idempotent."""
+        """Close our descriptor. Idempotent.
+
+        The lock ends unless a forked child or a started server has the same open file description.
+        """
         with _guard:
             if _table.get(self.fd) is self:
                 self.close_descriptor()
-                del _table[self.fd]  # last: what is interrupted before stays known, and is closed by the `LockTable`
+                del _table[self.fd]  # last: if interrupted before this, the lock is still in the table for `LockTable`
 
     def close_descriptor(self) -> None:
-        """Close the descriptor, if it is still ours: code that makes daemons closes all that it finds, and numbers come again."""
+        """Close the descriptor if it is still ours.
+
+        Daemonizing code closes every descriptor, and the number may since be another file's.
+        """
         if _identity_of(self.fd) == self._identity:
             os.close(self.fd)
 
 
-# Every lock that is held or about to be, by descriptor. The guard is held while a descriptor is opened or closed and noted, and
-# across every fork, so that no child inherits one that the table does not know.
+# Every lock that is held or being taken, by descriptor. The guard is held while a descriptor is opened or closed together with
+# its entry, and across every fork. So no child inherits a descriptor that is not in the table.
 _table: dict[int, FileLock] = {}
 _guard = threading.RLock()
 _numbers = itertools.count()
@@ -80,7 +89,7 @@ _numbers = itertools.count()
 class LockTable:
     """A context manager that, on an error, closes the locks that its thread took inside and did not `keep`.
 
-    A Ctrl-C can come between any two steps, also between taking a lock and the `with` that would give it back.
+    This covers a Ctrl-C between any two steps, also between taking a lock and entering the `with` that would close it.
     """
 
     def __enter__(self) -> None:
@@ -97,7 +106,7 @@ class LockTable:
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
-    """Lock the file, which is made if missing; None if somebody else's lock forbids it. Never waits."""
+    """Lock the file, creating it if missing. Return None if another lock conflicts. Never waits."""
     while True:
         with _guard:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -113,28 +122,28 @@ def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
             if error.errno not in _NO_LOCKS_HERE:
                 raise
             raise EmbeddedServerError(
-                f"The filesystem of {str(path.parent)!r} has no file locks ({error.strerror}), without which two servers could "
-                "write the same data; put the folder on a local disk with REDIS_STORE_DATA_DIR or data_dir=."
+                f"The filesystem of {str(path.parent)!r} has no file locks ({error.strerror}), so two servers could write the "
+                "same data; put the folder on a local disk with REDIS_STORE_DATA_DIR or data_dir=."
             ) from error
         if lock.is_current():
             return lock
-        lock.close()  # the file was removed between our open and our lock: try the one that is there now
+        lock.close()  # the file was removed between our open and our lock: try its successor
 
 
 def check_that_locks_work(held: FileLock) -> None:
-    """Refuse a filesystem that grants an exclusive lock twice."""
+    """Raise `EmbeddedServerError` if the filesystem grants an exclusive lock twice."""
     second = try_lock(held.path)
     if second is None:
         return
     second.close()
     raise EmbeddedServerError(
-        f"The filesystem of {str(held.path.parent)!r} grants an exclusive lock twice, so that two servers could write the same "
+        f"The filesystem of {str(held.path.parent)!r} grants an exclusive lock twice, so two servers could write the same "
         "data; put the folder on a local disk with REDIS_STORE_DATA_DIR or data_dir=."
     )
 
 
 def signed_by(path: Path) -> str:
-    """``process 123``: who took the exclusive lock on the file last, for a message."""
+    """Return ``process 123``, the last process to take the exclusive lock on the file, for an error message."""
     with contextlib.suppress(OSError):
         pid = path.read_text(errors="replace").strip()
         if pid.isdecimal():
@@ -143,10 +152,10 @@ def signed_by(path: Path) -> str:
 
 
 def count_shared(path: Path, witness: Path) -> int | None:
-    """How many processes hold a shared lock on `path`, by the kernel's own list, or None where that cannot be known.
+    """Return how many processes hold a shared lock on `path`, by the kernel's list, or None if unknown.
 
-    The list names files by device and inode, and not on every filesystem by those that `stat` gives: a lock on `witness`, a file
-    beside it that nobody else locks, shows how ours are written.
+    The list names files by device and inode, and on some filesystems these differ from those of `stat`. So a lock is taken on
+    `witness`, a file beside it that nothing else locks, to see how the list names its device.
     """
     try:
         lock = try_lock(witness, shared=True)
@@ -164,7 +173,7 @@ def count_shared(path: Path, witness: Path) -> int | None:
 
 
 def _flocks() -> Iterator[tuple[str, int, int]]:
-    """(device, inode, pid) of each shared flock, from lines as ``3: FLOCK  ADVISORY  READ 812 fe:00:4321 0 EOF``."""
+    """Yield (device, inode, pid) of each shared flock, from lines like ``3: FLOCK  ADVISORY  READ 812 fe:00:4321 0 EOF``."""
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
         if len(fields) > 5 and fields[1] == "FLOCK" and fields[3] == "READ":
@@ -173,24 +182,24 @@ def _flocks() -> Iterator[tuple[str, int, int]]:
 
 
 def before_fork() -> None:
-    """Keep the table still until the child has its copy."""
+    """Block changes to the table until the child has its copy."""
     _guard.acquire()
 
 
 def after_fork_in_parent() -> None:
-    """Go on."""
+    """Allow changes to the table again."""
     _guard.release()
 
 
 def disown_inherited() -> list[FileLock]:
-    """In a forked child: start an empty table, and return the old one for `close_inherited`."""
+    """Start an empty table in a forked child, and return the inherited locks for `close_inherited`."""
     global _guard, _table
     inherited, _table, _guard = list(_table.values()), {}, threading.RLock()
     return inherited
 
 
 def close_inherited(inherited: list[FileLock]) -> None:
-    """In a forked child: close the parent's descriptors; the parent's own keep its locks."""
+    """Close the inherited descriptors in a forked child. The parent keeps its locks through its own descriptors."""
     for lock in inherited:
         lock.close_descriptor()
 
@@ -204,14 +213,14 @@ def _identity_of(file: int | Path) -> tuple[int, int] | None:
 
 
 class Patience:
-    """Waits in growing steps until a deadline; for polling what has no other way to be waited for."""
+    """Waits in growing steps until a deadline, to poll for something that sends no notification."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._pause_s = 0.0005
 
     def renew(self, seconds: float) -> None:
-        """Allow for `seconds` more from now."""
+        """Move the deadline to `seconds` from now, unless it is later already."""
         self._deadline = max(self._deadline, time.monotonic() + seconds)
 
     def wait(self) -> bool:

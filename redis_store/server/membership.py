@@ -1,6 +1,6 @@
-"""What one process has of an embedded server: one lease for each folder, however many handles, threads and forks.
+"""A process's membership in an embedded server: one lease for each folder, for any number of handles and threads.
 
-The reasoning stands at the top of `server.py`.
+The design is described in `server/embedded.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_ROUNDS = 5
 
 
 class Membership:
-    """This process's share in the server of one folder; held by any number of handles, released by the last of them."""
+    """This process's share in the server of one folder, held by any number of handles and released by the last of them."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -38,16 +38,16 @@ class Membership:
 
     @property
     def is_used(self) -> bool:
-        """Whether handles of this process hold it."""
+        """Whether any handle of this process holds it."""
         return self._handles > 0
 
     def enter(self, *, always: bool) -> None:
-        """Count one more handle, and return when the server answers; with `always`, when it syncs each write."""
+        """Count one more handle, and return when the server replies. With `always` it syncs each write by then."""
         with self._lock:
             self._handles += 1
             try:
                 self._always = self._always or always
-                with LockTable():  # before `leave`, which would take a lock of our own for somebody else's
+                with LockTable():  # inside, because `leave` would mistake a leftover lock of ours for another process's
                     self._rejoin()
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -55,22 +55,22 @@ class Membership:
                 raise
 
     def ensure_running(self) -> None:
-        """Return at once when the server listens, else when it does again."""
+        """Return when the server listens; start it again if needed."""
         lease = self._lease
         if lease is not None and lease.is_current():
             answer = probe.probe(self.folder.socket_path(), always=self._always)
-            # A server that is silent lives; whoever uses the connection has a timeout of its own.
+            # A silent server is running, and the user of the connection has a timeout of its own.
             if answer is ProbeAnswer.READY or (answer is ProbeAnswer.SILENT and not self._always):
                 return
         with self._lock:
             if not self.is_used:
                 raise StoreClosed(
-                    f"The embedded server in {str(self.folder.path)!r} was given up when this process began to end."
+                    f"The embedded server in {str(self.folder.path)!r} was closed because this process is exiting."
                 )
             self._rejoin()
 
     def leave(self) -> None:
-        """Count one handle less; with the last, give up the lease, and shut the server down if nobody else has one."""
+        """Count one handle less. After the last, give up the lease, and shut the server down if no other process has one."""
         with self._lock:
             self._handles = max(0, self._handles - 1)
             if not self._handles:
@@ -78,19 +78,19 @@ class Membership:
                 self._give_up()
 
     def leave_entirely(self) -> None:
-        """The process ends."""
+        """Give up the lease for all handles, as the process is exiting."""
         with self._lock:
             self._handles = 0
             self._give_up()
 
     def reborn(self) -> None:
-        """In a forked child: take a lease of our own, while the inherited one still holds everybody off from shutting down."""
+        """Take a lease of our own in a forked child, while the inherited one still prevents a shutdown."""
         self._lock = threading.RLock()
         inherited, self._lease = self._lease, None
         if inherited is not None and self.is_used:
             with contextlib.suppress(
                 OSError
-            ):  # a failure is made good by `ensure_running`; EmbeddedServerError is one, too
+            ):  # `ensure_running` repairs a failure; EmbeddedServerError is an OSError, too
                 lease = try_lock(self.folder.lease_lock, shared=True)
                 self._lease = lease.keep() if lease is not None else None
 
@@ -98,7 +98,7 @@ class Membership:
         _call_at_end_of_multiprocessing_child()
         trouble: OSError | None = None
         for _ in range(_MAX_ROUNDS):
-            # Each step may find the folder removed or the server killed by somebody: then from the start.
+            # At each step the folder may have been removed or the server killed: then start over.
             try:
                 self.folder.prepare()
                 self.folder.refuse_other_host()
@@ -112,7 +112,7 @@ class Membership:
         if isinstance(trouble, FileNotFoundError):
             raise trouble
         raise EmbeddedServerError(
-            f"The embedded server in {str(self.folder.path)!r} ends as often as it is started; {self.folder.log_since(0)}"
+            f"The embedded server in {str(self.folder.path)!r} ended each time it was started; {self.folder.log_since(0)}"
         ) from trouble
 
     def _take_lease(self) -> FileLock:
@@ -125,7 +125,7 @@ class Membership:
             if not patience.wait():
                 raise EmbeddedServerError(
                     f"The embedded server in {str(self.folder.path)!r} has been shutting down for {START_TIMEOUT_S:.0f} s; if "
-                    f"{signed_by(self.folder.lease_lock)} is stopped, let it go on (kill -CONT) or end it."
+                    f"{signed_by(self.folder.lease_lock)} is stopped, continue it (kill -CONT) or end it."
                 )
         self._lease = lease
         return lease.keep()
@@ -142,7 +142,7 @@ class Membership:
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        if not lease.is_current():  # the folder was removed under us, and with it the way to the server
+        if not lease.is_current():  # the folder was removed, and with it the path to the server
             if lease.become_exclusive():
                 end_orphan(self.folder, self._server_pid)
             lease.close()
@@ -153,7 +153,7 @@ class Membership:
 
 
 def shut_down_unless_used(folder: Folder) -> None:
-    """Shut the server down and wait until it is gone, unless somebody has a lease or it is pinned."""
+    """Shut the server down and wait until it is gone, unless a process has a lease or the server is pinned."""
     whole = try_lock(folder.lease_lock)
     if whole is None:
         return
@@ -161,18 +161,18 @@ def shut_down_unless_used(folder: Folder) -> None:
         whole.sign()
         if folder.pinned_durability() is None and not shut_down(folder):
             _log.warning(
-                "the embedded server in %s does not stop; whoever uses the folder next takes it over", folder.path
+                "the embedded server in %s does not stop; the next process to use the folder takes it over", folder.path
             )
 
 
 def membership_of(folder: Folder) -> Membership:
-    """This process's membership in the folder's server; the same one for the same folder."""
+    """Return this process's membership in the folder's server, the same object for the same folder."""
     with _members_lock:
         return _members.setdefault(folder.path, Membership(folder))
 
 
 def leave_all() -> None:
-    """Give up every lease of this process; runs at its exit."""
+    """Give up every lease of this process. Runs at its exit."""
     for member in list(_members.values()):
         with contextlib.suppress(OSError), translated_errors(member.folder):
             member.leave_entirely()
@@ -184,7 +184,7 @@ _exit_pid = 0
 
 
 def _call_at_end_of_multiprocessing_child() -> None:
-    # A child of `multiprocessing` ends with `os._exit`, past `atexit`, but calls finalizers of its own.
+    # A child of `multiprocessing` ends with `os._exit`, which skips `atexit`; it runs `multiprocessing`'s finalizers instead.
     global _exit_pid
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None or _exit_pid == os.getpid():
@@ -203,7 +203,7 @@ def _after_fork_in_child() -> None:
         member.reborn()
     locks.close_inherited(inherited)
     util = sys.modules.get("multiprocessing.util")
-    if util is not None:  # it forgets its finalizers right after the fork, and then calls this
+    if util is not None:  # it drops its finalizers right after the fork, and then calls this
         util.register_after_fork(locks, lambda _: _call_at_end_of_multiprocessing_child())
 
 

@@ -1,7 +1,7 @@
-"""The few words that are said to an embedded server: is it there, is it ready, switch this on, stop.
+"""Probes and commands for an embedded server: whether it is running and ready, and the commands that configure or stop it.
 
-A connection of redis-py would cost a handshake of its own and raise its own errors; here a connection is one socket, and its end
-is the answer that matters most.
+A redis-py connection would add a handshake and raise errors of its own. Here a connection is one socket, and whether it is
+closed is the most important result.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import hiredis
 from redis_store.server.binary import Engine
 from redis_store.server_config import missing_flags
 
-#: How long a server that took the connection may be silent before it counts as busy rather than ready.
+#: Time-out for a reply from a server that accepted the connection, in seconds; after that it counts as silent.
 ANSWER_TIMEOUT_S = 1.0
 
 
 class ProbeAnswer(enum.Enum):
-    """What a socket path says when it is asked whether a server lives there."""
+    """The state of the server at a socket path."""
 
-    ABSENT = "nobody listens, or whoever did hung up"
-    SILENT = "somebody listens and does not answer"
-    LOADING = "a server reads its files"
-    READY = "a server answers"
+    ABSENT = "no process listens, or it closed the connection"
+    SILENT = "a process listens and does not reply"
+    LOADING = "a server is reading its files"
+    READY = "a server replies"
 
 
 class Talk:
-    """One connection to the server on a unix socket; a context manager. Raises `OSError` as the socket does."""
+    """One connection to the server on a unix socket; a context manager. Lets the socket's `OSError` through."""
 
     def __init__(self, socket_path: Path, timeout_s: float | None = None) -> None:
         self._reader = hiredis.Reader()
@@ -58,7 +58,7 @@ class Talk:
         self._socket.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says a tuple of one
 
     def ask(self, *words: str) -> object:
-        """Send a command and return its reply; an error reply is returned, too, as a `hiredis.ReplyError`."""
+        """Send a command and return its reply. An error reply is returned as a `hiredis.ReplyError`, not raised."""
         self.send(*words)
         while (reply := self._reader.gets()) is False:
             received = self._socket.recv(65536)
@@ -68,18 +68,21 @@ class Talk:
         return reply
 
     def peer_pid(self) -> int | None:
-        """The process that listens on the socket, as the kernel knows it: right even when that process is stopped."""
+        """Return the pid of the process that listens on the socket, or None if unknown.
+
+        The kernel provides it, so it is right even when that process is stopped.
+        """
         if sys.platform == "linux":
             raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid: int = struct.unpack("3i", raw)[0]
-            return pid or None  # 0: it lives in a pid namespace that this process cannot see
+            return pid or None  # 0: it is in a pid namespace that this process cannot see
         if sys.platform == "darwin":
             return int(self._socket.getsockopt(0, 2)) or None  # SOL_LOCAL, LOCAL_PEERPID
         return None
 
 
 def probe(socket_path: Path, *, always: bool = False) -> ProbeAnswer:
-    """Ask for life, and with `always` have a server that is ready sync each write to the disk before it answers."""
+    """Return the state of the server. With `always`, set a ready server to sync each write to the disk before its reply."""
     try:
         with Talk(socket_path) as talk:
             reply = talk.ask("PING")
@@ -94,12 +97,12 @@ def probe(socket_path: Path, *, always: bool = False) -> ProbeAnswer:
     except (
         TimeoutError,
         BlockingIOError,
-    ):  # the latter: more connections wait than the server's backlog holds
+    ):  # the latter: the server's backlog of connections is full
         return ProbeAnswer.SILENT
 
 
 def listener_pid(socket_path: Path) -> int | None:
-    """The process that listens on the socket, or None where none does or it cannot be seen."""
+    """Return the pid of the process that listens on the socket, or None if there is none or it is not visible."""
     try:
         with Talk(socket_path) as talk:
             return talk.peer_pid()
@@ -108,13 +111,13 @@ def listener_pid(socket_path: Path) -> int | None:
 
 
 def with_needed_events(flags: str) -> str | None:
-    """Return `notify-keyspace-events` with what watchers need added to `flags`, or None where nothing is missing."""
+    """Return `flags` of `notify-keyspace-events` with the flags that watchers need, or None if none is missing."""
     missing = missing_flags(flags)
     return flags + missing if missing else None
 
 
 def add_needed_events(talk: Talk) -> None:
-    """Have the server announce what watchers need, beside what it announces already."""
+    """Enable the keyspace events that watchers need, in addition to those that are enabled already."""
     reply = talk.ask("CONFIG", "GET", "notify-keyspace-events")
     if not isinstance(reply, list):
         return
@@ -124,7 +127,7 @@ def add_needed_events(talk: Talk) -> None:
 
 
 def engine_of(talk: Talk) -> Engine | None:
-    """The engine that runs; Valkey also calls itself Redis 7.2.4."""
+    """Return the running engine, or None if unknown. Valkey also reports itself as Redis 7.2.4, so it is tested first."""
     reply = talk.ask("INFO", "server")
     if not isinstance(reply, bytes):
         return None

@@ -1,4 +1,4 @@
-"""The server's process: brought up, and seen off until it is gone. The reasoning stands at the top of `server.py`."""
+"""Starting the server's process, and stopping it until it is gone. The design is described in `server/embedded.py`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from redis_store.server.locks import FileLock, Patience, check_that_locks_work, 
 from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server_config import NEEDED_FLAGS
 
-#: How long a process waits for a server that says nothing, and for another process that holds a lock.
+#: Time-out for a server that does not reply, and for another process that holds a lock, in seconds.
 START_TIMEOUT_S = 30.0
 
-#: How long a server that was told to stop may take to be gone.
+#: Time-out for a server to exit after it was told to stop, in seconds.
 STOP_TIMEOUT_S = 15.0
 
 _MAX_STARTS = 3
@@ -27,17 +27,17 @@ _LAUNCH_TIMEOUT_S = 30.0
 
 
 def bring_up(folder: Folder, *, always: bool = False) -> None:
-    """Return when a server answers in the folder: the one that is there, or a new one. The caller holds a lease.
+    """Return when the folder's server is ready; start one if none is running. The caller holds a lease.
 
-    Raises `EmbeddedServerError` if none can be started, or the one that is there does not answer.
+    Raises `EmbeddedServerError` if no server can be started, or if the running one does not reply.
     """
     patience = Patience(START_TIMEOUT_S)
     starts, log_offset = 0, 0
     while (answer := probe.probe(folder.socket_path(), always=always)) is not ProbeAnswer.READY:
         if answer is ProbeAnswer.LOADING:
-            patience.renew(START_TIMEOUT_S)  # it reads its files, however many there are
+            patience.renew(START_TIMEOUT_S)  # loading may take any time
         if answer is ProbeAnswer.ABSENT and (lock := try_lock(folder.start_lock)) is not None:
-            # Nobody listens, and nobody is about to: the lock is ours, so there is no server process.
+            # We hold the start lock, so no server process is running or starting.
             with contextlib.closing(lock):
                 if starts == _MAX_STARTS:
                     folder.release_host()
@@ -50,12 +50,12 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
 
 
 def shut_down(folder: Folder) -> bool:
-    """Have the server stop, and wait until its process is gone; True when it is. The caller holds the whole lease."""
+    """Stop the server; return True when its process is gone, False at the time-out. The caller holds the exclusive lease."""
     patience = Patience(STOP_TIMEOUT_S)
     told = False
     while (lock := try_lock(folder.start_lock)) is None:
         if not told:
-            told = _tell_to_stop(folder.socket_path())  # not at once if it does not listen yet
+            told = _tell_to_stop(folder.socket_path())  # fails while the server does not listen yet
         if not patience.wait():
             return False
     with contextlib.closing(lock):
@@ -64,7 +64,7 @@ def shut_down(folder: Folder) -> bool:
 
 
 def force_down(folder: Folder) -> FileLock:
-    """Stop the server though others use it, and return the start lock, so that none of them starts another yet."""
+    """Stop the server even while in use. Return the start lock, which keeps its users from starting another."""
     for tell in (_tell_to_stop, _kill):
         patience = Patience(STOP_TIMEOUT_S)
         while (lock := try_lock(folder.start_lock)) is None and patience.wait():
@@ -73,12 +73,12 @@ def force_down(folder: Folder) -> FileLock:
             folder.release_host()
             return lock
     raise EmbeddedServerError(
-        f"The embedded server in {str(folder.path)!r} does not stop; {signed_by(folder.start_lock)} started it: end it."
+        f"The embedded server in {str(folder.path)!r} does not stop; end {signed_by(folder.start_lock)}, which started it."
     )
 
 
 def end_orphan(folder: Folder, pid: int | None) -> None:
-    """Stop a server whose folder was removed under it, which nobody can reach any more."""
+    """Stop a server whose folder was removed, as it is no longer reachable."""
     with contextlib.suppress(OSError):
         if pid is not None and str(Path(f"/proc/{pid}/cwd").readlink()) == f"{folder.path} (deleted)":
             os.kill(pid, signal.SIGTERM)
@@ -87,7 +87,7 @@ def end_orphan(folder: Folder, pid: int | None) -> None:
 def _tell_to_stop(socket_path: Path) -> bool:
     try:
         with Talk(socket_path) as talk:
-            talk.ask("SHUTDOWN")  # with the append-only file on, all is on the disk when it has gone
+            talk.ask("SHUTDOWN")  # with the append-only file on, all data are on the disk when it exits
     except ConnectionResetError:
         return True
     except OSError:
@@ -102,7 +102,7 @@ def _kill(socket_path: Path) -> None:
 
 
 def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
-    """Launch a server that holds the start lock, and return where its words begin in the log."""
+    """Launch a server that holds the start lock, and return the offset at which its output begins in the log."""
     check_that_locks_work(lock)
     lock.sign()
     folder.refuse_other_host()
@@ -127,12 +127,12 @@ def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
 
 
 def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> None:
-    # The server makes a daemon of itself: in a session of its own, where no Ctrl-C reaches it, and no child of ours that somebody
-    # would have to reap, or that an `os.wait()` of our user's would wait for. The launcher is gone at once.
+    # The server daemonizes. Its own session keeps Ctrl-C from it. It is no child of ours, so it need not be reaped, and an
+    # `os.wait()` in the caller's code does not wait for it. The launcher exits at once.
     launcher = subprocess.Popen(
         command,
         cwd=folder.path,
-        env={"LC_ALL": "C", "PATH": os.defpath},  # no secrets, and no locale that it would refuse to start with
+        env={"LC_ALL": "C", "PATH": os.defpath},  # no secrets, and no locale that would keep it from starting
         umask=0o077,
         stdin=subprocess.DEVNULL,
         stdout=log_fd,
@@ -146,12 +146,12 @@ def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> No
         launcher.kill()
         launcher.wait()
         raise
-    if status > 0:  # below: somebody killed it, which is found out like the death of a server
+    if status > 0:  # negative: it was killed; `bring_up` finds that no server came up
         raise subprocess.SubprocessError(f"it ended with status {status}")
 
 
 def _command(program: Path, *, always: bool) -> list[str]:
-    # Names are relative to the folder: a long path, or one that is moved, is nothing to the server.
+    # Names are relative to the folder, so that the server works in a folder with a long path or one that is moved.
     options = {
         "daemonize": "yes",
         "port": "0",
@@ -171,7 +171,7 @@ def _command(program: Path, *, always: bool) -> list[str]:
 
 def _died(folder: Folder, log_offset: int) -> EmbeddedServerError:
     reason = folder.log_since(log_offset)
-    return EmbeddedServerError(f"The embedded server in {str(folder.path)!r} ends while it starts; {reason}")
+    return EmbeddedServerError(f"The embedded server in {str(folder.path)!r} ended while starting; {reason}")
 
 
 def _no_answer(folder: Folder, answer: ProbeAnswer) -> EmbeddedServerError:
@@ -179,10 +179,12 @@ def _no_answer(folder: Folder, answer: ProbeAnswer) -> EmbeddedServerError:
     if answer is ProbeAnswer.ABSENT:
         return EmbeddedServerError(
             f"No server came up in {where!r} within {START_TIMEOUT_S:.0f} s, though {signed_by(folder.start_lock)} is starting "
-            "one; if it is stopped, let it go on (kill -CONT) or end it."
+            "one; if that process is stopped, continue it (kill -CONT) or end it."
         )
     pid = probe.listener_pid(folder.socket_path())
-    state = "still reads its files" if answer is ProbeAnswer.LOADING else "does not answer; it is stopped or overloaded"
+    state = (
+        "is still reading its files" if answer is ProbeAnswer.LOADING else "does not reply; it is stopped or overloaded"
+    )
     return EmbeddedServerError(
         f"The embedded server in {where!r} (process {pid}) {state}; {folder.log_since(0, lines=3)}"
     )

@@ -101,7 +101,7 @@ def test_reads_and_writes_in_several_namespaces(store: Side) -> None:
 def test_what_was_read_must_still_stand(store: Side, disturb: Callable[[Side], Any], writes: bool) -> None:
     store.set("read", 1)
     store.use_namespace("other").set("read", 1)
-    with pytest.raises(Conflict, match="changed by others") as caught, begin(store) as transaction:
+    with pytest.raises(Conflict, match="changed by another caller") as caught, begin(store) as transaction:
         transaction.get("read")
         transaction.get("absent")
         transaction.use_namespace("other").get("read")
@@ -248,5 +248,5 @@ def test_transact_runs_again_until_nobody_disturbs(server: Server, user: str, si
 
 
 def test_transact_takes_a_function(store: Side) -> None:
-    with pytest.raises(InvalidType, match="transact runs a function of a transaction, not a int"):
+    with pytest.raises(InvalidType, match="transact needs a function of a transaction, not a int"):
         store.transact(3)

@@ -95,7 +95,7 @@ def test_stop_while_in_use(folder: Path, run: Run) -> None:
     with server.join(folder):
         stopped = run("server", "stop")
         assert stopped.code == 1
-        assert b"in use by 1 process:" in stopped.err
+        assert b"in use by 1 process;" in stopped.err
         assert servers_in(folder) != []
         assert run("server", "stop", "--force").code == 0
         assert servers_in(folder) == []

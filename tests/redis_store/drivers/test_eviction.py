@@ -105,7 +105,7 @@ def test_volatile_throws_locks_away_and_keeps_namespaces(filled: Any) -> None:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    return [(record.levelno, record.getMessage()) for record in caplog.records if "throws" in record.getMessage()]
+    return [(record.levelno, record.getMessage()) for record in caplog.records if "evicts" in record.getMessage()]
 
 
 @pytest.mark.usefixtures("never_asked")

@@ -65,7 +65,7 @@ def test_a_dead_server(start: Callable[..., Server], open_store: Any) -> None:
     server.kill()
     store = open_store(server.url)
     for call in (lambda: store.get("a"), lambda: store.set("a", 1), store.list_keys, store.clear):
-        with pytest.raises(ConnectionLost, match="is it running") as caught:
+        with pytest.raises(ConnectionLost, match="check that it is running") as caught:
             call()
         assert isinstance(caught.value, (StoreUnavailable, ConnectionError))
         assert caught.value.outcome_unknown is False
@@ -194,7 +194,7 @@ def test_a_server_that_takes_no_more(start: Callable[..., Server], open_store: A
     store = open_store(server.url, timeout=0.15)
     store.set("key", 1)
     server.pause()
-    with pytest.raises(StoreTimeout, match="took no more") as caught:
+    with pytest.raises(StoreTimeout, match="did not accept the whole request") as caught:
         store.set("key", "x" * 20_000_000)
     assert caught.value.outcome_unknown is True
     server.resume()
@@ -217,7 +217,7 @@ def test_the_timeout_in_the_url(proxy: Proxy, user: str) -> None:
     with connect(f"{proxy.url}?socket_timeout=0.15", user=user, namespace="the-ns") as store:
         store.set("key", 1)
         proxy.strike("ns:the-ns", Fault.SWALLOW)
-        with pytest.raises(StoreTimeout, match=r"0\.15 seconds"):
+        with pytest.raises(StoreTimeout, match=r"within 0\.15 s\b"):
             store.get("key")
 
 

@@ -241,7 +241,7 @@ def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPat
         assert server.status(folder).state == "silent"
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(process.bring_up, server_folder.Folder(folder))
-            with pytest.raises(EmbeddedServerError, match=f"process {pid}.* does not answer"):
+            with pytest.raises(EmbeddedServerError, match=f"process {pid}.* does not reply"):
                 second.result()
         os.kill(pid, signal.SIGCONT)
         joined.ensure_running()
@@ -481,8 +481,8 @@ def test_the_path_is_used_where_there_is_no_wheel(
         ("echo no such library >&2; exit 127", "no such library"),
         ("echo hello", "hello"),
         (_VERSION + "echo 'the disk is upside down'; exit 1", "ended with status 1; .*the disk is upside down"),
-        (_VERSION + "echo 'I go at once'", "ends while it starts; .*I go at once"),
-        (_VERSION, "left no word"),
+        (_VERSION + "echo 'I go at once'", "ended while starting; .*I go at once"),
+        (_VERSION, "logged nothing"),
         (_VERSION + "exec sleep 60", "timed out"),
     ],
 )
@@ -508,7 +508,7 @@ def test_files_that_do_not_load(folder: Path) -> None:
     server.join(folder).close()
     (log,) = (folder / "appendonlydir").glob("*.incr.aof")
     log.write_bytes(b"what is this?\n" * 10)
-    with pytest.raises(EmbeddedServerError, match=r"ends while it starts; its last words.*server\.log.*AOF"):
+    with pytest.raises(EmbeddedServerError, match=r"ended while starting; the end of its log.*server\.log.*AOF"):
         server.join(folder)
     assert servers_in(folder) == []
 
