@@ -253,17 +253,17 @@ FORGED = [
 
 
 @pytest.mark.parametrize("one", [*OTHERS, *FORGED], ids=lambda one: one.name)
-def test_holds(one: Attack, attack: Any, holds: Any, benign: Any) -> None:
+def test_attack_fails(one: Attack, attack: Any, holds: Any, benign: Any) -> None:
     """Run only in the best tier: the path from agent to broker is the same in every tier."""
     holds(one, sandbox.isolation.available())
 
 
 @pytest.mark.parametrize("one", OTHERS[:2], ids=lambda one: one.name)
-def test_holds_in_every_tier(one: Attack, tier: str, holds: Any) -> None:
+def test_attack_fails_in_every_tier(one: Attack, tier: str, holds: Any) -> None:
     holds(one, tier)
 
 
-def test_a_tool_gets_what_was_sent_and_nothing_else(tier: str, attack: Any, as_before: None) -> None:
+def test_tool_gets_exactly_the_sent_arguments(tier: str, attack: Any, as_before: None) -> None:
     heard: list[Any] = []
 
     def hear(*args: Any, **kwargs: Any) -> int:
