@@ -234,7 +234,7 @@ def with_ttl(store: TextStore, ttl: float | None) -> TextStore:
     """Return the same namespace's store with a default `ttl` for new keys; the agent process keeps such defaults."""
     if ttl is None:
         return store
-    return with_default_ttl(store, ttl) if isinstance(store, DataStore) else store.use_namespace(store.namespace, ttl)
+    return with_default_ttl(store, ttl) if type(store) is DataStore else store.use_namespace(store.namespace, ttl)
 
 
 HANDLERS: dict[str, Callable[[TextStore, list[Any]], Answered]] = {

@@ -22,7 +22,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def test_entrants_take_turns_and_each_is_first_in_its_turn(loop: asyncio.AbstractEventLoop) -> None:
+def test_entrants_alternate_and_rotate_who_is_first(loop: asyncio.AbstractEventLoop) -> None:
     calls: list[str] = []
 
     async def third() -> None:
@@ -42,14 +42,14 @@ def test_entrants_take_turns_and_each_is_first_in_its_turn(loop: asyncio.Abstrac
     assert finishes[-1].quartiles == (1, 1)
 
 
-def test_what_takes_too_long_is_done_once(loop: asyncio.AbstractEventLoop) -> None:
+def test_slow_entrant_runs_once(loop: asyncio.AbstractEventLoop) -> None:
     calls: list[int] = []
     (finish,) = race([Entrant("slow", lambda: calls.append(1))], loop, budget_s=0)
     assert len(calls) == 1
     assert finish.quartiles == (1, 1)
 
 
-def test_calls_at_once_share_the_time(loop: asyncio.AbstractEventLoop) -> None:
+def test_concurrent_calls_share_the_time(loop: asyncio.AbstractEventLoop) -> None:
     def work() -> int:
         return sum(range(2000))
 
@@ -59,7 +59,7 @@ def test_calls_at_once_share_the_time(loop: asyncio.AbstractEventLoop) -> None:
     assert alone.us > shared.us
 
 
-def test_different_answers_stop_the_benchmark() -> None:
+def test_different_results_stop_the_benchmark() -> None:
     same("get", 1, 1, 1)
     with pytest.raises(SystemExit, match="get: the sides gave different answers, so nothing was timed"):
         same("get", 1, 1, 2)
@@ -71,7 +71,7 @@ def port() -> Iterator[int]:
         yield server.port
 
 
-def test_the_relay_counts_round_trips_and_bytes(port: int, loop: asyncio.AbstractEventLoop) -> None:
+def test_relay_counts_round_trips_and_bytes(port: int, loop: asyncio.AbstractEventLoop) -> None:
     with counting_relay(port) as (relay_port, traffic), connected(relay_port, loop) as clients:
         store = clients.store.use_namespace("counted")
         store.set_many({f"key-{number}": "x" * 1000 for number in range(2500)})
@@ -90,7 +90,7 @@ def test_the_relay_counts_round_trips_and_bytes(port: int, loop: asyncio.Abstrac
         clients.store.clear()
 
 
-def test_rows_are_checked_before_they_are_timed(port: int, loop: asyncio.AbstractEventLoop) -> None:
+def test_rows_are_checked_before_timing(port: int, loop: asyncio.AbstractEventLoop) -> None:
     with connected(port, loop) as clients:
         names = [row.name for row in _one_key(clients)]
         assert names == ["get 100 B", "get 2 KB", "get 100 KB", "get, miss", "set 100 B", "set 2 KB"]
@@ -102,7 +102,7 @@ def test_rows_are_checked_before_they_are_timed(port: int, loop: asyncio.Abstrac
         clients.bare.delete("bare")
 
 
-def test_every_row_of_small_calls_can_be_run(port: int, loop: asyncio.AbstractEventLoop) -> None:
+def test_every_row_of_small_calls_runs(port: int, loop: asyncio.AbstractEventLoop) -> None:
     with connected(port, loop) as clients:
         for row in all_rows(clients):
             if row.name.startswith("set_many"):
@@ -110,7 +110,7 @@ def test_every_row_of_small_calls_can_be_run(port: int, loop: asyncio.AbstractEv
             race([row.ours, row.theirs], loop, rounds=2, calls=1)
 
 
-def test_the_table_marks_what_is_over_its_aim() -> None:
+def test_table_marks_rows_over_their_target() -> None:
     def figures(ratio: float, aim: float | None) -> dict[str, float | None]:
         return {"ratio": ratio, "low": 0.4, "high": 0.6, "ours_us": 12.3, "theirs_us": 1234.5, "at_most": aim}
 

@@ -227,7 +227,7 @@ def _write_program(path: Path, arguments: str) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_shows_runs(
+def test_examples_of_page_run(
     page: Path,
     folder: Path,
     environment: dict[str, str],
@@ -297,13 +297,13 @@ def rows_of_limits() -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows if row[0] in PLACES]
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_index_links_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert not {name for name in pages if f"({name})" not in index}
 
 
-def test_the_picture_shows_what_its_source_says() -> None:
+def test_picture_has_every_label_of_its_source() -> None:
     source, picture = ((ROOT / "docs" / "images" / f"architecture.{kind}").read_text() for kind in ("dot", "svg"))
     for label in re.findall(r'label="([^"]+)"', source):
         for line in label.split("\\n"):
@@ -315,7 +315,7 @@ def test_limits_page_has_every_row() -> None:
 
 
 @pytest.mark.parametrize(("what", "shown"), rows_of_limits(), ids=lambda text: text[:40])
-def test_limits_page_says_what_the_code_has(what: str, shown: str) -> None:
+def test_limits_page_matches_the_code(what: str, shown: str) -> None:
     place = PLACES[what]
     number = re.match(r"[\d,]+(\.\d+)?", shown)
     assert number, f"{what!r}: the column Default must begin with a number"
@@ -337,7 +337,7 @@ def look_up(place: str) -> Any:
     return found
 
 
-def test_limits_page_has_every_field_of_the_limits() -> None:
+def test_limits_page_has_every_field_of_limits() -> None:
     places = set(PLACES.values())
     for record in (redis_store.limits.Limits, redis_store.limits.LogBounds, sandbox.Limits):
         for field in dataclasses.fields(record):
@@ -367,7 +367,7 @@ def test_api_page_has_every_option(function: Any) -> None:
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", target):

@@ -43,7 +43,7 @@ def without_awaiting(annotation: str) -> str:
     return plain.replace("Callable[P, R] | Callable[P, R]", "Callable[P, R]")
 
 
-def test_both_have_what_the_design_says() -> None:
+def test_both_have_the_designed_methods() -> None:
     assert public(DataStore).keys() >= DESIGNED
     assert public(AsyncDataStore).keys() >= DESIGNED
 
@@ -53,7 +53,7 @@ def test_both_have_the_same_members() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(public(DataStore).keys() - MAPPING))
-def test_a_member_is_the_same_on_both(name: str) -> None:
+def test_members_match(name: str) -> None:
     ours, theirs = public(DataStore)[name], public(AsyncDataStore)[name]
     assert type(ours) is type(theirs)
     assert ours.__doc__ == theirs.__doc__
@@ -65,12 +65,12 @@ def test_a_member_is_the_same_on_both(name: str) -> None:
         assert annotation == without_awaiting(async_annotation)
 
 
-def test_connecting_is_the_same_on_both() -> None:
+def test_connect_functions_match() -> None:
     assert parameters(connect) == parameters(connect_async)
 
 
 @pytest.mark.parametrize("name", sorted(DESIGNED))
-def test_an_agents_store_takes_the_same(name: str) -> None:
+def test_agent_store_takes_the_same_arguments(name: str) -> None:
     ours, theirs = getattr(DataStore, name), getattr(AgentDataStore, name)
     assert [p[:3] for p in parameters(ours)] == [p[:3] for p in parameters(theirs)]
     assert theirs.__doc__

@@ -106,7 +106,7 @@ def layer_of(module: str) -> int:
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_imports_point_one_way(module: str) -> None:
+def test_imports_go_one_way(module: str) -> None:
     wrong = [
         name
         for name, _ in imports_of(module)
@@ -117,7 +117,7 @@ def test_imports_point_one_way(module: str) -> None:
     assert not wrong, f"{module} may not import {wrong}, which is on its own line of LAYERS or below it"
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_no_circular_imports() -> None:
     graph = {module: {name for name, _ in imports_of(module)} - {module} for module in modules()}
     done: set[str] = set()
 
@@ -133,7 +133,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_underscore_names_stay_in_their_module(module: str) -> None:
+def test_private_names_stay_in_their_module(module: str) -> None:
     wrong = [
         f"{source}.{name}"
         for source, name in imports_of(module)
@@ -143,7 +143,7 @@ def test_underscore_names_stay_in_their_module(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_deciding_does_no_io(module: str) -> None:
+def test_modules_without_io_import_no_io(module: str) -> None:
     package, _, rest = module.partition(".")
     if package != "redis_store" or rest.partition(".")[0] not in WITHOUT_IO or rest in WITH_IO:
         return
@@ -157,7 +157,7 @@ def test_deciding_does_no_io(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(name for name in modules() if name.startswith("sandbox")))
-def test_the_sandbox_reaches_the_store_through_brokers(module: str) -> None:
+def test_sandbox_reaches_the_store_through_brokers(module: str) -> None:
     shared = {f"{package}.{name}" for package, names in shared_with_agents().items() for name in names}
     in_agent = module in shared or module == "sandbox.child.boot"
     for name, _ in imports_of(module):
@@ -184,7 +184,7 @@ def shared_with_agents() -> dict[str, tuple[str, ...]]:
     return SHARED
 
 
-def test_the_server_knows_nothing_of_stores() -> None:
+def test_server_does_not_import_stores() -> None:
     for module in modules():
         if module.startswith("redis_store.server."):
             others = {part_of(name)[1] for name, _ in imports_of(module)} - {"server"}
@@ -192,13 +192,13 @@ def test_the_server_knows_nothing_of_stores() -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_few_parts_at_the_top(package: str) -> None:
+def test_few_modules_at_the_top(package: str) -> None:
     parts = [path.stem for path in (ROOT / package).glob("*.py")]
     assert len(parts) <= MOST_PARTS_AT_THE_TOP, f"{package} has {len(parts)} modules at its top: {sorted(parts)}"
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_one_name_for_one_class(package: str) -> None:
+def test_class_names_are_unique(package: str) -> None:
     places = defaultdict(list)
     for module in modules():
         if part_of(module)[0] == package:
@@ -209,7 +209,7 @@ def test_one_name_for_one_class(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_one_value_for_one_constant(package: str) -> None:
+def test_constants_of_one_name_have_one_value(package: str) -> None:
     values: dict[str, dict[str, str]] = defaultdict(dict)
     for module in modules():
         if part_of(module)[0] != package:
@@ -223,7 +223,7 @@ def test_one_value_for_one_constant(package: str) -> None:
     assert not wrong, f"constants that share a name and differ: {wrong}"
 
 
-def test_every_folder_says_what_it_is() -> None:
+def test_every_folder_has_a_docstring() -> None:
     for package in LAYERS:
         for folder in (ROOT / package).rglob("__init__.py"):
             assert ast.get_docstring(ast.parse(folder.read_text())), f"{folder.relative_to(ROOT)} has no docstring"

@@ -116,7 +116,7 @@ def test_demo_installs_once(checkout: Checkout) -> None:
     assert checkout.calls() == ["python examples/demo.py --files 3"]
 
 
-def test_the_tests_installation_serves_the_demo_too(checkout: Checkout) -> None:
+def test_demo_uses_the_test_installation(checkout: Checkout) -> None:
     checkout.add_python("python3")
     assert checkout.make("test").returncode == 0
     assert checkout.calls() == [
@@ -131,7 +131,7 @@ def test_the_tests_installation_serves_the_demo_too(checkout: Checkout) -> None:
     assert checkout.calls() == ["python examples/demo.py"]
 
 
-def test_bench_installs_what_it_compares_with(checkout: Checkout) -> None:
+def test_bench_installs_its_competitors(checkout: Checkout) -> None:
     checkout.add_python("python3")
     assert checkout.make("bench", "ARGS=--only rows").returncode == 0
     assert checkout.calls() == [
@@ -153,7 +153,7 @@ def test_changed_requirements_are_installed(checkout: Checkout) -> None:
     assert checkout.calls() == [f"{INSTALL}.", "python examples/demo.py"]
 
 
-def test_a_moved_checkout_is_set_up_anew(checkout: Checkout) -> None:
+def test_moved_checkout_is_set_up_again(checkout: Checkout) -> None:
     checkout.add_python("python3")
     checkout.make("demo")
     checkout.calls()
@@ -164,7 +164,7 @@ def test_a_moved_checkout_is_set_up_anew(checkout: Checkout) -> None:
     assert len(checkout.calls()) == 1
 
 
-def test_a_venv_whose_python_is_gone_is_made_anew(checkout: Checkout) -> None:
+def test_venv_without_its_python_is_recreated(checkout: Checkout) -> None:
     checkout.add_python("python3")
     checkout.make("demo")
     checkout.calls()
@@ -173,7 +173,7 @@ def test_a_venv_whose_python_is_gone_is_made_anew(checkout: Checkout) -> None:
     assert len(checkout.calls()) == 3
 
 
-def test_a_failed_installation_is_repeated(checkout: Checkout) -> None:
+def test_failed_installation_is_repeated(checkout: Checkout) -> None:
     failing = FAKE_PYTHON.replace("case", 'case "$*" in *pip*) echo "no network" >&2; exit 1 ;; esac\ncase', 1)
     checkout.add_program("python3", failing.format(version="3.12.1", too_old=0))
     done = checkout.make("demo")
@@ -186,13 +186,13 @@ def test_a_failed_installation_is_repeated(checkout: Checkout) -> None:
     assert checkout.calls() == [f"{INSTALL}.", "python examples/demo.py"]
 
 
-def test_another_python_is_found_where_python3_is_too_old(checkout: Checkout) -> None:
+def test_finds_another_python_if_python3_is_too_old(checkout: Checkout) -> None:
     checkout.add_python("python3", "3.9.2")
     checkout.add_python("python3.11", "3.11.2")
     assert "Making .venv with Python 3.11.2" in checkout.make("demo").stdout
 
 
-def test_another_python_can_be_asked_for(checkout: Checkout) -> None:
+def test_python_can_be_chosen(checkout: Checkout) -> None:
     checkout.add_python("python3")
     checkout.make("demo")
     checkout.calls()
@@ -214,7 +214,7 @@ def test_another_python_can_be_asked_for(checkout: Checkout) -> None:
         ("3.12.1", ("PYTHON=/no/such",), "PYTHON=/no/such is no Python that can be run."),
     ],
 )
-def test_without_a_python_there_is_one_sentence(
+def test_missing_python_is_one_message(
     checkout: Checkout, installed: str | None, arguments: tuple[str, ...], sentence: str
 ) -> None:
     if installed:
@@ -227,7 +227,7 @@ def test_without_a_python_there_is_one_sentence(
     assert not (checkout.folder / ".venv").exists()
 
 
-def test_a_python_without_venv_says_so(checkout: Checkout) -> None:
+def test_python_without_venv_is_reported(checkout: Checkout) -> None:
     text = FAKE_PYTHON.replace("rm -rf .venv &&", "echo 'no ensurepip'; exit 1;")
     checkout.add_program("python3", text.format(version="3.12.1", too_old=0))
     done = checkout.make("demo")
@@ -236,7 +236,7 @@ def test_a_python_without_venv_says_so(checkout: Checkout) -> None:
     assert "apt-get install python3-venv" in done.stderr
 
 
-def test_clean_keeps_the_venv_and_distclean_does_not(checkout: Checkout) -> None:
+def test_only_distclean_removes_the_venv(checkout: Checkout) -> None:
     checkout.add_python("python3")
     checkout.make("demo")
     litter = [".demo", ".bench", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "a package/__pycache__"]

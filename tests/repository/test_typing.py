@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_what_a_type_checker_makes_of_the_api(tmp_path: Path) -> None:
+def test_types_of_the_api(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",

@@ -46,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_everything_is_in_it(wheel: Path) -> None:
+def test_wheel_is_complete(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     wanted = {
@@ -61,7 +61,7 @@ def test_everything_is_in_it(wheel: Path) -> None:
     assert not [name for name in inside if name.startswith(("tests", "benchmarks", "examples"))]
 
 
-def test_it_works_from_the_wheel(wheel: Path, tmp_path: Path, server_url: str) -> None:
+def test_wheel_works(wheel: Path, tmp_path: Path, server_url: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     lua = {path.stem for path in (tmp_path / "redis_store/scripts").glob("*.lua")}

@@ -21,7 +21,7 @@ def hints(run: Any, source: str, **options: Any) -> list[tuple[str, str]]:
     return [(hint.kind, str(hint)) for hint in result.hints]
 
 
-def test_a_loop_of_single_gets(run: Any, store: DataStore) -> None:
+def test_loop_of_single_gets(run: Any, store: DataStore) -> None:
     store.use_namespace("files").set_many({f"k{n}": n for n in range(50)})
     source = """
         def run():
@@ -34,7 +34,7 @@ def test_a_loop_of_single_gets(run: Any, store: DataStore) -> None:
     assert "get_many(keys)" in text
 
 
-def test_it_is_one_hint_for_a_place_and_each_run_counts_by_itself(run: Any, store: DataStore) -> None:
+def test_one_hint_per_line_counted_per_run(run: Any, store: DataStore) -> None:
     store.set_many({f"k{n}": n for n in range(30)})
     found = hints(
         run,
@@ -57,12 +57,12 @@ def test_it_is_one_hint_for_a_place_and_each_run_counts_by_itself(run: Any, stor
         "[data_store.set(f'k{n}', data_store.get(f'k{n}')) for n in range(50)]",
     ],
 )
-def test_what_get_many_would_not_help(run: Any, store: DataStore, body: str) -> None:
+def test_no_hint_if_get_many_would_not_help(run: Any, store: DataStore, body: str) -> None:
     store.set_many({f"k{n}": n for n in range(50)})
     assert hints(run, f"def run():\n    {body}\n    return {{}}") == []
 
 
-def test_reads_from_a_namespace_that_holds_nothing(run: Any, store: DataStore) -> None:
+def test_reads_from_an_empty_namespace(run: Any, store: DataStore) -> None:
     for name in ("shared", "shares", "files:repo"):
         store.use_namespace(name).set("k", 1)
     source = "def run():\n    n = data_store.use_namespace('shraed')\n    n.get('k'); n.list_keys()\n    return {}"
@@ -73,7 +73,7 @@ def test_reads_from_a_namespace_that_holds_nothing(run: Any, store: DataStore) -
     assert hints(run, source)[0][1].endswith("1 time, but it is empty: the user has 'files:repo', 'shared', 'shares'.")
 
 
-def test_what_was_refused_or_computed_is_no_read(run: Any) -> None:
+def test_refused_and_computed_calls_are_not_reads(run: Any) -> None:
     source = """
         def run():
             for refused in (lambda: data_store.set("k", 1), lambda: data_store.get_or_set("k", lambda: 1 / 0)):
@@ -88,7 +88,7 @@ def test_what_was_refused_or_computed_is_no_read(run: Any) -> None:
     assert "read from namespace 'default' 1 time," in text
 
 
-def test_nothing_at_all_is_there_yet(run: Any) -> None:
+def test_user_without_data(run: Any) -> None:
     assert hints(run, "def run(): data_store.get('k'); return {}")[0][1].endswith("the user has no data yet.")
 
 
@@ -103,13 +103,13 @@ def test_nothing_at_all_is_there_yet(run: Any) -> None:
         "data_store.watch_all().next_change(timeout=0)",
     ],
 )
-def test_reads_that_find_nothing_for_a_reason(run: Any, store: DataStore, body: str) -> None:
+def test_no_hint_for_expected_misses(run: Any, store: DataStore, body: str) -> None:
     if "none" in body:
         store.set("k", 1)
     assert hints(run, f"def run():\n    {body}\n    return {{}}") == []
 
 
-def test_a_value_near_the_limit(run: Any) -> None:
+def test_value_near_the_limit(run: Any) -> None:
     source = (
         "def run():\n    data_store.set('big', 'x' * 60_000)\n    data_store.set('small', 'x' * 50_000)\n    return {}"
     )
@@ -130,7 +130,7 @@ def run(input_dict):
 """
 
 
-def test_a_cache_whose_key_never_repeats(run: Any) -> None:
+def test_cache_whose_key_never_repeats(run: Any) -> None:
     assert [run(CACHE, {"prefix": "1700000001-"}).hints for _ in range(1)] == [[]]
     ((hint),) = run(CACHE, {"prefix": "1700000002-"}).hints
     assert hint.kind == "useless_cache"
@@ -139,7 +139,7 @@ def test_a_cache_whose_key_never_repeats(run: Any) -> None:
     assert run(CACHE, {"prefix": "1700000002-"}).hints == []
 
 
-def test_no_hint_costs_a_run_its_result(run: Any, own_server: Any, user: str) -> None:
+def test_failed_hint_keeps_the_result(run: Any, own_server: Any, user: str) -> None:
     result = sandbox.run(
         "def run(i, tools):\n    data_store.get('k')\n    tools['kill']()\n    return {'fine': 1}",
         {},
@@ -174,7 +174,7 @@ class ManyNames:
         return 100
 
 
-def test_names_that_an_agent_makes_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_long_names_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
 
     def compare(name: str, names: Iterable[str], n: int) -> list[str]:

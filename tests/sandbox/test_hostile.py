@@ -58,7 +58,7 @@ def attack(run: Any, body: str, **options: Any) -> sandbox.RunResult:
         r"CONTROL.close(); os.closerange(3, 1000); return {}",
     ],
 )
-def test_a_broken_rule_ends_the_run(run: Any, body: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_protocol_violation_ends_the_run(run: Any, body: str, caplog: pytest.LogCaptureFixture) -> None:
     result = attack(run, f"{body}\ntime.sleep(1000)", tools={"tool": lambda: None})
     assert isinstance(result.error, sandbox.ProtocolViolation), result
     assert str(result.error).startswith("The agent's process ")
@@ -66,19 +66,19 @@ def test_a_broken_rule_ends_the_run(run: Any, body: str, caplog: pytest.LogCaptu
     assert caplog.records == []
 
 
-def test_half_a_frame_waits_for_the_time_limit_and_no_longer(run: Any) -> None:
+def test_half_a_frame_ends_at_the_time_limit(run: Any) -> None:
     result = attack(
         run, "DATA.send(struct.pack('<I', 1000) + b'x')\ntime.sleep(1000)", limits=sandbox.Limits(timeout_s=0.5)
     )
     assert isinstance(result.error, sandbox.TimeLimitExceeded)
 
 
-def test_half_a_frame_and_then_the_end(run: Any) -> None:
+def test_half_a_frame_before_the_end(run: Any) -> None:
     result = attack(run, "DATA.send(struct.pack('<I', 1000) + b'x'); DATA.shutdown(socket.SHUT_RDWR)\nreturn {'ok': 1}")
     assert result.check() == {"ok": 1}
 
 
-def test_answers_that_nobody_reads_do_not_hold_the_host(run: Any, store: DataStore) -> None:
+def test_unread_replies_do_not_block_the_host(run: Any, store: DataStore) -> None:
     store.set("big", "x" * 5_000_000)
     result = attack(
         run,
@@ -92,7 +92,7 @@ def test_answers_that_nobody_reads_do_not_hold_the_host(run: Any, store: DataSto
     assert result.check() == {"ok": 1}
 
 
-def test_a_flood_of_calls_of_tools_is_held_back(run: Any) -> None:
+def test_flood_of_tool_calls_is_throttled(run: Any) -> None:
     result = attack(
         run,
         r"""
@@ -107,7 +107,7 @@ def test_a_flood_of_calls_of_tools_is_held_back(run: Any) -> None:
     assert isinstance(result.error, sandbox.TimeLimitExceeded)
 
 
-def test_a_call_under_a_number_in_use(run: Any) -> None:
+def test_call_with_a_number_in_use(run: Any) -> None:
     result = attack(
         run,
         r"""
@@ -120,7 +120,7 @@ def test_a_call_under_a_number_in_use(run: Any) -> None:
     assert isinstance(result.error, sandbox.ProtocolViolation)
 
 
-def test_another_users_data_is_out_of_reach(run: Any, server_url: str, user: str) -> None:
+def test_data_of_other_users_is_unreachable(run: Any, server_url: str, user: str) -> None:
     other = f"{user}-other"
     with connect(server_url, user=other) as theirs:
         theirs.set("secret", "theirs")
@@ -132,7 +132,7 @@ def test_another_users_data_is_out_of_reach(run: Any, server_url: str, user: str
                     store = data_store.use_namespace(name)
                     found += [store.get("secret"), *store.list_keys(), *store.get_many(["secret"])]
                     store.clear()
-                data_store._user = other
+                object.__setattr__(data_store._session, "user", other)
                 found.append(data_store.get("secret"))
                 return {"found": found, "namespaces": data_store.list_namespaces()}
             """,
@@ -151,17 +151,17 @@ def test_crafted_metadata_and_cursors(run: Any) -> None:
         deep = b'{"a":' * 500 + b'1' + b'}' * 500
         for text in (deep, b'{"a":' + b'[' * 300 + b']' * 300 + b'}'):
             try:
-                data_store._call("set", "k", b"1", text, None)
+                data_store._session.call("set", "k", b"1", text, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         for cursor in ("x", "-1", "9" * 30, "0\r\nDEL"):
             try:
-                data_store._call("scan_page", cursor, None)
+                data_store._session.call("scan_page", cursor, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         for text in (b"{", b"[" * 100_000, b'"\\ud800"', b"NaN", b"1e999", b"\xff", b"", b"1" * 5000):
             try:
-                data_store._call("set", "k", text, None, None)
+                data_store._session.call("set", "k", text, None, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         return {"said": said, "keys": data_store.list_keys()}
@@ -206,7 +206,7 @@ def test_random_frames(run: Any, bodies: list[bytes], on_control: bool) -> None:
 
 
 @pytest.mark.parametrize(("count", "size", "most"), [(400, 0, 256), (30, 60_000, 5)])
-def test_calls_under_way_are_bounded(run: Any, store: DataStore, count: int, size: int, most: int) -> None:
+def test_concurrent_calls_are_bounded(run: Any, store: DataStore, count: int, size: int, most: int) -> None:
     """Bounded in number, even if many arrive in one piece, and in the memory that they take on the host."""
     lock, gate, now, highest, done = threading.Lock(), threading.Event(), 0, 0, 0
 
@@ -250,7 +250,7 @@ def test_calls_under_way_are_bounded(run: Any, store: DataStore, count: int, siz
     assert highest == most
 
 
-def test_what_the_timeline_keeps_of_names_is_bounded(run: Any) -> None:
+def test_names_in_the_timeline_are_truncated(run: Any) -> None:
     body = r"""
     for name, key in ((b'n' * 4_000_000, b'k'), (b'n', b'k' * 4_000_000)):
         text = lambda one: b'\xdb' + struct.pack('>I', len(one)) + one
@@ -268,7 +268,7 @@ def test_what_the_timeline_keeps_of_names_is_bounded(run: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["result", "call"])
-def test_texts_of_many_values_are_not_decoded(run: Any, kind: str) -> None:
+def test_json_with_too_many_values_is_not_decoded(run: Any, kind: str) -> None:
     body = rf"""
     text = b'[' + b'[],' * 1_000_000 + b'1]'
     if {kind!r} == 'call':
@@ -286,13 +286,13 @@ def test_texts_of_many_values_are_not_decoded(run: Any, kind: str) -> None:
     assert _memory_mib() - before < 100
 
 
-def test_what_looks_like_many_values_in_a_text_is_one(run: Any) -> None:
+def test_string_of_json_punctuation_counts_as_one_value(run: Any) -> None:
     text = '[{,\\"' * 400_000
     source = "def run(i, tools): return {'back': tools['same'](i['text'])}"
     assert run(source, {"text": text}, tools={"same": lambda one: one}).check() == {"back": text}
 
 
-def test_counting_values_takes_no_longer_than_the_text_is_long() -> None:
+def test_counting_values_takes_linear_time() -> None:
     for text in (b'"' + b'\\"' * 4_000_000, b'"' * 8_000_000, b'"\\' * 4_000_000, b',"' * 4_000_000):
         assert _has_too_many(b"," * 1_000_001 + text)
     assert not _has_too_many(b'"' + b"," * 4_000_000)

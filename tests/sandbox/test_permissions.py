@@ -61,7 +61,7 @@ def test_reading_and_writing_are_granted_by_namespace(run: Any, filled: DataStor
     assert filled.use_namespace("files:b").get("k") == "files:b"
 
 
-def test_the_error_tells_what_is_allowed(run: Any, filled: DataStore) -> None:
+def test_error_lists_the_permissions(run: Any, filled: DataStore) -> None:
     result = run(
         "def run(input_dict): data_store.set('k', 1)",
         {"repo": "a"},
@@ -74,54 +74,54 @@ def test_the_error_tells_what_is_allowed(run: Any, filled: DataStore) -> None:
     )
 
 
-def test_the_host_enforces_it_and_not_the_child(run: Any, filled: DataStore) -> None:
+def test_host_enforces_permissions(run: Any, filled: DataStore) -> None:
     result = attack(
         run,
         r"""
         from redis_store.namespace.access import EVERYTHING
         from redis_store.errors import AccessDenied
         said = []
-        data_store._access = EVERYTHING
+        object.__setattr__(data_store._session, "access", EVERYTHING)
         for call in (
-            lambda: data_store._channel.call("get", "files:a", "k"),
-            lambda: data_store._channel.call("set", "files:a", "k", b"1", None, None),
-            lambda: data_store._channel.call("get_many", "files:a", "k"),
-            lambda: data_store._channel.call("scan_page", "files:a", "0", None),
-            lambda: data_store._channel.call("count", "files:a"),
-            lambda: data_store._channel.call("contains", "files:a", "k"),
-            lambda: data_store._channel.call("info", "files:a", "k"),
-            lambda: data_store._channel.call("delete_many", "files:a", "k"),
+            lambda: data_store._session.channel.call("get", "files:a", "k"),
+            lambda: data_store._session.channel.call("set", "files:a", "k", b"1", None, None),
+            lambda: data_store._session.channel.call("get_many", "files:a", "k"),
+            lambda: data_store._session.channel.call("scan_page", "files:a", "0", None),
+            lambda: data_store._session.channel.call("count", "files:a"),
+            lambda: data_store._session.channel.call("contains", "files:a", "k"),
+            lambda: data_store._session.channel.call("info", "files:a", "k"),
+            lambda: data_store._session.channel.call("delete_many", "files:a", "k"),
         ):
             try:
                 said.append(repr(call()))
             except AccessDenied:
                 said.append("denied")
-        return {"said": said, "names": data_store._channel.call("list_namespaces", "files:a", None)}
+        return {"said": said, "names": data_store._session.channel.call("list_namespaces", "files:a", None)}
         """,
         permissions=Permissions(namespaces=["shared"]),
     )
     assert result.check() == {"said": ["denied"] * 8, "names": ["shared"]}
 
 
-def test_a_star_in_the_input_is_a_letter(run: Any, filled: DataStore) -> None:
+def test_star_in_the_input_is_literal(run: Any, filled: DataStore) -> None:
     permissions = Permissions(namespaces=["files:{repo}"])
     calls = [("files:a", "get", ["k"]), ("files:*", "set", ["k", 1])]
     assert tried(run, calls, permissions, repo="*") == {"said": ["AccessDenied", "done"], "names": ["files:*"]}
 
 
-def test_braces_and_whole_numbers(run: Any, store: DataStore) -> None:
+def test_braces_and_integers(run: Any, store: DataStore) -> None:
     permissions = Permissions(namespaces=["{{{n}}}", "{not a name}"])
     calls = [("{7}", "set", ["k", 1]), ("{not a name}", "set", ["k", 1]), ("7", "set", ["k", 1])]
     assert tried(run, calls, permissions, n=7)["said"] == ["done", "done", "AccessDenied"]
 
 
 @pytest.mark.parametrize("given", [{}, {"repo": ""}, {"repo": None}, {"repo": ["a"]}, {"repo": True}])
-def test_input_that_does_not_fill_a_permission(run: Any, given: dict[str, Any]) -> None:
+def test_input_without_a_value_for_a_permission(run: Any, given: dict[str, Any]) -> None:
     with pytest.raises(sandbox.InvalidInput, match=r"'files:\{repo\}' needs 'repo' in input_dict"):
         run("def run(): return {}", given, permissions=Permissions(write=["files:{repo}"]))
 
 
-def test_nothing_named_grants_everything_and_nothing_listed_nothing(run: Any, filled: DataStore) -> None:
+def test_default_grants_everything_and_empty_list_nothing(run: Any, filled: DataStore) -> None:
     calls = [("shared", "get", ["k"]), ("shared", "set", ["k", 1])]
     assert tried(run, calls, Permissions())["said"] == ["done", "done"]
     assert tried(run, calls, Permissions(read=[]))["said"] == ["AccessDenied"] * 2
@@ -177,7 +177,7 @@ def test_quota(run: Any, store: DataStore) -> None:
     assert store.use_namespace("files").list_keys() == ["again"]
 
 
-def test_a_quota_counts_what_was_there_before_and_not_what_is_out_of_reach(run: Any, store: DataStore) -> None:
+def test_quota_counts_existing_data_of_writable_namespaces(run: Any, store: DataStore) -> None:
     store.use_namespace("elsewhere").set("k", "x" * 100_000)
     permissions = Permissions(read=["*"], write=["files:*"], quota_bytes=20_000)
     source = "def run(): data_store.use_namespace('files:new').set('k', 'x' * 1000); return {}"
@@ -205,7 +205,7 @@ def run(input_dict):
     assert filled.use_namespace("files:a").get("from") == "child"
 
 
-def test_hints_show_nothing_that_may_not_be_read(run: Any, filled: DataStore) -> None:
+def test_hints_show_only_readable_data(run: Any, filled: DataStore) -> None:
     filled.use_namespace("secrets-2").set("k", 1)
     result = run(
         "def run(): data_store.use_namespace('secrets').get('k'); return {}",
@@ -229,25 +229,25 @@ def test_hints_show_nothing_that_may_not_be_read(run: Any, filled: DataStore) ->
         ({"quota_bytes": True}, "Permissions.quota_bytes must be an int or None, not bool"),
     ],
 )
-def test_permissions_that_cannot_be_used(given: Any, expected: str) -> None:
+def test_invalid_permissions(given: Any, expected: str) -> None:
     with pytest.raises(sandbox.InvalidInput) as caught:
         Permissions(**given)
     assert expected in str(caught.value)
 
 
-def test_unknown_permissions_and_what_is_none(run: Any) -> None:
+def test_unknown_permission_or_wrong_type(run: Any) -> None:
     with pytest.raises(TypeError, match="reed"):
         Permissions(reed=["shared"])  # type: ignore[call-arg]
     with pytest.raises(sandbox.InvalidType, match=r"permissions must be a sandbox.Permissions, not dict"):
         run("def run(): return {}", permissions={"read": ["shared"]})
 
 
-def test_every_operation_has_the_name_that_agents_know() -> None:
+def test_operations_are_named_after_store_methods() -> None:
     assert {"get", "set", "iter_keys", "iter_items", "contains", "count"} <= KNOWN_OPERATIONS
     assert not any(name.startswith("scan") for name in KNOWN_OPERATIONS)
 
 
-def test_outside_the_error_is_a_permission_error(filled: DataStore) -> None:
+def test_access_denied_is_a_permission_error(filled: DataStore) -> None:
     with pytest.raises(PermissionError):
         filled.restricted(read=["shared"]).get("k")
     assert issubclass(AccessDenied, ValueError)

@@ -26,7 +26,7 @@ SLOW = "import time\ndef run(i):\n    data_store.set('written', 1)\n    print('r
 WAITS = "def run(input_dict, tools): return {'order': tools['turn'](input_dict['name'])}"
 
 
-def test_runs_share_what_the_sandbox_holds(server_url: str, user: str) -> None:
+def test_runs_share_options_of_the_sandbox(server_url: str, user: str) -> None:
     with Sandbox(
         url=server_url,
         tools={"double": lambda n: 2 * n},
@@ -59,14 +59,14 @@ def test_runs_share_connections(server_url: str, user: str, monkeypatch: pytest.
     assert len(made) == 1
 
 
-def test_users_of_one_sandbox_see_nothing_of_each_other(server_url: str, user: str) -> None:
+def test_users_of_one_sandbox_are_isolated(server_url: str, user: str) -> None:
     with Sandbox(url=server_url) as box:
         box.run("def run(): data_store.set('k', 1); return {}", {}, user=f"{user}-a").check()
         result = box.run("def run(): return {'k': data_store.get('k'), 'user': data_store.user}", {}, user=f"{user}-b")
         assert result.check() == {"k": None, "user": f"{user}-b"}
 
 
-def test_no_more_at_once_than_there_are_places(server_url: str, user: str) -> None:
+def test_concurrency_is_limited(server_url: str, user: str) -> None:
     lock, now, most = threading.Lock(), 0, 0
 
     def enter(step: int) -> None:
@@ -101,7 +101,7 @@ def test_users_take_turns(server_url: str, user: str) -> None:
     assert order == ["first", "greedy-0", "modest", "greedy-1", "greedy-2", "greedy-3"]
 
 
-def test_from_threads_and_from_asyncio_at_once(server_url: str, user: str) -> None:
+def test_runs_from_threads_and_asyncio(server_url: str, user: str) -> None:
     source = "async def run(i, tools): return {'n': await tools['loop'](), 'm': i['n']}"
 
     async def loop() -> str:
@@ -122,7 +122,7 @@ def test_from_threads_and_from_asyncio_at_once(server_url: str, user: str) -> No
     assert results == [{"n": "main" if n < 3 else "other", "m": n} for n in range(6)]
 
 
-def test_a_handle(server_url: str, user: str) -> None:
+def test_handle(server_url: str, user: str) -> None:
     gate = threading.Event()
     with Sandbox(url=server_url, tools={"wait": lambda: gate.wait(30)}) as box:
         source = "def run(i, tools):\n    print('began')\n    tools['wait']()\n    return {'ok': 1}"
@@ -157,7 +157,7 @@ def test_cancelling_a_handle_ends_the_run_at_once(server_url: str, user: str, st
     assert store.get("written") == 1
 
 
-def test_cancelling_what_waits_for_a_place(server_url: str, user: str) -> None:
+def test_cancelling_a_handle_that_waits_for_a_slot(server_url: str, user: str) -> None:
     with Sandbox(url=server_url, concurrency=1) as box:
         ready = threading.Event()
         first = box.start(SLOW, {}, user=user, on_output=lambda text: ready.set())
@@ -192,7 +192,7 @@ async def _awaited(handle: sandbox.RunHandle) -> sandbox.RunResult:
     return await handle
 
 
-def test_cancelling_arun_that_waits_for_a_place(server_url: str, user: str) -> None:
+def test_cancelling_arun_that_waits_for_a_slot(server_url: str, user: str) -> None:
     async def main() -> None:
         async with Sandbox(url=server_url, concurrency=1) as box:
             ready = asyncio.Event()
@@ -210,7 +210,7 @@ def test_cancelling_arun_that_waits_for_a_place(server_url: str, user: str) -> N
     asyncio.run(main())
 
 
-def test_closing_ends_what_is_under_way(server_url: str, user: str) -> None:
+def test_close_ends_current_runs(server_url: str, user: str) -> None:
     ready = threading.Event()
     box = Sandbox(url=server_url, concurrency=1)
     slow = box.start(SLOW, {}, user=user, on_output=lambda text: ready.set())
@@ -228,7 +228,7 @@ def test_closing_ends_what_is_under_way(server_url: str, user: str) -> None:
         box.run("def run(): return {}", {}, user=user)
 
 
-def test_a_store_that_cannot_be_reached_frees_the_place(user: str) -> None:
+def test_unreachable_store_frees_the_slot(user: str) -> None:
     with Sandbox(url="redis://127.0.0.1:1", concurrency=1) as box:
         for _ in range(2):
             with pytest.raises(redis_store.StoreUnavailable):
@@ -237,7 +237,7 @@ def test_a_store_that_cannot_be_reached_frees_the_place(user: str) -> None:
             box.start("def run(): return {}", {}, user=user).result(30)
 
 
-def test_a_server_that_comes_back_is_used_again(own_server: Any, user: str) -> None:
+def test_restarted_server_is_used_again(own_server: Any, user: str) -> None:
     with Sandbox(url=own_server.url) as box:
         assert box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check() == {}
         with redis_store.connect(own_server.url, user=user) as store:
@@ -248,7 +248,7 @@ def test_a_server_that_comes_back_is_used_again(own_server: Any, user: str) -> N
         assert box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check() == {}
 
 
-def test_tools_that_are_called_after_the_run_ended_harm_nobody(server_url: str, user: str) -> None:
+def test_tools_that_outlive_the_run_are_harmless(server_url: str, user: str) -> None:
     release, entered, left = threading.Event(), threading.Event(), threading.Event()
 
     def hang() -> str:
@@ -273,19 +273,19 @@ def run(i, tools):
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, "2", True])
-def test_a_concurrency_that_is_none(concurrency: Any) -> None:
+def test_rejects_invalid_concurrency(concurrency: Any) -> None:
     with pytest.raises(sandbox.InvalidInput, match="concurrency"):
         Sandbox(concurrency=concurrency)
 
 
-def test_an_agents_folder_is_read_once(server_url: str, user: str, tmp_path: Path) -> None:
+def test_folder_of_agents_is_read_once(server_url: str, user: str, tmp_path: Path) -> None:
     (tmp_path / "child.py").write_text("def run(): return {'version': 1}")
     with Sandbox(url=server_url, agents=tmp_path) as box:
         (tmp_path / "child.py").write_text("def run(): return {'version': 2}")
         assert box.run("async def run(i): return await agents.call('child')", {}, user=user).check() == {"version": 1}
 
 
-def test_a_sandbox_that_nobody_closes_leaves_nothing(server_url: str, user: str) -> None:
+def test_unclosed_sandbox_leaves_nothing(server_url: str, user: str) -> None:
     box = Sandbox(url=server_url)
     box.run("def run(): return {}", {}, user=user).check()
     box.close()
@@ -294,7 +294,7 @@ def test_a_sandbox_that_nobody_closes_leaves_nothing(server_url: str, user: str)
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4))
-def test_places_are_given_fairly(owners: list[str], count: int) -> None:
+def test_slots_are_given_fairly(owners: list[str], count: int) -> None:
     slots, order = Slots(count), []
     for place, owner in enumerate(owners):
         slots.enter(owner, lambda place=place: order.append(place))  # type: ignore[misc]
@@ -310,7 +310,7 @@ def test_places_are_given_fairly(owners: list[str], count: int) -> None:
             assert all(between.count(other) <= 1 + (before == 0) for other in set(between))
 
 
-def test_a_place_is_free_again_after_all() -> None:
+def test_withdrawn_tickets_free_their_slots() -> None:
     slots, begun = Slots(2), []
     tickets = [slots.enter(n % 2, lambda n=n: begun.append(n)) for n in range(6)]  # type: ignore[misc]
     assert [ticket.withdraw() for ticket in tickets] == [False, False, True, True, True, True]

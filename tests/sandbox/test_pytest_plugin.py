@@ -82,25 +82,25 @@ def pytest_run(tmp_path: Path) -> Any:
     return run
 
 
-def test_the_fixtures(pytest_run: Any) -> None:
+def test_fixtures(pytest_run: Any) -> None:
     done = pytest_run(TESTS)
     assert "1 failed, 4 passed" in done.stdout, done.stdout + done.stderr
     assert "Agent 'agent' raised KeyError: 'missing'" in done.stdout
 
 
-def test_the_agents_line_is_shown(pytest_run: Any) -> None:
+def test_failure_shows_the_agent_line(pytest_run: Any) -> None:
     done = pytest_run(TESTS, "-k", "shows")
     assert 'return {}["missing"]' in done.stdout
     assert 'File "<agent>", line 3, in run' in done.stdout
 
 
-def test_another_server(pytest_run: Any, server_url: str) -> None:
+def test_server_can_be_overridden(pytest_run: Any, server_url: str) -> None:
     override = f"import pytest\n@pytest.fixture(scope='session')\ndef data_store_url(): return {server_url!r}\n"
     done = pytest_run(f"{override}\ndef test_it(data_store): assert data_store.url == {server_url!r}\n")
     assert "1 passed" in done.stdout, done.stdout
 
 
-def test_it_is_an_entry_point_and_documents_its_fixtures() -> None:
+def test_plugin_is_an_entry_point_with_documented_fixtures() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"agent_data_store": "sandbox.pytest_plugin"}
     for name in pytest_plugin.__all__:

@@ -22,7 +22,7 @@ async def run(input_dict, tools):
 """
 
 
-def test_an_agent_returns_its_output(run: Any, store: DataStore) -> None:
+def test_agent_returns_its_output(run: Any, store: DataStore) -> None:
     result = run(QUICK_START, {"text": "héllo"})
     assert result.error is None
     assert result.output == {"keys": ["greeting"], "back": {"text": "héllo"}}
@@ -31,7 +31,7 @@ def test_an_agent_returns_its_output(run: Any, store: DataStore) -> None:
     assert 0 < result.duration < 20
 
 
-def test_the_run_and_the_agent_are_known_to_the_store(run: Any, store: DataStore) -> None:
+def test_store_records_run_and_agent(run: Any, store: DataStore) -> None:
     run(QUICK_START, {"text": ""}, agent="greeter").check()
     info = store.info("greeting")
     assert info is not None
@@ -75,7 +75,7 @@ def test_operations_are_recorded(run: Any) -> None:
         first.key = "other"
 
 
-def test_namespace_and_user_are_bound_by_the_host(run: Any, store: DataStore, user: str) -> None:
+def test_host_binds_namespace_and_user(run: Any, store: DataStore, user: str) -> None:
     result = run(
         "def run(): data_store['k'] = 1; return {'u': data_store.user, 'n': data_store.namespace}", namespace="here"
     )
@@ -83,7 +83,7 @@ def test_namespace_and_user_are_bound_by_the_host(run: Any, store: DataStore, us
     assert store.use_namespace("here").get("k") == 1
 
 
-def test_a_file_is_an_agent_of_its_name(run: Any, tmp_path: Path) -> None:
+def test_agent_is_named_after_its_file(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "indexer.py"
     path.write_text(
         "async def run(input_dict, tools):\n    data_store.set('k', 1)\n    return {'name': __name__, 'file': __file__}\n"
@@ -94,7 +94,7 @@ def test_a_file_is_an_agent_of_its_name(run: Any, tmp_path: Path) -> None:
         assert result.operations[0].agent == "indexer"
 
 
-def test_arun_is_awaited_beside_others(server_url: str, user: str) -> None:
+def test_aruns_run_concurrently(server_url: str, user: str) -> None:
     async def main() -> list[dict[str, Any]]:
         async def agent(number: int) -> dict[str, Any]:
             source = f"def run(): data_store.set('k{number}', 1); return {{'n': {number}}}"
@@ -105,7 +105,7 @@ def test_arun_is_awaited_beside_others(server_url: str, user: str) -> None:
     assert asyncio.run(main()) == [{"n": number} for number in range(4)]
 
 
-def test_run_works_where_a_loop_is_running(run: Any) -> None:
+def test_run_works_inside_a_running_loop(run: Any) -> None:
     async def twice(x: int) -> int:
         await asyncio.sleep(0)
         return 2 * x

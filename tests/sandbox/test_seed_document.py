@@ -51,7 +51,7 @@ def as_agent(block: str) -> str:
 
 
 @pytest.mark.skipif(not DOCUMENT.exists(), reason=f"the document is not there: {DOCUMENT}")
-def test_the_document_has_its_blocks() -> None:
+def test_document_has_blocks() -> None:
     assert len(blocks()) >= 10
     assert sum("def run" in block for block in blocks()) >= 6
 
@@ -64,7 +64,7 @@ def test_each_block_runs(run: Any, number: int) -> None:
 
 
 @pytest.mark.skipif(not DOCUMENT.exists(), reason=f"the document is not there: {DOCUMENT}")
-def test_the_blocks_in_order_hand_over_to_each_other(run: Any, store: DataStore) -> None:
+def test_blocks_run_in_order(run: Any, store: DataStore) -> None:
     outputs = [run(as_agent(block), INPUT, agent=f"block-{n}").check() for n, block in enumerate(blocks())]
     merged = {key: value for output in outputs for key, value in output.items()}
     assert merged["files_processed"] == 2

@@ -60,7 +60,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
 
 
-def test_spans_lie_in_the_callers_and_those_of_tools_in_ours(server_url: str, user: str) -> None:
+def test_spans_nest_in_the_caller_span_and_tool_spans_in_ours(server_url: str, user: str) -> None:
     pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, server_url, user],
@@ -83,5 +83,5 @@ def test_spans_lie_in_the_callers_and_those_of_tools_in_ours(server_url: str, us
     )
 
 
-def test_a_host_that_has_not_set_it_up_has_none() -> None:
+def test_no_spans_without_opentelemetry() -> None:
     assert begin(Who("agent", "id"), contextvars.copy_context()) is None

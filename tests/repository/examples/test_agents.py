@@ -28,7 +28,7 @@ def store(server_url: str, user: str, open_store: Callable[..., DataStore]) -> D
     return open_store(server_url, user)
 
 
-def test_quick_start_remembers(output_of: OutputOf) -> None:
+def test_quick_start_keeps_its_data(output_of: OutputOf) -> None:
     assert output_of("quick_start", {}) == {"greeting": "Hello, world!", "visits": 1, "everybody": ["world"]}
     assert output_of("quick_start", {"name": "Ada"})["visits"] == 1
     assert output_of("quick_start", {"name": "Ada"}) == {
@@ -62,7 +62,7 @@ def test_cached_fetch_fetches_once(run_example: RunExample, output_of: OutputOf)
 
 
 @pytest.mark.parametrize("falsy", ["", 0, [], {}, False])
-def test_an_answer_that_counts_as_false_is_cached_too(output_of: OutputOf, falsy: object) -> None:
+def test_falsy_result_is_cached(output_of: OutputOf, falsy: object) -> None:
     assert output_of("cached_fetch", {"url": "a"}, fetch=lambda url: falsy)["source"] == "fetched"
     again = output_of("cached_fetch", {"url": "a"}, fetch=lambda url: "another")
     assert (again["answer"], again["source"]) == (falsy, "cache")
@@ -81,7 +81,7 @@ def test_cached_fetch_computes_without_tools(output_of: OutputOf) -> None:
     assert first["answer"] == second["answer"]
 
 
-def test_a_failed_fetch_is_not_cached(run_example: RunExample, output_of: OutputOf) -> None:
+def test_failed_fetch_is_not_cached(run_example: RunExample, output_of: OutputOf) -> None:
     def fail(url: str) -> str:
         raise OSError("no network")
 
@@ -90,7 +90,7 @@ def test_a_failed_fetch_is_not_cached(run_example: RunExample, output_of: Output
     assert output_of("cached_fetch", {"url": "a"}, fetch=lambda url: "page")["source"] == "fetched"
 
 
-def test_the_consumer_reads_what_the_producer_left(output_of: OutputOf) -> None:
+def test_consumer_reads_data_of_producer(output_of: OutputOf) -> None:
     produced = output_of("producer", {"data": {"apples": 3, "pears": 5, "plums": 1.5, "figs": 0}})
     assert produced == {"status": "stored", "namespace": "shared", "key": "latest-analysis"}
 
@@ -127,7 +127,7 @@ def test_ingestion_stores_files_and_summaries(output_of: OutputOf, store: DataSt
     }
 
 
-def test_ingestion_skips_what_is_unchanged(run_example: RunExample, store: DataStore) -> None:
+def test_ingestion_skips_unchanged_files(run_example: RunExample, store: DataStore) -> None:
     run_example("ingest_repository", {"repo": "r", "files": FILES}).check()
     again = run_example("ingest_repository", {"repo": "r", "files": FILES})
     assert again.check() == {"repo": "r", "files": 4, "stored": 0, "unchanged": 4, "not_text": 0, "removed": 0}
@@ -143,7 +143,7 @@ def test_ingestion_skips_what_is_unchanged(run_example: RunExample, store: DataS
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
-def test_ingestion_reads_through_the_tools_of_its_host(output_of: OutputOf, store: DataStore, is_async: bool) -> None:
+def test_ingestion_reads_through_host_tools(output_of: OutputOf, store: DataStore, is_async: bool) -> None:
     texts: dict[str, str | None] = {f"f{number:03}.py": f'"""File {number}."""' for number in range(250)}
     texts["logo.png"] = None
 
@@ -172,14 +172,14 @@ def test_ingestion_works_in_batches(run_example: RunExample) -> None:
     assert len(operations) < 20
 
 
-def test_an_empty_listing_removes_nothing(output_of: OutputOf, store: DataStore) -> None:
+def test_empty_listing_removes_nothing(output_of: OutputOf, store: DataStore) -> None:
     output_of("ingest_repository", {"repo": "r", "files": FILES})
     answer = output_of("ingest_repository", {"repo": "r"}, list_files=lambda repo: [], read_file=lambda *a: "")
     assert "no files" in answer["error"]
     assert len(store.use_namespace("files:r")) == 4
 
 
-def test_search_looks_into_all_repositories(output_of: OutputOf) -> None:
+def test_search_covers_all_repositories(output_of: OutputOf) -> None:
     output_of("ingest_repository", {"repo": "one", "files": FILES})
     output_of("ingest_repository", {"repo": "two", "files": {"json_tools.py": "def Decoder(): ...\n", "x.py": ""}})
 
@@ -198,18 +198,18 @@ def test_search_looks_into_all_repositories(output_of: OutputOf) -> None:
     assert output_of("search", {"query": "c++ (*"})["results"] == []
 
 
-def test_search_takes_summaries_that_others_wrote(output_of: OutputOf, store: DataStore) -> None:
+def test_search_uses_summaries_of_other_agents(output_of: OutputOf, store: DataStore) -> None:
     store.use_namespace("summary:by-hand").set("a.py", "Parses JSON")
     assert output_of("search", {"query": "json"})["results"][0]["summary"] == "Parses JSON"
 
 
-def test_search_says_that_nothing_was_ingested(run_example: RunExample) -> None:
+def test_search_reports_missing_ingestion(run_example: RunExample) -> None:
     result = run_example("search", {"query": "json"})
     assert result.check() == {"query": "json", "repositories": 0, "found": 0, "results": []}
     assert "ingest_repository.py" in result.stdout
 
 
-def test_users_see_nothing_of_each_other(output_of: OutputOf, server_url: str, user: str) -> None:
+def test_users_are_isolated(output_of: OutputOf, server_url: str, user: str) -> None:
     output_of("producer", {"data": {"a": 1}})
     with connect(server_url, user=f"{user}-other") as other:
         assert other.list_namespaces() == []
@@ -244,7 +244,7 @@ def test_users_see_nothing_of_each_other(output_of: OutputOf, server_url: str, u
         ("search", {"query": "a", "limit": "3"}, "limit"),
     ],
 )
-def test_bad_input_is_answered_with_a_sentence(
+def test_bad_input_returns_an_error_message(
     run_example: RunExample, agent: str, input_dict: dict[str, Any], words: str
 ) -> None:
     result = run_example(agent, input_dict)

@@ -55,7 +55,7 @@ def demo(data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_twice(data_dir: Path) -> None:
+def test_second_run_uses_the_cache(data_dir: Path) -> None:
     first = demo(data_dir)
     assert (first.returncode, first.stderr) == (0, "")
     assert f"{FILES} files, all stored with their summaries" in first.stdout
@@ -95,7 +95,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_where_nothing_keeps_agents_in_it_says_so_and_goes_on(data_dir: Path) -> None:
+def test_warns_and_continues_without_isolation(data_dir: Path) -> None:
     python, *arguments = command_of(data_dir)
     done = subprocess.run(
         [python, "-c", WITHOUT_ISOLATION, *arguments],
@@ -111,19 +111,19 @@ def test_where_nothing_keeps_agents_in_it_says_so_and_goes_on(data_dir: Path) ->
     assert "SANDBOX_ISOLATION=unsafe-process sandbox run" in done.stdout
 
 
-def test_it_leaves_no_server_and_no_control_characters(data_dir: Path) -> None:
+def test_stops_its_server_and_prints_no_control_characters(data_dir: Path) -> None:
     done = demo(data_dir, TERM="xterm-256color")
     assert not status(data_dir).running
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout) == []
 
 
-def test_its_data_is_its_own_whatever_the_environment_says(data_dir: Path) -> None:
+def test_ignores_redis_url_of_the_environment(data_dir: Path) -> None:
     done = demo(data_dir, REDIS_URL="redis://127.0.0.1:1/0")
     assert (done.returncode, done.stderr) == (0, "")
     assert "    unset REDIS_URL; export" in done.stdout
 
 
-def test_a_bar_moves_where_somebody_watches(data_dir: Path) -> None:
+def test_progress_bar_on_a_terminal(data_dir: Path) -> None:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(command_of(data_dir), stdout=terminal, stderr=terminal, env=environment(TERM="xterm"))
     os.close(terminal)
@@ -140,7 +140,7 @@ def test_a_bar_moves_where_somebody_watches(data_dir: Path) -> None:
     assert f"{FILES}/{FILES}".encode() in shown
 
 
-def test_the_commands_that_it_shows_can_be_pasted(data_dir: Path, tmp_path: Path) -> None:
+def test_printed_commands_work(data_dir: Path, tmp_path: Path) -> None:
     output = demo(data_dir).stdout
     shown = output[output.index("Look at the data") :]
     commands = re.findall(r"^    (.+)$", shown, re.MULTILINE)
@@ -169,7 +169,7 @@ def stand_ins(folder: Path) -> Path:
     return folder
 
 
-def test_failure_is_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
+def test_failure_prints_a_message_and_sets_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = demo(tmp_path / "file")
     assert done.returncode == 1
@@ -177,7 +177,7 @@ def test_failure_is_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_no_files_at_all_is_a_wrong_call(tmp_path: Path) -> None:
+def test_zero_files_is_a_usage_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "demo.py"), "--files", "0", "--data-dir", str(tmp_path)],
         env=environment(),
@@ -188,7 +188,7 @@ def test_no_files_at_all_is_a_wrong_call(tmp_path: Path) -> None:
     assert "'0' is not a whole number above 0" in done.stderr
 
 
-def test_a_failing_agent_fails_the_demo(data_dir: Path, tmp_path: Path) -> None:
+def test_failing_agent_fails_the_demo(data_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "examples"
     shutil.copytree(EXAMPLES, copy)
     (copy / "producer.py").write_text("async def run(input_dict, tools):\n    return {'error': 'No luck today.'}\n")

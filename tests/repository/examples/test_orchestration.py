@@ -28,7 +28,7 @@ def _long(): return "%s"
 """ % ("x" * 120)
 
 
-def test_three_tools_are_under_way_at_once(run_example: RunExample) -> None:
+def test_three_tools_run_concurrently(run_example: RunExample) -> None:
     barrier = threading.Barrier(3, timeout=30)
 
     def meeting(answer: Any) -> Any:
@@ -42,7 +42,7 @@ def test_three_tools_are_under_way_at_once(run_example: RunExample) -> None:
     assert {call.name for call in result.calls} == set(tools)
 
 
-def test_the_tools_of_the_library(run_example: RunExample) -> None:
+def test_library_tools(run_example: RunExample) -> None:
     card = run_example("module_card", {"module": "json.decoder"}, **LIBRARY.TOOLS).check()
     assert card["names"] == ["JSONDecodeError", "JSONDecoder"]
     assert card["lines"] > 300
@@ -51,7 +51,7 @@ def test_the_tools_of_the_library(run_example: RunExample) -> None:
     assert again["source"] == "tools"
 
 
-def test_a_tool_that_fails_costs_its_own_answer_only(run_example: RunExample) -> None:
+def test_failing_tool_loses_only_its_own_result(run_example: RunExample) -> None:
     tools = {**LIBRARY.TOOLS, "describe": lambda module: 1 / 0}
     card = run_example("module_card", {"module": "json"}, **tools).check()
     assert card["failed"] == {"describe": "ZeroDivisionError: division by zero"}
@@ -60,7 +60,7 @@ def test_a_tool_that_fails_costs_its_own_answer_only(run_example: RunExample) ->
     assert run_example("module_card", {"module": "json"}, **LIBRARY.TOOLS).check()["source"] == "tools"
 
 
-def test_the_agent_does_not_choose_what_its_host_imports(run_example: RunExample) -> None:
+def test_agent_does_not_choose_host_imports(run_example: RunExample) -> None:
     card = run_example("module_card", {"module": "redis_store"}, **LIBRARY.TOOLS).check()
     assert set(card["failed"].values()) == {"LookupError: 'redis_store' is not a module of the standard library"}
 
@@ -91,14 +91,14 @@ def test_eight_agents_review_a_file(review: Any) -> None:
     assert {one.agent for one in result.operations} == {"review", *(call.name for call in result.calls)}
 
 
-def test_what_is_no_python_is_said_by_one_and_raised_by_others(review: Any) -> None:
+def test_syntax_error_is_found_by_one_reviewer_and_fails_the_others(review: Any) -> None:
     report = review({"name": "b.py", "text": "def (:\n"}).check()
     assert [one["reviewer"] for one in report["findings"]] == ["syntax"]
     assert set(report["failed"]) == {"branches", "docstrings", "exceptions", "imports", "names"}
     assert "raised SyntaxError" in report["failed"]["names"]
 
 
-def test_many_branches(review: Any) -> None:
+def test_reports_many_branches(review: Any) -> None:
     text = "def f(n):\n    'Count.'\n" + "    if n: pass\n" * 11
     assert review({"name": "c.py", "text": text}).check()["findings"] == [
         {"line": 1, "text": "f has 11 branches", "reviewer": "branches"}
@@ -114,12 +114,12 @@ def test_many_branches(review: Any) -> None:
         ({"name": "a.py", "text": ""}, {"agents": None}, "--agents"),
     ],
 )
-def test_bad_input_for_a_review(review: Any, input_dict: Any, options: Any, words: str) -> None:
+def test_review_rejects_bad_input(review: Any, input_dict: Any, options: Any, words: str) -> None:
     assert words in review(input_dict, **options).check()["error"]
 
 
 @pytest.mark.parametrize(
     ("input_dict", "words"), [({}, "module"), ({"module": 5}, "module"), ({"module": "m"}, "tool")]
 )
-def test_bad_input_for_a_card(run_example: RunExample, input_dict: Any, words: str) -> None:
+def test_module_card_rejects_bad_input(run_example: RunExample, input_dict: Any, words: str) -> None:
     assert words in run_example("module_card", input_dict).check()["error"]

@@ -26,7 +26,7 @@ def store(server_url: str, user: str, open_store: Callable[..., DataStore]) -> I
         yield open_store(server_url, user)
 
 
-def test_files_summaries_and_the_index_follow(store: DataStore) -> None:
+def test_summaries_and_index_follow_file_changes(store: DataStore) -> None:
     inbox, index = store.use_namespace("pipeline:inbox"), store.use_namespace("pipeline:index")
     inbox.set_many({"a.py": '"""Say hello."""\ndef hello(): ...\n', "b.py": '"""Say more."""\n', "c.txt": "def (:\n"})
     wait_until(lambda: index.get("say") == ["a.py", "b.py"], "both are in the index")

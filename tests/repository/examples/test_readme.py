@@ -29,7 +29,7 @@ def environment(server_url: str) -> dict[str, str]:
     }
 
 
-def test_the_commands_in_the_table(environment: dict[str, str], user: str) -> None:
+def test_table_commands(environment: dict[str, str], user: str) -> None:
     outputs: dict[str, dict[str, Any]] = {}
     for command in re.findall(r"`(sandbox run [^`]+)`", README):
         # The command is installed as a script; a module does the same where the package is only on the path.
@@ -52,7 +52,7 @@ def test_the_commands_in_the_table(environment: dict[str, str], user: str) -> No
     assert [hit["file"] for hit in outputs["search"]["results"]] == ["a.py"]
 
 
-def test_the_host_with_tools(environment: dict[str, str], user: str) -> None:
+def test_host_with_tools(environment: dict[str, str], user: str) -> None:
     (code,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     code = code.replace('user="demo"', f"user={user!r}")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -309,10 +309,10 @@ LOOPS = [
 
 @pytest.mark.parametrize("one", [one for one in BOMBS if one], ids=lambda one: one.name)
 class TestBombs:
-    def test_holds(self, one: Attack, tier: str, holds: Any) -> None:
+    def test_attack_fails(self, one: Attack, tier: str, holds: Any) -> None:
         holds(one, tier)
 
-    def test_wins_without_walls(self, one: Attack, wins: Any) -> None:
+    def test_attack_succeeds_without_isolation(self, one: Attack, wins: Any) -> None:
         wins(one)
 
 
@@ -329,7 +329,7 @@ def _ended(tier: str, attack: Any) -> dict[str, sandbox.RunResult]:
 
 
 @pytest.mark.parametrize("one", LOOPS, ids=lambda one: one.name)
-def test_loops_end_in_time(one: Attack, tier: str, attack: Any, as_before: None, benign: Any) -> None:
+def test_endless_loops_end_in_time(one: Attack, tier: str, attack: Any, as_before: None, benign: Any) -> None:
     """There is no control: an endless loop in a plain subprocess would simply run forever."""
     result = _ended(tier, attack)[one.name]
     assert not succeeded(result), result
@@ -339,13 +339,13 @@ def test_loops_end_in_time(one: Attack, tier: str, attack: Any, as_before: None,
     benign(tier)
 
 
-def test_processor_time_is_bounded(tier: str, holds: Any) -> None:
+def test_cpu_time_is_bounded(tier: str, holds: Any) -> None:
     result = holds(Attack("busy", "while True: pass", limits={"cpu_s": 1, "timeout_s": 20}), tier)
     assert isinstance(result.error, sandbox.CpuLimitExceeded)
     assert (result.error.limit, result.error.value) == ("cpu_s", 1)
 
 
-def test_processor_time_of_threads_counts_together(tier: str, holds: Any) -> None:
+def test_cpu_time_of_threads_adds_up(tier: str, holds: Any) -> None:
     body = "import hashlib\ndef f():\n    while True: hashlib.sha256(bytes(10**6))\nfor _ in range(3): threading.Thread(target=f).start()\ntime.sleep(100)"
     result = holds(Attack("busy threads", body, limits={"cpu_s": 1, "timeout_s": 20}), tier)
     assert isinstance(result.error, sandbox.CpuLimitExceeded)
@@ -366,7 +366,7 @@ RECURSIONS = {
 
 
 @pytest.mark.parametrize("name", RECURSIONS)
-def test_agents_that_call_agents_without_end(
+def test_endless_nested_calls(
     name: str, tier: str, world: Any, user: str, server_url: str, as_before: None, benign: Any
 ) -> None:
     """There is no control: a plain subprocess has no agents to call, and endless processes would harm this machine."""

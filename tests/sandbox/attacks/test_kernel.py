@@ -167,15 +167,15 @@ def _body(names: list[str], answer: str) -> str:
 
 @pytest.mark.parametrize("one", ATTACKS, ids=lambda one: one.name)
 class TestKernel:
-    def test_holds(self, one: Attack, tier: str, holds: Any) -> None:
+    def test_attack_fails(self, one: Attack, tier: str, holds: Any) -> None:
         holds(one, tier)
 
-    def test_wins_without_walls(self, one: Attack, wins: Any) -> None:
+    def test_attack_succeeds_without_isolation(self, one: Attack, wins: Any) -> None:
         wins(one)
 
 
 @pytest.mark.parametrize(("names", "answer"), [(FORBIDDEN, "EPERM"), (UNKNOWN, "ENOSYS")], ids=["forbidden", "unknown"])
-def test_calls_are_answered_by_the_filter(names: list[str], answer: str, tier: str, holds: Any) -> None:
+def test_filter_answers_system_calls(names: list[str], answer: str, tier: str, holds: Any) -> None:
     more = FORBIDDEN_ON_X86 if platform.machine() == "x86_64" and answer == "EPERM" else []
     result = holds(Attack(answer, _body([*names, *more], answer), _NO_CONTROL), tier)
     assert result.stdout == "\n"
@@ -194,7 +194,7 @@ INT80 = "b814000000" + "cd80" + "c3"  # mov eax, 20; int 0x80; ret
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 has calls of other architectures")
 @pytest.mark.parametrize("code", [X32, INT80], ids=["x32", "int 0x80"])
-def test_calls_of_other_architectures_end_the_run(code: str, tier: str, holds: Any) -> None:
+def test_system_calls_of_other_architectures_end_the_run(code: str, tier: str, holds: Any) -> None:
     body = _MACHINE_CODE.format(code=code) + "won = True"
     result = holds(Attack("machine code", body), tier)
     assert isinstance(result.error, sandbox.AgentCrashed)
@@ -202,7 +202,7 @@ def test_calls_of_other_architectures_end_the_run(code: str, tier: str, holds: A
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 has calls of other architectures")
-def test_32_bit_calls_work_without_walls(wins: Any) -> None:
+def test_32_bit_calls_work_without_isolation(wins: Any) -> None:
     """The kernel accepts them by `int 0x80`; x32 is turned off in most kernels, which return ENOSYS instead of killing."""
     wins(Attack("int 0x80", _MACHINE_CODE.format(code=INT80) + "won = found == os.getpid() or found == -38"))
     wins(Attack("x32", _MACHINE_CODE.format(code=X32) + "won = found == os.getpid() or found == -38"))

@@ -62,9 +62,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_next_run_finds_nothing(
-    name: str, tier: str, world: Any, user: str, server_url: str, as_before: None
-) -> None:
+def test_next_run_finds_nothing(name: str, tier: str, world: Any, user: str, server_url: str, as_before: None) -> None:
     """A control exists only for files, because a plain subprocess starts afresh too. Here both runs are forks of one zygote."""
     first, second = (Attack(name, body) for body in PAIRS[name])
     facts = world.facts
@@ -73,7 +71,7 @@ def test_the_next_run_finds_nothing(
         assert not succeeded(result), result
 
 
-def test_files_are_left_without_walls(world: Any, user: str, server_url: str) -> None:
+def test_files_remain_without_isolation(world: Any, user: str, server_url: str) -> None:
     facts = world.facts
     first, second = (Attack("file", body) for body in PAIRS["a file in /tmp"])
     try:
@@ -99,11 +97,11 @@ DAEMON = """
 """
 
 
-def test_a_daemon_does_not_come_to_be(tier: str, holds: Any) -> None:
+def test_daemon_does_not_start(tier: str, holds: Any) -> None:
     holds(Attack("daemon", DAEMON.format(seconds=1000), ends_with=(sandbox.AgentRaised,)), tier)
 
 
-def test_a_daemon_outlives_its_run_without_walls(attack: Any) -> None:
+def test_daemon_outlives_its_run_without_isolation(attack: Any) -> None:
     result = attack(Attack("daemon", DAEMON.format(seconds=5)), isolation.UNSAFE)
     assert succeeded(result)
     pidfd = os.pidfd_open(int(result.stdout))  # printed by the daemon itself, so that no other process is killed
@@ -135,13 +133,13 @@ STUBBORN = ["while True: pass", "signal.pthread_sigmask(signal.SIG_BLOCK, range(
 
 
 @pytest.mark.parametrize("body", STUBBORN)
-def test_a_host_that_is_killed_takes_everything_along(
+def test_killed_host_ends_its_runs(
     tier: str, body: str, server_url: str, user: str, tmp_path: Path, scratch: Path, as_before: None
 ) -> None:
     _kill_a_host(tier, body, server_url, user, tmp_path, scratch)
 
 
-def test_a_host_that_is_killed_takes_a_plain_process_along(
+def test_killed_host_ends_a_plain_process(
     server_url: str, user: str, tmp_path: Path, scratch: Path, as_before: None
 ) -> None:
     _kill_a_host(isolation.UNSAFE, STUBBORN[1], server_url, user, tmp_path, scratch)

@@ -144,8 +144,8 @@ ATTACKS = [
 
 @pytest.mark.parametrize("one", ATTACKS, ids=lambda one: one.name)
 class TestNetwork:
-    def test_holds(self, one: Attack, tier: str, holds: Any) -> None:
+    def test_attack_fails(self, one: Attack, tier: str, holds: Any) -> None:
         holds(one, tier)
 
-    def test_wins_without_walls(self, one: Attack, wins: Any) -> None:
+    def test_attack_succeeds_without_isolation(self, one: Attack, wins: Any) -> None:
         wins(one)

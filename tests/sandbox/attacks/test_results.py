@@ -46,7 +46,9 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_the_host_reads_it_unharmed(name: str, user: str, server_url: str, as_before: None, benign: Any) -> None:
+def test_hostile_result_does_not_harm_the_host(
+    name: str, user: str, server_url: str, as_before: None, benign: Any
+) -> None:
     """Run only in the best tier: the host reads the same in every tier. The outcome is a named error with short text."""
     body = "\n".join(f"    {line}" for line in ENDINGS[name].splitlines())
     result = sandbox.run(

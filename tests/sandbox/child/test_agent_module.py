@@ -51,14 +51,14 @@ def test_signatures(signature: str, args: Any, kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("signature", ["a, b, c", "*, a", "input_dict, tools, c", "a, /, b, c", "*, x, **kw"])
-def test_signatures_that_nobody_can_call(run: Any, signature: str) -> None:
+def test_signatures_that_cannot_be_called(run: Any, signature: str) -> None:
     names: dict[str, Any] = {}
     exec(f"def run({signature}): pass", names)
     with pytest.raises(NotAnAgent, match="nothing is given for"):
         arguments_for(names["run"], INPUT, TOOLS)
 
 
-def test_a_wrong_signature_is_a_named_error(run: Any) -> None:
+def test_wrong_signature_is_invalid_agent(run: Any) -> None:
     error = run("def run(a, b, c): return {}").error
     assert isinstance(error, sandbox.InvalidAgent)
     assert "'run(a, b, c)'" in str(error)
@@ -82,7 +82,7 @@ def test_kinds_of_run(run: Any, source: str) -> None:
     assert run(source, {"x": 5}).check() == {"ok": 5}
 
 
-def test_one_namespace(run: Any) -> None:
+def test_module_is_one_global_namespace(run: Any) -> None:
     result = run(
         """
         from dataclasses import dataclass
@@ -133,13 +133,13 @@ def test_one_namespace(run: Any) -> None:
     }
 
 
-def test_the_main_block_does_not_run(run: Any) -> None:
+def test_main_block_does_not_run(run: Any) -> None:
     result = run("def run(): return {'n': __name__}\nif __name__ == '__main__':\n    raise SystemExit('no')\n")
     assert result.check() == {"n": "agent"}
 
 
 @pytest.mark.parametrize("stem", ["json", "asyncio", "redis_store", "sandbox", "my-agent", "__main__", "sqlite3"])
-def test_a_file_may_be_called_like_a_module(run: Any, tmp_path: Path, stem: str) -> None:
+def test_agent_file_may_share_the_name_of_a_module(run: Any, tmp_path: Path, stem: str) -> None:
     path = tmp_path / f"{stem}.py"
     path.write_text(
         "import asyncio, sqlite3\ndef run(): return {'v': json.loads('[1]'), 'n': __name__, 's': bool(sqlite3.connect)}\n"
@@ -149,11 +149,11 @@ def test_a_file_may_be_called_like_a_module(run: Any, tmp_path: Path, stem: str)
     assert found["n"] == (stem if stem == "my-agent" else f"agent_{stem}")
 
 
-def test_names_that_are_there_without_an_import(evaluate: Any) -> None:
+def test_modules_available_without_import(evaluate: Any) -> None:
     assert evaluate("[asyncio.sleep.__name__, json.dumps([1]), re.sub('a', 'b', 'a')]") == ["sleep", "[1]", "b"]
 
 
-def test_dir_tells_of_the_store_and_is_else_unchanged(run: Any) -> None:
+def test_dir_includes_data_store(run: Any) -> None:
     result = run(
         """
         async def run(input_dict, tools):
@@ -170,7 +170,7 @@ def test_dir_tells_of_the_store_and_is_else_unchanged(run: Any) -> None:
     assert result.stdout == "data_store available: True\n"
 
 
-def test_hasattr_tells_the_truth(evaluate: Any) -> None:
+def test_hasattr_of_data_store(evaluate: Any) -> None:
     assert evaluate("[hasattr(data_store, n) for n in ('get', 'set_many', 'scan', 'execute', 'url', 'hset')]") == [
         True,
         True,
@@ -181,7 +181,7 @@ def test_hasattr_tells_the_truth(evaluate: Any) -> None:
     ]
 
 
-def test_an_unknown_name_is_a_name_error(run: Any) -> None:
+def test_unknown_name_is_a_name_error(run: Any) -> None:
     error = run("async def run(input_dict, tools): return {'x': unknown_name}").error
     assert isinstance(error, sandbox.AgentRaised)
     assert error.type_name == "NameError"
@@ -208,7 +208,7 @@ def test_only_the_standard_library_is_importable(evaluate: Any) -> None:
     assert found == {name: f"No module named {name!r}" for name in found}
 
 
-def test_the_process_knows_nothing_of_the_host(run: Any, monkeypatch: pytest.MonkeyPatch, server_url: str) -> None:
+def test_process_holds_no_data_of_the_host(run: Any, monkeypatch: pytest.MonkeyPatch, server_url: str) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "do-not-tell")
     result = run(
         """
@@ -223,7 +223,7 @@ def test_the_process_knows_nothing_of_the_host(run: Any, monkeypatch: pytest.Mon
     assert result.check() == {"environ": ["HOME", "LANG", "TMPDIR"], "files": [], "stdin": ""}
 
 
-def test_async_code_of_every_day(run: Any) -> None:
+def test_common_async_code(run: Any) -> None:
     result = run(
         """
         async def work(n):
@@ -246,7 +246,7 @@ def test_async_code_of_every_day(run: Any) -> None:
     assert result.check() == {"done": [*range(5), *range(5), "timeout"]}
 
 
-def test_what_agents_import_from_the_package(evaluate: Any) -> None:
+def test_agents_import_from_redis_store(evaluate: Any) -> None:
     given = sorted({*redis_store.errors.__all__, *redis_store.types.__all__} & set(redis_store.__all__))
     assert {"MISSING", "NEVER", "Change", "DataStoreError", "LockTimeout"} <= set(given)
     assert evaluate(

@@ -15,7 +15,7 @@ OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", 
 """Names that belong to the owner of the connection, which an agent is not."""
 
 
-def test_the_whole_api(run: Any, store: DataStore, user: str) -> None:
+def test_whole_api(run: Any, store: DataStore, user: str) -> None:
     result = run(
         """
         from collections.abc import MutableMapping
@@ -73,7 +73,7 @@ def test_the_whole_api(run: Any, store: DataStore, user: str) -> None:
     assert store.user == user
 
 
-def test_many_keys_come_in_pages(run: Any, store: DataStore) -> None:
+def test_many_keys_are_paged(run: Any, store: DataStore) -> None:
     store.set_many({f"k{n}": n for n in range(3000)})
     result = run(
         """
@@ -203,7 +203,7 @@ BAD_CALLS = [
 ]
 
 
-def test_refusals_read_the_same_inside_and_outside(run: Any, store: DataStore) -> None:
+def test_errors_are_equal_inside_and_outside(run: Any, store: DataStore) -> None:
     """Class, message and attributes are equal; nothing is written, and the run continues."""
     result = run(
         """
@@ -237,7 +237,7 @@ def test_refusals_read_the_same_inside_and_outside(run: Any, store: DataStore) -
         assert said == expected, call
 
 
-def test_errors_of_the_store_are_its_classes(run: Any, store: DataStore, server_url: str, user: str) -> None:
+def test_store_errors_keep_their_classes(run: Any, store: DataStore, server_url: str, user: str) -> None:
     import redis
 
     with redis.Redis.from_url(server_url) as server:
@@ -277,7 +277,7 @@ def test_errors_of_the_store_are_its_classes(run: Any, store: DataStore, server_
     assert output["wrong"] == str(wrong.value)
 
 
-def test_calls_over_the_frame_limit_are_refused_and_the_run_goes_on(run: Any, store: DataStore) -> None:
+def test_call_over_the_frame_limit_is_refused_and_the_run_continues(run: Any, store: DataStore) -> None:
     import sandbox
 
     store.set_many({f"k{n}": "x" * 10_000 for n in range(20)})
@@ -298,7 +298,7 @@ def test_calls_over_the_frame_limit_are_refused_and_the_run_goes_on(run: Any, st
     assert result.check() == {"said": [["frame_bytes", 65536, True]] * 2, "one": 10_000}
 
 
-def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: DataStore) -> None:
+def test_value_over_the_frame_limit_is_not_removed(run: Any, store: DataStore) -> None:
     import sandbox
 
     store.set_many({"big": "x" * 100_000, "fits": "x" * 60_000})
@@ -322,9 +322,7 @@ def test_a_value_that_cannot_be_handed_over_is_not_taken_away(run: Any, store: D
     assert store.list_keys() == ["big", "packed"]
 
 
-def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
-    run: Any, store: DataStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_stops_reading_an_oversized_reply(run: Any, store: DataStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data that a user has collected over many runs may exceed the host's memory."""
     import sandbox
 
@@ -358,7 +356,7 @@ def test_the_host_does_not_read_all_of_an_answer_that_is_far_too_big(
     assert [one.error for one in result.operations].count("LimitExceeded") == 5
 
 
-def test_threads_of_an_agent_take_turns(run: Any) -> None:
+def test_threads_of_an_agent_share_the_channel(run: Any) -> None:
     result = run(
         """
         from concurrent.futures import ThreadPoolExecutor
@@ -373,7 +371,7 @@ def test_threads_of_an_agent_take_turns(run: Any) -> None:
     assert result.check() == {"got": list(range(200))}
 
 
-def test_a_signal_in_the_middle_of_a_call_leaves_the_next_in_order(run: Any) -> None:
+def test_signal_during_a_call_does_not_affect_the_next(run: Any) -> None:
     result = run(
         """
         import signal
@@ -406,7 +404,7 @@ def test_a_signal_in_the_middle_of_a_call_leaves_the_next_in_order(run: Any) -> 
     assert result.check() == {"alarms": True, "wrong": 0}
 
 
-def test_the_stand_in_has_the_names_and_signatures_of_the_store() -> None:
+def test_agent_store_has_the_names_and_signatures_of_the_store() -> None:
     def public(kind: type) -> dict[str, Any]:
         return {
             name: member

@@ -7,7 +7,7 @@ from typing import Any
 from redis_store import AccessDenied, DataStore
 
 
-def test_handles_inside_refuse_as_those_outside(run: Any, store: DataStore) -> None:
+def test_restricted_handles_refuse_alike_inside_and_outside(run: Any, store: DataStore) -> None:
     store.use_namespace("shared").set("k", 1)
     result = run(
         """

@@ -21,7 +21,7 @@ def deep(folder: Path, levels: int) -> None:
     os.close(here)
 
 
-def test_a_folder_that_is_too_deep_for_a_path(tmp_path: Path) -> None:
+def test_folder_too_deep_for_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     deep(folder, 2500)
@@ -51,7 +51,7 @@ def test_links_and_unreadable_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "enough", "over"), [(0, 10_000, False), (100_000, 50_000, True), (100_000, 500_000, False)]
 )
-def test_how_full(tmp_path: Path, size: int, enough: int, over: bool) -> None:
+def test_folder_size(tmp_path: Path, size: int, enough: int, over: bool) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "file").write_bytes(bytes(size))
     assert (folder_bytes(str(tmp_path), enough) > enough) is over

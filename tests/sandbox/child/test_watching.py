@@ -30,7 +30,7 @@ def store(server_url: str, user: str) -> Any:
         yield data_store
 
 
-def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
+def test_one_big_reply_at_a_time_is_in_memory(store: DataStore) -> None:
     store.set("big", "x" * 2_000_000)
     unsent: list[threading.Event] = []
     most: list[int] = []
@@ -58,9 +58,7 @@ def test_of_big_answers_one_at_a_time_is_in_memory(store: DataStore) -> None:
     assert max(most) == 1
 
 
-def test_watches_that_are_closed_before_they_are_open(
-    run: Run, store: DataStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watches_closed_before_they_open(run: Run, store: DataStore, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     start = WatchHost.start
 
@@ -101,7 +99,7 @@ def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("loop", ["for", "async for"])
-def test_an_agent_is_given_what_a_watcher_outside_is(store: DataStore, evaluate: Evaluate, loop: str) -> None:
+def test_agent_gets_the_same_changes_as_a_watcher_outside(store: DataStore, evaluate: Evaluate, loop: str) -> None:
     result = in_background(
         lambda: evaluate(
             f"""
@@ -130,7 +128,7 @@ def test_an_agent_is_given_what_a_watcher_outside_is(store: DataStore, evaluate:
     assert result() == expected
 
 
-def test_all_namespaces_and_what_was_there(store: DataStore, evaluate: Evaluate) -> None:
+def test_watch_all_with_initial(store: DataStore, evaluate: Evaluate) -> None:
     store.use_namespace("files:a").set("x", 1)
     store.use_namespace("other").set("x", 1)
     assert evaluate(
@@ -144,9 +142,7 @@ def test_all_namespaces_and_what_was_there(store: DataStore, evaluate: Evaluate)
     ) == [["files:a", "x", 1], ["files:b", "y", 2]]
 
 
-def test_no_more_namespaces_are_watched_than_so_many(
-    store: DataStore, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watched_namespaces_are_limited(store: DataStore, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.host.watches.MOST_NAMESPACES", 5)
     for name in ("files:a", "files:b", "files:c", "other"):
         store.use_namespace(name).set("x", 1)
@@ -219,7 +215,7 @@ def test_waiting_for_a_key(store: DataStore, evaluate: Evaluate) -> None:
     assert (first in (1, 2, 3), last) == (True, 3)
 
 
-def test_waiting_stalls_nothing(store: DataStore, evaluate: Evaluate) -> None:
+def test_waiting_does_not_block_store_calls(store: DataStore, evaluate: Evaluate) -> None:
     assert evaluate(
         """
         waiting = [asyncio.create_task(asyncio.to_thread(data_store.wait_for, f"k{n}", 20)) for n in range(5)]
@@ -231,7 +227,7 @@ def test_waiting_stalls_nothing(store: DataStore, evaluate: Evaluate) -> None:
     ) == [0, 1, 2, 3, 4]
 
 
-def test_a_task_that_gives_up_takes_no_change_with_it(store: DataStore, evaluate: Evaluate) -> None:
+def test_cancelled_task_loses_no_change(store: DataStore, evaluate: Evaluate) -> None:
     assert (
         evaluate(
             """
@@ -267,13 +263,13 @@ def test_a_task_that_gives_up_takes_no_change_with_it(store: DataStore, evaluate
         ("data_store.watch_all(since=dict.fromkeys(map(str, range(2001)), 'x'))", "LimitExceeded"),
     ],
 )
-def test_errors_are_those_of_outside(run: Run, call: str, error: str) -> None:
+def test_errors_match_the_host(run: Run, call: str, error: str) -> None:
     ended = run(f"def run():\n    {call}\n    return {{}}\n", limits=sandbox.Limits(timeout_s=20)).error
     assert isinstance(ended, sandbox.AgentRaised), ended
     assert ended.type_name == error
 
 
-def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
+def test_concurrent_waits_are_limited(store: DataStore) -> None:
     told: list[list[Any]] = []
     tree: Any = FakeTree()
     host = WatchHost(
@@ -288,7 +284,7 @@ def test_no_more_wait_at_once_than_so_many(store: DataStore) -> None:
     assert host.under_way == 0
 
 
-def test_a_number_in_use_and_a_second_request_are_no_child_of_ours(store: DataStore) -> None:
+def test_number_in_use_or_second_request_is_a_frame_error(store: DataStore) -> None:
     tree: Any = FakeTree()
     host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: None, lambda: None)
     watch = ["default", False, None, None, None, False]
@@ -302,7 +298,7 @@ def test_a_number_in_use_and_a_second_request_are_no_child_of_ours(store: DataSt
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_it_ends_with_the_run(run: Run, user: str) -> None:
+def test_watches_and_waits_end_with_the_run(run: Run, user: str) -> None:
     source = """
         import threading
         def run(input_dict):
@@ -316,7 +312,7 @@ def test_it_ends_with_the_run(run: Run, user: str) -> None:
     assert run(source).check() == {"user": user}
 
 
-def test_a_value_that_is_not_json(store: DataStore, evaluate: Evaluate, server_url: str, user: str) -> None:
+def test_watching_a_value_that_is_not_json(store: DataStore, evaluate: Evaluate, server_url: str, user: str) -> None:
     import redis
 
     waiting = in_background(
@@ -355,13 +351,13 @@ def test_a_value_that_is_not_json(store: DataStore, evaluate: Evaluate, server_u
         (None, "data_store.restricted(read=['files:*']).wait_for('k', 0.01)"),
     ],
 )
-def test_it_keeps_to_what_the_agent_may(run: Run, permissions: sandbox.Permissions | None, call: str) -> None:
+def test_watching_without_permission_is_refused(run: Run, permissions: sandbox.Permissions | None, call: str) -> None:
     ended = run(f"def run():\n    {call}\n    return {{}}\n", permissions=permissions).error
     assert isinstance(ended, sandbox.AgentRaised), ended
     assert ended.type_name == "AccessDenied"
 
 
-def test_what_is_allowed_is_watched(run: Run) -> None:
+def test_watching_with_permission(run: Run) -> None:
     source = """
         def run(input_dict):
             files = data_store.use_namespace("files:a")
@@ -373,7 +369,7 @@ def test_what_is_allowed_is_watched(run: Run) -> None:
     assert run(source, permissions=permissions).check() == {"key": "k", "value": 1}
 
 
-def test_it_is_in_the_timeline(run: Run) -> None:
+def test_watching_is_in_the_timeline(run: Run) -> None:
     source = """
         def run(input_dict):
             with data_store.watch("k") as changes:
@@ -388,7 +384,7 @@ def test_it_is_in_the_timeline(run: Run) -> None:
     assert lines == [("watch", "k", 0, None), ("watch", "k", 1, True), ("wait_for", "k", 1, True)]
 
 
-def test_it_counts_as_operations(run: Run) -> None:
+def test_watching_counts_as_operations(run: Run) -> None:
     source = """
         def run(input_dict):
             changes = data_store.watch()

@@ -57,7 +57,7 @@ def test_output_on_stdout_and_prints_on_stderr(command: Any, agent: Path, store:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_a_full_disk_under_stdout_is_said_in_one_line(agent: Path, user: str, server_url: str) -> None:
+def test_full_disk_under_stdout_prints_one_line(agent: Path, user: str, server_url: str) -> None:
     full = [*COMMAND, str(agent), "--user", user, "--url", server_url]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Path("/dev/full").open("wb") as stdout:
@@ -68,7 +68,7 @@ def test_a_full_disk_under_stdout_is_said_in_one_line(agent: Path, user: str, se
     assert "Traceback" not in done.stderr.decode()
 
 
-def test_input_from_a_file_from_stdin_and_none(command: Any, agent: Path, tmp_path: Path) -> None:
+def test_input_from_file_stdin_or_none(command: Any, agent: Path, tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"from": "file"}')
     done = command(agent, "--input", f"@{tmp_path}/in.json")
     assert json.loads(done.stdout)["input"] == {"from": "file"}
@@ -77,7 +77,7 @@ def test_input_from_a_file_from_stdin_and_none(command: Any, agent: Path, tmp_pa
     assert json.loads(command(agent).stdout)["input"] == {}
 
 
-def test_a_failed_agent_is_exit_code_1_with_its_traceback(command: Any, tmp_path: Path) -> None:
+def test_failed_agent_exits_1_with_its_traceback(command: Any, tmp_path: Path) -> None:
     path = tmp_path / "failing.py"
     path.write_text("async def run(input_dict, tools):\n    print('before')\n    raise ValueError('no')\n")
     done = command(path)
@@ -119,7 +119,7 @@ def test_a_failed_agent_is_exit_code_1_with_its_traceback(command: Any, tmp_path
         (["--unknown"], "No such option"),
     ],
 )
-def test_called_wrongly_is_exit_code_2(agent: Path, server_url: str, args: list[str], expected: str) -> None:
+def test_usage_error_exits_2(agent: Path, server_url: str, args: list[str], expected: str) -> None:
     full = ["run", str(agent), "--url", server_url, *(() if "--user" in args else ("--user", "u")), *args]
     done = CliRunner().invoke(app, full, env={"COLUMNS": "200", "TERM": "dumb"})
     assert done.exit_code == 2, done.output
@@ -128,21 +128,21 @@ def test_called_wrongly_is_exit_code_2(agent: Path, server_url: str, args: list[
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_file_and_a_missing_user(tmp_path: Path, agent: Path) -> None:
+def test_missing_file_or_user_exits_2(tmp_path: Path, agent: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(tmp_path / "none.py"), "--user", "u"])
     assert done.exit_code == 2
     assert "none.py" in done.stderr
     assert CliRunner().invoke(app, ["run", str(agent)]).exit_code == 2
 
 
-def test_a_store_that_cannot_be_reached_is_exit_code_1(agent: Path) -> None:
+def test_unreachable_store_exits_1(agent: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(agent), "--user", "u", "--url", "redis://127.0.0.1:1/0"])
     assert done.exit_code == 1
     assert "Cannot connect" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_on_a_terminal_the_output_is_indented(agent: Path, server_url: str, user: str) -> None:
+def test_terminal_output_is_indented(agent: Path, server_url: str, user: str) -> None:
     ours, theirs = pty.openpty()
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     full = [*COMMAND, str(agent), "--user", user, "--url", server_url]
@@ -155,7 +155,7 @@ def test_on_a_terminal_the_output_is_indented(agent: Path, server_url: str, user
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_an_interrupt_ends_the_run(server_url: str, user: str, tmp_path: Path) -> None:
+def test_interrupt_ends_the_run(server_url: str, user: str, tmp_path: Path) -> None:
     path = tmp_path / "slow.py"
     path.write_text("import time\ndef run():\n    print('ready')\n    time.sleep(1000)\n")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

@@ -110,7 +110,7 @@ def test_limits_and_permissions(command: Any, store: DataStore) -> None:
     assert store.use_namespace("files:a").get("k") == 1
 
 
-def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
+def test_trace_as_tree_and_file(command: Any, folder: Path) -> None:
     source = "def run():\n    data_store.set('k', {'token': 'x'})\n    data_store.use_namespace('zzz').get('k')\n    return {}\n"
     for args in (["--trace"], ["--trace", "--timeout", "9"]):
         done = command(source, *args)
@@ -163,7 +163,7 @@ def test_a_trace_as_a_tree_and_as_a_file(command: Any, folder: Path) -> None:
         (["--permission", "write=files:{repo}"], "needs 'repo' in input_dict"),
     ],
 )
-def test_what_cannot_be_given_is_exit_code_2(
+def test_invalid_options_exit_2(
     folder: Path, server_url: str, args: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "agent.py").write_text("def run(): return {}\n")
@@ -175,7 +175,7 @@ def test_what_cannot_be_given_is_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_help_of_both(folder: Path) -> None:
+def test_help(folder: Path) -> None:
     for args in (["-h"], ["--help"], ["run", "-h"]):
         done = CliRunner().invoke(app, args)
         assert done.exit_code == 0
@@ -207,7 +207,7 @@ def test_help_of_both(folder: Path) -> None:
         ),
     ],
 )
-def test_an_interrupt_says_what_was_kept(server_url: str, user: str, tmp_path: Path, body: str, kept: str) -> None:
+def test_interrupt_reports_kept_writes(server_url: str, user: str, tmp_path: Path, body: str, kept: str) -> None:
     with started(
         tmp_path, f"import time\ndef run():\n    {body}\n    print('ready')\n    time.sleep(1000)\n", server_url, user
     ) as go:
@@ -217,7 +217,7 @@ def test_an_interrupt_says_what_was_kept(server_url: str, user: str, tmp_path: P
         assert go.stderr.read() == f"Interrupted: the agent was ended; {kept}.\n"
 
 
-def test_reload_runs_it_again_on_every_save(server_url: str, user: str, tmp_path: Path) -> None:
+def test_reload_runs_again_on_every_save(server_url: str, user: str, tmp_path: Path) -> None:
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "child.py").write_text("def run(i): return {'child': 1}\n")
@@ -248,7 +248,7 @@ def test_reload_runs_it_again_on_every_save(server_url: str, user: str, tmp_path
         assert go.wait(20) == 130
 
 
-def test_reload_waits_for_a_file_that_is_not_there(server_url: str, user: str, tmp_path: Path) -> None:
+def test_reload_waits_for_a_missing_file(server_url: str, user: str, tmp_path: Path) -> None:
     with started(tmp_path, None, server_url, user, "--reload") as go:
         assert next(lines_of(go.stderr)).startswith("There is no agent file at")
         save(tmp_path / "agent.py", "def run(): return {'n': 1}\n")

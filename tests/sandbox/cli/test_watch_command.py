@@ -73,7 +73,7 @@ def notes(store: DataStore) -> DataStore:
     return store.use_namespace("notes")
 
 
-def test_a_line_for_each_run(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
+def test_prints_a_line_for_each_run(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
     watcher = watch("--prefix", "k")
     store.set_many({"k1": 1, "other": 2})
     watcher.says("1 change ('k1'): done in ")
@@ -96,7 +96,7 @@ def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) 
     assert (lines[1]["keys"], lines[1]["output"], lines[1]["error"]) == (["ä"], {"keys": ["ä"]}, None)
 
 
-def test_what_the_agent_is_given_and_may_do(
+def test_tools_and_permissions(
     watch: Callable[..., Watcher], tmp_path: Path, store: DataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "given_here.py").write_text("TOOLS = {'double': lambda n: 2 * n}\n")
@@ -117,7 +117,7 @@ def test_what_the_agent_is_given_and_may_do(
     assert "not allowed" not in store
 
 
-def test_ctrl_c_finishes_what_runs_and_keeps_the_cursor(
+def test_ctrl_c_finishes_current_runs_and_keeps_the_cursor(
     watch: Callable[..., Watcher], store: DataStore, notes: DataStore
 ) -> None:
     notes["hold"] = True
@@ -135,7 +135,7 @@ def test_ctrl_c_finishes_what_runs_and_keeps_the_cursor(
     assert notes["begun"] == ["a", "b"]
 
 
-def test_a_second_ctrl_c_ends_it_at_once(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
+def test_second_ctrl_c_ends_it_at_once(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
     notes["hold"] = True
     watcher = watch()
     store.set("a", 1)
@@ -150,9 +150,7 @@ def test_a_second_ctrl_c_ends_it_at_once(watch: Callable[..., Watcher], store: D
     wait_until(lambda: notes.get("done") == ["a"], "the next does it again")
 
 
-def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
-    watch: Callable[..., Watcher], store: DataStore, notes: DataStore
-) -> None:
+def test_kill_during_a_run_loses_no_change(watch: Callable[..., Watcher], store: DataStore, notes: DataStore) -> None:
     first = watch("--batch", "2")
     store.set("k0", 0)
     wait_until(lambda: notes.get("done") == ["k0"], "the first change is done")
@@ -172,7 +170,7 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_the_next_takes_over(
     assert done.count("k0") == 1
 
 
-def test_an_agent_that_cannot_be_loaded_is_exit_code_1(
+def test_agent_that_cannot_be_loaded_exits_1(
     watch: Callable[..., Watcher], store: DataStore, notes: DataStore, tmp_path: Path
 ) -> None:
     path = tmp_path / "noter.py"
@@ -206,7 +204,7 @@ def test_an_agent_that_cannot_be_loaded_is_exit_code_1(
         (["--unknown"], "No such option"),
     ],
 )
-def test_called_wrongly_is_exit_code_2(tmp_path: Path, server_url: str, arguments: list[str], said: str) -> None:
+def test_usage_error_exits_2(tmp_path: Path, server_url: str, arguments: list[str], said: str) -> None:
     path = tmp_path / "agent.py"
     path.write_text("def run(): return {}\n")
     full = ["watch", str(path), "--user", "u", "--url", server_url, *arguments]
@@ -216,7 +214,7 @@ def test_called_wrongly_is_exit_code_2(tmp_path: Path, server_url: str, argument
     assert done.stdout == ""
 
 
-def test_no_file_and_no_server(tmp_path: Path) -> None:
+def test_missing_file_or_server(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["watch", str(tmp_path / "none.py"), "--user", "u"])
     assert (done.exit_code, "none.py" in done.stderr) == (2, True)
     for folder in (".", "/", str(tmp_path)):

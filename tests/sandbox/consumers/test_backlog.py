@@ -53,7 +53,7 @@ def test_order_and_cursor(keys: list[str | None], skipped: set[int], most: int, 
     assert (None if cursor is None else int(cursor.cursor)) == (len(keys) - 1 if keys else None)
 
 
-def test_it_is_bounded() -> None:
+def test_backlog_is_bounded() -> None:
     backlog = Backlog()
     for number in range(MOST_OPEN):
         backlog.add(change(number, "k"))
@@ -62,14 +62,14 @@ def test_it_is_bounded() -> None:
     assert backlog.room == 10
 
 
-def test_a_batch_takes_no_more_than_some_bytes() -> None:
+def test_batch_bytes_are_bounded() -> None:
     backlog = Backlog()
     for number in range(3):
         backlog.add(change(number, f"k{number}", b" " * (BATCH_BYTES // 2 + 1)))
     assert [len(backlog.next_batch(10)) for _ in range(4)] == [1, 1, 1, 0]
 
 
-def test_what_is_given_up_stays_before_the_cursor() -> None:
+def test_cursor_does_not_pass_an_abandoned_change() -> None:
     backlog = Backlog()
     backlog.add(change(0, "a"))
     backlog.add(change(1, "b"))

@@ -85,7 +85,7 @@ def test_changes_arrive_and_the_cursor_is_kept(on_change: OnChange, store: DataS
     assert seen.get("a") == [{"n": 1}, "delete", 3]
 
 
-def test_what_the_agent_is_given(on_change: OnChange, store: DataStore, user: str) -> None:
+def test_input_of_the_agent(on_change: OnChange, store: DataStore, user: str) -> None:
     source = """
         def run(input_dict):
             data_store.use_namespace("seen").set("input", input_dict)
@@ -102,7 +102,7 @@ def test_what_the_agent_is_given(on_change: OnChange, store: DataStore, user: st
     store.use_namespace("jobs").watch(since=cursor).close()
 
 
-def test_no_key_s_changes_overtake_each_other(
+def test_changes_of_one_key_stay_in_order(
     on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent]
 ) -> None:
     with on_change(COLLECT, batch=4, concurrency=4):
@@ -114,7 +114,7 @@ def test_no_key_s_changes_overtake_each_other(
     assert all(len(event.keys) <= 4 for event in events)
 
 
-def test_a_clear_is_not_overtaken(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_clear_is_not_overtaken(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
     source = """
         def run(input_dict):
             mirror = data_store.use_namespace("mirror")
@@ -133,9 +133,7 @@ def test_a_clear_is_not_overtaken(on_change: OnChange, store: DataStore, seen: D
         wait_until(lambda: store.use_namespace("mirror").get_all() == {"last": 1}, "the mirror is as the namespace")
 
 
-def test_a_run_that_fails_is_tried_again(
-    on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent]
-) -> None:
+def test_failed_run_is_retried(on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent]) -> None:
     source = """
         def run(input_dict):
             tries = data_store.use_namespace("tries")
@@ -154,9 +152,7 @@ def test_a_run_that_fails_is_tried_again(
     assert len(store.use_namespace(consumer.dead_letters)) == 0
 
 
-def test_each_wait_is_twice_as_long_as_the_one_before(
-    on_change: OnChange, store: DataStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_doubles_with_each_retry(on_change: OnChange, store: DataStore, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def note(self: Reactor, seconds: float) -> None:
@@ -171,7 +167,7 @@ def test_each_wait_is_twice_as_long_as_the_one_before(
         assert least <= wait <= least + 0.5
 
 
-def test_a_dead_letter_that_would_be_too_big_goes_without_the_value(
+def test_oversized_dead_letter_omits_the_value(
     on_change: OnChange, store: DataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = AsyncDataStore.set
@@ -193,7 +189,7 @@ def test_a_dead_letter_that_would_be_too_big_goes_without_the_value(
     assert record["error"]["message"] == "Agent 'c' raised ValueError: bad"
 
 
-def test_what_fails_every_time_is_put_aside_alone(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_change_that_always_fails_becomes_a_dead_letter(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
     with on_change(FAIL_ON_BAD, retries=1) as consumer:
         store.set_many({"a": 1, "b": "bad", "c": 3})
         store.set("d", 4)
@@ -212,7 +208,7 @@ def test_what_fails_every_time_is_put_aside_alone(on_change: OnChange, store: Da
     assert len(store.use_namespace("dead-letter:c")) == 1
 
 
-def test_a_value_that_is_not_json_is_put_aside(
+def test_value_that_is_not_json_becomes_a_dead_letter(
     on_change: OnChange, store: DataStore, seen: DataStore, server_url: str, user: str
 ) -> None:
     import redis
@@ -227,7 +223,7 @@ def test_a_value_that_is_not_json_is_put_aside(
     assert record["change"]["key"] == "broken"
 
 
-def test_an_agent_does_not_trigger_itself(
+def test_agent_does_not_trigger_itself(
     on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent]
 ) -> None:
     source = """
@@ -248,7 +244,7 @@ def test_an_agent_does_not_trigger_itself(
         wait_until(lambda: store.get("n") == 5, "the agent has triggered itself")
 
 
-def test_lost_history_is_a_reset_and_every_key(
+def test_lost_history_gives_a_reset_and_every_key(
     on_change: OnChange, store: DataStore, seen: DataStore, server_url: str, user: str
 ) -> None:
     import redis
@@ -264,7 +260,7 @@ def test_lost_history_is_a_reset_and_every_key(
     assert seen.get_all() == {"None": ["reset"], "a": [1, 1], "b": [2]}
 
 
-def test_initial_begins_with_what_is_there(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_initial_begins_with_existing_keys(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
     store.set_many({"a": 1, "b": 2})
     with on_change(COLLECT, initial=True):
         store.set("c", 3)
@@ -272,7 +268,7 @@ def test_initial_begins_with_what_is_there(on_change: OnChange, store: DataStore
     assert seen.get_all() == {"a": [1], "b": [2], "c": [3]}
 
 
-def test_the_second_of_a_name_stands_by(
+def test_second_consumer_of_a_name_stands_by(
     on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent]
 ) -> None:
     others: list[sandbox.ConsumerEvent] = []
@@ -289,7 +285,7 @@ def test_the_second_of_a_name_stands_by(
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_stop_finishes_what_runs_and_stop_now_does_not(on_change: OnChange, store: DataStore) -> None:
+def test_only_stop_finishes_current_runs(on_change: OnChange, store: DataStore) -> None:
     source = """
         import time
         def run(input_dict):
@@ -317,7 +313,7 @@ def test_stop_finishes_what_runs_and_stop_now_does_not(on_change: OnChange, stor
     assert notes["begun"] == 3
 
 
-def test_stop_does_not_wait_for_further_tries(
+def test_stop_does_not_wait_for_retries(
     on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent]
 ) -> None:
     with on_change("def run(): raise OSError\n", first_wait=1000, longest_wait=2000):
@@ -328,7 +324,7 @@ def test_stop_does_not_wait_for_further_tries(
     assert len(store.use_namespace("dead-letter:c")) == 0
 
 
-def test_it_waits_for_a_file_that_is_gone_and_for_a_server(
+def test_waits_for_a_missing_file_and_for_the_server(
     on_change: OnChange,
     store: DataStore,
     seen: DataStore,
@@ -363,7 +359,7 @@ def test_it_waits_for_a_file_that_is_gone_and_for_a_server(
         ("raise MemoryError\n", sandbox.MemoryLimitExceeded, "ran out of memory"),
     ],
 )
-def test_an_agent_that_cannot_be_loaded_ends_the_consumer(
+def test_agent_that_cannot_be_loaded_ends_the_consumer(
     on_change: OnChange,
     store: DataStore,
     seen: DataStore,
@@ -389,7 +385,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_consumer(
     assert seen.get_all() == {"a": [1], "b": [2], "c": [3]}
 
 
-def test_a_file_that_becomes_no_agent_for_a_while(
+def test_file_that_is_briefly_no_agent(
     store: DataStore, seen: DataStore, tmp_path: Path, server_url: str, user: str, events: list[sandbox.ConsumerEvent]
 ) -> None:
     """Editors empty a file before they write it, and a deployment may be wrong for a moment."""
@@ -419,7 +415,7 @@ def test_a_file_that_becomes_no_agent_for_a_while(
     assert store.list_namespaces("dead-letter") == []
 
 
-def test_other_runs_may_end_where_the_agent_cannot_be_loaded_any_more(
+def test_current_runs_finish_if_the_agent_can_no_longer_be_loaded(
     on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent], tmp_path: Path
 ) -> None:
     path = tmp_path / "agent.py"
@@ -445,13 +441,13 @@ def test_other_runs_may_end_where_the_agent_cannot_be_loaded_any_more(
     assert seen.get_all() == {"b": [1]}
 
 
-def test_what_fails_in_run_is_no_failure_of_loading(on_change: OnChange, store: DataStore) -> None:
+def test_import_error_in_run_is_not_a_load_error(on_change: OnChange, store: DataStore) -> None:
     with on_change("def run(): import no_such\n", retries=0) as consumer:
         store.set("a", 1)
         wait_until(lambda: len(store.use_namespace(consumer.dead_letters)), "it is put aside")
 
 
-def test_a_system_that_keeps_no_agent_in_ends_the_consumer(
+def test_missing_isolation_ends_the_consumer(
     on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> None:
@@ -481,7 +477,7 @@ MIRROR = """
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-def test_a_server_that_is_killed_under_it_loses_nothing(
+def test_killed_server_loses_no_change(
     start: Callable[..., Server], on_change: OnChange, kind: str, events: list[sandbox.ConsumerEvent]
 ) -> None:
     server = start(kind, "--appendonly", "yes", "--appendfsync", "always")
@@ -513,7 +509,7 @@ def test_a_server_that_is_killed_under_it_loses_nothing(
     assert "ran" in kinds(events)
 
 
-def test_what_its_runs_are_given(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_options_reach_the_runs(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
     source = """
         import os
         async def run(input_dict):
@@ -536,7 +532,7 @@ def test_what_its_runs_are_given(on_change: OnChange, store: DataStore, seen: Da
         assert seen.wait_for("said", 20) == {"n": 42, "refused": "AccessDenied", "env": "value"}
 
 
-def test_tools_and_an_on_event_that_raises(on_change: OnChange, store: DataStore) -> None:
+def test_tools_work_if_on_event_raises(on_change: OnChange, store: DataStore) -> None:
     called = threading.Event()
 
     async def tool(key: str) -> None:
@@ -555,7 +551,7 @@ def test_tools_and_an_on_event_that_raises(on_change: OnChange, store: DataStore
         assert called.wait(20)
 
 
-def test_on_a_loop_of_ones_own(
+def test_arun_on_the_callers_loop(
     on_change: OnChange, store: DataStore, seen: DataStore, events: list[sandbox.ConsumerEvent]
 ) -> None:
     async def main() -> None:
@@ -577,14 +573,14 @@ def test_on_a_loop_of_ones_own(
     assert seen.get("a") == [1]
 
 
-def test_stopped_before_it_begins(on_change: OnChange, events: list[sandbox.ConsumerEvent]) -> None:
+def test_stop_before_run(on_change: OnChange, events: list[sandbox.ConsumerEvent]) -> None:
     consumer = on_change(COLLECT)
     consumer.stop()
     consumer.run()
     assert kinds(events) == ["watching", "stopped"]
 
 
-def test_a_server_that_cannot_be_reached_is_said_at_once(on_change: OnChange) -> None:
+def test_unreachable_server_is_reported_at_once(on_change: OnChange) -> None:
     with pytest.raises(redis_store.ConnectionLost), on_change(COLLECT, url="redis://127.0.0.1:1/0"):
         pass
 
@@ -616,7 +612,7 @@ def test_bad_input_is_refused_at_once(
         on_change(COLLECT, **options)
 
 
-def test_bad_names_are_refused_when_it_begins(on_change: OnChange, user: str) -> None:
+def test_bad_names_are_refused_at_start(on_change: OnChange, user: str) -> None:
     with pytest.raises(redis_store.InvalidName):
         on_change(COLLECT, user="").run()
     with pytest.raises(redis_store.InvalidName), on_change(COLLECT, namespace=""):

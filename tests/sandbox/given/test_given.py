@@ -39,7 +39,7 @@ class Client:
         return question
 
 
-def test_signatures_and_docstrings_are_those_of_the_host(run: Any) -> None:
+def test_tools_keep_their_signatures_and_docstrings(run: Any) -> None:
     tools = {"fetch": fetch, "ask": Client(), "part": functools.partial(fetch, "u"), "max": max, "upper": str.upper}
     result = run(
         """
@@ -77,7 +77,7 @@ def test_help_shows_a_tool(run: Any) -> None:
     assert "    Fetch a page." in result.stdout
 
 
-def test_a_docstring_that_cannot_be_sent_is_made_so(run: Any) -> None:
+def test_docstring_that_cannot_be_sent_is_escaped(run: Any) -> None:
     def odd() -> None: ...
 
     odd.__doc__ = "lone \ud800 surrogate"
@@ -86,7 +86,7 @@ def test_a_docstring_that_cannot_be_sent_is_made_so(run: Any) -> None:
     }
 
 
-def test_three_calls_at_once_meet(run: Any) -> None:
+def test_three_calls_run_concurrently(run: Any) -> None:
     barrier = threading.Barrier(3, timeout=30)
     meeting = 0
 
@@ -108,7 +108,7 @@ def test_three_calls_at_once_meet(run: Any) -> None:
     assert result.check() == {"plain": [True] * 3, "async": [3] * 3}
 
 
-def test_context_variables_of_the_caller_are_seen_by_tools(run: Any) -> None:
+def test_tools_see_context_variables_of_the_caller(run: Any) -> None:
     import contextvars
 
     request = contextvars.ContextVar("request", default="none")
@@ -124,7 +124,7 @@ def test_context_variables_of_the_caller_are_seen_by_tools(run: Any) -> None:
     assert contextvars.copy_context().run(call).check() == {"seen": ["42", "42"]}
 
 
-def test_a_tool_is_not_called_for_a_process_that_has_ended(run: Any) -> None:
+def test_tool_is_not_called_after_the_process_ends(run: Any) -> None:
     called = 0
 
     async def tool() -> None:
@@ -175,7 +175,7 @@ def test_globals(run: Any) -> None:
     }
 
 
-def test_a_global_that_the_agent_defines_itself_is_its_own(run: Any) -> None:
+def test_agent_overrides_a_given_global(run: Any) -> None:
     assert run("n = 2\ndef run(): return {'n': n}", globals={"n": 1}).check() == {"n": 2}
 
 
@@ -222,7 +222,7 @@ def test_env(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HOST_SECRET" not in output["env"]
 
 
-def test_nested_agents_are_given_the_same(run: Any) -> None:
+def test_nested_agents_get_the_same_options(run: Any) -> None:
     result = run(
         "async def run(i): return await agents.call('child')",
         agents={
@@ -270,7 +270,7 @@ def test_nested_agents_are_given_the_same(run: Any) -> None:
         ({"limits": sandbox.Limits(frame_bytes=65536), "globals": {"g": "x" * 70_000}}, "over Limits.frame_bytes"),
     ],
 )
-def test_what_cannot_be_given(run: Any, options: Any, expected: str) -> None:
+def test_invalid_options_are_refused(run: Any, options: Any, expected: str) -> None:
     with pytest.raises(sandbox.InvalidInput) as caught:
         run("def run(): return {}", **options)
     assert expected in str(caught.value)
@@ -287,7 +287,7 @@ def test_what_cannot_be_given(run: Any, options: Any, expected: str) -> None:
         (lambda: sys.exit(1), "SystemExit: 1"),
     ],
 )
-def test_tools_that_go_wrong(run: Any, store: DataStore, tool: Any, message: str) -> None:
+def test_failing_tools_raise_tool_error(run: Any, store: DataStore, tool: Any, message: str) -> None:
     result = run(
         """
         from sandbox.errors import ToolError
@@ -306,7 +306,7 @@ def test_tools_that_go_wrong(run: Any, store: DataStore, tool: Any, message: str
     assert [call.error is None for call in result.calls] == [False, True]
 
 
-def test_a_signature_that_raises_is_no_hindrance(run: Any) -> None:
+def test_tool_whose_signature_raises_works(run: Any) -> None:
     class Odd:
         @property
         def __signature__(self) -> Any:
@@ -318,7 +318,7 @@ def test_a_signature_that_raises_is_no_hindrance(run: Any) -> None:
     assert run("def run(i, tools): return {'n': tools['odd'](1, 2)}", tools={"odd": Odd()}).check() == {"n": 2}
 
 
-def test_a_hosts_module_is_no_file_of_the_agents(run: Any) -> None:
+def test_given_module_exists_only_in_the_run(run: Any) -> None:
     """A subprocess of the host's own interpreter cannot import it: given modules exist only in the run."""
     run("import m\ndef run(): return {}", modules={"m": {"x": 1}}).check()
     done = subprocess.run([sys.executable, "-c", "import m"], capture_output=True, check=False)

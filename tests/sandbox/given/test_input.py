@@ -65,7 +65,7 @@ def test_input_that_is_not_a_json_object(input_dict: Any, expected: str, user: s
         ({"permissions": ["read"]}, "permissions must be a sandbox.Permissions, not list"),
     ],
 )
-def test_options_that_cannot_be_used(options: Any, expected: str, user: str) -> None:
+def test_invalid_options(options: Any, expected: str, user: str) -> None:
     with pytest.raises(sandbox.InvalidType) as caught:
         sandbox.run(AGENT, {}, user=user, **options)
     assert expected in str(caught.value)
@@ -97,12 +97,12 @@ def test_options_that_cannot_be_used(options: Any, expected: str, user: str) -> 
         {"timeline": "many"},
     ],
 )
-def test_nonsense_limits(values: Any) -> None:
+def test_invalid_limits(values: Any) -> None:
     with pytest.raises(sandbox.InvalidInput, match=f"Limits.{next(iter(values))}"):
         sandbox.Limits(**values)
 
 
-def test_a_file_that_is_missing(tmp_path: Path, user: str) -> None:
+def test_missing_file(tmp_path: Path, user: str) -> None:
     missing = tmp_path / "missing.py"
     for way in (missing, str(missing)):
         with pytest.raises(FileNotFoundError, match=r"missing\.py") as caught:
@@ -115,7 +115,7 @@ def test_a_file_that_is_missing(tmp_path: Path, user: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["", "   ", 5, None, b"def run(): pass"])
-def test_what_is_neither_source_nor_path(source: Any, user: str) -> None:
+def test_rejects_source_that_is_neither_text_nor_path(source: Any, user: str) -> None:
     with pytest.raises(sandbox.InvalidInput):
         sandbox.run(source, {}, user=user)
 
@@ -130,7 +130,7 @@ def test_what_is_neither_source_nor_path(source: Any, user: str) -> None:
         ({"user": "a", "agent": "x" * 300}, redis_store.LimitExceeded),
     ],
 )
-def test_names_that_the_store_refuses(options: Any, kind: Any, server_url: str) -> None:
+def test_names_refused_by_the_store(options: Any, kind: Any, server_url: str) -> None:
     with pytest.raises(kind):
         sandbox.run(AGENT, {}, **{"url": server_url, **options})
 
@@ -147,7 +147,7 @@ def test_unknown_options_and_limits(user: str) -> None:
         sandbox.Limits(operation=5)  # type: ignore[call-arg]
 
 
-def test_the_logger_is_silent_until_the_host_configures_it() -> None:
+def test_logger_is_silent_until_configured() -> None:
     handlers = logging.getLogger("sandbox").handlers
     assert [type(handler) for handler in handlers] == [logging.NullHandler]
 

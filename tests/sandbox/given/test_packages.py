@@ -32,7 +32,7 @@ def test_no_package_by_default(run: Any) -> None:
     assert output == dict.fromkeys(["orjson", "redis", "yaml", "pytest"], "ModuleNotFoundError") | {"version": None}
 
 
-def test_packages_with_what_they_depend_on_and_nothing_else(run: Any) -> None:
+def test_packages_come_with_only_their_dependencies(run: Any) -> None:
     import orjson
 
     output = run(
@@ -57,7 +57,7 @@ def test_extras_of_packages(run: Any) -> None:
     assert run(IMPORTS, names, packages=["redis[hiredis]"]).check()["hiredis"] == "hiredis"
 
 
-def test_an_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package installed as a link to a folder, as by `pip install --editable`."""
     (tmp_path / "code" / "linked_one").mkdir(parents=True)
     (tmp_path / "code" / "linked_one" / "__init__.py").write_text("VALUE = 5\n")

@@ -75,7 +75,7 @@ def _said(result: sandbox.RunResult) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_the_result_and_the_record_are_those_of_a_thread(shared: Sandbox, server_url: str, user: str) -> None:
+def test_result_and_record_match_the_thread_broker(shared: Sandbox, server_url: str, user: str) -> None:
     theirs = shared.run(PARENT, {}, user=user, agent="parent")
     with Sandbox(url=server_url, agents={"child": CHILD}, tools={"host": os.getpid}) as box:
         ours = box.run(PARENT, {}, user=f"{user}-2", agent="parent")
@@ -88,7 +88,7 @@ def test_the_result_and_the_record_are_those_of_a_thread(shared: Sandbox, server
     assert theirs.hints == ours.hints
 
 
-def test_who_wrote_is_known(shared: Sandbox, user: str, store: DataStore) -> None:
+def test_writer_is_recorded(shared: Sandbox, user: str, store: DataStore) -> None:
     shared.run(PARENT, {}, user=user, agent="parent").check()
     info = store.info("k")
     assert info is not None
@@ -146,7 +146,7 @@ def test_permissions_and_quota(make: Callable[..., Sandbox], user: str, store: D
     assert store.use_namespace("mine").list_keys() == ["small"]
 
 
-def test_a_broken_rule_ends_the_run_at_once(shared: Sandbox, user: str) -> None:
+def test_protocol_violation_ends_the_run_at_once(shared: Sandbox, user: str) -> None:
     source = """
 import os, socket, time
 def run():
@@ -158,20 +158,20 @@ def run():
     assert shared.run("def run(): return {}", {}, user=user).check() == {}
 
 
-def test_the_record_is_bounded(make: Callable[..., Sandbox], user: str) -> None:
+def test_record_is_bounded(make: Callable[..., Sandbox], user: str) -> None:
     source = "def run():\n    for n in range(40): data_store.get(str(n))\n    return {}"
     result = make(limits=Limits(timeline=10)).run(source, {}, user=user)
     assert [one.key for one in result.operations] == [str(n) for n in (*range(5), *range(35, 40))]
     assert result.operations_left_out == 30
 
 
-def test_a_long_record_comes_whole(shared: Sandbox, user: str) -> None:
+def test_long_record_is_complete(shared: Sandbox, user: str) -> None:
     source = "def run():\n    for n in range(2500): data_store.get(str(n))\n    return {}"
     result = shared.run(source, {}, user=user)
     assert [one.key for one in result.operations] == [str(n) for n in range(2500)]
 
 
-def test_users_side_by_side_see_nothing_of_each_other(shared: Sandbox, user: str) -> None:
+def test_concurrent_users_are_isolated(shared: Sandbox, user: str) -> None:
     source = """
 def run():
     data_store.set("k", data_store.user)
@@ -183,9 +183,7 @@ def run():
     ]
 
 
-def test_an_error_of_the_store_says_nothing_of_the_server(
-    own_server: Any, make: Callable[..., Sandbox], user: str
-) -> None:
+def test_store_error_does_not_reveal_the_server(own_server: Any, make: Callable[..., Sandbox], user: str) -> None:
     def die() -> None:
         own_server.process.kill()
         own_server.process.wait()
@@ -204,7 +202,7 @@ def run(i, tools):
 
 
 @pytest.mark.parametrize("broker", ["thread", "process"])
-def test_cancelling_while_the_server_is_silent(
+def test_cancel_while_the_server_does_not_reply(
     broker: str, own_server: Any, make: Callable[..., Sandbox], user: str
 ) -> None:
     silent = threading.Event()
@@ -221,7 +219,7 @@ def test_cancelling_while_the_server_is_silent(
     assert isinstance(handle.result(4).error, sandbox.RunCancelled)  # the store's own timeout is 5 s
 
 
-def test_nothing_is_left_when_it_is_closed(server_url: str, user: str, nothing_left: None) -> None:
+def test_close_leaves_nothing(server_url: str, user: str, nothing_left: None) -> None:
     with Sandbox(url=server_url, broker="process") as box:
         assert box._broker is not None
         assert box._broker.process_id is None  # only when it is needed
@@ -233,9 +231,7 @@ def test_nothing_is_left_when_it_is_closed(server_url: str, user: str, nothing_l
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_broker_that_dies_ends_its_runs_and_the_next_run_gets_another(
-    make: Callable[..., Sandbox], user: str, nothing_left: None
-) -> None:
+def test_dead_broker_ends_its_runs_and_is_replaced(make: Callable[..., Sandbox], user: str, nothing_left: None) -> None:
     began = threading.Event()
     box = make(tools={"began": began.set})
     source = "import time\ndef run(i, tools):\n    data_store.set('k', 1)\n    tools['began']()\n    time.sleep(1000)"
@@ -264,7 +260,7 @@ box.run("import time\\ndef run():\\n    data_store.set('k', 1)\\n    print('read
 """
 
 
-def test_it_ends_with_a_host_that_is_killed(server_url: str, user: str, tmp_path: Path) -> None:
+def test_broker_ends_with_a_killed_host(server_url: str, user: str, tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", HOST, server_url, user], stdout=subprocess.PIPE, env=environ
@@ -287,12 +283,12 @@ def test_it_ends_with_a_host_that_is_killed(server_url: str, user: str, tmp_path
 
 
 @pytest.mark.parametrize("broker", ["", "threads", None, 1, True])
-def test_what_is_no_place_for_a_broker(broker: Any) -> None:
+def test_rejects_invalid_broker_option(broker: Any) -> None:
     with pytest.raises(sandbox.InvalidInput, match="broker"):
         Sandbox(broker=broker)
 
 
-def test_what_is_asked_crosses_whole() -> None:
+def test_request_round_trip() -> None:
     granted: Granted = Permissions(
         read=["a*", "*"], write=["{n}*"], quota_bytes=7, operations=["get", "iter_keys"]
     ).granted({"n": "ü*"})
@@ -309,13 +305,13 @@ def test_what_is_asked_crosses_whole() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_ends_a_run_crosses_whole(error: sandbox.SandboxError) -> None:
+def test_end_error_round_trip(error: sandbox.SandboxError) -> None:
     kind, *parts = broker_link.pack_end(error)
     back = broker_link.unpack_end(str(kind), parts)
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
-def test_the_first_error_of_a_tree_counts(server_url: str) -> None:
+def test_first_error_of_a_tree_counts(server_url: str) -> None:
     """A run that a limit ends often fails in other ways too before it is gone."""
     trees = Trees()
     tree = trees.enter(Request(server_url, "t", Who("a", "t"), "u", "n", Granted(), Limits()))
@@ -326,7 +322,7 @@ def test_the_first_error_of_a_tree_counts(server_url: str) -> None:
     trees.close()
 
 
-def test_the_servers_module_is_found_as_the_host_finds_it(server_url: str, user: str, tmp_path: Path) -> None:
+def test_broker_imports_modules_as_the_host_does(server_url: str, user: str, tmp_path: Path) -> None:
     """Also if the host's folder has modules named like those of the standard library."""
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     host = (
@@ -341,7 +337,7 @@ def test_the_servers_module_is_found_as_the_host_finds_it(server_url: str, user:
     assert (done.stdout, done.stderr) == ("{'n': 0}\n", "")
 
 
-def test_what_a_run_held_is_given_back(shared: Sandbox, store: DataStore, user: str) -> None:
+def test_locks_of_a_run_are_released(shared: Sandbox, store: DataStore, user: str) -> None:
     shared.run("def run():\n    data_store.lock('l', ttl=600).acquire()\n    return {}\n", {}, user=user).check()
     with store.lock("l", timeout=20):
         pass

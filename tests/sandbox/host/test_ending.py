@@ -56,7 +56,7 @@ def test_cancelling_arun_ends_the_run_at_once(server_url: str, user: str, store:
     assert store.get("written") is True
 
 
-def test_cancelling_arun_in_a_silent_store_call(own_server: Any, user: str) -> None:
+def test_cancelling_arun_while_the_store_does_not_reply(own_server: Any, user: str) -> None:
     async def main() -> float:
         ready = asyncio.Event()
         source = "def run():\n    data_store.set('k', 1)\n    print('ready')\n    while True: data_store.get('k')\n"
@@ -75,7 +75,7 @@ def test_cancelling_arun_in_a_silent_store_call(own_server: Any, user: str) -> N
     assert asyncio.run(main()) < 2
 
 
-def test_a_silent_store_does_not_hold_the_time_limit(own_server: Any, user: str) -> None:
+def test_time_limit_holds_while_the_store_does_not_reply(own_server: Any, user: str) -> None:
     source = "def run(i, tools):\n    data_store.set('k', 1)\n    tools['stop']()\n    data_store.get('k')\n"
     stop = lambda: own_server.process.send_signal(signal.SIGSTOP)  # noqa: E731
     start = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_silent_store_does_not_hold_the_time_limit(own_server: Any, user: str)
     assert time.monotonic() - start < 3
 
 
-def test_cancelling_before_anything_happened(server_url: str, user: str) -> None:
+def test_cancelling_arun_before_the_run_starts(server_url: str, user: str) -> None:
     async def main() -> None:
         task = asyncio.create_task(sandbox.arun(STUBBORN, {}, user=user, url=server_url))
         await asyncio.sleep(0)
@@ -97,7 +97,7 @@ def test_cancelling_before_anything_happened(server_url: str, user: str) -> None
     asyncio.run(main())
 
 
-def test_a_timeout_around_arun(server_url: str, user: str) -> None:
+def test_timeout_around_arun(server_url: str, user: str) -> None:
     async def main() -> None:
         async with asyncio.timeout(0.3):
             await sandbox.arun(STUBBORN, {}, user=user, url=server_url)
@@ -106,7 +106,7 @@ def test_a_timeout_around_arun(server_url: str, user: str) -> None:
         asyncio.run(main())
 
 
-def test_twenty_runs_side_by_side(run: Any) -> None:
+def test_twenty_concurrent_runs(run: Any) -> None:
     errors: list[Any] = []
 
     def one(n: int) -> None:
@@ -125,7 +125,7 @@ def test_twenty_runs_side_by_side(run: Any) -> None:
     assert errors == []
 
 
-def test_files_that_the_agent_left_are_removed(run: Any, tmp_path: Path) -> None:
+def test_leftover_files_are_removed(run: Any, tmp_path: Path) -> None:
     result = run(
         """
         import os, tempfile
@@ -150,7 +150,7 @@ def test_files_that_the_agent_left_are_removed(run: Any, tmp_path: Path) -> None
         assert not Path(output["cwd"]).exists()
 
 
-def test_the_agents_process_ends_with_the_host(server_url: str, user: str, tmp_path: Path) -> None:
+def test_agent_process_ends_with_the_host(server_url: str, user: str, tmp_path: Path) -> None:
     host = tmp_path / "host.py"
     host.write_text(
         "import sandbox, sys\n"

@@ -26,7 +26,7 @@ def failure(result: sandbox.RunResult) -> Any:
     return result.error
 
 
-def test_the_traceback_is_the_agents_own(run: Any, tmp_path: Path) -> None:
+def test_traceback_shows_only_agent_code(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "failing.py"
     path.write_text(
         textwrap.dedent(
@@ -60,7 +60,7 @@ def test_the_traceback_is_the_agents_own(run: Any, tmp_path: Path) -> None:
     assert lines[-1] == "RuntimeError: cannot read '{'"
 
 
-def test_the_traceback_of_an_error_of_the_store(run: Any) -> None:
+def test_traceback_of_a_store_error(run: Any) -> None:
     error = failure(run("def run():\n    data_store.set('k', {'a': [1, {2}]})\n"))
     assert error.type_name == "InvalidValue"
     assert error.message.startswith('value["a"][1] is a set')
@@ -72,7 +72,7 @@ def test_the_traceback_of_an_error_of_the_store(run: Any) -> None:
     assert len(error.traceback.splitlines()) <= 5
 
 
-def test_the_traceback_of_an_error_at_the_top_of_the_module(run: Any) -> None:
+def test_traceback_of_a_module_level_error(run: Any) -> None:
     error = failure(run("import json\njson.loads('[')\ndef run(): pass\n"))
     assert error.traceback.splitlines()[1] == '  File "<agent>", line 2, in <module>'
     assert "decoder.py" in error.traceback
@@ -105,7 +105,7 @@ def test_exceptions_of_every_kind(run: Any, body: str, name: str) -> None:
     assert 'File "<agent>", line 2' in error.traceback
 
 
-def test_a_long_chain_of_causes(run: Any) -> None:
+def test_long_chain_of_causes(run: Any) -> None:
     error = failure(
         run(
             """
@@ -138,14 +138,14 @@ def test_a_long_chain_of_causes(run: Any) -> None:
         ("def run(): return {'\ud800': 1}\n", "does not compile", "utf-8"),
     ],
 )
-def test_what_is_no_agent(run: Any, source: str, message: str, details: str) -> None:
+def test_invalid_agent_source(run: Any, source: str, message: str, details: str) -> None:
     error = failure(run(source))
     assert isinstance(error, sandbox.InvalidAgent)
     assert message in str(error)
     assert details in error.details
 
 
-def test_a_file_that_is_not_utf8(run: Any, tmp_path: Path) -> None:
+def test_file_that_is_not_utf8(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "latin.py"
     path.write_bytes(b"x = '\xe9'\ndef run(): return {'x': x}\n")
     error = failure(run(path))
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_utf8(run: Any, tmp_path: Path) -> None:
         ("{'a': json}", 'result["a"] is a module', 'result["a"]'),
     ],
 )
-def test_results_that_are_no_json_object(run: Any, value: str, message: str, path: str) -> None:
+def test_results_that_are_not_json_objects(run: Any, value: str, message: str, path: str) -> None:
     error = failure(run(f"async def run(input_dict, tools): return {value}"))
     assert isinstance(error, sandbox.InvalidResult)
     assert isinstance(error, TypeError)
@@ -176,13 +176,13 @@ def test_results_that_are_no_json_object(run: Any, value: str, message: str, pat
     assert error.path == path
 
 
-def test_a_circular_result(run: Any) -> None:
+def test_circular_result(run: Any) -> None:
     error = failure(run("def run():\n    d = {}\n    d['d'] = d\n    return d\n"))
     assert isinstance(error, sandbox.InvalidResult)
     assert "deeper than 128 levels" in str(error)
 
 
-def test_a_result_over_the_limit(run: Any) -> None:
+def test_result_over_the_limit(run: Any) -> None:
     limits = sandbox.Limits(result_bytes=1000)
     error = failure(run("def run(): return {'x': 'y' * 2000}", limits=limits))
     assert isinstance(error, sandbox.ResultLimitExceeded)
@@ -202,7 +202,7 @@ def test_a_result_over_the_limit(run: Any) -> None:
         ("asyncio.create_task(leave()); await asyncio.sleep(60)", 6, "sys.exit with code 6"),
     ],
 )
-def test_an_agent_that_exits(run: Any, body: str, code: int, said: str) -> None:
+def test_agent_that_exits(run: Any, body: str, code: int, said: str) -> None:
     source = f"import os, sys\nasync def leave(): sys.exit(6)\nasync def run(input_dict, tools):\n    {body}\n"
     result = run(source)
     error = failure(result)
@@ -212,7 +212,7 @@ def test_an_agent_that_exits(run: Any, body: str, code: int, said: str) -> None:
     assert result.stdout == ""
 
 
-def test_exit_at_the_top_of_the_module(run: Any) -> None:
+def test_module_level_exit(run: Any) -> None:
     error = failure(run("import sys\nsys.exit(2)\ndef run(): pass\n"))
     assert isinstance(error, sandbox.AgentExited)
 
@@ -226,7 +226,7 @@ def test_exit_at_the_top_of_the_module(run: Any) -> None:
         ("signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()", "SIGALRM"),
     ],
 )
-def test_an_agent_that_crashes(run: Any, body: str, name: str) -> None:
+def test_agent_that_crashes(run: Any, body: str, name: str) -> None:
     source = f"import os, signal\ndef run():\n    print('before')\n    {body}\n"
     error = failure(run(source, isolation=sandbox.isolation.UNSAFE))
     assert isinstance(error, sandbox.AgentCrashed)
@@ -234,7 +234,7 @@ def test_an_agent_that_crashes(run: Any, body: str, name: str) -> None:
     assert name in str(error)
 
 
-def test_an_agent_that_crashes_in_isolation(run: Any) -> None:
+def test_agent_that_crashes_in_isolation(run: Any) -> None:
     """As process 1 of its namespace, the agent gets only signals that it handles; `os.abort` then ends it by a fault."""
     error = failure(run("import ctypes\ndef run(): ctypes.string_at(0)\n"))
     assert isinstance(error, sandbox.AgentCrashed)
@@ -255,7 +255,7 @@ def test_an_agent_that_crashes_in_isolation(run: Any) -> None:
         "\n    while True:\n        try:\n            await asyncio.sleep(1000)\n        except BaseException: pass",
     ],
 )
-def test_an_agent_that_does_not_end(run: Any, body: str) -> None:
+def test_agent_that_does_not_end(run: Any, body: str) -> None:
     start = time.monotonic()
     result = run(
         f"import signal, threading, time\nasync def run(input_dict, tools):\n    print('began', flush=True)\n    {body}\n",
@@ -269,7 +269,7 @@ def test_an_agent_that_does_not_end(run: Any, body: str) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_an_agent_that_leaves_things_behind_ends_in_time(run: Any) -> None:
+def test_agent_with_leftovers_ends_in_time(run: Any) -> None:
     source = """
         import subprocess, sys, threading, time
         async def run(input_dict, tools):
@@ -291,7 +291,7 @@ def test_an_agent_that_leaves_things_behind_ends_in_time(run: Any) -> None:
         assert not Path(f"/proc/{pid}/cmdline").exists() or b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_tasks_left_behind_may_clean_up(run: Any, store: Any) -> None:
+def test_leftover_tasks_can_clean_up(run: Any, store: Any) -> None:
     run(
         """
         async def worker():
@@ -309,7 +309,7 @@ def test_tasks_left_behind_may_clean_up(run: Any, store: Any) -> None:
     assert store.get("cleaned") is True
 
 
-def test_a_fork_that_returns_is_not_the_agent(run: Any) -> None:
+def test_fork_that_returns_is_not_the_agent(run: Any) -> None:
     result = run(
         """
         import os
@@ -332,7 +332,7 @@ def test_a_fork_that_returns_is_not_the_agent(run: Any) -> None:
 
 
 @pytest.mark.parametrize("what", ["1, 3", "0, 3", "3, 1000", "0, 1000"])
-def test_an_agent_that_closes_descriptors(run: Any, what: str) -> None:
+def test_agent_that_closes_descriptors(run: Any, what: str) -> None:
     result = run(
         f"import os\ndef run():\n    os.closerange({what})\n    data_store.set('k', 1)\n    return {{'ok': 1}}\n"
     )
@@ -353,7 +353,7 @@ def test_output_over_the_limit(run: Any) -> None:
     assert len(result.stdout) == 100_000
 
 
-def test_a_hundred_megabytes_of_output(run: Any) -> None:
+def test_output_of_100_megabytes(run: Any) -> None:
     result = run("def run():\n    print('x' * 100_000_000)\n    return {}\n")
     assert isinstance(failure(result), sandbox.OutputLimitExceeded)
     assert len(result.stdout) == 10 * 1024 * 1024

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 CALL = "async def run(input_dict): return await agents.call(input_dict['name'], input_dict)"
 
 
-def test_a_child_runs_for_the_same_user_under_its_own_name(run: Any, store: DataStore) -> None:
+def test_child_runs_for_the_same_user_under_its_own_name(run: Any, store: DataStore) -> None:
     result = run(
         """
         async def run(input_dict):
@@ -66,7 +66,7 @@ def run(input_dict):
     assert {one.run for one in result.operations} == {result.run, call.nested_run}
 
 
-def test_the_ways_to_call(run: Any) -> None:
+def test_ways_to_call(run: Any) -> None:
     result = run(
         """
         import gofannon_client as module
@@ -92,7 +92,7 @@ def test_the_ways_to_call(run: Any) -> None:
     }
 
 
-def test_children_run_side_by_side(run: Any) -> None:
+def test_children_run_concurrently(run: Any) -> None:
     barrier = threading.Barrier(4, timeout=30)
     result = run(
         "async def run(i): return {'n': await asyncio.gather(*(agents.call('meet', {'n': n}) for n in range(4)))}",
@@ -102,7 +102,7 @@ def test_children_run_side_by_side(run: Any) -> None:
     assert result.check() == {"n": [{"n": n} for n in range(4)]}
 
 
-def test_more_at_once_than_there_are_places_wait(run: Any) -> None:
+def test_calls_over_the_concurrency_limit_wait(run: Any) -> None:
     under_way, most = 0, 0
     lock = threading.Lock()
 
@@ -122,7 +122,7 @@ def test_more_at_once_than_there_are_places_wait(run: Any) -> None:
     assert most <= 2
 
 
-def test_agents_that_all_wait_for_agents_do_not_wait_for_ever(run: Any) -> None:
+def test_agents_waiting_for_agents_do_not_deadlock(run: Any) -> None:
     source = """
 async def run(input_dict):
     depth = input_dict["depth"]
@@ -135,7 +135,7 @@ async def run(input_dict):
     assert len(result.calls) == 2 + 4 + 8
 
 
-def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
+def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
     """Otherwise an agent that reads no replies could make the host hold one for each call."""
     given = make_given(agents={"child": "def run(): pass\n"})
     posted: list[threading.Event | None] = []
@@ -183,7 +183,7 @@ def test_a_run_keeps_its_place_until_its_big_answer_is_taken() -> None:
         ("Own('own')", "sandbox.errors.AgentError"),
     ],
 )
-def test_what_a_child_raises_is_raised_in_the_parent(run: Any, raised: str, caught: str) -> None:
+def test_exception_of_a_child_is_raised_in_the_parent(run: Any, raised: str, caught: str) -> None:
     result = run(
         f"""
         import sandbox.errors
@@ -202,7 +202,7 @@ def test_what_a_child_raises_is_raised_in_the_parent(run: Any, raised: str, caug
     assert output["text"] == f"Agent 'child' raised {output['name']}: {output['message']}"
 
 
-def test_an_uncaught_one_shows_the_lines_of_both(run: Any) -> None:
+def test_uncaught_child_exception_shows_both_tracebacks(run: Any) -> None:
     result = run(
         "async def run(input_dict):\n    await agents.call('child')\n",
         agents={"child": "def run(input_dict):\n    wrong = {}\n    return wrong['x']\n"},
@@ -241,7 +241,7 @@ def test_other_failures_of_a_child(run: Any, source: str, kind: str) -> None:
     assert result.check()["kind"] == kind
 
 
-def test_a_broken_rule_ends_the_child_and_not_the_parent(run: Any) -> None:
+def test_protocol_violation_ends_only_the_child(run: Any) -> None:
     result = run(
         """
         from sandbox.errors import ProtocolViolation
@@ -254,7 +254,7 @@ def test_a_broken_rule_ends_the_child_and_not_the_parent(run: Any) -> None:
         agents={
             "child": """
 def run(input_dict):
-    data_store._channel._channel.socket.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    data_store._session.channel._channel.socket.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
     import time
     time.sleep(1000)
 """
@@ -263,7 +263,7 @@ def run(input_dict):
     assert result.check()["text"].startswith("The agent's process sent a frame of")
 
 
-def test_an_unknown_name_says_which_exist(run: Any) -> None:
+def test_unknown_agent_error_lists_the_agents(run: Any) -> None:
     result = run(CALL, {"name": "serch"}, agents={"search": "def run(): return {}", "b": "def run(): return {}"})
     assert str(result.error).endswith("There is no agent 'serch'; there are: 'search', 'b'.")
     result = run(
@@ -282,7 +282,7 @@ def test_an_unknown_name_says_which_exist(run: Any) -> None:
         ("agents.call('\\ud800')", "There is no agent '\\\\ud800'"),
     ],
 )
-def test_calls_that_cannot_be_made(run: Any, call: str, message: str) -> None:
+def test_invalid_calls(run: Any, call: str, message: str) -> None:
     result = run(
         f"async def run(i): await {call}",
         agents={"child": "def run(i): return {}"},
@@ -291,7 +291,7 @@ def test_calls_that_cannot_be_made(run: Any, call: str, message: str) -> None:
     assert message in str(result.error)
 
 
-def test_unbounded_recursion_ends_with_a_name(run: Any, store: DataStore) -> None:
+def test_unbounded_recursion_ends_with_a_named_error(run: Any, store: DataStore) -> None:
     source = """
 async def run(input_dict):
     data_store.set(f"depth-{input_dict['depth']}", 1)
@@ -340,7 +340,7 @@ async def run(input_dict):
         ("await agents.call('child', {'sleep': 9})", {"timeout_s": 0.7}, sandbox.TimeLimitExceeded, "timeout_s"),
     ],
 )
-def test_a_tree_shares_the_limits_of_its_root(run: Any, body: str, limits: Any, kind: Any, limit: str) -> None:
+def test_tree_shares_the_limits_of_its_root(run: Any, body: str, limits: Any, kind: Any, limit: str) -> None:
     """No child alone comes near the limit (except the time limit), and no agent can catch the error that ends the tree."""
     result = run(
         FLOOD.format(body=body),
@@ -365,7 +365,7 @@ def run(i, tools):
         assert len(result.calls) >= 1
 
 
-def test_a_parent_that_returns_ends_its_children(run: Any, store: DataStore) -> None:
+def test_returning_parent_ends_its_children(run: Any, store: DataStore) -> None:
     started = threading.Event()
     result = run(
         """
@@ -451,7 +451,7 @@ def test_agents_from_a_folder(run: Any, tmp_path: Path) -> None:
         }
 
 
-def test_agents_that_cannot_be_used(run: Any, tmp_path: Path) -> None:
+def test_invalid_agents(run: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
     for given, kind, message in [
@@ -470,7 +470,7 @@ def test_agents_that_cannot_be_used(run: Any, tmp_path: Path) -> None:
             run("def run(): return {}", agents=given)
 
 
-def test_a_file_that_is_not_utf_8_fails_where_it_is_called(run: Any, tmp_path: Path) -> None:
+def test_file_that_is_not_utf_8_fails_when_called(run: Any, tmp_path: Path) -> None:
     (tmp_path / "latin.py").write_bytes(b"name = 'caf\xe9'\ndef run(i): return {}\n")
     result = run(CALL, {"name": "latin"}, agents=tmp_path)
     assert isinstance(result.error, sandbox.AgentRaised)
@@ -487,7 +487,7 @@ def test_a_file_that_is_not_utf_8_fails_where_it_is_called(run: Any, tmp_path: P
         "for n in range(2): CONTROL.send(frame(b'\\x94\\xa5agent\\x01\\xa5child\\xc4\\x02{}'))",
     ],
 )
-def test_forged_calls_of_agents(run: Any, body: str) -> None:
+def test_forged_agent_calls(run: Any, body: str) -> None:
     from tests.sandbox.test_hostile import attack
 
     result = attack(run, f"{body}\ntime.sleep(1000)", agents={"child": "import time\ndef run(i): time.sleep(1000)"})

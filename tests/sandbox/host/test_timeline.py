@@ -112,17 +112,17 @@ def test_previews_mask_secrets(result: sandbox.RunResult) -> None:
         ('"9f1c2e7a-1b2c-4d5e-8f90-123456789abc"', None),
     ],
 )
-def test_what_is_masked(text: str, expected: str | None) -> None:
+def test_masking(text: str, expected: str | None) -> None:
     assert preview(text.encode()) == (text if expected is None else expected)
 
 
-def test_the_key_of_a_value_counts_as_its_name() -> None:
+def test_key_of_a_value_counts_for_masking() -> None:
     assert preview(b'"hunter2"', "db-password") == '"***"'
     assert preview(b'{"a":["x"],"n":5}', "api_key") == '{"a":["***"],"n":5}'
 
 
 @pytest.mark.parametrize("size", [150, 199, 300, 600, 5000])
-def test_a_secret_that_is_cut_off_is_masked(size: int) -> None:
+def test_truncated_secret_is_masked(size: int) -> None:
     text = json.dumps({"a": "x" * size, "password": "hunter2" * 500}, separators=(",", ":")).encode()
     shown = preview(text)
     assert len(shown) <= PREVIEW_CHARACTERS
@@ -130,12 +130,12 @@ def test_a_secret_that_is_cut_off_is_masked(size: int) -> None:
 
 
 @given(st.binary(max_size=3000))
-def test_any_bytes_have_a_preview(text: bytes) -> None:
+def test_preview_of_any_bytes_is_bounded(text: bytes) -> None:
     assert len(preview(text)) <= PREVIEW_CHARACTERS
 
 
 @given(st.integers(1, 20), st.integers(0, 60))
-def test_a_bounded_list_keeps_both_ends(size: int, count: int) -> None:
+def test_bounded_list_keeps_both_ends(size: int, count: int) -> None:
     kept: Bounded[int] = Bounded(size)
     for n in range(count):
         kept.add(n)
@@ -149,7 +149,7 @@ def test_a_bounded_list_keeps_both_ends(size: int, count: int) -> None:
         assert items[-1] == count - 1
 
 
-def test_the_timeline_is_bounded(run: Any) -> None:
+def test_timeline_is_bounded(run: Any) -> None:
     result = run(
         "def run():\n    for n in range(100): data_store.get(f'k{n}')\n    return {}",
         limits=sandbox.Limits(timeline=10),
@@ -159,7 +159,7 @@ def test_the_timeline_is_bounded(run: Any) -> None:
     assert "90 operations are left out" in drawn(result)
 
 
-def test_long_keys_do_not_fill_the_hosts_memory(run: Any) -> None:
+def test_long_keys_do_not_fill_host_memory(run: Any) -> None:
     result = run("def run():\n    data_store.get('k' * 60_000); data_store.get('k' * 256)\n    return {}")
     assert [len(one.key) for one in result.operations] == [256, 256]
     assert result.operations[0].key.endswith("k…")
@@ -171,7 +171,7 @@ def drawn(result: sandbox.RunResult) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-def test_the_tree(result: sandbox.RunResult) -> None:
+def test_drawn_tree(result: sandbox.RunResult) -> None:
     lines = drawn(result).splitlines()
     assert lines[0].startswith(f"parent {result.run} ")
     assert lines[1].startswith("├── set 'default' 'k'  28 B")
@@ -186,19 +186,19 @@ def test_the_tree(result: sandbox.RunResult) -> None:
     assert lines[-1].endswith("LimitExceeded")
 
 
-def test_nothing_that_an_agent_stores_moves_the_cursor(run: Any, store: DataStore) -> None:
+def test_drawn_tree_has_no_control_characters(run: Any, store: DataStore) -> None:
     result = run("def run(): data_store.use_namespace('n\\x1b[2J').set('k\\x1b]0;x\\x07', '\\x9b31m\\r\\n'); return {}")
     assert [letter for letter in drawn(result) if not letter.isprintable() and letter != "\n"] == []
 
 
-def test_long_runs_are_drawn_with_their_middle_left_out(run: Any) -> None:
+def test_drawn_tree_omits_the_middle_of_long_runs(run: Any) -> None:
     result = run("def run():\n    for n in range(500): data_store.get(f'k{n}')\n    return {}")
     lines = drawn(result).splitlines()
     assert len(lines) == 202
     assert "… 300 more" in lines[101]
 
 
-def test_events_for_perfetto(result: sandbox.RunResult, tmp_path: Path) -> None:
+def test_perfetto_events(result: sandbox.RunResult, tmp_path: Path) -> None:
     write_trace(result, tmp_path / "out.json")
     events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
     by_name = {event["name"]: event for event in events}
@@ -219,7 +219,7 @@ def test_events_for_perfetto(result: sandbox.RunResult, tmp_path: Path) -> None:
     assert len(set(begins)) == 3
 
 
-def test_a_failed_run_says_so(run: Any) -> None:
+def test_drawn_tree_shows_a_failed_run(run: Any) -> None:
     result = run(
         "async def run(i, tools):\n    try: tools['bad']()\n    except Exception: pass\n    await agents.call('child')",
         agents={"child": "def run(): raise ValueError"},

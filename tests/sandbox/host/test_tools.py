@@ -15,7 +15,7 @@ from redis_store import DataStore
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def test_plain_tools_are_plain_and_async_ones_are_awaited(run: Any) -> None:
+def test_sync_tools_return_and_async_tools_are_awaited(run: Any) -> None:
     async def fetch(url: str, *, retries: int = 0) -> dict[str, Any]:
         await asyncio.sleep(0)
         return {"url": url, "retries": retries}
@@ -65,7 +65,7 @@ def test_plain_tools_are_plain_and_async_ones_are_awaited(run: Any) -> None:
     }
 
 
-def test_a_plain_run_calls_tools_too(run: Any) -> None:
+def test_sync_run_calls_tools(run: Any) -> None:
     async def double(n: int) -> int:
         return 2 * n
 
@@ -95,14 +95,14 @@ def test_concurrent_async_calls_overlap(run: Any) -> None:
     assert run(CONCURRENT % "*(tools['meet']() for _ in range(3))", tools={"meet": meet}).check() == {"met": [3, 3, 3]}
 
 
-def test_concurrent_plain_calls_overlap(run: Any) -> None:
+def test_concurrent_sync_calls_overlap(run: Any) -> None:
     barrier = threading.Barrier(3, timeout=20)
     source = CONCURRENT % "*(asyncio.to_thread(tools['meet']) for _ in range(3))"
     result = run(source, tools={"meet": lambda: barrier.wait() >= 0})
     assert result.check() == {"met": [True, True, True]}
 
 
-def test_many_more_calls_than_are_taken_at_once(run: Any) -> None:
+def test_thousand_concurrent_calls(run: Any) -> None:
     async def echo(n: int) -> int:
         await asyncio.sleep(0)
         return n
@@ -125,7 +125,7 @@ def test_tools_run_on_the_loop_of_arun(server_url: str, user: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-def test_an_exception_arrives_as_name_and_message(run: Any, kind: str) -> None:
+def test_exception_arrives_as_name_and_message(run: Any, kind: str) -> None:
     def plain() -> None:
         raise FileNotFoundError("no such page")
 
@@ -150,7 +150,7 @@ async def run(input_dict, tools):
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)])
-def test_odd_exceptions_of_tools_harm_nobody(run: Any, error: BaseException) -> None:
+def test_odd_exceptions_of_tools_are_harmless(run: Any, error: BaseException) -> None:
     def plain() -> None:
         raise error
 
@@ -177,7 +177,7 @@ async def run(input_dict, tools):
     assert len(output["said"]) == 2
 
 
-def test_an_unknown_tool_is_a_key_error_that_lists_them(run: Any) -> None:
+def test_unknown_tool_error_lists_the_tools(run: Any) -> None:
     result = run("def run(i, tools): return {'x': tools['fetch']()}", tools={"a": print, "b": print})
     assert isinstance(result.error, sandbox.AgentRaised)
     assert result.error.type_name == "KeyError"
@@ -198,7 +198,7 @@ def test_an_unknown_tool_is_a_key_error_that_lists_them(run: Any) -> None:
         ("tools['big']()", "the tool's result takes 2,002 bytes as JSON, over the limit"),
     ],
 )
-def test_what_json_cannot_say_is_refused(run: Any, call: str, message: str) -> None:
+def test_values_that_are_not_json_are_refused(run: Any, call: str, message: str) -> None:
     result = run(
         f"async def run(input_dict, tools): return {{'x': {call}}}",
         tools={"echo": lambda a=0, b=0: a, "bad": lambda: [1, {2}], "big": lambda: "x" * 2000},
@@ -209,7 +209,7 @@ def test_what_json_cannot_say_is_refused(run: Any, call: str, message: str) -> N
 
 
 @pytest.mark.parametrize("tool", ["plain", "later"])
-def test_a_result_that_cannot_be_read_fails_the_call(run: Any, tool: str) -> None:
+def test_unreadable_result_fails_the_call(run: Any, tool: str) -> None:
     """For example a dict that another host thread changes at that moment: the agent must not wait forever."""
 
     class Changed(dict[str, int]):
@@ -238,14 +238,14 @@ def test_a_result_that_cannot_be_read_fails_the_call(run: Any, tool: str) -> Non
     assert [(call.name, call.error) for call in result.calls] == [(tool, "RuntimeError")]
 
 
-def test_values_cross_unchanged(run: Any) -> None:
+def test_values_arrive_unchanged(run: Any) -> None:
     value = {"a": [1, 2.5, None, True, "é\u2028", 10**30, {"b": {}}], "": []}
     assert run("def run(i, tools): return {'back': tools['echo'](i)}", value, tools={"echo": lambda v: v}).check() == {
         "back": value
     }
 
 
-def test_a_tool_that_hangs_does_not_hold_the_run(run: Any) -> None:
+def test_hanging_tool_does_not_delay_the_run(run: Any) -> None:
     release = threading.Event()
     cancelled = threading.Event()
 
@@ -271,7 +271,7 @@ def test_a_tool_that_hangs_does_not_hold_the_run(run: Any) -> None:
     assert cancelled.wait(20)
 
 
-def test_a_tool_that_hangs_at_the_time_limit(run: Any) -> None:
+def test_hanging_tool_at_the_time_limit(run: Any) -> None:
     release = threading.Event()
     result = run(
         "def run(i, tools): tools['hang']()", tools={"hang": release.wait}, limits=sandbox.Limits(timeout_s=0.3)
@@ -280,7 +280,7 @@ def test_a_tool_that_hangs_at_the_time_limit(run: Any) -> None:
     assert isinstance(result.error, sandbox.TimeLimitExceeded)
 
 
-def test_giving_up_on_a_tool_leaves_the_next_call_in_order(run: Any) -> None:
+def test_cancelled_call_does_not_affect_the_next(run: Any) -> None:
     async def wait(seconds: float) -> float:
         await asyncio.sleep(seconds)
         return seconds
@@ -300,7 +300,7 @@ def test_giving_up_on_a_tool_leaves_the_next_call_in_order(run: Any) -> None:
     assert result.stdout == "gave up\n"
 
 
-def test_a_tool_may_use_the_store_and_run_agents(run: Any, store: DataStore) -> None:
+def test_tool_may_use_the_store_and_run_agents(run: Any, store: DataStore) -> None:
     def inner(n: int) -> Any:
         store.set("from-tool", n)
         return run("def run(i): return {'n': data_store.get('from-tool') + 1}").check()

@@ -60,16 +60,14 @@ def _is_free(server_url: str, user: str) -> bool:
 
 
 @pytest.mark.parametrize("how", ["exit", "leave", "raise"])
-def test_what_a_run_held_is_free_when_it_has_ended(
-    run: Any, server_url: str, user: str, how: str, nothing_left: None
-) -> None:
+def test_ended_run_releases_what_it_held(run: Any, server_url: str, user: str, how: str, nothing_left: None) -> None:
     result = run(HOLDING, {"how": how})
     assert result.error is not None
     assert [one.operation for one in result.operations if one.error] == []
     assert _is_free(server_url, user)
 
 
-def test_what_a_run_held_is_free_when_it_was_cancelled(server_url: str, user: str, nothing_left: None) -> None:
+def test_cancelled_run_releases_what_it_held(server_url: str, user: str, nothing_left: None) -> None:
     with sandbox.Sandbox(url=server_url) as pool:
         handle = pool.start(HOLDING, {"how": "wait"}, user=user)
         wait_until(lambda: "held" in handle.stdout, "the agent holds everything")
@@ -79,7 +77,7 @@ def test_what_a_run_held_is_free_when_it_was_cancelled(server_url: str, user: st
     assert _is_free(server_url, user)
 
 
-def test_who_waited_in_a_run_that_ended_stands_in_nobodys_way(server_url: str, user: str, store: DataStore) -> None:
+def test_waiter_of_an_ended_run_leaves_the_queue(server_url: str, user: str, store: DataStore) -> None:
     import redis
 
     queue = UserKeys.of(user).queue(b"lock", b"lock")
@@ -96,7 +94,7 @@ def test_who_waited_in_a_run_that_ended_stands_in_nobodys_way(server_url: str, u
         wait_until(lambda: not raw.llen(queue), "it stands there no longer")
 
 
-def test_agents_and_hosts_take_turns(server_url: str, user: str, store: DataStore) -> None:
+def test_agent_and_host_share_a_lock(server_url: str, user: str, store: DataStore) -> None:
     source = textwrap.dedent(
         """
         import asyncio
@@ -125,7 +123,7 @@ def test_agents_and_hosts_take_turns(server_url: str, user: str, store: DataStor
         assert handle.result().check()["fence"] == 2
 
 
-def test_a_thread_that_waits_leaves_the_channel_to_the_others(inside: Brokered, store: DataStore) -> None:
+def test_waiting_thread_does_not_block_the_channel(inside: Brokered, store: DataStore) -> None:
     held = store.lock("lock")
     held.acquire()
     with in_thread(lambda: inside.store.lock("lock").acquire()) as waiting:
@@ -136,9 +134,7 @@ def test_a_thread_that_waits_leaves_the_channel_to_the_others(inside: Brokered, 
     assert waiting.result == 2
 
 
-def test_a_lock_is_renewed_while_its_holder_lives_and_shows_when_it_was_lost(
-    inside: Brokered, store: DataStore, server_url: str, user: str
-) -> None:
+def test_lock_is_renewed_and_reports_its_loss(inside: Brokered, store: DataStore, server_url: str, user: str) -> None:
     import redis
 
     lock = inside.store.lock("lock", ttl=0.3)
@@ -154,7 +150,7 @@ def test_a_lock_is_renewed_while_its_holder_lives_and_shows_when_it_was_lost(
     assert len(inside.held) == 0
 
 
-def test_what_was_given_back_is_not_given_back_again(inside: Brokered) -> None:
+def test_released_entries_are_not_released_again(inside: Brokered) -> None:
     with inside.store.lock("lock"), inside.store.semaphore("places", 2):
         assert len(inside.held) == 2
         assert inside.store.get_or_set("key", lambda: len(inside.held)) == 3
@@ -168,7 +164,7 @@ def test_what_was_given_back_is_not_given_back_again(inside: Brokered) -> None:
     assert len(inside.held) == 0
 
 
-def test_a_process_holds_no_more_than_so_much(inside: Brokered) -> None:
+def test_held_entries_of_a_process_are_limited(inside: Brokered) -> None:
     call = inside.channel.call
     for number in range(MAX_HELD):
         call("acquire_lock", "default", f"lock-{number}", "token-of-mine", 60, 1)
@@ -184,7 +180,7 @@ def test_a_process_holds_no_more_than_so_much(inside: Brokered) -> None:
     assert call("acquire_lock", "default", "lock-8", "another-token", 60, 0)[0] is True
 
 
-def test_what_was_not_taken_does_not_count(inside: Brokered, store: DataStore) -> None:
+def test_failed_acquisitions_do_not_count(inside: Brokered, store: DataStore) -> None:
     """Otherwise an agent could acquire nothing more after a thousand values that already existed."""
     call = inside.channel.call
     store.set("there", 1)
@@ -201,7 +197,7 @@ def test_what_was_not_taken_does_not_count(inside: Brokered, store: DataStore) -
     assert len(inside.held) == 0
 
 
-def test_a_value_has_no_more_tags_than_so_many(inside: Brokered) -> None:
+def test_tags_of_a_value_are_limited(inside: Brokered) -> None:
     tags = [f"tag-{number}" for number in range(MAX_TAGS + 1)]
     with pytest.raises(LimitExceeded) as caught:
         inside.store.get_or_set("key", lambda: 1, tags=tags)
@@ -215,7 +211,7 @@ def _outside(inside: Brokered) -> DataStore:
 
 
 @pytest.mark.parametrize("wait", [0, 1])
-def test_a_forged_second_try_does_not_hide_what_is_held(inside: Brokered, store: DataStore, wait: int) -> None:
+def test_forged_second_try_keeps_the_held_entry(inside: Brokered, store: DataStore, wait: int) -> None:
     """Otherwise a lock with a ttl of a hundred years would outlive the run that acquired it."""
     call = inside.channel.call
     assert call("acquire_lock", "default", "lock", "token-of-mine", 3e9, 0)[0] is True
@@ -241,7 +237,7 @@ def test_rate_limits_are_shared_with_the_host(inside: Brokered, store: DataStore
     assert caught.value.retry_after_ms > 900_000
 
 
-def test_an_agents_asynchronous_function_is_cached(run: Any, store: DataStore) -> None:
+def test_async_function_of_an_agent_is_cached(run: Any, store: DataStore) -> None:
     result = run(
         """
         import asyncio
@@ -275,7 +271,7 @@ def test_an_agents_asynchronous_function_is_cached(run: Any, store: DataStore) -
     assert store.list_namespaces() == []
 
 
-def test_an_error_crosses_to_who_waits_outside_and_inside(inside: Brokered, store: DataStore) -> None:
+def test_error_reaches_waiters_inside_and_outside(inside: Brokered, store: DataStore) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def fail() -> None:
@@ -313,7 +309,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_may_not_write_is_refused_by_host_and_handle(inside: Brokered, store: DataStore, name: str) -> None:
+def test_read_only_access_is_enforced_by_host_and_handle(inside: Brokered, store: DataStore, name: str) -> None:
     store.restricted(read=["default"])
     granted = Granted(Access.of(read=["default"]))
     with brokered(store.restricted(read=["default"]), FakeTree(store, granted)) as bound, pytest.raises(AccessDenied):
@@ -331,7 +327,7 @@ def test_what_may_not_write_is_refused_by_host_and_handle(inside: Brokered, stor
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_operations_are_granted_by_the_names_that_agents_know(store: DataStore, name: str) -> None:
+def test_operations_are_granted_by_method_name(store: DataStore, name: str) -> None:
     reads = {"get"} if name in ("update", "get_or_set") else set()
     for operations in ({name} | reads, {"set"}):
         granted = Permissions(operations=operations).granted({})
@@ -343,7 +339,7 @@ def test_operations_are_granted_by_the_names_that_agents_know(store: DataStore, 
                 CALLS[name](bound.store)
 
 
-def test_what_is_written_counts_wherever_it_is_written(store: DataStore) -> None:
+def test_every_write_counts_its_bytes(store: DataStore) -> None:
     granted = Granted(Access.of(write=["other"], read=["other"]))
     tree = FakeTree(store, granted)
     with brokered(store.use_namespace("other").restricted(namespaces=["other"]), tree) as bound:
@@ -368,7 +364,7 @@ def test_what_is_written_counts_wherever_it_is_written(store: DataStore) -> None
     assert store.use_namespace("other").get("key") == 12345
 
 
-def test_the_timeline_tells_each_step(run: Any, store: DataStore) -> None:
+def test_timeline_has_each_step(run: Any, store: DataStore) -> None:
     result = run(
         """
         def run():

@@ -65,14 +65,14 @@ def doctor(layers: str) -> dict[str, Any]:
         ("unshare,landlock", "none", {"user namespaces", "Landlock"}),
     ],
 )
-def test_the_doctor_says_what_there_is_and_what_would_help(layers: str, tier: str, missing: set[str]) -> None:
+def test_doctor_reports_missing_layers_and_advice(layers: str, tier: str, missing: set[str]) -> None:
     report = doctor(layers)
     assert report["isolation"] == tier
     assert missing <= {one["name"] for one in report["layers"] if not one["works"]}
     assert report["advice"]
 
 
-def test_the_doctor_here() -> None:
+def test_doctor_on_this_machine() -> None:
     report = isolation_doctor.examine()
     assert report.tier == isolation.available()
     assert f"Isolation: {report.tier}" in isolation_doctor.text(report)
@@ -97,7 +97,7 @@ def test_without_any_tier_agents_are_refused(server_url: str) -> None:
 
 
 @pytest.mark.parametrize("tier", isolation.TIERS)
-def test_the_standard_library_works_in_every_tier(run: Any, tier: str) -> None:
+def test_standard_library_works_in_every_tier(run: Any, tier: str) -> None:
     """Common modules work, and so do the replacements in `docs/sandbox.md` for those that do not."""
     result = run(
         """
@@ -145,7 +145,7 @@ def test_the_standard_library_works_in_every_tier(run: Any, tier: str) -> None:
 
 
 @pytest.mark.parametrize("tier", isolation.TIERS)
-def test_a_tier_can_be_asked_for(run: Any, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tier_can_be_chosen(run: Any, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(AGENT, isolation=tier).isolation == tier
     monkeypatch.setenv(isolation.ENVIRONMENT, tier)
     assert run(AGENT).isolation == tier
@@ -153,7 +153,7 @@ def test_a_tier_can_be_asked_for(run: Any, tier: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("wrong", ["none", "FULL", "", 5, True, b"full"])
-def test_a_wrong_tier_is_refused(run: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_tier_is_refused(run: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(sandbox.InvalidInput, match="isolation"):
         run(AGENT, isolation=wrong)
     if wrong and isinstance(wrong, str):
@@ -164,7 +164,7 @@ def test_a_wrong_tier_is_refused(run: Any, wrong: Any, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("tier", isolation.TIERS)
 @pytest.mark.parametrize("wall", ["capabilities", "landlock", "seccomp"])
-def test_a_missing_wall_is_noticed_before_the_agent_begins(tier: str, wall: str) -> None:
+def test_missing_layer_is_detected_before_the_agent_starts(tier: str, wall: str) -> None:
     recipe = list(recipes(tier))[-1]
     zygote = Zygote(recipe, left_out=[wall])
     try:
@@ -178,7 +178,7 @@ def test_a_missing_wall_is_noticed_before_the_agent_begins(tier: str, wall: str)
     assert zygote.is_closed
 
 
-def test_what_fails_before_there_is_a_child_reaches_the_host() -> None:
+def test_failure_before_the_fork_reaches_the_host() -> None:
     class Impossible(sandbox.Limits):
         def for_the_kernel(self) -> dict[str, int]:
             return {**super().for_the_kernel(), "scratch_bytes": -1}

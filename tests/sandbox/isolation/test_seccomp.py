@@ -53,7 +53,7 @@ def ask(machine: str, name: str, *arguments: int, in_a_room: bool = True) -> int
     return answer(seccomp.program(machine, PID, in_a_room), arch, number, *arguments)
 
 
-def test_every_number_has_the_answer_of_its_table(machine: str) -> None:
+def test_every_number_gets_the_action_of_its_table(machine: str) -> None:
     column, arch = ARCHITECTURES[machine]
     for in_a_room in (True, False):
         program = seccomp.program(machine, PID, in_a_room)
@@ -122,11 +122,11 @@ def test_other_architectures_end_the_process(machine: str) -> None:
         ("close_range", (3, 5, 6), EPERM),
     ],
 )
-def test_arguments_count(machine: str, name: str, arguments: tuple[int, ...], expected: int) -> None:
+def test_arguments_are_checked(machine: str, name: str, arguments: tuple[int, ...], expected: int) -> None:
     assert ask(machine, name, *arguments) == expected
 
 
-def test_without_a_room_no_file_can_be_changed_by_its_path(machine: str) -> None:
+def test_without_room_changes_by_path_are_refused(machine: str) -> None:
     assert ask(machine, "fchmodat") == ALLOW
     assert ask(machine, "fchmodat", in_a_room=False) == EPERM
     assert ask(machine, "utimensat", in_a_room=False) == EPERM
@@ -149,7 +149,7 @@ def test_without_a_room_no_file_can_be_changed_by_its_path(machine: str) -> None
         ("timer_create", (1,), (~1 << 3 | 2,), EPERM),
     ],
 )
-def test_without_a_room_no_other_process_shows(
+def test_without_room_other_processes_are_hidden(
     machine: str, name: str, own: tuple[int, ...], others: tuple[int, ...], refusal: int
 ) -> None:
     assert ask(machine, name, *own, in_a_room=False) == ALLOW
@@ -157,7 +157,7 @@ def test_without_a_room_no_other_process_shows(
     assert ask(machine, name, *others) == ALLOW  # a room has no other processes
 
 
-def test_the_tables_do_not_overlap() -> None:
+def test_tables_do_not_overlap() -> None:
     tables = (
         syscalls.ALLOWED,
         syscalls.IN_A_ROOM,
@@ -171,7 +171,7 @@ def test_the_tables_do_not_overlap() -> None:
         assert len(numbers) == len(set(numbers))
 
 
-def test_the_prepared_filter_is_that_of_the_process() -> None:
+def test_prepared_filter_equals_the_built_one() -> None:
     machine = os.uname().machine
     for in_a_room in (True, False):
         prepared = seccomp.prepared(in_a_room)

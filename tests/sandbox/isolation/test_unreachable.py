@@ -20,14 +20,14 @@ AGENT = "def run(input_dict, tools):\n    return {}\n"
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_store_that_cannot_be_reached(user: str, tmp_path: Path) -> None:
+def test_unreachable_store(user: str, tmp_path: Path) -> None:
     for url in ("redis://127.0.0.1:1/0", f"unix://{tmp_path}/none.sock"):
         with pytest.raises(redis_store.StoreUnavailable, match="Cannot connect"):
             sandbox.run(AGENT, {}, user=user, url=url)
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     packages = dict(layout.PACKAGES)
     monkeypatch.setitem(layout.PACKAGES, "redis_store", tmp_path)
     with pytest.raises(
@@ -39,7 +39,7 @@ def test_a_process_that_does_not_start(run: Any, monkeypatch: pytest.MonkeyPatch
     assert run(AGENT, isolation=isolation.UNSAFE).check() == {}
 
 
-def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:
+def test_server_that_dies_during_the_run(run: Any, own_server: Any) -> None:
     def kill() -> None:
         own_server.process.kill()
         own_server.process.wait()
@@ -78,7 +78,7 @@ def test_a_server_that_dies_in_the_middle(run: Any, own_server: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [errors.ConnectionLost, errors.AuthenticationFailed, errors.InvalidSettings])
-def test_no_error_tells_an_agent_where_the_server_is(kind: type[errors.DataStoreError], url: str, told: Any) -> None:
+def test_errors_do_not_reveal_the_server_address(kind: type[errors.DataStoreError], url: str, told: Any) -> None:
     """A new connection raises `InvalidSettings` if its server user has lost a right."""
     error = kind(f"The server at {without_secrets(url)} refused the connection's options: no SELECT.")
     _, name, message, _ = error_parts(error, addresses_of(url))

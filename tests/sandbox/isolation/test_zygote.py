@@ -33,7 +33,7 @@ def pids() -> set[str]:
     return zygotes.process_ids()
 
 
-def test_runs_share_one_and_it_comes_with_the_first(run: Any, alone: None) -> None:
+def test_runs_share_one_zygote_started_by_the_first(run: Any, alone: None) -> None:
     assert pids() == set()
     run(AGENT)
     first = pids()
@@ -43,7 +43,7 @@ def test_runs_share_one_and_it_comes_with_the_first(run: Any, alone: None) -> No
     assert pids() == first
 
 
-def test_one_that_was_killed_is_replaced(run: Any, alone: None) -> None:
+def test_killed_zygote_is_replaced(run: Any, alone: None) -> None:
     run(AGENT).check()
     (pid,) = pids()
     os.kill(int(pid), signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_one_that_was_killed_is_replaced(run: Any, alone: None) -> None:
     assert run(AGENT).check() == {}
 
 
-def test_one_that_is_killed_in_a_run_takes_the_run_along(run: Any, alone: None) -> None:
+def test_zygote_killed_during_a_run_ends_the_run(run: Any, alone: None) -> None:
     def kill() -> None:
         zygote = next(iter(zygotes._zygotes.values()))
         assert zygote._pidfd is not None
@@ -67,7 +67,7 @@ def test_one_that_is_killed_in_a_run_takes_the_run_along(run: Any, alone: None) 
     assert run(AGENT).check() == {}
 
 
-def test_it_retires_after_its_number_of_births() -> None:
+def test_zygote_retires_after_its_last_birth() -> None:
     zygote = make(births=3)
     children = [zygote.bear(sandbox.Limits()) for _ in range(3)]
     assert all(child.pidfd for child in children)
@@ -82,7 +82,7 @@ def test_it_retires_after_its_number_of_births() -> None:
     assert zygote.is_closed
 
 
-def test_it_ends_when_nobody_asks() -> None:
+def test_idle_zygote_ends() -> None:
     zygote = make(idle_s=0.05)
     wait_until(lambda: zygote._process.poll() is not None, "it ended by itself")
     with pytest.raises(ZygoteGone):
@@ -90,7 +90,7 @@ def test_it_ends_when_nobody_asks() -> None:
     zygote.supersede()
 
 
-def test_it_does_not_end_while_a_child_lives() -> None:
+def test_zygote_does_not_end_while_a_child_lives() -> None:
     zygote = make(idle_s=0.05)
     with zygote.bear(sandbox.Limits()) as child:
         assert child.pidfd
@@ -114,7 +114,7 @@ def test_many_runs_over_several_zygotes(run: Any, alone: None, monkeypatch: pyte
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
 
 
-def test_a_forked_copy_of_the_host_has_its_own(server_url: str, user: str, tmp_path: Path) -> None:
+def test_forked_host_has_its_own_zygote(server_url: str, user: str, tmp_path: Path) -> None:
     """The copy does not keep open the socket whose end tells the zygote that the host is gone, and can run agents itself."""
     script = tmp_path / "host.py"
     script.write_text(
@@ -157,7 +157,7 @@ def _is_zombie(pid: str) -> bool:
         return True
 
 
-def test_it_ends_with_the_process(server_url: str, user: str) -> None:
+def test_zygote_ends_with_the_host(server_url: str, user: str) -> None:
     code = (
         "import sandbox\nfrom sandbox.isolation import zygotes\n"
         f"sandbox.run({AGENT!r}, {{}}, user={user!r}, url={server_url!r}).check()\nprint(*zygotes.process_ids())\n"
@@ -168,7 +168,7 @@ def test_it_ends_with_the_process(server_url: str, user: str) -> None:
     assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
-def test_its_children_know_nothing_of_each_other(run: Any) -> None:
+def test_children_are_isolated_from_each_other(run: Any) -> None:
     """Each is process 1 of its own namespace, with only the channels of its own run."""
     source = """
         import os

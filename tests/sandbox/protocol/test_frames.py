@@ -29,7 +29,7 @@ anything = st.recursive(
 
 
 @given(st.lists(parts_of_frames.filter(bool), min_size=1, max_size=5), st.data())
-def test_frames_come_out_as_they_went_in_however_they_are_cut(messages: list[list[Any]], data: st.DataObject) -> None:
+def test_frames_survive_any_fragmentation(messages: list[list[Any]], data: st.DataObject) -> None:
     stream = b"".join(pack(parts, MAX) for parts in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     buffer, found = FrameBuffer(MAX), []
@@ -52,7 +52,7 @@ def test_any_bytes_are_a_flat_frame_or_a_frame_error(body: bytes) -> None:
 
 
 @given(anything)
-def test_what_is_not_a_flat_array_is_refused(value: Any) -> None:
+def test_rejects_frames_that_are_not_flat_arrays(value: Any) -> None:
     body = msgpack.packb(value)
     flat = isinstance(value, list) and not any(isinstance(part, (list, dict)) for part in value)
     if flat:
@@ -63,7 +63,7 @@ def test_what_is_not_a_flat_array_is_refused(value: Any) -> None:
 
 
 @given(parts_of_frames, st.binary(min_size=1, max_size=5))
-def test_bytes_too_many_or_too_few_are_refused(parts: list[Any], more: bytes) -> None:
+def test_rejects_extra_or_missing_bytes(parts: list[Any], more: bytes) -> None:
     body = msgpack.packb(parts)
     with pytest.raises(FrameError):
         unpack(body + more)
@@ -104,7 +104,7 @@ HOSTILE_BODIES = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_BODIES)
-def test_hostile_bodies_are_refused_for_little_memory(name: str) -> None:
+def test_hostile_bodies_cost_little_memory(name: str) -> None:
     body = HOSTILE_BODIES[name]
     tracemalloc.start()
     try:
@@ -118,21 +118,21 @@ def test_hostile_bodies_are_refused_for_little_memory(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, MAX + 1, 2**31, 2**32 - 1])
-def test_a_length_over_the_bound_is_refused_before_the_body(size: int) -> None:
+def test_length_over_the_limit_is_refused_before_the_body(size: int) -> None:
     buffer = FrameBuffer(MAX)
     buffer.feed(struct.pack("<I", size))
     with pytest.raises(FrameError, match="bytes"):
         buffer.next_body()
 
 
-def test_a_frame_of_our_own_over_the_bound_is_not_sent() -> None:
+def test_own_frame_over_the_limit_is_not_sent() -> None:
     for parts in ([b"x" * MAX], ["x" * MAX], [b"x" * (MAX // 2)] * 3):
         with pytest.raises(FrameTooBig) as caught:
             pack(parts, MAX)
         assert caught.value.size_bytes > caught.value.limit_bytes == MAX
 
 
-def test_a_channel_carries_frames_bigger_than_any_buffer() -> None:
+def test_channel_carries_frames_bigger_than_any_buffer() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         near, far = Channel(ours, 1 << 26, 0), Channel(theirs, 1 << 26, 50)

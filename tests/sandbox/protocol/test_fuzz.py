@@ -122,7 +122,7 @@ def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | N
 @example([msgpack.packb([1, "get", "default", "k"])])
 @example([msgpack.packb([1, "use_namespace", "default", "k"])])
 @example([msgpack.packb([1, "__class__", "default"])])
-def test_every_frame_is_answered_or_ends_the_run(sent: list[bytes]) -> None:
+def test_every_frame_gets_a_reply_or_ends_the_run(sent: list[bytes]) -> None:
     frames = [len(body).to_bytes(4, "little") + body for body in sent]
     ended, answers, broker = serve(frames, sandbox.Limits())
     done = broker._tree.timeline.operations()
@@ -155,7 +155,7 @@ WHOLES = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-1, 3))
 @example([[1, "commit_transaction", "default", 1, "default", "k", None, None]])
 @example([[1, "invalidate_tag", "default", "tag", 2, "*"]])
 @example([[1, "invalidate_tag", "default", "tag", -1, "*"]])
-def test_requests_of_the_right_form_too(sent: list[list[Any]]) -> None:
+def test_every_well_formed_request_gets_a_reply_or_ends_the_run(sent: list[list[Any]]) -> None:
     """Values out of range, invalid tokens and invalid JSON each get a reply, or end the run."""
     frames = []
     for request in sent:
@@ -170,7 +170,7 @@ def test_requests_of_the_right_form_too(sent: list[list[Any]]) -> None:
 
 @settings(max_examples=500)
 @given(bodies())
-def test_reading_a_message_raises_nothing_else(body: bytes) -> None:
+def test_reading_a_message_raises_only_frame_error(body: bytes) -> None:
     for read in (read_request, read_from_child):
         with suppress(FrameError):
             read(unpack(body))
@@ -182,7 +182,7 @@ def test_reading_a_message_raises_nothing_else(body: bytes) -> None:
         st.one_of(st.text(max_size=9), st.binary(max_size=9), st.integers(-(2**63), 2**63 - 1), st.none()), max_size=9
     )
 )
-def test_what_is_packed_is_what_is_read(parts: list[Any]) -> None:
+def test_pack_unpack_round_trip(parts: list[Any]) -> None:
     assert unpack(pack(parts, 2**20)[4:]) == parts
 
 
@@ -201,7 +201,7 @@ def test_what_is_packed_is_what_is_read(parts: list[Any]) -> None:
     }.items(),
     ids=lambda one: one if isinstance(one, str) else "",
 )
-def test_a_frame_costs_a_few_times_its_size(what: str, body: bytes) -> None:
+def test_memory_of_a_frame_is_a_few_times_its_size(what: str, body: bytes) -> None:
     tracemalloc.start()
     try:
         frame = len(body).to_bytes(4, "little") + body

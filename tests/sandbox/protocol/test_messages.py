@@ -21,7 +21,7 @@ def fitting(shape: Shape, repeats: int = 2) -> list[Any]:
     return [SAMPLES[min(kinds, key=lambda kind: kind.__name__)] for kinds in (*shape.fixed, *shape.repeated * repeats)]
 
 
-def test_each_operation_has_one_who_carries_it_out() -> None:
+def test_each_operation_has_a_handler() -> None:
     assert ALL_HANDLERS.keys() == OPERATIONS.keys()
     assert OPERATIONS.keys() >= ALL_WITH_KEY
 
@@ -41,7 +41,7 @@ def test_arity_and_types_of_each_operation(operation: str) -> None:
             read_request([1, operation, "default", *good[:place], True, *good[place + 1 :]])
 
 
-def test_a_bound_stands_before_what_may_add_keys_and_nothing_else() -> None:
+def test_only_operations_that_may_add_keys_take_a_bound() -> None:
     for operation, shape in OPERATIONS.items():
         good = fitting(shape)
         request = [1, BOUNDED, "default", 5, operation, *good]
@@ -67,7 +67,7 @@ def test_arity_and_types_of_each_message_of_the_child(kind: str) -> None:
 
 
 @given(st.lists(parts, max_size=8))
-def test_nothing_else_is_taken(frame: list[Any]) -> None:
+def test_only_known_operations_and_messages_are_accepted(frame: list[Any]) -> None:
     with suppress(FrameError):
         assert read_request(frame)[1] in OPERATIONS
     with suppress(FrameError):
@@ -90,7 +90,7 @@ def test_nothing_else_is_taken(frame: list[Any]) -> None:
         "x" * 10_000,
     ],
 )
-def test_no_name_reaches_an_attribute(operation: str) -> None:
+def test_operation_names_do_not_reach_attributes(operation: str) -> None:
     with pytest.raises(FrameError) as caught:
         read_request([1, operation, "default"])
     assert len(str(caught.value)) < 300

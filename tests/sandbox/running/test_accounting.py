@@ -31,7 +31,7 @@ TOKEN = "token-of-mine"
         ("get", ["k"], 0, 0),
     ],
 )
-def test_what_a_call_would_store(operation: str, arguments: list[Any], written: int, noted: int) -> None:
+def test_bytes_of_a_call(operation: str, arguments: list[Any], written: int, noted: int) -> None:
     assert (bytes_written(operation, arguments), bytes_noted(operation, arguments)) == (written, noted)
 
 
@@ -39,12 +39,12 @@ def test_what_a_call_would_store(operation: str, arguments: list[Any], written: 
     "body",
     [
         "data_store.set('a', 1)\nfor n in range(10): data_store.rename('a' if n == 0 else str(n - 1) * 1000, str(n) * 1000)",
-        "data_store._call('claim_value', 'k' * 100, 'token-of-mine', None, None, 30, 0, *[f't{n}' for n in range(60)])",
+        "data_store._session.call('claim_value', 'k' * 100, 'token-of-mine', None, None, 30, 0, *[f't{n}' for n in range(60)])",
         "data_store.set('\U0001f600' * 1500, 1)",
     ],
     ids=["new names", "tags", "keys that are not ASCII"],
 )
-def test_the_limit_holds_for_names(run: Any, store: DataStore, body: str) -> None:
+def test_write_limit_counts_names(run: Any, store: DataStore, body: str) -> None:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     result = run(f"def run():\n{lines}\n    return {{}}\n", limits=sandbox.Limits(bytes_written=5000))
     assert isinstance(result.error, sandbox.WriteLimitExceeded)

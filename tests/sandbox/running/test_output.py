@@ -14,7 +14,7 @@ import sandbox
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def test_everything_printed_comes_in_order(run: Any) -> None:
+def test_output_arrives_in_order(run: Any) -> None:
     result = run(
         """
         import ctypes, logging, os, subprocess, sys, warnings
@@ -35,12 +35,12 @@ def test_everything_printed_comes_in_order(run: Any) -> None:
     assert result.stdout == ("print ä€😀\nwrite ä\nstderr\nfrom C\nfrom a process\nWARNING:root:logged\nno newline")
 
 
-def test_output_of_an_agent_that_crashes_is_kept(run: Any) -> None:
+def test_output_of_a_crashed_agent_is_kept(run: Any) -> None:
     result = run("import os\ndef run():\n    print('before', end='')\n    os.abort()\n")
     assert result.stdout == "before"
 
 
-def test_output_comes_as_it_happens(run: Any) -> None:
+def test_output_arrives_during_the_run(run: Any) -> None:
     heard = threading.Event()
     pieces: list[str] = []
 
@@ -58,7 +58,7 @@ def test_output_comes_as_it_happens(run: Any) -> None:
     assert "".join(pieces) == result.stdout == "first\nsecond\n"
 
 
-def test_no_character_is_split(run: Any) -> None:
+def test_characters_are_not_split(run: Any) -> None:
     pieces: list[str] = []
     run(
         """
@@ -77,11 +77,11 @@ def test_no_character_is_split(run: Any) -> None:
     assert "".join(pieces[3:]) == "\ufffd"
 
 
-def test_bytes_that_are_no_text(run: Any) -> None:
+def test_output_that_is_not_text(run: Any) -> None:
     assert run("import os\ndef run():\n    os.write(1, b'a\\xffb')\n    return {}\n").stdout == "a\ufffdb"
 
 
-def test_an_exception_in_on_output_is_logged_once_and_the_run_goes_on(
+def test_exception_in_on_output_is_logged_once_and_the_run_continues(
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[str] = []
@@ -116,7 +116,7 @@ def test_on_output_of_arun_is_called_on_its_loop(server_url: str, user: str) -> 
     assert all(same for _, same in seen)
 
 
-def test_an_interrupt_in_on_output_ends_the_run(run: Any) -> None:
+def test_interrupt_in_on_output_ends_the_run(run: Any) -> None:
     def on_output(text: str) -> None:
         raise KeyboardInterrupt
 
