@@ -23,6 +23,16 @@ settings.register_profile("ci", deadline=None, suppress_health_check=_RELAXED, d
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+STARTING_THEIR_OWN = (
+    "tests/redis_store/server/",
+    "tests/redis_store/cli/",
+    "tests/repository/examples/",
+    "tests/repository/test_docs.py",
+    "tests/repository/test_benchmarks.py",
+)
+"""Tests of the embedded server, and of what starts one."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in (*KINDS, *SIDES, "brokered"):
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
@@ -30,9 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server, by the fixtures that start one."""
+    """Mark the tests that need a server: those whose fixtures start one, and those that start their own."""
     for item in items:
-        if {"servers", "start"} & set(getattr(item, "fixturenames", ())):
+        starts = {"servers", "start"} & set(getattr(item, "fixturenames", ()))
+        if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
             item.add_marker("server")
 
 

@@ -250,7 +250,7 @@ def test_an_update_that_never_has_peace_is_a_conflict(
     store: Side, server: Server, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimistic, "UPDATE_TRIES", 5)
-    with connect(server.url, user=user) as other, pytest.raises(Conflict, match="at each of 5 tries"):
+    with connect(server.url, user=user) as other, pytest.raises(Conflict, match="during each of 5 tries"):
         store.update("key", lambda _: other.increment("key") and "mine")
     assert store.get("key") == 5
 

@@ -194,7 +194,7 @@ def test_only_the_standard_library_is_importable(evaluate: Any) -> None:
         import importlib, sys
         value = {}
         for name in ("redis", "orjson", "hiredis", "typer", "redis_store.store",
-                     "sandbox.runner", "sandbox.host.broker", "sqlite3"):
+                     "sandbox.runner", "sandbox.pool", "sqlite3"):
             try:
                 importlib.import_module(name)
                 value[name] = True

@@ -90,7 +90,7 @@ def test_modules(command: Any) -> None:
     done = command(source)
     assert done.returncode == 1
     assert "No module named 'services'" in done.stderr
-    assert "(--package NAME), modules of the host's with modules={...} (--modules MODULE:ATTRIBUTE).\n" in done.stderr
+    assert "(--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n" in done.stderr
 
 
 def test_limits_and_permissions(command: Any, store: DataStore) -> None:
