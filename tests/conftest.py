@@ -26,11 +26,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 STARTING_THEIR_OWN = (
     "tests/redis_store/server/",
     "tests/redis_store/cli/",
+    "tests/sandbox/attacks/",
+    "tests/sandbox/cli/",
+    "tests/sandbox/consumers/test_consumers.py",
+    "tests/sandbox/host/",
+    "tests/sandbox/isolation/",
     "tests/repository/examples/",
     "tests/repository/test_docs.py",
     "tests/repository/test_benchmarks.py",
+    "tests/repository/test_wheel.py",
 )
-"""Tests of the embedded server, and of what starts one."""
+"""Tests of the embedded server and of what starts one, and tests that start agents."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server: those whose fixtures start one, and those that start their own."""
     for item in items:
-        starts = {"servers", "start"} & set(getattr(item, "fixturenames", ()))
+        starts = {"servers", "start", "server_url", "own_server"} & set(getattr(item, "fixturenames", ()))
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
             item.add_marker("server")
 
