@@ -38,7 +38,7 @@ def test_a_value_is_computed_between_a_claim_and_a_commit(store: DataStore, step
     assert store.invalidate_tag("tag") == 1
 
 
-def test_abandoned_claim_expires_beside_renewed_one(steps: Steps) -> None:
+def test_claim_expires_beside_a_longer_one(steps: Steps) -> None:
     """The hash that contains the claims lives as long as the longest of them."""
     assert steps.claim_value("other", "token-number-1", lock_timeout=1000).state == "claimed"
     assert steps.claim_value("key", "token-number-2", lock_timeout=0.05).state == "claimed"

@@ -435,7 +435,7 @@ def test_silent_connection_is_probed(
     asyncio.run(main())
 
 
-def test_what_nobody_reads_is_taken_in_all_the_same_and_an_idle_connection_ends(
+def test_unread_invalidations_are_consumed_and_idle_connection_ends(
     one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
@@ -470,9 +470,7 @@ def test_on_the_embedded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert status(tmp_path).pid is None
 
 
-def test_a_server_that_falls_silent_costs_its_time_once_and_the_cache_all_it_has(
-    one_server: Server, open_store: Any, user: str
-) -> None:
+def test_silent_server_costs_one_timeout_and_clears_cache(one_server: Server, open_store: Any, user: str) -> None:
     with proxied(one_server) as proxy:
         near = open_store(proxy.url, user, near_cache=True, timeout=0.3)
         near.set_many({"k": 1, "other key": 2})
@@ -494,7 +492,7 @@ def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Serve
         assert hello.struck.wait(20), "it is being made beside"
 
 
-def test_a_lent_read_that_is_too_much_costs_nobody_the_cache(near: DataStore, user: str) -> None:
+def test_oversized_lent_read_keeps_cache(near: DataStore, user: str) -> None:
     near.set_many({"a": "x" * 1000, "b": "x" * 1000})
     assert near.get("a") == near.get("a")
     near._scope = replace(near._scope, limits=replace(near._scope.limits, max_value_bytes=1500))
