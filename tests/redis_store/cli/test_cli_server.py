@@ -264,7 +264,7 @@ def test_impossible_requests_are_refused(run: Run, command: list[str]) -> None:
     assert refused.err.endswith(b"use redis-cli.\n")
 
 
-def test_server_is_stopped_externally(folder: Path, run: Run) -> None:
+def test_shutdown_command_stops_server_until_next_use(folder: Path, run: Run) -> None:
     server.start(folder)
     assert run("redis", "SHUTDOWN") == Ended(0, b"", b"")
     wait_until(lambda: not servers_in(folder), "it is gone")
@@ -323,7 +323,7 @@ def _listener(answer: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_unreachable_server(run: Run, answer: bytes) -> None:
+def test_invalid_server_reply(run: Run, answer: bytes) -> None:
     with _listener(answer) as url:
         failed = run("redis", "--url", url, "PING")
     assert failed.code in (1, 2)

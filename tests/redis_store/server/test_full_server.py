@@ -100,7 +100,7 @@ def test_writes_resume_when_memory_is_free(full: tuple[DataStore, NamespaceView]
     assert store.get("new") == 1
 
 
-def test_held_locks_are_renewed(full: tuple[DataStore, NamespaceView]) -> None:
+def test_locks_slots_and_claims_are_renewed(full: tuple[DataStore, NamespaceView]) -> None:
     store, view = full
     steps, token = Steps(store), "token-of-mine"
     view.raw.config_set("maxmemory", 0)

@@ -500,7 +500,7 @@ def test_a_path_too_long_for_a_socket(long_folder: Path, short_base: Path, monke
 
 
 @pytest.mark.parametrize("squatter", ["open folder", "file", "other link"])
-def test_short_path_owned_by_another_user(long_folder: Path, short_base: Path, squatter: str) -> None:
+def test_short_path_already_taken(long_folder: Path, short_base: Path, squatter: str) -> None:
     with server.join(long_folder) as joined:
         taken = joined.socket_path.parent.parent
     shutil.rmtree(taken)

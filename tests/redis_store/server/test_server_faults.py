@@ -415,7 +415,9 @@ HERE = Host("here", "m1", "b1")
         (Host("there", "m2", ""), True, False),
     ],
 )
-def test_users_allowed_to_use_a_folder(monkeypatch: pytest.MonkeyPatch, host: Host, shared: bool, local: bool) -> None:
+def test_folder_use_depends_on_filesystem(
+    monkeypatch: pytest.MonkeyPatch, host: Host, shared: bool, local: bool
+) -> None:
     monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: False)
     assert host.may_still_use(Path("/x"), HERE) is shared
     monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: True)
