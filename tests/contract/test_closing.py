@@ -32,7 +32,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_closed_store_raises_closed_error(store: Side, call: str) -> None:
+def test_closed_store_raises_store_closed(store: Side, call: str) -> None:
     store.set("a", 1)
     namespace = store.use_namespace("other")
     store.close()
@@ -111,7 +111,7 @@ def test_dropped_sync_store_leaks_nothing(server: Server, user: str) -> None:
     gc.collect()  # a ResourceWarning would be an error
 
 
-def test_repr_of_a_store(store: Side, server: Server, user: str) -> None:
+def test_url_user_and_repr_of_a_store(store: Side, server: Server, user: str) -> None:
     assert store.url == server.url
     assert store.user == user
     assert user in repr(store.store)

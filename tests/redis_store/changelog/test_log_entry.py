@@ -15,7 +15,7 @@ from redis_store.namespace.keys import UserKeys
 raw_bytes = st.binary(max_size=20)
 
 
-def test_entry_names_its_operation() -> None:
+def test_entry_parses_to_changes_and_head() -> None:
     head = b'{"agent":"a","run":"r","n":2,"x":99}'
     entry = parse_entry([b"5-1", [b"", head, b"k", b"s[1]", b"g", b"d", b"b", b"r", b"e", b"e", b"", b"c"]])
     assert entry.news == [

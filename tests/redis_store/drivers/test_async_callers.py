@@ -184,7 +184,7 @@ def test_requests_in_flight_are_bounded(start: Callable[..., Server], count: int
 
 
 @pytest.mark.parametrize("fault", [Fault.HOLD_REPLY, Fault.HOLD_REQUEST, Fault.CUT_AFTER])
-def test_claim_with_cancelled_caller_is_released(opened: Any, proxy: Proxy, fault: Fault) -> None:
+def test_claim_without_received_reply_is_released(opened: Any, proxy: Proxy, fault: Fault) -> None:
     """Whether its caller is cancelled or its connection breaks; otherwise all others would wait until it expires."""
 
     async def main() -> None:
