@@ -147,7 +147,7 @@ def test_only_lists_are_appended_to(store: Side, value: Any, max_items: int | No
     assert store.get("key") == value
 
 
-def test_what_cannot_be_appended(store: Side) -> None:
+def test_unappendable_values(store: Side) -> None:
     with pytest.raises(InvalidValue) as caught:
         store.append("key", 1, {2})
     assert caught.value.path == "value[1]"
