@@ -57,7 +57,7 @@ BAD_VALUES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)
-def test_what_json_cannot_say_is_refused_with_its_path(store: Side, name: str) -> None:
+def test_non_json_value_is_refused_with_its_path(store: Side, name: str) -> None:
     value, message = BAD_VALUES[name]
     store.set("key", "old")
     for write in (
@@ -74,7 +74,7 @@ def test_what_json_cannot_say_is_refused_with_its_path(store: Side, name: str) -
     assert store.get_all() == {"key": "old"}
 
 
-def test_the_deepest_and_the_longest_that_is_allowed(store: Side) -> None:
+def test_deepest_and_longest_allowed_values(store: Side) -> None:
     for value in (nested(128), {"a": nested(127)}, 10**4300 - 1, -(10**4300 - 1), [{}] * 200):
         store.set("key", value)
         assert store.get("key") == value

@@ -65,7 +65,7 @@ def test_empty_batches(store: Side) -> None:
     assert store.list_namespaces() == []
 
 
-def test_set_many_tells_how_many_and_replaces(store: Side) -> None:
+def test_set_many_returns_count_and_replaces(store: Side) -> None:
     store.set("a", 0, metadata={"m": 1})
     assert store.set_many({"a": 1, "b": 2}) == 2
     assert store.get_all() == {"a": 1, "b": 2}
@@ -108,7 +108,7 @@ def test_readers_see_a_batch_whole(open_side: OpenSide, user: str, count: int) -
     assert seen[-1] == {rounds - 1}
 
 
-def test_delete_many_counts_what_was_there(store: Side) -> None:
+def test_delete_many_counts_existing_keys(store: Side) -> None:
     store.set_many({"a": 1, "b": 2, "c": 3})
     assert store.delete_many(["a", "missing", "b", "a"]) == 2
     assert store.get_all() == {"c": 3}

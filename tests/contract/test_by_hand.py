@@ -30,7 +30,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_json_written_by_hand_is_read(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
+def test_externally_written_json_is_read(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
     raw.hset(keys.data(b"default"), "key", text)
     expected = GOOD[text]
     assert repr(store.get("key")) == repr(expected)
@@ -41,7 +41,7 @@ def test_json_written_by_hand_is_read(store: Side, raw: redis.Redis, keys: UserK
     assert store.info("key") == nobody
 
 
-def test_a_value_written_by_hand_is_taken_over(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_external_write_is_adopted(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     raw.hset(keys.data(b"default"), "key", "[1]")
     store.set("key", 2, metadata={"m": 1})
     assert store.get("key") == 2
@@ -51,7 +51,7 @@ def test_a_value_written_by_hand_is_taken_over(store: Side, raw: redis.Redis, ke
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text[:14]))
-def test_what_is_not_json_is_corrupt(store: Side, raw: redis.Redis, keys: UserKeys, text: bytes) -> None:
+def test_invalid_json_is_corrupt(store: Side, raw: redis.Redis, keys: UserKeys, text: bytes) -> None:
     raw.hset(keys.data(b"name space"), "the key", text)
     namespace = store.use_namespace("name space")
     for read in (
@@ -83,7 +83,7 @@ def test_one_corrupt_value_leaves_the_others(store: Side, raw: redis.Redis, keys
     assert store.get_all() == {"good": 1}
 
 
-def test_an_encoding_to_come_is_unsupported(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_future_encoding_is_unsupported(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     raw.hset(keys.data(b"default"), "key", b"\x01\x00zipped")
     for read in (lambda: store.get("key"), lambda: store.get_many(["key"]), store.get_all, store.iter_items):
         with pytest.raises(UnsupportedEncoding, match="upgrade") as caught:
@@ -98,7 +98,7 @@ def test_a_key_that_is_not_utf_8_is_listed(store: Side, raw: redis.Redis, keys: 
     assert store.get_all() == {"bad-\\xff": 1, "good": 2}
 
 
-def test_info_written_by_hand_does_no_harm(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_externally_written_info_is_harmless(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     info_key = keys.namespace("default").info
     for text in ("", "?", "[1]", "{}", '{"metadata":[1]}', '{"created":"soon"}', '{"created":1e400}', "\xff"):
         store.set("key", 1)

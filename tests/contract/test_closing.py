@@ -32,7 +32,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_closed_store_says_so(store: Side, call: str) -> None:
+def test_closed_store_raises_store_closed(store: Side, call: str) -> None:
     store.set("a", 1)
     namespace = store.use_namespace("other")
     store.close()
@@ -104,14 +104,14 @@ def test_closing_leaves_no_connection_behind(store: Side, raw: redis.Redis) -> N
 
 
 @pytest.mark.parametrize(("server", "side"), [("valkey9", "sync")], indirect=True)
-def test_a_sync_store_that_is_only_dropped_leaks_nothing(server: Server, user: str) -> None:
+def test_dropped_sync_store_leaks_nothing(server: Server, user: str) -> None:
     store = connect(server.url, user=user)
     store.get("a")
     del store
     gc.collect()  # a ResourceWarning would be an error
 
 
-def test_what_a_store_shows_of_itself(store: Side, server: Server, user: str) -> None:
+def test_url_user_and_repr_of_a_store(store: Side, server: Server, user: str) -> None:
     assert store.url == server.url
     assert store.user == user
     assert user in repr(store.store)

@@ -72,7 +72,7 @@ def other(server: Server, user: str, open_store: Callable[..., DataStore]) -> Da
 
 
 @pytest.mark.parametrize("value", [None, 0, "", False, [], {"a": [1, None]}], ids=repr)
-def test_what_was_computed_is_a_hit_whatever_it_is(store: Side, value: Any) -> None:
+def test_any_computed_value_is_a_hit(store: Side, value: Any) -> None:
     calls = []
     for _ in range(3):
         assert store.get_or_set("key", lambda: calls.append(1) or value) == value
@@ -81,14 +81,14 @@ def test_what_was_computed_is_a_hit_whatever_it_is(store: Side, value: Any) -> N
     assert store.info("key").created_by == "tester"
 
 
-def test_everybody_gets_what_json_makes_of_it(store: Side) -> None:
+def test_every_caller_gets_the_json_value(store: Side) -> None:
     kept = [1]
     assert store.get_or_set("key", lambda: (kept, {1: 2})) == [[1], {"1": 2}]
     kept.append(2)
     assert store.get_or_set("key", lambda: None) == [[1], {"1": 2}]
 
 
-def test_what_fails_is_not_kept(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_failed_computation_is_not_stored(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     with pytest.raises(ZeroDivisionError):
         store.get_or_set("key", lambda: 1 / 0)
     with pytest.raises(InvalidValue) as caught:
@@ -124,7 +124,7 @@ def test_bad_input(store: Side) -> None:
     assert store.list_namespaces() == []
 
 
-def test_a_function_that_asks_for_itself_is_told(other: DataStore, server: Server, user: str, side: str) -> None:
+def test_recursive_computation_is_refused(other: DataStore, server: Server, user: str, side: str) -> None:
     if side != "async":
         with blocking(other, side) as same:
             with pytest.raises(InvalidInput, match="never end"):
@@ -144,7 +144,7 @@ def test_a_function_that_asks_for_itself_is_told(other: DataStore, server: Serve
     asyncio.run(main())
 
 
-def test_one_computes_and_the_others_get_its_result(
+def test_concurrent_callers_compute_once(
     store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
 ) -> None:
     work = Work()
@@ -156,7 +156,7 @@ def test_one_computes_and_the_others_get_its_result(
     assert work.calls == 1
 
 
-def test_an_error_reaches_those_who_waited(
+def test_error_reaches_waiters(
     store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
 ) -> None:
     work = Work(ValueError("no such thing: é\ud800"))
@@ -177,7 +177,7 @@ class NoText(Exception):
         raise RuntimeError("this class is broken")
 
 
-def test_an_error_that_has_no_text_reaches_its_caller_and_ends_the_computation(store: Side) -> None:
+def test_error_without_text_ends_the_computation(store: Side) -> None:
     def fails() -> None:
         raise NoText
 
@@ -186,7 +186,7 @@ def test_an_error_that_has_no_text_reaches_its_caller_and_ends_the_computation(s
     assert store.get_or_set("key", lambda: "mine") == "mine"
 
 
-def test_an_interrupt_lets_another_compute(
+def test_interrupt_lets_another_caller_compute(
     store: Side, other: DataStore, when_somebody_waits: Callable[[Callable[[], None]], None]
 ) -> None:
     work = Work(KeyboardInterrupt())
@@ -208,7 +208,7 @@ DELETES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", DELETES)
-def test_what_is_deleted_while_it_is_computed_does_not_come_back(store: Side, other: DataStore, name: str) -> None:
+def test_key_deleted_during_computation_stays_deleted(store: Side, other: DataStore, name: str) -> None:
     work = Work()
     with in_thread(lambda: other.get_or_set("key", work, tags=["tag"])) as first:
         work.begun.wait(20)
@@ -219,7 +219,7 @@ def test_what_is_deleted_while_it_is_computed_does_not_come_back(store: Side, ot
     assert store.list_keys() == []
 
 
-def test_what_is_written_while_it_is_computed_stays(store: Side, other: DataStore) -> None:
+def test_write_during_computation_stays(store: Side, other: DataStore) -> None:
     work = Work()
     with in_thread(lambda: other.get_or_set("key", work)) as first:
         work.begun.wait(20)
@@ -230,7 +230,7 @@ def test_what_is_written_while_it_is_computed_stays(store: Side, other: DataStor
 
 
 @pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
-def test_a_stale_value_is_served_while_one_refreshes(store: Side, other: DataStore) -> None:
+def test_stale_value_is_served_during_refresh(store: Side, other: DataStore) -> None:
     options = {"ttl": 0.03, "stale": 1000}
     assert store.get_or_set("key", lambda: "old", **options) == "old"
     work = Work("new")
@@ -244,7 +244,7 @@ def test_a_stale_value_is_served_while_one_refreshes(store: Side, other: DataSto
 
 
 @pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
-def test_a_refresh_that_fails_leaves_the_stale_value(store: Side) -> None:
+def test_failed_refresh_leaves_stale_value(store: Side) -> None:
     store.get_or_set("key", lambda: "old", ttl=0.01, stale=1000)
 
     def refreshed() -> bool:
@@ -278,7 +278,7 @@ def test_tags_reach_every_namespace_of_the_user(
 
 
 @pytest.mark.parametrize("server", ["valkey9"], indirect=True)
-def test_a_tag_of_thousands(store: Side) -> None:
+def test_tag_of_thousands_of_keys(store: Side) -> None:
     for number in range(2100):
         store.get_or_set(f"k{number}", lambda: 1, tags=["tag"])
     assert store.invalidate_tag("tag") == 2100
@@ -286,7 +286,7 @@ def test_a_tag_of_thousands(store: Side) -> None:
 
 
 @pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
-def test_a_tag_does_not_outlive_what_carries_it(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_tag_does_not_outlive_its_keys(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     tag = keys.tag(b"tag")
     store.get_or_set("short", lambda: 1, ttl=0.02, tags=["tag"], lock_timeout=0.02)
     wait_until(lambda: not raw.exists(tag), "the tag has gone with its last value")
@@ -301,7 +301,7 @@ def test_a_tag_does_not_outlive_what_carries_it(store: Side, raw: redis.Redis, k
 
 
 @pytest.mark.parametrize("server", ["redis8"], indirect=True)
-def test_what_failed_long_ago_is_swept(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_old_failures_are_removed(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     """The hash of computations does not grow with keys that are never requested again."""
     flight = keys.namespace("default").flight
     raw.hset(flight, mapping={f"e{number}": "1000 {}" for number in range(500)})

@@ -71,9 +71,7 @@ def test_a_key_expires_with_its_info_and_registry_entry(store: Side, raw: redis.
 
 @pytest.mark.parametrize("server", ["redis8", "valkey9"], indirect=True)
 @pytest.mark.parametrize("count", [1, 3, 1000, 9000])
-def test_what_has_expired_and_is_not_reaped_is_not_listed(
-    store: Side, raw: redis.Redis, keys: UserKeys, count: int
-) -> None:
+def test_expired_unreaped_keys_are_not_listed(store: Side, raw: redis.Redis, keys: UserKeys, count: int) -> None:
     raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
     try:
         store.set_many({f"k{number}": number for number in range(count)}, ttl=0.02)
@@ -109,7 +107,7 @@ def test_a_namespace_has_a_default(store: Side) -> None:
 
 
 @with_ttl
-def test_a_ttl_that_is_said_wins_over_the_default(store: Side) -> None:
+def test_explicit_ttl_overrides_default(store: Side) -> None:
     cache = with_default(store, "cache", timedelta(seconds=LONG_S))
     cache.set("longer", 1, ttl=10 * LONG_S)
     assert (cache.info("longer").expires_at - cache.info("longer").created_at).total_seconds() > 5 * LONG_S
@@ -130,7 +128,7 @@ def test_a_ttl_that_is_said_wins_over_the_default(store: Side) -> None:
 
 @with_ttl
 @pytest.mark.parametrize("change", ["increment", "increment by a float", "append", "append some", "update", "rename"])
-def test_what_changes_a_value_keeps_its_ttl(store: Side, raw: redis.Redis, keys: UserKeys, change: str) -> None:
+def test_updates_keep_ttl(store: Side, raw: redis.Redis, keys: UserKeys, change: str) -> None:
     calls = {
         "increment": lambda: store.increment("number"),
         "increment by a float": lambda: store.increment("number", 0.5),
@@ -152,7 +150,7 @@ def test_what_changes_a_value_keeps_its_ttl(store: Side, raw: redis.Redis, keys:
 
 
 @with_ttl
-def test_what_replaces_a_value_drops_its_ttl(store: Side) -> None:
+def test_replacing_a_value_drops_its_ttl(store: Side) -> None:
     store.set("key", 1, ttl=LONG_S)
     assert store.compare_and_set("key", 1, 2) is True
     assert not expires(store, "key")

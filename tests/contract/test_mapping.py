@@ -70,7 +70,7 @@ def test_the_rest_of_the_protocol(mapping: StoreMapping) -> None:
     assert len(mapping) == 0
 
 
-def test_what_cannot_be_stored(mapping: StoreMapping) -> None:
+def test_unstorable_values(mapping: StoreMapping) -> None:
     with pytest.raises(InvalidValue):
         mapping["a"] = {1}
     with pytest.raises(InvalidValue):

@@ -84,7 +84,7 @@ def test_keys_that_look_alike_are_different(store: Side) -> None:
     assert store.get_all() == {key: number for number, key in enumerate(alike)}
 
 
-def test_delete_tells_whether_the_key_was_there(store: Side) -> None:
+def test_delete_returns_whether_the_key_existed(store: Side) -> None:
     assert store.delete("key") is False
     store.set("key", 1)
     assert store.delete("key") is True
@@ -99,7 +99,7 @@ def test_info_of_an_absent_key_is_none(store: Side) -> None:
     assert store.info("key") is None
 
 
-def test_info_tells_who_wrote_when_and_how_much(store: Side, raw: redis.Redis) -> None:
+def test_info_has_writer_times_and_size(store: Side, raw: redis.Redis) -> None:
     before = server_time(raw)
     store.set("key", {"a": "é"})
     after = server_time(raw)
@@ -118,7 +118,7 @@ def test_info_tells_who_wrote_when_and_how_much(store: Side, raw: redis.Redis) -
     assert info.created_at.tzinfo is UTC
 
 
-def test_a_rewrite_keeps_who_created(store: Side, open_side: OpenSide, user: str, side: str) -> None:
+def test_rewrite_keeps_creator(store: Side, open_side: OpenSide, user: str, side: str) -> None:
     store.set("key", 1)
     created = store.info("key")
     second = store if side == "sandbox" else open_side(user, agent="second")

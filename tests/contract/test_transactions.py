@@ -98,7 +98,7 @@ def test_reads_and_writes_in_several_namespaces(store: Side) -> None:
     ids=["set", "delete", "set of an absent one", "in another namespace", "clear"],
 )
 @pytest.mark.parametrize("writes", [True, False])
-def test_what_was_read_must_still_stand(store: Side, disturb: Callable[[Side], Any], writes: bool) -> None:
+def test_changed_read_is_a_conflict(store: Side, disturb: Callable[[Side], Any], writes: bool) -> None:
     store.set("read", 1)
     store.use_namespace("other").set("read", 1)
     with pytest.raises(Conflict, match="changed by another caller") as caught, begin(store) as transaction:
@@ -114,7 +114,7 @@ def test_what_was_read_must_still_stand(store: Side, disturb: Callable[[Side], A
     assert store.use_namespace("other").get("read", "gone") != "gone"
 
 
-def test_other_keys_never_disturb(store: Side) -> None:
+def test_writes_to_other_keys_never_conflict(store: Side) -> None:
     store.set_many({"read": 1, "other": 1})
     with begin(store) as transaction:
         transaction.get("read")
@@ -132,7 +132,7 @@ def test_a_block_that_raises_writes_nothing(store: Side) -> None:
     assert store.list_keys() == []
 
 
-def test_one_that_is_not_entered_is_refused(store: Side) -> None:
+def test_unentered_transaction_is_refused(store: Side) -> None:
     """Otherwise it would silently write nothing."""
     transaction = begin(store)
     for wrong in (
@@ -148,7 +148,7 @@ def test_one_that_is_not_entered_is_refused(store: Side) -> None:
     assert store.get("k") == 1
 
 
-def test_the_last_delete_takes_the_namespace_with_it(store: Side) -> None:
+def test_last_delete_removes_namespace(store: Side) -> None:
     store.set_many({"a": 1, "b": 2})
     with begin(store) as transaction:
         transaction.delete("a")
@@ -210,7 +210,7 @@ def test_a_thousand_parts(store: Side) -> None:
     assert store.list_namespaces() == []
 
 
-def test_transact_runs_again_until_nobody_disturbs(server: Server, user: str, side: str) -> None:
+def test_transact_retries_until_no_conflict(server: Server, user: str, side: str) -> None:
     """Concurrent transfers between two namespaces preserve the sum."""
     if side != "async":
         with connect(server.url, user=user) as outside, blocking(outside, side) as store:

@@ -64,7 +64,7 @@ NUMBERS: list[tuple[Any, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("start", "by", "total"), NUMBERS)
-def test_increments_are_pythons_sums(store: Side, start: Any, by: Any, total: Any) -> None:
+def test_increments_equal_python_sums(store: Side, start: Any, by: Any, total: Any) -> None:
     if start is not None:
         store.set("key", start, metadata={"m": 1})
     assert store.increment("key", by) == total
@@ -75,7 +75,7 @@ def test_increments_are_pythons_sums(store: Side, start: Any, by: Any, total: An
 
 
 @pytest.mark.parametrize("text", ["-0", " 7", "7 ", "7.0", "1e3", "00"])
-def test_numbers_written_by_hand(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
+def test_externally_written_numbers(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
     raw.hset(keys.data(b"default"), "key", text)
     if text == "00":
         with pytest.raises(CorruptValue):
@@ -131,7 +131,7 @@ def test_a_list_grows(store: Side) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", " [ ] ", "[ 1 , 2 ]\n", '["]"]', "[[1]]"])
-def test_lists_written_by_hand(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
+def test_externally_written_lists(store: Side, raw: redis.Redis, keys: UserKeys, text: str) -> None:
     raw.hset(keys.data(b"default"), "key", text)
     before = store.get("key")
     store.append("key", "x")
@@ -147,7 +147,7 @@ def test_only_lists_are_appended_to(store: Side, value: Any, max_items: int | No
     assert store.get("key") == value
 
 
-def test_what_cannot_be_appended(store: Side) -> None:
+def test_unappendable_values(store: Side) -> None:
     with pytest.raises(InvalidValue) as caught:
         store.append("key", 1, {2})
     assert caught.value.path == "value[1]"
@@ -199,7 +199,7 @@ def test_compare_and_set(store: Side) -> None:
             store.compare_and_set("key", expected, value)
 
 
-def test_compare_and_set_of_what_was_written_by_hand(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_compare_and_set_of_external_write(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     raw.hset(keys.data(b"default"), "key", ' { "a" : 1.50 } ')
     assert store.compare_and_set("key", store.get("key"), "new") is True
 
@@ -246,7 +246,7 @@ def test_an_update_is_tried_again_with_the_newer_value(store: Side, server: Serv
     assert seen == [0, 10, 20, 30, 40, 50]
 
 
-def test_an_update_that_never_has_peace_is_a_conflict(
+def test_update_disturbed_on_every_try_is_a_conflict(
     store: Side, server: Server, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimistic, "UPDATE_TRIES", 5)
@@ -285,7 +285,7 @@ def test_rename_moves_all_of_a_key(store: Side) -> None:
             store.rename(bad, "new")
 
 
-def test_info_left_by_hand_does_not_come_back(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+def test_info_left_by_external_delete_does_not_return(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
     writes = [
         lambda: store.increment("key"),
         lambda: store.append("key", 1),
@@ -346,7 +346,7 @@ def test_many_writers_lose_nothing(server: Server, user: str, side: str) -> None
     assert [found[f"own-{number}"] for number in range(writers)] == [rounds] * writers
 
 
-def test_writers_of_other_keys_never_disturb(store: Side, server: Server, user: str) -> None:
+def test_writes_to_other_keys_never_conflict(store: Side, server: Server, user: str) -> None:
     calls = []
     with connect(server.url, user=user) as other:
 
@@ -361,7 +361,7 @@ def test_writers_of_other_keys_never_disturb(store: Side, server: Server, user: 
 
 
 @pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
-def test_update_is_also_the_mappings(store: Side) -> None:
+def test_update_also_follows_mapping_protocol(store: Side) -> None:
     mapping: StoreMapping = store.as_mapping()
     mapping.update({"a": 1}, b=2)
     mapping.update([("c", 3)])

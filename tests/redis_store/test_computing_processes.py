@@ -108,7 +108,7 @@ def test_a_stampede_computes_once(store: DataStore, call: Callable[..., Caller])
     assert log.get("computed") == [winner]
 
 
-def test_another_takes_over_from_one_that_is_killed(store: DataStore, call: Callable[..., Caller]) -> None:
+def test_claim_of_killed_process_is_taken_over(store: DataStore, call: Callable[..., Caller]) -> None:
     log = store.use_namespace("log")
     first, second = call("first"), call("second")
     first.begin()
@@ -121,7 +121,7 @@ def test_another_takes_over_from_one_that_is_killed(store: DataStore, call: Call
     assert log.get("computed") == ["first", "second"]
 
 
-def test_a_claim_holds_as_long_as_its_computer_lives(
+def test_claim_lasts_while_its_holder_lives(
     store: DataStore, call: Callable[..., Caller], raw_of: Callable[..., redis.Redis], real_server: Server, user: str
 ) -> None:
     """The claim is renewed, for many times its ttl."""
@@ -137,7 +137,7 @@ def test_a_claim_holds_as_long_as_its_computer_lives(
     assert first.found() == ["first"]
 
 
-def test_one_that_was_stopped_does_not_overwrite(store: DataStore, call: Callable[..., Caller]) -> None:
+def test_stopped_holder_does_not_overwrite(store: DataStore, call: Callable[..., Caller]) -> None:
     log = store.use_namespace("log")
     first = call("first")
     first.begin()
@@ -150,7 +150,7 @@ def test_one_that_was_stopped_does_not_overwrite(store: DataStore, call: Callabl
     assert store.get("key") == {"by": "second"}
 
 
-def test_who_waits_holds_no_connection(
+def test_waiter_holds_no_connection(
     store: DataStore, raw_of: Callable[..., redis.Redis], real_server: Server, user: str
 ) -> None:
     """Forty waiting threads leave room for others; a connection is busy only during each poll."""

@@ -72,14 +72,14 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("text", REPLIES)
-def test_what_a_reply_becomes(text: str) -> None:
+def test_error_of_each_reply(text: str) -> None:
     error = replies.translate(ReplyError(text), ((b"HGET", b"user:alice:ns:default", b"key"),))
     assert type(error) is REPLIES[text]
     assert str(error).endswith((".", "moment"))
     assert pickle.loads(pickle.dumps(error)).facts == error.facts
 
 
-def test_a_message_never_shows_what_was_to_be_written() -> None:
+def test_message_never_shows_the_value() -> None:
     secret = b'"the hunter2 value"'
     commands = ((b"EVALSHA", b"0" * 40, 4, b"a", b"b", b"c", b"d", b"key", secret),)
     for text in REPLIES:

@@ -51,7 +51,7 @@ def waiting(raw: redis.Redis, keys: UserKeys, name: bytes = b"name") -> int:
     return raw.llen(keys.queue(b"lock", name))
 
 
-def test_a_lock_is_held_by_one(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_lock_has_one_holder(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     with store.lock("name") as lock:
         assert lock.held
         assert not lock.lost
@@ -76,7 +76,7 @@ def test_a_lock_is_held_by_one(store: DataStore, raw: redis.Redis, keys: UserKey
     assert raw.hgetall(keys.fence) == {b"name": b"2", b"another": b"1"}
 
 
-def test_a_lock_object_stands_for_one_holder(store: DataStore) -> None:
+def test_lock_object_is_one_holder(store: DataStore) -> None:
     lock = store.lock("name")
     with pytest.raises(LockLost):
         lock.release()
@@ -121,7 +121,7 @@ def test_a_removed_lock_is_reported(store: DataStore, raw: redis.Redis, keys: Us
         lock.acquire()
 
 
-def test_only_its_owner_releases(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_only_holder_releases(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     old = store.lock("name")
     old.acquire()
     raw.delete(keys.lock(b"name"))
@@ -146,7 +146,7 @@ def test_a_held_lock_is_renewed(store: DataStore, raw: redis.Redis, keys: UserKe
         assert not lock.lost
 
 
-def test_a_lock_goes_with_the_thread_that_held_it(store: DataStore) -> None:
+def test_lock_expires_with_its_thread(store: DataStore) -> None:
     held: list[Any] = []
 
     def hold() -> None:
@@ -187,7 +187,7 @@ def test_threads_take_turns(store: DataStore, raw: redis.Redis, keys: UserKeys) 
     assert not raw.exists(keys.lock(b"name"), keys.queue(b"lock", b"name"))
 
 
-def test_who_waits_first_is_served_first(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_waiters_are_served_in_order(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     order: list[int] = []
 
     def wait(number: int) -> None:
@@ -205,7 +205,7 @@ def test_who_waits_first_is_served_first(store: DataStore, raw: redis.Redis, key
     assert order == list(range(5))
 
 
-def test_nobody_starves_beside_one_who_takes_it_again_at_once(store: DataStore) -> None:
+def test_waiter_does_not_starve_beside_reacquirer(store: DataStore) -> None:
     stop = threading.Event()
     rounds = []
 
@@ -222,14 +222,14 @@ def test_nobody_starves_beside_one_who_takes_it_again_at_once(store: DataStore) 
         stop.set()
 
 
-def test_a_waiter_that_died_costs_a_while_and_no_more(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_dead_waiter_delays_only_briefly(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     with store.lock("name"):
         raw.rpush(keys.queue(b"lock", b"name"), "dead", "dead too")
     with store.lock("name") as lock:
         assert lock.fence == 2
 
 
-def test_who_gives_up_leaves_the_queue(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_waiter_that_times_out_leaves_queue(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     with store.lock("name"):
         with pytest.raises(LockTimeout):
             store.lock("name", timeout=0.03).acquire()
@@ -280,12 +280,12 @@ def test_bad_counts(store: DataStore, n: Any, error: type[Exception]) -> None:
         store.rate_limit("name", n, per=1)
 
 
-def test_an_empty_name_says_what_it_is(store: DataStore) -> None:
+def test_empty_name_is_named_in_error(store: DataStore) -> None:
     with pytest.raises(InvalidName, match="lock name"):
         store.lock("")
 
 
-def test_a_lock_cannot_pose_as_a_consumers(store: DataStore, keys: UserKeys) -> None:
+def test_lock_cannot_pose_as_consumer_lock(store: DataStore, keys: UserKeys) -> None:
     assert keys.consumer_lock("c", b"default") == keys.lock(b"consumer:c:default")
     with pytest.raises(InvalidName, match="reserved for consumers"):
         store.lock("consumer:c:default")
@@ -293,7 +293,7 @@ def test_a_lock_cannot_pose_as_a_consumers(store: DataStore, keys: UserKeys) -> 
         pass
 
 
-def test_a_semaphore_has_so_many_places(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_semaphore_has_count_slots(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     inside: list[int] = []
     most: list[int] = []
 
@@ -317,7 +317,7 @@ def test_a_semaphore_has_so_many_places(store: DataStore, raw: redis.Redis, keys
         pass
 
 
-def test_a_place_is_renewed_and_lapses(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_slot_is_renewed_and_expires(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     place = store.semaphore("name", 1, ttl=0.2)
     place.acquire()
     [(token, until)] = raw.zrange(keys.limit(b"name"), 0, -1, withscores=True)
@@ -331,7 +331,7 @@ def test_a_place_is_renewed_and_lapses(store: DataStore, raw: redis.Redis, keys:
         pass
 
 
-def test_a_rate_limit_gives_out_moments(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_rate_limit_grants_turns(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     limit = store.rate_limit("name", 3, per=1000)
     with limit:
         assert limit.try_acquire()
@@ -344,7 +344,7 @@ def test_a_rate_limit_gives_out_moments(store: DataStore, raw: redis.Redis, keys
     assert 900_000 < raw.pttl(keys.limit(b"name")) <= 1_000_000
 
 
-def test_no_period_has_more_moments_than_it_may(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+def test_rate_limit_never_exceeds_count_per_period(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     """Checked by the moments that were granted, not by when the callers ran."""
     n, per_ms, given = 4, 60, []
     lock = threading.Lock()
@@ -360,14 +360,16 @@ def test_no_period_has_more_moments_than_it_may(store: DataStore, raw: redis.Red
     assert all(later - earlier >= per_ms for earlier, later in zip(moments, moments[n:], strict=False))
 
 
-def test_a_limit_of_another_kind_is_named(store: DataStore, keys: UserKeys) -> None:
+def test_limit_of_wrong_type_is_named(store: DataStore, keys: UserKeys) -> None:
     store.rate_limit("name", 1, per=100).acquire()
     with pytest.raises(WrongKeyType) as caught:
         store.semaphore("name", 1).acquire()
     assert caught.value.redis_key == keys.limit(b"name").decode()
 
 
-def test_tasks_take_turns_and_cancelled_ones_leave(server: Server, user: str, raw: redis.Redis, keys: UserKeys) -> None:
+def test_tasks_take_turns_and_cancelled_waiters_leave(
+    server: Server, user: str, raw: redis.Redis, keys: UserKeys
+) -> None:
     async def main() -> None:
         async with connect_async(server.url, user=user) as store:
             inside: list[int] = []
@@ -412,7 +414,7 @@ def test_tasks_take_turns_and_cancelled_ones_leave(server: Server, user: str, ra
     asyncio.run(main())
 
 
-def test_a_loop_that_was_blocked_too_long_has_lost_its_lock(server: Server, user: str) -> None:
+def test_blocked_event_loop_loses_lock(server: Server, user: str) -> None:
     async def main() -> None:
         async with connect_async(server.url, user=user) as store:
             lock = store.lock("name", ttl=0.05)
@@ -456,7 +458,7 @@ def holder(real_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_a_holder_that_was_stopped_is_told_by_the_fence(
+def test_fence_rejects_stopped_holder(
     holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     store = open_store(real_server.url, user)
@@ -477,7 +479,7 @@ def test_a_holder_that_was_stopped_is_told_by_the_fence(
     assert store.get("highest") == 2
 
 
-def test_a_lock_goes_with_its_process(
+def test_lock_expires_with_its_process(
     holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     store = open_store(real_server.url, user)

@@ -62,7 +62,7 @@ def test_results_are_forgotten(store: DataStore) -> None:
     assert len(calls) == 4
 
 
-def test_another_version_counts_results_no_more(store: DataStore) -> None:
+def test_new_version_ignores_old_results(store: DataStore) -> None:
     assert store.cached(version=1)(_constant("old"))() == "old"
     assert store.cached(version=2)(_constant("new"))() == "new"
     assert store.cached(version=1)(_constant("older still"))() == "old"
@@ -93,7 +93,7 @@ def test_a_key_of_ones_own(store: DataStore) -> None:
 
 
 @pytest.mark.parametrize("template", ["item:{nme}", "item:{", "item:{0}", "item:{}", "item:{name.part}"])
-def test_a_text_that_the_arguments_do_not_fill(store: DataStore, template: str) -> None:
+def test_key_template_not_filled_by_arguments(store: DataStore, template: str) -> None:
     by_key = store.cached(key=template)(_named)
     by_tag = store.cached(tags=[template])(_named)
     for call in (by_key, by_key.cache_key, by_key.invalidate, by_tag):
@@ -152,7 +152,7 @@ def test_a_method_has_a_key_without_its_object(store: DataStore) -> None:
         Repository("a").bad()
 
 
-def test_what_a_partial_is_filled_with_is_in_the_key(store: DataStore) -> None:
+def test_partial_arguments_are_in_the_key(store: DataStore) -> None:
     def fetch(host: str, path: str, scheme: str = "http") -> str:
         return f"{scheme}://{host}{path}"
 

@@ -114,7 +114,7 @@ def test_a_url_as_it_is_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
 
 
-def test_an_agents_name_in_the_forms_that_scripts_want() -> None:
+def test_agent_name_in_script_forms() -> None:
     assert Writer.of(None, None) == Writer("", "{")
     assert Writer.of("a", None) == Writer('"a"', '{"agent":"a",')
     assert Writer.of("a", "r").log_head == '{"agent":"a","run":"r",'

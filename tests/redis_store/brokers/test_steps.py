@@ -38,7 +38,7 @@ def test_a_value_is_computed_between_a_claim_and_a_commit(store: DataStore, step
     assert store.invalidate_tag("tag") == 1
 
 
-def test_a_claim_lapses_beside_one_that_holds(steps: Steps) -> None:
+def test_claim_expires_beside_a_longer_one(steps: Steps) -> None:
     """The hash that contains the claims lives as long as the longest of them."""
     assert steps.claim_value("other", "token-number-1", lock_timeout=1000).state == "claimed"
     assert steps.claim_value("key", "token-number-2", lock_timeout=0.05).state == "claimed"
@@ -46,7 +46,7 @@ def test_a_claim_lapses_beside_one_that_holds(steps: Steps) -> None:
     assert steps.claim_value("other", "token-number-4").state == "busy"
 
 
-def test_an_error_reaches_who_waits(steps: Steps) -> None:
+def test_error_reaches_waiters(steps: Steps) -> None:
     steps.claim_value("key", MINE)
     since_ms = steps.claim_value("key", YOURS).since_ms
     assert steps.fail_value("key", YOURS, "ValueError", "no") is False
@@ -78,7 +78,7 @@ def test_an_update_is_a_read_and_a_replace(store: DataStore, steps: Steps) -> No
     assert steps.replace("key", b"2", b"3") == (False, MISSING)
 
 
-def test_locks_and_places(store: DataStore, steps: Steps) -> None:
+def test_locks_and_slots(store: DataStore, steps: Steps) -> None:
     assert steps.acquire_lock("name", MINE)[:2] == (True, 1)
     other = steps.acquire_lock("name", YOURS)
     assert (other.acquired, other.place) == (False, 0)

@@ -18,7 +18,7 @@ def made_of(state: dict[bytes, bytes]) -> Digests:
 
 
 @given(states, states)
-def test_the_way_to_a_state_does_not_matter(old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
+def test_digest_does_not_depend_on_write_order(old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
     digests = made_of(old)
     for field in list(digests):
         if field not in new:
@@ -50,7 +50,7 @@ def test_touched_keys_explain_the_difference_and_their_old_digests_are_read_off(
 
 
 @given(states, st.binary(min_size=5, max_size=5), st.binary(max_size=4))
-def test_an_untold_change_is_never_overlooked(state: dict[bytes, bytes], field: bytes, text: bytes) -> None:
+def test_unreported_change_is_always_detected(state: dict[bytes, bytes], field: bytes, text: bytes) -> None:
     saved = made_of(state).sketch.to_bytes()
     assert made_of({**state, field: text}).before(saved, list(state)[:5], {}) is None
     if state:
@@ -60,7 +60,7 @@ def test_an_untold_change_is_never_overlooked(state: dict[bytes, bytes], field: 
         )
 
 
-def test_how_much_it_can_take() -> None:
+def test_sketch_capacity() -> None:
     old = {b"%d" % i: b"old" for i in range(5000)}
     saved = made_of(old).sketch.to_bytes()
     new = {**old, **{b"%d" % i: b"new" for i in range(100)}}

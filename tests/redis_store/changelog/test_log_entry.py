@@ -15,7 +15,7 @@ from redis_store.namespace.keys import UserKeys
 raw_bytes = st.binary(max_size=20)
 
 
-def test_an_entry_says_what_happened() -> None:
+def test_entry_parses_to_changes_and_head() -> None:
     head = b'{"agent":"a","run":"r","n":2,"x":99}'
     entry = parse_entry([b"5-1", [b"", head, b"k", b"s[1]", b"g", b"d", b"b", b"r", b"e", b"e", b"", b"c"]])
     assert entry.news == [
@@ -29,12 +29,12 @@ def test_an_entry_says_what_happened() -> None:
 
 
 @given(st.lists(raw_bytes, max_size=8).filter(lambda flat: len(flat) % 2 == 0))
-def test_an_entry_that_somebody_wrote_by_hand_does_no_harm(flat: list[bytes]) -> None:
+def test_externally_written_entry_is_harmless(flat: list[bytes]) -> None:
     parse_entry([b"1-1", flat])
 
 
 @pytest.mark.parametrize("head", [b"", b"{", b"[]", b"1", b'{"n":"x"}', b'{"n":[]}', b'{"x":{}}', b"\xff"])
-def test_a_head_of_nonsense_is_an_entry_without_news(head: bytes) -> None:
+def test_invalid_head_is_an_entry_without_changes(head: bytes) -> None:
     assert parse_entry([b"1-1", [b"", head, b"k", b"s1"]]).news == []
 
 
@@ -45,7 +45,7 @@ def test_a_head_of_nonsense_is_an_entry_without_news(head: bytes) -> None:
     st.integers(-1, 10**6),
     st.integers(0, 2**32 - 1),
 )
-def test_a_cursor_comes_back_as_it_was(namespace: bytes, ms: int, sequence: int, taken: int, mark: int) -> None:
+def test_cursor_round_trips(namespace: bytes, ms: int, sequence: int, taken: int, mark: int) -> None:
     cursors = CursorFormat(UserKeys.of("u"), namespace)
     position = Position(b"%d-%d" % (ms, sequence), mark, taken)
     found = cursors.read(cursors.write(b"0123456789abcdef", position))
@@ -54,7 +54,7 @@ def test_a_cursor_comes_back_as_it_was(namespace: bytes, ms: int, sequence: int,
 
 
 @given(st.text())
-def test_nonsense_is_refused(text: str) -> None:
+def test_invalid_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         CursorFormat(UserKeys.of("u"), b"n").read(text)
 

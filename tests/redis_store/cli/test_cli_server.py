@@ -258,13 +258,13 @@ def test_options_behind_the_command_are_its_own(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [["SYNC"], ["psync", "?", "-1"], ["HELLO", "3"], ["client", "reply", "OFF"]])
-def test_what_cannot_work_is_refused(run: Run, command: list[str]) -> None:
+def test_impossible_requests_are_refused(run: Run, command: list[str]) -> None:
     refused = run("redis", *command)
     assert refused.code == 2
     assert refused.err.endswith(b"use redis-cli.\n")
 
 
-def test_the_server_is_stopped_by_hand(folder: Path, run: Run) -> None:
+def test_shutdown_command_stops_server_until_next_use(folder: Path, run: Run) -> None:
     server.start(folder)
     assert run("redis", "SHUTDOWN") == Ended(0, b"", b"")
     wait_until(lambda: not servers_in(folder), "it is gone")
@@ -323,7 +323,7 @@ def _listener(answer: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_server_that_is_none(run: Run, answer: bytes) -> None:
+def test_invalid_server_reply(run: Run, answer: bytes) -> None:
     with _listener(answer) as url:
         failed = run("redis", "--url", url, "PING")
     assert failed.code in (1, 2)
@@ -356,7 +356,7 @@ def test_messages_come_until_ctrl_c(folder: Path) -> None:
         assert err == b"Reading messages... (press Ctrl-C to quit)\n"
 
 
-def test_a_terminal_gets_replies_for_people(folder: Path) -> None:
+def test_terminal_gets_readable_replies(folder: Path) -> None:
     ours, theirs = pty.openpty()
     process = _process(folder, "redis", "HSET", "h", "f", "v", stdout=theirs, stdin=theirs)
     os.close(theirs)
@@ -370,7 +370,7 @@ def test_a_terminal_gets_replies_for_people(folder: Path) -> None:
     assert servers_in(folder) == []
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     process = _process(
         folder,
         "redis",

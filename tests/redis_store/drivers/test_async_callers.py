@@ -95,7 +95,7 @@ def test_a_cancelled_batch_happens_whole_or_not_at_all(opened: Any, proxy: Proxy
     asyncio.run(main({"m": 1}))
 
 
-def test_a_cancelled_connect_leaves_the_way_free(start: Callable[..., Server]) -> None:
+def test_cancelled_connect_blocks_nobody(start: Callable[..., Server]) -> None:
     server = start("valkey9")
 
     async def main() -> None:
@@ -156,7 +156,7 @@ def test_many_calls_at_once_are_bounded(opened: Any, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(20_000, 1), (400, 100_000)])
-def test_what_is_under_way_is_bounded(start: Callable[..., Server], count: int, size: int) -> None:
+def test_requests_in_flight_are_bounded(start: Callable[..., Server], count: int, size: int) -> None:
     server = start("valkey9")
 
     async def main(proxy: Proxy) -> None:
@@ -184,7 +184,7 @@ def test_what_is_under_way_is_bounded(start: Callable[..., Server], count: int, 
 
 
 @pytest.mark.parametrize("fault", [Fault.HOLD_REPLY, Fault.HOLD_REQUEST, Fault.CUT_AFTER])
-def test_a_claim_whose_answer_nobody_hears_is_given_back(opened: Any, proxy: Proxy, fault: Fault) -> None:
+def test_claim_without_received_reply_is_released(opened: Any, proxy: Proxy, fault: Fault) -> None:
     """Whether its caller is cancelled or its connection breaks; otherwise all others would wait until it expires."""
 
     async def main() -> None:

@@ -33,7 +33,7 @@ def run(request: pytest.FixtureRequest, server_url: str) -> Any:
     loop.close()
 
 
-def test_an_operation_may_ask_many_times(run: Run) -> None:
+def test_operation_may_send_many_requests(run: Run) -> None:
     async def op() -> list[Any]:
         return [await read("ECHO", str(number)) for number in range(5)]
 
@@ -41,7 +41,7 @@ def test_an_operation_may_ask_many_times(run: Run) -> None:
     assert run(Alone(op)) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_an_operation_that_asks_nothing(run: Run) -> None:
+def test_operation_without_requests(run: Run) -> None:
     async def op() -> int:
         return 7
 
@@ -109,7 +109,7 @@ def test_an_operation_may_await_calls_only(run: Run, foreign: Callable[[], Any],
     assert run(one_echo()) == b"after"
 
 
-def test_an_operation_that_fails_is_closed_and_harms_nobody(run: Run) -> None:
+def test_failed_operation_is_closed_and_harmless(run: Run) -> None:
     closed = []
 
     async def op() -> None:
@@ -154,7 +154,7 @@ async def touch() -> None:
     await read("SET", "watched-by-the-driver-tests", "1")
 
 
-def test_errors_are_told_apart_by_what_can_be_done(run: Run) -> None:
+def test_errors_are_classified_by_remedy(run: Run) -> None:
     async def op(text: str) -> None:
         await Call((("EVAL", f"return redis.error_reply('{text}')", 0),), as_is)
 

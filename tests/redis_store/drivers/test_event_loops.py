@@ -124,7 +124,7 @@ def test_iterators_and_closing(server_url: str, user: str) -> None:
     gc.collect()
 
 
-def test_a_loop_that_stood_still_gives_the_next_call_its_time(server_url: str, user: str) -> None:
+def test_blocked_loop_does_not_time_out_next_call(server_url: str, user: str) -> None:
     timeout_s = 0.05
     store = connect_async(server_url, user=user, timeout=timeout_s)
     loop = asyncio.new_event_loop()

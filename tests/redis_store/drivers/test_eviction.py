@@ -83,7 +83,7 @@ def test_noeviction_refuses_and_keeps_everything(filled: Any) -> None:
     assert raw.exists(KEYS.lock(b"held"))
 
 
-def test_allkeys_throws_whole_namespaces_away(filled: Any) -> None:
+def test_allkeys_evicts_whole_namespaces(filled: Any) -> None:
     for policy in ALLKEYS:
         store, raw = filled(policy)
         write_until_full(store)  # may be refused if even the remaining keys take too much
@@ -93,7 +93,7 @@ def test_allkeys_throws_whole_namespaces_away(filled: Any) -> None:
             assert store.use_namespace(name).get_all() == {}, "as if it had never been"
 
 
-def test_volatile_throws_locks_away_and_keeps_namespaces(filled: Any) -> None:
+def test_volatile_evicts_locks_and_keeps_namespaces(filled: Any) -> None:
     """Even namespaces whose keys all have a ttl are kept: the ttl is on the fields, and the policies look at Redis keys."""
     for policy in VOLATILE:
         store, raw = filled(policy)
@@ -109,7 +109,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
 
 
 @pytest.mark.usefixtures("never_asked")
-def test_the_store_says_once_what_would_go(
+def test_store_warns_once_about_eviction(
     server: Server, open_store: Callable[..., DataStore], caplog: pytest.LogCaptureFixture, raw_of: Any
 ) -> None:
     caplog.set_level(logging.INFO, "redis_store")
@@ -129,7 +129,7 @@ def test_the_store_says_once_what_would_go(
 
 
 @pytest.mark.usefixtures("never_asked")
-def test_so_does_the_asynchronous_one(server: Server, caplog: pytest.LogCaptureFixture, raw_of: Any) -> None:
+def test_async_store_warns_once_about_eviction(server: Server, caplog: pytest.LogCaptureFixture, raw_of: Any) -> None:
     raw = raw_of(server)
     raw.config_set("maxmemory-policy", "allkeys-random")
     raw.config_set("maxmemory", "200mb")
@@ -152,7 +152,7 @@ def test_so_does_the_asynchronous_one(server: Server, caplog: pytest.LogCaptureF
     [("noeviction", "200mb", None), ("allkeys-lru", "0", None), ("volatile-lru", "200mb", logging.INFO)],
 )
 @pytest.mark.usefixtures("never_asked")
-def test_it_says_no_more_than_is_true(
+def test_warning_claims_only_what_is_true(
     server: Server,
     open_store: Callable[..., DataStore],
     caplog: pytest.LogCaptureFixture,
@@ -170,7 +170,7 @@ def test_it_says_no_more_than_is_true(
 
 
 @pytest.mark.usefixtures("never_asked")
-def test_a_server_that_does_not_say_is_used_all_the_same(
+def test_server_hiding_its_policy_is_still_used(
     server: Server, open_store: Callable[..., DataStore], caplog: pytest.LogCaptureFixture, raw_of: Any
 ) -> None:
     raw = raw_of(server)
@@ -194,7 +194,7 @@ def test_a_server_that_does_not_say_is_used_all_the_same(
 
 
 @pytest.mark.usefixtures("never_asked")
-def test_a_connection_that_breaks_at_the_question_disturbs_nobody(
+def test_connection_broken_at_policy_query_is_harmless(
     server_url: str, user: str, open_store: Callable[..., DataStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange = HeldConnection.exchange
@@ -218,7 +218,7 @@ def test_a_connection_that_breaks_at_the_question_disturbs_nobody(
 @pytest.mark.parametrize(
     "answer", [None, 1, Exception("no"), b"", b"\xff", b"maxmemory:x\r\nmaxmemory_policy:allkeys-lru"]
 )
-def test_answers_that_tell_nothing(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_uninformative_policy_replies(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "redis_store")
     eviction_warning.note("redis://host", answer)
     assert caplog.records == []

@@ -76,7 +76,7 @@ def test_a_dead_server(start: Callable[..., Server]) -> None:
     asyncio.run(main())
 
 
-def test_a_server_that_says_nothing_at_connect(start: Callable[..., Server]) -> None:
+def test_silent_server_at_connect(start: Callable[..., Server]) -> None:
     server = start("valkey9")
 
     async def main() -> None:
@@ -183,7 +183,7 @@ def test_a_reply_that_comes_too_late(opened: Any, proxy: Proxy, call: str, fault
     asyncio.run(main())
 
 
-def test_each_caller_is_told_about_its_own_call(opened: Any, proxy: Proxy) -> None:
+def test_each_caller_gets_its_own_error(opened: Any, proxy: Proxy) -> None:
     """Calls that share a connection fail together, each with its own error."""
 
     async def main() -> None:

@@ -122,7 +122,7 @@ def test_a_write_that_went_out_is_not_sent_again(store: DataStore, proxy: Proxy,
     assert rule.left == 99, "it went out once"
 
 
-def test_what_a_lost_reply_leaves_behind(store: DataStore, proxy: Proxy, direct: DataStore) -> None:
+def test_lost_reply_outcomes(store: DataStore, proxy: Proxy, direct: DataStore) -> None:
     proxy.strike("log:the-ns", Fault.CUT_BEFORE)
     with pytest.raises(ConnectionLost):
         store.set("the-key", "lost on its way")
@@ -189,7 +189,7 @@ def test_a_slow_first_copy_is_not_followed_by_a_second(proxy: Proxy, direct: Dat
         assert direct.get("the-key") == "newer"
 
 
-def test_a_server_that_takes_no_more(start: Callable[..., Server], open_store: Any) -> None:
+def test_server_that_accepts_no_more_data(start: Callable[..., Server], open_store: Any) -> None:
     server = start("valkey9")
     store = open_store(server.url, timeout=0.15)
     store.set("key", 1)
@@ -201,7 +201,7 @@ def test_a_server_that_takes_no_more(start: Callable[..., Server], open_store: A
     assert store.get("key") in (1, "x" * 20_000_000)
 
 
-def test_a_server_that_says_nothing_at_connect(start: Callable[..., Server], open_store: Any) -> None:
+def test_silent_server_at_connect(start: Callable[..., Server], open_store: Any) -> None:
     server = start("valkey9")
     server.pause()
     store = open_store(server.url, timeout=0.15)

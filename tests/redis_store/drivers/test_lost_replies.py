@@ -43,7 +43,7 @@ def test_a_change_is_never_made_twice(
         store.close()
 
 
-def test_counts_are_exact_where_connections_break(
+def test_counts_stay_exact_over_broken_connections(
     real_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     """Each acknowledged increment counts exactly once; each unacknowledged one at most once."""
@@ -72,7 +72,9 @@ def _count(proxy: Proxy, store: DataStore) -> tuple[int, int, int]:
     return acknowledged, unknown, executed
 
 
-def test_it_is_the_same_for_asyncio(real_server: Server, open_store: Callable[..., DataStore], user: str) -> None:
+def test_async_counts_stay_exact_over_broken_connections(
+    real_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
     direct = open_store(real_server.url, user)
     direct.increment("key", 0)
 
@@ -89,9 +91,7 @@ def test_it_is_the_same_for_asyncio(real_server: Server, open_store: Callable[..
     assert direct.get("key") == 6
 
 
-def test_a_lock_whose_reply_was_lost_is_given_back(
-    real_server: Server, open_store: Callable[..., DataStore], user: str
-) -> None:
+def test_lock_with_lost_reply_is_released(real_server: Server, open_store: Callable[..., DataStore], user: str) -> None:
     direct = open_store(real_server.url, user)
     with direct.lock("name"):
         pass
@@ -107,7 +107,7 @@ def test_a_lock_whose_reply_was_lost_is_given_back(
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_IN_REPLY], ids=lambda fault: fault.name)
-def test_what_is_released_over_a_broken_connection_is_free(
+def test_release_over_broken_connection_frees_lock(
     fault: Fault, one_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     direct = open_store(one_server.url, user)
@@ -134,7 +134,7 @@ def test_what_is_released_over_a_broken_connection_is_free(
 
 
 @pytest.mark.parametrize("side", ["sync", "async"])
-def test_what_a_silent_server_may_have_given_is_given_back(
+def test_uncertain_grant_of_silent_server_is_released(
     side: str, one_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     direct = open_store(one_server.url, user)
@@ -169,7 +169,7 @@ def test_what_a_silent_server_may_have_given_is_given_back(
         pass
 
 
-def test_what_a_silent_server_may_have_let_compute_is_given_up(
+def test_uncertain_claim_of_silent_server_is_released(
     one_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
     direct = open_store(one_server.url, user)

@@ -144,7 +144,7 @@ show_metrics()
     assert 'db.client.operation.duration s {"error.type": "WrongKeyType", "redis_store.operation": "get"} 1' in lines
 
 
-def test_spans_lie_in_their_callers_and_asyncio_has_them_too(tcp_server: Server, user: str) -> None:
+def test_spans_nest_in_callers_in_sync_and_async(tcp_server: Server, user: str) -> None:
     lines = run(
         tcp_server,
         user,
@@ -165,7 +165,7 @@ for span in exporter.get_finished_spans():
     assert sorted(lines) == ["get", "get_all", "set"]
 
 
-def test_the_near_cache_shows_what_it_asks_and_counts_what_it_knows(tcp_server: Server, user: str) -> None:
+def test_near_cache_traces_requests_and_counts_hits(tcp_server: Server, user: str) -> None:
     lines = run(
         tcp_server,
         user,
@@ -209,7 +209,7 @@ show_metrics()
     assert 'db.client.operation.duration s {"redis_store.operation": "get"} 6' in lines
 
 
-def test_who_has_not_set_it_up_carries_nothing(one_server: Server, open_store: Any, user: str) -> None:
+def test_telemetry_off_adds_nothing(one_server: Server, open_store: Any, user: str) -> None:
     store: DataStore = open_store(one_server.url, user)
     assert store._driver.around is None
     assert store._driver.measured is None

@@ -79,14 +79,14 @@ def take_lock_awaited(store: DataStore) -> str:
 
 
 @pytest.mark.parametrize("take", [take_lock, take_lock_awaited])
-def test_a_lock_that_is_given_back(store: DataStore, raw: redis.Redis, take: Callable[[DataStore], str]) -> None:
+def test_released_lock_wakes_waiter(store: DataStore, raw: redis.Redis, take: Callable[[DataStore], str]) -> None:
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
     assert waiter.result() == "taken"
 
 
-def test_many_wait_for_a_lock_and_each_is_woken_in_turn(store: DataStore, raw: redis.Redis) -> None:
+def test_lock_waiters_are_woken_in_turn(store: DataStore, raw: redis.Redis) -> None:
     with store.lock("l", ttl=FOR_EVER_S):
         waiters = [Waiter(lambda: take_lock(store)) for _ in range(8)]
         key = UserKeys.of(store.user).queue(b"lock", b"l")
@@ -94,7 +94,7 @@ def test_many_wait_for_a_lock_and_each_is_woken_in_turn(store: DataStore, raw: r
     assert [waiter.result() for waiter in waiters] == ["taken"] * 8
 
 
-def test_a_place_of_a_semaphore(store: DataStore, raw: redis.Redis) -> None:
+def test_semaphore_slot_wakes_waiter(store: DataStore, raw: redis.Redis) -> None:
     def take() -> str:
         with store.semaphore("s", 1, ttl=FOR_EVER_S):
             return "taken"
@@ -118,7 +118,7 @@ def get_or_set(store: DataStore) -> Any:
 
 
 @pytest.mark.parametrize("get", [get_or_set, get_or_set_awaited])
-def test_a_value_that_is_computed(store: DataStore, raw: redis.Redis, get: Callable[[DataStore], Any]) -> None:
+def test_computed_value_wakes_waiter(store: DataStore, raw: redis.Redis, get: Callable[[DataStore], Any]) -> None:
     waiters: list[Waiter] = []
 
     def make() -> str:
@@ -130,7 +130,7 @@ def test_a_value_that_is_computed(store: DataStore, raw: redis.Redis, get: Calla
     assert [waiter.result() for waiter in waiters] == ["computed"] * 2
 
 
-def test_a_computation_that_fails(store: DataStore, raw: redis.Redis) -> None:
+def test_failed_computation_wakes_waiter(store: DataStore, raw: redis.Redis) -> None:
     waiters: list[Waiter] = []
 
     def make() -> str:
@@ -144,7 +144,7 @@ def test_a_computation_that_fails(store: DataStore, raw: redis.Redis) -> None:
         waiters[0].result()
 
 
-def test_a_connection_that_breaks_is_made_again(store: DataStore, raw: redis.Redis) -> None:
+def test_broken_connection_is_reopened(store: DataStore, raw: redis.Redis) -> None:
     channel = UserKeys.of(store.user).lock(b"l")
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
@@ -156,7 +156,7 @@ def test_a_connection_that_breaks_is_made_again(store: DataStore, raw: redis.Red
     assert waiter.result() == "taken"
 
 
-def test_it_is_made_again_after_another_store_that_waited_is_closed(store: DataStore, raw: redis.Redis) -> None:
+def test_connection_reopens_after_another_store_closes(store: DataStore, raw: redis.Redis) -> None:
     channel = UserKeys.of(store.user).lock(b"l")
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
@@ -179,7 +179,7 @@ def test_it_is_made_again_after_another_store_that_waited_is_closed(store: DataS
     assert waiter.result() == "taken"
 
 
-def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw: redis.Redis) -> None:
+def test_forked_child_closes_its_connection_copy(store: DataStore, raw: redis.Redis) -> None:
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
@@ -193,7 +193,7 @@ def test_a_forked_child_closes_its_copy_of_the_connection(store: DataStore, raw:
     assert waiter.result() == "taken", "the parent's is still there"
 
 
-def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Redis) -> None:
+def test_waiter_knows_whether_messages_come(store: DataStore, raw: redis.Redis) -> None:
     """Each time all waiters are woken, so that none misses a message that a broken connection has lost."""
     told: list[list[bool]] = [[], []]
     first, second = (
@@ -213,7 +213,7 @@ def test_who_waits_is_told_whether_messages_come(store: DataStore, raw: redis.Re
     wait_until(lambda: not threads(), "the thread ends")
 
 
-def test_where_nobody_may_subscribe(start: Callable[..., Server]) -> None:
+def test_wait_without_subscribe_right(start: Callable[..., Server]) -> None:
     server = start("valkey9")
     with server.client() as raw, connect(server.url, user="u") as holder:
         raw.execute_command("ACL", "SETUSER", "default", "resetchannels")
@@ -234,7 +234,7 @@ def test_closing_the_store_ends_the_wait(store: DataStore, raw: redis.Redis, rea
             waiter.result()
 
 
-def test_one_connection_for_all_who_wait_and_none_afterwards(store: DataStore, raw: redis.Redis) -> None:
+def test_waiters_share_one_connection_that_closes_afterwards(store: DataStore, raw: redis.Redis) -> None:
     locks = [store.lock(f"l{n}", ttl=FOR_EVER_S) for n in range(5)]
     for lock in locks:
         lock.acquire()

@@ -26,7 +26,7 @@ class FifthInLine:
         return False
 
 
-def test_who_waits_looks_soon_and_then_less_often_as_far_behind_as_he_stands() -> None:
+def test_waiter_backs_off_by_queue_position() -> None:
     flow = hold(FifthInLine(), "token", None, False, lambda: 0.5)
     pauses: list[float] = []
     step = flow.send(None)
@@ -58,7 +58,7 @@ class Lost(FifthInLine):
         return True
 
 
-def test_what_a_silent_server_may_have_given_is_given_back_beside_the_caller() -> None:
+def test_uncertain_grant_is_released_in_background() -> None:
     lock = Lost()
     flow = hold(lock, "token", 1.0, True, lambda: 0.5)
     left = _throw_at_acquire(flow, StoreTimeout("silent", outcome_unknown=True))
@@ -67,7 +67,7 @@ def test_what_a_silent_server_may_have_given_is_given_back_beside_the_caller() -
 
 
 @pytest.mark.parametrize("again", [ConnectionLost("cut again", outcome_unknown=True), StoreUnavailable("BUSY")])
-def test_where_the_connection_broke_it_is_tried_at_once_and_then_beside_the_caller(again: StoreUnavailable) -> None:
+def test_broken_release_is_retried_at_once_then_in_background(again: StoreUnavailable) -> None:
     lock = Lost()
     flow = hold(lock, "token", 1.0, True, lambda: 0.5)
     step = _throw_at_acquire(flow, ConnectionLost("cut", outcome_unknown=True))
@@ -77,7 +77,7 @@ def test_where_the_connection_broke_it_is_tried_at_once_and_then_beside_the_call
     _is_tried_beside(flow, left, lock, ConnectionLost)
 
 
-def test_what_cannot_be_given_back_is_tried_again_beside_the_caller() -> None:
+def test_failed_release_is_retried_in_background() -> None:
     lock = Lost()
     flow = give_back(lock, "token", Keeping(lambda: lock.renew("token"), 30, 0))
     step = flow.send(None)

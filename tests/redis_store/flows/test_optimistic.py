@@ -18,7 +18,7 @@ def result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return stop.value.value
 
 
-def test_what_was_written_in_a_pause_is_read_before_the_next_try() -> None:
+def test_write_during_back_off_is_read_before_next_try() -> None:
     """Otherwise each try after a pause would fail where there are many writers."""
     stands = b"0"
     tried: list[bytes | None] = []

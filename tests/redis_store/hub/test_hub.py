@@ -22,7 +22,7 @@ def runner(server: ScriptedServer) -> ScriptedRunner:
     return ScriptedRunner(server)
 
 
-def test_an_event_wakes_and_the_log_tells(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_keyspace_event_wakes_hub_to_read_log(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.write((b"a", b"1"), (b"b", b"2"))
@@ -30,7 +30,7 @@ def test_an_event_wakes_and_the_log_tells(server: ScriptedServer, runner: Script
     assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"b", b"2")]
 
 
-def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_matching_counts_cost_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
     runner.join()
     runner.run()
     before = sum("HSCAN" in call for call in server.calls)
@@ -42,7 +42,7 @@ def test_numbers_that_agree_cost_no_comparison(server: ScriptedServer, runner: S
     assert sum("HSCAN" in call for call in server.calls) == before
 
 
-def test_a_namespace_that_is_known_is_looked_at_no_more(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_known_namespace_is_not_read_again(server: ScriptedServer, runner: ScriptedRunner) -> None:
     """Otherwise each step of a hub would go through all its namespaces."""
     server.by_hand((b"x", b"0"))
     runner.join()
@@ -53,7 +53,7 @@ def test_a_namespace_that_is_known_is_looked_at_no_more(server: ScriptedServer, 
     assert not runner.hub.members.agenda.doubtful
 
 
-def test_an_expiry_beside_a_writer_costs_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_expiry_during_writes_costs_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.write((b"short", b"1"), expires_ms=server.ms)
@@ -77,7 +77,7 @@ def test_an_expiry_beside_a_writer_costs_no_comparison(server: ScriptedServer, r
     assert sum("HSCAN" in call for call in server.calls) == before
 
 
-def test_an_event_too_many_is_a_write_by_hand(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_surplus_event_is_external_write(server: ScriptedServer, runner: ScriptedRunner) -> None:
     server.by_hand((b"x", b"0"), (b"y", b"0"), (b"z", b"0"))
     mailbox = runner.join()
     runner.run()
@@ -89,7 +89,7 @@ def test_an_event_too_many_is_a_write_by_hand(server: ScriptedServer, runner: Sc
     assert server.logs[KEYS.log][-1][1] == [b"", b'{"n":0,"found":1}', b"x", b"s1", b"y", b"d"]
 
 
-def test_what_another_hub_found_is_told_once(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_finding_of_another_hub_is_reported_once(server: ScriptedServer, runner: ScriptedRunner) -> None:
     other = ScriptedRunner(server)
     other.hub = runner.hub.__class__(0, lambda size: "cd" * size, other.warnings.append)
     mine = runner.join()
@@ -109,9 +109,7 @@ def test_what_another_hub_found_is_told_once(server: ScriptedServer, runner: Scr
     assert sum(b"found" in entry[1][1] for entry in server.logs[KEYS.log]) == 1
 
 
-def test_a_log_that_does_not_begin_with_the_known_entry_is_another_history(
-    server: ScriptedServer, runner: ScriptedRunner
-) -> None:
+def test_log_not_starting_at_known_entry_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.write((b"a", b"1"))
@@ -125,9 +123,7 @@ def test_a_log_that_does_not_begin_with_the_known_entry_is_another_history(
     assert told(mailbox) == [("set", b"c", b"1")]
 
 
-def test_a_log_that_is_gone_without_an_event_is_noticed_within_a_tick(
-    server: ScriptedServer, runner: ScriptedRunner
-) -> None:
+def test_log_deleted_without_event_is_noticed_within_a_tick(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.logs.clear()
@@ -136,7 +132,7 @@ def test_a_log_that_is_gone_without_an_event_is_noticed_within_a_tick(
     assert told(mailbox) == ["Opened", "HistoryGone"]
 
 
-def test_a_lost_log_does_not_keep_the_hub_waiting(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_lost_log_does_not_block_hub(server: ScriptedServer, runner: ScriptedRunner) -> None:
     runner.join()
     runner.run()
     server.logs.clear()
@@ -146,7 +142,7 @@ def test_a_lost_log_does_not_keep_the_hub_waiting(server: ScriptedServer, runner
 
 
 @pytest.mark.parametrize("log_is_lost", [False, True])
-def test_a_consumer_that_ends_while_the_hub_speaks_for_it_leaves_no_lock(
+def test_consumer_ending_during_hub_call_leaves_no_lock(
     server: ScriptedServer, runner: ScriptedRunner, log_is_lost: bool
 ) -> None:
     mailbox = runner.join()
@@ -167,7 +163,7 @@ def test_a_consumer_that_ends_while_the_hub_speaks_for_it_leaves_no_lock(
     assert b"lock" not in server.strings
 
 
-def test_another_entry_under_the_known_id_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_different_entry_under_known_id_is_another_history(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     server.write((b"a", b"1"))
@@ -178,7 +174,7 @@ def test_another_entry_under_the_known_id_is_another_history(server: ScriptedSer
     assert told(mailbox) == ["Opened", ("set", b"a", b"1"), "HistoryGone"]
 
 
-def test_a_lost_token_is_a_lost_connection(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_lost_token_is_lost_connection(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.run()
     runner.hold_back = lambda message: message[1].startswith(b"user:u:w:")
@@ -191,9 +187,7 @@ def test_a_lost_token_is_a_lost_connection(server: ScriptedServer, runner: Scrip
 
 
 @pytest.mark.parametrize("at", range(30))
-def test_wherever_the_connection_breaks_nothing_is_lost_or_told_twice(
-    server: ScriptedServer, runner: ScriptedRunner, at: int
-) -> None:
+def test_broken_connection_loses_and_repeats_nothing(server: ScriptedServer, runner: ScriptedRunner, at: int) -> None:
     server.by_hand((b"old", b"0"), (b"big", b"0"))
     mailbox = runner.join()
     runner.run()
@@ -211,7 +205,7 @@ def test_wherever_the_connection_breaks_nothing_is_lost_or_told_twice(
     assert sorted(news[2:]) == [("set", b"big", b"0"), ("set", b"c", b"1"), ("set", b"old", b"by hand")]
 
 
-def test_who_cannot_begin_is_told_why(runner: ScriptedRunner) -> None:
+def test_watcher_that_cannot_start_gets_the_error(runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     runner.hub.disconnected(ConnectionLost("nobody there"))
     [item] = items(mailbox)
@@ -220,7 +214,7 @@ def test_who_cannot_begin_is_told_why(runner: ScriptedRunner) -> None:
     assert runner.hub.unused
 
 
-def test_who_comes_when_a_connection_breaks_waits_for_the_next(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_new_watcher_waits_for_reconnection(server: ScriptedServer, runner: ScriptedRunner) -> None:
     runner.join()
     runner.run()
     newcomer = runner.join()
@@ -231,7 +225,7 @@ def test_who_comes_when_a_connection_breaks_waits_for_the_next(server: ScriptedS
     assert "Opened" in told(newcomer)
 
 
-def test_who_meets_two_broken_connections_is_told(runner: ScriptedRunner) -> None:
+def test_watcher_gets_error_after_two_broken_connections(runner: ScriptedRunner) -> None:
     mailbox = runner.join()
     for _ in range(2):
         runner.hub.disconnected(ConnectionLost("cut"), were_made=True)
@@ -239,7 +233,7 @@ def test_who_meets_two_broken_connections_is_told(runner: ScriptedRunner) -> Non
     assert isinstance(item, WatchFailed)
 
 
-def test_what_was_written_between_connections_is_no_sign_of_missing_events(
+def test_writes_between_connections_do_not_signal_missing_events(
     server: ScriptedServer, runner: ScriptedRunner
 ) -> None:
     mailbox = runner.join()
@@ -252,7 +246,7 @@ def test_what_was_written_between_connections_is_no_sign_of_missing_events(
     assert runner.lost == 0
 
 
-def test_who_does_not_read_is_told_that_it_was_too_much(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_slow_watcher_gets_reset(server: ScriptedServer, runner: ScriptedRunner) -> None:
     idle, reader = runner.join(), runner.join()
     runner.run()
     for _ in range(MOST_CHANGES // 1000 + 5):
@@ -265,7 +259,7 @@ def test_who_does_not_read_is_told_that_it_was_too_much(server: ScriptedServer, 
     assert idle.reopen() == 5000
 
 
-def test_a_light_watcher_costs_no_digests(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_light_watcher_costs_no_digests(server: ScriptedServer, runner: ScriptedRunner) -> None:
     mailbox = runner.join(light=True)
     runner.run()
     server.by_hand((b"x", b"1"))
@@ -274,7 +268,7 @@ def test_a_light_watcher_costs_no_digests(server: ScriptedServer, runner: Script
     assert not any("HSCAN" in call for call in server.calls)
 
 
-def test_without_events_it_says_so_once_and_reads_all_the_same(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_missing_events_warn_once_and_hub_still_reads(server: ScriptedServer, runner: ScriptedRunner) -> None:
     server.events = False
     mailbox = runner.join()
     runner.run()
@@ -286,9 +280,7 @@ def test_without_events_it_says_so_once_and_reads_all_the_same(server: ScriptedS
     assert len(runner.warnings) == 1
 
 
-def test_what_the_last_watcher_knew_explains_what_was_written_since(
-    server: ScriptedServer, runner: ScriptedRunner
-) -> None:
+def test_state_of_last_watcher_explains_later_writes(server: ScriptedServer, runner: ScriptedRunner) -> None:
     server.by_hand(*[(b"%d" % i, b"0") for i in range(50)])
     first = runner.join()
     runner.run()
@@ -304,7 +296,7 @@ def test_what_the_last_watcher_knew_explains_what_was_written_since(
     )
 
 
-def test_what_cannot_be_explained_is_a_gap(server: ScriptedServer, runner: ScriptedRunner) -> None:
+def test_unexplained_difference_is_a_gap(server: ScriptedServer, runner: ScriptedRunner) -> None:
     server.by_hand(*[(b"%d" % i, b"0") for i in range(500)])
     first = runner.join()
     runner.run(3)

@@ -37,7 +37,7 @@ def connections(server: Server) -> int:
         )
 
 
-def test_two_connections_and_one_thread_for_fifty_watchers(own: Server) -> None:
+def test_fifty_watchers_use_two_connections_and_one_thread(own: Server) -> None:
     stores = [connect(own.url, user=f"u{i % 5}", configure_server=True) for i in range(10)]
     before = connections(own)
     watches = [store.use_namespace(f"n{i}").watch() for i in range(5) for store in stores]
@@ -64,7 +64,7 @@ def test_asyncio_and_threads_share_the_hub(own: Server) -> None:
     wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_a_watch_that_is_left_behind_is_let_go(own: Server) -> None:
+def test_abandoned_watch_is_released(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         store.set("a", 1)
         for change in store.watch(initial=True):
@@ -84,14 +84,14 @@ def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
         wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_a_wait_leaves_nothing_behind(own: Server) -> None:
+def test_wait_leaves_nothing_behind(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         with pytest.raises(TimeoutError):
             store.wait_for("k", timeout=0.01)
         wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_who_comes_back_soon_is_served_at_once(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_returning_watcher_is_served_at_once(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("redis_store.hub.hub.TICK_S", 60.0)
     with connect(own.url, user="u", configure_server=True) as store:
         store.watch_all().close()
@@ -120,7 +120,7 @@ def test_closing_the_store_ends_its_watchers(own: Server, wait: Callable[[DataSt
     wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_a_cancelled_task_takes_no_change_with_it(own: Server) -> None:
+def test_cancelled_task_loses_no_change(own: Server) -> None:
     async def use() -> list[Any]:
         async with connect_async(own.url, user="u", configure_server=True) as store, store.watch() as watch:
             seen = []
@@ -140,7 +140,7 @@ def test_a_cancelled_task_takes_no_change_with_it(own: Server) -> None:
     assert asyncio.run(use()) == list(range(200))
 
 
-def test_an_event_loop_that_ends_leaves_nothing_behind(own: Server) -> None:
+def test_ended_event_loop_leaves_nothing_behind(own: Server) -> None:
     async def use() -> None:
         store = connect_async(own.url, user="u", configure_server=True)
         await store.watch().begin()
@@ -149,7 +149,7 @@ def test_an_event_loop_that_ends_leaves_nothing_behind(own: Server) -> None:
     wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_a_forked_child_has_a_hub_of_its_own(own: Server) -> None:
+def test_forked_child_has_its_own_hub(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store, store.watch() as watch:
         child = os.fork()
         if child == 0:
@@ -167,7 +167,7 @@ def test_a_forked_child_has_a_hub_of_its_own(own: Server) -> None:
         assert [next(watch).key, next(watch).key] == ["child", "parent"]
 
 
-def test_no_server_is_said_at_once(own: Server) -> None:
+def test_missing_server_is_reported_at_once(own: Server) -> None:
     own.kill()
     with connect(own.url, user="u") as store:
         with pytest.raises(ConnectionLost):
@@ -177,7 +177,7 @@ def test_no_server_is_said_at_once(own: Server) -> None:
     wait_until(lambda: not threads(), "the hub ends")
 
 
-def test_a_server_that_stays_silent_is_a_lost_connection(own: Server) -> None:
+def test_silent_server_is_lost_connection(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True, timeout=0.5) as store, store.watch() as watch:
         own.pause()
         time.sleep(1.2)  # longer than the timeout, so that the hub drops its connections
@@ -188,7 +188,7 @@ def test_a_server_that_stays_silent_is_a_lost_connection(own: Server) -> None:
         assert change.key == "a"
 
 
-def test_a_namespace_of_another_type_is_refused_and_disturbs_nobody(own: Server) -> None:
+def test_namespace_of_wrong_type_is_refused_alone(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store, store.watch() as watch:
         with own.client() as raw:
             raw.set("user:u:log:odd", "not a stream")
@@ -198,7 +198,7 @@ def test_a_namespace_of_another_type_is_refused_and_disturbs_nobody(own: Server)
         assert next(watch).key == "a"
 
 
-def test_watching_writes_only_what_the_layout_names(own: Server) -> None:
+def test_watching_writes_only_documented_redis_keys(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store, store.watch(consumer="c") as watch:
         store.set("a", 1)
         next(watch)
@@ -218,13 +218,13 @@ def test_watching_writes_only_what_the_layout_names(own: Server) -> None:
             assert week - 100 < raw.ttl("user:u:seen:default") <= week
 
 
-def test_a_log_that_nobody_watches_goes_after_so_many_days(own: Server) -> None:
+def test_unwatched_log_expires_after_days(own: Server) -> None:
     day_ms = 24 * 3600 * 1000
     with connect(own.url, user="u", configure_server=True, log_days=3) as store, own.client() as raw, store.watch():
         assert 2 * day_ms < raw.pttl("user:u:log:default") <= 3 * day_ms
 
 
-def test_two_hubs_that_come_at_once_share_the_log(own: Server) -> None:
+def test_two_concurrent_hubs_share_the_log(own: Server) -> None:
     with (
         connect(own.url, user="u", configure_server=True) as store,
         connect(own.url, user="u", configure_server=True, timeout=4.5) as other,
@@ -251,7 +251,7 @@ def raw_flags(server: Server) -> str:
         return str(raw.config_get("notify-keyspace-events")["notify-keyspace-events"])
 
 
-def test_flags_are_added_to_those_that_are_there(own: Server) -> None:
+def test_flags_are_added_to_existing_flags(own: Server) -> None:
     with own.client() as raw:
         raw.config_set("notify-keyspace-events", "E$")
     with connect(own.url, user="u", configure_server=True) as store, store.watch():
@@ -262,7 +262,7 @@ def test_flags_are_added_to_those_that_are_there(own: Server) -> None:
         assert set(raw_flags(own)) == set("AK")
 
 
-def test_nobody_s_settings_are_changed_unasked(own: Server) -> None:
+def test_server_settings_do_not_change_unasked(own: Server) -> None:
     with connect(own.url, user="u") as store, store.watch() as watch:
         store.set("a", 1)
         assert next(watch).key == "a"

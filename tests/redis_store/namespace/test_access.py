@@ -102,7 +102,7 @@ def test_every_method_reads_or_writes_or_does_neither() -> None:
 
 
 @pytest.mark.parametrize("method", READS)
-def test_what_may_not_be_read(side: Any, method: str) -> None:
+def test_read_without_right_is_refused(side: Any, method: str) -> None:
     only_writes = moved(side, lambda store: store.restricted(write=["default"]))
     with pytest.raises(AccessDenied, match="Reading namespace 'default' is not allowed here") as caught:
         getattr(only_writes, method)(*READS[method])
@@ -118,7 +118,7 @@ def test_what_may_not_be_read(side: Any, method: str) -> None:
         *((method, more) for method in ("set", "set_many") for more in ({"metadata": {"a": 1}}, {"ttl": 5})),
     ],
 )
-def test_what_may_not_be_written(side: Any, method: str, more: dict[str, Any]) -> None:
+def test_write_without_right_is_refused(side: Any, method: str, more: dict[str, Any]) -> None:
     with pytest.raises(AccessDenied, match="Writing to namespace 'default' is not allowed here") as caught:
         getattr(moved(side, lambda store: store.read_only()), method)(*WRITES[method], **more)
     assert str(caught.value).endswith("allowed are reading everything, writing nothing.")
@@ -126,7 +126,7 @@ def test_what_may_not_be_written(side: Any, method: str, more: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("method", CHANGES)
-def test_what_reads_and_writes_needs_both_rights(side: Any, method: str) -> None:
+def test_read_write_operation_needs_both_rights(side: Any, method: str) -> None:
     for rights, action in (({"read": ["*"]}, "Writing to"), ({"write": ["*"]}, "Reading")):
         handle = moved(side, lambda store, rights=rights: store.restricted(**rights))  # type: ignore[misc]
         with pytest.raises(AccessDenied, match=f"{action} namespace 'default'"):
@@ -136,7 +136,7 @@ def test_what_reads_and_writes_needs_both_rights(side: Any, method: str) -> None
 
 
 @pytest.mark.parametrize("method", OF_THE_USER)
-def test_what_is_the_users_needs_a_right_to_write(side: Any, method: str) -> None:
+def test_user_wide_operation_needs_write_right(side: Any, method: str) -> None:
     with pytest.raises(AccessDenied):
         getattr(moved(side, lambda store: store.read_only()), method)(*OF_THE_USER[method])
     getattr(moved(side, lambda store: store.restricted(write=["shared"])), method)(*OF_THE_USER[method])
@@ -153,7 +153,7 @@ def test_a_tag_is_invalidated_whole_or_not_at_all(store: DataStore) -> None:
     assert store.restricted(write=["cache:*"]).invalidate_tag("t") == 2
 
 
-def test_transactions_are_bound_place_by_place(store: DataStore) -> None:
+def test_transactions_are_checked_by_namespace(store: DataStore) -> None:
     handle = store.restricted(read=["shared"], write=["files:a"])
     with handle.transaction() as transaction:
         plan = transaction.use_namespace("shared").get("k")
@@ -170,7 +170,7 @@ def test_transactions_are_bound_place_by_place(store: DataStore) -> None:
     assert store.use_namespace("shared").get("k") == "shared"
 
 
-def test_the_steps_of_brokers_are_bound_too(store: DataStore) -> None:
+def test_broker_steps_are_checked(store: DataStore) -> None:
     token = "0123456789abcdef"
     for handle in (store.read_only(), store.restricted(write=["default"])):
         steps = Steps(handle)
@@ -187,7 +187,7 @@ def test_the_steps_of_brokers_are_bound_too(store: DataStore) -> None:
         Steps(store.read_only()).acquire_lock("name", token)
 
 
-def test_cached_functions_are_bound(store: DataStore) -> None:
+def test_cached_functions_are_checked(store: DataStore) -> None:
     called = []
 
     @store.read_only().cached()
@@ -200,7 +200,7 @@ def test_cached_functions_are_bound(store: DataStore) -> None:
     assert called == []
 
 
-def test_nothing_is_sent(server_url: str, user: str) -> None:
+def test_refused_operation_sends_nothing(server_url: str, user: str) -> None:
     with connect("redis://127.0.0.1:1", user=user) as nowhere:
         for method, arguments in {**WRITES, **CHANGES, **OF_THE_USER}.items():
             with pytest.raises(AccessDenied):
@@ -211,7 +211,7 @@ def test_nothing_is_sent(server_url: str, user: str) -> None:
             nowhere.restricted(read=[]).use_namespace("x")["k"]
 
 
-def test_a_mapping_is_bound_too(store: DataStore) -> None:
+def test_mapping_operations_are_checked(store: DataStore) -> None:
     reader, writer = store.read_only(), store.restricted(write=["default"])
     for forbidden in (
         lambda: reader.update(a=1),
@@ -228,7 +228,7 @@ def test_a_mapping_is_bound_too(store: DataStore) -> None:
     assert reader["new"] == 1
 
 
-def test_only_what_may_be_read_is_listed(side: Any) -> None:
+def test_only_readable_namespaces_are_listed(side: Any) -> None:
     def listed(**rights: Any) -> Any:
         return moved(side, lambda store: store.restricted(**rights)).list_namespaces()
 
@@ -240,7 +240,7 @@ def test_only_what_may_be_read_is_listed(side: Any) -> None:
     assert moved(side, lambda store: store.read_only()).list_namespaces("files:") == ["files:a", "files:b"]
 
 
-def test_rights_go_along_and_only_shrink(store: DataStore) -> None:
+def test_rights_are_inherited_and_only_shrink(store: DataStore) -> None:
     handle = store.restricted(read=["files:*"], write=["files:a"])
     files = handle.use_namespace("files:a")
     files.set("k", 1)
@@ -271,7 +271,7 @@ def test_patterns_are_literal_but_for_a_last_star(store: DataStore) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["shared", b"shared", 5, [5], [None], [""], ["\ud800"], ["x" * 2000]])
-def test_patterns_that_are_none(store: DataStore, wrong: Any) -> None:
+def test_invalid_patterns(store: DataStore, wrong: Any) -> None:
     for what in ("read", "write", "namespaces"):
         with pytest.raises(InvalidInput):
             store.restricted(**{what: wrong})
@@ -296,7 +296,7 @@ patterns = st.lists(names, max_size=3)
 
 
 @given(patterns, patterns, names)
-def test_narrowing_allows_what_both_allow(ours: list[str], theirs: list[str], name: str) -> None:
+def test_narrowing_intersects_rights(ours: list[str], theirs: list[str], name: str) -> None:
     one, other = Access.of(read=ours, write=theirs), Access.of(read=theirs, write=ours)
     both = one.narrowed(other)
     assert both.may_read(name) == (one.may_read(name) and other.may_read(name))

@@ -96,7 +96,7 @@ def test_a_key_is_its_text_in_utf_8(key: str) -> None:
         ("name", 10, lambda name: encode_name(name, "name", 10)),
     ],
 )
-def test_what_a_name_may_be(kind: str, limit: int, check: Callable[[Any], object]) -> None:
+def test_valid_and_invalid_names(kind: str, limit: int, check: Callable[[Any], object]) -> None:
     for good in ("a", "\x00", "\n", " ", "é" * (limit // 2), "x" * limit):
         check(good)
     for bad, error in (

@@ -55,7 +55,7 @@ def hits_of(store: Any, work: Callable[[], Any]) -> int:
     return int(store.stats().near_hits - before)
 
 
-def test_what_was_read_once_is_not_asked_for_again(near: DataStore, plain: DataStore, one_server: Server) -> None:
+def test_repeated_read_sends_no_request(near: DataStore, plain: DataStore, one_server: Server) -> None:
     plain.set("k", OLD)
     assert near.get("k") == OLD
     assert near.get("absent", "?") == "?"
@@ -83,7 +83,7 @@ def _commands(server: Server) -> int:
         )
 
 
-def test_get_many_fills_and_is_answered_as_of_one_moment(near: DataStore, plain: DataStore) -> None:
+def test_get_many_fills_cache_and_reads_one_moment(near: DataStore, plain: DataStore) -> None:
     plain.set_many({"a": 1, "b": 2})
     assert near.get_many(["b", "a", "c"]) == {"b": 2, "a": 1}
     assert hits_of(near, lambda: near.get_many(iter(["a", "b"]))) == 2
@@ -95,7 +95,7 @@ def test_get_many_fills_and_is_answered_as_of_one_moment(near: DataStore, plain:
     assert near.get_many([]) == {}
 
 
-def test_what_a_caller_changes_is_his_own(near: DataStore, plain: DataStore) -> None:
+def test_mutating_a_result_leaves_cache_unchanged(near: DataStore, plain: DataStore) -> None:
     mine = {"list": [1], "dict": {"a": 1}}
     near.set("k", mine)
     mine["list"] = "changed after set"
@@ -138,7 +138,7 @@ KEYS = ["k", "l", "list", "absent", "tagged"]
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_own_writes_are_seen_without_waiting_for_the_server_to_tell(
+def test_own_writes_are_visible_before_invalidation(
     name: str, servers: Any, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the invalidation is late; here it never arrives."""
@@ -156,7 +156,7 @@ def test_own_writes_are_seen_without_waiting_for_the_server_to_tell(
     assert near.get("k") is None
 
 
-def test_what_was_read_while_a_write_was_under_way_is_forgotten_when_it_is_done(
+def test_value_read_during_write_is_dropped_after_it(
     one_server: Server, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Entries, "heard", lambda self, push: None)
@@ -184,7 +184,7 @@ def test_what_was_read_while_a_write_was_under_way_is_forgotten_when_it_is_done(
         asyncio.run(main())
 
 
-def test_an_async_stores_writes_are_seen_by_the_threads_and_the_other_way_round(
+def test_sync_and_async_stores_see_each_others_writes(
     near: DataStore, one_server: Server, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Entries, "heard", lambda self, push: None)
@@ -201,7 +201,7 @@ def test_an_async_stores_writes_are_seen_by_the_threads_and_the_other_way_round(
     asyncio.run(main())
 
 
-def test_users_share_the_cache_and_see_their_own(one_server: Server, open_store: Any, user: str) -> None:
+def test_users_share_cache_but_not_values(one_server: Server, open_store: Any, user: str) -> None:
     alice, bob = (open_store(one_server.url, f"{user}-{name}", near_cache=True) for name in ("alice", "bob"))
     alice.set("k", "alice's")
     bob.set("k", "bob's")
@@ -216,7 +216,7 @@ def test_users_share_the_cache_and_see_their_own(one_server: Server, open_store:
     assert alice.get("k") == "new"
 
 
-def test_more_users_than_are_tracked_at_once(
+def test_more_users_than_tracked(
     one_server: Server, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_side, "MOST_USERS", 2)
@@ -243,7 +243,7 @@ def test_more_users_than_are_tracked_at_once(
     asyncio.run(main())
 
 
-def test_rights_count_for_what_is_kept_too(near: DataStore) -> None:
+def test_rights_apply_to_cached_values(near: DataStore) -> None:
     near.set("k", 1)
     assert near.get("k") == near.get("k") == 1
     narrow = near.restricted(read=["elsewhere"], write=["default"])
@@ -264,7 +264,7 @@ def test_rights_count_for_what_is_kept_too(near: DataStore) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redis8", "valkey9"])
-def test_an_entry_does_not_outlive_its_ttl_where_the_server_is_slow_to_say_so(
+def test_entry_expires_before_late_invalidation(
     kind: str, servers: Any, open_store: Any, raw_of: Any, user: str
 ) -> None:
     server = servers.get(kind)
@@ -321,7 +321,7 @@ def writer(server: Server, user: str) -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey9"])
-def test_nothing_stale_beside_a_fast_writer(kind: str, start: Any, open_store: Any) -> None:
+def test_no_stale_reads_beside_fast_writer(kind: str, start: Any, open_store: Any) -> None:
     """Every read that begins after an acknowledged write returns its value or a newer one."""
     server = start(kind, tcp=True)
     with writer(server, "alice") as acknowledged:
@@ -337,7 +337,7 @@ def test_nothing_stale_beside_a_fast_writer(kind: str, start: Any, open_store: A
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey9"])
-def test_nothing_stale_in_an_event_loop_beside_a_fast_writer(kind: str, start: Any) -> None:
+def test_no_stale_async_reads_beside_fast_writer(kind: str, start: Any) -> None:
     server = start(kind, tcp=True)
 
     async def main(acknowledged: Callable[[], int]) -> tuple[int, int]:
@@ -361,7 +361,7 @@ def test_nothing_stale_in_an_event_loop_beside_a_fast_writer(kind: str, start: A
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey9"])
-def test_nothing_of_before_a_restart_is_believed(kind: str, start: Any, open_store: Any) -> None:
+def test_restart_clears_cache(kind: str, start: Any, open_store: Any) -> None:
     server = start(kind, tcp=True)
     near = open_store(server.url, near_cache=True)
     near.set("k", "before")
@@ -391,7 +391,7 @@ def _tracked_connections(raw: redis.Redis) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey9"])
-def test_empty_as_soon_as_the_connection_ends(kind: str, start: Any, open_store: Any, raw_of: Any) -> None:
+def test_connection_end_clears_cache(kind: str, start: Any, open_store: Any, raw_of: Any) -> None:
     server = start(kind, tcp=True)
     raw, near, plain = raw_of(server), open_store(server.url, near_cache=True), open_store(server.url)
     for number in range(20):
@@ -417,7 +417,7 @@ def test_empty_as_soon_as_the_connection_ends(kind: str, start: Any, open_store:
     asyncio.run(main())
 
 
-def test_a_silent_connection_is_asked_before_it_is_believed(
+def test_silent_connection_is_probed(
     near: DataStore, plain: DataStore, one_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain.set("k", 1)
@@ -435,7 +435,7 @@ def test_a_silent_connection_is_asked_before_it_is_believed(
     asyncio.run(main())
 
 
-def test_what_nobody_reads_is_taken_in_all_the_same_and_an_idle_connection_ends(
+def test_unread_invalidations_are_consumed_and_idle_connection_ends(
     one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
@@ -470,9 +470,7 @@ def test_on_the_embedded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert status(tmp_path).pid is None
 
 
-def test_a_server_that_falls_silent_costs_its_time_once_and_the_cache_all_it_has(
-    one_server: Server, open_store: Any, user: str
-) -> None:
+def test_silent_server_costs_one_timeout_and_clears_cache(one_server: Server, open_store: Any, user: str) -> None:
     with proxied(one_server) as proxy:
         near = open_store(proxy.url, user, near_cache=True, timeout=0.3)
         near.set_many({"k": 1, "other key": 2})
@@ -494,7 +492,7 @@ def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Serve
         assert hello.struck.wait(20), "it is being made beside"
 
 
-def test_a_lent_read_that_is_too_much_costs_nobody_the_cache(near: DataStore, user: str) -> None:
+def test_oversized_lent_read_keeps_cache(near: DataStore, user: str) -> None:
     near.set_many({"a": "x" * 1000, "b": "x" * 1000})
     assert near.get("a") == near.get("a")
     near._scope = replace(near._scope, limits=replace(near._scope.limits, max_value_bytes=1500))
@@ -523,7 +521,7 @@ def test_a_lent_read_of_several_is_kept(near: DataStore, plain: DataStore, user:
         wait_until(lambda: lent.get_many(["a", "none", "b"]) == {**values, "b": 1}, "the write is seen")
 
 
-def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server, raw_of: Any) -> None:
+def test_external_writes_and_flush_are_seen(near: DataStore, one_server: Server, raw_of: Any) -> None:
     raw = raw_of(one_server)
     near.set("k", 1)
     assert near.get("k") == near.get("k") == 1
@@ -538,7 +536,7 @@ def test_writes_by_hand_and_a_flush_are_seen(near: DataStore, one_server: Server
     wait_until(lambda: near.get("k", "gone") == "gone", "the flush is seen")
 
 
-def test_a_forked_child_has_a_cache_of_its_own(near: DataStore, plain: DataStore) -> None:
+def test_forked_child_has_its_own_cache(near: DataStore, plain: DataStore) -> None:
     plain.set("k", "parent's")
     assert near.get("k") == near.get("k") == "parent's"
 
@@ -554,7 +552,7 @@ def test_a_forked_child_has_a_cache_of_its_own(near: DataStore, plain: DataStore
     assert near.stats().near_live
 
 
-def test_a_fork_while_the_cache_is_busy(near: DataStore, plain: DataStore) -> None:
+def test_fork_while_cache_is_busy(near: DataStore, plain: DataStore) -> None:
     plain.set("k", 1)
     assert near.get("k") == 1
 
@@ -583,7 +581,7 @@ def test_threads(near: DataStore, plain: DataStore) -> None:
     assert near.stats().near_hits > 0
 
 
-def test_several_event_loops_one_after_the_other_and_at_once(one_server: Server, plain: DataStore) -> None:
+def test_sequential_and_concurrent_event_loops(one_server: Server, plain: DataStore) -> None:
     store = connect_async(one_server.url, user=plain.user, near_cache=True)
 
     async def main(number: int) -> None:
@@ -600,7 +598,7 @@ def test_several_event_loops_one_after_the_other_and_at_once(one_server: Server,
         asyncio.run(store.get("k0"))
 
 
-def test_cancelled_reads_disturb_nobody(near: DataStore, one_server: Server) -> None:
+def test_cancelled_reads_do_not_affect_others(near: DataStore, one_server: Server) -> None:
     near.set_many({f"k{number}": number for number in range(50)})
 
     async def main() -> None:
@@ -620,7 +618,7 @@ def test_cancelled_reads_disturb_nobody(near: DataStore, one_server: Server) -> 
     asyncio.run(main())
 
 
-def test_closing_takes_the_connection_with_the_last_store(one_server: Server, raw_of: Any, user: str) -> None:
+def test_last_store_closes_the_connection(one_server: Server, raw_of: Any, user: str) -> None:
     with proxied(one_server) as proxy:
         one, two = (connect(proxy.url, user=user, near_cache=True) for _ in range(2))
         one.set("k", 1)
@@ -651,7 +649,7 @@ REFUSED = ["~* &* +@all -client", "~* &* +@all -client|tracking"]
 
 
 @pytest.mark.parametrize("rules", REFUSED)
-def test_where_the_server_does_not_tell_of_writes_it_says_so_once_and_is_off(
+def test_server_without_invalidation_warns_once_and_disables_cache(
     rules: str, start: Any, raw_of: Any, open_store: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start("valkey9", tcp=True)
@@ -678,7 +676,7 @@ def test_where_the_server_does_not_tell_of_writes_it_says_so_once_and_is_off(
     assert "secret" not in said
 
 
-def test_the_agents_of_a_host_share_one(one_server: Server, plain: DataStore) -> None:
+def test_agents_of_a_host_share_the_cache(one_server: Server, plain: DataStore) -> None:
     agent = "def run(): return {'got': [data_store.get('k')['n'] for _ in range(10)]}"
     with sandbox.Sandbox(url=one_server.url) as host:
         assert (

@@ -46,14 +46,14 @@ def test_an_invalidation_drops_its_namespace_whole_and_no_other() -> None:
     assert len(entries) == entries.size_bytes == 0
 
 
-def test_other_news_drop_nothing() -> None:
+def test_other_messages_drop_nothing() -> None:
     entries = Entries(10_000)
     keep(entries, A, "k", b"1")
     entries.heard([b"message", b"channel", A])
     assert found(entries, A, "k") == [b"1"]
 
 
-def test_an_answer_that_a_write_has_overtaken_is_not_kept() -> None:
+def test_reply_overtaken_by_write_is_not_kept() -> None:
     entries = Entries(10_000)
     asked = entries.space(A)
     entries.drop(A)
@@ -65,14 +65,14 @@ def test_an_answer_that_a_write_has_overtaken_is_not_kept() -> None:
     assert len(entries) == 1
 
 
-def test_an_entry_is_over_when_its_time_has_come() -> None:
+def test_entry_expires_on_time() -> None:
     entries = Entries(10_000)
     keep(entries, A, "k", b"1", expires_at=5)
     assert found(entries, A, "k", now=4.9) == [b"1"]
     assert found(entries, A, "k", now=5) == []
 
 
-def test_its_bytes_are_bounded_and_what_was_used_last_stays() -> None:
+def test_bytes_are_bounded_and_recent_entries_stay() -> None:
     entries = Entries(20 * (ENTRY_BYTES + 101))
     for number in range(20):
         keep(entries, A if number % 2 else B, str(number % 10), b"x" * 100)
@@ -95,7 +95,7 @@ def test_replacing_an_entry_counts_it_once() -> None:
     assert len(entries) == 1
 
 
-def test_what_would_take_a_big_part_of_the_room_is_not_kept() -> None:
+def test_oversized_entry_is_not_kept() -> None:
     entries = Entries(80_000)
     keep(entries, A, "small", b"1")
     keep(entries, A, "big", b"x" * 10_000)

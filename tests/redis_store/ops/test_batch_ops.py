@@ -20,7 +20,7 @@ def queued(*results: Any) -> list[Any]:
     return [b"OK", *[b"QUEUED"] * len(results), list(results)]
 
 
-def test_get_many_asks_once_for_each_key() -> None:
+def test_get_many_requests_each_key_once() -> None:
     played = play(batch.get_many(scope_of(), ["b", "a", "b"]), [b"2", None])
     assert played.result == {"b": 2}
     assert played.calls[0].commands == (("HMGET", b"user:alice:ns:default", b"b", b"a"),)
@@ -28,12 +28,12 @@ def test_get_many_asks_once_for_each_key() -> None:
 
 
 @pytest.mark.parametrize(("count", "bulk"), [(batch.SMALL_READ_KEYS, False), (batch.SMALL_READ_KEYS + 1, True)])
-def test_a_big_get_many_goes_a_way_of_its_own(count: int, bulk: bool) -> None:
+def test_big_get_many_uses_its_own_path(count: int, bulk: bool) -> None:
     played = play(batch.get_many(scope_of(), list(MANY)[:count]), [None] * count)
     assert played.calls[0].bulk is bulk
 
 
-def test_empty_batches_ask_nothing() -> None:
+def test_empty_batches_send_nothing() -> None:
     scope = scope_of()
     assert play(batch.get_many(scope, [])).result == {}
     assert play(batch.set_many(scope, {}, None, None, "tx")).result == 0
@@ -61,7 +61,7 @@ def test_a_small_set_many_has_no_parts() -> None:
 BIG = {f"key-{number}": "x" * 2000 for number in range(1500)}
 
 
-def test_big_values_go_beside_the_script_behind_a_check() -> None:
+def test_big_values_are_sent_outside_the_script_after_a_check() -> None:
     checked = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, [1, 1000, 1, 500]]
     scope = scope_of()
     played = play(batch.set_many(scope, BIG, None, None, "the-tx"), 1, checked)
@@ -76,7 +76,7 @@ def test_big_values_go_beside_the_script_behind_a_check() -> None:
     assert play(batch.set_many(scope, BIG, None, None, "the-tx"), checked).names == played.names[1:]
 
 
-def test_big_values_go_through_the_script_where_others_write_meanwhile() -> None:
+def test_big_values_use_script_after_concurrent_writes() -> None:
     lost = [b"OK", 1, b"OK", *[b"QUEUED"] * 4, None]
     played = play(batch.set_many(scope_of(), BIG, None, None, "the-tx"), 1, lost, queued(1, 1))
     assert played.result == 1500
@@ -84,18 +84,18 @@ def test_big_values_go_through_the_script_where_others_write_meanwhile() -> None
 
 
 @pytest.mark.parametrize("items", [{**BIG, "small": 1}, {"edge": "x" * 1022}])
-def test_values_that_the_log_may_show_go_through_the_script(items: dict[str, Any]) -> None:
+def test_inline_log_values_use_script(items: dict[str, Any]) -> None:
     parts = -(-len(items) // 1000)
     played = play(batch.set_many(scope_of(), items, None, None, "the-tx"), queued(*[1] * parts))
     assert played.names[0][0] == "MULTI"
 
 
-def test_big_values_that_expire_go_through_the_script() -> None:
+def test_big_values_with_ttl_use_script() -> None:
     played = play(batch.set_many(scope_of(), BIG, None, 10, "the-tx"), queued(1, 1))
     assert played.names == [["MULTI", "EVAL", "EVALSHA", "EXEC"]]
 
 
-def test_a_batch_is_checked_whole_before_anything_is_asked() -> None:
+def test_batch_is_validated_before_sending() -> None:
     scope = scope_of()
     for items, metadata in (
         ({**MANY, "bad": {1}}, None),
@@ -127,7 +127,7 @@ def test_an_error_inside_a_transaction_is_found(text: str, error: type[Exception
             play(batch.set_many(scope_of(), MANY, None, None, "tx"), replies)
 
 
-def test_metadata_of_several_parts_is_watched_and_tried_again() -> None:
+def test_metadata_of_several_parts_is_watched_and_retried() -> None:
     op = batch.set_many(scope_of(), MANY, {"m": 1}, None, "tx")
     assert isinstance(op, Alone), "WATCH wants a connection for itself"
     known = [[b""] * 1000, [b""] * 1000, [b""] * 500]
@@ -151,7 +151,7 @@ def test_metadata_of_one_part_is_compared_by_its_script() -> None:
     assert played.calls[-1].commands[1][-2:] == (b'{"x":1,"m":1}', b'{"x":1}')
 
 
-def test_metadata_that_others_keep_changing_is_a_conflict() -> None:
+def test_metadata_changed_on_every_try_is_a_conflict() -> None:
     replies = [[b""], queued([0, b'{"x":1}'])] * batch.BATCH_TRIES
     with pytest.raises(Conflict, match="nothing was written"):
         play(batch.set_many(scope_of(), {"a": 1}, {"m": 1}, None, "tx"), *replies)

@@ -127,7 +127,7 @@ def test_every_write_keeps_the_bound(open_bounded: Any, view: NamespaceView, sid
 
 
 @pytest.mark.parametrize("name", WRITES_OF_THREADS)
-def test_so_do_the_other_ways_to_write(open_bounded: Any, view: NamespaceView, name: str) -> None:
+def test_other_writes_keep_the_bound(open_bounded: Any, view: NamespaceView, name: str) -> None:
     store = open_bounded("sync").store
     store.set_many({f"old-{number}": number for number in range(MOST)})
     WRITES_OF_THREADS[name](store)
@@ -135,7 +135,7 @@ def test_so_do_the_other_ways_to_write(open_bounded: Any, view: NamespaceView, n
     assert "new" in fields(view)
 
 
-def test_so_does_an_agents_transaction(open_bounded: Any, view: NamespaceView) -> None:
+def test_agent_transaction_keeps_the_bound(open_bounded: Any, view: NamespaceView) -> None:
     store = open_bounded("brokered").store
     store.set_many({f"old-{number}": number for number in range(MOST)})
     with store.transaction() as transaction:
@@ -145,7 +145,7 @@ def test_so_does_an_agents_transaction(open_bounded: Any, view: NamespaceView) -
 
 
 @SIDES
-def test_with_a_ttl(open_bounded: Any, view: NamespaceView, server: Server, side: str) -> None:
+def test_bound_with_ttl(open_bounded: Any, view: NamespaceView, server: Server, side: str) -> None:
     if not server.has_ttl:
         return
     store = open_bounded(side, ttl=1000)
@@ -168,7 +168,7 @@ def test_a_rename_adds_no_key(open_bounded: Any, view: NamespaceView, side: str)
     check(view)
 
 
-def test_what_is_there_already_costs_nobody_a_place(open_bounded: Any, view: NamespaceView) -> None:
+def test_rewriting_existing_keys_evicts_nothing(open_bounded: Any, view: NamespaceView) -> None:
     store = open_bounded("sync")
     for number in range(MOST):
         store.set(f"old-{number}", number)
@@ -180,7 +180,7 @@ def test_what_is_there_already_costs_nobody_a_place(open_bounded: Any, view: Nam
     assert fields(view) == before
 
 
-def test_the_oldest_go_first(open_bounded: Any, view: NamespaceView) -> None:
+def test_oldest_keys_are_evicted_first(open_bounded: Any, view: NamespaceView) -> None:
     """With no more keys than an eviction samples, exactly the key that was written longest ago is evicted."""
     free = open_bounded("sync", None)
     for number in range(6):
@@ -202,7 +202,7 @@ def wait_for_the_next_ms(raw: redis.Redis) -> None:
     wait_until(lambda: (now := raw.time()) and (now[0], now[1] // 1000) > (seconds, micros // 1000), "the next ms")
 
 
-def test_of_many_an_old_one_goes(open_bounded: Any, view: NamespaceView) -> None:
+def test_old_key_of_many_is_evicted(open_bounded: Any, view: NamespaceView) -> None:
     """One of the 10 sampled keys is old: at least 85 of 100 are old, so that a sample without one occurs once in 10^9 times."""
     open_bounded("sync", None).set_many({f"old-{number}": number for number in range(90)})
     wait_for_the_next_ms(view.raw)
@@ -215,7 +215,7 @@ def test_of_many_an_old_one_goes(open_bounded: Any, view: NamespaceView) -> None
     check(view, 100)
 
 
-def test_in_a_big_namespace_old_ones_go_too(open_bounded: Any, view: NamespaceView) -> None:
+def test_old_keys_of_big_namespace_are_evicted(open_bounded: Any, view: NamespaceView) -> None:
     """In a big namespace, a page from a random part of the table replaces random keys."""
     store = open_bounded("sync", 1000)
     store.set_many({f"old-{number}": number for number in range(1000)})
@@ -241,7 +241,7 @@ def test_a_namespace_that_others_have_filled(open_bounded: Any, view: NamespaceV
     assert fields(view) == set(batch)
 
 
-def test_a_batch_that_has_no_room_is_refused_whole(open_bounded: Any, view: NamespaceView) -> None:
+def test_batch_over_the_bound_is_refused_whole(open_bounded: Any, view: NamespaceView) -> None:
     store = open_bounded("sync").store
     store.set("old", 1)
     too_many = {f"n{number}": number for number in range(MOST + 1)}
@@ -264,7 +264,7 @@ def test_a_batch_that_has_no_room_is_refused_whole(open_bounded: Any, view: Name
         assert fields(view) == {"old"}
 
 
-def test_watchers_hear_of_what_goes(
+def test_watchers_get_evictions(
     real_server: Server, user: str, open_store: Callable[..., DataStore], raw_of: Callable[..., redis.Redis]
 ) -> None:
     raw = raw_of(real_server)
@@ -343,7 +343,7 @@ def test_two_processes_together_keep_the_bound(server: Server, user: str, view: 
     check(view, 20)
 
 
-def test_expired_keys_make_room_by_and_by(open_bounded: Any, view: NamespaceView, server: Server) -> None:
+def test_expired_keys_make_room(open_bounded: Any, view: NamespaceView, server: Server) -> None:
     if not server.has_ttl:
         return
     store = open_bounded("sync")
@@ -354,7 +354,7 @@ def test_expired_keys_make_room_by_and_by(open_bounded: Any, view: NamespaceView
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-def test_a_full_server_refuses_and_nothing_goes(
+def test_full_server_refuses_and_evicts_nothing(
     kind: str, start: Callable[..., Server], open_store: Callable[..., DataStore], raw_of: Callable[..., redis.Redis]
 ) -> None:
     server = start(kind, "--maxmemory-policy", "noeviction")
@@ -369,7 +369,7 @@ def test_a_full_server_refuses_and_nothing_goes(
         assert view.snapshot() == before
 
 
-def test_rights_are_asked_for_before_anything_is_written(
+def test_rights_are_checked_before_writing(
     real_server: Server, raw: redis.Redis, user: str, open_store: Callable[..., DataStore]
 ) -> None:
     store = open_store(real_server.url, user).use_namespace("cache", max_keys=MOST)
@@ -393,7 +393,7 @@ def test_rights_are_asked_for_before_anything_is_written(
     ("max_keys", "error"),
     [(0, InvalidInput), (-1, InvalidInput), (1.5, InvalidType), (True, InvalidType), ("9", InvalidType)],
 )
-def test_a_bound_that_is_none(open_bounded: Any, max_keys: Any, error: type[Exception]) -> None:
+def test_invalid_bound(open_bounded: Any, max_keys: Any, error: type[Exception]) -> None:
     for side in SIDES_WITH_FUNCTIONS:
         with pytest.raises(error, match="max_keys must be"):
             open_bounded(side, max_keys)
@@ -415,7 +415,7 @@ def test_one_key_is_a_bound_too(open_bounded: Any, view: NamespaceView) -> None:
     check(view, 1)
 
 
-def test_what_a_script_is_told() -> None:
+def test_script_arguments_of_a_bound() -> None:
     keys: Any = None
     assert Bound(keys, 7, (b"a", b"b")).arguments(6) == (6, 7, 2, b"a", b"b")
 

@@ -24,7 +24,7 @@ def test_a_small_namespace_is_one_round_trip() -> None:
     assert play(listing.get_all(scope, "a"), [2, 200, [b"b", b"1", b"a", b"2"]]).result == {"a": 2}
 
 
-def test_a_middling_namespace_is_read_at_one_moment_too() -> None:
+def test_medium_namespace_is_read_at_one_moment() -> None:
     scope = scope_of()
     assert play(listing.list_keys(scope), [5000, 10**5, None], [b"b", b"a"]).names == [["EVALSHA"], ["HKEYS"]]
     assert play(listing.get_all(scope), [5000, 10**5, None], [b"b", b"1"]).names == [["EVALSHA"], ["HGETALL"]]
@@ -39,7 +39,7 @@ def test_a_big_namespace_is_read_in_pages_under_watch() -> None:
     assert played.names == [["EVALSHA"], ["WATCH"], ["HSCAN"], ["HSCAN"], ["MULTI", "EXEC"]]
 
 
-def test_pages_are_read_again_where_somebody_wrote() -> None:
+def test_pages_are_reread_after_concurrent_write() -> None:
     first, second = [b"0", [b"a", b"1"]], [b"0", [b"a", b"2"]]
     changed, unchanged = [b"OK", None], [b"OK", []]
     played = play(listing.get_all(scope_of()), [BIG, 10**7, None], b"OK", first, changed, b"OK", second, unchanged)
@@ -48,7 +48,7 @@ def test_pages_are_read_again_where_somebody_wrote() -> None:
     assert play(listing.get_all(scope_of()), [BIG, 10**7, None], *tries).result == {"a": 1}, "in the end, page by page"
 
 
-def test_a_few_keys_with_much_in_them_are_read_in_small_pages() -> None:
+def test_big_values_are_read_in_small_pages() -> None:
     page = [b"0", [b"a", b"1"]]
     played = play(listing.get_all(scope_of()), [100, 10 * listing.SNAPSHOT_BYTES, None], b"OK", page, [b"OK", []])
     count = played.calls[2].commands[0][-1]
@@ -77,13 +77,13 @@ def test_a_server_without_novalues_gets_a_script() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "٣", "0 MATCH", "9" * 30, None, 0])
-def test_what_is_no_cursor_is_refused(cursor: Any) -> None:
+def test_invalid_cursor_is_refused(cursor: Any) -> None:
     for op in (listing.scan_page(scope_of(), cursor), listing.scan_items_page(scope_of(), cursor)):
         with pytest.raises(InvalidInput):
             play(op)
 
 
-def test_namespaces_are_looked_at_in_one_pipeline() -> None:
+def test_namespaces_are_checked_in_one_pipeline() -> None:
     names = [b"ns-%05d" % number for number in range(1200)]
     present = [[1] * 500, [1] * 499 + [0], [1] * 200]
     played = play(listing.list_namespaces(scope_of()), [b"0", names[::-1]], present, 1)
@@ -114,7 +114,7 @@ def test_an_unknown_script_in_the_pipeline() -> None:
 
 
 @pytest.mark.parametrize("error", [ServerReadOnly("no"), ConnectionLost("gone"), StoreTimeout("late")])
-def test_a_listing_is_right_where_the_registry_cannot_be_tidied(error: Exception) -> None:
+def test_listing_is_right_when_registry_cleanup_fails(error: Exception) -> None:
     played = play(listing.list_namespaces(scope_of()), [b"0", [b"a", b"gone"]], [1, 0][::1], error)
     assert played.result in (["a"], ["gone"])
     assert len(played.result) == 1

@@ -126,7 +126,7 @@ def test_a_batch_writes_the_same_info_as_single_writes(store: DataStore, view: N
     assert view.raw.hlen(view.keys["info"]) == 2500
 
 
-def test_no_log_unless_somebody_watches(store: DataStore, view: NamespaceView) -> None:
+def test_no_log_without_watcher(store: DataStore, view: NamespaceView) -> None:
     store.set("key", 1)
     store.set_many({f"key-{number}": number for number in range(1500)})
     store.delete("key")
@@ -199,7 +199,7 @@ class TestTimesToLive:
         data, info = self.expiries(view, *(f"key-{number}" for number in range(1500)))
         assert set(data) == set(info) == {-1}
 
-    def test_what_expired_leaves_no_keys(self, store: DataStore, raw: redis.Redis, user: str) -> None:
+    def test_expired_keys_leave_no_redis_keys(self, store: DataStore, raw: redis.Redis, user: str) -> None:
         store.set_many({"a": 1, "b": 2}, ttl=0.02)
         wait_until(lambda: store.get_many(["a", "b"]) == {}, "they have expired")
         store.list_namespaces()

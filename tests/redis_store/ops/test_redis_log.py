@@ -53,7 +53,7 @@ def test_the_head_of_a_nameless_writer(real_server: Server, open_store: Any, vie
     assert view.entries()[-1].head == rb'{"agent":"a\u0022b\u005c\u00e9","n":1}'
 
 
-def test_big_values_of_a_batch_are_told_of_and_not_shown(store: DataStore, view: NamespaceView) -> None:
+def test_big_batch_values_are_logged_without_text(store: DataStore, view: NamespaceView) -> None:
     store.set("key-1", "old", metadata={"m": 1})
     big = {f"key-{number}": "x" * 2000 for number in range(1200)}
     assert store.set_many(big) == 1200
@@ -150,7 +150,7 @@ def test_a_ttl_shows_when_it_ends(store: DataStore, view: NamespaceView, real_se
     assert changes == [(b"key", b"s1")]
 
 
-def test_a_refused_write_is_not_told(store: DataStore, view: NamespaceView) -> None:
+def test_refused_write_is_not_logged(store: DataStore, view: NamespaceView) -> None:
     store.set("key", 1)
     view.spoil("info")
     before = view.entries()
@@ -195,7 +195,7 @@ def bounded(store: DataStore, bounds: LogBounds) -> DataStore:
     )
 
 
-def test_the_log_outlives_what_it_tells_of(store: DataStore, view: NamespaceView) -> None:
+def test_log_outlives_its_namespace(store: DataStore, view: NamespaceView) -> None:
     store.set("key", 1)
     store.clear()
     assert view.raw.exists(view.keys["log"]) == 1
@@ -203,7 +203,7 @@ def test_the_log_outlives_what_it_tells_of(store: DataStore, view: NamespaceView
     assert [entry.changes for entry in view.entries()] == [[(b"key", b"s1")], [(b"", b"c")], [(b"key", b"s2")]]
 
 
-def test_times_are_the_servers(store: DataStore, view: NamespaceView) -> None:
+def test_times_come_from_the_server(store: DataStore, view: NamespaceView) -> None:
     """An entry's id and the times in info come from one clock."""
     store.set("key", 1)
     ms = int(view.entries()[-1].id.split(b"-")[0])

@@ -127,20 +127,20 @@ def test_a_change_leaves_an_entry(watched: Watched, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_TTL)
-def test_a_change_of_what_expires_leaves_an_entry(watched: Watched, real_server: Server, name: str) -> None:
+def test_change_of_expiring_key_leaves_an_entry(watched: Watched, real_server: Server, name: str) -> None:
     if real_server.has_ttl:
         assert check(watched, WITH_TTL[name])
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_what_changes_nothing_leaves_none(watched: Watched, name: str) -> None:
+def test_unchanged_value_leaves_no_entry(watched: Watched, name: str) -> None:
     before = watched.view.snapshot()
     assert check(watched, NOTHING[name]) == []
     assert watched.view.snapshot() == before
 
 
 @pytest.mark.parametrize("how", ["pop", "transaction"])
-def test_the_last_key_takes_everything_with_it(watched: Watched, how: str) -> None:
+def test_last_key_removes_all_redis_keys(watched: Watched, how: str) -> None:
     def remove(store: DataStore) -> None:
         store.delete_many(["list", "expiring"])
         if how == "pop":
@@ -184,7 +184,7 @@ def full(
     return store, view, server
 
 
-def test_a_full_server_refuses_what_takes_memory_whole(full: tuple[DataStore, NamespaceView, Server]) -> None:
+def test_full_server_refuses_growing_writes_whole(full: tuple[DataStore, NamespaceView, Server]) -> None:
     store, view, server = full
     before = view.snapshot()
     size = view.raw.dbsize()
@@ -202,7 +202,7 @@ def test_a_full_server_refuses_what_takes_memory_whole(full: tuple[DataStore, Na
     assert view.raw.dbsize() == size
 
 
-def test_a_full_server_takes_what_gives_memory(full: tuple[DataStore, NamespaceView, Server]) -> None:
+def test_full_server_accepts_writes_that_free_memory(full: tuple[DataStore, NamespaceView, Server]) -> None:
     store, view, _ = full
     assert store.pop("int") == 1
     with store.transaction() as transaction:

@@ -23,12 +23,12 @@ def test_get_is_one_hget() -> None:
     assert play(values.get(scope, "key", 7), b"null").result is None
 
 
-def test_a_corrupt_value_comes_out_of_the_op() -> None:
+def test_corrupt_value_is_raised_by_the_operation() -> None:
     with pytest.raises(CorruptValue):
         play(values.get(scope_of(), "key"), b"{")
 
 
-def test_input_is_checked_before_anything_is_asked() -> None:
+def test_input_is_validated_before_sending() -> None:
     scope = scope_of()
     for op in (
         values.get(scope, ""),
@@ -44,7 +44,7 @@ def test_input_is_checked_before_anything_is_asked() -> None:
             play(op)
 
 
-def test_set_is_one_call_and_sends_its_text_where_the_server_does_not_know_it() -> None:
+def test_set_is_one_call_and_loads_missing_script() -> None:
     scope = scope_of(agent="a")
     known = play(values.set_value(scope, "key", [1]), 1)
     assert known.names == [["EVALSHA"]]
@@ -77,13 +77,13 @@ def test_metadata_is_merged_until_it_fits() -> None:
     ]
 
 
-def test_metadata_that_others_keep_changing_is_a_conflict() -> None:
+def test_metadata_changed_on_every_try_is_a_conflict() -> None:
     replies = [[0, b'{"n":%d}' % number] for number in range(values.MERGE_TRIES)]
     with pytest.raises(Conflict, match="nothing was written"):
         play(values.set_value(scope_of(), "key", 1, metadata={"a": 1}), *replies)
 
 
-def test_metadata_that_is_no_object_is_replaced() -> None:
+def test_non_object_metadata_is_replaced() -> None:
     played = play(values.set_value(scope_of(), "key", 1, metadata={"a": 1}), [0, b"[broken"], 1)
     assert played.calls[1].commands[0][-2:] == (b'{"a":1}', b"[broken")
 

@@ -79,7 +79,7 @@ def test_an_async_batch_is_refused_whole(
     assert view.snapshot() == before
 
 
-def test_reads_go_on_beside_a_spoilt_registry_or_log(filled: DataStore, view: NamespaceView) -> None:
+def test_reads_work_beside_corrupt_registry_or_log(filled: DataStore, view: NamespaceView) -> None:
     for part in ("registry", "log"):
         view.spoil(part)
     assert filled.get_all() == {"key-0": 0, "key-1": 1, "key-2400": 2}

@@ -46,7 +46,7 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
 }
 
 
-def test_what_would_take_memory_is_refused_whole(full: tuple[DataStore, NamespaceView]) -> None:
+def test_writes_that_need_memory_are_refused_whole(full: tuple[DataStore, NamespaceView]) -> None:
     store, view = full
     before = view.snapshot()
     for name, write in WRITES.items():
@@ -93,14 +93,14 @@ def test_a_clear_goes_through_with_its_log_entry(full: tuple[DataStore, Namespac
     assert view.raw.exists(view.keys["data"], view.keys["info"], view.keys["registry"]) == 0
 
 
-def test_once_there_is_room_again_all_is_well(full: tuple[DataStore, NamespaceView]) -> None:
+def test_writes_resume_when_memory_is_free(full: tuple[DataStore, NamespaceView]) -> None:
     store, view = full
     view.raw.config_set("maxmemory", 0)
     store.set_many({"new": 1}, metadata={"m": 1})
     assert store.get("new") == 1
 
 
-def test_what_is_held_is_renewed(full: tuple[DataStore, NamespaceView]) -> None:
+def test_locks_slots_and_claims_are_renewed(full: tuple[DataStore, NamespaceView]) -> None:
     store, view = full
     steps, token = Steps(store), "token-of-mine"
     view.raw.config_set("maxmemory", 0)

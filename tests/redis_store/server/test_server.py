@@ -187,7 +187,7 @@ def person(folder: Path) -> Iterator[Callable[[], Person]]:
         somebody.kill()
 
 
-def test_a_joined_server_is_private_durable_and_nobodys_child(folder: Path) -> None:
+def test_joined_server_is_private_durable_and_detached(folder: Path) -> None:
     with server.join(folder) as joined:
         client = redis.Redis.from_url(joined.url)
         client.set("a", "1")
@@ -209,7 +209,7 @@ def test_a_joined_server_is_private_durable_and_nobodys_child(folder: Path) -> N
     assert not joined.socket_path.exists()
 
 
-def test_the_last_out_stops_it_and_the_next_finds_the_data(folder: Path, person: Callable[[], Person]) -> None:
+def test_last_user_stops_server_and_data_survives(folder: Path, person: Callable[[], Person]) -> None:
     one, other = person().ready().join(), person().ready().join()
     assert one.ask("SET", "a", "from one") == "OK"
     pid = the_server_of(folder)
@@ -255,7 +255,7 @@ def test_many_threads_and_handles_share_one_lease(folder: Path) -> None:
         handles[0].ensure_running()
 
 
-def test_one_folder_by_two_names_is_one_lease(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_names_of_one_folder_share_a_lease(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -272,7 +272,7 @@ def test_ensure_running_is_cheap(folder: Path) -> None:
         assert (time.perf_counter() - before) / 100 < 0.02
 
 
-def test_a_forked_childs_end_leaves_the_server_to_the_parent(folder: Path) -> None:
+def test_forked_child_exit_leaves_server_to_parent(folder: Path) -> None:
     with server.join(folder) as joined:
         pid = the_server_of(folder)
         assert _in_fork(lambda: joined.ensure_running()) == 0
@@ -283,7 +283,7 @@ def test_a_forked_childs_end_leaves_the_server_to_the_parent(folder: Path) -> No
     assert servers_in(folder) == []
 
 
-def test_a_parents_end_leaves_the_server_to_the_forked_child(folder: Path, person: Callable[[], Person]) -> None:
+def test_parent_exit_leaves_server_to_forked_child(folder: Path, person: Callable[[], Person]) -> None:
     parent = person().ready().join()
     parent.ask("SET", "a", "1")
     pid = the_server_of(folder)
@@ -311,7 +311,7 @@ if not answer:
 
 
 @pytest.mark.parametrize("uses", [True, False])
-def test_a_child_of_multiprocessing_shuts_the_server_down_when_it_is_the_last(folder: Path, uses: bool) -> None:
+def test_last_multiprocessing_child_stops_server(folder: Path, uses: bool) -> None:
     joined = server.join(folder)
     context = multiprocessing.get_context("fork")
     leave = context.Event()
@@ -376,7 +376,7 @@ def test_a_pinned_server_runs_without_users(folder: Path) -> None:
     assert servers_in(folder) == []
 
 
-def test_stop_leaves_a_used_server_to_its_users(folder: Path) -> None:
+def test_stop_leaves_a_server_in_use_running(folder: Path) -> None:
     server.start(folder)
     with server.join(folder) as joined:
         stopped = server.stop(folder)
@@ -388,7 +388,7 @@ def test_stop_leaves_a_used_server_to_its_users(folder: Path) -> None:
     assert servers_in(folder) == []
 
 
-def test_status_starts_and_makes_nothing(folder: Path) -> None:
+def test_status_starts_and_creates_nothing(folder: Path) -> None:
     known = server.status(folder)
     assert (known.running, known.engine, known.version, known.users) == (False, None, None, None)
     assert known.data_dir == folder
@@ -396,7 +396,7 @@ def test_status_starts_and_makes_nothing(folder: Path) -> None:
     assert not server.stop(folder).running
 
 
-def test_destroy_removes_the_data_unless_somebody_uses_it(folder: Path) -> None:
+def test_destroy_removes_data_unless_in_use(folder: Path) -> None:
     with server.join(folder):
         ask(folder, "SET", "a", "1")
         with pytest.raises(EmbeddedServerError, match="in use by 1 process"):
@@ -412,7 +412,7 @@ def test_destroy_removes_the_data_unless_somebody_uses_it(folder: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["mine"]
 
 
-def test_destroy_by_force_leaves_users_an_empty_store(folder: Path, person: Callable[[], Person]) -> None:
+def test_forced_destroy_leaves_users_an_empty_store(folder: Path, person: Callable[[], Person]) -> None:
     user = person().ready().join()
     assert user.ask("SET", "a", "1") == "OK"
     server.destroy(folder, force=True)
@@ -423,7 +423,7 @@ def test_destroy_by_force_leaves_users_an_empty_store(folder: Path, person: Call
     assert servers_in(folder) == []
 
 
-def test_durability_is_raised_for_who_asks_and_never_lowered(folder: Path, person: Callable[[], Person]) -> None:
+def test_durability_is_raised_on_request_and_never_lowered(folder: Path, person: Callable[[], Person]) -> None:
     with server.join(folder):
         assert server.status(folder).durability == "everysec"
         careful = person().ready().join(durability="always")
@@ -500,7 +500,7 @@ def test_a_path_too_long_for_a_socket(long_folder: Path, short_base: Path, monke
 
 
 @pytest.mark.parametrize("squatter", ["open folder", "file", "other link"])
-def test_a_short_path_that_somebody_else_took(long_folder: Path, short_base: Path, squatter: str) -> None:
+def test_short_path_already_taken(long_folder: Path, short_base: Path, squatter: str) -> None:
     with server.join(long_folder) as joined:
         taken = joined.socket_path.parent.parent
     shutil.rmtree(taken)

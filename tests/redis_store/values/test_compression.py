@@ -76,7 +76,7 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_every_write_compresses_what_is_long(packing_store: DataStore, data: Callable[[str], bytes], name: str) -> None:
+def test_every_write_compresses_long_values(packing_store: DataStore, data: Callable[[str], bytes], name: str) -> None:
     WRITES[name](packing_store)
     stored = data("key")
     assert stored.startswith(b"\x01\x28\xb5\x2f\xfd")
@@ -85,9 +85,7 @@ def test_every_write_compresses_what_is_long(packing_store: DataStore, data: Cal
     assert packing_store.get("key") == BIG
 
 
-def test_what_is_short_or_gets_no_shorter_stays_as_it_is(
-    packing_store: DataStore, data: Callable[[str], bytes]
-) -> None:
+def test_short_or_incompressible_values_stay_plain(packing_store: DataStore, data: Callable[[str], bytes]) -> None:
     border = "x" * 98  # 100 bytes as JSON
     noise = "".join(chr(33 + (number * number * 7919 + number) % 89) for number in range(101)).translate(
         {34: 97, 92: 97}
@@ -122,7 +120,7 @@ def test_every_read_needs_no_setting(packing_store: DataStore, plain_store: Data
         assert read(plain_store) == BIG, name
 
 
-def test_changes_of_what_is_compressed(
+def test_updates_of_compressed_values(
     packing_store: DataStore, plain_store: DataStore, data: Callable[[str], bytes]
 ) -> None:
     packing_store.set("list", BIG["lines"])
@@ -144,7 +142,7 @@ def test_changes_of_what_is_compressed(
     assert plain_store.info("key").size == len(data("key")) < len(TEXT)  # type: ignore[union-attr]
 
 
-def test_brokers_compare_json_text_with_what_is_compressed(packing_store: DataStore, plain_store: DataStore) -> None:
+def test_brokers_compare_json_text_with_compressed_values(packing_store: DataStore, plain_store: DataStore) -> None:
     steps = Steps(plain_store.as_json_text())
     packing_store.set_many({"key": BIG, "other": BIG})
     reads = [("default", "key", TEXT), ("default", "other", TEXT)]
@@ -282,7 +280,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("above", [-1, 1.5, True, "1000"])
-def test_a_threshold_that_is_none(above: Any) -> None:
+def test_invalid_threshold(above: Any) -> None:
     for opener in (connect, connect_async):
         with pytest.raises(InvalidSettings, match="compress_above must be a whole number of bytes"):
             opener("redis://localhost", user="alice", compress_above=above)
@@ -293,7 +291,7 @@ def test_other_namespaces_and_lent_stores_keep_the_threshold(packing_store: Data
     assert other._scope.codec.packing == packing_store.as_json_text()._scope.codec.packing == Compression(100)
 
 
-def test_texts_that_are_too_much_together_are_not_all_unpacked() -> None:
+def test_oversized_batch_is_not_fully_unpacked() -> None:
     packing = Compression(above_bytes=0)
     stored = [packing.pack(b'"%s"' % (b"x" * 998)) for _ in range(3)]
     assert sum(map(len, stored)) < 300

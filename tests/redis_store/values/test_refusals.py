@@ -159,7 +159,7 @@ def test_access_rules_refuse_whole(
 
 @each_kind
 @pytest.mark.parametrize("right", ["hdel", "persist", "zrem"])
-def test_a_computed_value_that_may_not_be_kept_whole_is_not_kept(
+def test_computed_value_refused_in_part_is_not_kept(
     kind: str, right: str, servers: Any, open_store: Any, raw_of: Callable[..., redis.Redis], user: str
 ) -> None:
     server = servers.get(kind)

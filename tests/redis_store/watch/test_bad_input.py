@@ -28,7 +28,7 @@ def test_a_prefix_that_is_not_text(side: WatchSide, prefix: Any) -> None:
 
 
 @pytest.mark.parametrize("since", ["", "nonsense", 1, b"1", "1.0.0", "x" * 10_000, "1.c2e13aed59f2.reset\n"])
-def test_a_cursor_of_nonsense(side: WatchSide, since: Any) -> None:
+def test_invalid_cursor(side: WatchSide, since: Any) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         side.watch(since=since)
 
@@ -44,7 +44,7 @@ def test_a_cursor_of_another_namespace_or_user(
         side.watch_all(since={"other": cursor})
 
 
-def test_all_namespaces_want_a_dict(side: WatchSide, cursor: str) -> None:
+def test_all_namespaces_need_a_dict(side: WatchSide, cursor: str) -> None:
     with pytest.raises(InvalidType, match="dict"):
         side.watch_all(since=cursor)
 
@@ -57,7 +57,7 @@ def test_since_and_initial_exclude_each_other(side: WatchSide, cursor: str) -> N
 
 
 @pytest.mark.parametrize("consumer", ["", 1, "x" * 1000, "\udfff"])
-def test_a_consumer_s_name(side: WatchSide, consumer: Any) -> None:
+def test_consumer_name(side: WatchSide, consumer: Any) -> None:
     with pytest.raises(InvalidInput, match="consumer name"):
         side.watch(consumer=consumer)
 
@@ -82,7 +82,7 @@ def test_how_many_to_take(side: WatchSide, most: Any) -> None:
         watch.take(most)
 
 
-def test_a_callback_that_raises_leaves_the_watch_in_order(side: WatchSide) -> None:
+def test_raising_callback_leaves_watch_usable(side: WatchSide) -> None:
     watch = side.watch(consumer="c")
     side.set_many({"a": 1, "b": 2})
     assert watch.next().key == "a"

@@ -34,7 +34,7 @@ def test_writes_come_in_order_with_their_writer(side: WatchSide) -> None:
     assert {(c.namespace, c.source, c.agent, c.run) for c in changes} == {("default", "log", "writer", "r1")}
 
 
-def test_a_value_of_one_kib_comes_as_it_was_written_and_a_bigger_one_at_least_as_new(side: WatchSide) -> None:
+def test_small_values_are_exact_and_bigger_ones_at_least_as_new(side: WatchSide) -> None:
     watch = side.watch()
     small, big = "x" * 1000, "y" * 5000
     side.set("small", small)
@@ -47,7 +47,7 @@ def test_a_value_of_one_kib_comes_as_it_was_written_and_a_bigger_one_at_least_as
     ]
 
 
-def test_a_big_transaction_comes_whole_and_contiguous(side: WatchSide) -> None:
+def test_big_transaction_arrives_whole_and_contiguous(side: WatchSide) -> None:
     watch = side.watch()
     other = side.use_namespace("other").watch()
     side.set_many({f"k{i:05}": i for i in range(3500)})
@@ -64,7 +64,7 @@ def test_a_prefix_is_literal(side: WatchSide) -> None:
     assert said(watch.until(lambda change: change.op == "clear")) == [("set", "a*b", 2), ("clear", None, None)]
 
 
-def test_initial_gives_every_key_then_the_changes(side: WatchSide) -> None:
+def test_initial_gives_snapshot_then_changes(side: WatchSide) -> None:
     side.set_many({f"k{i}": i for i in range(1200)})
     watch = side.watch(initial=True)
     changes = [watch.next()]
@@ -82,7 +82,7 @@ def test_initial_in_an_empty_namespace(side: WatchSide) -> None:
     assert said([watch.next()]) == [("set", "first", 1)]
 
 
-def test_initial_while_others_write_never_goes_back(side: WatchSide, real_server: Server, user: str) -> None:
+def test_initial_during_writes_never_goes_back(side: WatchSide, real_server: Server, user: str) -> None:
     from redis_store import connect
 
     side.set_many({f"k{i:05}": {"v": 0, "pad": "x" * 900} for i in range(20_500)})
@@ -115,7 +115,7 @@ def test_initial_while_others_write_never_goes_back(side: WatchSide, real_server
     assert versions == {key: value["v"] for key, value in side.get_all().items()}
 
 
-def test_what_is_written_by_hand_is_noticed(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_external_writes_are_noticed(side: WatchSide, raw: redis.Redis, data: str) -> None:
     side.set_many({"a": 1, "b": 2})
     watch = side.watch()
     raw.hset(data, "a", '{"by":"hand"}')
@@ -133,7 +133,7 @@ def test_what_is_written_by_hand_is_noticed(side: WatchSide, raw: redis.Redis, d
     assert said([watch.next()]) == [("clear", None, None)]
 
 
-def test_hand_made_and_own_writes_mixed_lead_to_the_same_state(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_mixed_external_and_own_writes_converge(side: WatchSide, raw: redis.Redis, data: str) -> None:
     watch = side.watch()
     for i in range(300):
         if i % 3 == 0:
@@ -182,9 +182,7 @@ def test_a_namespace_that_expires_whole(side: WatchSide, raw: redis.Redis, data:
     assert said([watch.next()]) == [("clear", None, None)]
 
 
-def test_an_expiry_does_not_cost_a_comparison(
-    side: WatchSide, real_server: Server, raw: redis.Redis, data: str
-) -> None:
+def test_expiry_costs_no_comparison(side: WatchSide, real_server: Server, raw: redis.Redis, data: str) -> None:
     if not real_server.has_ttl:
         refuses_ttl(side)
         return
@@ -232,7 +230,7 @@ def test_an_evicted_namespace_is_noticed(start: Any, open_watch_side: Any, real_
     assert watch.next().op in ("clear", "reset")
 
 
-def test_a_full_server_still_tells(start: Any, open_watch_side: Any, real_server: Server) -> None:
+def test_full_server_still_reports_changes(start: Any, open_watch_side: Any, real_server: Server) -> None:
     server = start(real_server.kind)
     side = open_watch_side(server.url, user="u")
     side.set_many({"a": 1, "b": 2, "c": 3})
@@ -254,7 +252,7 @@ def test_a_value_that_is_not_json_is_raised_once(side: WatchSide, raw: redis.Red
     assert said([watch.next()]) == [("set", "good", 1)]
 
 
-def test_take_gives_what_is_there(side: WatchSide) -> None:
+def test_take_gives_available_changes(side: WatchSide) -> None:
     watch = side.watch()
     assert watch.take(10, timeout=0) == []
     side.set_many({f"k{i}": i for i in range(25)})
@@ -266,7 +264,7 @@ def test_take_gives_what_is_there(side: WatchSide) -> None:
     assert [change.key for change in found] == [f"k{i}" for i in range(25)]
 
 
-def test_what_nobody_reads_becomes_a_reset(side: WatchSide) -> None:
+def test_unread_changes_become_a_reset(side: WatchSide) -> None:
     idle, reader = side.watch(), side.watch()
     for part in range(16):
         side.set_many({f"k{i}": part for i in range(1000)})
@@ -282,7 +280,7 @@ def test_what_nobody_reads_becomes_a_reset(side: WatchSide) -> None:
     assert said([idle.next()]) == [("set", "after", 1)]
 
 
-def test_all_namespaces_also_those_to_come(side: WatchSide) -> None:
+def test_all_namespaces_include_later_ones(side: WatchSide) -> None:
     side.use_namespace("files:a").set("x", 1)
     side.use_namespace("jobs").set("x", 1)
     watch = side.watch_all(prefix="files:")
@@ -297,7 +295,7 @@ def test_all_namespaces_also_those_to_come(side: WatchSide) -> None:
     assert (change.namespace, change.value, change.source) == ("files:b", 4, "log")
 
 
-def test_no_more_namespaces_than_a_budget_has(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watched_namespaces_are_bounded(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = NamespaceBudget(2)
     monkeypatch.setattr(WatchRequest, "of_all", staticmethod(partial(WatchRequest.of_all, budget=budget)))
     for name in ("a", "b"):
@@ -356,7 +354,7 @@ def test_waiting_for_a_value(side: WatchSide, real_server: Server, user: str) ->
         side.wait_until("n", lambda value: 1 / 0 > 1)
 
 
-def test_no_operation_of_ours_is_taken_for_a_write_by_hand(
+def test_own_operations_are_not_external_writes(
     side: WatchSide, raw: redis.Redis, data: str, real_server: Server
 ) -> None:
     """Each script records in its log entry how many events it fires. A wrong number would cause a comparison."""

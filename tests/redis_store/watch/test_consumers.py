@@ -64,7 +64,7 @@ def consumers(real_server: Server, user: str, tmp_path: Path) -> Iterator[Consum
         process.wait()
 
 
-def test_the_cursor_moves_when_the_next_change_is_asked_for(side: WatchSide, raw: redis.Redis, user: str) -> None:
+def test_cursor_moves_when_next_change_is_requested(side: WatchSide, raw: redis.Redis, user: str) -> None:
     watch = side.watch(consumer="c")
     side.set_many({"a": 1, "b": 2, "c": 3})
     assert said([watch.next(), watch.next()]) == [("set", "a", 1), ("set", "b", 2)]
@@ -74,13 +74,13 @@ def test_the_cursor_moves_when_the_next_change_is_asked_for(side: WatchSide, raw
     assert said([again.next(), again.next()]) == [("set", "b", 2), ("set", "c", 3)]
 
 
-def test_what_came_before_the_first_change_is_not_lost(side: WatchSide) -> None:
+def test_writes_before_first_change_are_not_lost(side: WatchSide) -> None:
     side.watch(consumer="c").close()
     side.set("a", 1)
     assert said([side.watch(consumer="c").next()]) == [("set", "a", 1)]
 
 
-def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> None:
+def test_batch_consumer_marks_changes_done(side: WatchSide) -> None:
     watch = side.watch(consumer="c")
     side.set_many({f"k{i}": i for i in range(10)})
     batch = watch.take(10)
@@ -90,7 +90,7 @@ def test_a_consumer_that_takes_batches_says_what_is_done(side: WatchSide) -> Non
     assert said([again.next()]) == [("set", batch[5].key, batch[5].value)]
 
 
-def test_only_what_a_watch_gave_is_done(
+def test_only_changes_of_the_watch_can_be_done(
     side: WatchSide, open_watch_side: OpenWatchSide, real_server: Server, raw: redis.Redis, user: str
 ) -> None:
     elsewhere, stranger = side.use_namespace("elsewhere"), open_watch_side(real_server.url, user=f"{user}-2")
@@ -110,7 +110,7 @@ def test_only_what_a_watch_gave_is_done(
     assert raw.hgetall(f"user:{user}:consumer:c") == before
 
 
-def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str, raw: redis.Redis) -> None:
+def test_cancelled_begin_leaves_no_lock(real_server: Server, user: str, raw: redis.Redis) -> None:
     async def main() -> None:
         async with connect_async(real_server.url, user=user, configure_server=True) as store:
             beginning = asyncio.ensure_future(store.watch(consumer="c").begin())
@@ -124,7 +124,7 @@ def test_a_begin_that_is_cancelled_leaves_no_lock(real_server: Server, user: str
     asyncio.run(main())
 
 
-def test_a_begin_that_is_garbage_awaits_nothing(real_server: Server, user: str) -> None:
+def test_collected_begin_awaits_nothing(real_server: Server, user: str) -> None:
     async def main() -> None:
         async with connect_async(real_server.url, user=user, configure_server=True) as store:
             await store.get("k")
@@ -135,7 +135,7 @@ def test_a_begin_that_is_garbage_awaits_nothing(real_server: Server, user: str) 
     asyncio.run(main())
 
 
-def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) -> None:
+def test_interrupted_initial_snapshot_restarts(side: WatchSide) -> None:
     side.set_many({f"k{i}": i for i in range(10)})
     watch = side.watch(consumer="c", initial=True)
     assert [watch.next().source for _ in range(5)] == ["snapshot"] * 5
@@ -150,7 +150,7 @@ def test_an_initial_listing_that_was_broken_off_begins_again(side: WatchSide) ->
     assert last.until(lambda change: change.key == "after")[-1].source == "log"
 
 
-def test_entries_that_do_not_concern_it_move_the_cursor_too(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_unrelated_entries_move_cursor(side: WatchSide, raw: redis.Redis, data: str) -> None:
     watch = side.watch(prefix="mine:", consumer="c")
     side.set("mine:1", 1)
     assert watch.next().key == "mine:1"
@@ -165,7 +165,7 @@ def test_entries_that_do_not_concern_it_move_the_cursor_too(side: WatchSide, raw
     assert said([again.next()]) == [("set", "mine:2", 2)]
 
 
-def test_the_cursor_does_not_pass_what_was_taken_and_is_not_done(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_cursor_does_not_pass_unfinished_changes(side: WatchSide, raw: redis.Redis, data: str) -> None:
     watcher = side.watch("mine:", consumer="c")
     side.set("mine:1", 1)
     taken = watcher.take(10)
@@ -199,7 +199,7 @@ def test_all_namespaces_for_a_consumer(side: WatchSide) -> None:
     ]
 
 
-def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw: redis.Redis, user: str) -> None:
+def test_changes_of_deleted_namespaces_are_reported(side: WatchSide, raw: redis.Redis, user: str) -> None:
     deleted, cleared, left = (side.use_namespace(name) for name in ("deleted", "cleared", "left"))
     for each in (deleted, cleared, left):
         each.set("x", 1)
@@ -223,7 +223,7 @@ def test_what_happened_to_namespaces_that_are_gone_is_told(side: WatchSide, raw:
     assert change.value == 2
 
 
-def test_a_consumer_that_came_back_to_an_empty_namespace_loses_nothing(side: WatchSide) -> None:
+def test_returning_consumer_of_empty_namespace_loses_nothing(side: WatchSide) -> None:
     side.set("a", 1)
     watch = side.watch(consumer="c")
     side.delete("a")
@@ -235,7 +235,7 @@ def test_a_consumer_that_came_back_to_an_empty_namespace_loses_nothing(side: Wat
     assert said([side.watch(consumer="c").next()]) == [("set", "x", 1)]
 
 
-def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_change_is_given(side: WatchSide) -> None:
+def test_new_namespace_is_recorded_before_its_first_change(side: WatchSide) -> None:
     watch = side.watch_all(consumer="c")
     side.use_namespace("new").set("x", 1)
     assert watch.next().value == 1
@@ -245,9 +245,7 @@ def test_a_namespace_that_came_while_all_are_watched_is_known_before_its_first_c
     assert change.op == "reset"
 
 
-def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
-    side: WatchSide, raw: redis.Redis, user: str, data: str
-) -> None:
+def test_unfinished_reset_of_killed_consumer_repeats(side: WatchSide, raw: redis.Redis, user: str, data: str) -> None:
     watch = side.watch(consumer="c")
     raw.delete(f"user:{user}:consumer:c", data.replace(":ns:", ":log:"))  # as `FLUSHDB` does
     side.set("a", 1)
@@ -258,7 +256,7 @@ def test_a_reset_that_a_killed_consumer_was_not_done_with_comes_again(
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
+def test_standby_without_cursor_begins_with_reset(
     side: WatchSide, raw: redis.Redis, user: str, everywhere: bool
 ) -> None:
     lock, cursors = f"user:{user}:lock:consumer:c:{'' if everywhere else 'default'}", f"user:{user}:consumer:c"
@@ -271,7 +269,7 @@ def test_who_stood_by_and_finds_no_cursor_begins_with_a_reset(
     assert said(watch.until(lambda change: change.op == "set")) == [("reset", None, None), ("set", "a", 1)]
 
 
-def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWatchSide, real_server: Server) -> None:
+def test_consumer_continues_on_full_server(start: Any, open_watch_side: OpenWatchSide, real_server: Server) -> None:
     server = start(real_server.kind)
     side = open_watch_side(server.url, user="u")
     side.set_many({"a": 1, "b": 2, "c": 3})
@@ -292,7 +290,7 @@ def test_a_full_server_lets_a_consumer_go_on(start: Any, open_watch_side: OpenWa
 
 
 @pytest.mark.parametrize("state", ["busy", "a replica"])
-def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(
+def test_consumer_waits_while_server_refuses_writes(
     start: Any, open_watch_side: OpenWatchSide, real_server: Server, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start(real_server.kind)
@@ -336,9 +334,7 @@ def is_busy(raw: redis.Redis) -> bool:
     return False
 
 
-def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
-    side: WatchSide, consumers: Consumers
-) -> None:
+def test_second_process_takes_over_from_killed_consumer(side: WatchSide, consumers: Consumers) -> None:
     first = consumers.start()
     second = consumers.start()
     assert (first()[0][0], second()[0][0]) == ("works", "stands by")
@@ -354,9 +350,7 @@ def test_the_second_process_stands_by_and_takes_over_when_the_first_is_killed(
     assert seen in (list(range(19, 40)), list(range(20, 40)))
 
 
-def test_who_was_stopped_for_long_finds_itself_replaced(
-    side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str
-) -> None:
+def test_long_stopped_consumer_is_replaced(side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str) -> None:
     first = consumers.start()
     second = consumers.start()
     consumers.running[0].send_signal(signal.SIGSTOP)
@@ -373,7 +367,7 @@ def test_who_was_stopped_for_long_finds_itself_replaced(
     wait_until(lambda: first()[-1] == ["set", 3], "the first takes over again")
 
 
-def test_nobody_moves_the_cursor_of_another_one(real_server: Server, user: str, raw: redis.Redis) -> None:
+def test_consumer_cursor_moves_only_for_its_holder(real_server: Server, user: str, raw: redis.Redis) -> None:
     lock, cursors = f"user:{user}:lock:consumer:c:n".encode(), f"user:{user}:consumer:c".encode()
     with connect(real_server.url, user=user) as store:
         run = store._driver.run
@@ -385,7 +379,7 @@ def test_nobody_moves_the_cursor_of_another_one(real_server: Server, user: str, 
         assert raw.hgetall(cursors) == {b"n": b"a cursor"}
 
 
-def test_standing_by_ends_with_the_others_close(side: WatchSide) -> None:
+def test_standby_takes_over_when_holder_closes(side: WatchSide) -> None:
     first = side.watch(consumer="c")
     second = side.watch(consumer="c")
     assert (first.watch.standing_by, second.watch.standing_by) == (False, True)
@@ -395,19 +389,19 @@ def test_standing_by_ends_with_the_others_close(side: WatchSide) -> None:
     assert said([second.next()]) == [("set", "a", 1)]
 
 
-def test_one_that_stands_by_can_be_closed(real_server: Server, user: str) -> None:
+def test_standby_can_be_closed(real_server: Server, user: str) -> None:
     with connect(real_server.url, user=user, configure_server=True) as store, store.watch(consumer="c"):
         second = store.watch(consumer="c")
         threading.Timer(0.05, second.close).start()
         assert list(second) == []
 
 
-def test_another_namespace_is_another_consumer(side: WatchSide) -> None:
+def test_consumer_name_is_per_namespace(side: WatchSide) -> None:
     side.watch(consumer="c")
     assert not side.use_namespace("other").watch(consumer="c").watch.standing_by
 
 
-def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
+def test_name_of_all_namespaces_consumer_is_in_use(side: WatchSide, raw: redis.Redis, user: str) -> None:
     everywhere = side.watch_all(consumer="c")
     with pytest.raises(InvalidInput, match=r"'c' watches all namespaces .* pass another name"):
         side.watch(consumer="c")
@@ -415,7 +409,7 @@ def test_the_name_of_a_consumer_of_all_namespaces_is_in_use(side: WatchSide, raw
     assert not raw.exists(f"user:{user}:lock:consumer:c:default")
 
 
-def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:
+def test_corrupt_cursor_leads_to_reset(side: WatchSide, raw: redis.Redis, user: str) -> None:
     side.watch(consumer="c").close()
     raw.hset(f"user:{user}:consumer:c", "default", "nonsense")
     side.set("a", 1)
@@ -423,7 +417,7 @@ def test_a_cursor_that_somebody_broke_by_hand_leads_to_a_reset(side: WatchSide, 
     assert said([watch.next(), watch.next()]) == [("reset", None, None), ("set", "a", 1)]
 
 
-def test_closing_the_store_lets_another_take_over_at_once(
+def test_closing_the_store_hands_over_at_once(
     open_watch_side: OpenWatchSide, real_server: Server, user: str, raw: redis.Redis
 ) -> None:
     side = open_watch_side(real_server.url, user=user)

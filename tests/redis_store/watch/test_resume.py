@@ -30,7 +30,7 @@ def cursor_after(side: WatchSide, key: str = "mark") -> str:
 
 
 @pytest.mark.parametrize("too_much", [False, True])
-def test_what_is_written_while_the_other_namespaces_are_opened(
+def test_writes_while_other_namespaces_open(
     side: WatchSide, real_server: Server, user: str, monkeypatch: pytest.MonkeyPatch, too_much: bool
 ) -> None:
     cursors = {name: cursor_after(side.use_namespace(name)) for name in ("a", "b")}
@@ -60,7 +60,7 @@ def test_what_is_written_while_the_other_namespaces_are_opened(
     assert [change.op for change in found if change.key != "mark"] == ["reset"] * 2 * too_much + ["set"]
 
 
-def test_what_was_written_meanwhile_comes_once_and_in_order(side: WatchSide) -> None:
+def test_missed_writes_come_once_and_in_order(side: WatchSide) -> None:
     cursor = cursor_after(side)
     for i in range(50):
         side.set(f"k{i % 5}", i)
@@ -73,7 +73,7 @@ def test_what_was_written_meanwhile_comes_once_and_in_order(side: WatchSide) -> 
     assert said(watch.up_to("last")) == [*expected, ("delete", "k0", None)]
 
 
-def test_a_cursor_inside_a_transaction(side: WatchSide) -> None:
+def test_cursor_inside_transaction(side: WatchSide) -> None:
     watch = side.watch()
     side.set_many({f"k{i}": i for i in range(10)})
     cursors = [watch.next().cursor for _ in range(10)]
@@ -84,7 +84,7 @@ def test_a_cursor_inside_a_transaction(side: WatchSide) -> None:
     assert said(again.up_to("last")) == [("set", f"k{i}", i) for i in range(4, 10)]
 
 
-def test_going_on_while_another_watches(side: WatchSide) -> None:
+def test_resume_beside_another_watcher(side: WatchSide) -> None:
     other = side.watch()
     watch = side.watch()
     side.set("a", 1)
@@ -94,7 +94,7 @@ def test_going_on_while_another_watches(side: WatchSide) -> None:
     assert said([side.watch(since=cursor).next()]) == [("set", "b", 2)]
 
 
-def test_writes_by_hand_while_nobody_watched(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_unwatched_external_writes(side: WatchSide, raw: redis.Redis, data: str) -> None:
     side.set_many({f"k{i}": i for i in range(300)})
     cursor = cursor_after(side)
     _until_nobody_watches(raw, data)
@@ -115,7 +115,7 @@ def test_writes_by_hand_while_nobody_watched(side: WatchSide, raw: redis.Redis, 
     assert watch.up_to("last") == []
 
 
-def test_too_many_writes_by_hand_lead_to_a_reset(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_too_many_external_writes_lead_to_reset(side: WatchSide, raw: redis.Redis, data: str) -> None:
     side.set_many({f"k{i}": i for i in range(1000)})
     cursor = cursor_after(side)
     _until_nobody_watches(raw, data)
@@ -125,9 +125,7 @@ def test_too_many_writes_by_hand_lead_to_a_reset(side: WatchSide, raw: redis.Red
     assert {c.key: c.value for c in (watch.next() for _ in range(1001))} == side.get_all()
 
 
-def test_many_own_writes_while_nobody_watched_are_no_reason_for_a_reset(
-    side: WatchSide, raw: redis.Redis, data: str
-) -> None:
+def test_many_unwatched_own_writes_cause_no_reset(side: WatchSide, raw: redis.Redis, data: str) -> None:
     side.set_many({f"k{i}": i for i in range(3000)})
     cursor = cursor_after(side)
     _until_nobody_watches(raw, data)
@@ -138,9 +136,7 @@ def test_many_own_writes_while_nobody_watched_are_no_reason_for_a_reset(
     assert said(watch.up_to("last")) == [("set", f"k{i}" if i % 2 else f"new{i}", -i) for i in range(1000)]
 
 
-def test_keys_that_expired_while_nobody_watched(
-    side: WatchSide, raw: redis.Redis, data: str, real_server: Server
-) -> None:
+def test_keys_expired_while_unwatched(side: WatchSide, raw: redis.Redis, data: str, real_server: Server) -> None:
     if not real_server.has_ttl:
         refuses_ttl(side)
         return
@@ -156,7 +152,7 @@ def test_keys_that_expired_while_nobody_watched(
     assert sorted(said([again.next(), again.next()])) == [("expire", "early", None), ("expire", "late", None)]
 
 
-def test_a_trimmed_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_trimmed_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
     cursor = cursor_after(side)
     _until_nobody_watches(raw, data)  # a watcher that is still behind would get a reset too
     side.set_many({"a": 1, "b": 2})
@@ -164,7 +160,7 @@ def test_a_trimmed_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
     _resets_to_everything(side, cursor)
 
 
-def test_a_log_that_is_gone(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_deleted_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
     cursor = cursor_after(side)
     _until_nobody_watches(raw, data)  # a watcher that is still behind would get a reset too
     raw.delete(data.replace(":ns:", ":log:"))
@@ -186,7 +182,7 @@ def _resets_to_everything(side: WatchSide, cursor: str) -> None:
     assert said([last]) == [("set", "after", 1)]
 
 
-def test_the_same_id_in_another_history_is_not_taken_for_the_same(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_same_id_in_another_history_is_a_different_entry(side: WatchSide, raw: redis.Redis, data: str) -> None:
     """After a clock went back, or with an older copy of the log, another entry can have the cursor's id."""
     log = data.replace(":ns:", ":log:")
     cursor = cursor_after(side)
@@ -202,7 +198,7 @@ def test_the_same_id_in_another_history_is_not_taken_for_the_same(side: WatchSid
     assert side.watch(since=cursor).next().op == "reset"
 
 
-def test_a_live_watcher_meets_an_older_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
+def test_live_watcher_meets_older_log(side: WatchSide, raw: redis.Redis, data: str) -> None:
     """A failover to a replica that is behind: the end of the log is lost, with the latest data."""
     log = data.replace(":ns:", ":log:")
     watch = side.watch()
@@ -217,7 +213,7 @@ def test_a_live_watcher_meets_an_older_log(side: WatchSide, raw: redis.Redis, da
 
 
 @pytest.mark.parametrize("lost", ["data and log", "nothing"])
-def test_a_server_that_comes_back(
+def test_restarted_server(
     start: Callable[..., Server], open_watch_side: OpenWatchSide, real_server: Server, lost: str
 ) -> None:
     options = [] if lost != "nothing" else ["--appendonly", "yes", "--appendfsync", "always"]
@@ -289,7 +285,7 @@ def _until_nobody_watches(raw: redis.Redis, data: str) -> None:
     wait_until(lambda: raw.pubsub_numsub(channel)[0][1] == 0, "the namespace has no watcher")
 
 
-def test_what_is_too_much_at_once_is_read_in_parts(
+def test_large_backlog_is_read_in_parts(
     side: WatchSide, raw: redis.Redis, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursor = cursor_after(side)
@@ -313,7 +309,7 @@ def test_what_is_too_much_at_once_is_read_in_parts(
     assert said([watch.next()]) == [("set", "last", 2)]
 
 
-def test_one_batch_that_is_too_much_at_once_is_a_reset(
+def test_oversized_batch_is_a_reset(
     side: WatchSide, raw: redis.Redis, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursor = cursor_after(side)
@@ -330,7 +326,7 @@ def test_one_batch_that_is_too_much_at_once_is_a_reset(
     assert said([watch.next()]) == [("set", "last", 2)]
 
 
-def test_a_live_watcher_meets_more_than_is_read_at_once(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_watcher_reads_large_backlog(side: WatchSide, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = side.watch()
     monkeypatch.setattr("redis_store.hub.hub.MOST_NEWS_BYTES", 5000)
     side.set("big", "x" * 9000)

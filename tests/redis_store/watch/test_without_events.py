@@ -21,7 +21,7 @@ def silent(start: Callable[..., Server], real_server: Server) -> Server:
     return start(real_server.kind)
 
 
-def test_writes_come_in_order_and_it_is_said_once(
+def test_writes_come_in_order_and_warning_once(
     silent: Server, open_watch_side: OpenWatchSide, caplog: pytest.LogCaptureFixture
 ) -> None:
     side = open_watch_side(silent.url, user="u", configure_server=False)
@@ -36,7 +36,7 @@ def test_writes_come_in_order_and_it_is_said_once(
     assert len([record for record in caplog.records if "no keyspace events" in record.message]) == 1
 
 
-def test_what_changes_the_number_of_keys_by_hand_is_noticed(silent: Server, open_watch_side: OpenWatchSide) -> None:
+def test_external_key_count_change_is_noticed(silent: Server, open_watch_side: OpenWatchSide) -> None:
     side = open_watch_side(silent.url, user="u", configure_server=False)
     side.set_many({"a": 1, "b": 2})
     watch = side.watch()
@@ -69,7 +69,7 @@ def test_waiting_and_new_namespaces(silent: Server, open_watch_side: OpenWatchSi
     assert side.wait_for("by hand", timeout=20) == 1
 
 
-def test_a_lost_server_is_found_again(silent: Server, open_watch_side: OpenWatchSide) -> None:
+def test_lost_server_is_reconnected(silent: Server, open_watch_side: OpenWatchSide) -> None:
     side = open_watch_side(silent.url, user="u", configure_server=False)
     watch = side.watch()
     silent.restart()
@@ -88,7 +88,7 @@ def _written(side: Any) -> bool:
 
 
 @pytest.mark.parametrize("rights", ["+@all -config", "+@all -config -publish", "+@all -config resetchannels"])
-def test_a_user_without_the_right_to_configure(
+def test_user_without_config_right(
     silent: Server, open_watch_side: OpenWatchSide, rights: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with silent.client() as raw:
@@ -102,7 +102,7 @@ def test_a_user_without_the_right_to_configure(
     assert "secret" not in caplog.text
 
 
-def test_the_rights_that_the_docs_name_are_enough(
+def test_documented_rights_suffice(
     silent: Server, open_watch_side: OpenWatchSide, caplog: pytest.LogCaptureFixture
 ) -> None:
     docs = Path(__file__).parents[3] / "docs"
@@ -136,7 +136,7 @@ def test_the_rights_that_the_docs_name_are_enough(
     assert "no keyspace events" not in caplog.text
 
 
-def test_events_that_are_turned_off_and_on(silent: Server) -> None:
+def test_events_turned_off_and_on(silent: Server) -> None:
     with connect(silent.url, user="u", configure_server=True) as store, store.watch() as watch, silent.client() as raw:
         raw.config_set("notify-keyspace-events", "")
         for i in range(3):
@@ -147,7 +147,7 @@ def test_events_that_are_turned_off_and_on(silent: Server) -> None:
         wait_until(lambda: _flags(raw), "they are turned on again")
 
 
-def test_events_that_are_turned_off_while_nobody_but_redis_cli_writes(silent: Server) -> None:
+def test_events_turned_off_with_external_writes_only(silent: Server) -> None:
     with connect(silent.url, user="u", configure_server=True) as store, silent.client() as raw:
         store.set("a", 1)
         with store.watch() as watch:
