@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_store.ops.script import run_script
+from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import read
 from redis_store.scripts import ADVANCE, CLAIM, RELEASE
 

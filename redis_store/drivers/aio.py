@@ -19,7 +19,7 @@ from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
-from redis_store.protocol.replies import raise_error_reply
+from redis_store.protocol.error_replies import raise_error_reply
 from redis_store.types import Json
 
 T = TypeVar("T")

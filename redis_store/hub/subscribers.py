@@ -85,7 +85,7 @@ class Members:
             join.mailbox.budget.taken += 1
 
     def missing(self, registry: Registry, names: set[bytes]) -> None:
-        """Add the watchers of all namespaces to those that are new to them. A watcher over its budget is refused."""
+        """Add each watcher of all namespaces to those that it does not follow yet. A watcher over its budget is refused."""
         for join in registry.wanted:
             fresh = id(join.mailbox) in registry.listed
             wanted = names if fresh else names | join.known

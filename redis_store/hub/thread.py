@@ -28,7 +28,7 @@ from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.requests import HubPause, Join, JoinAll, Leave, Request
 from redis_store.protocol.call import Call, ReplyError
-from redis_store.protocol.replies import raise_error_reply
+from redis_store.protocol.error_replies import raise_error_reply
 
 _log = logging.getLogger("redis_store.watch.sync")
 
@@ -121,7 +121,7 @@ class HubThread:
         with self._lock:
             for source in self._sources.values():
                 return source
-        raise ConnectionLost("There is no watcher to connect for")
+        raise ConnectionLost("No watcher needs a connection.")
 
     def _drive(self) -> None:
         """Run the hub's session until the hub is unused or a connection breaks."""

@@ -129,9 +129,9 @@ def encode_key(key: str) -> bytes:
 def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
     """Return a name in UTF-8, or raise an `InvalidInput` that says why it is invalid."""
     if not isinstance(name, str):
-        raise InvalidType(f"A {kind} must be a str, not {type(name).__name__}: {_shown(name)}.")
+        raise InvalidType(f"The {kind} must be a str, not {type(name).__name__}: {_shown(name)}.")
     if not name:
-        raise InvalidName(f"A {kind} must not be empty: give it at least one character.", kind=kind)
+        raise InvalidName(f"The {kind} must not be empty: give it at least one character.", kind=kind)
     try:
         raw = name.encode()
     except UnicodeEncodeError:

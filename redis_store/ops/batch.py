@@ -9,7 +9,7 @@ from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceede
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
-from redis_store.ops.script import run_delete, run_script, write_transaction
+from redis_store.ops.run_script import run_delete, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.protocol.call import Alone, Argument, Call, Command, Op, as_is, watch
 from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis_store.errors import LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import NamespaceKeys
 from redis_store.namespace.scope import Scope
-from redis_store.ops.script import run_delete, run_script, run_write
+from redis_store.ops.run_script import run_delete, run_script, run_write
 from redis_store.protocol.call import Argument
 from redis_store.scripts import BOUNDED, EVICT, Script
 

@@ -27,7 +27,7 @@ from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
-from redis_store.ops.script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW

@@ -9,9 +9,9 @@ from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, Un
 from redis_store.limits import too_much_at_once
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
-from redis_store.ops.script import run_script
+from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import Alone, Call, read, transaction, watch
-from redis_store.protocol.replies import ScriptMissing
+from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
 

@@ -11,7 +11,7 @@ from redis_store.flows.hold import GRACE_MS, Busy, HoldAnswer, Taken
 from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
 from redis_store.namespace.scope import Scope
-from redis_store.ops.script import run_checked
+from redis_store.ops.run_script import run_checked
 from redis_store.scripts import (
     LOCK_ACQUIRE,
     LOCK_RELEASE,

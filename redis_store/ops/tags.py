@@ -8,7 +8,7 @@ from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.flow import Do
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.scope import Scope
-from redis_store.ops.script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.protocol.call import read
 from redis_store.scripts import UNTAG
 

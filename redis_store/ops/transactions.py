@@ -13,7 +13,7 @@ from redis_store.flows.optimistic import changed_since_read, check_open, check_p
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import Bound, ending, settled
-from redis_store.ops.script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Argument

@@ -16,7 +16,7 @@ from redis_store.flows.optimistic import Change, change_value, check_function, c
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put
-from redis_store.ops.script import run_delete
+from redis_store.ops.run_script import run_delete
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
@@ -188,7 +188,8 @@ def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
     except (OverflowError, ValueError):
         # An int too big for a float, a sum out of a float's range, or one with more digits than an int may have here.
         raise InvalidInput(
-            f"The sum of {key!r} in namespace {scope.namespace!r} and the increment is out of range: nothing was written."
+            f"Incrementing {key!r} in namespace {scope.namespace!r} gives a number out of range: nothing was written. Give a"
+            " smaller increment."
         ) from None
 
 

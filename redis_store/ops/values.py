@@ -11,9 +11,9 @@ from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_put
-from redis_store.ops.script import run_delete, run_script, run_write
+from redis_store.ops.run_script import run_delete, run_script, run_write
 from redis_store.protocol.call import Argument, Call, Opening, as_is, read
-from redis_store.protocol.replies import ScriptMissing
+from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 from redis_store.values import rules

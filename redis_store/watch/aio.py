@@ -67,7 +67,7 @@ class AsyncWatch(AsyncIterator[Change]):
 
     Made by `AsyncDataStore.watch` and `watch_all`; also a context manager. It begins with ``async with``, with `begin`, or with
     the first request for a change; earlier writes are not seen. One task at a time may take changes; a cancelled task loses
-    none. While the server is away, it waits, and continues after a restart.
+    none. The watch waits while the server is unavailable, and continues after a restart.
     """
 
     def __init__(self, driver: AsyncDriver, source: Source, plan: WatchRequest) -> None:

@@ -32,7 +32,7 @@ class Watch(Iterator[Change]):
     """An iterator over the changes of one namespace, or of all namespaces of a user. Made by `DataStore.watch` and `watch_all`.
 
     It waits for the next change, and is a context manager. `close`, from any thread, ends it. One thread at a time may take
-    changes. While the server is away, it waits, and continues after a restart.
+    changes. The watch waits while the server is unavailable, and continues after a restart.
     """
 
     def __init__(self, driver: SyncDriver, source: Source, plan: WatchRequest) -> None:

@@ -1,4 +1,4 @@
-"""Processing of one batch of changes: runs, retries, dead letters."""
+"""Processing of one batch of changes: runs and retries."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from redis_store import AsyncDataStore
 from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
-from redis_store.errors import LimitExceeded as StoreLimitExceeded
 from redis_store.types import Json
 from sandbox.consumers.backlog import Item
+from sandbox.consumers.dead_letters import DeadLetters, namespace_of
 from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
 from sandbox.result import RunResult
 from sandbox.runner import arun
@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 _NOT_THE_AGENT = (StoreUnavailable, ServerRefused, StartFailed, AgentNotFound)
 """Errors raised before the agent ran: the consumer waits until they pass, without a time limit, and counts no try."""
-
-_LONGEST_KEY_PART = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Reaction:
     @property
     def dead_letters(self) -> str:
         """Namespace of the consumer's dead letters."""
-        return f"dead-letter:{self.consumer}"
+        return namespace_of(self.consumer)
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -111,7 +109,7 @@ class Reactor:
 
     def __init__(self, reaction: Reaction, store: AsyncDataStore, stopping: asyncio.Event) -> None:
         self._reaction = reaction
-        self._dead_letters = store.use_namespace(reaction.dead_letters)
+        self._dead_letters = DeadLetters(store, reaction.consumer, reaction.agent)
         self._stopping = stopping
 
     async def carry_out(self, batch: list[Item]) -> bool:
@@ -222,16 +220,9 @@ class Reactor:
     async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
         """Store a change as a dead letter, with its error."""
         asked, known = self._reaction, item.change
-        told = {"type": type(error).__name__, "message": str(error), "traceback": getattr(error, "traceback", "")}
-        record: dict[str, Json] = {"change": change, "error": told, "agent": asked.agent, "tries": tries}
-        small = {name: getattr(known, name) for name in ("namespace", "key", "op", "cursor", "agent", "run")}
-        key = f"{(known.key or known.op)[:_LONGEST_KEY_PART]}@{known.cursor}"
 
         async def write() -> None:
-            try:
-                await self._dead_letters.set(key, record if change is not None else {**record, "change": small})
-            except StoreLimitExceeded:  # the value is too big together with the error
-                await self._dead_letters.set(key, {**record, "change": small})
+            await self._dead_letters.write(known, change, error, tries)
 
         await self._patiently(write, (known.key,))
         asked.tell(ConsumerEvent("dead letter", asked.consumer, (known.key,), error=str(error), attempt=tries))

@@ -312,7 +312,7 @@ class _OpenWatch:
     def ask(self, request: _Request) -> None:
         """Request the next changes."""
         if self._under_way:
-            raise FrameError("a request to a watch that is at another")
+            raise FrameError("a request to a watch that is still answering another request")
         self._under_way = True
         self._requests.put(request)
 

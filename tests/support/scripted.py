@@ -8,7 +8,7 @@ from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.protocol.call import Alone, Call, ReplyError
-from redis_store.protocol.replies import raise_error_reply
+from redis_store.protocol.error_replies import raise_error_reply
 from redis_store.values.codec import VALUES
 
 

@@ -12,7 +12,7 @@ from redis_store.hub.requests import HubPause, Join, Leave
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.protocol.call import Call, ReplyError
-from redis_store.protocol.replies import raise_error_reply
+from redis_store.protocol.error_replies import raise_error_reply
 from redis_store.scripts import ADVANCE, ATTACH, NOTE, RELEASE, SMALL
 
 USER = UserKeys.of("u")

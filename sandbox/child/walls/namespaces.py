@@ -1,4 +1,4 @@
-"""New namespaces for one run: users, mounts, processes, network, IPC, host name, cgroups."""
+"""New Linux namespaces for one run: users, mounts, processes, network, IPC, host name, cgroups."""
 
 from __future__ import annotations
 
