@@ -220,7 +220,7 @@ def test_hints_show_only_readable_data(run: Any, filled: DataStore) -> None:
     [
         ({"read": "shared"}, "Permissions.read must be a list of namespace patterns, not str"),
         ({"write": 5}, "Permissions.write must be a list"),
-        ({"namespaces": [""]}, "Permissions.namespaces: A namespace pattern must not be empty"),
+        ({"namespaces": [""]}, "Permissions.namespaces: The namespace pattern must not be empty"),
         ({"read": [5]}, "Permissions.read: A namespace pattern must be a str"),
         ({"operations": "get"}, "Permissions.operations must be a list of names"),
         ({"operations": ["execute"]}, "'execute', which is not an operation; give any of: append"),
