@@ -55,7 +55,7 @@ class AsyncDataStore:
 
     @property
     def user(self) -> str:
-        """The user who owns the data."""
+        """The owner of the data."""
         return self._scope.user.user
 
     @property

@@ -57,7 +57,7 @@ class DataStore(StoreMapping):
 
     @property
     def user(self) -> str:
-        """The user who owns the data."""
+        """The owner of the data."""
         return self._scope.user.user
 
     @property

@@ -1,4 +1,4 @@
-"""Operations of durable consumers: who works as one, and how far it has come. No I/O."""
+"""Operations of durable consumers: their locks, which one process at a time holds, and their cursors. No I/O."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from redis_store.protocol.call import read
 from redis_store.scripts import ADVANCE, CLAIM, RELEASE
 
 LOCK_MS = 6000
-"""A consumer of which nothing has been heard for so long, by the server's clock, is taken for dead."""
+"""Time to live of a consumer's lock, by the server's clock, in ms. A process that does not renew it in time counts as dead."""
 
 
 async def claim(lock: bytes, cursors: bytes, holder: str, namespaces: tuple[bytes, ...]) -> list[bytes | None] | None:
-    """Become the consumer; the cursors of some namespaces, or None where another process is the consumer."""
+    """Become the consumer. Return the cursors of some namespaces, or None if another process is the consumer."""
     found: list[bytes | None] | None = await run_script(CLAIM, (lock, cursors), (holder, LOCK_MS, *namespaces))
     return found
 
 
 async def all_cursors(cursors: bytes) -> dict[bytes, bytes]:
-    """How far the consumer has come in each namespace."""
+    """Return the consumer's cursor in each namespace."""
     flat = await read("HGETALL", cursors, bulk=True)
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 async def names_of(cursors: bytes, namespaces: tuple[bytes, ...]) -> set[bytes]:
-    """Of which of these namespaces the consumer has a cursor; where none are given, of which ones at all."""
+    """Return those of the given namespaces in which the consumer has a cursor, or all such namespaces if none are given."""
     if not namespaces:
         return set(await read("HKEYS", cursors, bulk=True))
     texts = await read("HMGET", cursors, *namespaces)
@@ -33,11 +33,11 @@ async def names_of(cursors: bytes, namespaces: tuple[bytes, ...]) -> set[bytes]:
 
 
 async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> bool:
-    """Move cursors, forget empty ones; False where another process has become the consumer, and then nothing is written."""
+    """Save cursors and delete empty ones. Return False, and write nothing, if another process has become the consumer."""
     pairs: tuple[Any, ...] = tuple(part for pair in moved.items() for part in pair)
     return bool(await run_script(ADVANCE, (lock, cursors), (holder, LOCK_MS, *pairs)))
 
 
 async def release(lock: bytes, holder: str) -> None:
-    """Let another process become the consumer at once."""
+    """Release the consumer's lock, so that another process can become the consumer at once."""
     await run_script(RELEASE, (lock,), (holder,))

@@ -2,7 +2,7 @@
 
 In memory a digest of each value is kept: about 200 bytes a key, whatever the size of the values.
 
-While nobody watches, 2 KB are kept in Redis (`NamespaceKeys.seen`): the log's position and a *sketch* of the namespace at that
+Without a watcher, 2 KB are kept in Redis (`NamespaceKeys.seen`): the log's position and a *sketch* of the namespace at that
 position, a kind of invertible Bloom lookup table. Each key with its digest is added, by exclusive or, to three cells out of 192.
 A later watcher has the current namespace and the log since then. The log names the keys that were written, but not their old
 values. With few such keys (up to about 150), their cells hold nothing else that is unknown: the old digests can be read off and

@@ -4,7 +4,7 @@ An entry's first field is empty and holds its head, a JSON object. The pairs aft
 ``s<json>`` (set), ``r`` (set, too big for the log: read it), ``d`` (deleted) or ``e`` (expired), or an empty field with ``c``
 (cleared). Members of a head: ``n``, the number of events that the write fired on the data hash; ``x``, when its keys expire;
 ``agent``, ``run``, ``tx``; ``epoch`` in the entry that made the log; ``found`` for changes that a hub found by comparing;
-``gap`` after external writes that a hub could not identify, made while nobody watched.
+``gap`` after external writes that a hub could not identify, made while there was no watcher.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What watching says to the server: requests and the decoders of their replies. No I/O."""
+"""Requests that watching sends to the server, and the decoders of their replies. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEN_HEAD_BYTES = 16 + 8 + 42
 
 
 class Seen(NamedTuple):
-    """What the last watcher left behind: where it stood, and a sketch of the namespace there (`changelog.digests`)."""
+    """The state that the last watcher saved: its position, and a sketch of the namespace there (`changelog/digests.py`)."""
 
     epoch: bytes
     position: Position
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
 
 class Attached(NamedTuple):
-    """A namespace's log, which is there now."""
+    """The state of a namespace's log, which `attach` created if it was missing."""
 
     epoch: bytes
     made: bool
@@ -41,14 +41,14 @@ class Attached(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The log from a known entry on, that one included, and how many fields the namespace has at the same moment."""
+    """The log from a known entry on, that one included, and the number of the namespace's fields at the same moment."""
 
     entries: list[Any]
     fields: int
 
 
 class Page(NamedTuple):
-    """A page of a namespace and, of the same moment, its log from a known entry on (or its last entry)."""
+    """A page of a namespace and its log at the same moment: from a known entry on, or the last entry alone."""
 
     entries: list[Any]
     cursor: str
@@ -60,22 +60,22 @@ def read_flags() -> Call[str]:
 
 
 def add_flags(flags: str) -> Call[Any]:
-    """Ask for those flags besides the ones that are there; ``CONFIG SET`` replaces them all."""
+    """Add the missing flags of `WISHED_FLAGS` to the current ones, `flags`, because ``CONFIG SET`` replaces them all."""
     return Call((("CONFIG", "SET", "notify-keyspace-events", flags + missing_flags(flags, WISHED_FLAGS)),), as_is)
 
 
 def probe(key: bytes, token: int) -> Call[list[Any] | None]:
-    """Make the events of a hash on a key of our own, and a token behind them."""
+    """Cause the events of a hash on a Redis key used for nothing else, and publish a token after them."""
     return transaction([("HSET", key, "probe", 1), ("UNLINK", key), ("PUBLISH", key, token)])
 
 
 async def attach(
     namespaces: Sequence[tuple[NamespaceKeys, LogBounds]], epochs: Sequence[bytes], channel: bytes | None, token: int
 ) -> list[Attached]:
-    """Make sure that namespaces have logs, tell where those stand, and have a token published at that moment."""
+    """Create missing logs of namespaces, return the state of all of them, and publish a token at the same moment."""
     commands: list[Command] = []
     for (keys, bounds), epoch in zip(namespaces, epochs, strict=True):
-        # The text goes first, so that the digest cannot be missing behind it.
+        # The first command sends the script's text, so that the server knows its digest in the later ones.
         say = ATTACH.by_digest if commands else ATTACH.by_text
         commands.append(say((keys.log, keys.seen), (epoch, bounds.life_ms)))
     if channel is not None:
@@ -87,7 +87,7 @@ async def attach(
 async def tails(
     feeds: Iterable[tuple[NamespaceKeys, bytes]], channel: bytes | None, token: int
 ) -> tuple[int, list[Tail]]:
-    """Read logs from known entries on, and have a token published behind it; the server's clock in ms, and the tails."""
+    """Read logs from known entries on, and publish a token after the reads. Return the server's clock in ms, and the tails."""
     commands: list[Command] = []
     for keys, entry_id in feeds:
         commands += (("XRANGE", keys.log, entry_id, "+"), ("HLEN", keys.data))
@@ -104,7 +104,7 @@ async def tails(
 
 
 async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | None, prefix: str = "") -> Page:
-    """Read a page of a namespace, and the log from an entry on; without one, the last entry alone."""
+    """Read a page of a namespace, and the log from an entry on, or only the last entry if none is given."""
     log: Command = (
         ("XREVRANGE", keys.log, "+", "-", "COUNT", 1) if entry_id is None else ("XRANGE", keys.log, entry_id, "+")
     )
@@ -117,13 +117,13 @@ async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | N
 
 
 async def info_page(keys: NamespaceKeys, cursor: str) -> Page:
-    """Read a page of what is known about keys."""
+    """Read a page of the infos of keys."""
     following, flat = await read("HSCAN", keys.info, cursor, "COUNT", PAGE_KEYS, bulk=True)
     return Page([], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
-    """How many keys make a page that is not too big; with more than a page allowed, a small namespace is one page."""
+    """Return the number of keys in a page of bounded size. If `most` allows more than a page, a small namespace is one page."""
     fields, memory_bytes, _ = await run_script(SMALL, (keys.data,), ("keys", 0, 0), repeatable=True)
     if fields <= SNAPSHOT_KEYS < most and memory_bytes <= SNAPSHOT_BYTES:
         return most
@@ -133,7 +133,7 @@ async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
 
 
 def log_between(keys: NamespaceKeys, first: bytes, last: bytes, count: int | None = None) -> Call[list[Any]]:
-    """Ask for entries, both ends included."""
+    """Read entries, both ends included."""
     limit = () if count is None else ("COUNT", count)
     return Call((("XRANGE", keys.log, first, last, *limit),), as_is, True, True)
 
@@ -143,10 +143,10 @@ def texts_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | 
 
 
 async def fill_in(keys: NamespaceKeys, entries: Sequence[LogEntry], most_bytes: int, prefix: bytes = b"") -> bool:
-    """Read the values that were too big for the log, of keys that begin so.
+    """Read the values that were too big for the log, of keys that begin with `prefix`.
 
-    Those that are gone are no news: the log will tell that, too. False, and nothing is read, where several values take more
-    than `most_bytes` together.
+    Changes whose values are gone are dropped, because the log will have their deletion too. Returns False, and reads nothing,
+    if several values take more than `most_bytes` together.
     """
     wanted: dict[bytes, bytes | None] = {}
     for _, _, name in _unread(entries):
@@ -167,7 +167,7 @@ async def fill_in(keys: NamespaceKeys, entries: Sequence[LogEntry], most_bytes: 
 
 
 def _unread(entries: Sequence[LogEntry]) -> Iterator[tuple[LogEntry, int, bytes]]:
-    """The places at which entries say that a key was set, and not to what."""
+    """Yield the changes that set a key but lack the value: the entry, the index of the change, and the key."""
     for entry in entries:
         for at, news in enumerate(entry.news):
             if news is not None and news[0] == "set" and news[1] is not None and news[2] is None:
@@ -175,7 +175,7 @@ def _unread(entries: Sequence[LogEntry]) -> Iterator[tuple[LogEntry, int, bytes]
 
 
 async def _fit(keys: NamespaceKeys, names: Sequence[bytes], most_bytes: int) -> bool:
-    """Whether values are no more than so many bytes together; asked only where values of the usual size could be more."""
+    """Whether values take at most this many bytes together. Asks the server only if values within their limit could be more."""
     if len(names) == 1 or len(names) * MAX_VALUE_BYTES <= most_bytes:
         return True
     size_bytes = 0
@@ -191,23 +191,23 @@ def infos_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | 
 
 
 def expiries_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[int] | None]:
-    """Ask when fields expire, in ms since 1970, negative for never; servers before Redis 7.4 do not know the command."""
+    """Read when fields expire, in ms since 1970, negative for never. Servers before Redis 7.4 lack the command."""
     return read("HPEXPIRETIME", keys.data, "FIELDS", len(fields), *fields)
 
 
 async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: str, fields: Sequence[bytes]) -> bool:
-    """Tell in the log how fields are now; False where somebody has told something since the expected entry."""
+    """Append the current state of fields to the log. Return False if the log has an entry after the expected one."""
     head = (keys.name, bounds.entries, bounds.max_bytes, expected, mode)
     return bool(await run_script(NOTE, (keys.data, keys.registry, keys.log), (*head, *fields)))
 
 
 def note_gap(keys: NamespaceKeys) -> Command:
-    """The command that tells in the log that what was written by hand before is not known."""
+    """Return the command that logs a gap: earlier external writes could not be identified."""
     return ("XADD", keys.log, "NOMKSTREAM", "*", "", '{"n":0,"gap":1}')
 
 
 def save_seen(keys: NamespaceKeys, seen: Seen, life_ms: int) -> Command:
-    """The command that leaves behind what a watcher knows."""
+    """Return the command that saves a watcher's state for later watchers."""
     epoch, position, sketch = seen
     raw = b"%b%08x%-42b%b" % (epoch, position.mark, position.id, sketch)
     return ("SET", keys.seen, raw, "PX", life_ms)
@@ -218,7 +218,7 @@ def registry_page(user: UserKeys, cursor: str) -> Call[tuple[str, list[bytes]]]:
 
 
 async def _at_one_moment(commands: list[Command]) -> list[Any]:
-    """Read in a transaction; a full server (Redis 7.0) takes none, and then one after the other, which may raise doubts."""
+    """Read in a transaction. A full server (Redis 7.0) refuses that; then read singly, which may cause needless comparisons."""
     try:
         replies = await transaction(commands)
     except ServerFull:

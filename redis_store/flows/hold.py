@@ -97,7 +97,7 @@ async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
         return await _release(wanted, token)
     except ConnectionLost:
         pass
-    # Otherwise the waiters would wait for its expiry although nobody holds it. A token releases once, however often it is sent.
+    # If the first release was lost, waiters would wait for the expiry. Sending a token again does not release twice.
     return await _release(wanted, token, again=True) or not keeping.lost(await Now())
 
 

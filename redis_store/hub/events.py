@@ -118,7 +118,7 @@ class Listening:
         return {b"hset", b"del"} <= self._probed
 
     async def recheck(self) -> None:
-        """Check periodically whether events have been turned on, or turned off while nobody writes.
+        """Check periodically whether events have been turned on, or turned off while there are no writes.
 
         Raises `ConnectionLost` after such a change, so that the hub reconnects.
         """

@@ -1,4 +1,4 @@
-"""Whether a log tells all that happened to a namespace since somebody watched last, and what it does not. No I/O."""
+"""The check of a change log for completeness since the last watcher: finds the changes that it lacks. No I/O."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from redis_store.hub.watched_namespace import WatchedNamespace
 from redis_store.ops.listing import START
 
 TOO_BIG = 0
-"""Stands for the digest of a value that was too big for the log."""
+"""Stand-in for the digest of a value that was too big for the log."""
 
 _PART = 500
 _SAME_MS = 1000
-"""A script's clock and the log's may differ by as much, on a busy machine; if this misleads, the sketch does not agree."""
+"""Largest difference of a script's clock and the log's on a busy machine, in ms. After a wrong match the sketch disagrees."""
 
 
 @dataclass(slots=True)
 class Told:
-    """What the log says about the keys that it names: their digests (None: gone), and when they expire."""
+    """The state of the keys that a log names, according to the log: their digests (None: gone), and when they expire."""
 
     digests: dict[bytes, int | None] = field(default_factory=dict)
     expires: dict[bytes, int] = field(default_factory=dict)
     first: dict[bytes, tuple[str, int]] = field(default_factory=dict)
-    """What was first said about a key, and when, in ms."""
+    """The operation of the first change of each key, and its time, in ms."""
     cleared: bool = False
 
     def add(self, entry: LogEntry) -> None:
@@ -53,14 +53,14 @@ class Told:
 
 @dataclass(slots=True)
 class Verdict:
-    """What happened besides what the log tells, with the digests that were last known (None: absent)."""
+    """The changes that the log lacks: the keys, with their last known digests (None: absent)."""
 
     expired: dict[bytes, int | None] = field(default_factory=dict)
     changed: dict[bytes, int | None] = field(default_factory=dict)
 
 
 async def explain(feed: WatchedNamespace, seen: Seen, server_ms: int) -> Verdict | None:
-    """Compare a namespace that is known now with what was seen of it; None where it cannot be said what happened."""
+    """Compare a learned namespace with the state that its last watcher saved. Return None if the changes cannot be determined."""
     raw = await says.log_between(feed.keys, seen.position.id, feed.position.id)
     if not raw:
         return None
@@ -82,7 +82,7 @@ async def explain(feed: WatchedNamespace, seen: Seen, server_ms: int) -> Verdict
 async def _explain_rest(
     feed: WatchedNamespace, seen: Seen, told: Told, verdict: Verdict, server_ms: int
 ) -> Verdict | None:
-    """Too many keys were written, or others than the log names: see what fits what is known of the time before."""
+    """Explain the sketch if the log names too many keys or lacks some: find keys and old digests that fit it."""
     earlier = await _told_before(feed, seen)
     known = await _known_before(feed, seen, told, earlier)
     lost = {
@@ -105,7 +105,7 @@ async def _explain_rest(
 
 
 def _differences(feed: WatchedNamespace, told: Told, server_ms: int) -> Verdict:
-    """Compare the keys that the log names with how they are."""
+    """Compare the keys that the log names with their current state."""
     verdict = Verdict()
     for name, digest in told.digests.items():
         present = feed.digests.of.get(name)
@@ -117,7 +117,7 @@ def _differences(feed: WatchedNamespace, told: Told, server_ms: int) -> Verdict:
 
 
 async def _left_infos(feed: WatchedNamespace) -> list[bytes]:
-    """Return keys that have an info and no value: somebody deleted them by hand."""
+    """Return keys that have an info and no value: an external write deleted them."""
     left: list[bytes] = []
     cursor = START
     while True:
@@ -136,7 +136,7 @@ async def _told_before(feed: WatchedNamespace, seen: Seen) -> Told:
 
 
 async def _known_before(feed: WatchedNamespace, seen: Seen, told: Told, earlier: Told) -> dict[bytes, int | None]:
-    """Return what touched keys were like when the namespace was seen, as far as the log or their infos tell."""
+    """Return the digests that touched keys had when the state was saved, where the log or their infos show them."""
     before: dict[bytes, int | None] = {}
     unknown = []
     for name in told.digests:
@@ -149,7 +149,7 @@ async def _known_before(feed: WatchedNamespace, seen: Seen, told: Told, earlier:
     for start in range(0, len(unknown), _PART):
         part = unknown[start : start + _PART]
         for name, info in zip(part, await says.infos_of(feed.keys, part), strict=True):
-            # A key that was made just when the log first tells of it was not there before.
+            # A key that was created at the time of its first entry did not exist before.
             created, told_ms = _created(info), told.first[name][1]
             if created is not None and abs(created - told_ms) <= _SAME_MS and created > seen_ms:
                 before[name] = None

@@ -89,7 +89,7 @@ class WatchedNamespace:
         self.told = 0
         """Keyspace events accounted for by the log entries read since the last token."""
         self._catching_up = False
-        """Whether the next read is the first on new connections: nobody received the events of its entries."""
+        """Whether the next read is the first on new connections, so that the events of its entries were not received."""
         self.fields = 0
         self.reaping = False
         """Whether fields have expired that the server may still include in the number of fields."""

@@ -9,7 +9,7 @@ starting" are the same fact. That holds after `kill -9`, when a pid is reused, a
 servers cannot run at once.
 
 **The lease** is a shared lock; every process that uses the server holds it. A process that leaves closes its lease and then tries
-to lock it exclusively. Only the last process can, and nobody can join while it holds the lock. It tells the server to shut down
+to lock it exclusively. Only the last process can, and no other can join while it holds the lock. It tells the server to shut down
 and waits until the start lock is free, which means that the server's process is gone. It has to wait, because a server that is
 still exiting would remove its successor's socket. Closing and locking are two steps because converting a `flock` is not atomic.
 Between them another process may leave (at least the later of the two finds itself alone) or join (then the server stays).
@@ -39,7 +39,7 @@ What happens if a process dies:
 **The folder is removed** while in use: a lease belongs to an inode. A user whose path has another inode takes a new lease. If it
 was the last on the old one, it also ends the server, which is no longer reachable.
 
-**A process is stopped** (SIGSTOP): while it only holds a lease, it hinders nobody. If it is stopped in the few milliseconds in
+**A process is stopped** (SIGSTOP): while it only holds a lease, it hinders no other. If it is stopped in the few milliseconds in
 which it starts a server or shuts one down, the others fail after a deadline, and their message names the process.
 
 **Fork.** A child shares its parent's open file description, and so its lease. If the child unlocked it, the parent would lose

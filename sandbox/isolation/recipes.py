@@ -37,7 +37,7 @@ class Recipe:
     """Whether the kernel limits the threads of a run: not for the system's root, and not outside of a user namespace."""
     in_a_room: bool = True
     folder_of: int | None = None
-    """Id of the user who must own a run's folder on disk, outside of a room."""
+    """User id of the required owner of a run's folder on disk, outside of a room."""
 
 
 def recipes(tier: str) -> Iterator[Recipe]:
@@ -49,15 +49,15 @@ def recipes(tier: str) -> Iterator[Recipe]:
         bwrap = shutil.which("bwrap")
         if bwrap:
             if root:
-                yield Recipe("full", "bubblewrap as root, agents as nobody", _bubblewrap(bwrap, True), True)
+                yield Recipe("full", "bubblewrap as root, agents as the user nobody", _bubblewrap(bwrap, True), True)
             yield Recipe("full", "bubblewrap", _bubblewrap(bwrap, False), not root)
     elif tier == "namespaces":
         if root:
-            yield Recipe("namespaces", "as root, agents as nobody", _room(True), True)
+            yield Recipe("namespaces", "as root, agents as the user nobody", _room(True), True)
         yield Recipe("namespaces", "in a user namespace", _room(False), not root)
     elif tier == "restricted":
         if root:
-            yield Recipe("restricted", "agents as nobody", _in_place(UNPRIVILEGED), False, False, UNPRIVILEGED)
+            yield Recipe("restricted", "agents as the user nobody", _in_place(UNPRIVILEGED), False, False, UNPRIVILEGED)
         yield Recipe("restricted", "agents as the host's user", _in_place(None), False, False, os.geteuid())
 
 

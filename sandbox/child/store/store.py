@@ -41,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DataStore(StoreMapping):
-    """A handle of one namespace of the user for whom the agent runs: JSON values stored under keys.
+    """A handle of one namespace of the agent's user: JSON values stored under keys.
 
     Methods raise an error of `redis_store.errors`: `InvalidInput` before anything is sent, `AccessDenied` for a namespace
     that the agent or the handle may not use, `StoreUnavailable` if the server cannot be reached, `ServerRefused` if it
@@ -59,7 +59,7 @@ class DataStore(StoreMapping):
 
     @property
     def user(self) -> str:
-        """The user who owns the data."""
+        """The owner of the data."""
         return self._session.user
 
     def get(self, key: str, default: Any = None) -> Json:
