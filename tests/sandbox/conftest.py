@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import textwrap
@@ -37,6 +38,12 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
+def _accepts(socket_path: str) -> bool:
+    """Whether a server accepts connections; its socket is there a moment before it does."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(socket_path) == 0
+
+
 class Server:
     """A Redis server on a unix socket."""
 
@@ -51,7 +58,7 @@ class Server:
             [binary, "--port", "0", "--unixsocket", socket_path, "--save", "", "--dir", self._folder.name],
             stdout=subprocess.DEVNULL,
         )
-        wait_until(lambda: Path(socket_path).exists(), "the server has made its socket")
+        wait_until(lambda: _accepts(socket_path), "the server accepts connections")
 
     def stop(self) -> None:
         self.process.kill()
