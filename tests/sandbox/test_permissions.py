@@ -221,7 +221,7 @@ def test_hints_show_only_readable_data(run: Any, filled: DataStore) -> None:
         ({"read": "shared"}, "Permissions.read must be a list of namespace patterns, not str"),
         ({"write": 5}, "Permissions.write must be a list"),
         ({"namespaces": [""]}, "Permissions.namespaces: The namespace pattern must not be empty"),
-        ({"read": [5]}, "Permissions.read: A namespace pattern must be a str"),
+        ({"read": [5]}, "Permissions.read: The namespace pattern must be a str"),
         ({"operations": "get"}, "Permissions.operations must be a list of names"),
         ({"operations": ["execute"]}, "'execute', which is not an operation; give any of: append"),
         ({"quota_bytes": 0}, "Permissions.quota_bytes=0 cannot be used"),
