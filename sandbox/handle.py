@@ -71,7 +71,9 @@ class RunHandle:
         except FutureTimeout:
             if self._future.done():
                 raise
-            raise TimeoutError(f"The run is not over after {timeout:g} s.") from None
+            raise TimeoutError(
+                f"The run is not over after {timeout:g} s and continues: wait again, or cancel it."
+            ) from None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the run, at most `timeout` seconds, and return whether it is over."""

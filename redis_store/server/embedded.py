@@ -29,27 +29,27 @@ What happens if a process dies:
 
 - *The starter*, before the server runs: its lock is free. Between fork and exec, or before the server is ready: the server has
   the lock and comes up, and waiters find it ready. It needs no parent, because it daemonizes.
-- *The server*, while in use: its users' connections break. Each user calls `ensure_running` before its next connection, and one
-  of them starts a new server. If eight contend for the start lock, seven find it held and wait for the socket.
-- *A user*: the kernel closes its lease. If it was the last, the server stays without users until another process joins and, as
-  the last to leave, shuts it down.
+- *The server*, while in use: its clients' connections break. Each client calls `ensure_running` before its next connection, and
+  one of them starts a new server. If eight contend for the start lock, seven find it held and wait for the socket.
+- *A process that uses the server*: the kernel closes its lease. If it was the last, the server stays until another process
+  joins and, as the last to leave, shuts it down.
 - *The process that shuts the server down*, half way: the lease is free again. If the server received the command, it exits;
   otherwise the next process takes it over.
 
-**The folder is removed** while in use: a lease belongs to an inode. A user whose path has another inode takes a new lease. If it
-was the last on the old one, it also ends the server, which is no longer reachable.
+**The folder is removed** while in use: a lease belongs to an inode. A process whose path has another inode takes a new
+lease. If it was the last on the old one, it also ends the server, which is no longer reachable.
 
-**A process is stopped** (SIGSTOP): while it only holds a lease, it hinders no other. If it is stopped in the few milliseconds in
-which it starts a server or shuts one down, the others fail after a deadline, and their message names the process.
+**A process is stopped** (SIGSTOP): while it only holds a lease, it hinders no other. Starting a server or shutting one down
+takes a few milliseconds. If the process is stopped then, the others fail after a deadline; their message names it.
 
 **Fork.** A child shares its parent's open file description, and so its lease. If the child unlocked it, the parent would lose
 it; and the parent's close releases nothing while the child has it open. So right after the fork the child takes a lease of its
 own, which cannot fail while the inherited one is held. Then it closes the inherited descriptors. Nothing ever unlocks.
 
-**Durability.** Nothing is lost when users are killed. When the *server* is killed, nothing is lost with ``always``, and mostly
-nothing with ``everysec``, because a write is passed to the kernel before it is acknowledged. The exception with ``everysec``:
-while a sync to a slow disk is in progress, the server buffers up to 2 s of acknowledged writes, and those are lost. When the
-machine dies, nothing is lost with ``always``, and about a second of writes with ``everysec``.
+**Durability.** Nothing is lost when processes that use the server are killed. When the *server* is killed, nothing is lost
+with ``always``, and mostly nothing with ``everysec``. A write is passed to the kernel before it is acknowledged. The exception
+with ``everysec`` is a sync to a slow disk: meanwhile the server buffers up to 2 s of acknowledged writes. Those are lost. When
+the machine dies, nothing is lost with ``always``, and about a second of writes with ``everysec``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class EmbeddedServer:
             self._membership.ensure_running()
 
     def close(self) -> None:
-        """Stop using the server; the last user in any process shuts it down and waits until it is gone. Idempotent."""
+        """Stop using the server; the last process to leave shuts it down and waits until it is gone. Idempotent."""
         with self._closing:
             if self._closed:
                 return

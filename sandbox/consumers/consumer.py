@@ -201,7 +201,7 @@ def _name(source_or_path: object, consumer: str | None, agent: str | None) -> st
         return name
     if agent is not None:
         return agent
-    raise InvalidInput("Give a consumer name: an agent that is passed as source code has none.")
+    raise InvalidInput("An agent that is passed as source code has no consumer name: pass consumer= or agent=.")
 
 
 def _guarded(on_event: Callable[[ConsumerEvent], object] | None) -> Callable[[ConsumerEvent], None]:

@@ -141,7 +141,7 @@ def _check_module(name: object) -> None:
     if not all(part.isidentifier() for part in parts):
         raise InvalidInput(f"{name!r} cannot be the name of a module: write it as in 'services.llm_service'.")
     if top in sys.stdlib_module_names or top in _OUR_MODULES:
-        raise InvalidInput(f"The module {name!r} cannot be given: {top!r} already exists.")
+        raise InvalidInput(f"The module {name!r} cannot be given because {top!r} already exists: choose another name.")
 
 
 def _env(given: object) -> dict[str, str]:

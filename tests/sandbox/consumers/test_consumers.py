@@ -591,7 +591,7 @@ def test_unreachable_server_is_reported_at_once(on_change: OnChange) -> None:
         ({"prefix": 1}, redis_store.InvalidType, "prefix"),
         ({"consumer": ""}, redis_store.InvalidName, "consumer name"),
         ({"consumer": 1}, redis_store.InvalidType, "consumer name"),
-        ({"consumer": None}, sandbox.InvalidInput, "Give a consumer name"),
+        ({"consumer": None}, sandbox.InvalidInput, "has no consumer name: pass consumer= or agent="),
         ({"batch": 0}, sandbox.InvalidInput, "batch=0"),
         ({"batch": True}, sandbox.InvalidType, "batch"),
         ({"concurrency": 65}, sandbox.InvalidInput, "concurrency=65"),

@@ -250,7 +250,7 @@ def test_nested_agents_get_the_same_options(run: Any) -> None:
         ({"modules": [1]}, "modules must be a dict of names and their contents, not list"),
         ({"modules": {"a.b c": {}}}, "'a.b c' cannot be the name of a module"),
         ({"modules": {"": {}}}, "'' cannot be the name of a module"),
-        ({"modules": {"json": {}}}, "The module 'json' cannot be given: 'json' already exists"),
+        ({"modules": {"json": {}}}, "The module 'json' cannot be given because 'json' already exists"),
         ({"modules": {"redis_store.x": {}}}, "'redis_store' already exists"),
         ({"modules": {"m": 5}}, "The module 'm' must be a dict of names and values, not int"),
         ({"modules": {"m": {"x": b""}}}, "modules['m']['x'] is a bytes"),
