@@ -65,7 +65,7 @@ picture: ## docs/images/architecture.svg from its source (needs graphviz)
 clean: ## remove the demo's data, the benchmarks' and the caches
 	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \
 		$(BIN)/redis-store server destroy --data-dir .demo --yes --force || :; fi
-	rm -rf .demo .bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .demo .bench .coverage build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well
