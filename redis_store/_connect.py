@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from redis_store.aio import AsyncDataStore
-from redis_store.connections.resolver import make_resolver
+from redis_store.connections.resolver import Source, make_resolver
 from redis_store.drivers.aio import AsyncDriver
+from redis_store.drivers.loans import OwnConnections
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.telemetry import set_up
 from redis_store.durability import Durability
@@ -68,7 +69,8 @@ def connect(
         url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
     )
     scope = make_scope(settings, user, namespace, agent, run, compress_above)
-    driver = SyncDriver(make_resolver(settings), settings.timeout_s, configures=settings.configures)
+    source = Source(make_resolver(settings), settings.configures)
+    driver = SyncDriver(OwnConnections(source.resolver), source, settings.timeout_s)
     if settings.near_cache:
         share_with_threads(driver, settings.near_cache_bytes)
     set_up(driver, scope.counters)

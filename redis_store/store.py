@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from random import random
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.sync import SyncDriver
@@ -432,3 +432,15 @@ class DataStore(StoreMapping):
 
     def _run_alone(self, op: Alone[T]) -> T:
         return self._driver.run_alone(op)
+
+
+class StoreSession(NamedTuple):
+    """What a handle works with, for the brokers of `sandbox`."""
+
+    driver: SyncDriver
+    scope: Scope
+
+
+def session_of(store: DataStore) -> StoreSession:
+    """Return the driver and the scope of a handle."""
+    return StoreSession(store._driver, store._scope)

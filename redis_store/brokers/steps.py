@@ -24,7 +24,7 @@ from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
 from redis_store.ops.values import wanted_ttl
-from redis_store.store import DataStore
+from redis_store.store import DataStore, session_of
 from redis_store.types import MISSING, Json, Missing, Ttl
 
 __all__ = ["Acquired", "ClaimAnswer", "Steps"]
@@ -60,8 +60,7 @@ class Steps:
     """The steps in one namespace of one user: the namespace of the store that is passed in."""
 
     def __init__(self, store: DataStore) -> None:
-        self._driver = store._driver
-        self._scope = store._scope
+        self._driver, self._scope = session_of(store)
 
     def claim_value(
         self,

@@ -1,20 +1,18 @@
-"""The driver for threads: each operation gets a connection of its own from a stack of idle ones."""
+"""The driver for threads: each operation borrows a connection of its own."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from redis_store.connections.resolver import Resolver, Source
-from redis_store.connections.spin import Spinner
+from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
-from redis_store.drivers import eviction_warning
+from redis_store.drivers.loans import Loans
 from redis_store.drivers.wakeups import SyncPauses
-from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
+from redis_store.errors import ConnectionLost
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
@@ -25,7 +23,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("redis_store")
 
-_MOST_IDLE = 64
 _drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
 
 
@@ -44,7 +41,6 @@ class NearReads(Protocol):
     def contains(self, scope: Scope, key: str) -> bool: ...
     def watching(self, op: Op[T]) -> Op[T]: ...
     def lent_to(self, driver: SyncDriver) -> NearReads: ...
-    def interrupt(self) -> None: ...
     def shown(self) -> tuple[int, int, bool]: ...
     def leave(self) -> None: ...
 
@@ -52,11 +48,12 @@ class NearReads(Protocol):
 class SyncDriver:
     """Runs operations against one server. Thread-safe."""
 
-    def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
-        self._resolver = resolver
-        self.timeout_s = timeout_s
-        self.source = Source(resolver, configures)
+    def __init__(self, loans: Loans, source: Source, timeout_s: float | None = None) -> None:
+        self.loans = loans
+        """Where operations borrow their connections."""
+        self.source = source
         """The server's address and configuration right, for the hub."""
+        self.timeout_s = timeout_s
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """Watchers and pauses, which are closed with the store."""
         self.near: NearReads | None = None
@@ -65,13 +62,6 @@ class SyncDriver:
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
         """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
-        self._closed = False
-        self._asks_policy = True
-        self._lock = threading.Lock()
-        self._idle: list[HeldConnection] = []
-        self._connections: set[HeldConnection] = set()
-        self._spinner = Spinner()
-        self._cores_allow = self._spinner.enabled
         self.keeper = Keeper(self.run)
         """Renews what the flows of this driver hold."""
         _drivers.add(self)
@@ -79,7 +69,7 @@ class SyncDriver:
     @property
     def url(self) -> str:
         """The server's url, including secrets."""
-        return self._resolver.url
+        return self.source.resolver.url
 
     def run(self, op: Op[T]) -> T:
         """Run an operation and return its result."""
@@ -88,7 +78,7 @@ class SyncDriver:
         held: HeldConnection | None = None
         try:
             call = op.send(None)
-            held = self._take()
+            held = self.loans.take()
             while True:
                 if type(call) is not Call:
                     raise not_a_call(call)
@@ -112,16 +102,16 @@ class SyncDriver:
         finally:
             op.close()
             if held is not None:
-                self._put_back(held)
+                self.loans.put_back(held)
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
         try:
-            return self._run_on(alone.make(), self._take)
+            return self._run_on(alone.make(), self.loans.take)
         except ConnectionLost as error:
             if error.outcome_unknown:
                 raise
-            return self._run_on(alone.make(), self._take_new)
+            return self._run_on(alone.make(), self.loans.take_new)
 
     def _run_on(self, op: Op[T], take: Callable[[], HeldConnection]) -> T:
         if self.around is not None:
@@ -143,7 +133,7 @@ class SyncDriver:
             if held is not None:
                 # An operation that did not finish may have left a WATCH behind.
                 held.busy = held.busy or not done
-                self._put_back(held)
+                self.loans.put_back(held)
 
     def pauses(self) -> SyncPauses:
         """Return the pauses of a flow; they are closed with the store."""
@@ -155,40 +145,11 @@ class SyncDriver:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         for watch in list(self.watches):
             watch.close()  # first, because a consumer releases its name through this driver
-        self._closed = True
-        if self.near is not None:
-            self.near.leave()
-            self.near = None  # other stores go on using the cached values
+        self.loans.close()
+        near, self.near = self.near, None
+        if near is not None:
+            near.leave()  # other stores go on using the cached values
         self.keeper.close()
-        with self._lock:
-            connections, self._connections, self._idle = self._connections, set(), []
-        for connection in connections:
-            connection.close()
-        self._resolver.close()
-
-    def _take(self) -> HeldConnection:
-        if self._closed:
-            raise StoreClosed("The store is closed: connect again.")
-        try:
-            held = self._idle.pop()
-        except IndexError:
-            held = self._connect()
-        # Polling would take the interpreter from other threads at work.
-        self._spinner.enabled = self._cores_allow and len(self._connections) - len(self._idle) <= 1
-        return held
-
-    def _connect(self) -> HeldConnection:
-        if self._closed:
-            raise StoreClosed("The store is closed: connect again.")
-        address = self._resolver.address()
-        held = HeldConnection(address, self._spinner)
-        logger.debug("connected to %s", address.shown)
-        with self._lock:
-            self._connections.add(held)
-        if self._closed:  # closed while connecting: `close` may have missed this connection
-            self._drop(held)
-            raise StoreClosed("The store was closed while it connected: connect again.")
-        return held
 
     def _replace(self, broken: HeldConnection) -> HeldConnection:
         """Drop a broken connection and return a new one.
@@ -196,51 +157,13 @@ class SyncDriver:
         If connecting fails, the caller keeps the broken one, which refuses further use.
         """
         logger.info("a connection broke, and no write can have happened; trying once more on a new one")
-        self._drop(broken)
-        return self._take_new()
+        self.loans.drop(broken)
+        return self.loans.take_new()
 
-    def _take_new(self) -> HeldConnection:
-        """Return a new connection after one broke. The idle ones are dropped, as they most likely broke too."""
-        while self._idle:
-            try:
-                self._drop(self._idle.pop())
-            except IndexError:
-                break
-        return self._connect()
-
-    def _put_back(self, held: HeldConnection) -> None:
-        if self._asks_policy and not held.busy and not self._closed:
-            self._ask_policy(held)
-        if held.busy or self._closed or len(self._idle) >= _MOST_IDLE:
-            self._drop(held)
-        else:
-            self._idle.append(held)
-
-    def _ask_policy(self, held: HeldConnection) -> None:
-        """Query the server's eviction policy, once. The result does not affect the caller, whose call is complete."""
-        self._asks_policy = False
-        if not eviction_warning.is_due(held.shown):
-            return
-        try:
-            eviction_warning.note(held.shown, held.exchange((eviction_warning.QUESTION,), True))
-        except DataStoreError:
-            logger.debug("%s did not report its eviction policy", held.shown)
-        except BaseException:
-            self._drop(held)
-            raise
-
-    def _drop(self, held: HeldConnection) -> None:
-        with self._lock:
-            self._connections.discard(held)
-        held.close()
-
-    def _leave_to_parent(self) -> None:
-        """Close a forked child's copies of the descriptors, which the parent goes on using."""
-        inherited, self._connections, self._idle = self._connections, set(), []
-        self._lock = threading.Lock()  # the old one may be held by a thread that does not exist in the child
+    def leave_to_parent(self) -> None:
+        """In a forked child, stop using what the parent goes on using."""
+        self.loans.leave_to_parent()
         self.keeper.start_over()
-        for connection in inherited:
-            connection.close()
 
 
 def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
@@ -267,7 +190,7 @@ def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
 
 def _after_fork_in_child() -> None:
     for driver in list(_drivers):
-        driver._leave_to_parent()
+        driver.leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

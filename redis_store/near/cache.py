@@ -83,7 +83,7 @@ class NearCache:
 
     def resolver(self) -> Resolver | None:
         """Return the resolver of any open store, or None if there is none."""
-        return next((member._resolver for member in list(self._members)), None)
+        return next((member.source.resolver for member in list(self._members)), None)
 
     def loop_side(self, driver: AsyncDriver) -> LoopSide:
         """Return the side of the running event loop, and register the store as a user of it."""

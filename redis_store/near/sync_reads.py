@@ -46,12 +46,11 @@ class ThreadReads:
         return self.cache.shown()
 
     def leave(self) -> None:
-        """Leave the cache, when the store closes."""
-        self.cache.leave(self._driver)
-
-    def interrupt(self) -> None:
-        """End the wait of this store's call on the tracked connection."""
-        self._side.interrupt(self)
+        """Leave the cache when the store closes; a lease ends its call's wait on the tracked connection."""
+        if self.lent:
+            self._side.interrupt(self)
+        else:
+            self.cache.leave(self._driver)
 
     def get(self, scope: Scope, key: str, default: Any) -> Any:
         """Return a value as `ops.values.get` does."""

@@ -168,8 +168,8 @@ def test_waiter_holds_no_connection(
         waiters = [in_thread(lambda: store.get_or_set("key", make)) for _ in range(40)]
         for waiter in waiters:
             waiter.__enter__()
-        driver = store._driver
-        wait_until(lambda: len(driver._idle) == len(driver._connections) > 0, "all connections are idle at once")
+        loans = store._driver.loans
+        wait_until(lambda: len(loans._idle) == len(loans._every) > 0, "all connections are idle at once")
         assert raw.hlen(UserKeys.of(user).namespace("cache").flight) == 1
         go_on.set()
         for waiter in waiters:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import redis_store
 import sandbox
 from redis_store import DataStore, connect
+from redis_store.drivers.loans import OwnConnections
 from sandbox import Sandbox
 from sandbox.running.slots import Slots
 from tests.sandbox.conftest import wait_until
@@ -46,13 +47,13 @@ def test_runs_share_options_of_the_sandbox(server_url: str, user: str) -> None:
 
 def test_runs_share_connections(server_url: str, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    connect_really = redis_store.drivers.sync.SyncDriver._connect
+    connect_really = OwnConnections._connect
 
     def counted(self: Any) -> Any:
         made.append(1)
         return connect_really(self)
 
-    monkeypatch.setattr(redis_store.drivers.sync.SyncDriver, "_connect", counted)
+    monkeypatch.setattr(OwnConnections, "_connect", counted)
     with Sandbox(url=server_url) as box:
         for _ in range(5):
             box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check()

@@ -132,7 +132,7 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child(one_server: Server, ope
         assert store.get("key") == 1
         store.close()
 
-    with store._driver._lock:  # as a thread does that is connecting
+    with store._driver.loans._lock:  # as a thread does that is connecting
         forked(work)()
     assert store.get("key") == 1
 

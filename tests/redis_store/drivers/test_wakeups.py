@@ -164,7 +164,7 @@ def test_connection_reopens_after_another_store_closes(store: DataStore, raw: re
         with store.lock("l2", ttl=FOR_EVER_S), connect(store.url, user=store.user) as other:
             late = Waiter(lambda: other.lock("l2", ttl=FOR_EVER_S).acquire())
             subscribed(raw, UserKeys.of(store.user).lock(b"l2"))
-            resolver = other._driver._resolver
+            resolver = other._driver.source.resolver
         with pytest.raises((StoreClosed, ConnectionLost)):  # it may just look again
             late.result()
 
