@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.isolation.layout import package_in_a_room
 
-_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?([^;]*)(?:;(.*))?", re.DOTALL)
-_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+# `packaging` is imported where it is used: it takes 10 ms, and most runs have no packages.
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 _SUFFIXES = (".py", ".so", ".pyd")
 
 
@@ -47,35 +50,39 @@ def find_packages(names: object) -> Packages:
     for name in names:
         if not isinstance(name, str):
             raise InvalidType(f"The name of a package must be a str, not {type(name).__name__}: {name!r}.")
-        match = _REQUIREMENT.fullmatch(name)
-        if match is None or match.group(3).strip() or match.group(4):
+        asked = _requirement(name)
+        if asked is None or asked.specifier or asked.marker or asked.url:
             raise InvalidInput(f"{name!r} is not a package name: write it as in 'numpy' or 'httpx[http2]'.")
-        _collect(match.group(1), _extras(match.group(2)), found, wanted_by=None)
+        _collect(asked, found, is_optional=False)
     return _laid_out(found.values())
 
 
-def _collect(name: str, extras: frozenset[str], found: dict[str, Distribution], wanted_by: str | None) -> None:
+def _requirement(text: str) -> Requirement | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    with suppress(InvalidRequirement):
+        return Requirement(text)
+    return None
+
+
+def _collect(asked: Requirement, found: dict[str, Distribution], *, is_optional: bool) -> None:
     """Add a distribution and its requirements. Skip a requirement that is not installed: this environment works without it."""
-    key = f"{_normal(name)}[{','.join(sorted(extras))}]"
+    key = f"{_normal(asked.name)}{sorted(asked.extras)}"
     if key in found:
         return
     try:
-        known = distribution(name)
-    except (PackageNotFoundError, ValueError):
-        if wanted_by is not None:
+        known = distribution(asked.name)
+    except PackageNotFoundError:
+        if is_optional:
             return
         raise InvalidInput(
-            f"The package {name!r} is not installed in the host's environment: run `pip install {name}`, or remove it"
-            " from packages."
+            f"The package {asked.name!r} is not installed in the host's environment: run `pip install {asked.name}`, or"
+            " remove it from packages."
         ) from None
     found[key] = known
-    for requirement in known.requires or ():
-        match = _REQUIREMENT.fullmatch(requirement)
-        if match is None:
-            continue
-        wanted = {_normal(extra) for extra in _EXTRA.findall(match.group(4) or "")}
-        if not wanted or wanted & extras:
-            _collect(match.group(1), _extras(match.group(2)), found, wanted_by=name)
+    for wanted in filter(None, map(_requirement, known.requires or ())):
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in asked.extras or {""}):
+            _collect(wanted, found, is_optional=True)
 
 
 def _laid_out(distributions: Iterable[Distribution]) -> Packages:
@@ -131,9 +138,7 @@ def _module_name(top: str) -> str | None:
     return name if name.isidentifier() and not name.startswith("__editable__") else None
 
 
-def _extras(text: str | None) -> frozenset[str]:
-    return frozenset(_normal(extra) for extra in (text or "").split(",") if extra.strip())
-
-
 def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(name)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sandbox.given.packages import find_packages
+
 pytestmark = pytest.mark.usefixtures("alone")
 """Each set of packages has its own zygote, which would otherwise stay alive for more runs."""
 
@@ -69,3 +71,18 @@ def test_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     result = run("import linked_one\ndef run(): return {'v': linked_one.VALUE}", packages=["linked-one"])
     assert result.check() == {"v": 5}
+
+
+def test_a_requirement_for_another_system_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements = {
+        "asking": ["here; python_version>'3'", "there; python_version<'3'", "more; extra == 'big'", "no such name!"],
+        **dict.fromkeys(("here", "there", "more"), ()),
+    }
+    for name, requires in requirements.items():
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        lines = [f"Name: {name}", "Version: 1", *(f"Requires-Dist: {one}" for one in requires)]
+        (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines, ""]))
+        (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}.py,,\n{name}-1.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_packages(["asking"]).modules.keys() == {"asking", "here"}
+    assert find_packages(["Asking[BIG]"]).modules.keys() == {"asking", "here", "more"}
