@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import read
-from redis_store.scripts import ADVANCE, CLAIM, RELEASE
+from redis_store.scripts import CLAIM, RELEASE
 
 LOCK_MS = 6000
 """Time to live of a consumer's lock, by the server's clock, in ms. A process that does not renew it in time counts as dead."""
@@ -14,8 +12,7 @@ LOCK_MS = 6000
 
 async def claim(lock: bytes, cursors: bytes, holder: str, namespaces: tuple[bytes, ...]) -> list[bytes | None] | None:
     """Become the consumer. Return the cursors of some namespaces, or None if another process is the consumer."""
-    found: list[bytes | None] | None = await run_script(CLAIM, (lock, cursors), (holder, LOCK_MS, *namespaces))
-    return found
+    return await _claim(lock, cursors, holder, dict.fromkeys(namespaces, "?"))
 
 
 async def all_cursors(cursors: bytes) -> dict[bytes, bytes]:
@@ -34,8 +31,14 @@ async def names_of(cursors: bytes, namespaces: tuple[bytes, ...]) -> set[bytes]:
 
 async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> bool:
     """Save cursors and delete empty ones. Return False, and write nothing, if another process has become the consumer."""
-    pairs: tuple[Any, ...] = tuple(part for pair in moved.items() for part in pair)
-    return bool(await run_script(ADVANCE, (lock, cursors), (holder, LOCK_MS, *pairs)))
+    return await _claim(lock, cursors, holder, moved) is not None
+
+
+async def _claim(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> list[bytes | None] | None:
+    """Run `scripts/claim.lua`. Return the cursors of the namespaces with ``?``, or None if another process is the consumer."""
+    pairs = (part for pair in moved.items() for part in pair)
+    found: list[bytes | None] | None = await run_script(CLAIM, (lock, cursors), (holder, LOCK_MS, *pairs))
+    return found
 
 
 async def release(lock: bytes, holder: str) -> None:

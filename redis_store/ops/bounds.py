@@ -77,7 +77,7 @@ async def _evict_rest(scope: Scope, bound: Bound) -> None:
     keys = bound.keys
     arguments = (*scope.script_head, *ending(*bound.arguments()))
     try:
-        while await run_script(EVICT, (keys.data, keys.registry, keys.info, keys.log), arguments, repeatable=True):
+        while (await run_script(EVICT, (keys.data, keys.registry, keys.info, keys.log), arguments, repeatable=True))[1]:
             pass
     except StoreUnavailable as error:
         error.outcome_unknown = True  # the keys themselves have been written

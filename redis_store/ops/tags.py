@@ -10,7 +10,7 @@ from redis_store.namespace.keys import decode_name
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.protocol.call import read
-from redis_store.scripts import UNTAG
+from redis_store.scripts import DELETE
 
 PAGE = 1000
 KEYS_PER_SCRIPT = 1000
@@ -47,4 +47,4 @@ async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:
 async def _delete(scope: Scope, redis_key: bytes, fields: list[bytes]) -> int:
     """Delete values and their entries in the tag in one step, so that a later tagging is not undone."""
     keys, kinds = (*scope.delete_keys, redis_key), (*KINDS_OF_SCRIPT_KEYS, b"zset")
-    return int(await run_checked(UNTAG, keys, kinds, (*scope.script_head, "", *fields)))
+    return int(await run_checked(DELETE, keys, kinds, (*scope.script_head, "", *fields)))

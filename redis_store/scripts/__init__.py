@@ -36,10 +36,24 @@ def _load(*names: str) -> Script:
     return _script(names[-1], b"".join(map(_read, names)))
 
 
-def _bounded(script: Script) -> Script:
-    """Return the script wrapped in the code that evicts keys to make room for its writes (`bound.lua`)."""
-    before = b"".join(map(_read, ("prelude", "bound", "bound_open")))
-    return _script(f"bounded {script.name}", before + script.text + _read("bound_close"))
+def _writing(*names: str) -> Script:
+    """Read a script that writes to a namespace."""
+    return _load("base", "prelude", *names)
+
+
+def _setting(*names: str) -> Script:
+    """Read a script that sets single fields."""
+    return _writing("time", "info_text", "field", *names)
+
+
+def _awaited(*names: str) -> Script:
+    """Read a script that others may wait for."""
+    return _load("base", "waiters", *names)
+
+
+def _bounded(name: str, text: bytes) -> Script:
+    """Return a script wrapped in the code that evicts keys to make room for its writes (`bound.lua`)."""
+    return _script(f"bounded {name}", _writing("bound").text + text + _read("bound_close"))
 
 
 def _read(name: str) -> bytes:
@@ -50,18 +64,18 @@ def _script(name: str, text: bytes) -> Script:
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-SET = _load("prelude", "info_text", "set")
-WRITE = _load("prelude", "info_text", "write")
-CHECK = _load("prelude", "check")
-REPLACE = _load("prelude", "info_text", "field", "replace")
-INCREMENT = _load("prelude", "info_text", "field", "increment")
-APPEND = _load("prelude", "info_text", "field", "append")
-EXPIRE = _load("prelude", "expire")
-DELETE = _load("prelude", "remove", "delete")
-TAKE = _load("prelude", "remove", "take")
-RENAME = _load("prelude", "info_text", "field", "remove", "rename")
-TRANSACT = _load("prelude", "info_text", "field", "remove", "transact")
-CLEAR = _load("prelude", "clear")
+SET = _writing("time", "info_text", "set")
+WRITE = _writing("time", "info_text", "write")
+CHECK = _writing("check")
+REPLACE = _setting("replace")
+INCREMENT = _setting("increment")
+APPEND = _setting("append")
+EXPIRE = _writing("time", "expire")
+DELETE = _writing("remove", "delete")
+TAKE = _writing("remove", "take")
+RENAME = _setting("remove", "rename")
+TRANSACT = _setting("remove", "transact")
+CLEAR = _writing("remove", "clear")
 INFO = _load("info")
 METADATA = _load("metadata")
 SMALL = _load("small")
@@ -69,26 +83,25 @@ SIZES = _load("sizes")
 SCAN_KEYS = _load("scan_keys")
 PRESENT = _load("holds", "present")
 PRUNE = _load("holds", "prune")
-LOCK_ACQUIRE = _load("queue", "lock_acquire")
+LOCK_ACQUIRE = _awaited("queue", "lock_acquire")
 LOCK_RENEW = _load("lock_renew")
-LOCK_RELEASE = _load("queue", "lock_release")
-SEMAPHORE_ACQUIRE = _load("queue", "semaphore_acquire")
-SEMAPHORE_RENEW = _load("semaphore_renew")
-SEMAPHORE_RELEASE = _load("queue", "semaphore_release")
-RATE_TAKE = _load("rate_take")
-FLIGHT_CLAIM = _load("flight", "flight_claim")
-FLIGHT_RENEW = _load("flight", "flight_renew")
-FLIGHT_COMMIT = _load("prelude", "info_text", "field", "flight", "flight_commit")
-FLIGHT_FAIL = _load("flight", "flight_fail")
-UNTAG = _script("untag", _read("untag_open") + DELETE.text + _read("untag_close"))
-EVICT = _load("prelude", "bound", "evict")
+LOCK_RELEASE = _awaited("queue", "lock_release")
+SEMAPHORE_ACQUIRE = _awaited("queue", "semaphore_acquire")
+SEMAPHORE_RENEW = _awaited("queue", "semaphore_renew")
+SEMAPHORE_RELEASE = _awaited("queue", "semaphore_release")
+RATE_TAKE = _awaited("rate_take")
+FLIGHT_CLAIM = _awaited("flight", "flight_claim")
+FLIGHT_RENEW = _awaited("flight", "flight_renew")
+FLIGHT_COMMIT = _setting("waiters", "flight", "flight_commit")
+FLIGHT_FAIL = _awaited("flight", "flight_fail")
 BOUNDED = {
-    script.name: _bounded(script)
+    script.name: _bounded(script.name, script.text)
     for script in (SET, WRITE, REPLACE, INCREMENT, APPEND, RENAME, TRANSACT, FLIGHT_COMMIT)
 }
 """The scripts that can add keys, by name, in the form for a namespace with `max_keys`."""
+EVICT = _bounded("evict", b"return 1\n")
+"""Evicts the keys that remain, if they were too many for one script."""
 ATTACH = _load("attach")
 NOTE = _load("note")
-CLAIM = _load("claim")
-ADVANCE = _load("advance")
+CLAIM = _load("base", "claim")
 RELEASE = _load("release")

@@ -5,7 +5,6 @@
 -- ARGV[1]  epoch for a log that has none, as hex digits
 -- ARGV[2]  how long to keep the log unwatched, in ms
 -- Reply    {epoch, 1 if the log was created here or 0, the last entry, the last watcher's state or false}
--- Errors   WRONGTYPE
 --
 -- The epoch is the name of a consumer group that nothing reads with. It survives trimming, and is deleted with the log.
 

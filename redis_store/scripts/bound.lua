@@ -1,10 +1,11 @@
--- Follows prelude.lua in scripts that limit the number of a namespace's keys: chooses the keys to evict.
+-- Follows prelude.lua, and wraps the script that writes (with its own prelude) in a function: limits a namespace's keys.
 --
--- ARGV  the script's own arguments, then for each namespace with a bound:
---         position of its data hash in KEYS, from 1 (registry, info and log follow it)
---         max_keys, at least 1
---         number of fields that follow, then these fields, which are not evicted
---       and as the last argument the number of arguments that describe bounds, this one not counted
+-- ARGV   the script's own arguments, then for each namespace with a bound:
+--          position of its data hash in KEYS, from 1 (registry, info and log follow it)
+--          max_keys, at least 1
+--          number of fields that follow, then these fields, which are not evicted
+--        and as the last argument the number of arguments that describe bounds, this one not counted
+-- Reply  {the script's own reply, number of keys that another call must still evict}; an error reply as it is
 --
 -- The keys written longest ago should be evicted, but tracking their order would make every write slower. So the script
 -- samples keys at random and evicts the oldest of the sample, as the server's own eviction does.
@@ -77,13 +78,9 @@ local function evict_oldest(met, stay, count)
   local deleted = call('HDEL', data, unpack(fields, 1, last))
   call('HDEL', info, unpack(fields, 1, last))
   if deleted > 0 and call('XLEN', log) > 0 then
-    local told, told_bytes = {}, 0
-    for i = 1, last do
-      told[#told + 1] = fields[i]
-      told[#told + 1] = 'd'
-      told_bytes = told_bytes + #fields[i] + 1
-    end
-    tell(1, '', told, told_bytes)
+    local told = {}
+    for i = 1, last do told[2 * i - 1], told[2 * i] = fields[i], 'd' end
+    tell(1, '', told)
   end
   return last
 end
@@ -150,3 +147,8 @@ local function evict(bound)
     end
   end
 end
+
+local bounds = take_bounds()
+for _, bound in ipairs(bounds) do must_be_allowed_to_evict(bound) end
+
+local function write()

@@ -1,4 +1,4 @@
--- Follows a script that bound_open.lua has wrapped in a function: runs it, then evicts keys to make room.
+-- Follows a script that bound.lua has wrapped in a function: runs it, then evicts keys to make room.
 end
 
 -- A full server or a replica refuses the write itself, and then nothing has changed. Neither refuses the deletes.

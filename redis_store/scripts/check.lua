@@ -7,13 +7,12 @@
 -- KEYS[1-4], ARGV[1-4]  see prelude.lua
 -- KEYS[5]  a key that exists only while this script runs
 -- Reply    1
--- Errors   WRONGTYPE, NOPERM
 
 local passed, problem = pcall(function()
   call('HLEN', data)
   call('HLEN', info)
-  local listed = call('SISMEMBER', registry, name)
-  local watched = call('XLEN', log) > 0
+  listed = call('SISMEMBER', registry, name) == 1
+  watched = call('XLEN', log) > 0
   call('HMGET', info, 'field')
   call('TIME')
   if redis.pcall('HPTTL', data, 'FIELDS', 1, 'field').err then call('HEXISTS', data, 'field') end
@@ -23,7 +22,7 @@ local passed, problem = pcall(function()
   must_be_allowed('MULTI')
   must_be_allowed('EXEC')
   must_be_allowed('HSET', info, 'field', 'text')
-  if listed == 0 then must_be_allowed('SADD', registry, name) end
+  if not listed then must_be_allowed('SADD', registry, name) end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
 end)
 if passed then return 1 end

@@ -4,7 +4,7 @@
 -- ARGV[5]  field
 -- ARGV[6]  time to live from now, in ms, or '' to remove it
 -- Reply    1; 0 if the field does not exist, or has no expiry to remove
--- Errors   WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
+-- Errors   UNSUPPORTED: the server has no hash field expiry
 --
 -- The log entry tells watchers to read the value again, because each entry states the expiry of its keys anew.
 
@@ -12,23 +12,20 @@ local field, ttl_ms = ARGV[5], ARGV[6]
 
 call('HLEN', data)
 call('HLEN', info)
-local watched = call('XLEN', log) > 0
+watched = call('XLEN', log) > 0
 local lives = redis.pcall('HPTTL', data, 'FIELDS', 1, field)
 if lives.err then return redis.error_reply('UNSUPPORTED hash field expiry') end
 local left_ms = lives[1] or -2
 if left_ms == -2 or (ttl_ms == '' and left_ms == -1) then return 0 end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
-local expiry = ''
-if ttl_ms == '' then
-  call('HPERSIST', data, 'FIELDS', 1, field)
-  call('HPERSIST', info, 'FIELDS', 1, field)
-else
-  local time = call('TIME')
-  local at = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ttl_ms)
-  call('HPEXPIREAT', data, at, 'FIELDS', 1, field)
-  call('HPEXPIREAT', info, at, 'FIELDS', 1, field)
-  expiry = ',"x":' .. at
+local expires = ttl_ms ~= '' and string.format('%.0f', server_time() + ttl_ms) or ''
+for _, key in ipairs({data, info}) do
+  if expires == '' then
+    call('HPERSIST', key, 'FIELDS', 1, field)
+  else
+    call('HPEXPIREAT', key, expires, 'FIELDS', 1, field)
+  end
 end
-if watched then tell(1, expiry, {field, 'r'}, #field + 1) end
+if watched then tell(1, expires, {field, 'r'}) end
 return 1

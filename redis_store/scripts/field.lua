@@ -1,65 +1,62 @@
--- Stands between info_text.lua and a script that sets single fields: reads a field's expiry, and writes a field.
+-- Stands between info_text.lua and a script that sets single fields.
 
--- Checks the type of every key that a write touches besides the data hash. Returns whether the namespace is in the registry,
--- and whether it is watched.
-local function look_around()
-  local listed = call('SISMEMBER', registry, name) == 1
+local function look()
+  listed = call('SISMEMBER', registry, name) == 1
+  watched = call('XLEN', log) > 0
   call('HLEN', info)
-  return listed, call('XLEN', log) > 0
 end
 
--- When a field expires, in ms since 1970 as digits; '' for never, nil if the server has no hash field expiry.
+-- When a field expires, in ms since 1970 as digits; '' for never, or if the server has no hash field expiry.
 local function expiry_of(field)
   local reply = redis.pcall('HPEXPIRETIME', data, 'FIELDS', 1, field)
-  if reply.err then return nil end
-  local at = reply[1] or -1
-  return at > 0 and string.format('%.0f', at) or ''
+  return not reply.err and (reply[1] or -1) > 0 and string.format('%.0f', reply[1]) or ''
 end
 
--- When something written now is to expire, in the same form.
-local function expiry_after(now, ttl_ms)
-  return ttl_ms ~= '' and string.format('%.0f', tonumber(now) + tonumber(ttl_ms)) or ''
-end
-
-local function unsupported()
-  return redis.error_reply('UNSUPPORTED hash field expiry')
-end
-
--- Raises NOPERM if the server's access rules forbid a part of `put` or of the log entry after it.
-local function must_be_allowed_to_put(expires, listed, watched)
+-- Returns the expiry and the info of a field to be set, which `put` takes, after `look` and all checks before a first write.
+-- `exists` says whether the field does. With `keep` an existing field keeps its expiry.
+-- Raises UNSUPPORTED if a time to live is given and the server has no hash field expiry.
+local function plan_put(field, exists, ttl_ms, keep, now)
+  local expires = ''
+  if exists and keep then
+    expires = expiry_of(field)
+  elseif ttl_ms ~= '' then
+    if redis.pcall('HPTTL', data, 'FIELDS', 1, field).err then error({err = 'UNSUPPORTED hash field expiry'}) end
+    expires = string.format('%.0f', now + ttl_ms)
+  end
   if expires ~= '' then must_be_allowed('HPEXPIREAT', data, expires, 'FIELDS', 1, 'field') end
   if not listed then must_be_allowed('SADD', registry, name) end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
+  -- Info counts only if the field exists: info left by an external HDEL must not come back.
+  return expires, info_text(now, exists and call('HGET', info, field) or nil)
 end
 
--- Writes a field's info, which expires with the field.
-local function put_info(field, text, expires)
+-- Writes a field's info, which expires with the field, and the registry.
+local function put_info(field, expires, text)
   call('HSET', info, field, text)
   if expires ~= '' then call('HPEXPIREAT', info, expires, 'FIELDS', 1, field) end
+  if not listed then call('SADD', registry, name) end
+  listed = true
 end
 
 -- Writes a field and its info. Returns how many keyspace events this fires on the data hash.
 -- If the server refuses the first write (it is full, or a replica), nothing has changed.
-local function put(field, value, text, expires, listed)
+local function put(field, value, expires, text)
   call('HSET', data, field, value)
   if expires ~= '' then call('HPEXPIREAT', data, expires, 'FIELDS', 1, field) end
-  put_info(field, text, expires)
-  if not listed then call('SADD', registry, name) end
+  put_info(field, expires, text)
   return expires == '' and 1 or 2
 end
 
--- The part of a log entry's head that states an expiry.
-local function expiry_told(expires)
-  return expires == '' and '' or ',"x":' .. expires
+-- The form of a value in a log entry of which `inline_bytes` are used: the value itself, or 'r' for one to be read.
+local function news_of(value, inline_bytes)
+  return #value <= 1024 and inline_bytes + #value <= 65536 and 's' .. value or 'r'
 end
 
--- The form of a value in a log entry: the value itself, or 'r' for one to be read from the data.
-local function news_of(value)
-  return #value <= 1024 and 's' .. value or 'r'
-end
-
--- Appends a log entry about one field that was set.
-local function tell_set(events, expires, field, value)
-  local news = news_of(value)
-  tell(events, expiry_told(expires), {field, news}, #field + #news)
+-- Does all of it, for a script that sets one field and nothing else. Returns 1.
+local function store(field, value, exists, ttl_ms, keep)
+  look()
+  local expires, text = plan_put(field, exists, ttl_ms, keep, server_time())
+  local events = put(field, value, expires, text)
+  if watched then tell(events, expires, {field, news_of(value, 0)}) end
+  return 1
 end

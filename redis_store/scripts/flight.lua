@@ -1,4 +1,4 @@
--- Prefix of the single-flight scripts. Each namespace has a hash of its claims and errors:
+-- Stands between waiters.lua and the single-flight scripts. Each namespace has a hash of its claims and errors:
 --
 -- field 'c' .. key  a claim: '<ms since 1970 at which it expires> <state of the field> <token>'
 --                   state of the field when it was claimed: '-' if it did not exist, else the ms at which it expires
@@ -6,15 +6,8 @@
 --
 -- Deleting a key deletes both (remove.lua), so that a value computed from older data is not stored.
 
-local call, match = redis.call, string.match
-
 local ERROR_KEPT_MS = 10000
 local SWEPT_FROM = 32
-
-local function now_ms()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 local function digits(ms)
   return string.format('%.0f', ms)
@@ -40,7 +33,7 @@ local function sweep(flight, now)
   local met = call('HRANDFIELD', flight, 4, 'WITHVALUES')
   for i = 1, #met, 2 do
     local at = tonumber(match(met[i + 1], '^%d+') or 0)
-    if string.sub(met[i], 1, 1) == 'e' then at = at + ERROR_KEPT_MS end
+    if sub(met[i], 1, 1) == 'e' then at = at + ERROR_KEPT_MS end
     if at <= now then call('HDEL', flight, met[i]) end
   end
 end
@@ -65,9 +58,4 @@ local function put_tag(tag, member, until_ms, now)
   if not known or (known ~= 'inf' and until_ms > tonumber(known)) then call('ZADD', tag, digits(until_ms), member) end
   local last = call('ZRANGE', tag, -1, -1, 'WITHSCORES')[2]
   if last ~= 'inf' then call('PEXPIREAT', tag, digits(tonumber(last))) end
-end
-
--- Wakes the waiters of a field. If the login may not publish, they find out by polling.
-local function wake(flight, field)
-  redis.pcall('PUBLISH', flight, field)
 end

@@ -14,19 +14,15 @@
 --           {'claimed'}
 --           {'error', JSON about the error} if another caller failed while this one waited
 --           {'busy', ms until the other claim expires, the server's clock in ms since 1970}
--- Errors    WRONGTYPE;  UNSUPPORTED: the server has no hash field expiry
+-- Errors    UNSUPPORTED: the server has no hash field expiry
 
 local data, flight = KEYS[1], KEYS[2]
 local field, token, lock_ms, stale_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
-if ARGV[5] == '1' then
-  local reply = redis.pcall('HPTTL', data, 'FIELDS', 1, field)
-  if reply.err and not string.find(reply.err, 'WRONGTYPE', 1, true) then
-    return redis.error_reply('UNSUPPORTED hash field expiry')
-  end
-end
-
 local value = call('HGET', data, field)
+if ARGV[5] == '1' and redis.pcall('HPTTL', data, 'FIELDS', 1, field).err then
+  return redis.error_reply('UNSUPPORTED hash field expiry')
+end
 if value then
   local left_ms = stale_ms ~= '' and call('HPTTL', data, 'FIELDS', 1, field)[1] or -1
   if left_ms < 0 or left_ms > tonumber(stale_ms) then return {'value', value} end

@@ -5,9 +5,6 @@
 -- ARGV[2]  token
 -- ARGV[3]  JSON about the error, for the waiters; '' lets one of them claim in turn
 -- Reply    1; 0 if the claim no longer holds
--- Errors   WRONGTYPE
---
--- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local flight, field = KEYS[1], ARGV[1]
 local now = now_ms()

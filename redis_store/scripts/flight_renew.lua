@@ -7,9 +7,6 @@
 -- ARGV[3]   time to live of the claim, in ms
 -- ARGV[4]   the key's member of a tag
 -- Reply     1; 0 if the claim no longer holds
--- Errors    WRONGTYPE
---
--- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local now = now_ms()
 local _, from, token = computing(KEYS[1], ARGV[1], now)

@@ -3,15 +3,13 @@
 -- EXISTS and HLEN count expired fields until the server removes them, and no command asks whether others exist.
 
 local PAGES = 20
+local fields_expire = not redis.pcall('HPTTL', KEYS[#KEYS], 'FIELDS', 1, 'field').err
 
-local function single_fields_expire(key)
-  return not redis.pcall('HPTTL', key, 'FIELDS', 1, 'field').err
-end
-
--- Whether a hash whose fields may expire has a live one. A random field nearly always decides it. It may itself be expired,
+-- Whether a hash has a field that has not expired. A random field nearly always decides it. It may itself be expired,
 -- or missing where most have expired; then the hash is read page by page. After PAGES pages without a live field the reply
 -- is 1: hiding data from a listing would be worse than listing an empty namespace.
-local function holds_live(key)
+local function holds(key)
+  if not fields_expire then return redis.call('EXISTS', key) end
   local met = redis.pcall('HRANDFIELD', key, 1) or {}
   if met.err then return 1 end -- another type: reading the key will report it
   if met[1] and redis.call('HEXISTS', key, met[1]) == 1 then return 1 end
@@ -26,8 +24,4 @@ local function holds_live(key)
     if cursor == '0' then return 0 end
   end
   return 1
-end
-
-local function holds_any(key)
-  return redis.call('EXISTS', key)
 end

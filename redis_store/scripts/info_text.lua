@@ -1,14 +1,8 @@
--- Stands between prelude.lua and a script that sets fields: builds the text of a key's info.
+-- Stands between prelude.lua, time.lua and a script that sets fields: builds the text of a key's info.
 --
 -- ARGV[5]  the agent's name as a JSON string without raw quotes inside, or ''
 
 local agent = ARGV[5]
-
--- The server's clock, in ms since 1970, as digits.
-local function server_time()
-  local time = call('TIME')
-  return time[1] .. sub('00000' .. time[2], -6, -4)
-end
 
 -- Returns the info of a key written now, from its old info (nil for a new key). If `metadata` is not nil, it replaces the
 -- old metadata ('' for none). Equal or empty parts are left out; metadata comes last.
@@ -31,10 +25,4 @@ local function info_text(now, old, metadata)
     metadata = at and sub(rest, at) or ''
   end
   return '{"created":' .. created .. (by ~= '' and ',"by":' .. by or '') .. updated .. updated_by .. metadata .. '}'
-end
-
--- The metadata in an info, '' for none. Names contain no raw quote, so the first match is the right one.
-local function metadata_in(old)
-  local at = find(old, ',"metadata":', 1, true)
-  return at and sub(old, at + 12, -2) or ''
 end

@@ -10,7 +10,6 @@
 -- ARGV[5]  '1' to join the queue, '' to try only
 -- ARGV[6]  the agent's name as a JSON string, or ''
 -- Reply    {fencing number}; or {0, ms after which to try again at the latest, position in the queue from 0}
--- Errors   WRONGTYPE
 --
 -- The counter outlives the lock: no number is given twice, and a later holder's number is higher.
 
@@ -31,8 +30,7 @@ if not held and first and first ~= token then
 end
 if held and kept_for ~= token then
   if ARGV[5] == '' then return {0, call('PTTL', lock), 0} end
-  local place = wait_in(queue, token, 10 * grace_ms)
-  return {0, call('PTTL', lock), place}
+  return {0, call('PTTL', lock), wait_in(queue, token, 10 * grace_ms)}
 end
 
 local number = call('HINCRBY', fence, name, 1)

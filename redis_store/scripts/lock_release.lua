@@ -5,16 +5,13 @@
 -- ARGV[1]  token
 -- ARGV[2]  grace, in ms (queue.lua)
 -- Reply    1; 0 if the token does not hold the lock
--- Errors   WRONGTYPE
---
--- The first write frees memory, so a full server accepts it and then the rest of the script.
 
 local lock, queue, token = KEYS[1], KEYS[2], ARGV[1]
 local held = call('GET', lock)
 call('LLEN', queue)
 
 call('LREM', queue, 0, token)
-local owned = held and string.find(held, '"owner":"' .. token .. '"', 1, true)
+local owned = held and find(held, '"owner":"' .. token .. '"', 1, true)
 if not owned and held ~= '{"kept_for":"' .. token .. '"}' then return 0 end
 call('DEL', lock)
 local first = call('LPOP', queue)

@@ -4,7 +4,6 @@
 -- ARGV[1]  token
 -- ARGV[2]  time to live, in ms
 -- Reply    1; 0 if the token no longer holds the lock
--- Errors   WRONGTYPE
 
 local held = redis.call('GET', KEYS[1])
 if not held or not string.find(held, '"owner":"' .. ARGV[1] .. '"', 1, true) then return 0 end

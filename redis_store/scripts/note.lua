@@ -10,7 +10,6 @@
 -- ARGV[5]   'c': a clear if the namespace is gone, else as 'd';  'd': each key;  'e': only missing keys, as expired
 -- ARGV[6..] the fields, about 500 at most
 -- Reply     1; 0 if the log has a newer entry, and the watcher must compare again
--- Errors    WRONGTYPE
 
 local data, registry, log, name, mode = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[5]
 local call = redis.call

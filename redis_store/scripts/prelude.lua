@@ -3,20 +3,15 @@
 -- KEYS[1]  data hash
 -- KEYS[2]  registry (set)
 -- KEYS[3]  info hash
--- KEYS[4]  change log (stream)
+-- KEYS[4]  change log (stream); a missing log has length 0, which means that the namespace is not watched
 -- ARGV[1]  the namespace's name, as in the registry
 -- ARGV[2]  head of the log entry up to its numbers: '{' or '{"agent":"a",'
 -- ARGV[3]  limit of the log, in entries
 -- ARGV[4]  limit of the log, in bytes
--- Errors   WRONGTYPE if a key holds another type; NOPERM if the server's access rules forbid a part of the script.
---          Scripts are not rolled back. So before its first write each script checks the type of every key that it will touch,
---          with a command that fails on another type: HGET, HMGET, HLEN, SISMEMBER or XLEN.
---
--- A missing log has length 0, which means that the namespace is not watched.
 
 local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]
-local call, find, match, sub = redis.call, string.find, string.match, string.sub
+local listed, watched -- whether the namespace is in the registry, and whether it is watched
 
 -- Raises NOPERM if the server's access rules would refuse a write that follows others.
 local function must_be_allowed(command, ...)
@@ -25,11 +20,15 @@ local function must_be_allowed(command, ...)
   end
 end
 
--- Appends an entry to the log. `events` is how many keyspace events this call fires on the data hash.
--- `tx` is empty, or says which part of a transaction the entry is: '"tx":["id",1,3],'.
+-- Appends an entry to the log. `events` is how many keyspace events this call fires on the data hash, `expires` when the
+-- fields expire that were set, in ms since 1970 as digits, or ''. `told` has the fields and what happened to them, in turn.
+-- `tx` is nil, or says which part of a transaction the entry is: '"tx":["id",1,3],'.
 -- Limiting the number of entries by the size of this one limits the bytes of them all.
-local function tell(events, expiry, told, told_bytes, tx)
-  local kept = math.max(1, math.min(tonumber(ARGV[3]), math.floor(tonumber(ARGV[4]) / math.max(1, told_bytes))))
+local function tell(events, expires, told, tx)
+  local bytes = 0
+  for i = 1, #told do bytes = bytes + #told[i] end
+  local kept = math.max(1, math.min(tonumber(ARGV[3]), math.floor(tonumber(ARGV[4]) / bytes)))
+  local expiry = expires ~= '' and ',"x":' .. expires or ''
   local head = ARGV[2] .. (tx or '') .. '"n":' .. events .. expiry .. '}'
   call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', head, unpack(told))
 end

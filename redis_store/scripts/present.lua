@@ -3,7 +3,6 @@
 -- KEYS   data hashes
 -- Reply  array of 1 and 0, in the order of KEYS
 
-local holds = single_fields_expire(KEYS[1]) and holds_live or holds_any
 local present = {}
 for i = 1, #KEYS do present[i] = holds(KEYS[i]) end
 return present

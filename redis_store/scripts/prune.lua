@@ -5,7 +5,6 @@
 -- ARGV      the namespaces' names, as in the registry, in the order of the data hashes
 -- Reply     number of names removed
 
-local holds = single_fields_expire(KEYS[2]) and holds_live or holds_any
 local gone = 0
 for i = 2, #KEYS do
   if holds(KEYS[i]) == 0 then gone = gone + redis.call('SREM', KEYS[1], ARGV[i - 1]) end

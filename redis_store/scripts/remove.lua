@@ -2,19 +2,19 @@
 --
 -- KEYS[5]  claims and errors of the namespace's computations (hash, flight.lua)
 
-local flight = KEYS[5]
+local flight, computing = KEYS[5], nil
 
--- Checks the type of every key that a delete touches besides the data hash. Returns whether the namespace is watched, and
--- whether it has claims or errors of computations.
-local function look()
-  call('SISMEMBER', registry, name)
+-- Sets `listed` and `watched`, and finds out whether values of the namespace are being computed.
+local function look_around()
+  listed = call('SISMEMBER', registry, name) == 1
+  watched = call('XLEN', log) > 0
   call('HLEN', info)
-  return call('XLEN', log) > 0, call('HLEN', flight) > 0
+  computing = call('HLEN', flight) > 0
 end
 
 -- Raises NOPERM if the server's access rules forbid a part of a delete. `count` is the number of fields, if known: while
 -- other fields stay, the delete removes nothing but fields. (Asking costs more than deleting.)
-local function must_be_allowed_to_remove(watched, count)
+local function must_be_allowed_to_remove(count)
   must_be_allowed('HDEL', info, 'field')
   if not count or call('HLEN', data) <= count then
     must_be_allowed('UNLINK', info)
@@ -25,6 +25,7 @@ end
 
 -- Drops the claims on these fields, so that a value being computed now is not stored: it may come from the deleted data.
 local function forget(fields, first)
+  if not computing then return end
   for i = first, #fields do call('HDEL', flight, 'c' .. fields[i], 'e' .. fields[i]) end
 end
 

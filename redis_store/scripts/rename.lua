@@ -1,30 +1,22 @@
 -- Move a field's value, info and expiry to another field, replacing what that field holds.
 --
--- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
--- KEYS[5]  see remove.lua
+-- KEYS[1-5], ARGV[1-5]  see prelude.lua, remove.lua and info_text.lua
 -- ARGV[6]  field
 -- ARGV[7]  its new name
 -- Reply    1; 0 if the field does not exist
--- Errors   WRONGTYPE, NOPERM
 
 local field, new = ARGV[6], ARGV[7]
 
 local value = call('HGET', data, field)
-local listed = look_around()
-local watched, computing = look()
+look_around()
 if not value then return 0 end
 if field == new then return 1 end
 
-local expires = expiry_of(field) or ''
-local text = info_text(server_time(), call('HGET', info, field) or nil)
-must_be_allowed_to_put(expires, listed, watched)
-must_be_allowed_to_remove(watched)
+local expires, text = plan_put(field, true, '', true, server_time())
+must_be_allowed_to_remove()
 
-local events = put(new, value, text, expires, listed)
-if computing then forget({field, new}, 1) end
+local events = put(new, value, expires, text)
+forget({field, new}, 1)
 events = events + remove({field}, 1, 1)
-if watched then
-  local news = news_of(value)
-  tell(events, expiry_told(expires), {field, 'd', new, news}, #field + 1 + #new + #news)
-end
+if watched then tell(events, expires, {field, 'd', new, news_of(value, 0)}) end
 return 1

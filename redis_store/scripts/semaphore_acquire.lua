@@ -8,42 +8,33 @@
 -- ARGV[4]  grace, in ms (queue.lua)
 -- ARGV[5]  '1' to join the queue, '' to try only
 -- Reply    {1}; or {0, ms after which to try again at the latest, position in the queue from 0}
--- Errors   WRONGTYPE
 
-local places, queue = KEYS[1], KEYS[2]
+local slots, queue = KEYS[1], KEYS[2]
 local token, ttl_ms, grace_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 
-call('ZCARD', places)
+call('ZCARD', slots)
 local first = call('LINDEX', queue, 0)
 local now = now_ms()
 
--- Gives a token a slot until `until_ms`, and makes the set expire with its last slot.
-local function give(to, until_ms)
-  call('ZADD', places, string.format('%.0f', until_ms), to)
-  local last = call('ZRANGE', places, -1, -1, 'WITHSCORES')
-  call('PEXPIREAT', places, last[2])
-end
-
 -- The first write never frees memory, so a full server refuses it and the script changes nothing.
 local living = '(' .. string.format('%.0f', now)
-local free = tonumber(ARGV[2]) - call('ZCOUNT', places, living, '+inf')
-local kept = tonumber(call('ZSCORE', places, token) or 0) > now
+local free = tonumber(ARGV[2]) - call('ZCOUNT', slots, living, '+inf')
+local kept = tonumber(call('ZSCORE', slots, token) or 0) > now
 while not kept and free > 0 and first and first ~= token do
-  give(first, now + grace_ms)
-  wake(places, first)
+  give_slot(slots, first, now + grace_ms)
+  wake(slots, first)
   call('LPOP', queue)
   free = free - 1
   first = call('LINDEX', queue, 0)
 end
 if kept or free > 0 then
-  give(token, now + ttl_ms)
+  give_slot(slots, token, now + ttl_ms)
   call('LREM', queue, 0, token)
-  call('ZREMRANGEBYSCORE', places, '-inf', string.format('%.0f', now))
+  call('ZREMRANGEBYSCORE', slots, '-inf', string.format('%.0f', now))
   return {1}
 end
 
-local next = call('ZRANGEBYSCORE', places, living, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local next = call('ZRANGEBYSCORE', slots, living, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local wait_ms = math.max(1, tonumber(next[2] or now) - now)
 if ARGV[5] == '' then return {0, wait_ms, 0} end
-local place = wait_in(queue, token, 10 * grace_ms)
-return {0, wait_ms, place}
+return {0, wait_ms, wait_in(queue, token, 10 * grace_ms)}

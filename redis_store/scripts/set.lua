@@ -4,22 +4,21 @@
 -- ARGV[6]  field
 -- ARGV[7]  value
 -- Reply    1
--- Errors   WRONGTYPE, NOPERM
 
 local field, value = ARGV[6], ARGV[7]
 
 local old = call('HGET', info, field)
-local listed = call('SISMEMBER', registry, name)
-local watched = call('XLEN', log) > 0
+listed = call('SISMEMBER', registry, name) == 1
+watched = call('XLEN', log) > 0
 -- Info counts only if the field exists: info left by an external HDEL must not come back.
 if old and call('HEXISTS', data, field) == 0 then old = nil end
 local text = info_text(server_time(), old)
-if listed == 0 then must_be_allowed('SADD', registry, name) end
+if not listed then must_be_allowed('SADD', registry, name) end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 -- If the first write is refused (another type, a full server, a replica), nothing has changed.
 call('HSET', data, field, value)
 call('HSET', info, field, text)
-if listed == 0 then call('SADD', registry, name) end
-if watched then tell(1, '', {field, #value <= 1024 and 's' .. value or 'r'}, #field + math.min(#value, 1024)) end
+if not listed then call('SADD', registry, name) end
+if watched then tell(1, '', {field, #value <= 1024 and 's' .. value or 'r'}) end
 return 1

@@ -9,56 +9,48 @@
 --           then four for each comparison: namespace from 0, field, 'is' or 'absent', the expected bytes;
 --           then five for each write: namespace from 0, field, 'set' or 'delete', value, time to live in ms or ''
 -- Reply     1; or {n} if comparison n, from 0, failed, and nothing was written
--- Errors    WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
+-- Errors    UNSUPPORTED: the server has no hash field expiry
 --
 -- All comparisons come first, then all checks, then the writes. Sets precede deletes, because a full server may refuse them.
 
-local INLINE_BYTES = 65536
-
 local tx, compared = ARGV[6], tonumber(ARGV[7])
-local places = #KEYS / 5
-local FIRST_COMPARED = 8 + places
+local FIRST_COMPARED = 8 + #KEYS / 5
 local FIRST_WRITE = FIRST_COMPARED + 4 * compared
+local plans, now = {}, server_time()
 
--- Makes the names of prelude.lua and remove.lua refer to a namespace.
+-- Makes the names of prelude.lua and remove.lua refer to a namespace, and returns the plan of its writes if there is one.
 local function enter(place)
   data, registry, info, log, flight = unpack(KEYS, 5 * place + 1, 5 * place + 5)
   name = ARGV[8 + place]
+  local plan = plans[place]
+  if plan then listed, watched, computing = unpack(plan.state) end
+  return plan
 end
 
 for i = 0, compared - 1 do
   local at = FIRST_COMPARED + 4 * i
   enter(tonumber(ARGV[at]))
   local value = call('HGET', data, ARGV[at + 1])
-  if ARGV[at + 2] == 'is' then
-    if value ~= ARGV[at + 3] then return {i} end
-  elseif value then
-    return {i}
-  end
+  local expected = ARGV[at + 2] == 'is' and ARGV[at + 3]
+  if value ~= expected then return {i} end
 end
 
-local plans = {}
-local now = server_time()
 for at = FIRST_WRITE, #ARGV, 5 do
-  local place, field, ttl_ms = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 4]
-  enter(place)
-  local plan = plans[place]
+  local place, field = tonumber(ARGV[at]), ARGV[at + 1]
+  local plan = enter(place)
   if not plan then
-    plan = {sets = {}, deletes = {}, asked = {}, entries = {}, entry_of = {}}
     call('HLEN', data)
-    plan.listed = look_around()
-    plan.watched, plan.computing = look()
+    look_around()
+    plan = {sets = {}, deletes = {}, asked = {}, entries = {}, entry_of = {}, state = {listed, watched, computing}}
     plans[place] = plan
   end
+  local exists = call('HEXISTS', data, field) == 1
   if ARGV[at + 2] == 'set' then
-    if ttl_ms ~= '' and not expiry_of(field) then return unsupported() end
-    must_be_allowed_to_put(expiry_after(now, ttl_ms), plan.listed, plan.watched)
-    local old = call('HEXISTS', data, field) == 1 and call('HGET', info, field) or nil
-    plan.sets[#plan.sets + 1] = {field, ARGV[at + 3], expiry_after(now, ttl_ms), info_text(now, old)}
+    plan.sets[#plan.sets + 1] = {field, ARGV[at + 3], plan_put(field, exists, ARGV[at + 4], false, now)}
   else
     plan.asked[#plan.asked + 1] = field
-    if call('HEXISTS', data, field) == 1 then
-      must_be_allowed_to_remove(plan.watched)
+    if exists then
+      must_be_allowed_to_remove()
       plan.deletes[#plan.deletes + 1] = field
     end
   end
@@ -68,42 +60,34 @@ end
 local function note(plan, expires, events, ...)
   local entry = plan.entry_of[expires]
   if not entry then
-    entry = {expires = expires, events = 0, bytes = 0, told = {}}
+    entry = {expires = expires, events = 0, told = {}}
     plan.entry_of[expires] = entry
     plan.entries[#plan.entries + 1] = entry
   end
   entry.events = entry.events + events
-  for _, part in ipairs({...}) do
-    entry.told[#entry.told + 1] = part
-    entry.bytes = entry.bytes + #part
-  end
+  for _, part in ipairs({...}) do entry.told[#entry.told + 1] = part end
 end
 
 for place, plan in pairs(plans) do
   enter(place)
   local inline_bytes = 0
   for _, set in ipairs(plan.sets) do
-    local field, value, expires, text = unpack(set)
-    local events = put(field, value, text, expires, plan.listed)
-    plan.listed = true
-    local news = inline_bytes + #value <= INLINE_BYTES and news_of(value) or 'r'
+    local news = news_of(set[2], inline_bytes)
     inline_bytes = inline_bytes + #news
-    note(plan, expires, events, field, news)
+    note(plan, set[3], put(unpack(set)), set[1], news)
   end
 end
 for place, plan in pairs(plans) do
   enter(place)
-  if plan.computing and #plan.asked > 0 then forget(plan.asked, 1) end
+  forget(plan.asked, 1)
   if #plan.deletes > 0 then
     note(plan, '', remove(plan.deletes, 1, #plan.deletes))
     for _, field in ipairs(plan.deletes) do note(plan, '', 0, field, 'd') end
   end
-  if plan.watched then
+  for part, entry in ipairs(watched and plan.entries or {}) do
     local parts = #plan.entries
-    for part, entry in ipairs(plan.entries) do
-      local part_of = parts > 1 and '"tx":["' .. tx .. '",' .. part .. ',' .. parts .. '],' or ''
-      tell(entry.events, expiry_told(entry.expires), entry.told, entry.bytes, part_of)
-    end
+    local part_of = parts > 1 and '"tx":["' .. tx .. '",' .. part .. ',' .. parts .. '],' or ''
+    tell(entry.events, entry.expires, entry.told, part_of)
   end
 end
 return 1

@@ -8,7 +8,7 @@
 --           each of more than 1 KiB. check.lua has checked that transaction. No time to live.
 -- ARGV[8..] the keys, about 1,000 at most (unpack fails at 8,000 arguments)
 -- Reply     1; or {index from 0, metadata} of the first key that had other metadata, and nothing was written
--- Errors    WRONGTYPE, NOPERM;  UNSUPPORTED: the server has no hash field expiry
+-- Errors    UNSUPPORTED: the server has no hash field expiry
 
 local ttl_ms, mode = ARGV[6], ARGV[7]
 local FIRST = 8
@@ -18,8 +18,8 @@ local fields = {}
 for i = FIRST, #ARGV, stride do fields[#fields + 1] = ARGV[i] end
 
 local olds = call('HMGET', info, unpack(fields))
-local listed = call('SISMEMBER', registry, name)
-local watched = call('XLEN', log) > 0
+listed = call('SISMEMBER', registry, name) == 1
+watched = call('XLEN', log) > 0
 call('HLEN', data)
 -- On a server with hash field expiry one command tells which of the fields exist (-2: missing).
 local lives = redis.pcall('HPTTL', data, 'FIELDS', #fields, unpack(fields))
@@ -39,7 +39,9 @@ for i = 1, #fields do
   local text
   if mode == 'put' then
     local at = FIRST + (i - 1) * 4
-    local metadata = old and metadata_in(old) or ''
+    -- Names contain no raw quote, so the first match is the right one.
+    local from = old and find(old, ',"metadata":', 1, true)
+    local metadata = from and sub(old, from + 12, -2) or ''
     if metadata ~= ARGV[at + 3] then return {i - 1, metadata} end
     text = info_text(now, old, ARGV[at + 2])
   elseif old then
@@ -55,7 +57,7 @@ end
 
 -- If MULTI is forbidden, the commands of a transaction arrive one by one.
 must_be_allowed('MULTI')
-if listed == 0 then must_be_allowed('SADD', registry, name) end
+if not listed then must_be_allowed('SADD', registry, name) end
 if ttl_ms ~= '' then must_be_allowed('HPEXPIREAT', info, '1', 'FIELDS', '1', 'field') end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 
@@ -71,29 +73,26 @@ elseif stride == 4 then
   call('HSET', data, unpack(values))
 end
 call('HSET', info, unpack(infos))
-if listed == 0 then call('SADD', registry, name) end
+if not listed then call('SADD', registry, name) end
 
-local events, expiry = 1, ''
+local events, expires = 1, ''
 if ttl_ms ~= '' then
-  local at = string.format('%.0f', tonumber(now) + tonumber(ttl_ms))
-  call('HPEXPIREAT', data, at, 'FIELDS', #fields, unpack(fields))
-  call('HPEXPIREAT', info, at, 'FIELDS', #fields, unpack(fields))
-  events, expiry = 2, ',"x":' .. at
+  events, expires = 2, string.format('%.0f', now + ttl_ms)
+  call('HPEXPIREAT', data, expires, 'FIELDS', #fields, unpack(fields))
+  call('HPEXPIREAT', info, expires, 'FIELDS', #fields, unpack(fields))
 end
 
 if watched then
-  local told, told_bytes, inline_bytes = {}, 0, 0
+  local told, inline_bytes = {}, 0
   for i = FIRST, #ARGV, stride do
-    local field, value = ARGV[i], ARGV[i + 1]
-    local news = 'r'
+    local value, news = ARGV[i + 1], 'r'
     if stride > 1 and #value <= 1024 and inline_bytes + #value <= 65536 then
       news = 's' .. value
       inline_bytes = inline_bytes + #value
     end
-    told[#told + 1] = field
+    told[#told + 1] = ARGV[i]
     told[#told + 1] = news
-    told_bytes = told_bytes + #field + #news
   end
-  tell(events, expiry, told, told_bytes)
+  tell(events, expires, told)
 end
 return 1

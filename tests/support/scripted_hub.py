@@ -13,7 +13,7 @@ from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.error_replies import raise_error_reply
-from redis_store.scripts import ADVANCE, ATTACH, NOTE, RELEASE, SMALL
+from redis_store.scripts import ATTACH, CLAIM, NOTE, RELEASE, SMALL
 
 USER = UserKeys.of("u")
 KEYS = USER.namespace("n")
@@ -146,7 +146,7 @@ class ScriptedServer:
             return [len(self.hashes.get(keys[0], {})), 100, False]
         if sha == NOTE.sha:
             return self._note(keys, rest)
-        if sha == ADVANCE.sha:
+        if sha == CLAIM.sha:
             return self._advance(keys, rest)
         if sha == RELEASE.sha:
             return self.strings.pop(keys[0], None) is not None
@@ -185,10 +185,10 @@ class ScriptedServer:
             self.append(log, b'{"n":0,"found":1}', news)
         return 1
 
-    def _advance(self, keys: Any, rest: Any) -> int:
+    def _advance(self, keys: Any, rest: Any) -> list[bytes | None]:
         """Advance a consumer, which no other process holds here."""
         self.strings[keys[0]] = rest[0].encode()
-        return 1
+        return []
 
     def _publish(self, channel: bytes, payload: bytes) -> None:
         if channel in self.subscribed:
