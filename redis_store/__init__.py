@@ -8,7 +8,7 @@ with connect(user="alice", agent="indexer") as data_store:
 
 import logging
 
-from redis_store._connect import connect, connect_async
+from redis_store._connect import ConnectOptions, connect, connect_async
 from redis_store.aio import AsyncDataStore
 from redis_store.errors import (
     AccessDenied,
@@ -58,6 +58,7 @@ __all__ = [
     "Change",
     "ComputeFailed",
     "Conflict",
+    "ConnectOptions",
     "ConnectionLost",
     "CorruptValue",
     "DataStore",

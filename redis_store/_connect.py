@@ -1,8 +1,7 @@
 """`connect` and `connect_async`, which build the settings, scope and driver of a new store."""
 
-from __future__ import annotations
-
 from pathlib import Path
+from typing import Annotated, TypedDict, Unpack
 
 from redis_store.aio import AsyncDataStore
 from redis_store.connections.resolver import Source, make_resolver
@@ -16,33 +15,15 @@ from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.near.async_reads import share_with_loops
 from redis_store.near.sync_reads import share_with_threads
-from redis_store.settings import NEAR_CACHE_BYTES, Settings, resolve_url
+from redis_store.options import Default, defaults_of, settle, shows
+from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, resolve_url
 from redis_store.store import DataStore
 from redis_store.values.codec import Values
 from redis_store.values.compression import Compression, check_compress_above
 
 
-def connect(
-    url: str | None = None,
-    *,
-    user: str,
-    namespace: str = DEFAULT_NAMESPACE,
-    agent: str | None = None,
-    run: str | None = None,
-    timeout: float | None = None,
-    max_value_bytes: int = MAX_VALUE_BYTES,
-    max_batch_bytes: int = MAX_BATCH_BYTES,
-    data_dir: str | Path | None = None,
-    durability: Durability = "everysec",
-    log_entries: int = LOG_ENTRIES,
-    log_bytes: int = LOG_BYTES,
-    log_days: int = LOG_DAYS,
-    configure_server: bool = False,
-    compress_above: int | None = None,
-    near_cache: bool = False,
-    near_cache_bytes: int = NEAR_CACHE_BYTES,
-) -> DataStore:
-    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if necessary.
+class ConnectOptions(TypedDict, total=False):
+    """Options of `connect` and `connect_async`.
 
     `agent` and `run` name the writer; they appear in `info` and in the change log. `timeout` is in seconds, for each reply of
     the server (default: the url's ``socket_timeout``, else 5). `max_value_bytes` and `max_batch_bytes` bound one value and one
@@ -57,18 +38,42 @@ def connect(
 
     With `near_cache`, values that were read are kept in the process until their namespace is written to, within
     `near_cache_bytes`; see ``docs/caching.md``. All stores of a process with the same url share a near cache.
+    """
+
+    namespace: Annotated[str, Default(DEFAULT_NAMESPACE)]
+    agent: str | None
+    run: str | None
+    timeout: float | None
+    max_value_bytes: Annotated[int, Default(MAX_VALUE_BYTES)]
+    max_batch_bytes: Annotated[int, Default(MAX_BATCH_BYTES)]
+    data_dir: str | Path | None
+    durability: Annotated[Durability, Default("everysec")]
+    log_entries: Annotated[int, Default(LOG_ENTRIES)]
+    log_bytes: Annotated[int, Default(LOG_BYTES)]
+    log_days: Annotated[int, Default(LOG_DAYS)]
+    configure_server: Annotated[bool, Default(False)]
+    compress_above: int | None
+    near_cache: Annotated[bool, Default(False)]
+    near_cache_bytes: Annotated[int, Default(NEAR_CACHE_BYTES)]
+
+
+_DEFAULTS = defaults_of(ConnectOptions)
+_COUNTS = ("max_value_bytes", "max_batch_bytes", "log_entries", "log_bytes", "log_days", "near_cache_bytes")
+
+
+@shows(ConnectOptions)
+def connect(url: str | None = None, *, user: str, **options: Unpack[ConnectOptions]) -> DataStore:
+    """Open a user's store: at `url`, else at ``REDIS_URL``, else on the embedded server, which is started if necessary.
+
+    The options are those of `ConnectOptions`, which explains them: `namespace`, the writer's `agent` and `run`, `timeout`,
+    limits of values, change log and near cache, and the settings of the embedded server.
 
     Connections are opened when they are needed. A store may be used from any number of threads, and after a fork.
 
     Raises `InvalidInput` for an invalid user id, namespace, url or option, and `EmbeddedServerError` if the embedded server
     cannot run.
     """
-    limits = Limits(max_value_bytes, max_batch_bytes)
-    log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(
-        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
-    )
-    scope = make_scope(settings, user, namespace, agent, run, compress_above)
+    settings, scope = _prepared(url, user, options)
     source = Source(make_resolver(settings), settings.configures)
     driver = SyncDriver(OwnConnections(source.resolver), source, settings.timeout_s)
     if settings.near_cache:
@@ -77,64 +82,40 @@ def connect(
     return DataStore(driver, scope)
 
 
-def make_settings(
-    url: str | None,
-    timeout: float | None,
-    limits: Limits,
-    data_dir: str | Path | None,
-    durability: Durability,
-    log: LogBounds,
-    configure_server: bool,
-    near: tuple[bool, int],
-) -> Settings:
-    """Check and combine the arguments of `connect` and `connect_async` that concern the server."""
-    folder = None if data_dir is None else Path(data_dir)
-    return Settings(resolve_url(url), timeout, folder, durability, limits, log, configure_server, *near)
-
-
-def make_scope(
-    settings: Settings, user: str, namespace: str, agent: str | None, run: str | None, compress_above: int | None = None
-) -> Scope:
-    """Check and combine the arguments of `connect` and `connect_async` that concern the user and the values."""
-    check_compress_above(compress_above)
-    codec = Values(Compression(compress_above, settings.limits.max_value_bytes))
-    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, run), codec, settings.limits, settings.log)
-
-
-def connect_async(
-    url: str | None = None,
-    *,
-    user: str,
-    namespace: str = DEFAULT_NAMESPACE,
-    agent: str | None = None,
-    run: str | None = None,
-    timeout: float | None = None,
-    max_value_bytes: int = MAX_VALUE_BYTES,
-    max_batch_bytes: int = MAX_BATCH_BYTES,
-    data_dir: str | Path | None = None,
-    durability: Durability = "everysec",
-    log_entries: int = LOG_ENTRIES,
-    log_bytes: int = LOG_BYTES,
-    log_days: int = LOG_DAYS,
-    configure_server: bool = False,
-    compress_above: int | None = None,
-    near_cache: bool = False,
-    near_cache_bytes: int = NEAR_CACHE_BYTES,
-) -> AsyncDataStore:
+@shows(ConnectOptions)
+def connect_async(url: str | None = None, *, user: str, **options: Unpack[ConnectOptions]) -> AsyncDataStore:
     """Open a user's store for asyncio. The arguments are those of `connect`; the call itself is not awaited.
 
     The store connects (and joins the embedded server) at its first call. It opens one connection per event loop, which all small
     calls of the loop share.
     """
-    limits = Limits(max_value_bytes, max_batch_bytes)
-    log = LogBounds(log_entries, log_bytes, log_days)
-    settings = make_settings(
-        url, timeout, limits, data_dir, durability, log, configure_server, (near_cache, near_cache_bytes)
-    )
-    scope = make_scope(settings, user, namespace, agent, run, compress_above)
+    settings, scope = _prepared(url, user, options)
     resolver = make_resolver(settings, at_once=False)
     driver = AsyncDriver(resolver, settings.timeout_s, configures=settings.configures)
     if settings.near_cache:
         share_with_loops(driver, settings.near_cache_bytes)
     set_up(driver, scope.counters)
     return AsyncDataStore(driver, scope)
+
+
+def _prepared(url: str | None, user: str, options: ConnectOptions) -> tuple[Settings, Scope]:
+    """Check the options and combine them: those that concern the server, and those that concern the user and the values."""
+    given = settle(options, _DEFAULTS)
+    for name, value in given.items():
+        if name in _COUNTS:
+            check_count(name, value)
+    check_compress_above(given["compress_above"])
+    settings = Settings(
+        resolve_url(url),
+        given["timeout"],
+        None if given["data_dir"] is None else Path(given["data_dir"]),
+        given["durability"],
+        given["configure_server"],
+        given["near_cache"],
+        given["near_cache_bytes"],
+    )
+    limits = Limits(given["max_value_bytes"], given["max_batch_bytes"])
+    log = LogBounds(given["log_entries"], given["log_bytes"], given["log_days"])
+    codec = Values(Compression(given["compress_above"], limits.max_value_bytes))
+    writer = Writer.of(given["agent"], given["run"])
+    return settings, Scope.of(UserKeys.of(user), given["namespace"], writer, codec, limits, log)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from redis_store.durability import Durability, check_durability
 from redis_store.errors import InvalidSettings
-from redis_store.limits import Limits, LogBounds
 
 URL_VARIABLE = "REDIS_URL"
 """The environment variable with the server's url, used if the caller passes none."""
@@ -30,8 +29,6 @@ class Settings:
     """Folder of the embedded server; None takes ``REDIS_STORE_DATA_DIR``, else the platform's user data folder."""
     durability: Durability = "everysec"
     """When the embedded server flushes its log to disk; with ``always``, acknowledged writes survive a crash of the machine."""
-    limits: Limits = field(default_factory=Limits)
-    log: LogBounds = field(default_factory=LogBounds)
     configure_server: bool = False
     """Whether watchers may add the events that they need to `notify-keyspace-events`; always so on the embedded server."""
 
@@ -51,10 +48,6 @@ class Settings:
         for name in ("configure_server", "near_cache"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")
-        _check_count("near_cache_bytes", self.near_cache_bytes)
-        for bounds in (self.limits, self.log):
-            for bound in fields(bounds):
-                _check_count(bound.name, getattr(bounds, bound.name))
 
 
 def new_id() -> str:
@@ -76,6 +69,7 @@ def _check_positive(name: str, value: object) -> None:
         raise InvalidSettings(f"{name} must be a number of seconds above 0, not {value!r}.")
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Raise `InvalidSettings` unless the value is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidSettings(f"{name} must be a whole number above 0, not {value!r}.")

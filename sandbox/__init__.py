@@ -34,6 +34,7 @@ from sandbox.errors import (
     UnknownAgent,
     WriteLimitExceeded,
 )
+from sandbox.given.options import RunOptions, SandboxOptions, StartOptions
 from sandbox.handle import RunHandle
 from sandbox.limits import Limits
 from sandbox.permissions import Permissions
@@ -70,11 +71,14 @@ __all__ = [
     "ResultLimitExceeded",
     "RunCancelled",
     "RunHandle",
+    "RunOptions",
     "RunResult",
     "Sandbox",
     "SandboxError",
+    "SandboxOptions",
     "ScratchLimitExceeded",
     "StartFailed",
+    "StartOptions",
     "ThreadLimitExceeded",
     "TimeLimitExceeded",
     "ToolCallLimitExceeded",

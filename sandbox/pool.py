@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import redis_store
-from redis_store.namespace.keys import DEFAULT_NAMESPACE
+from redis_store.options import shows
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled
 from sandbox.given.given import make_given
-from sandbox.given.job import make_task
-from sandbox.given.sources import Agents
+from sandbox.given.job import Task, make_task
+from sandbox.given.options import SandboxOptions, StartOptions
+from sandbox.given.sources import SourceOrPath
 from sandbox.handle import RunHandle
 from sandbox.host.execute import Loop, execute
 from sandbox.host.remote_broker import BrokerProcess
-from sandbox.limits import Limits
-from sandbox.permissions import Permissions
 from sandbox.result import RunResult
 from sandbox.running.background_loop import background_loop
 from sandbox.running.slots import Slots
@@ -33,8 +31,6 @@ __all__ = ["Sandbox"]
 
 _CLOSE_PATIENCE_S = 2.0
 """Timeout of waiting for a cancelled run to end, in seconds."""
-
-OnOutput = Callable[[str], object]
 
 
 class Sandbox:
@@ -49,47 +45,29 @@ class Sandbox:
     run. ``"process"`` uses one separate process for all runs, started by the first run; choose it if the host's own threads
     are busy computing.
 
-    The other arguments are those of `sandbox.run`. They are checked and read once, by the constructor: later changes to an
+    The other options are those of `SandboxOptions`. They are checked and read once, by the constructor: later changes to an
     agent's file have no effect.
     """
 
+    @shows(SandboxOptions)
     def __init__(
-        self,
-        *,
-        url: str | None = None,
-        concurrency: int | None = None,
-        broker: str = "thread",
-        tools: Mapping[str, Callable[..., Any]] | None = None,
-        agents: Agents | None = None,
-        globals: Mapping[str, Any] | None = None,  # noqa: A002  # the name that says it
-        modules: Mapping[str, Mapping[str, Any]] | None = None,
-        env: Mapping[str, str] | None = None,
-        packages: Iterable[str] | None = None,
-        permissions: Permissions | None = None,
-        limits: Limits | None = None,
-        isolation: str | None = None,
+        self, *, concurrency: int | None = None, broker: str = "thread", **options: Unpack[SandboxOptions]
     ) -> None:
-        self._given = make_given(tools, agents, globals, modules, env, packages, permissions, limits, isolation)
-        self._broker = BrokerProcess(url) if _checked_broker(broker) == "process" else None
+        self._given = make_given(options)
+        self._url = options.get("url")
+        self._broker = BrokerProcess(self._url) if _checked_broker(broker) == "process" else None
         self._slots = Slots(_checked_concurrency(concurrency))
-        self._url = url
         self._lock = threading.Lock()
         self._store: redis_store.DataStore | None = None
         self._handles: set[RunHandle] = set()
         self._closed = False
 
+    @shows(StartOptions)
     def run(
-        self,
-        source_or_path: str | os.PathLike[str],
-        input_dict: dict[str, Any],
-        *,
-        user: str,
-        namespace: str = DEFAULT_NAMESPACE,
-        agent: str | None = None,
-        on_output: OnOutput | None = None,
+        self, source_or_path: SourceOrPath, input_dict: dict[str, Any], *, user: str, **options: Unpack[StartOptions]
     ) -> RunResult:
         """Wait for a slot, run an agent and return its result, like `sandbox.run`."""
-        handle = self._handle(source_or_path, input_dict, user, namespace, agent, on_output, background_loop)
+        handle = self._handle(make_task(self._given, source_or_path, input_dict, user, options), background_loop)
         place = threading.Event()
         handle.when_done(lambda _: place.set())  # if it is cancelled while it waits
         handle.wait_for(self._slots, place.set)
@@ -99,20 +77,12 @@ class Sandbox:
         finally:
             handle.finish(self._slots)
 
+    @shows(StartOptions)
     async def arun(
-        self,
-        source_or_path: str | os.PathLike[str],
-        input_dict: dict[str, Any],
-        *,
-        user: str,
-        namespace: str = DEFAULT_NAMESPACE,
-        agent: str | None = None,
-        on_output: OnOutput | None = None,
+        self, source_or_path: SourceOrPath, input_dict: dict[str, Any], *, user: str, **options: Unpack[StartOptions]
     ) -> RunResult:
         """Run an agent like `run`, for asyncio. Cancelling the task ends the run at once."""
-        handle = self.start(
-            source_or_path, input_dict, user=user, namespace=namespace, agent=agent, on_output=on_output
-        )
+        handle = self.start(source_or_path, input_dict, user=user, **options)
         try:
             return await handle
         except asyncio.CancelledError:
@@ -120,31 +90,20 @@ class Sandbox:
             await handle.settled(_CLOSE_PATIENCE_S)
             raise
 
+    @shows(StartOptions)
     def start(
-        self,
-        source_or_path: str | os.PathLike[str],
-        input_dict: dict[str, Any],
-        *,
-        user: str,
-        namespace: str = DEFAULT_NAMESPACE,
-        agent: str | None = None,
-        on_output: OnOutput | None = None,
+        self, source_or_path: SourceOrPath, input_dict: dict[str, Any], *, user: str, **options: Unpack[StartOptions]
     ) -> RunHandle:
         """Start an agent and return a handle to wait for the run or to cancel it.
 
         If an event loop is running, async tools and `on_output` are called on it; in that case await the handle.
         """
+        task = make_task(self._given, source_or_path, input_dict, user, options)
         loop = _running_loop()
-        handle = self._handle(
-            source_or_path,
-            input_dict,
-            user,
-            namespace,
-            agent,
-            on_output,
-            background_loop if loop is None else lambda: loop,
-            loop,
-        )
+        if loop is None:
+            handle = self._handle(task, background_loop)
+        else:
+            handle = self._handle(replace(task, on_output=_on_loop(loop, task.on_output)), lambda: loop)
 
         def work() -> None:
             try:
@@ -197,21 +156,8 @@ class Sandbox:
         threading.Thread(target=close, name="sandbox-close", daemon=True).start()
         await asyncio.shield(asyncio.wrap_future(closed))
 
-    def _handle(
-        self,
-        source_or_path: object,
-        input_dict: object,
-        user: str,
-        namespace: str,
-        agent: str | None,
-        on_output: OnOutput | None,
-        loop: Loop,
-        outputs_to: asyncio.AbstractEventLoop | None = None,
-    ) -> RunHandle:
-        """Check the arguments and return the handle of a run that has not started."""
-        task = make_task(self._given, source_or_path, input_dict, user, namespace, agent, on_output)
-        if outputs_to is not None:
-            task = replace(task, on_output=_on_loop(outputs_to, task.on_output))
+    def _handle(self, task: Task, loop: Loop) -> RunHandle:
+        """Return the handle of a run that has not started."""
         context = contextvars.copy_context()
         handle = RunHandle(
             task,

@@ -1,31 +1,34 @@
 """The command `sandbox`."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Unpack
 
 import typer
 from typer.core import TyperCommand
 
-from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.options import shows
 from redis_store.values import rules
-from sandbox import errors
-from sandbox.cli import options as cli_options
-from sandbox.cli.output import CALLED_WRONGLY, FAILED, INTERRUPTED, kept, leave, say, show, to_stderr, write
-from sandbox.cli.reload import Files, run_on_every_save
+from sandbox.cli.options import AgentFile, GivenOptions, read_given
+from sandbox.cli.output import (
+    CALLED_WRONGLY,
+    FAILED,
+    INTERRUPTED,
+    kept,
+    leave,
+    leaving_on_errors,
+    show,
+    to_stderr,
+    write,
+)
+from sandbox.cli.reload import POLL_S, Saves, run_on_every_save
 from sandbox.cli.watch import watch
+from sandbox.handle import RunHandle
 from sandbox.isolation import doctor as isolation_doctor
-from sandbox.limits import Limits
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
-
-_RELOAD_POLL_S = 0.1
 
 app = typer.Typer(
     add_completion=False,
@@ -38,7 +41,7 @@ app = typer.Typer(
 
 
 class _RunCommand(TyperCommand):
-    """Accepts `--trace` with and without a file, which click's options cannot do."""
+    """Accepts `--trace OUT.JSON`, an older spelling of `--trace-file OUT.JSON`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         read: list[str] = []
@@ -53,10 +56,9 @@ class _RunCommand(TyperCommand):
 
 
 @app.command(cls=_RunCommand)
+@shows(GivenOptions)
 def run(
-    agent_file: Annotated[
-        Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
-    ],
+    agent_file: AgentFile,
     user: Annotated[str, typer.Option(metavar="NAME", help="The user whose data the agent works on.")],
     input_json: Annotated[
         str,
@@ -72,29 +74,9 @@ def run(
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="The agent's name. Defaults to its file name without .py.")
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The server. Defaults to REDIS_URL, or else to the embedded server.",
-            show_default=False,
-        ),
-    ] = None,
-    tools: cli_options.ToolsOption = None,
-    modules: cli_options.ModulesOption = None,
-    agents: cli_options.AgentsOption = None,
-    env: cli_options.EnvOption = None,
-    packages: cli_options.PackagesOption = None,
-    permissions: cli_options.PermissionsOption = None,
-    limits: cli_options.LimitsOption = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End the run after this many seconds.")
-    ] = Limits().timeout_s,
     trace: Annotated[
         bool,
-        typer.Option(
-            "--trace", help="Draw the run as a tree on stderr. --trace OUT.JSON is short for --trace-file OUT.JSON."
-        ),
+        typer.Option("--trace", help="Draw the run as a tree on stderr."),
     ] = False,
     trace_file: Annotated[
         Path | None, typer.Option(metavar="OUT.JSON", help="Write a trace of the run for Perfetto or Chrome's tracing.")
@@ -102,6 +84,7 @@ def run(
     reload: Annotated[
         bool, typer.Option("--reload", help="Run the agent again whenever its file or one in --agents is saved.")
     ] = False,
+    **given: Unpack[GivenOptions],
 ) -> None:
     """Run an agent.
 
@@ -116,40 +99,22 @@ def run(
     """
     input_dict = _read_input(input_json)
 
-    def run_once(should_stop: Callable[[], bool] | None) -> RunResult | None:
-        with Sandbox(
-            url=url,
-            **cli_options.read_given(
-                tools=tools,
-                modules=modules,
-                agents=agents,
-                env=env,
-                packages=packages,
-                permissions=permissions,
-                limits=limits,
-                timeout_s=timeout,
-            ),
-        ) as box:
-            return _attended(
-                partial(
-                    box.start,
-                    agent_file,
-                    input_dict,
-                    user=user,
-                    namespace=namespace,
-                    agent=agent,
-                    on_output=to_stderr,
-                ),
-                should_stop,
+    def run_once(saves: Saves | None = None) -> int:
+        with Sandbox(**read_given(given)) as box:
+            result = _attended(
+                box.start(agent_file, input_dict, user=user, namespace=namespace, agent=agent, on_output=to_stderr),
+                saves,
             )
-
-    def shown(result: RunResult) -> int:
-        return show(result, trace, trace_file)
+        return 0 if result is None else show(result, trace, trace_file)
 
     if reload:
-        _keep_running(Files(agent_file, agents), run_once, shown)
-    result = _or_leave(lambda: run_once(None))
-    raise typer.Exit(0 if result is None else shown(result))
+        run_on_every_save(Saves(agent_file, given["agents"]), run_once)
+    try:
+        with leaving_on_errors():
+            code = run_once()
+    except KeyboardInterrupt:
+        leave("Interrupted: nothing was started.", INTERRUPTED)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -179,50 +144,19 @@ def main() -> None:
     app(prog_name="sandbox")
 
 
-def _attended(start: Callable[[], Any], should_stop: Callable[[], bool] | None) -> RunResult | None:
-    """Start a run and wait for it. An interrupt ends the run, and so does `should_stop`, if given."""
-    handle = start()
+def _attended(handle: RunHandle, saves: Saves | None) -> RunResult | None:
+    """Wait for a run. An interrupt ends it, and so does a change of its files."""
     try:
-        while should_stop is not None and not handle.wait(_RELOAD_POLL_S):
-            if should_stop():
+        while saves is not None and not handle.wait(POLL_S):
+            if saves.names():
                 handle.cancel()
                 handle.wait()
                 return None
-        return handle.result()  # type: ignore[no-any-return]
+        return handle.result()
     except KeyboardInterrupt:
         handle.cancel()
         handle.wait()
         leave(f"Interrupted: the agent was ended; {kept(handle.result())}.", INTERRUPTED)
-
-
-def _or_leave(call: Callable[[], RunResult | None]) -> RunResult | None:
-    try:
-        return call()
-    except KeyboardInterrupt:
-        leave("Interrupted: nothing was started.", INTERRUPTED)
-    except (errors.InvalidInput, InvalidInput) as error:
-        leave(str(error), CALLED_WRONGLY)
-    except (errors.SandboxError, DataStoreError) as error:
-        leave(str(error), FAILED)
-
-
-def _keep_running(
-    files: Files, run_once: Callable[[Callable[[], bool]], RunResult | None], shown: Callable[[RunResult], int]
-) -> NoReturn:
-    def run_and_show(should_stop: Callable[[], bool]) -> None:
-        try:
-            result = run_once(should_stop)
-        except (errors.SandboxError, DataStoreError) as error:
-            say(str(error))  # the next save may fix it
-        else:
-            if result is not None:
-                shown(result)
-
-    try:
-        run_on_every_save(files, run_and_show, say)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    raise AssertionError("unreachable")
 
 
 def _read_input(text: str) -> dict[str, Any]:

@@ -1,88 +1,100 @@
 """Options that `sandbox run` and `sandbox watch` share: what an agent is given, its permissions and its limits."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypedDict
 
 import typer
 
+from redis_store.options import Default
 from sandbox.errors import InvalidInput
 from sandbox.given.functions import check_tools
+from sandbox.given.options import SandboxOptions
 from sandbox.limits import Limits
 from sandbox.permissions import Permissions
 
 _LISTS = ("read", "write", "namespaces", "operations")
 
-ToolsOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="MODULE:ATTRIBUTE",
-        help="Functions that the agent may call: a dict of names and functions, or one function. Repeatable.",
-    ),
-]
-ModulesOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="MODULE:ATTRIBUTE",
-        help="Modules that the agent may import: a dict of module names and contents. Repeatable.",
-    ),
-]
-AgentsOption: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Folder of agents that the agent may call, by file name.")
-]
-EnvOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE",
-        help="Environment variable for the agent. NAME alone copies it from this environment. Repeatable.",
-    ),
-]
-PackagesOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--package", metavar="NAME", help="Installed package that the agent may import. Repeatable."),
-]
-PermissionsOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--permission",
-        metavar="KIND=VALUE",
-        help="Permission of the agent, for example read=shared or write='files:*'. Repeatable.",
-    ),
-]
-LimitsOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit", metavar="NAME=VALUE", help="Resource limit of a run, for example operations=1000. Repeatable."
-    ),
+AgentFile: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
 ]
 
 
-def read_given(
-    *,
-    tools: list[str] | None,
-    modules: list[str] | None,
-    agents: Path | None,
-    env: list[str] | None,
-    packages: list[str] | None,
-    permissions: list[str] | None,
-    limits: list[str] | None,
-    timeout_s: float,
-) -> dict[str, Any]:
-    """Return the values of these options, as keyword arguments for `Sandbox` and `on_change`."""
+class GivenOptions(TypedDict):
+    """Options that both commands have, with their help."""
+
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The server. Defaults to REDIS_URL, or else to the embedded server.",
+            show_default=False,
+        ),
+    ]
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTRIBUTE",
+            help="Functions that the agent may call: a dict of names and functions, or one function. Repeatable.",
+        ),
+    ]
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTRIBUTE",
+            help="Modules that the agent may import: a dict of module names and contents. Repeatable.",
+        ),
+    ]
+    agents: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of agents that the agent may call, by file name.")
+    ]
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Environment variable for the agent. NAME alone copies it from this environment. Repeatable.",
+        ),
+    ]
+    packages: Annotated[
+        list[str] | None,
+        typer.Option("--package", metavar="NAME", help="Installed package that the agent may import. Repeatable."),
+    ]
+    permissions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--permission",
+            metavar="KIND=VALUE",
+            help="Permission of the agent, for example read=shared or write='files:*'. Repeatable.",
+        ),
+    ]
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit", metavar="NAME=VALUE", help="Resource limit of a run, for example operations=1000. Repeatable."
+        ),
+    ]
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="End a run after this many seconds."),
+        Default(Limits().timeout_s),
+    ]
+
+
+def read_given(given: GivenOptions) -> SandboxOptions:
+    """Return these options as those of `Sandbox` and `on_change`."""
     return {
-        "tools": read_tools(tools or []),
-        "modules": read_modules(modules or []),
-        "agents": agents,
-        "env": read_env(env or []),
-        "packages": packages,
-        "permissions": read_permissions(permissions or []),
-        "limits": read_limits(limits or [], timeout_s),
+        "url": given["url"],
+        "tools": read_tools(given["tools"] or []),
+        "modules": read_modules(given["modules"] or []),
+        "agents": given["agents"],
+        "env": read_env(given["env"] or []),
+        "packages": given["packages"],
+        "permissions": read_permissions(given["permissions"] or []),
+        "limits": read_limits(given["limits"] or [], given["timeout"]),
     }
 
 

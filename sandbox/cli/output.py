@@ -6,13 +6,16 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from sandbox.errors import SandboxError
+from redis_store.errors import DataStoreError, InvalidInput
+from sandbox import errors
 from sandbox.protocol.messages import WRITES
 from sandbox.result import RunResult
 from sandbox.trace import trace_tree, write_trace
@@ -70,7 +73,7 @@ def _show_outcome(result: RunResult) -> int:
     return FAILED
 
 
-def explained(failure: SandboxError) -> str:
+def explained(failure: errors.SandboxError) -> str:
     """Return the message of an error, after the agent's traceback or offending lines if it has any."""
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
     return (details.rstrip() + "\n" if details else "") + str(failure)
@@ -96,6 +99,19 @@ def write(stream: Any, text: str) -> None:
     stream.flush()
     stream.buffer.write(text.encode(errors="backslashreplace"))
     stream.buffer.flush()
+
+
+@contextmanager
+def leaving_on_errors() -> Iterator[None]:
+    """Turn an error into its message and the exit code that the commands document for it."""
+    try:
+        yield
+    except (errors.InvalidInput, InvalidInput) as error:
+        leave(str(error), CALLED_WRONGLY)
+    except errors.SandboxError as error:
+        leave(explained(error), FAILED)
+    except DataStoreError as error:
+        leave(str(error), FAILED)
 
 
 def leave(message: str, code: int) -> NoReturn:

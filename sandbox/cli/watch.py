@@ -1,7 +1,5 @@
 """The command `sandbox watch`."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys
@@ -10,26 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 
-from redis_store.errors import DataStoreError, InvalidInput
-from sandbox import errors
-from sandbox.cli import options as cli_options
-from sandbox.cli.output import CALLED_WRONGLY, FAILED, INTERRUPTED, explained, leave, to_stderr, write
+from redis_store.options import shows
+from sandbox.cli.options import AgentFile, GivenOptions, read_given
+from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, to_stderr, write
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
-from sandbox.limits import Limits
 
 _KEYS_SHOWN = 3
 
 
+@shows(GivenOptions)
 def watch(
-    agent_file: Annotated[
-        Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
-    ],
+    agent_file: AgentFile,
     user: Annotated[
         str, typer.Option(metavar="NAME", help="The user whose data is watched and that the agent works for.")
     ],
@@ -63,30 +57,13 @@ def watch(
         str | None,
         typer.Option(metavar="NAME", help="The agent's name. Defaults to the consumer's name.", show_default=False),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The server. Defaults to REDIS_URL, or else to the embedded server.",
-            show_default=False,
-        ),
-    ] = None,
-    tools: cli_options.ToolsOption = None,
-    modules: cli_options.ModulesOption = None,
-    agents: cli_options.AgentsOption = None,
-    env: cli_options.EnvOption = None,
-    packages: cli_options.PackagesOption = None,
-    permissions: cli_options.PermissionsOption = None,
-    limits: cli_options.LimitsOption = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End a run after this many seconds.")
-    ] = Limits().timeout_s,
     configure_server: Annotated[
         bool, typer.Option("--configure-server", help="Enable the keyspace events that watching needs, on the server.")
     ] = False,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Write each event to stdout, as a JSON object on a line of its own.")
     ] = False,
+    **given: Unpack[GivenOptions],
 ) -> None:
     """Run an agent on the changes of a namespace.
 
@@ -101,8 +78,7 @@ def watch(
       2    invalid usage: an option or the agent's path
       130  stopped at once by a second Ctrl-C or SIGTERM
     """
-    show = _as_json if json_lines else _as_line
-    try:
+    with leaving_on_errors():
         reacting = on_change(
             agent_file,
             user=user,
@@ -116,29 +92,13 @@ def watch(
             initial=initial,
             own_writes=own_writes,
             agent=agent,
-            url=url,
-            **cli_options.read_given(
-                tools=tools,
-                modules=modules,
-                agents=agents,
-                env=env,
-                packages=packages,
-                permissions=permissions,
-                limits=limits,
-                timeout_s=timeout,
-            ),
             configure_server=configure_server,
             on_output=to_stderr,
-            on_event=show,
+            on_event=_as_json if json_lines else _as_line,
+            **read_given(given),
         )
         with _signals(reacting) as interrupted:
             reacting.run()
-    except (errors.InvalidInput, InvalidInput) as error:
-        leave(str(error), CALLED_WRONGLY)
-    except errors.SandboxError as error:
-        leave(explained(error), FAILED)
-    except DataStoreError as error:
-        leave(str(error), FAILED)
     if interrupted():
         leave("Ended at once: the next consumer of this name repeats the runs that were under way.", INTERRUPTED)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -24,6 +23,8 @@ from redis_store.types import Json
 from sandbox.consumers.backlog import Item
 from sandbox.consumers.dead_letters import DeadLetters, namespace_of
 from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
+from sandbox.given.options import RunOptions
+from sandbox.given.sources import SourceOrPath
 from sandbox.result import RunResult
 from sandbox.runner import arun
 
@@ -65,15 +66,13 @@ class ConsumerEvent:
 class Reaction:
     """The checked arguments of a consumer."""
 
-    source_or_path: str | os.PathLike[str]
+    source_or_path: SourceOrPath
     user: str
-    namespace: str
     prefix: str | None
     consumer: str
     agent: str
-    options: Mapping[str, Any]
-    """Arguments for its runs, by the names of `sandbox.run`."""
-    url: str | None
+    options: RunOptions
+    """Options of its runs, all with their defaults."""
     batch: int
     concurrency: int
     retries: int
@@ -82,7 +81,6 @@ class Reaction:
     initial: bool
     own_writes: bool
     configure_server: bool
-    on_output: Callable[[str], object] | None
     tell: Callable[[ConsumerEvent], None]
 
     @property
@@ -187,16 +185,7 @@ class Reactor:
         if self._stopping.is_set():
             raise Left
         asked = self._reaction
-        return await arun(
-            asked.source_or_path,
-            {"changes": changes},
-            user=asked.user,
-            namespace=asked.namespace,
-            agent=asked.agent,
-            url=asked.url,
-            on_output=asked.on_output,
-            **asked.options,
-        )
+        return await arun(asked.source_or_path, {"changes": changes}, user=asked.user, **asked.options)
 
     async def _patiently(self, do: Callable[[], Coroutine[Any, Any, T]], keys: tuple[str | None, ...]) -> T:
         """Retry `do` until it no longer raises one of `_NOT_THE_AGENT`."""

@@ -6,29 +6,29 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
-from redis_store.namespace.keys import DEFAULT_NAMESPACE, MAX_AGENT_BYTES, encode_name, encode_prefix
+from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
+from redis_store.options import shows
 from sandbox.consumers.batches import ConsumerEvent, Reaction
 from sandbox.consumers.loop import Work
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import make_given
 from sandbox.given.job import make_task
-from sandbox.given.sources import Agents, read_source
-from sandbox.limits import Limits
-from sandbox.permissions import Permissions
+from sandbox.given.options import RunOptions, split
+from sandbox.given.sources import SourceOrPath, read_source
 
 logger = logging.getLogger("sandbox")
 
 
+@shows(RunOptions)
 def on_change(
-    source_or_path: str | os.PathLike[str],
+    source_or_path: SourceOrPath,
     *,
     user: str,
-    namespace: str = DEFAULT_NAMESPACE,
     prefix: str | None = None,
     consumer: str | None = None,
     batch: int = 20,
@@ -38,20 +38,9 @@ def on_change(
     longest_wait: float = 30.0,
     initial: bool = False,
     own_writes: bool = False,
-    agent: str | None = None,
-    tools: Mapping[str, Callable[..., Any]] | None = None,
-    agents: Agents | None = None,
-    globals: Mapping[str, Any] | None = None,  # noqa: A002  # as in `run`
-    modules: Mapping[str, Mapping[str, Any]] | None = None,
-    env: Mapping[str, str] | None = None,
-    packages: Iterable[str] | None = None,
-    permissions: Permissions | None = None,
-    url: str | None = None,
-    limits: Limits | None = None,
-    isolation: str | None = None,
     configure_server: bool = False,
-    on_output: Callable[[str], object] | None = None,
     on_event: Callable[[ConsumerEvent], object] | None = None,
+    **options: Unpack[RunOptions],
 ) -> Consumer:
     """Return a `Consumer` that runs an agent on the changes of a namespace, with ``{"changes": [...]}`` as its input.
 
@@ -68,23 +57,16 @@ def on_change(
     one name, one works and the others stand by. With `initial`, a new consumer begins with every existing key.
 
     Changes written by the agent name `agent` (by default the consumer's name) are skipped, so that the agent does not trigger
-    itself; `own_writes` includes them. The other arguments are those of `run`.
+    itself; `own_writes` includes them. The other options are those of `run`, explained in `RunOptions`.
     """
     tell = _guarded(on_event)
-    name = _name(source_or_path, consumer, agent)
+    of_start, of_sandbox = split(options)
+    name = _name(source_or_path, consumer, of_start["agent"])
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    options: dict[str, Any] = {
-        "tools": tools,
-        "agents": agents,
-        "globals": globals,
-        "modules": modules,
-        "env": env,
-        "packages": tuple(packages) if isinstance(packages, Iterator) else packages,  # for every run
-        "permissions": permissions,
-        "limits": limits,
-        "isolation": isolation,
-    }
-    task = make_task(make_given(**options), source_or_path, {"changes": []}, user, namespace, agent or name, on_output)
+    of_start["agent"] = of_start["agent"] or name
+    if isinstance(of_sandbox["packages"], Iterator):
+        of_sandbox["packages"] = tuple(of_sandbox["packages"])  # for every run
+    task = make_task(make_given(of_sandbox), source_or_path, {"changes": []}, user, of_start)
     encode_prefix(prefix)
     for what, value in {"initial": initial, "own_writes": own_writes}.items():
         if not isinstance(value, bool):
@@ -92,12 +74,10 @@ def on_change(
     reaction = Reaction(
         source_or_path=source_or_path,
         user=user,
-        namespace=namespace,
         prefix=prefix,
         consumer=name,
         agent=task.job.who.agent,
-        options=options,
-        url=url,
+        options={**of_start, **of_sandbox},
         batch=_whole("batch", batch, 1, 1000),
         concurrency=_whole("concurrency", concurrency, 1, 64),
         retries=_whole("retries", retries, 0, 100),
@@ -106,10 +86,9 @@ def on_change(
         initial=initial,
         own_writes=own_writes,
         configure_server=configure_server,
-        on_output=on_output,
         tell=tell,
     )
-    if namespace == reaction.dead_letters:
+    if task.namespace == reaction.dead_letters:
         raise InvalidInput(f"The consumer {name!r} cannot watch its own dead letters: give another consumer name.")
     return Consumer(reaction)
 
@@ -177,7 +156,7 @@ class Consumer:
 
     def __repr__(self) -> str:
         asked = self._reaction
-        return f"<Consumer {asked.consumer!r} of user={asked.user!r} namespace={asked.namespace!r}>"
+        return f"<Consumer {asked.consumer!r} of user={asked.user!r} namespace={asked.options['namespace']!r}>"
 
     def _run_in_thread(self) -> None:
         try:

@@ -54,9 +54,9 @@ class Work:
             self._loop = asyncio.get_running_loop()
         self._heed()
         async with connect_async(
-            asked.url,
+            asked.options["url"],
             user=asked.user,
-            namespace=asked.namespace,
+            namespace=asked.options["namespace"],
             agent=asked.agent,
             configure_server=asked.configure_server,
         ) as store:

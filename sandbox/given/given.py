@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis_store.errors import InvalidValue
+from redis_store.options import settle
 from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.functions import Function, check_tools, describe_function
+from sandbox.given.options import SANDBOX_DEFAULTS, SandboxOptions
 from sandbox.given.packages import Packages, find_packages
 from sandbox.given.sources import Source, read_agents
 from sandbox.isolation import tiers
@@ -38,36 +40,27 @@ class Given:
     """Description of the arguments for the agent process, as JSON."""
 
 
-def make_given(
-    tools: object = None,
-    agents: object = None,
-    globals: object = None,  # noqa: A002  # the name that callers use
-    modules: object = None,
-    env: object = None,
-    packages: object = None,
-    permissions: object = None,
-    limits: object = None,
-    isolation: object = None,
-) -> Given:
-    """Check the caller's arguments; raise `InvalidInput` for an invalid one."""
+def make_given(options: SandboxOptions) -> Given:
+    """Check the caller's options; raise `InvalidInput` for an invalid one."""
+    options = settle(options, SANDBOX_DEFAULTS)
     functions: dict[str, Function] = {}
-    checked_tools = check_tools(tools)
-    sources = read_agents(agents)
-    found = find_packages(packages)
+    tools = check_tools(options["tools"])
+    sources = read_agents(options["agents"])
+    packages = find_packages(options["packages"])
     described = {
-        "tools": [_describe(name, name, tool, functions) for name, tool in checked_tools.items()],
-        "globals": _globals(globals, functions),
-        "modules": _modules(modules, functions),
-        "env": _env(env),
+        "tools": [_describe(name, name, tool, functions) for name, tool in tools.items()],
+        "globals": _globals(options["globals"], functions),
+        "modules": _modules(options["modules"], functions),
+        "env": _env(options["env"]),
         "agents": list(sources),
     }
     return Given(
         functions,
         sources,
-        found,
-        _permissions(permissions),
-        _limits(limits),
-        tiers.checked(isolation),
+        packages,
+        _permissions(options["permissions"]),
+        _limits(options["limits"]),
+        tiers.checked(options["isolation"]),
         described=json.dumps(described).encode(),
     )
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_store.errors import InvalidValue
+from redis_store.options import settle
 from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import Given
+from sandbox.given.options import START_DEFAULTS, StartOptions
 from sandbox.given.sources import Source, read_source
 from sandbox.permissions import Granted
 from sandbox.record.timeline import Who
@@ -47,16 +49,10 @@ class Task:
     on_output: Callable[[str], None]
 
 
-def make_task(
-    given: Given,
-    source_or_path: object,
-    input_dict: object,
-    user: str,
-    namespace: str,
-    agent: str | None,
-    on_output: Callable[[str], object] | None,
-) -> Task:
+def make_task(given: Given, source_or_path: object, input_dict: object, user: str, options: StartOptions) -> Task:
     """Check the caller's arguments; raise `InvalidInput` for an invalid one."""
+    options = settle(options, START_DEFAULTS)
+    agent, on_output = options["agent"], options["on_output"]
     if agent is not None and not isinstance(agent, str):
         raise InvalidType(f"agent must be a str, not {type(agent).__name__}.")
     source = read_source(source_or_path)
@@ -73,7 +69,7 @@ def make_task(
         raise InvalidType("on_output must be a plain function (not async) that takes the printed text.")
     granted = Granted() if given.permissions is None else given.permissions.granted(input_dict)
     job = Job(Who(agent or source.name, new_run_id()), source, input_text)
-    return Task(job, user, namespace, granted, guarded(on_output))
+    return Task(job, user, options["namespace"], granted, guarded(on_output))
 
 
 def new_run_id() -> str:

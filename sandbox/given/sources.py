@@ -14,8 +14,8 @@ from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
 
 DEFAULT_AGENT = "agent"
 
-SourceOrPath: TypeAlias = "str | os.PathLike[str]"
-Agents: TypeAlias = "Mapping[str, SourceOrPath] | SourceOrPath"
+SourceOrPath: TypeAlias = str | os.PathLike[str]
+Agents: TypeAlias = Mapping[str, SourceOrPath] | SourceOrPath
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from redis_store import InvalidInput, InvalidSettings, connect
+from redis_store import InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.connections.address import DEFAULT_TIMEOUT_S, parse_address, without_secrets
-from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.scope import Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
 
@@ -35,17 +34,28 @@ def test_a_store_finds_the_url_of_the_environment(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "options",
     [
-        {"timeout_s": 0}, {"timeout_s": -1}, {"timeout_s": "1"}, {"timeout_s": True}, {"timeout_s": float("inf")},
-        {"timeout_s": float("nan")}, {"durability": "never"}, {"limits": Limits(0)}, {"limits": Limits(max_batch_bytes=1.5)},
-        {"limits": Limits(True)}, {"log": LogBounds(entries=0)}, {"log": LogBounds(max_bytes=-1)},
+        {"timeout": 0}, {"timeout": -1}, {"timeout": "1"}, {"timeout": True}, {"timeout": float("inf")},
+        {"timeout": float("nan")}, {"durability": "never"}, {"max_value_bytes": 0}, {"max_batch_bytes": 1.5},
+        {"max_value_bytes": True}, {"log_entries": 0}, {"log_bytes": -1}, {"log_days": None}, {"configure_server": 1},
         {"near_cache": "yes"}, {"near_cache_bytes": 0}, {"near_cache_bytes": True},
     ],
     ids=repr,
 )  # fmt: skip
 def test_bad_settings(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidSettings) as caught:
-        Settings(**options)
-    assert isinstance(caught.value, InvalidInput)
+    for function in (connect, connect_async):
+        with pytest.raises(InvalidSettings, match=next(iter(options))) as caught:
+            function("redis://h", user="alice", **options)
+        assert isinstance(caught.value, InvalidInput)
+
+
+@pytest.mark.parametrize("function", [connect, connect_async])
+def test_unknown_options(function: Any) -> None:
+    with pytest.raises(TypeError, match=r"There is no option 'near_cach': did you mean 'near_cache'\?"):
+        function("redis://h", user="alice", near_cach=True)
+    with pytest.raises(TypeError, match="There is no option 'x': there are 'namespace', 'agent', 'run', 'timeout', "):
+        function("redis://h", user="alice", x=1)
+    with pytest.raises(TypeError, match="user"):
+        function("redis://h")
 
 
 def test_settings_are_frozen() -> None:

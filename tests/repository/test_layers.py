@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "redis_store": [
-        {"errors", "types", "stats"},
+        {"errors", "types", "stats", "options"},
         {"durability", "keyspace_flags"},
         {"limits", "mapping", "server"},
         {"settings", "values"},
@@ -56,7 +56,18 @@ WITH_IO = {"flows.run_sync", "flows.run_async", "flows.renewing", "hub.thread", 
 
 IO = {"socket", "asyncio", "threading", "time", "redis", "select", "ssl"}
 
-BELOW_THE_API = {"__init__", "errors", "types", "limits", "server", "brokers", "values", "namespace", "flows"}
+BELOW_THE_API = {
+    "__init__",
+    "errors",
+    "types",
+    "options",
+    "limits",
+    "server",
+    "brokers",
+    "values",
+    "namespace",
+    "flows",
+}
 """What `sandbox` may import of `redis_store`; the agent process may import what `boot.SHARED` lists instead."""
 
 

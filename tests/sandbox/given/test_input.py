@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
@@ -141,8 +142,24 @@ def test_input_and_source_over_the_frame_limit(user: str) -> None:
 
 
 def test_unknown_options_and_limits(user: str) -> None:
+    unknown: Any = {"permission": None}
+    with sandbox.Sandbox() as box:
+        for blocking in (sandbox.run, box.run, box.start):
+            with pytest.raises(TypeError, match="permission"):
+                blocking(AGENT, {}, user=user, **unknown)
+        for asynchronous in (sandbox.arun, box.arun):
+            with pytest.raises(TypeError, match="permission"):
+                asyncio.run(asynchronous(AGENT, {}, user=user, **unknown))
     with pytest.raises(TypeError, match="permission"):
+        sandbox.Sandbox(**unknown)
+    with pytest.raises(TypeError, match="permission"):
+        sandbox.on_change(AGENT, user=user, **unknown)
+    with pytest.raises(TypeError, match="There is no option 'permission': did you mean 'permissions'"):
         sandbox.run(AGENT, {}, user=user, permission=None)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="There is no option 'concurrency'"):
+        sandbox.run(AGENT, {}, user=user, concurrency=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="user"):
+        sandbox.run(AGENT, {})  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="operation"):
         sandbox.Limits(operation=5)  # type: ignore[call-arg]
 

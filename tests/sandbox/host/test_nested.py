@@ -137,7 +137,7 @@ async def run(input_dict):
 
 def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
     """Otherwise an agent that reads no replies could make the host hold one for each call."""
-    given = make_given(agents={"child": "def run(): pass\n"})
+    given = make_given({"agents": {"child": "def run(): pass\n"}})
     posted: list[threading.Event | None] = []
     answers = [b"{}"] * 3 + [b'"' + b"x" * 100_000 + b'"'] * 3
 

@@ -1,0 +1,69 @@
+"""Options of runs: declared once for `run`, `arun`, `on_change` and `Sandbox`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypedDict, cast
+
+from redis_store.namespace.keys import DEFAULT_NAMESPACE
+from redis_store.options import Default, defaults_of, settle
+from sandbox.given.sources import Agents
+from sandbox.limits import Limits
+from sandbox.permissions import Permissions
+
+
+class StartOptions(TypedDict, total=False):
+    """Options of one run in a `Sandbox`.
+
+    - `namespace`: the namespace that the agent's `data_store` starts in.
+    - `agent`: the agent's name, by default that of its file.
+    - `on_output`: a function called with text as the agent prints it, in the thread of this call or of a nested run. Calls do
+      not overlap.
+    """
+
+    namespace: Annotated[str, Default(DEFAULT_NAMESPACE)]
+    agent: str | None
+    on_output: Callable[[str], object] | None
+
+
+class SandboxOptions(TypedDict, total=False):
+    """Options that the runs of a `Sandbox` share.
+
+    - `url`: the server, found as by `redis_store.connect`.
+    - `tools`: host functions that the agent may call, by name. They run in this process: plain ones in threads, async ones on
+      one event loop that all blocking runs share. Arguments and results are JSON. The agent sees their signatures and docstrings.
+    - `agents`: agents that this one may call with ``await agents.call(name, input_dict)``. Give a dict of names and sources or
+      paths, or a folder. Each call runs in its own process, with the same arguments and the rest of this run's limits.
+    - `globals`: names that are available without an import. `modules`: modules that the agent can import. Both hold JSON values
+      and functions of this process, which work like tools.
+    - `env`: variables of the agent's ``os.environ``. `packages`: names of installed packages that the agent may import, with
+      their dependencies, besides the standard library.
+    - `permissions`: what the agent may do in the store. `limits`: how much it may use.
+    - `isolation`: a tier of `sandbox.isolation`; None selects the best one available.
+    """
+
+    url: str | None
+    tools: Mapping[str, Callable[..., Any]] | None
+    agents: Agents | None
+    globals: Mapping[str, Any] | None
+    modules: Mapping[str, Mapping[str, Any]] | None
+    env: Mapping[str, str] | None
+    packages: Iterable[str] | None
+    permissions: Permissions | None
+    limits: Limits | None
+    isolation: str | None
+
+
+class RunOptions(StartOptions, SandboxOptions, total=False):
+    """Options of `run`, `arun` and `on_change`: those of a sandbox, `SandboxOptions`, and of one run in it, `StartOptions`."""
+
+
+START_DEFAULTS = defaults_of(StartOptions)
+SANDBOX_DEFAULTS = defaults_of(SandboxOptions)
+_RUN_DEFAULTS = defaults_of(RunOptions)
+
+
+def split(options: RunOptions) -> tuple[StartOptions, SandboxOptions]:
+    """Return the options of one run, and those of its sandbox, all with their defaults; raise `TypeError` for an unknown one."""
+    given: Mapping[str, object] = settle(options, _RUN_DEFAULTS)
+    of_start = {name: given[name] for name in START_DEFAULTS}
+    of_sandbox = {name: given[name] for name in SANDBOX_DEFAULTS}
+    return cast(StartOptions, of_start), cast(SandboxOptions, of_sandbox)
