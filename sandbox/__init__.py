@@ -2,38 +2,9 @@
 
 import logging
 
+from sandbox import errors
 from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
-from sandbox.errors import (
-    AgentCrashed,
-    AgentError,
-    AgentExited,
-    AgentNotFound,
-    AgentRaised,
-    BrokerLost,
-    CpuLimitExceeded,
-    InvalidAgent,
-    InvalidInput,
-    InvalidResult,
-    InvalidType,
-    IsolationUnavailable,
-    LimitExceeded,
-    MemoryLimitExceeded,
-    NestingLimitExceeded,
-    OperationLimitExceeded,
-    OutputLimitExceeded,
-    ProtocolViolation,
-    ResultLimitExceeded,
-    RunCancelled,
-    SandboxError,
-    ScratchLimitExceeded,
-    StartFailed,
-    ThreadLimitExceeded,
-    TimeLimitExceeded,
-    ToolCallLimitExceeded,
-    ToolError,
-    UnknownAgent,
-    WriteLimitExceeded,
-)
+from sandbox.errors import *  # noqa: F403
 from sandbox.given.options import RunOptions, SandboxOptions, StartOptions
 from sandbox.handle import RunHandle
 from sandbox.limits import Limits
@@ -43,51 +14,23 @@ from sandbox.result import Call, Hint, Operation, RunResult
 from sandbox.runner import arun, run
 
 __all__ = [
-    "AgentCrashed",
-    "AgentError",
-    "AgentExited",
-    "AgentNotFound",
-    "AgentRaised",
-    "BrokerLost",
     "Call",
     "Consumer",
     "ConsumerEvent",
-    "CpuLimitExceeded",
     "Hint",
-    "InvalidAgent",
-    "InvalidInput",
-    "InvalidResult",
-    "InvalidType",
-    "IsolationUnavailable",
-    "LimitExceeded",
     "Limits",
-    "MemoryLimitExceeded",
-    "NestingLimitExceeded",
     "Operation",
-    "OperationLimitExceeded",
-    "OutputLimitExceeded",
     "Permissions",
-    "ProtocolViolation",
-    "ResultLimitExceeded",
-    "RunCancelled",
     "RunHandle",
     "RunOptions",
     "RunResult",
     "Sandbox",
-    "SandboxError",
     "SandboxOptions",
-    "ScratchLimitExceeded",
-    "StartFailed",
     "StartOptions",
-    "ThreadLimitExceeded",
-    "TimeLimitExceeded",
-    "ToolCallLimitExceeded",
-    "ToolError",
-    "UnknownAgent",
-    "WriteLimitExceeded",
     "arun",
     "on_change",
     "run",
 ]
+__all__ += errors.__all__
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
