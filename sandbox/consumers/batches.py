@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -29,6 +29,7 @@ from sandbox.result import RunResult
 from sandbox.runner import arun
 
 T = TypeVar("T")
+EventKind: TypeAlias = Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
 
 _NOT_THE_AGENT = (StoreUnavailable, ServerRefused, StartFailed, AgentNotFound)
 """Errors raised before the agent ran: the consumer waits until they pass, without a time limit, and counts no try."""
@@ -49,7 +50,7 @@ class ConsumerEvent:
     - "stopped": the consumer has ended, with an `error` if no run can begin.
     """
 
-    kind: Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
+    kind: EventKind
     consumer: str
     keys: tuple[str | None, ...] = ()
     """The keys of the changes, in order; None for a change of the whole namespace."""
@@ -87,6 +88,12 @@ class Reaction:
     def dead_letters(self) -> str:
         """Namespace of the consumer's dead letters."""
         return namespace_of(self.consumer)
+
+    def say(
+        self, kind: EventKind, keys: tuple[str | None, ...] = (), *, error: BaseException | None = None, **facts: Any
+    ) -> None:
+        """Pass an event to `on_event`."""
+        self.tell(ConsumerEvent(kind, self.consumer, keys, error=None if error is None else str(error), **facts))
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -155,10 +162,17 @@ class Reactor:
             try:
                 result = await self._patiently(partial(self._run, changes), keys)
             except SandboxError as error:  # the run did not begin: its input may be too big, for example
-                tell = self._reaction.tell
-                tell(ConsumerEvent("failed", self._reaction.consumer, keys, error=str(error), attempt=attempt))
+                self._reaction.say("failed", keys, error=error, attempt=attempt)
                 raise
-            self._say("ran" if result.error is None else "failed", keys, attempt, result)
+            self._reaction.say(
+                "ran" if result.error is None else "failed",
+                keys,
+                run=result.run,
+                seconds=result.duration,
+                output=result.output,
+                error=result.error,
+                attempt=attempt,
+            )
             result.check()
 
         def used_up(state: RetryCallState) -> bool:
@@ -193,9 +207,7 @@ class Reactor:
         def say(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
             wait_s = state.next_action.sleep if state.next_action is not None else None
-            self._reaction.tell(
-                ConsumerEvent("waiting", self._reaction.consumer, keys, error=str(error), wait_s=wait_s)
-            )
+            self._reaction.say("waiting", keys, error=error, wait_s=wait_s)
 
         retrying = AsyncRetrying(
             stop=stop_never,
@@ -208,13 +220,9 @@ class Reactor:
 
     async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
         """Store a change as a dead letter, with its error."""
-        asked, known = self._reaction, item.change
-
-        async def write() -> None:
-            await self._dead_letters.write(known, change, error, tries)
-
-        await self._patiently(write, (known.key,))
-        asked.tell(ConsumerEvent("dead letter", asked.consumer, (known.key,), error=str(error), attempt=tries))
+        keys = (item.change.key,)
+        await self._patiently(partial(self._dead_letters.write, item.change, change, error, tries), keys)
+        self._reaction.say("dead letter", keys, error=error, attempt=tries)
 
     def _wait(self) -> wait_base:
         first, longest = self._reaction.first_wait_s, self._reaction.longest_wait_s
@@ -228,13 +236,3 @@ class Reactor:
         except TimeoutError:
             return
         raise Left
-
-    def _say(
-        self, kind: Literal["ran", "failed"], keys: tuple[str | None, ...], attempt: int, result: RunResult
-    ) -> None:
-        error = None if result.error is None else str(result.error)
-        self._reaction.tell(
-            ConsumerEvent(
-                kind, self._reaction.consumer, keys, result.run, result.duration, result.output, error, attempt
-            )
-        )

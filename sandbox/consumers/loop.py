@@ -11,7 +11,7 @@ from typing import Any
 from redis_store import AsyncWatch, Change, connect_async
 from redis_store.errors import DataStoreError
 from sandbox.consumers.backlog import Backlog, Item
-from sandbox.consumers.batches import ConsumerEvent, Reaction, Reactor
+from sandbox.consumers.batches import Reaction, Reactor
 from sandbox.errors import SandboxError
 
 _TAKE_AT_ONCE = 200
@@ -68,7 +68,7 @@ class Work:
                 begun()
                 await self._work(watch)
         failure = self._failure
-        asked.tell(ConsumerEvent("stopped", asked.consumer, error=None if failure is None else str(failure)))
+        asked.say("stopped", error=failure)
         if failure is not None:
             raise failure
 
@@ -145,8 +145,7 @@ class Work:
         if self._standing_by:
             self._backlog.clear()
             self._done = None
-        kind: Any = "standing by" if self._standing_by else "watching"
-        self._reaction.tell(ConsumerEvent(kind, self._reaction.consumer))
+        self._reaction.say("standing by" if self._standing_by else "watching")
 
     async def _save_last(self, watch: AsyncWatch, saving: asyncio.Task[None] | None) -> None:
         """Move the cursor past the last change that is done, if the server can be reached."""

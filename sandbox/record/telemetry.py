@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from sandbox.errors import SandboxError
-from sandbox.record.timeline import Timeline, Who
+from sandbox.record.timeline import Called, OperationDone, Timeline, Who
 
 _NS = 1_000_000_000
 
@@ -49,40 +49,31 @@ class RunSpan:
     def _add_calls(self, timeline: Timeline, parents: dict[str, Any]) -> None:
         """Add the spans of calls in order of time: callers come first, so that every nested run finds its parent."""
         for called in sorted(timeline.called.items(), key=lambda called: called.time):
-            start = int(called.time * _NS)
-            span = self._tracer.start_span(
-                f"{called.kind} {called.name}",
-                context=parents.get(called.who.run, parents[self._who.run]),
-                start_time=start,
-                attributes=_attributes(called.who),
-            )
+            nested = {} if called.nested_run is None else {"sandbox.nested_run": called.nested_run}
+            span = self._add(f"{called.kind} {called.name}", called, nested, parents)
             if called.nested_run is not None:
                 parents[called.nested_run] = self._api.set_span_in_context(span)
-                span.set_attribute("sandbox.nested_run", called.nested_run)
-            if called.error is not None:
-                self._fail(span, called.error)
-            span.end(end_time=start + int(called.duration_ms * 1_000_000))
 
     def _add_operations(self, timeline: Timeline, parents: dict[str, Any]) -> None:
         for done in timeline.done.items():
-            start = int(done.time * _NS)
-            attributes = {
-                **_attributes(done.who),
-                "sandbox.namespace": done.namespace,
-                "sandbox.count": done.keys,
-                "sandbox.bytes": done.size,
-            }
+            facts = {"sandbox.namespace": done.namespace, "sandbox.count": done.keys, "sandbox.bytes": done.size}
             if done.hit is not None:
-                attributes["sandbox.hit"] = done.hit
-            span = self._tracer.start_span(
-                f"data_store.{done.operation}",
-                context=parents.get(done.who.run, parents[self._who.run]),
-                start_time=start,
-                attributes=attributes,
-            )
-            if done.error is not None:
-                self._fail(span, done.error)
-            span.end(end_time=start + int(done.duration_ms * 1_000_000))
+                facts["sandbox.hit"] = done.hit
+            self._add(f"data_store.{done.operation}", done, facts, parents)
+
+    def _add(self, name: str, record: Called | OperationDone, facts: dict[str, Any], parents: dict[str, Any]) -> Any:
+        """Add the span of a call that is over, and return it."""
+        start = int(record.time * _NS)
+        span = self._tracer.start_span(
+            name,
+            context=parents.get(record.who.run, parents[self._who.run]),
+            start_time=start,
+            attributes=_attributes(record.who) | facts,
+        )
+        if record.error is not None:
+            self._fail(span, record.error)
+        span.end(end_time=start + int(record.duration_ms * 1_000_000))
+        return span
 
     def _fail(self, span: Any, name: str) -> None:
         span.set_attribute("error.type", name)
