@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import os
+import pickle
 import socket
 import threading
 from contextlib import suppress
@@ -12,18 +13,20 @@ from typing import NoReturn
 
 import redis_store
 from redis_store.brokers.lease import addresses_of
+from sandbox.errors import SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.given.sources import Source
 from sandbox.host.broker import Broker
-from sandbox.host.broker_link import MAX_FRAME_BYTES, Request, pack_end, pack_records
-from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, Part, pack, unpack
+from sandbox.host.remote_broker import Records, Request
 from sandbox.record.timeline import Who
 from sandbox.running.background_loop import background_loop
 from sandbox.running.tree import Tree
 
 _CLOSING_S = 3.0
 """Timeout for closing the connections after the host is gone, in seconds."""
+
+_RECORDS_AT_ONCE = 1000
 
 _ELSEWHERE = Source("", "", "", b"")
 """Placeholder for an agent's source: its code never reaches this process."""
@@ -52,33 +55,21 @@ def _serve_host(control: socket.socket, trees: Trees) -> None:
 
 def _attend(data: socket.socket, link: socket.socket, trees: Trees) -> None:
     """Serve one agent process until the host reports its end, or until the host is gone."""
-    with data, link, suppress(ConnectionError):
-        request = _receive_request(link)
-        if request is None:
-            return
+    with data, link, link.makefile("rb") as messages, suppress(ConnectionError, EOFError):
+        request: Request = pickle.load(messages)
         tree = trees.enter(request)
         store = tree.store_of(Job(request.who, _ELSEWHERE, b""))
         broker = Broker(data, store.as_json_text(), request.who, tree, addresses_of(store.url))
         serving = threading.Thread(target=_serve, args=(broker, tree, link), daemon=True)
         serving.start()
-        while link.recv(RECEIVE_BYTES):
-            pass
+        messages.read()
         broker.close()
         serving.join()
         if trees.leave(request):
-            for message in pack_records(tree.timeline):
-                _say(link, message)
-        _say(link, ["closed"])
-
-
-def _receive_request(link: socket.socket) -> Request | None:
-    buffer = FrameBuffer(MAX_FRAME_BYTES)
-    while (body := buffer.next_body()) is None:
-        data = link.recv(RECEIVE_BYTES)
-        if not data:
-            return None
-        buffer.feed(data)
-    return Request.unpack(unpack(body))
+            done, left_out = tree.timeline.done.items(), tree.timeline.done.left_out
+            for start in range(0, len(done), _RECORDS_AT_ONCE):
+                _say(link, Records(done[start : start + _RECORDS_AT_ONCE], left_out if start == 0 else 0))
+        _say(link, None)
 
 
 def _serve(broker: Broker, tree: Tree, link: socket.socket) -> None:
@@ -86,12 +77,12 @@ def _serve(broker: Broker, tree: Tree, link: socket.socket) -> None:
     error = broker.serve() or tree.error
     if error is not None:
         with suppress(OSError):
-            _say(link, pack_end(error))
+            _say(link, error)
     broker.give_back()
 
 
-def _say(link: socket.socket, message: list[Part]) -> None:
-    link.sendall(pack(message, MAX_FRAME_BYTES))
+def _say(link: socket.socket, message: SandboxError | Records | None) -> None:
+    link.sendall(pickle.dumps(message))
 
 
 class Trees:

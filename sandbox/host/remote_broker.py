@@ -1,28 +1,31 @@
 """The host's side of a broker in its own process, for hosts whose own threads keep the interpreter busy.
 
 A thread that waits for the interpreter lock waits up to 5 ms, two or three times for each store call. The broker process has
-its own interpreter. It receives the agent's data socket, the identity of the agent and its permissions. It reports an error
-that ends the run at once, and the timeline when the run is over. Everything else stays the same: limits are counted where
-the calls arrive, and tools run in the host.
+its own interpreter. Everything else stays the same: limits are counted where the calls arrive, and tools run in the host.
+
+The two processes talk about each agent process over a socket of its own, the *link*, in pickled objects: both run the host's
+code. The host first sends a `Request`; it closes its side when the agent process has ended. The broker sends the error that
+ended the run, at once; `Records`, when the last process of the tree has ended; and None, when it is done.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import threading
 import weakref
 from contextlib import suppress
-from typing import Any
+from typing import NamedTuple
 
 from sandbox.errors import BrokerLost, LimitExceeded, SandboxError, StartFailed
 from sandbox.given.job import Job
-from sandbox.host import broker_link
-from sandbox.host.broker_link import MAX_FRAME_BYTES, Request
-from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, pack, unpack
+from sandbox.limits import Limits
+from sandbox.permissions import Granted
+from sandbox.record.timeline import OperationDone, Who
 from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
 
@@ -37,6 +40,27 @@ main(fd)
 of the path."""
 
 _living: weakref.WeakSet[BrokerProcess] = weakref.WeakSet()
+
+
+class Request(NamedTuple):
+    """The agent process that the broker shall serve, and its permissions."""
+
+    url: str | None
+    """Address of the store, None to take it from the environment; the same in all requests to one broker process."""
+    tree: str
+    """Id of the tree's first run; the processes of one tree share their limits."""
+    who: Who
+    user: str
+    namespace: str
+    granted: Granted
+    limits: Limits
+
+
+class Records(NamedTuple):
+    """Some of the operations of a tree."""
+
+    done: list[OperationDone]
+    left_out: int
 
 
 class BrokerProcess:
@@ -66,7 +90,7 @@ class BrokerProcess:
         try:
             with theirs:
                 self._send(data.fileno(), theirs.fileno())
-            link.sendall(pack(request.pack(), MAX_FRAME_BYTES))
+            link.sendall(pickle.dumps(request))
         except OSError as error:
             link.close()
             raise StartFailed(f"The broker process could not be started: {error}", output="") from None
@@ -139,39 +163,32 @@ class RemoteBroker:
         self._link = link
         self._tree = tree
         self._stop = stop
-        self._closed_properly = False
 
     def serve(self) -> SandboxError | None:
         """Wait until the broker has finished with the agent process; return an error if it ended early."""
-        buffer = FrameBuffer(MAX_FRAME_BYTES)
-        with self._link, suppress(OSError):
-            while data := self._link.recv(RECEIVE_BYTES):
-                buffer.feed(data)
-                while (body := buffer.next_body()) is not None:
-                    kind, *parts = unpack(body)
-                    self._heard(kind, parts)
-        if self._closed_properly:
-            return None
-        return BrokerLost("The broker process ended, and the run with it; what the agent had written stays.")
+        try:
+            with self._link, self._link.makefile("rb") as messages:
+                while (message := pickle.load(messages)) is not None:
+                    self._heard(message)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return BrokerLost("The broker process ended, and the run with it; what the agent had written stays.")
+        return None
 
     def close(self) -> None:
         """Tell the broker that the agent process has ended; calls under way are aborted."""
         with suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
 
-    def _heard(self, kind: str, parts: list[Any]) -> None:
-        done = self._tree.timeline.done
-        if kind == "records":
-            for record in broker_link.unpack_records(parts):
+    def _heard(self, message: Records | SandboxError) -> None:
+        if isinstance(message, Records):
+            done = self._tree.timeline.done
+            for record in message.done:
                 done.add(record)
-        elif kind == "left_out":
-            done.left_out += parts[0]
-        elif kind == "closed":
-            self._closed_properly = True
-        elif isinstance(error := broker_link.unpack_end(kind, parts), LimitExceeded):
-            self._tree.end(error)
+            done.left_out += message.left_out
+        elif isinstance(message, LimitExceeded):
+            self._tree.end(message)
         else:
-            self._stop.end(error)
+            self._stop.end(message)
 
 
 def _after_fork_in_child() -> None:
