@@ -85,6 +85,9 @@ class SandboxError(Exception):
         super().__init__(message)
         self.__dict__.update(facts)
 
+    def __str__(self) -> str:  # an `OSError`, which some are too, would show more
+        return str(self.args[0]) if self.args else ""
+
 
 class InvalidInput(SandboxError, ValueError):
     """An argument passed by the host is invalid; nothing was started."""
@@ -101,9 +104,6 @@ class AgentNotFound(InvalidInput, FileNotFoundError):
 
     path: str
     loading_failed = True
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class StartFailed(SandboxError, RuntimeError):
@@ -174,9 +174,6 @@ class LimitExceeded(SandboxError):
 class TimeLimitExceeded(LimitExceeded, TimeoutError):
     """The run took longer than `Limits.timeout_s`."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class OutputLimitExceeded(LimitExceeded):
     """The agents printed more than `Limits.output_bytes`; `RunResult.stdout` holds the beginning."""
@@ -240,9 +237,6 @@ class UnknownAgent(InvalidInput, LookupError):
 
     name: str
     known: list[str]
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class ToolError(SandboxError):

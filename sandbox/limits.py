@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
-from sandbox.errors import InvalidInput, InvalidType
+from sandbox import errors
+from sandbox.errors import InvalidInput, InvalidType, LimitExceeded
 
 __all__ = ["Limits"]
 
@@ -89,3 +91,63 @@ def _check(name: str, value: object) -> None:
     if not math.isfinite(value) or not smallest <= value <= largest or value == 0:
         at_least = f"at least {smallest:,}" if smallest else "more than 0"
         raise InvalidInput(f"Limits.{name}={value!r} cannot be used: give {at_least} and at most {largest:,}.")
+
+
+_EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {
+    "timeout_s": (
+        errors.TimeLimitExceeded,
+        "The run took longer than {value:g} s and was ended: raise Limits.timeout_s (--timeout).",
+    ),
+    "output_bytes": (
+        errors.OutputLimitExceeded,
+        "The agent printed more than {value:,} bytes: print less, or raise Limits.output_bytes.",
+    ),
+    "result_bytes": (
+        errors.ResultLimitExceeded,
+        (
+            "The result takes {size:,} bytes as JSON, and at most {value:,} are allowed: put it into the store and return"
+            " its key, or raise Limits.result_bytes."
+        ),
+    ),
+    "operations": (
+        errors.OperationLimitExceeded,
+        "The agent called the store more than {value:,} {times}: raise Limits.operations, or use get_many and set_many.",
+    ),
+    "bytes_written": (
+        errors.WriteLimitExceeded,
+        "The agent wrote more than {value:,} bytes: raise Limits.bytes_written, or write less.",
+    ),
+    "tool_calls": (
+        errors.ToolCallLimitExceeded,
+        "The agent called tools more than {value:,} {times}: raise Limits.tool_calls.",
+    ),
+    "nested_depth": (
+        errors.NestingLimitExceeded,
+        "Agents called each other more than {value} levels deep ({path}): end the recursion, or raise Limits.nested_depth.",
+    ),
+    "nested_runs": (
+        errors.NestingLimitExceeded,
+        "Agents called agents more than {value:,} {times}: call them less often, or raise Limits.nested_runs.",
+    ),
+    "cpu_s": (
+        errors.CpuLimitExceeded,
+        "The agent used its {value:,} seconds of processor time and was ended: raise Limits.cpu_s.",
+    ),
+    "memory_bytes": (
+        errors.MemoryLimitExceeded,
+        "The agent ran out of memory: its limit is {value:,} bytes; raise Limits.memory_bytes.",
+    ),
+    "threads": (errors.ThreadLimitExceeded, "The agent had more than {value:,} threads: raise Limits.threads."),
+    "scratch_bytes": (
+        errors.ScratchLimitExceeded,
+        "The agent stored more than {value:,} bytes in its folder: raise Limits.scratch_bytes.",
+    ),
+}
+
+
+def exceeded(limits: Limits, name: str, *, facts: dict[str, Any] | None = None, **texts: object) -> LimitExceeded:
+    """Return the error for a run that was ended at a limit; `texts` fill its message."""
+    kind, message = _EXCEEDED[name]
+    value = getattr(limits, name)
+    said = message.format(value=value, times="time" if value == 1 else "times", **texts)
+    return kind(said, limit=name, value=value, **(facts or {}))

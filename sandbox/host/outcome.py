@@ -11,21 +11,13 @@ from sandbox.errors import (
     AgentCrashed,
     AgentExited,
     AgentRaised,
-    CpuLimitExceeded,
     InvalidAgent,
     InvalidResult,
-    LimitExceeded,
-    MemoryLimitExceeded,
-    OutputLimitExceeded,
     ProtocolViolation,
-    ResultLimitExceeded,
     SandboxError,
-    ScratchLimitExceeded,
-    ThreadLimitExceeded,
-    TimeLimitExceeded,
 )
 from sandbox.host.tools import load_json
-from sandbox.limits import Limits
+from sandbox.limits import Limits, exceeded
 from sandbox.protocol.frames import FrameError
 from sandbox.protocol.messages import LOST_CHANNEL_EXIT_CODE
 
@@ -34,10 +26,6 @@ _CPU_SHARE = 0.5
 
 The kernel counts the limit in ticks and reports usage in nanoseconds; on a busy machine the two differ considerably.
 """
-_OVERUSED: dict[str, tuple[type[LimitExceeded], str, str]] = {
-    "threads": (ThreadLimitExceeded, "had", " threads"),
-    "scratch_bytes": (ScratchLimitExceeded, "stored", " bytes in its folder"),
-}
 
 
 class Returned(NamedTuple):
@@ -53,11 +41,11 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "result":
         return _output(parts[0], limits)
     if kind == "result_too_big":
-        return _result_too_big(parts[0], limits)
+        return exceeded(limits, "result_bytes", size=parts[0])
     if kind == "raised":
         name, message, trace, loading = parts
         if name == "MemoryError":
-            return _memory_limit(limits, trace, loading)
+            return exceeded(limits, "memory_bytes", facts={"traceback": trace, "loading_failed": loading})
         raised = f"{name}: {message}" if message else name
         told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
         return AgentRaised(f"{who} raised {raised}", agent=agent, **told)
@@ -76,7 +64,7 @@ def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> Sandb
     """Return the error for an agent process that ended on its own without a last message."""
     who = f"Agent {agent!r}"
     if code == -signal.SIGKILL and cpu_s > limits.cpu_s * _CPU_SHARE:
-        return _cpu_limit(limits)
+        return exceeded(limits, "cpu_s")
     if code == LOST_CHANNEL_EXIT_CODE:
         return closed_channel()
     if code >= 0:
@@ -85,47 +73,6 @@ def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> Sandb
     with suppress(ValueError):
         name = signal.Signals(-code).name
     return AgentCrashed(f"{who} crashed: its process was ended by {name}.", agent=agent, signal=name)
-
-
-def overused(name: str, limits: Limits) -> LimitExceeded:
-    """Return the error for a run that the host ended because a usage check found it over a limit."""
-    kind, what, unit = _OVERUSED[name]
-    value = getattr(limits, name)
-    return kind(f"The agent {what} more than {value:,}{unit}: raise Limits.{name}.", limit=name, value=value)
-
-
-def time_limit(limits: Limits) -> TimeLimitExceeded:
-    return TimeLimitExceeded(
-        f"The run took longer than {limits.timeout_s:g} s and was ended: raise Limits.timeout_s (--timeout).",
-        limit="timeout_s",
-        value=limits.timeout_s,
-    )
-
-
-def output_limit(limits: Limits) -> OutputLimitExceeded:
-    return OutputLimitExceeded(
-        f"The agent printed more than {limits.output_bytes:,} bytes: print less, or raise Limits.output_bytes.",
-        limit="output_bytes",
-        value=limits.output_bytes,
-    )
-
-
-def _cpu_limit(limits: Limits) -> CpuLimitExceeded:
-    return CpuLimitExceeded(
-        f"The agent used its {limits.cpu_s:,} seconds of processor time and was ended: raise Limits.cpu_s.",
-        limit="cpu_s",
-        value=limits.cpu_s,
-    )
-
-
-def _memory_limit(limits: Limits, trace: str, loading: bool) -> MemoryLimitExceeded:
-    return MemoryLimitExceeded(
-        f"The agent ran out of memory: its limit is {limits.memory_bytes:,} bytes; raise Limits.memory_bytes.",
-        limit="memory_bytes",
-        value=limits.memory_bytes,
-        traceback=trace,
-        loading_failed=loading,
-    )
 
 
 def closed_channel() -> ProtocolViolation:
@@ -138,18 +85,9 @@ def violation(what: object) -> ProtocolViolation:
 
 def _output(text: bytes, limits: Limits) -> Returned | SandboxError:
     if len(text) > limits.result_bytes:
-        return _result_too_big(len(text), limits)
+        return exceeded(limits, "result_bytes", size=len(text))
     try:
         output: dict[str, Json] = load_json(text, dict)
     except FrameError as error:
         return violation(error)
     return Returned(output, text)
-
-
-def _result_too_big(size: int, limits: Limits) -> ResultLimitExceeded:
-    return ResultLimitExceeded(
-        f"The result takes {size:,} bytes as JSON, and at most {limits.result_bytes:,} are allowed: put it into the store"
-        " and return its key, or raise Limits.result_bytes.",
-        limit="result_bytes",
-        value=limits.result_bytes,
-    )

@@ -12,12 +12,13 @@ from sandbox.errors import SandboxError
 from sandbox.given.job import Job
 from sandbox.host.agents import NestedHost
 from sandbox.host.broker import Broker
-from sandbox.host.outcome import Returned, output_limit
+from sandbox.host.outcome import Returned
 from sandbox.host.supervisor import Supervisor
 from sandbox.host.tools import ToolHost
 from sandbox.host.watches import WatchHost
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
+from sandbox.limits import exceeded
 from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
@@ -103,7 +104,7 @@ def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output:
         process.kill()
         supervisor.nested.close()
     if not supervisor.drain() and isinstance(outcome, Returned):
-        return output_limit(limits)
+        return exceeded(limits, "output_bytes")
     return outcome
 
 

@@ -19,6 +19,7 @@ from sandbox.host.outcome import Returned
 from sandbox.host.tools import MOST_HELD, MOST_UNDER_WAY, ToolHost
 from sandbox.host.watches import WatchHost
 from sandbox.isolation.child import Child
+from sandbox.limits import exceeded
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
 from sandbox.protocol.messages import WATCHING, read_from_child
 from sandbox.running.output import Output
@@ -82,7 +83,7 @@ class Supervisor:
             while (outcome := self._stop.error or self._outcome) is None:
                 left = self._tree.deadline - time.monotonic()
                 if left <= 0:
-                    return self._ended(host_outcome.time_limit(self._tree.given.limits))
+                    return self._ended(exceeded(self._tree.given.limits, "timeout_s"))
                 self._choose_events(selector)
                 most = left if process.pidfd is not None else min(left, _EXIT_POLL_S)
                 ready = selector.select(min(most, max(0.0, self._next_look - time.monotonic())))
@@ -96,7 +97,7 @@ class Supervisor:
         if self._outcome is None and start >= self._next_look:
             name = self._process.overused(self._tree.given.limits)
             if name is not None:
-                self._outcome = host_outcome.overused(name, self._tree.given.limits)
+                self._outcome = exceeded(self._tree.given.limits, name)
             end = time.monotonic()
             self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
@@ -142,7 +143,7 @@ class Supervisor:
         """Read what the process has printed; False at the end of the output."""
         data = _receive(self._process.output)
         if data and not self._output.feed(data):
-            self._outcome = self._ended(host_outcome.output_limit(self._tree.given.limits))
+            self._outcome = self._ended(exceeded(self._tree.given.limits, "output_bytes"))
         return data != b""
 
     def _ended(self, error: SandboxError) -> SandboxError:

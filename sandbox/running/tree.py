@@ -15,17 +15,10 @@ from typing import Protocol
 import redis_store
 from redis_store.brokers.lease import lease
 from redis_store.limits import MAX_VALUE_BYTES
-from sandbox.errors import (
-    LimitExceeded,
-    NestingLimitExceeded,
-    OperationLimitExceeded,
-    RunCancelled,
-    SandboxError,
-    ToolCallLimitExceeded,
-    WriteLimitExceeded,
-)
+from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
+from sandbox.limits import exceeded
 from sandbox.record.timeline import Timeline
 from sandbox.running.output import Transcript
 from sandbox.running.quota import Quota
@@ -148,67 +141,30 @@ class Tree:
 
     def spend_operation(self) -> None:
         """Count a call of the store; above the limit, end the tree and raise `LimitExceeded`."""
-        limit = self.given.limits.operations
-        if next(self._operations) > limit:
-            self._over(
-                OperationLimitExceeded,
-                "operations",
-                limit,
-                f"The agent called the store more than {limit:,} {_times(limit)}: raise Limits.operations, or use get_many"
-                " and set_many.",
-            )
+        if next(self._operations) > self.given.limits.operations:
+            self._over("operations")
 
     def spend_written(self, size: int) -> None:
         """Count bytes before they are written; above the limit, end the tree and raise `LimitExceeded`."""
-        limit = self.given.limits.bytes_written
         with self._lock:
             self._bytes_written += size
-            over = self._bytes_written > limit
+            over = self._bytes_written > self.given.limits.bytes_written
         if over:
-            self._over(
-                WriteLimitExceeded,
-                "bytes_written",
-                limit,
-                f"The agent wrote more than {limit:,} bytes: raise Limits.bytes_written, or write less.",
-            )
+            self._over("bytes_written")
 
     def spend_tool_call(self) -> None:
         """Count a call of a host function; above the limit, end the tree and raise `LimitExceeded`."""
-        limit = self.given.limits.tool_calls
-        if next(self._tool_calls) > limit:
-            self._over(
-                ToolCallLimitExceeded,
-                "tool_calls",
-                limit,
-                f"The agent called tools more than {limit:,} {_times(limit)}: raise Limits.tool_calls.",
-            )
+        if next(self._tool_calls) > self.given.limits.tool_calls:
+            self._over("tool_calls")
 
     def spend_nested_run(self, callers: tuple[str, ...]) -> None:
         """Count a call of an agent by the last of `callers`; above a limit, end the tree and raise `LimitExceeded`."""
-        limits = self.given.limits
-        if len(callers) > limits.nested_depth:
-            path = " → ".join([*callers[:3], "…"] if len(callers) > 3 else callers)
-            self._over(
-                NestingLimitExceeded,
-                "nested_depth",
-                limits.nested_depth,
-                f"Agents called each other more than {limits.nested_depth} levels deep ({path}): end the recursion,"
-                " or raise Limits.nested_depth.",
-            )
-        if next(self._nested_runs) > limits.nested_runs:
-            self._over(
-                NestingLimitExceeded,
-                "nested_runs",
-                limits.nested_runs,
-                f"Agents called agents more than {limits.nested_runs:,} {_times(limits.nested_runs)}: call them less"
-                " often, or raise Limits.nested_runs.",
-            )
+        if len(callers) > self.given.limits.nested_depth:
+            self._over("nested_depth", path=" → ".join([*callers[:3], "…"] if len(callers) > 3 else callers))
+        if next(self._nested_runs) > self.given.limits.nested_runs:
+            self._over("nested_runs")
 
-    def _over(self, kind: type[LimitExceeded], limit: str, value: int, message: str) -> None:
-        error = kind(message, limit=limit, value=value)
+    def _over(self, limit: str, **texts: str) -> None:
+        error = exceeded(self.given.limits, limit, **texts)
         self.end(error)
         raise error
-
-
-def _times(count: int) -> str:
-    return "time" if count == 1 else "times"
