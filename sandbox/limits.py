@@ -145,7 +145,7 @@ _EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {
 }
 
 
-def exceeded(limits: Limits, name: str, *, facts: dict[str, Any] | None = None, **texts: object) -> LimitExceeded:
+def exceeded(limits: Limits, name: str, facts: dict[str, Any] | None = None, /, **texts: object) -> LimitExceeded:
     """Return the error for a run that was ended at a limit; `texts` fill its message."""
     kind, message = _EXCEEDED[name]
     value = getattr(limits, name)

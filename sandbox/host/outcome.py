@@ -45,7 +45,7 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "raised":
         name, message, trace, loading = parts
         if name == "MemoryError":
-            return exceeded(limits, "memory_bytes", facts={"traceback": trace, "loading_failed": loading})
+            return exceeded(limits, "memory_bytes", {"traceback": trace, "loading_failed": loading})
         raised = f"{name}: {message}" if message else name
         told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
         return AgentRaised(f"{who} raised {raised}", agent=agent, **told)

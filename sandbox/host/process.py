@@ -10,16 +10,11 @@ from redis_store import DataStore
 from redis_store.brokers.lease import addresses_of
 from sandbox.errors import SandboxError
 from sandbox.given.job import Job
-from sandbox.host.agents import NestedHost
 from sandbox.host.broker import Broker
 from sandbox.host.outcome import Returned
 from sandbox.host.supervisor import Supervisor
-from sandbox.host.tools import ToolHost
-from sandbox.host.watches import WatchHost
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
-from sandbox.limits import exceeded
-from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
 
@@ -35,16 +30,12 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         start_child(given.isolation, given.limits, tuple(given.packages.paths)) as process,
     ):
         tree.isolation = process.isolation
-        output = Output(tree.transcript)
         broker = _broker(job, tree, process, stop, store)
-        supervisor = Supervisor(job, tree, process, stop, output)
-        supervisor.watches = WatchHost(
-            tree, job.who, store.as_json_text(), supervisor.post, stop.wake, addresses_of(store.url)
-        )
+        supervisor = Supervisor(job, tree, process, stop, store, carry_out)
         server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
         server.start()
         try:
-            outcome = _watch(job, tree, process, supervisor, output)
+            return supervisor.run()
         finally:
             process.kill()
             _shut(process.data)
@@ -53,13 +44,6 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
             broker.close()
             server.join(broker.patience_s)
             supervisor.watches.join(_THREAD_PATIENCE_S)
-    output.end()
-    return outcome
-
-
-def _nested(job: Job, tree: Tree, stop: Stop) -> bytes | SandboxError:
-    outcome = carry_out(job, tree, stop)
-    return outcome.text if isinstance(outcome, Returned) else outcome
 
 
 def _broker(job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore) -> ProcessBroker:
@@ -74,38 +58,6 @@ def _serve(broker: ProcessBroker, stop: Stop) -> None:
         stop.end(violation)
     if isinstance(broker, Broker):  # a broker in its own process does this itself
         broker.give_back()
-
-
-def _watch(job: Job, tree: Tree, process: Child, supervisor: Supervisor, output: Output) -> Returned | SandboxError:
-    """Send the process its agent, and supervise it until the run is over and the process has ended."""
-    supervisor.tools = ToolHost(tree, job.who, supervisor.post)
-    supervisor.nested = NestedHost(tree, job, supervisor.post, _nested)
-    limits, source = tree.given.limits, job.source
-    supervisor.post(
-        [
-            "start",
-            tree.user,
-            tree.namespace,
-            source.module,
-            source.filename,
-            source.text,
-            job.input_text,
-            limits.frame_bytes,
-            limits.result_bytes,
-            tree.given.described,
-            tree.given.packages.described(process.in_a_room),
-        ]
-    )
-    try:
-        outcome = supervisor.watch()
-    finally:
-        supervisor.tools.close()
-        supervisor.watches.close()
-        process.kill()
-        supervisor.nested.close()
-    if not supervisor.drain() and isinstance(outcome, Returned):
-        return exceeded(limits, "output_bytes")
-    return outcome
 
 
 def _shut(sock: socket.socket) -> None:

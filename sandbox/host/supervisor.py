@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import selectors
 import socket
-import threading
 import time
-from collections import deque
-from contextlib import suppress
 from typing import Any
 
+from redis_store import DataStore
+from redis_store.brokers.lease import addresses_of
 from sandbox.errors import SandboxError, StartFailed
 from sandbox.given.job import Job
 from sandbox.host import outcome as host_outcome
-from sandbox.host.agents import NestedHost
+from sandbox.host.agents import CarryOut, NestedHost
+from sandbox.host.outbox import OpenCalls, Outbox
 from sandbox.host.outcome import Returned
 from sandbox.host.tools import MOST_HELD, MOST_UNDER_WAY, ToolHost
 from sandbox.host.watches import WatchHost
 from sandbox.isolation.child import Child
 from sandbox.limits import exceeded
-from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, FrameTooBig, Part, pack, unpack
+from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, unpack
 from sandbox.protocol.messages import WATCHING, read_from_child
 from sandbox.running.output import Output
 from sandbox.running.stop import Stop
@@ -44,37 +44,58 @@ _CONTROL_OVERHEAD_BYTES = 1024 * 1024
 class Supervisor:
     """Supervises one process from its first message to its last, in the thread that started the run."""
 
-    tools: ToolHost
-    nested: NestedHost
-    watches: WatchHost
-
-    def __init__(self, job: Job, tree: Tree, process: Child, stop: Stop, output: Output) -> None:
+    def __init__(self, job: Job, tree: Tree, process: Child, stop: Stop, store: DataStore, carry_out: CarryOut) -> None:
+        """`store` serves the process's watches; `carry_out` runs the agents that it calls."""
         self._job = job
         self._tree = tree
         self._process = process
         self._stop = stop
-        self._output = output
+        self._output = Output(tree.transcript)
         self._buffer = FrameBuffer(tree.given.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
-        self._outbox: deque[tuple[memoryview, threading.Event | None]] = deque()
+        self._outbox = Outbox(stop.wake)
+        self._calls = OpenCalls(self._outbox)
+        self._tools = ToolHost(tree, job.who, self._calls)
+        self._nested = NestedHost(tree, job, self._calls, carry_out)
+        self.watches = WatchHost(tree, job.who, store.as_json_text(), self._outbox, addresses_of(store.url))
         self._started = False
         self._next_look = time.monotonic() if process.is_watched else math.inf
         self._outcome: Returned | SandboxError | None = None
 
-    def post(self, message: list[Part], sent: threading.Event | None = None) -> None:
-        """Queue a message to the process, from any thread; `sent` is set once all of it has been sent."""
+    def run(self) -> Returned | SandboxError:
+        """Send the process its agent, supervise it until the run is over, and end it; return the output or the error."""
+        tree, source, limits = self._tree, self._job.source, self._tree.given.limits
+        self._outbox.post(
+            [
+                "start",
+                tree.user,
+                tree.namespace,
+                source.module,
+                source.filename,
+                source.text,
+                self._job.input_text,
+                limits.frame_bytes,
+                limits.result_bytes,
+                tree.given.described,
+                tree.given.packages.described(self._process.in_a_room),
+            ]
+        )
         try:
-            frame = pack(message, 2**32 - 1)
-        except (FrameTooBig, ValueError, OverflowError) as error:
-            frame = pack(["failed", message[1], f"the answer cannot be sent: {type(error).__name__}"], 2**32 - 1)
-        self._outbox.append((memoryview(frame), sent))
-        self._stop.wake()
+            outcome = self._watch()
+        finally:
+            self._outbox.close()
+            self._tools.close()
+            self.watches.close()
+            self._process.kill()
+            self._nested.close()
+        within_limit = self._drain()
+        self._output.end()
+        return outcome if within_limit or not isinstance(outcome, Returned) else exceeded(limits, "output_bytes")
 
-    def watch(self) -> Returned | SandboxError:
-        """Supervise the process until the run is over, and return the output or the error."""
+    def _watch(self) -> Returned | SandboxError:
         process = self._process
         process.control.setblocking(False)
         process.output.setblocking(False)
-        self._write_control()  # so that the process finds its agent when it starts
+        self._outbox.write_to(process.control)  # so that the process finds its agent when it starts
         with selectors.DefaultSelector() as selector:
             selector.register(process.output, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
@@ -101,7 +122,7 @@ class Supervisor:
             end = time.monotonic()
             self._next_look = end + max(_WATCH_S, (end - start) * _WATCH_SHARE)
 
-    def drain(self) -> bool:
+    def _drain(self) -> bool:
         """Read the remaining output after the process has ended, and return whether it was within the limit."""
         while data := _receive(self._process.output):
             if not self._output.feed(data):
@@ -121,10 +142,9 @@ class Supervisor:
 
     def _is_busy(self) -> bool:
         """Whether the process has so much under way that it must receive answers before the host reads on."""
-        under_way = self.tools.under_way + self.nested.under_way + self.watches.under_way + len(self._outbox)
-        held = self.tools.held_bytes + self.nested.held_bytes
-        too_much = under_way >= MOST_UNDER_WAY or held >= MOST_HELD * self._tree.given.limits.result_bytes
-        return too_much or self.watches.is_full
+        under_way = len(self._calls) + self.watches.under_way + len(self._outbox)
+        too_much = self._calls.held_bytes >= MOST_HELD * self._tree.given.limits.result_bytes
+        return under_way >= MOST_UNDER_WAY or too_much or self.watches.is_full
 
     def _attend(self, selector: selectors.BaseSelector, ready: set[Any]) -> None:
         process = self._process
@@ -133,7 +153,7 @@ class Supervisor:
         if self._stop in ready:
             self._stop.drain()
         if process.control in ready:
-            self._write_control()
+            self._outbox.write_to(process.control)
             self._read_control()
         self._hear()  # messages held back while the process was busy
         if self._outcome is None and (process.pidfd in ready if process.pidfd is not None else process.has_ended()):
@@ -150,17 +170,6 @@ class Supervisor:
         """End the tree with an error that none of its agents can catch."""
         self._tree.end(error)
         return error
-
-    def _write_control(self) -> None:
-        with suppress(BlockingIOError, ConnectionError):
-            while self._outbox:
-                frame, sent = self._outbox[0]
-                left = frame[self._process.control.send(frame) :]
-                self._outbox[0] = left, sent
-                if not left:
-                    self._outbox.popleft()
-                    if sent is not None:
-                        sent.set()
 
     def _read_control(self) -> None:
         data = _receive(self._process.control)
@@ -185,9 +194,9 @@ class Supervisor:
         if kind == "started":
             self._started = True
         elif kind == "call":
-            self.tools.call(*parts)
+            self._tools.call(*parts)
         elif kind == "agent":
-            self.nested.call(*parts)
+            self._nested.call(*parts)
         elif kind in WATCHING:
             self.watches.heard(kind, parts)
         else:
@@ -225,7 +234,7 @@ class Supervisor:
             )
 
     def _not_started(self, code: int) -> StartFailed:
-        self.drain()
+        self._drain()
         said = self._output.text.strip()
         last = said.splitlines()[-1] if said else "it printed nothing"
         return StartFailed(f"The process for the agent ended with code {code} before it began: {last}", output=said)

@@ -6,8 +6,6 @@ import asyncio
 import inspect
 import re
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -15,8 +13,9 @@ from redis_store.errors import InvalidValue
 from redis_store.values import rules
 from sandbox.errors import ResultLimitExceeded
 from sandbox.given.functions import Function, is_async
-from sandbox.protocol.frames import FrameError, Part
-from sandbox.record.timeline import Called, Who
+from sandbox.host.outbox import OpenCalls
+from sandbox.protocol.frames import FrameError
+from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
 
 MOST_UNDER_WAY = 256
@@ -34,31 +33,15 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _MAX_MESSAGE = 64 * 1024
 
 
-class _UnderWay(NamedTuple):
-    name: str
-    received: float
-    start: float
-    size: int
-
-
 class ToolHost:
-    """The tool calls of one process. Answers are passed to `post`, from any thread, until `close`."""
+    """The tool calls of one process."""
 
-    def __init__(self, tree: Tree, who: Who, post: Callable[[list[Part]], None]) -> None:
+    def __init__(self, tree: Tree, who: Who, calls: OpenCalls) -> None:
         self._tree = tree
         self._who = who
-        self._post = post
+        self._calls = calls
         self._lock = threading.Lock()
-        self._calls: dict[int, _UnderWay] = {}
         self._tasks: set[Future[None]] = set()
-        self._closed = False
-        self.held_bytes = 0
-        """Size of the arguments of the calls under way, as JSON, in bytes."""
-
-    @property
-    def under_way(self) -> int:
-        """Number of calls that have not been answered yet."""
-        return len(self._calls)
 
     def call(self, number: int, address: str, args: bytes, kwargs: bytes) -> None:
         """Start a call; its answer is posted when the function returns."""
@@ -67,98 +50,92 @@ class ToolHost:
             raise FrameError("a call of a tool that does not exist, or under a number in use")
         values, named = load_json(args, list), load_json(kwargs, dict)
         self._tree.spend_tool_call()
-        size = len(args) + len(kwargs)
-        with self._lock:
-            self._calls[number] = _UnderWay(address, time.time(), time.perf_counter(), size)
-            self.held_bytes += size
+        self._calls.add(number, len(args) + len(kwargs))
+        call = _ToolCall(number, address, Begun())
         context = self._tree.context.copy()
         if is_async(function):
-            context.run(self._await, number, _invoke(function, values, named))
+            context.run(self._await, call, _invoke(function, values, named))
             return
         worker = threading.Thread(
             target=context.run,
-            args=(self._work, number, function, values, named),
+            args=(self._work, call, function, values, named),
             name=f"sandbox-tool-{address}",
             daemon=True,
         )
         try:
             worker.start()
         except RuntimeError as error:  # the system has no more threads
-            self._answer(number, error)
+            self._answer(call, error)
 
     def close(self) -> None:
-        """Cancel async calls. A plain function that is under way continues, and its answer is dropped."""
+        """Cancel async calls, once their outbox is closed. A plain function that is under way continues."""
         with self._lock:
-            self._closed = True
             tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
 
-    def _work(self, number: int, function: Function, args: list[Any], kwargs: dict[str, Any]) -> None:
+    def _work(self, call: _ToolCall, function: Function, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
             value = function(*args, **kwargs)
             if inspect.isawaitable(value):
-                self._await(number, value)
+                self._await(call, value)
                 return
         except BaseException as error:
-            self._answer(number, error)
+            self._answer(call, error)
         else:
-            self._answer(number, None, value)
+            self._answer(call, None, value)
 
-    def _await(self, number: int, value: Any) -> None:
+    def _await(self, call: _ToolCall, value: Any) -> None:
         with self._lock:
-            if self._closed:
+            if self._calls.outbox.closed:
                 if inspect.iscoroutine(value):
                     value.close()
                 return
-            task = asyncio.run_coroutine_threadsafe(self._awaited(number, value), self._tree.loop())
+            task = asyncio.run_coroutine_threadsafe(self._awaited(call, value), self._tree.loop())
             self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _awaited(self, number: int, value: Any) -> None:
+    async def _awaited(self, call: _ToolCall, value: Any) -> None:
         try:
             result = await value
         except BaseException as error:
-            self._answer(number, error)
+            self._answer(call, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         else:
-            self._answer(number, None, result)
+            self._answer(call, None, result)
 
-    def _answer(self, number: int, error: BaseException | None, value: Any = None) -> None:
-        failed = None if error is None else type(error).__name__
-        message: list[Part]
-        if error is None:
-            try:
-                text = rules.dump(value)
-                message = ["answer", number, text]
-                if len(text) > self._tree.given.limits.result_bytes:
-                    failed = "ResultLimitExceeded"
-                    message = ["failed", number, f"the tool's result takes {len(text):,} bytes as JSON, over the limit"]
-            except InvalidValue as refusal:
-                failed = "InvalidValue"
-                message = ["failed", number, str(refusal).replace("value", "the tool's result", 1)]
-            except Exception as odd:  # for example, the host changed a dict meanwhile; the agent still waits
-                failed = type(odd).__name__
-                message = ["failed", number, f"the tool's result cannot be read ({describe(odd)})"]
-        else:
-            message = ["failed", number, describe(error)]
-        with self._lock:
-            call = self._calls.pop(number)
-            self.held_bytes -= call.size
-            self._note(call, failed)
-            if not self._closed:
-                self._post(message)
+    def _answer(self, call: _ToolCall, error: BaseException | None, value: Any = None) -> None:
+        kind, content, failed = self._text_of(value) if error is None else ("failed", describe(error), _name_of(error))
+        self._tree.timeline.note_call(self._who, call.begun, "tool", call.name, failed)
+        self._calls.answer(call.number, kind, content)
 
-    def _note(self, call: _UnderWay, failed: str | None) -> None:
-        duration_ms = (time.perf_counter() - call.start) * 1000
-        self._tree.timeline.called.add(
-            Called(call.received, self._who, "tool", call.name, duration_ms, failed, nested_run=None)
-        )
+    def _text_of(self, value: Any) -> tuple[str, bytes | str, str | None]:
+        """Return kind and content of the answer with a result, and the name of the error if it cannot be sent."""
+        try:
+            text = rules.dump(value)
+        except InvalidValue as refusal:
+            return "failed", str(refusal).replace("value", "the tool's result", 1), _name_of(refusal)
+        except Exception as odd:  # for example, the host changed a dict meanwhile; the agent still waits
+            return "failed", f"the tool's result cannot be read ({describe(odd)})", _name_of(odd)
+        if len(text) > self._tree.given.limits.result_bytes:
+            said = f"the tool's result takes {len(text):,} bytes as JSON, over the limit"
+            return "failed", said, ResultLimitExceeded.__name__
+        return "answer", text, None
+
+
+class _ToolCall(NamedTuple):
+    number: int
+    name: str
+    begun: Begun
 
 
 async def _invoke(function: Function, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return await function(*args, **kwargs)
+
+
+def _name_of(error: BaseException) -> str:
+    return type(error).__name__
 
 
 def describe(error: BaseException) -> str:
@@ -167,7 +144,7 @@ def describe(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = ""
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    text = f"{_name_of(error)}: {message}" if message else _name_of(error)
     return text[:_MAX_MESSAGE].encode(errors="backslashreplace").decode()
 
 

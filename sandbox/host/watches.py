@@ -12,16 +12,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis_store import Change, DataStore, Watch
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
 from redis_store.values import rules
 from sandbox.host.broker import error_parts
-from sandbox.masking import PREVIEW_SOURCE_BYTES
+from sandbox.host.outbox import Outbox
 from sandbox.protocol.frames import FrameError, Part
-from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, shortened
+from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
 
 MOST_WATCHES = 32
@@ -38,37 +38,24 @@ _BIG_ANSWER_BYTES = 1024 * 1024
 
 
 class WatchHost:
-    """The watches and waits of one process; answers are passed to `post`, from any thread, until `close`.
+    """The watches and waits of one process.
 
-    `wake` is called whenever a thread has ended. `store` returns values as JSON text and is bound to the user and the rights
-    of the run.
+    `store` returns values as JSON text and is bound to the user and the rights of the run.
     """
 
-    def __init__(
-        self,
-        tree: Tree,
-        who: Who,
-        store: DataStore,
-        post: Callable[[list[Part], threading.Event | None], None],
-        wake: Callable[[], None],
-        hidden: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, tree: Tree, who: Who, store: DataStore, outbox: Outbox, hidden: tuple[str, ...] = ()) -> None:
         self._tree = tree
         self._who = who
         self._store = store
-        self._post = post
-        self._wake = wake
+        self._outbox = outbox
         self._hidden = hidden
-        self._lock = threading.Lock()
         self._watches: dict[int, _OpenWatch] = {}
-        self._waits: set[int] = set()
+        self._waits: dict[int, _Wait] = {}
         self._threads: set[threading.Thread] = set()
-        self._closed = False
         self.budget = NamespaceBudget(MOST_NAMESPACES)
         """The namespaces that this process's `watch_all` calls may follow."""
-        self._turn = threading.RLock()
+        self.turn = threading.RLock()
         """Held while a big answer is read and until it has been sent, so that there is only one at a time."""
-        self._sent = threading.Event()
 
     @property
     def under_way(self) -> int:
@@ -90,21 +77,19 @@ class WatchHost:
             return
         self._tree.spend_operation()
         if kind == "watch":
-            self._open(number, *parts[1:])
+            asked = _Asked(*parts[1:])
+            self._begin(_OpenWatch(self, self._store, number, asked), self._watches, MOST_WATCHES, "watches")
         elif kind == "next":
             watch = self._watches.get(parts[1])
             if watch is None:
                 self.refuse(number, StoreClosed("The watch is closed."))
             else:
-                watch.ask(_Request(number, parts[2]))
+                watch.ask(number, parts[2])
         else:
-            self._wait(number, *parts[1:])
+            self._begin(_Wait(self, self._store, *parts), self._waits, MOST_WAITS, "waits")
 
     def close(self) -> None:
-        """End all watches and waits; answers that were not sent yet are dropped."""
-        with self._lock:
-            self._closed = True
-            self._sent.set()
+        """End all watches."""
         for watch in list(self._watches.values()):
             watch.close()
 
@@ -114,32 +99,28 @@ class WatchHost:
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def forget(self, number: int) -> None:
-        """Remove a watch that has ended."""
-        self._watches.pop(number, None)
-
-    def answer(self, kind: str, number: int, *parts: Part) -> None:
-        """Send an answer, unless the run is over."""
-        with self._lock:
-            if not self._closed:
-                self._post([kind, number, *parts], None)
-
     def answer_in_turn(self, kind: str, number: int, size: int, *parts: Part) -> None:
         """Send an answer with values; if it is big, wait until it has been sent or the run is over."""
+        message = [kind, number, *parts]
         if size < _BIG_ANSWER_BYTES:
-            self.answer(kind, number, *parts)
+            self._outbox.post(message)
             return
-        with self._turn:
-            with self._lock:
-                if self._closed:
-                    return
-                sent = self._sent = threading.Event()
-                self._post([kind, number, *parts], sent)
-            sent.wait()
+        with self.turn:
+            sent = self._outbox.post(message, awaited=True)
+            if sent is not None:
+                sent.wait()
+
+    def opened(self, number: int) -> None:
+        """Tell the agent that a watch is open."""
+        self._outbox.post(["changes", number])
 
     def refuse(self, number: int, error: DataStoreError) -> None:
         """Send an error."""
-        self.answer("refused", number, *error_parts(error, self._hidden)[1:])
+        self._outbox.post(["refused", number, *error_parts(error, self._hidden)[1:]])
+
+    def note(self, begun: Begun, operation: str, namespace: str, key: str | None, **facts: Any) -> None:
+        """Add a line to the timeline."""
+        self._tree.timeline.note_operation(self._who, begun, operation, namespace, key, **facts)
 
     def start(self, work: Callable[[], None], number: int) -> None:
         """Run `work` in its own thread; raises `LimitExceeded` if the system has no more threads."""
@@ -149,9 +130,7 @@ class WatchHost:
                 work()
             finally:
                 self._threads.discard(thread)
-                with self._lock:
-                    if not self._closed:
-                        self._wake()  # messages held back because of `is_full` can be read
+                self._outbox.wake()  # messages held back because of `is_full` can be read
 
         thread = threading.Thread(target=run, name=f"sandbox-watch-{self._who.run}-{number}", daemon=True)
         self._threads.add(thread)
@@ -163,100 +142,81 @@ class WatchHost:
                 "The host has no threads left for watches and waits: close some watches.", limit="threads"
             ) from None
 
-    def note(self, seen: _Seen) -> None:
-        """Add a line to the timeline."""
-        duration_ms = (time.perf_counter() - seen.start) * 1000
-        self._tree.timeline.done.add(
-            OperationDone(
-                seen.received,
-                self._who,
-                seen.operation,
-                shortened(seen.namespace, NAMESPACE_CHARACTERS),
-                None if seen.key is None else shortened(seen.key),
-                seen.keys,
-                seen.hit,
-                seen.size,
-                duration_ms,
-                seen.error,
-                None if seen.value is None else seen.value[: PREVIEW_SOURCE_BYTES + 1],
-            )
-        )
-
-    def _open(
-        self,
-        number: int,
-        namespace: str,
-        everywhere: bool,
-        prefix: str | None,
-        since_text: bytes | None,
-        consumer: str | None,
-        initial: bool,
-    ) -> None:
-        if number in self._watches:
-            raise FrameError("a watch under a number in use")
-        asked = _Asked(namespace, everywhere, prefix, since_text, consumer, initial)
-        try:
-            self._tree.granted.check(asked.operation)
-            if len(self._watches) >= MOST_WATCHES:
-                raise _too_many("watches", MOST_WATCHES)
-            watch = self._watches[number] = _OpenWatch(self, self._store, number, asked)
-            self.start(watch.work, number)
-        except DataStoreError as error:
-            self.forget(number)
-            self.refuse(number, error)
-
-    def _wait(self, number: int, namespace: str, key: str, timeout_s: float | None) -> None:
-        if number in self._waits:
-            raise FrameError("a wait under a number in use")
+    def _begin(self, one: _W, others: dict[int, _W], most: int, what: str) -> None:
+        """Start a watch or a wait in its own thread, or refuse it."""
+        if one.number in others:
+            raise FrameError(f"two {what} under one number")
 
         def work() -> None:
-            seen = _Seen(time.time(), time.perf_counter(), "wait_for", namespace, key)
-
-            def answer(text: Any) -> bool:
-                self.note(seen._replace(keys=1, hit=True, size=len(text), value=text))
-                self.answer_in_turn("value", number, len(text), text)
-                return True
-
+            begun = Begun()
             try:
-                there = self._store.use_namespace(namespace)
-                wait_in_turn(there, key, answer, timeout_s, self._turn)
+                try:
+                    one.work()
+                finally:
+                    if others.get(one.number) is one:
+                        del others[one.number]
             except DataStoreError as error:
-                self.note(seen._replace(error=type(error).__name__))
-                self.refuse(number, error)
-            finally:
-                self._waits.discard(number)
+                self.note(begun, *one.seen, error=type(error).__name__)
+                self.refuse(one.number, error)
 
         try:
-            self._tree.granted.check("wait_for")
-            if len(self._waits) >= MOST_WAITS:
-                raise _too_many("waits", MOST_WAITS)
-            self._waits.add(number)
-            self.start(work, number)
+            self._tree.granted.check(one.seen.operation)
+            if len(others) >= most:
+                raise LimitExceeded(
+                    f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
+                )
+            others[one.number] = one
+            self.start(work, one.number)
         except DataStoreError as error:
-            self._waits.discard(number)
-            self.refuse(number, error)
-
-
-class _Request(NamedTuple):
-    """A request for the next changes; it also confirms the changes that were sent last."""
-
-    number: int
-    timeout_s: float | None
+            others.pop(one.number, None)
+            self.refuse(one.number, error)
 
 
 class _Seen(NamedTuple):
-    """The facts of a watch or wait for the timeline."""
+    """What the timeline says about a watch or a wait."""
 
-    received: float
-    start: float
     operation: str
     namespace: str
     key: str | None
-    keys: int = 0
-    hit: bool | None = None
-    size: int = 0
-    error: str | None = None
-    value: bytes | None = None
+
+
+class _Working(Protocol):
+    """A watch or a wait."""
+
+    number: int
+    seen: _Seen
+
+    def work(self) -> None: ...
+
+
+_W = TypeVar("_W", bound=_Working)
+
+
+class _Wait:
+    """One wait for a key."""
+
+    def __init__(
+        self, host: WatchHost, store: DataStore, number: int, namespace: str, key: str, timeout_s: float | None
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._key = key
+        self._timeout_s = timeout_s
+        self.number = number
+        self.seen = _Seen("wait_for", namespace, key)
+
+    def work(self) -> None:
+        """Wait, and send the value."""
+        begun = Begun()
+
+        def answer(text: Any) -> bool:
+            self._host.note(begun, *self.seen, keys=1, hit=True, size=len(text), value=text)
+            self._host.answer_in_turn("value", self.number, len(text), text)
+            return True
+
+        wait_in_turn(
+            self._store.use_namespace(self.seen.namespace), self._key, answer, self._timeout_s, self._host.turn
+        )
 
 
 class _Asked(NamedTuple):
@@ -268,10 +228,6 @@ class _Asked(NamedTuple):
     since_text: bytes | None
     consumer: str | None
     initial: bool
-
-    @property
-    def operation(self) -> str:
-        return "watch_all" if self.everywhere else "watch"
 
     def open(self, store: DataStore, budget: NamespaceBudget) -> Watch:
         """Open the watch; raises the store's errors for invalid arguments."""
@@ -298,23 +254,24 @@ class _OpenWatch:
     def __init__(self, host: WatchHost, store: DataStore, number: int, asked: _Asked) -> None:
         self._host = host
         self._store = store
-        self._number = number
         self._asked = asked
+        self.number = number
+        self.seen = _Seen("watch_all" if asked.everywhere else "watch", asked.namespace, asked.prefix)
         # A consumer's cursor moves past the changes sent for the last request, so each answer holds one change.
         self._most = 1 if asked.consumer is not None else _CHANGES_PER_ANSWER
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[int, float | None] | None] = queue.SimpleQueue()
         self._under_way = False
         self._left: deque[Change] = deque()
         self._given: Change | None = None
         self._watch: Watch | None = None
         self._closed = False
 
-    def ask(self, request: _Request) -> None:
-        """Request the next changes."""
+    def ask(self, number: int, timeout_s: float | None) -> None:
+        """Request the next changes. This also confirms the changes that were sent last."""
         if self._under_way:
             raise FrameError("a request to a watch that is still answering another request")
         self._under_way = True
-        self._requests.put(request)
+        self._requests.put((number, timeout_s))
 
     def close(self) -> None:
         """Close the watch, even while it waits for a change."""
@@ -326,34 +283,26 @@ class _OpenWatch:
 
     def work(self) -> None:
         """Open the watch and answer requests until it is closed."""
-        seen = self._seen()
-        try:
-            with self._asked.open(self._store, self._host.budget) as self._watch:
-                self._host.note(seen)
-                if not self._closed:
-                    self._host.answer("changes", self._number)
-                while not self._closed and (request := self._requests.get()) is not None:
-                    self._serve(self._watch, request)
-        except DataStoreError as error:
-            self._host.forget(self._number)
-            self._host.note(seen._replace(error=type(error).__name__))
-            self._host.refuse(self._number, error)
+        begun = Begun()
+        with self._asked.open(self._store, self._host.budget) as self._watch:
+            self._host.note(begun, *self.seen)
+            if not self._closed:
+                self._host.opened(self.number)
+            while not self._closed and (request := self._requests.get()) is not None:
+                self._serve(self._watch, *request)
 
-    def _seen(self) -> _Seen:
-        return _Seen(time.time(), time.perf_counter(), self._asked.operation, self._asked.namespace, self._asked.prefix)
-
-    def _serve(self, watch: Watch, request: _Request) -> None:
-        seen = self._seen()
+    def _serve(self, watch: Watch, number: int, timeout_s: float | None) -> None:
+        begun = Begun()
         try:
             if self._given is not None:
                 watch.done(self._given)
                 self._given = None
             if not self._left:
-                self._left.extend(watch.take(self._most, request.timeout_s))
+                self._left.extend(watch.take(self._most, timeout_s))
         except DataStoreError as error:
             self._under_way = False
-            self._host.note(seen._replace(error=type(error).__name__))
-            self._host.refuse(request.number, error)
+            self._host.note(begun, *self.seen, error=type(error).__name__)
+            self._host.refuse(number, error)
             return
         parts: list[Part] = []
         count = size = 0
@@ -364,11 +313,5 @@ class _OpenWatch:
             parts += [change.namespace, change.key, change.op, change.value, change.cursor, change.source]
             parts += [change.agent, change.run]
         self._under_way = False
-        self._host.note(seen._replace(keys=count, hit=count > 0, size=size))
-        self._host.answer_in_turn("changes", request.number, size, *parts)
-
-
-def _too_many(what: str, most: int) -> LimitExceeded:
-    return LimitExceeded(
-        f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
-    )
+        self._host.note(begun, *self.seen, keys=count, hit=count > 0, size=size)
+        self._host.answer_in_turn("changes", number, size, *parts)

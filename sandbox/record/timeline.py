@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
-from sandbox.masking import Hidden
+from sandbox.masking import PREVIEW_SOURCE_BYTES, Hidden
 from sandbox.result import Call, Operation
 
 T = TypeVar("T")
@@ -54,6 +55,19 @@ class Called(NamedTuple):
     nested_run: str | None
 
 
+class Begun:
+    """The moment at which a call began that is recorded when it ends."""
+
+    __slots__ = ("_start", "time")
+
+    def __init__(self) -> None:
+        self.time, self._start = time.time(), time.perf_counter()
+
+    def lasted_ms(self) -> float:
+        """Return the time since then, in milliseconds."""
+        return (time.perf_counter() - self._start) * 1000
+
+
 class Bounded(Generic[T]):
     """A list that keeps the first and the last items added, and counts those it drops."""
 
@@ -86,6 +100,32 @@ class Timeline:
     def __init__(self, size: int) -> None:
         self.done: Bounded[OperationDone] = Bounded(size)
         self.called: Bounded[Called] = Bounded(size)
+
+    def note_operation(
+        self,
+        who: Who,
+        begun: Begun,
+        operation: str,
+        namespace: str,
+        key: str | None,
+        keys: int = 0,
+        hit: bool | None = None,
+        size: int = 0,
+        error: str | None = None,
+        value: bytes | None = None,
+    ) -> None:
+        """Record a call of the store that has just ended."""
+        shown = shortened(namespace, NAMESPACE_CHARACTERS), None if key is None else shortened(key)
+        start = None if value is None else value[: PREVIEW_SOURCE_BYTES + 1]
+        self.done.add(
+            OperationDone(begun.time, who, operation, *shown, keys, hit, size, begun.lasted_ms(), error, start)
+        )
+
+    def note_call(
+        self, who: Who, begun: Begun, kind: str, name: str, error: str | None, nested_run: str | None = None
+    ) -> None:
+        """Record a call of a tool or an agent that has just ended."""
+        self.called.add(Called(begun.time, who, kind, name, begun.lasted_ms(), error, nested_run))
 
     def operations(self) -> list[Operation]:
         """Return the calls of the store in order of time."""

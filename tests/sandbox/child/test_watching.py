@@ -13,10 +13,11 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
+from sandbox.host.outbox import Outbox
 from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.permissions import Granted
 from sandbox.protocol.frames import FrameError
-from sandbox.record.timeline import Who
+from sandbox.record.timeline import Timeline, Who
 from tests.sandbox.conftest import wait_until
 from tests.support.brokered_side import FakeTree
 
@@ -36,22 +37,24 @@ def test_one_big_reply_at_a_time_is_in_memory(store: DataStore) -> None:
     most: list[int] = []
     heard: list[Any] = []
 
-    def post(message: list[Any], sent: threading.Event | None) -> None:
-        assert sent is not None, message[:2]
-        unsent.append(sent)
+    def post(message: list[Any], awaited: bool = False) -> threading.Event:
+        assert awaited, message[:2]
+        unsent.append(sent := threading.Event())
         most.append(len(unsent))
         heard.append(message[1])
+        return sent
 
-    timeline = SimpleNamespace(done=SimpleNamespace(add=lambda done: None))
-    tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=timeline)
-    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), post, lambda: None)
+    tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=Timeline(10))
+    outbox: Any = SimpleNamespace(post=post, wake=lambda: None)
+    host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), outbox)
     for number in range(6):
         host.heard("wait", [number, "default", "big", None])
     for _ in range(5):
         wait_until(lambda: unsent, "an answer has been sent")
         unsent.pop().set()
     wait_until(lambda: len(heard) == 6, "the last one is under way")
-    host.close()  # although the last answer was never sent
+    unsent.pop().set()  # as the outbox does when the run is over, although the last answer was never sent
+    host.close()
     host.join(20)
     assert host.under_way == 0
     assert sorted(heard) == list(range(6))
@@ -272,9 +275,8 @@ def test_errors_match_the_host(run: Run, call: str, error: str) -> None:
 def test_concurrent_waits_are_limited(store: DataStore) -> None:
     told: list[list[Any]] = []
     tree: Any = FakeTree()
-    host = WatchHost(
-        tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: told.append(message), lambda: None
-    )
+    outbox: Any = SimpleNamespace(post=told.append, wake=lambda: None)
+    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), outbox)
     for number in range(MOST_WAITS + 1):
         host.heard("wait", [number, "default", "never", None])
     assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
@@ -286,7 +288,7 @@ def test_concurrent_waits_are_limited(store: DataStore) -> None:
 
 def test_number_in_use_or_second_request_is_a_frame_error(store: DataStore) -> None:
     tree: Any = FakeTree()
-    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), lambda message, sent: None, lambda: None)
+    host = WatchHost(tree, Who("tester", "run"), store.as_json_text(), Outbox(lambda: None))
     watch = ["default", False, None, None, None, False]
     for kind, parts in ("wait", ["default", "never", None]), ("watch", watch), ("next", [1, None]):
         host.heard(kind, [1, *parts])

@@ -19,6 +19,8 @@ from sandbox import Limits
 from sandbox.given.given import make_given
 from sandbox.given.job import Job
 from sandbox.host.agents import NestedHost
+from sandbox.host.outbox import OpenCalls, Outbox
+from sandbox.host.outcome import Returned
 from sandbox.record.timeline import Timeline, Who
 from sandbox.running.slots import Slots
 from tests.sandbox.conftest import wait_until
@@ -138,11 +140,16 @@ async def run(input_dict):
 def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
     """Otherwise an agent that reads no replies could make the host hold one for each call."""
     given = make_given({"agents": {"child": "def run(): pass\n"}})
+    outbox = Outbox(lambda: None)
     posted: list[threading.Event | None] = []
     answers = [b"{}"] * 3 + [b'"' + b"x" * 100_000 + b'"'] * 3
 
-    def carry_out(job: Job, tree: Any, stop: Any) -> bytes:
-        return answers.pop()
+    def carry_out(job: Job, tree: Any, stop: Any) -> Returned:
+        return Returned({}, answers.pop())
+
+    def post(message: list[Any], awaited: bool = False) -> threading.Event | None:
+        posted.append(Outbox.post(outbox, message, awaited))
+        return posted[-1]
 
     slots = Slots(2)
     tree: Any = SimpleNamespace(
@@ -153,7 +160,8 @@ def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
         timeline=Timeline(100),
     )
     job = Job(Who("parent", "run"), given.agents["child"], b"{}")
-    host = NestedHost(tree, job, lambda message, sent: posted.append(sent), carry_out)
+    outbox.post = post  # type: ignore[method-assign]
+    host = NestedHost(tree, job, OpenCalls(outbox), carry_out)
     for number in range(6):
         host.call(number, "child", b"{}")
     wait_until(lambda: len(posted) == 2, "two big answers are on their way")
@@ -164,6 +172,7 @@ def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
         event.set()
     wait_until(lambda: len(posted) == 6, "the others have begun")
     assert [sent is None for sent in posted].count(True) == 3, "small ones do not wait"
+    outbox.close()
     host.close()  # although one big reply was never read
     entered: list[int] = []
     for place in (1, 2):
