@@ -6,7 +6,7 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -96,6 +96,33 @@ class HeldConnection:
         replies = [self._read(not repeatable) for _ in commands]
         self.busy = False
         return replies
+
+    def send(self, command: Command) -> None:
+        """Send a command whose replies come in through `receive`."""
+        self._send(pack((command,)), False)
+
+    def receive(self, heard: Callable[[Any], object]) -> None:
+        """Pass the replies that have arrived to a function, without waiting. Raises `ConnectionLost` if the connection ended."""
+        try:
+            if self._tls:
+                self._sock.settimeout(0)
+            while size := self._sock.recv_into(self._buffer, 0, 0 if self._tls else socket.MSG_DONTWAIT):
+                self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
+                while (reply := self._reader.gets()) is not INCOMPLETE:
+                    heard(reply)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except DataStoreError:
+            raise
+        except (OSError, hiredis.ProtocolError) as error:
+            raise self._lost(str(error), False) from error
+        finally:
+            if self._tls:
+                self._sock.settimeout(self._address.timeout_s)
+        raise self._lost("the server closed it", False)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -106,8 +106,7 @@ class Listening:
             self._lacks_flags = True
             self._warn_once(f"its notify-keyspace-events lacks some of the flags {NEEDED_FLAGS}")
         self.counts_events = False
-        await Tell(("UNSUBSCRIBE",))
-        await Tell(("CLIENT", "ID"))
+        await Tell(("CLIENT", "ID"), blocks=True)
 
     async def _events_come(self) -> bool:
         """Whether the events of a probe key come back. The connection is subscribed to them."""
@@ -170,7 +169,7 @@ class Listening:
         self._blocked = True
         feeds = list(feeds)
         logs, ids = [feed.keys.log for feed in feeds], [feed.position.id for feed in feeds]
-        await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *logs, *ids))
+        await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *logs, *ids), blocks=True)
 
     async def unblock(self) -> None:
         """End the blocking ``XREAD``, because the set of logs has changed."""

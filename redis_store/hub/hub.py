@@ -1,6 +1,6 @@
 """The hub: follows change logs and keyspace events on one server, for all watchers of one process. No I/O, no clock.
 
-A runner (`hub/thread.py`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
+A runner (`hub/run_hub.py`) has two connections. On the *listening* one the hub has exact subscriptions: the keyspace channels of
 the watched namespaces, and a barrier channel of its own. On the *reading* one it makes its calls, one after the other.
 
 `session` runs the hub on one pair of connections. It is an ``async def`` that awaits three kinds of objects, which the runner

@@ -21,6 +21,8 @@ class Tell:
     """Send a command on the listening connection. Its reply comes in through `Hub.heard`."""
 
     command: Command
+    blocks: bool = False
+    """Whether it may block, so that it needs a connection without subscriptions."""
 
     def __await__(self) -> Generator[Tell, Any, None]:
         yield self

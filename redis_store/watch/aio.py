@@ -1,7 +1,7 @@
 """Watching, for asyncio: an asynchronous iterator of changes, and waiting for a key.
 
-The watcher's steps are in `watch/watcher.py` and `watch/reader.py`. The hub runs in a thread of the process (`hub/thread.py`), so
-that threads and asyncio share it, and a busy event loop does not make the hub miss messages.
+The watcher's steps are in `watch/watcher.py` and `watch/reader.py`. The hub runs in a thread of the process
+(`hub/run_hub.py`), so that threads and asyncio share it, and a busy event loop does not make the hub miss messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redis_store.connections.resolver import Source
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
 from redis_store.hub.mailbox import Item, Mailbox
-from redis_store.hub.thread import join, leave, let_go
+from redis_store.hub.run_hub import join, leave
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
@@ -91,7 +91,7 @@ class AsyncWatch(AsyncIterator[Change]):
         if self._watching is None:
             self._bell = _Bell()
             self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
-            weakref.finalize(self, _let_go, self._watching)
+            weakref.finalize(self, self._watching.leave)
             try:
                 await self._drive(self._watching, self._watching.begin())
             except BaseException as error:
@@ -223,7 +223,3 @@ async def wait_until(
 def _deadline(timeout: float | None) -> float | None:
     limit_s = check_timeout(timeout)
     return None if limit_s is None else asyncio.get_running_loop().time() + limit_s
-
-
-def _let_go(watching: Watching) -> None:
-    let_go(watching.mailbox)  # read now, because the mailbox may have been replaced

@@ -17,7 +17,7 @@ from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.hub.mailbox import Mailbox
-from redis_store.hub.thread import join, leave, let_go
+from redis_store.hub.run_hub import join, leave
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change, Json
@@ -39,7 +39,7 @@ class Watch(Iterator[Change]):
         self._driver = driver
         self._closed = threading.Event()
         self._watching = Watching(plan, source, driver.timeout_s, None)
-        self._finalizer = weakref.finalize(self, _let_go, self._watching)
+        self._finalizer = weakref.finalize(self, self._watching.leave)
         driver.watches.add(self)
         try:
             self._drive(self._watching.begin())
@@ -168,7 +168,3 @@ def _deadline(timeout: float | None) -> float | None:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - monotonic())
-
-
-def _let_go(watching: Watching) -> None:
-    let_go(watching.mailbox)  # read now, because the mailbox may have been replaced

@@ -21,7 +21,7 @@ from redis_store.errors import (
 )
 from redis_store.flows.flow import may_pass
 from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Opened, Overflow, Replaced, WatchFailed
-from redis_store.hub.thread import join, leave
+from redis_store.hub.run_hub import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
 from redis_store.watch.request import SAVE_AFTER, STAND_BY_S, WatchRequest
@@ -145,9 +145,13 @@ class Watching:
         """End the watcher. Return True if the caller must release its consumer's lock."""
         first, self.closing = not self.closing, True
         self.mailbox.close()
-        leave(self.mailbox)
+        self.leave()
         mine = self.plan.consumer is not None and not self.standing_by
         return first and mine and self._pid == os.getpid()
+
+    def leave(self) -> None:
+        """Leave the hub. A finalizer may call this at any point."""
+        leave(self.mailbox)
 
     async def _join(self) -> None:
         plan, mailbox = self.plan, self.mailbox
@@ -280,7 +284,7 @@ class Watching:
 
     def _replaced(self) -> None:
         """Discard everything pending and stand by, because another process has become the consumer."""
-        leave(self.mailbox)
+        self.leave()
         self.mailbox = Mailbox(wake=self._wake)
         self._follower = self.plan.new_follower()
         self._given = None

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
-from redis_store.drivers import wakeups
+from redis_store.drivers import listener as listeners
 from redis_store.flows import compute_once, hold
 from redis_store.namespace.keys import UserKeys
 from tests.support.servers import Server, wait_until
@@ -183,12 +183,12 @@ def test_forked_child_closes_its_connection_copy(store: DataStore, raw: redis.Re
     with store.lock("l", ttl=FOR_EVER_S):
         waiter = Waiter(lambda: take_lock(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
-        (subscriber,) = (each for each in wakeups._subscribers.values() if each._key.startswith(store.url))
-        assert subscriber._listener is not None
-        sock = subscriber._listener.sock
+        (listener,) = (each for each in listeners._listeners.values() if each._key.startswith(store.url))
+        connection = listener._subscribed
+        assert connection is not None
         child = os.fork()
         if child == 0:
-            os._exit(0 if sock.fileno() == -1 else 1)
+            os._exit(0 if connection.fileno() == -1 else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert waiter.result() == "taken", "the parent's is still there"
 
@@ -197,19 +197,19 @@ def test_waiter_knows_whether_messages_come(store: DataStore, raw: redis.Redis) 
     """Each time all waiters are woken, so that none misses a message that a broken connection has lost."""
     told: list[list[bool]] = [[], []]
     first, second = (
-        wakeups.Wakeup(b"a channel", b"word", ring, store._driver.source)
+        listeners.Wakeup(b"a channel", b"word", ring)
         for ring in (lambda: told[0].append(first.live), lambda: told[1].append(second.live))
     )
-    subscriber = wakeups._subscribe(first, None)
-    assert subscriber is not None
+    listener = listeners.wake(first, store._driver.source, None)
+    assert listener is not None
     wait_until(lambda: told[0], "the server has said that it will tell")
-    assert wakeups._subscribe(second, None) is subscriber
+    assert listeners.wake(second, store._driver.source, None) is listener
     wait_until(lambda: told[1], "the second is told the same")
     raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")
     assert told == [[True, False, True]] * 2
-    subscriber.remove(first)
-    subscriber.remove(second)
+    listener.ask(lambda: listener.remove(first))
+    listener.ask(lambda: listener.remove(second))
     wait_until(lambda: not threads(), "the thread ends")
 
 
@@ -220,7 +220,7 @@ def test_wait_without_subscribe_right(start: Callable[..., Server]) -> None:
         with holder.lock("l", ttl=FOR_EVER_S):
             waiter = Waiter(lambda: take_lock(holder))
             wait_until(lambda: raw.llen(UserKeys.of("u").queue(b"lock", b"l")) == 1, "it waits")
-            wait_until(lambda: any(each.refused_until for each in wakeups._subscribers.values()), "it was refused")
+            wait_until(lambda: any(key.startswith(server.url) for key in listeners._refused_until), "it was refused")
         assert waiter.result() == "taken"
 
 
@@ -241,7 +241,7 @@ def test_waiters_share_one_connection_that_closes_afterwards(store: DataStore, r
     waiters = [Waiter(lambda n=n: store.lock(f"l{n}", ttl=FOR_EVER_S).acquire()) for n in range(5)]
     for n in range(5):
         subscribed(raw, UserKeys.of(store.user).lock(b"l%d" % n))
-    assert threads() == ["wakeups"]
+    assert threads() == ["listener"]
     for lock in locks:
         lock.release()
     for waiter in waiters:
@@ -250,4 +250,41 @@ def test_waiters_share_one_connection_that_closes_afterwards(store: DataStore, r
 
 
 def threads() -> list[str]:
-    return [each.name.rpartition("-")[2] for each in threading.enumerate() if each.name == "redis-store-wakeups"]
+    return [each.name.rpartition("-")[2] for each in threading.enumerate() if each.name == "redis-store-listener"]
+
+
+def ours(raw: redis.Redis) -> list[str]:
+    """Return the ids of the store's connections."""
+    return sorted(client["id"] for client in raw.client_list() if client["lib-name"] == "agent-data-store")
+
+
+@pytest.mark.parametrize("configures", [True, False])
+def test_waiters_and_watchers_share_one_listener(start: Callable[..., Server], configures: bool) -> None:
+    server = start("valkey9")
+    with server.client() as raw, connect(server.url, user="u", configure_server=configures) as store:
+        with store.lock("l", ttl=FOR_EVER_S):
+            waiter = Waiter(lambda: take_lock(store))
+            subscribed(raw, UserKeys.of("u").lock(b"l"))
+            alone = len(ours(raw))
+            with store.watch() as watch:
+                assert threads() == ["listener"]
+                wait_until(lambda: len(ours(raw)) == alone + (1 if configures else 2), "the hub has its own")
+                subscribed(raw, UserKeys.of("u").lock(b"l"))
+                store.set("k", 1)
+                assert next(watch).key == "k"
+            wait_until(lambda: len(ours(raw)) == alone, "the hub has ended")
+            subscribed(raw, UserKeys.of("u").lock(b"l"))
+        assert waiter.result() == "taken"
+        wait_until(lambda: not threads(), "the thread ends")
+
+
+def test_channels_refused_to_the_hub_are_not_refused_to_waiters(start: Callable[..., Server]) -> None:
+    server = start("valkey9")
+    with server.client() as raw, connect(server.url, user="u", configure_server=True) as store:
+        raw.execute_command("ACL", "SETUSER", "default", "resetchannels", "&user:*")
+        with store.watch() as watch, store.lock("l", ttl=FOR_EVER_S):
+            waiter = Waiter(lambda: take_lock(store))
+            subscribed(raw, UserKeys.of("u").lock(b"l"))
+            store.set("k", 1)
+            assert next(watch).key == "k"
+        assert waiter.result() == "taken"

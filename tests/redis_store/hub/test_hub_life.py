@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
-from redis_store.hub import thread as hub_thread
+from redis_store.drivers import listener as listeners
 from tests.support.servers import Server, wait_until
 
 
@@ -26,7 +26,7 @@ def own(start: Callable[..., Server]) -> Server:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "redis-store-watch"]
+    return [thread.name for thread in threading.enumerate() if thread.name == "redis-store-listener"]
 
 
 def connections(server: Server) -> int:
@@ -76,9 +76,8 @@ def test_abandoned_watch_is_released(own: Server) -> None:
 def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         watch = store.watch()
-        # The garbage collector runs in any thread that creates an object, even one that holds these locks.
-        [hub] = hub_thread._hubs.values()
-        with hub_thread._hubs_lock, hub._lock:
+        # The garbage collector runs in any thread that creates an object, even one that holds this lock.
+        with listeners._lock:
             del watch
             gc.collect()
         wait_until(lambda: not threads(), "the hub ends")
