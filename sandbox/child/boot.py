@@ -1,7 +1,8 @@
 """Entry point of an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
 
 Run as a script: ``python -I -S boot.py <sandbox folder> <redis_store folder> <msgpack folder> <role>``. The role is
-``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>`` (limits and settings as JSON), or ``probe``.
+``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, ``room <settings>`` (limits and settings as JSON), or
+``probe``.
 The packages' own ``__init__`` is not executed: it would import redis-py and more.
 """
 
@@ -73,6 +74,7 @@ SHARED = {
         "namespaces",
         "probe",
         "rlimits",
+        "room",
         "seccomp",
         "syscalls",
         "walls",
@@ -133,6 +135,10 @@ def main() -> None:
         from sandbox.child import zygote
 
         zygote.main(int(arguments[0]), json.loads(arguments[1]), folders)
+    elif role == "room":
+        from sandbox.child.walls import room
+
+        room.main(json.loads(arguments[0]))
     elif role == "probe":
         from sandbox.child.walls import probe
 

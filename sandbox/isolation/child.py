@@ -1,11 +1,15 @@
-"""The interface of an agent process, as the host sees it, independent of how it was started."""
+"""The interface of an agent process, as the host sees it, and what its implementations share."""
 
 from __future__ import annotations
 
+import select
 import socket
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from sandbox.child.scratch import deleted_bytes, folder_bytes
 from sandbox.limits import Limits
 
 
@@ -47,3 +51,26 @@ class Child(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def overused(pid: int | None, folder: str | None, limits: Limits) -> str | None:
+    """Return the name of a limit that a process exceeds with its threads or with the files in its folder, or None."""
+    if folder is not None:
+        taken = folder_bytes(folder, limits.scratch_bytes)
+        if taken + deleted_bytes(pid) > limits.scratch_bytes:
+            return "scratch_bytes"
+    return "threads" if _threads_of(pid) > limits.threads + 2 else None
+
+
+def _threads_of(pid: int | None) -> int:
+    """Return the number of threads of a process, or 0 if it is unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    return 0
+
+
+def is_ready(descriptor: int | socket.socket, timeout_s: float) -> bool:
+    """Wait until a descriptor is readable, which a pidfd is once its process has ended. False after the timeout."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))

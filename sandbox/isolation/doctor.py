@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sandbox.isolation import layout as isolation_layout
 from sandbox.isolation import zygotes
@@ -66,11 +66,7 @@ def text(report: Report) -> str:
 
 def as_json(report: Report) -> str:
     """Return the report as JSON."""
-    rows = {
-        name: [{"name": one.name, "works": one.works, "seen": one.seen} for one in found]
-        for name, found in (("layers", report.layers), ("tiers", report.tiers))
-    }
-    return json.dumps({"isolation": report.tier, "system": report.system, **rows, "advice": report.advice}) + "\n"
+    return json.dumps({"isolation": report.tier, **asdict(report)}) + "\n"
 
 
 def _line(one: Finding) -> str:

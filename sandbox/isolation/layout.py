@@ -17,7 +17,6 @@ import redis_store
 from sandbox.child import boot
 
 CHILD = Path(boot.__file__).parent
-WALLS = CHILD / "walls"
 PACKAGES = {
     "sandbox": CHILD.parent,
     "redis_store": Path(redis_store.__file__).parent,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,9 +13,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
+from sandbox.child.scratch import remove_folder
 from sandbox.isolation import layout
-from sandbox.isolation.zygote_child import threads_of
+from sandbox.isolation.child import is_ready, overused
 from sandbox.limits import Limits
 
 _KILL_PATIENCE_S = 1.0
@@ -85,15 +84,12 @@ class Process:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             code = self._wait()
             for pidfd in started:
-                _wait_for(pidfd)
+                is_ready(pidfd, _KILL_PATIENCE_S)
         return code
 
     def overused(self, limits: Limits) -> str | None:
         """Return the name of a limit that the process exceeds, among those that the kernel does not enforce, or None."""
-        taken = folder_bytes(self._folder, limits.scratch_bytes) + deleted_bytes(self._popen.pid)
-        if taken > limits.scratch_bytes:
-            return "scratch_bytes"
-        return "threads" if threads_of(self._popen.pid) > limits.threads + 2 else None
+        return overused(self._popen.pid, self._folder, limits)
 
     def _wait(self) -> int:
         with suppress(ChildProcessError):  # other code in the host has waited for it already
@@ -127,12 +123,6 @@ def _open_pidfd(pid: int) -> int | None:
     with suppress(AttributeError, OSError):
         return os.pidfd_open(pid)
     return None
-
-
-def _wait_for(pidfd: int) -> None:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    poller.poll(_KILL_PATIENCE_S * 1000)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sandbox.isolation import layout as isolation_layout
 from sandbox.isolation.layout import Layout
@@ -21,7 +21,8 @@ IDLE_S = 300.0
 BIRTHS = 200
 """Number of runs after which a zygote is replaced: its runs share its memory layout and hash seed."""
 
-_ROOM_FLAGS = ("-I", "-S", "-B", "-X", "utf8")
+Wrap: TypeAlias = Callable[[Layout, list[str], int], tuple[list[str], dict[str, str]]]
+"""A function of a layout, the zygote's command in it and its socket; returns the command line and its environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,34 @@ class Recipe:
     tier: str
     way: str
     """Description of this way, for `sandbox doctor`."""
-    command: Callable[[int, tuple[str, ...], dict[str, Any]], tuple[list[str], dict[str, str]]]
-    """Function of the zygote's socket, paths of packages and further settings; returns command line and environment."""
+    wrap: Wrap
+    as_root: bool
+    """Whether the zygote is started as root and gives up its rights itself."""
     counts_threads: bool
     """Whether the kernel limits the threads of a run: not for the system's root, and not outside of a user namespace."""
     in_a_room: bool = True
-    folder_of: int | None = None
-    """User id of the required owner of a run's folder on disk, outside of a room."""
+
+    @property
+    def folder_of(self) -> int:
+        """User id of the owner of a run's folder on disk, outside of a room."""
+        return UNPRIVILEGED if self.as_root else os.geteuid()
+
+    def command(
+        self, descriptor: int, packages: tuple[str, ...], more: dict[str, Any]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return the command line and the environment of a zygote with this socket, for these paths of packages."""
+        layout = isolation_layout.in_a_room(packages) if self.in_a_room else isolation_layout.in_place(packages)
+        settings = {
+            "in_a_room": self.in_a_room,
+            "landlock": "wanted" if self.tier == "namespaces" else "required",
+            "read_only": layout.read_only,
+            "uid": UNPRIVILEGED if self.as_root else None,
+            "idle_s": IDLE_S,
+            "births": BIRTHS,
+            "left_out": [],
+        }
+        zygote = [*layout.command, "zygote", str(descriptor), json.dumps(settings | more)]
+        return self.wrap(layout, zygote, descriptor)
 
 
 def recipes(tier: str) -> Iterator[Recipe]:
@@ -46,37 +68,24 @@ def recipes(tier: str) -> Iterator[Recipe]:
         return
     root = os.geteuid() == 0
     if tier == "full":
-        bwrap = shutil.which("bwrap")
-        if bwrap:
+        if bwrap := shutil.which("bwrap"):
             if root:
-                yield Recipe("full", "bubblewrap as root, agents as the user nobody", _bubblewrap(bwrap, True), True)
-            yield Recipe("full", "bubblewrap", _bubblewrap(bwrap, False), not root)
+                yield Recipe(
+                    "full", "bubblewrap as root, agents as the user nobody", _bubblewrap(bwrap, True), True, True
+                )
+            yield Recipe("full", "bubblewrap", _bubblewrap(bwrap, False), False, not root)
     elif tier == "namespaces":
         if root:
-            yield Recipe("namespaces", "as root, agents as the user nobody", _room(True), True)
-        yield Recipe("namespaces", "in a user namespace", _room(False), not root)
+            yield Recipe("namespaces", "as root, agents as the user nobody", _room(True), True, True)
+        yield Recipe("namespaces", "in a user namespace", _room(False), False, not root)
     elif tier == "restricted":
         if root:
-            yield Recipe("restricted", "agents as the user nobody", _in_place(UNPRIVILEGED), False, False, UNPRIVILEGED)
-        yield Recipe("restricted", "agents as the host's user", _in_place(None), False, False, os.geteuid())
+            yield Recipe("restricted", "agents as the user nobody", _in_place, True, False, in_a_room=False)
+        yield Recipe("restricted", "agents as the host's user", _in_place, False, False, in_a_room=False)
 
 
-def _settings(layout: Layout, in_a_room: bool, landlock: str, uid: int | None, more: dict[str, Any]) -> str:
-    settings = {
-        "in_a_room": in_a_room,
-        "landlock": landlock,
-        "read_only": layout.read_only,
-        "uid": uid,
-        "idle_s": IDLE_S,
-        "births": BIRTHS,
-        "left_out": [],
-    }
-    return json.dumps(settings | more)
-
-
-def _bubblewrap(bwrap: str, as_root: bool) -> Any:
-    def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = isolation_layout.in_a_room(packages)
+def _bubblewrap(bwrap: str, as_root: bool) -> Wrap:
+    def wrap(layout: Layout, zygote: list[str], descriptor: int) -> tuple[list[str], dict[str, str]]:
         arguments = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += ["--new-session", "--as-pid-1", "--clearenv", "--hostname", "agent", "--cap-drop", "ALL"]
         if as_root:
@@ -97,39 +106,27 @@ def _bubblewrap(bwrap: str, as_root: bool) -> Any:
         for name in ("null", "zero", "urandom"):
             arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
         arguments += ["--size", "65536", "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--"]
-        uid = UNPRIVILEGED if as_root else None
-        role = ["zygote", str(descriptor), _settings(layout, True, "required", uid, more)]
-        return [*arguments, *layout.command, *role], {}
+        return arguments + zygote, {}
 
-    return command
+    return wrap
 
 
-def _room(as_root: bool) -> Any:
-    def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = isolation_layout.in_a_room(packages)
-        uid = UNPRIVILEGED if as_root else None
-        role = ["zygote", str(descriptor), _settings(layout, True, "wanted", uid, more)]
+def _room(as_root: bool) -> Wrap:
+    def wrap(layout: Layout, zygote: list[str], descriptor: int) -> tuple[list[str], dict[str, str]]:
         room = {
             "binds": layout.binds,
             "links": layout.links,
             "hidden": layout.hidden,
-            "modules": str(isolation_layout.WALLS),
             "as_root": as_root,
             "uid": UNPRIVILEGED,
-            "descriptors": [descriptor],
-            "command": layout.command + role,
+            "descriptor": descriptor,
+            "command": zygote,
             "environment": layout.environment,
         }
-        python, script = str(isolation_layout.interpreter()), str(isolation_layout.WALLS / "room.py")
-        return [python, *_ROOM_FLAGS, script, json.dumps(room)], {"LANG": "C.UTF-8"}
+        return [*isolation_layout.in_place().command, "room", json.dumps(room)], isolation_layout.START_ENVIRONMENT
 
-    return command
+    return wrap
 
 
-def _in_place(uid: int | None) -> Any:
-    def command(descriptor: int, packages: tuple[str, ...], more: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-        layout = isolation_layout.in_place(packages)
-        role = ["zygote", str(descriptor), _settings(layout, False, "required", uid, more)]
-        return [*layout.command, *role], layout.environment
-
-    return command
+def _in_place(layout: Layout, zygote: list[str], descriptor: int) -> tuple[list[str], dict[str, str]]:
+    return zygote, layout.environment

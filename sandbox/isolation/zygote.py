@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from sandbox.child.scratch import remove_folder
+from sandbox.isolation.child import is_ready
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote_child import BornChild, receive
 from sandbox.limits import Limits
@@ -88,7 +88,7 @@ class Zygote:
             if not self.recipe.in_a_room:
                 folder = tempfile.mkdtemp(prefix="sandbox-")
                 if self.recipe.folder_of != os.geteuid():
-                    os.chown(folder, self.recipe.folder_of or 0, -1)
+                    os.chown(folder, self.recipe.folder_of, -1)
             request = {"limits": limits.for_the_kernel(), "scratch": folder or _SCRATCH_IN_A_ROOM, "trial": trial}
             return self._ask(request, folder)
         except BaseException as error:
@@ -101,11 +101,8 @@ class Zygote:
 
     def supersede(self) -> None:
         """Take no more requests, and end the zygote with its last child."""
-        with self._lock:
-            self._superseded = True
-            close = self._children == 0
-        if close:
-            self.close()
+        self._superseded = True
+        self._count(0)
 
     def close(self) -> None:
         """End the zygote and its children."""
@@ -119,17 +116,13 @@ class Zygote:
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        self._close_pidfd()
 
     def forget(self) -> None:
         """Close the descriptors in a forked copy of the host: the zygote ends when the last copy of its socket is closed."""
         self._socket.close()
         self._process.returncode = 0  # the zygote is not a child of this process
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        self._close_pidfd()
 
     def _ask(self, request: dict[str, Any], folder: str | None) -> BornChild:
         pairs = [socket.socketpair() for _ in range(3)]
@@ -150,25 +143,25 @@ class Zygote:
         return BornChild(self.recipe, ours, birth, folder, self._release)
 
     def _release(self) -> None:
-        """Count the end of a child."""
+        self._count(-1)
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _count(self, change: int) -> None:
+        """Count children, and end a superseded zygote with its last one."""
         with self._lock:
-            self._children -= 1
+            self._children += change
             close = self._superseded and self._children == 0
         if close:
             self.close()
 
     def _wait_until_ready(self, errors: int) -> None:
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        if not poller.poll(_START_TIMEOUT_S * 1000):
+        if not is_ready(self._socket, _START_TIMEOUT_S):
             raise ZygoteFailed(f"the zygote was not ready within {_START_TIMEOUT_S:g} s")
         message, self._pidfd = receive(self._socket)
         if not message.get("ready"):
-            said = os.read(errors, 64 * 1024).decode(errors="replace").strip() if _is_readable(errors) else ""
+            said = os.read(errors, 64 * 1024).decode(errors="replace").strip() if is_ready(errors, 1) else ""
             raise ZygoteFailed(said.splitlines()[-1] if said else "the zygote ended without a message")
-
-
-def _is_readable(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(1000))

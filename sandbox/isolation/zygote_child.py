@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import weakref
@@ -14,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sandbox.child.scratch import deleted_bytes, folder_bytes, remove_folder
+from sandbox.child.scratch import remove_folder
 from sandbox.errors import StartFailed
+from sandbox.isolation.child import is_ready, overused
 from sandbox.isolation.recipes import Recipe
 from sandbox.limits import Limits
 
@@ -62,16 +62,11 @@ class BornChild:
         return self._pidfd
 
     def has_ended(self) -> bool:
-        return self._code is not None or _is_ready(self.pidfd, 0)
+        return self._code is not None or is_ready(self.pidfd, 0)
 
     def overused(self, limits: Limits) -> str | None:
         """Return the name of a limit that the process exceeds, among those that the kernel does not enforce here, or None."""
-        pid = _pid_of(self.pidfd)
-        if self._folder:
-            taken = folder_bytes(self._folder, limits.scratch_bytes)
-            if taken + deleted_bytes(pid) > limits.scratch_bytes:
-                return "scratch_bytes"
-        return "threads" if threads_of(pid) > limits.threads + 2 else None
+        return overused(_pid_of(self.pidfd), self._folder, limits)
 
     def kill(self) -> int:
         if self._code is None:
@@ -125,13 +120,13 @@ class BornChild:
             if "code" in message:
                 self.cpu_s = message["cpu_s"]
                 return int(message["code"])
-        _is_ready(self.pidfd, _END_TIMEOUT_S)
+        is_ready(self.pidfd, _END_TIMEOUT_S)
         return _NEVER_BORN
 
 
 def receive(sock: socket.socket, timeout_s: float = 0) -> tuple[dict[str, Any], int | None]:
     """Return a message of a zygote and the descriptor that came with it; empty after the last message and after a timeout."""
-    if timeout_s and not _is_ready(sock.fileno(), timeout_s):
+    if timeout_s and not is_ready(sock, timeout_s):
         return {}, None
     with suppress(ConnectionError):
         text, descriptors, _, _ = socket.recv_fds(sock, _MOST_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
@@ -146,22 +141,9 @@ def forget_all() -> None:
         child.forget()
 
 
-def threads_of(pid: int | None) -> int:
-    """Return the number of threads of a process, or 0 if it is unknown."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
-    return 0
-
-
 def _pid_of(pidfd: int) -> int | None:
     with suppress(OSError, ValueError):
         for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
             if line.startswith("Pid:"):
                 return int(line[4:])
     return None
-
-
-def _is_ready(descriptor: int, timeout_s: float) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(timeout_s * 1000))

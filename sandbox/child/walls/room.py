@@ -1,25 +1,24 @@
 """The room: a root of a few folders with a program as its first process. Does what bubblewrap does, without it.
 
-Run as a standalone script: ``python -I -S room.py <settings as JSON>``. Everything in the room except `/tmp` is read-only.
-`/proc` is the outer one, for the zygote, which hides it from each run.
+Everything in the room except `/tmp` is read-only. `/proc` is the outer one, for the zygote, which hides it from each run.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from sandbox.child.walls import kernel, namespaces
 
 _MOUNT_SETATTR = 442  # on every architecture
 _AT_RECURSIVE = 0x8000
 
 
-def build(settings: dict[str, Any], kernel: Any) -> None:
+def build(settings: dict[str, Any]) -> None:
     """Make the room and move into it, permanently."""
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     os.umask(0o022)
@@ -30,11 +29,11 @@ def build(settings: dict[str, Any], kernel: Any) -> None:
     os.mkdir(root)  # noqa: PTH102
     kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4m,mode=755")
     for source, target in settings["binds"]:
-        _bind(kernel, f"/proc/self/fd/{sources[source]}", root + target, read_only=True)
+        _bind(f"/proc/self/fd/{sources[source]}", root + target, read_only=True)
     for target in settings["hidden"]:
         kernel.mount("tmpfs", root + target, "tmpfs", kernel.MS_RDONLY, "size=4k,nr_inodes=1,mode=555")
     for name in ("null", "zero", "urandom"):
-        _bind(kernel, f"/dev/{name}", f"{root}/dev/{name}", read_only=False)
+        _bind(f"/dev/{name}", f"{root}/dev/{name}", read_only=False)
     for text, target in settings["links"]:
         Path(root + target).symlink_to(text)
     for folder in ("proc", "tmp"):
@@ -49,7 +48,7 @@ def build(settings: dict[str, Any], kernel: Any) -> None:
     )
 
 
-def _bind(kernel: Any, source: str, target: str, read_only: bool) -> None:
+def _bind(source: str, target: str, read_only: bool) -> None:
     place = Path(target)
     if Path(source).is_dir():
         place.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def _bind(kernel: Any, source: str, target: str, read_only: bool) -> None:
         kernel.syscall("mount_setattr", _MOUNT_SETATTR, -100, os.fsencode(target), _AT_RECURSIVE, attributes, 32)
 
 
-def enter(settings: dict[str, Any], kernel: Any) -> None:
+def enter(settings: dict[str, Any]) -> None:
     """Leave the host's namespaces. Root needs no user namespace for that, and gives up its rights in the zygote."""
     others = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     if settings["as_root"]:
@@ -71,29 +70,18 @@ def enter(settings: dict[str, Any], kernel: Any) -> None:
     else:
         uid, gid = os.geteuid(), os.getegid()
         kernel.unshare(others | kernel.CLONE_NEWUSER)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/gid_map").write_text(f"{settings['uid']} {gid} 1")
-        Path("/proc/self/uid_map").write_text(f"{settings['uid']} {uid} 1")
+        namespaces.map_ids(settings["uid"], settings["uid"], uid, gid)
     socket.sethostname("agent")
 
 
-def main() -> None:
-    settings = json.loads(sys.argv[1])
-    sys.path.append(settings["modules"])
-    import kernel  # type: ignore[import-not-found]  # the neighbouring module, as a top-level one
-
-    enter(settings, kernel)
+def main(settings: dict[str, Any]) -> NoReturn:
+    """Run a command in a room, and end with its exit code."""
+    enter(settings)
     pid = os.fork()
     if pid:
-        for descriptor in settings["descriptors"]:
-            os.close(descriptor)
+        os.close(settings["descriptor"])
         signal.signal(signal.SIGTERM, lambda number, frame: os.kill(pid, signal.SIGKILL))
         os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
-    build(settings, kernel)
-    for descriptor in settings["descriptors"]:
-        os.set_inheritable(descriptor, True)
+    build(settings)
+    os.set_inheritable(settings["descriptor"], True)
     os.execve(settings["command"][0], settings["command"], settings["environment"])
-
-
-if __name__ == "__main__":
-    main()
