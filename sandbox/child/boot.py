@@ -15,35 +15,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 SHARED = {
-    "msgpack": (
-        "_cmsgpack",
-        "exceptions",
-        "ext",
-        "fallback",
-    ),
-    "redis_store": (
-        "errors",
-        "limits",
-        "locks",
-        "mapping",
-        "memo",
-        "stats",
-        "types",
-    ),
+    "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
+    "redis_store": ("errors", "limits", "locks", "mapping", "memo", "stats", "types"),
     "redis_store.connections": ("spin",),
-    "redis_store.flows": (
-        "compute_once",
-        "flow",
-        "hold",
-        "optimistic",
-        "renewing",
-        "run_async",
-        "run_sync",
-    ),
-    "redis_store.namespace": (
-        "access",
-        "keys",
-    ),
+    "redis_store.flows": ("compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
+    "redis_store.namespace": ("access", "keys"),
     "redis_store.values": ("rules",),
     "sandbox": ("errors",),
     "sandbox.child": (
@@ -79,10 +55,7 @@ SHARED = {
         "syscalls",
         "walls",
     ),
-    "sandbox.protocol": (
-        "frames",
-        "messages",
-    ),
+    "sandbox.protocol": ("frames", "messages"),
 }
 """The modules that an agent process may import, by their package. A package's own ``__init__`` is never executed there."""
 

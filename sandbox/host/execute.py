@@ -17,7 +17,7 @@ from sandbox.given.job import Task
 from sandbox.host.outcome import Returned
 from sandbox.host.process import carry_out
 from sandbox.record import telemetry
-from sandbox.record.hints import Store, find_hints
+from sandbox.record.hints import find_hints
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
 from sandbox.running.stop import Stop
@@ -76,10 +76,7 @@ def _check_reachable(tree: Tree) -> None:
 
 
 def _hints(tree: Tree, operations: list[Operation]) -> list[Hint]:
-    def open_store() -> Store:
-        return tree.open_for_questions()
-
     try:
-        return find_hints(operations, tree.given.limits, open_store)
+        return find_hints(operations, tree.given.limits, tree.open_for_questions)
     except DataStoreError:  # the run is over, and its result matters more than hints
         return []

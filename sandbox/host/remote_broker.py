@@ -73,14 +73,13 @@ class BrokerProcess:
         """`url` is the address of its store; None takes it from the environment."""
         self._url = url
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._running: _Running | None = None
         _living.add(self)
 
     @property
     def process_id(self) -> int | None:
         """Id of the process; None before the first run."""
-        return None if self._popen is None else self._popen.pid
+        return None if self._running is None else self._running.popen.pid
 
     def serve(self, data: socket.socket, job: Job, tree: Tree, stop: Stop) -> RemoteBroker:
         """Pass the data socket of an agent process to the broker process; raises `StartFailed`."""
@@ -102,55 +101,59 @@ class BrokerProcess:
     def close(self) -> None:
         """End the process. May be called repeatedly."""
         with self._lock:
-            popen, control = self._popen, self._control
-            self._popen = self._control = None
-        if control is not None:
-            control.close()
-        if popen is not None:
-            try:
-                popen.wait(_END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                popen.kill()
-                popen.wait()
+            running, self._running = self._running, None
+        if running is not None:
+            running.end(_END_TIMEOUT_S)
 
     def forget(self) -> None:
         """In a forked copy of the host, close its copy of the descriptor whose end tells the process that the host is gone."""
         self._lock = threading.Lock()
-        if self._popen is not None:
-            self._popen.returncode = 0  # it is not a child of this process
-        if self._control is not None:
-            self._control.close()
-        self._popen = self._control = None
+        running, self._running = self._running, None
+        if running is not None:
+            running.popen.returncode = 0  # it is not a child of this process
+            running.control.close()
 
     def _send(self, *descriptors: int) -> None:
         with self._lock:
-            if self._control is not None:
-                with suppress(ConnectionError):  # it has ended; start another below
-                    socket.send_fds(self._control, [b"!"], descriptors)
+            if self._running is not None:
+                try:
+                    socket.send_fds(self._running.control, [b"!"], descriptors)
                     return
-            self._start()
-            assert self._control is not None
-            socket.send_fds(self._control, [b"!"], descriptors)
+                except ConnectionError:  # it has ended; start another below
+                    self._running.end(0)
+                    self._running = None
+            self._running = _start()
+            socket.send_fds(self._running.control, [b"!"], descriptors)
 
-    def _start(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._popen is not None:
-            self._popen.kill()
-            self._popen.wait()
-            self._popen = None
-        control, theirs = socket.socketpair()
+
+class _Running(NamedTuple):
+    """A broker process, and the socket on which the host passes descriptors to it."""
+
+    control: socket.socket
+    popen: subprocess.Popen[bytes]
+
+    def end(self, timeout_s: float) -> None:
+        """Close the socket, on which the process ends by itself, and kill it after the timeout."""
+        self.control.close()
         try:
-            with theirs:
-                command = [sys.executable, "-I", "-c", _START, str(theirs.fileno()), json.dumps(sys.path)]
-                self._popen = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
-                )
-        except BaseException:
-            control.close()
-            raise
-        self._control = control
+            self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+
+def _start() -> _Running:
+    control, theirs = socket.socketpair()
+    try:
+        with theirs:
+            command = [sys.executable, "-I", "-c", _START, str(theirs.fileno()), json.dumps(sys.path)]
+            popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
+            )
+    except BaseException:
+        control.close()
+        raise
+    return _Running(control, popen)
 
 
 class RemoteBroker:

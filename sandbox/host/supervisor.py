@@ -180,13 +180,16 @@ class Supervisor:
         if not data and self._outcome is None:
             self._after_close()
 
-    def _hear(self) -> None:
-        """Handle the messages that have arrived, until too many calls are under way."""
+    def _hear(self, has_ended: bool = False) -> None:
+        """Handle the messages that have arrived, until too many calls are under way; of an ended process, only its outcome."""
         try:
-            while self._outcome is None and not self._is_busy() and (body := self._buffer.next_body()) is not None:
-                self._heard(*read_from_child(unpack(body)))
+            while self._outcome is None and (has_ended or not self._is_busy()) and (body := self._buffer.next_body()):
+                kind, parts = read_from_child(unpack(body))
+                if not has_ended or kind not in ("call", "agent", *WATCHING):
+                    self._heard(kind, parts)
         except FrameError as error:
-            self._outcome = host_outcome.violation(error)
+            if not has_ended:
+                self._outcome = host_outcome.violation(error)
         except SandboxError as error:  # a limit has ended the tree
             self._outcome = error
 
@@ -216,15 +219,7 @@ class Supervisor:
         """Take the outcome of an ended process from its last message, or else from its exit code."""
         while self._outcome is None and (data := _receive(self._process.control)):
             self._buffer.feed(data)
-            try:
-                while self._outcome is None and (body := self._buffer.next_body()) is not None:
-                    kind, parts = read_from_child(unpack(body))
-                    if kind not in ("call", "agent", *WATCHING):  # no process is left to receive the answer
-                        self._heard(kind, parts)
-            except FrameError:
-                pass
-            except SandboxError as error:
-                self._outcome = error
+            self._hear(has_ended=True)
         code = self._process.kill()
         if self._outcome is None:
             self._outcome = (

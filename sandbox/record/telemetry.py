@@ -49,26 +49,32 @@ class RunSpan:
     def _add_calls(self, timeline: Timeline, parents: dict[str, Any]) -> None:
         """Add the spans of calls in order of time: callers come first, so that every nested run finds its parent."""
         for called in sorted(timeline.called.items(), key=lambda called: called.time):
-            nested = {} if called.nested_run is None else {"sandbox.nested_run": called.nested_run}
-            span = self._add(f"{called.kind} {called.name}", called, nested, parents)
+            attributes = {} if called.nested_run is None else {"sandbox.nested_run": called.nested_run}
+            span = self._add(f"{called.kind} {called.name}", called, attributes, parents)
             if called.nested_run is not None:
                 parents[called.nested_run] = self._api.set_span_in_context(span)
 
     def _add_operations(self, timeline: Timeline, parents: dict[str, Any]) -> None:
         for done in timeline.done.items():
-            facts = {"sandbox.namespace": done.namespace, "sandbox.count": done.keys, "sandbox.bytes": done.size}
+            attributes = {
+                "sandbox.namespace": done.namespace,
+                "sandbox.count": done.keys,
+                "sandbox.bytes": done.size,
+            }
             if done.hit is not None:
-                facts["sandbox.hit"] = done.hit
-            self._add(f"data_store.{done.operation}", done, facts, parents)
+                attributes["sandbox.hit"] = done.hit
+            self._add(f"data_store.{done.operation}", done, attributes, parents)
 
-    def _add(self, name: str, record: Called | OperationDone, facts: dict[str, Any], parents: dict[str, Any]) -> Any:
-        """Add the span of a call that is over, and return it."""
+    def _add(
+        self, name: str, record: OperationDone | Called, attributes: dict[str, Any], parents: dict[str, Any]
+    ) -> Any:
+        """Add the span of one call and return it."""
         start = int(record.time * _NS)
         span = self._tracer.start_span(
             name,
             context=parents.get(record.who.run, parents[self._who.run]),
             start_time=start,
-            attributes=_attributes(record.who) | facts,
+            attributes=_attributes(record.who) | attributes,
         )
         if record.error is not None:
             self._fail(span, record.error)

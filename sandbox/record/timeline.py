@@ -28,7 +28,7 @@ class Who(NamedTuple):
 
 
 class OperationDone(NamedTuple):
-    """A call of the store, as recorded."""
+    """A call of the store, as recorded; its fields are in the order of those of `Operation`."""
 
     time: float
     who: Who
@@ -44,7 +44,7 @@ class OperationDone(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A call of a tool or an agent, as recorded."""
+    """A call of a tool or an agent, as recorded; its fields are in the order of those of `sandbox.Call`."""
 
     time: float
     who: Who
@@ -146,34 +146,12 @@ def shortened(text: str, most: int = KEY_CHARACTERS) -> str:
 
 
 def _operation(done: OperationDone) -> Operation:
-    return Operation(
-        moment(done.time),
-        done.who.agent,
-        done.operation,
-        done.namespace,
-        done.key,
-        done.keys,
-        done.hit,
-        done.size,
-        done.duration_ms,
-        done.error,
-        done.who.run,
-        None if done.value is None else Hidden(done.value, done.key),
-    )
+    value = None if done.value is None else Hidden(done.value, done.key)
+    return Operation(moment(done.time), done.who.agent, *done[2:10], done.who.run, value)
 
 
 def _call(called: Called) -> Call:
-    agent, run = called.who
-    return Call(
-        moment(called.time),
-        agent,
-        called.kind,
-        called.name,
-        called.duration_ms,
-        called.error,
-        run,
-        called.nested_run,
-    )
+    return Call(moment(called.time), called.who.agent, *called[2:6], called.who.run, called.nested_run)
 
 
 def moment(seconds: float) -> datetime:
