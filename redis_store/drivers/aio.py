@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+from redis_store.connections import forks
 from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
@@ -28,8 +28,6 @@ logger = logging.getLogger("redis_store")
 
 MOST_OWN_CONNECTIONS = 8
 """Maximum number of connections for big replies and exclusive operations in an event loop; further ones wait."""
-
-_drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
 
 
 class AsyncClosable(Protocol):
@@ -90,7 +88,7 @@ class AsyncDriver:
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
         self._spinner = Spinner()
-        _drivers.add(self)
+        forks.inherited.add(self)
 
     @property
     def url(self) -> str:
@@ -251,6 +249,14 @@ class AsyncDriver:
                 for connection in state.connections():
                     connection.abandon()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child, open connections of its own.
+
+        The inherited ones stay open and unused: closing them would remove them from the epoll instance that both share.
+        """
+        _left_to_parent.append(self._states)
+        self._start_over()
+
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
@@ -279,14 +285,3 @@ async def drive(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []
-
-
-def _after_fork_in_child() -> None:
-    # The child opens connections of its own. The inherited ones are kept open and unused: closing them would remove them from
-    # the epoll instance that the child shares with its parent.
-    for driver in list(_drivers):
-        _left_to_parent.append(driver._states)
-        driver._start_over()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

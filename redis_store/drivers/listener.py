@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import select
 import socket
 import threading
@@ -20,6 +19,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
+from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
@@ -92,6 +92,7 @@ class Listener:
         self._linger_until = 0.0
         self._connected_at = 0.0
         self._retry_s = _FIRST_RETRY_S
+        forks.inherited.add(self)
         threading.Thread(target=self._run, name="redis-store-listener", daemon=True).start()
 
     def ask(self, request: Callable[[], object]) -> None:
@@ -100,8 +101,9 @@ class Listener:
         with contextlib.suppress(OSError):
             self._teller.send(b"!")
 
-    def abandon(self) -> None:
+    def leave_to_parent(self) -> None:
         """Close a forked child's copies of the descriptors. The parent's thread goes on using its own."""
+        self._leave_registry()
         if self.tenant is not None:
             self.tenant.abandon()
         for connection in self._connections:
@@ -175,7 +177,7 @@ class Listener:
                     self._lost(error)
         except BaseException:
             _log.exception("The listener failed. All watchers are closed.")
-            with _lock:
+            with forks.registries_lock:
                 self._leave_registry()
             self._silence()
             if self.tenant is not None:
@@ -272,7 +274,7 @@ class Listener:
         self._silence()
 
     def _may_end(self) -> bool:
-        with _lock:
+        with forks.registries_lock:
             if self._requests or self._wakeups or self.tenant is not None:
                 return False
             self._leave_registry()
@@ -286,13 +288,12 @@ class Listener:
 _listeners: dict[str, Listener] = {}
 _refused_until: dict[str, float] = {}
 """The times, by `time.monotonic`, at which flows may subscribe again on servers that refused it."""
-_lock = threading.Lock()
 
 
 def ask(request: Callable[[Listener], object], source: Source, timeout_s: float | None) -> Listener:
     """Have the listener of a server call a function in its thread, and return the listener. It begins if there is none."""
     key = f"{source.resolver.url} {timeout_s}"
-    with _lock:
+    with forks.registries_lock:
         listener = _listeners.get(key)
         if listener is None:
             listener = _listeners[key] = Listener(key)
@@ -305,14 +306,3 @@ def wake(wakeup: Wakeup, source: Source, timeout_s: float | None) -> Listener | 
     if _refused_until.get(f"{source.resolver.url} {timeout_s}", 0.0) > monotonic():
         return None
     return ask(lambda listener: listener.add(wakeup, source), source, timeout_s)
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    for listener in _listeners.values():
-        listener.abandon()
-    _listeners.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

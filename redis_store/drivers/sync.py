@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
+from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
 from redis_store.drivers.loans import Loans
@@ -22,8 +22,6 @@ from redis_store.types import Json
 T = TypeVar("T")
 
 logger = logging.getLogger("redis_store")
-
-_drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
 
 
 class Closable(Protocol):
@@ -64,7 +62,7 @@ class SyncDriver:
         """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
         self.keeper = Keeper(self.run)
         """Renews what the flows of this driver hold."""
-        _drivers.add(self)
+        forks.inherited.add(self)
 
     @property
     def url(self) -> str:
@@ -186,11 +184,3 @@ def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
         return result
     finally:
         op.close()
-
-
-def _after_fork_in_child() -> None:
-    for driver in list(_drivers):
-        driver.leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,11 +16,10 @@ A caller that cannot use the connection at once asks the server as if there were
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import weakref
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from redis_store.connections import forks
 from redis_store.connections.resolver import Resolver
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
@@ -36,7 +35,6 @@ from redis_store.stats import StoreStats
 T = TypeVar("T")
 
 _caches: weakref.WeakValueDictionary[str, NearCache] = weakref.WeakValueDictionary()
-_joining = threading.Lock()
 _refused_by: set[str] = set()
 """The urls of servers for which the warning that they do not report writes has been logged."""
 
@@ -60,6 +58,7 @@ class NearCache:
         self._members: weakref.WeakSet[SyncDriver | AsyncDriver] = weakref.WeakSet()
         self.threads = ThreadSide(self)
         self._loops: dict[int, LoopSide] = {}
+        forks.inherited.add(self)
 
     def join(self, driver: SyncDriver | AsyncDriver, max_bytes: int) -> None:
         """Add a store. The largest bound that any store asked for applies."""
@@ -150,7 +149,7 @@ def stats_of(scope: Scope, reads: NearStats | None) -> StoreStats:
 
 
 def cache_of(driver: SyncDriver | AsyncDriver, max_bytes: int) -> NearCache:
-    with _joining:
+    with forks.registries_lock:
         cache = _caches.get(driver.url)
         if cache is None:
             cache = _caches[driver.url] = NearCache(driver.url)
@@ -159,13 +158,3 @@ def cache_of(driver: SyncDriver | AsyncDriver, max_bytes: int) -> NearCache:
 
 
 _left_to_parent: list[dict[int, LoopSide]] = []
-
-
-def _after_fork_in_child() -> None:
-    global _joining
-    _joining = threading.Lock()
-    for cache in list(_caches.values()):
-        cache.leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
-from redis_store.drivers import listener as listeners
+from redis_store.connections import forks
 from tests.support.servers import Server, wait_until
 
 
@@ -77,7 +77,7 @@ def test_a_watch_may_be_collected_at_any_moment(own: Server) -> None:
     with connect(own.url, user="u", configure_server=True) as store:
         watch = store.watch()
         # The garbage collector runs in any thread that creates an object, even one that holds this lock.
-        with listeners._lock:
+        with forks.registries_lock:
             del watch
             gc.collect()
         wait_until(lambda: not threads(), "the hub ends")
