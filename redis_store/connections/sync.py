@@ -101,17 +101,22 @@ class HeldConnection:
         """Send a command whose replies come in through `receive`."""
         self._send(pack((command,)), False)
 
-    def receive(self, heard: Callable[[Any], object]) -> None:
-        """Pass the replies that have arrived to a function, without waiting. Raises `ConnectionLost` if the connection ended."""
+    def receive(self, heard: Callable[[Any], object]) -> bool:
+        """Pass the replies that have arrived to a function, without waiting. Return whether any data had arrived.
+
+        Raises `ConnectionLost` if the connection has ended.
+        """
+        received = False
         try:
             if self._tls:
                 self._sock.settimeout(0)
             while size := self._sock.recv_into(self._buffer, 0, 0 if self._tls else socket.MSG_DONTWAIT):
+                received = True
                 self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
                 while (reply := self._reader.gets()) is not INCOMPLETE:
                     heard(reply)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return
+            return received
         except DataStoreError:
             raise
         except (OSError, hiredis.ProtocolError) as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +15,6 @@ from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import INCOMPLETE, HeldConnection
-from redis_store.errors import DataStoreError
 from redis_store.protocol.call import Command
 
 Heard = Callable[[list[Any]], object]
@@ -71,36 +68,17 @@ class TrackedConnection(HeldConnection):
         self.heard_at = clock()
         if self._tls:
             self.hear()  # the rest may be in the buffers of TLS, which a poll does not see
-        self._take_pushes()
+        if (unrequested := self._reader.gets()) is not INCOMPLETE:
+            self._refuse(unrequested)
         return reply
 
     def hear(self) -> None:
         """Process the data that has arrived, without waiting. Raises `ConnectionLost` if the connection has ended."""
-        try:
-            if self._tls:
-                self._sock.settimeout(0)
-            while self._tls or self._poll(0):
-                self._feed(self._sock.recv_into(self._buffer, 0, 0 if self._tls else socket.MSG_DONTWAIT))
-        except (BlockingIOError, ssl.SSLWantReadError):
-            pass
-        except DataStoreError:
-            raise
-        except (OSError, hiredis.ProtocolError) as error:
-            raise self._lost(str(error), False) from error
-        finally:
-            if self._tls:
-                self._sock.settimeout(self._address.timeout_s)
+        if self.receive(self._refuse):
+            self.heard_at = clock()
 
-    def _feed(self, size: int) -> None:
-        if size == 0:
-            raise self._lost("the server closed it", False)
-        self.heard_at = clock()
-        self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
-        self._take_pushes()
-
-    def _take_pushes(self) -> None:
-        if self._reader.gets() is not INCOMPLETE:
-            raise self._lost("the server sent a reply without a request", False)
+    def _refuse(self, _: Any) -> None:
+        raise self._lost("the server sent a reply without a request", False)
 
 
 class TrackedLoopConnection(LoopConnection):
