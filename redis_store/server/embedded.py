@@ -60,7 +60,6 @@ import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import platformdirs
 
@@ -72,17 +71,6 @@ from redis_store.server.locks import Patience, count_shared, try_lock
 from redis_store.server.membership import Membership, membership_of, shut_down_unless_used
 from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server.process import force_down, shut_down
-
-__all__ = [
-    "EmbeddedServer",
-    "ServerStatus",
-    "default_data_dir",
-    "destroy",
-    "join",
-    "start",
-    "status",
-    "stop",
-]
 
 DataDir = str | os.PathLike[str] | None
 
@@ -140,9 +128,7 @@ class EmbeddedServer:
     def __enter__(self) -> EmbeddedServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -185,17 +171,15 @@ def join(data_dir: DataDir = None, *, durability: Durability = "everysec") -> Em
     `InvalidSettings` for an unusable argument and `EmbeddedServerError` if the server cannot run here. Thread-safe.
     """
     check_durability(durability)
-    folder = _folder(data_dir)
-    membership = membership_of(folder)
-    with translated_errors(folder):
+    with translated_errors(_folder(data_dir)) as folder:
+        membership = membership_of(folder)
         membership.enter(always=durability == "always")
     return EmbeddedServer(membership)
 
 
 def status(data_dir: DataDir = None) -> ServerStatus:
     """Return the state of the server of a folder, without starting a server or making a folder."""
-    folder = _folder(data_dir)
-    with translated_errors(folder):
+    with translated_errors(_folder(data_dir)) as folder:
         return _status(folder)
 
 
@@ -213,8 +197,7 @@ def stop(data_dir: DataDir = None, *, force: bool = False) -> ServerStatus:
     If it is in use, the last process to leave shuts it down, and `running` is still True in the result. With `force` it is shut
     down even while in use; its users start it again at their next connection.
     """
-    folder = _folder(data_dir)
-    with translated_errors(folder):
+    with translated_errors(_folder(data_dir)) as folder:
         if folder.path.is_dir():
             folder.refuse_other_host()
             folder.unpin()
@@ -230,8 +213,7 @@ def destroy(data_dir: DataDir = None, *, force: bool = False) -> None:
 
     Raises `EmbeddedServerError` while any process, including this one, uses the server, unless `force` is given.
     """
-    folder = _folder(data_dir)
-    with translated_errors(folder), contextlib.ExitStack() as locks:
+    with translated_errors(_folder(data_dir)) as folder, contextlib.ExitStack() as locks:
         if not folder.path.is_dir():
             return
         folder.refuse_other_host()

@@ -14,19 +14,20 @@ appendonlydir/   the data
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from redis_store.errors import DataStoreError, EmbeddedServerError, InvalidSettings
 from redis_store.server import socket_path as server_socket_path
 from redis_store.server.binary import Engine
-from redis_store.server.files import read_json, write_json, write_whole
 from redis_store.server.host import Host, this_host
-from redis_store.server.locks import LockTable
+from redis_store.server.locks import released_on_error
 
 _FORMAT = 1
 _MAX_LOG_BYTES = 1 << 20
@@ -43,31 +44,17 @@ _FILES = (
 _OURS = {*_FILES, "start.lock", "lease.lock", "appendonlydir"}
 
 
-@dataclass(frozen=True, slots=True)
 class Folder:
     """A server's folder, identified by its resolved path. Methods let `OSError` from the filesystem through."""
 
-    path: Path
-
-    @property
-    def start_lock(self) -> Path:
-        return self.path / "start.lock"
-
-    @property
-    def lease_lock(self) -> Path:
-        return self.path / "lease.lock"
-
-    @property
-    def engine_record(self) -> Path:
-        return self.path / "server.json"
-
-    @property
-    def host_record(self) -> Path:
-        return self.path / "running.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "server.log"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.start_lock = path / "start.lock"
+        self.lease_lock = path / "lease.lock"
+        self.engine_record = path / "server.json"
+        self.host_record = path / "running.json"
+        self.log = path / "server.log"
+        self._pin = path / "pinned"
 
     def prepare(self) -> None:
         """Make the folder if needed, and make it private to its owner. Raises `InvalidSettings` or `EmbeddedServerError`."""
@@ -104,7 +91,7 @@ class Folder:
 
     def refuse_other_host(self) -> None:
         """Raise `EmbeddedServerError` if the folder may be in use on another machine."""
-        record = read_json(self.host_record)
+        record = _read_record(self.host_record)
         try:
             host = Host(str(record["hostname"]), str(record["machine"]), str(record["boot"]))
         except KeyError:
@@ -121,8 +108,8 @@ class Folder:
 
         An equal record left by a killed server is not rewritten, so that a server can start on a full disk.
         """
-        if read_json(self.host_record) != asdict(this_host()):
-            write_json(self.host_record, asdict(this_host()))
+        if _read_record(self.host_record) != (here := asdict(this_host())):
+            _write_whole(self.host_record, json.dumps(here))
 
     def release_host(self) -> None:
         """Remove the record, the socket and the pid file of a server that is gone. Call it only with the start lock held."""
@@ -131,7 +118,7 @@ class Folder:
 
     def writer(self) -> Engine | None:
         """Return the engine that wrote the data, or None if there is no record of one."""
-        record = read_json(self.engine_record)
+        record = _read_record(self.engine_record)
         if record.get("format", _FORMAT) != _FORMAT:
             raise EmbeddedServerError(
                 f"The folder {str(self.path)!r} was made by a newer version of agent-data-store (format {record['format']!r}, "
@@ -145,20 +132,22 @@ class Folder:
     def record_writer(self, engine: Engine) -> None:
         """Record the engine that writes the data, if it changed."""
         if self.writer() != engine:
-            write_json(self.engine_record, {"format": _FORMAT, "engine": engine.name, "version": engine.version})
+            _write_whole(
+                self.engine_record, json.dumps({"format": _FORMAT, "engine": engine.name, "version": engine.version})
+            )
 
     def pin(self, durability: str) -> None:
         """Let the server run without users."""
-        write_whole(self.path / "pinned", durability)
+        _write_whole(self._pin, durability)
 
     def unpin(self) -> None:
         """Let the last user shut the server down."""
-        (self.path / "pinned").unlink(missing_ok=True)
+        self._pin.unlink(missing_ok=True)
 
     def pinned_durability(self) -> str | None:
         """Return the durability that the server was pinned with, or None if it is not pinned."""
         try:
-            return (self.path / "pinned").read_text()
+            return self._pin.read_text()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -209,11 +198,11 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
 
 
 @contextlib.contextmanager
-def translated_errors(folder: Folder) -> Iterator[None]:
+def translated_errors(folder: Folder) -> Iterator[Folder]:
     """Translate `OSError` into `EmbeddedServerError`, and release the locks that were taken inside on any error."""
     try:
-        with LockTable():
-            yield
+        with released_on_error():
+            yield folder
     except DataStoreError:
         raise
     except OSError as error:
@@ -221,3 +210,26 @@ def translated_errors(folder: Folder) -> Iterator[None]:
             f"The embedded server cannot use {str(error.filename or folder.path)!r}: {error.strerror or error}; check its "
             "permissions and free space, or give another folder with REDIS_STORE_DATA_DIR or data_dir=."
         ) from error
+
+
+def _read_record(path: Path) -> dict[str, object]:
+    """Return the object in a file, or an empty one if it is missing, or damaged by a crash of the machine."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replace the file's content atomically, even if the machine crashes."""
+    fd, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(new).replace(path)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise

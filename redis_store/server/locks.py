@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from redis_store.errors import EmbeddedServerError
 
@@ -29,7 +28,7 @@ class FileLock:
     def __init__(self, path: Path, fd: int, identity: tuple[int, int]) -> None:
         self.path = path
         self.fd = fd
-        self.is_kept = False
+        self.is_kept = False  # by `released_on_error`
         self.thread = threading.get_ident()
         self.number = next(_numbers)
         self._identity = identity
@@ -55,20 +54,15 @@ class FileLock:
             return False
         return True
 
-    def keep(self) -> FileLock:
-        """Exclude the lock from the clean-up of the `LockTable` in which it was taken."""
-        self.is_kept = True
-        return self
-
     def close(self) -> None:
         """Close our descriptor. Idempotent.
 
         The lock ends unless a forked child or a started server has the same open file description.
         """
-        with _guard:
+        with guard:
             if _table.get(self.fd) is self:
                 self.close_descriptor()
-                del _table[self.fd]  # last: if interrupted before this, the lock is still in the table for `LockTable`
+                del _table[self.fd]  # last: if interrupted before this, `released_on_error` still finds the lock
 
     def close_descriptor(self) -> None:
         """Close the descriptor if it is still ours.
@@ -82,33 +76,30 @@ class FileLock:
 # Every lock that is held or being taken, by descriptor. The guard is held while a descriptor is opened or closed together with
 # its entry, and across every fork. So no child inherits a descriptor that is not in the table.
 _table: dict[int, FileLock] = {}
-_guard = threading.RLock()
+guard = threading.RLock()
 _numbers = itertools.count()
 
 
-class LockTable:
-    """A context manager that, on an error, closes the locks that its thread took inside and did not `keep`.
+@contextlib.contextmanager
+def released_on_error() -> Iterator[None]:
+    """On an error, close the locks that this thread took inside and that are not kept.
 
     This covers a Ctrl-C between any two steps, also between taking a lock and entering the `with` that would close it.
     """
-
-    def __enter__(self) -> None:
-        self._first = next(_numbers)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
+    first = next(_numbers)
+    try:
+        yield
+    except BaseException:
         for lock in list(_table.values()):
-            if lock.thread == threading.get_ident() and lock.number > self._first and not lock.is_kept:
+            if lock.thread == threading.get_ident() and lock.number > first and not lock.is_kept:
                 lock.close()
+        raise
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
     """Lock the file, creating it if missing. Return None if another lock conflicts. Never waits."""
     while True:
-        with _guard:
+        with guard:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             status = os.fstat(fd)
             lock = _table[fd] = FileLock(path, fd, (status.st_dev, status.st_ino))
@@ -181,27 +172,11 @@ def _flocks() -> Iterator[tuple[str, int, int]]:
             yield f"{major}:{minor}", int(inode), int(fields[4])
 
 
-def before_fork() -> None:
-    """Block changes to the table until the child has its copy."""
-    _guard.acquire()
-
-
-def after_fork_in_parent() -> None:
-    """Allow changes to the table again."""
-    _guard.release()
-
-
 def disown_inherited() -> list[FileLock]:
-    """Start an empty table in a forked child, and return the inherited locks for `close_inherited`."""
-    global _guard, _table
-    inherited, _table, _guard = list(_table.values()), {}, threading.RLock()
+    """Start an empty table in a forked child, and return the inherited locks, whose descriptors are still open."""
+    global guard, _table
+    inherited, _table, guard = list(_table.values()), {}, threading.RLock()
     return inherited
-
-
-def close_inherited(inherited: list[FileLock]) -> None:
-    """Close the inherited descriptors in a forked child. The parent keeps its locks through its own descriptors."""
-    for lock in inherited:
-        lock.close_descriptor()
 
 
 def _identity_of(file: int | Path) -> tuple[int, int] | None:

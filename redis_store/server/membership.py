@@ -16,7 +16,7 @@ from pathlib import Path
 from redis_store.errors import EmbeddedServerError, StoreClosed
 from redis_store.server import locks, probe
 from redis_store.server.folder import Folder, translated_errors
-from redis_store.server.locks import FileLock, LockTable, Patience, signed_by, try_lock
+from redis_store.server.locks import FileLock, Patience, released_on_error, signed_by, try_lock
 from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server.process import START_TIMEOUT_S, bring_up, end_orphan, shut_down
 
@@ -36,18 +36,15 @@ class Membership:
         self._server_pid: int | None = None
         self._lock = threading.RLock()
 
-    @property
-    def is_used(self) -> bool:
-        """Whether any handle of this process holds it."""
-        return self._handles > 0
-
     def enter(self, *, always: bool) -> None:
         """Count one more handle, and return when the server replies. With `always` it syncs each write by then."""
         with self._lock:
             self._handles += 1
             try:
                 self._always = self._always or always
-                with LockTable():  # inside, because `leave` would mistake a leftover lock of ours for another process's
+                with (
+                    released_on_error()
+                ):  # inside, because `leave` would mistake a leftover lock of ours for another process's
                     self._rejoin()
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -63,36 +60,27 @@ class Membership:
             if answer is ProbeAnswer.READY or (answer is ProbeAnswer.SILENT and not self._always):
                 return
         with self._lock:
-            if not self.is_used:
+            if not self._handles:
                 raise StoreClosed(
                     f"The embedded server in {str(self.folder.path)!r} was closed because this process is exiting."
                 )
             self._rejoin()
 
-    def leave(self) -> None:
-        """Count one handle less. After the last, give up the lease, and shut the server down if no other process has one."""
+    def leave(self, *, entirely: bool = False) -> None:
+        """Count one handle less, or all. After the last, give up the lease; the last process shuts the server down."""
         with self._lock:
-            self._handles = max(0, self._handles - 1)
+            self._handles = 0 if entirely else max(0, self._handles - 1)
             if not self._handles:
                 self._always = False
                 self._give_up()
-
-    def leave_entirely(self) -> None:
-        """Give up the lease for all handles, as the process is exiting."""
-        with self._lock:
-            self._handles = 0
-            self._give_up()
 
     def reborn(self) -> None:
         """Take a lease of our own in a forked child, while the inherited one still prevents a shutdown."""
         self._lock = threading.RLock()
         inherited, self._lease = self._lease, None
-        if inherited is not None and self.is_used:
-            with contextlib.suppress(
-                OSError
-            ):  # `ensure_running` repairs a failure; EmbeddedServerError is an OSError, too
-                lease = try_lock(self.folder.lease_lock, shared=True)
-                self._lease = lease.keep() if lease is not None else None
+        if inherited is not None and self._handles:
+            with contextlib.suppress(OSError):  # `ensure_running` repairs it; EmbeddedServerError is an OSError, too
+                self._lease = self._try_lease()
 
     def _rejoin(self) -> None:
         _call_at_end_of_multiprocessing_child()
@@ -121,14 +109,20 @@ class Membership:
                 return self._lease
             self._give_up()
         patience = Patience(START_TIMEOUT_S)
-        while (lease := try_lock(self.folder.lease_lock, shared=True)) is None:
+        while (lease := self._try_lease()) is None:
             if not patience.wait():
                 raise EmbeddedServerError(
                     f"The embedded server in {str(self.folder.path)!r} has been shutting down for {START_TIMEOUT_S:.0f} s; if "
                     f"{signed_by(self.folder.lease_lock)} is stopped, continue it (kill -CONT) or end it."
                 )
         self._lease = lease
-        return lease.keep()
+        return lease
+
+    def _try_lease(self) -> FileLock | None:
+        lease = try_lock(self.folder.lease_lock, shared=True)
+        if lease is not None:
+            lease.is_kept = True
+        return lease
 
     def _settle(self) -> None:
         with Talk(self.folder.socket_path(), START_TIMEOUT_S) as talk:
@@ -175,7 +169,7 @@ def leave_all() -> None:
     """Give up every lease of this process. Runs at its exit."""
     for member in list(_members.values()):
         with contextlib.suppress(OSError), translated_errors(member.folder):
-            member.leave_entirely()
+            member.leave(entirely=True)
 
 
 _members: dict[Path, Membership] = {}
@@ -201,15 +195,16 @@ def _after_fork_in_child() -> None:
     inherited = locks.disown_inherited()
     for member in _members.values():
         member.reborn()
-    locks.close_inherited(inherited)
+    for lock in inherited:  # the parent keeps its locks through its own descriptors
+        lock.close_descriptor()
     util = sys.modules.get("multiprocessing.util")
     if util is not None:  # it drops its finalizers right after the fork, and then calls this
         util.register_after_fork(locks, lambda _: _call_at_end_of_multiprocessing_child())
 
 
 os.register_at_fork(
-    before=locks.before_fork,
-    after_in_parent=locks.after_fork_in_parent,
+    before=lambda: locks.guard.acquire(),  # until the child has its copy of the table
+    after_in_parent=lambda: locks.guard.release(),
     after_in_child=_after_fork_in_child,
 )
 atexit.register(leave_all)

@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from types import TracebackType
 
 import hiredis
 
@@ -48,18 +47,12 @@ class Talk:
     def __enter__(self) -> Talk:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-    def send(self, *words: str) -> None:
-        """Send a command without waiting for its reply."""
-        self._socket.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says a tuple of one
 
     def ask(self, *words: str) -> object:
         """Send a command and return its reply. An error reply is returned as a `hiredis.ReplyError`, not raised."""
-        self.send(*words)
+        self._socket.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says a tuple of one
         while (reply := self._reader.gets()) is False:
             received = self._socket.recv(65536)
             if not received:
@@ -94,10 +87,7 @@ def probe(socket_path: Path, *, always: bool = False) -> ProbeAnswer:
             return ProbeAnswer.READY
     except (FileNotFoundError, ConnectionError):
         return ProbeAnswer.ABSENT
-    except (
-        TimeoutError,
-        BlockingIOError,
-    ):  # the latter: the server's backlog of connections is full
+    except (TimeoutError, BlockingIOError):  # the latter: the server's backlog of connections is full
         return ProbeAnswer.SILENT
 
 
@@ -110,20 +100,14 @@ def listener_pid(socket_path: Path) -> int | None:
         return None
 
 
-def with_needed_events(flags: str) -> str | None:
-    """Return `flags` of `notify-keyspace-events` with the flags that watchers need, or None if none is missing."""
-    missing = missing_flags(flags)
-    return flags + missing if missing else None
-
-
 def add_needed_events(talk: Talk) -> None:
     """Enable the keyspace events that watchers need, in addition to those that are enabled already."""
     reply = talk.ask("CONFIG", "GET", "notify-keyspace-events")
     if not isinstance(reply, list):
         return
-    wanted = with_needed_events(bytes(reply[1]).decode())
-    if wanted is not None:
-        talk.ask("CONFIG", "SET", "notify-keyspace-events", wanted)
+    flags = bytes(reply[1]).decode()
+    if missing := missing_flags(flags):
+        talk.ask("CONFIG", "SET", "notify-keyspace-events", flags + missing)
 
 
 def engine_of(talk: Talk) -> Engine | None:

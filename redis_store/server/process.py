@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from redis_store.errors import EmbeddedServerError
@@ -41,7 +42,9 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
             with contextlib.closing(lock):
                 if starts == _MAX_STARTS:
                     folder.release_host()
-                    raise _died(folder, log_offset)
+                    raise EmbeddedServerError(
+                        f"The embedded server in {str(folder.path)!r} ended while starting; {folder.log_since(log_offset)}"
+                    )
                 log_offset = _start(folder, lock, always=always)
             starts += 1
             patience.renew(START_TIMEOUT_S)
@@ -51,26 +54,16 @@ def bring_up(folder: Folder, *, always: bool = False) -> None:
 
 def shut_down(folder: Folder) -> bool:
     """Stop the server; return True when its process is gone, False at the time-out. The caller holds the exclusive lease."""
-    patience = Patience(STOP_TIMEOUT_S)
-    told = False
-    while (lock := try_lock(folder.start_lock)) is None:
-        if not told:
-            told = _tell_to_stop(folder.socket_path())  # fails while the server does not listen yet
-        if not patience.wait():
-            return False
-    with contextlib.closing(lock):
-        folder.release_host()
-    return True
+    lock = _lock_when_gone(folder, _tell_to_stop)
+    if lock is not None:
+        lock.close()
+    return lock is not None
 
 
 def force_down(folder: Folder) -> FileLock:
     """Stop the server even while in use. Return the start lock, which keeps its users from starting another."""
     for tell in (_tell_to_stop, _kill):
-        patience = Patience(STOP_TIMEOUT_S)
-        while (lock := try_lock(folder.start_lock)) is None and patience.wait():
-            tell(folder.socket_path())
-        if lock is not None:
-            folder.release_host()
+        if (lock := _lock_when_gone(folder, tell)) is not None:
             return lock
     raise EmbeddedServerError(
         f"The embedded server in {str(folder.path)!r} does not stop; end {signed_by(folder.start_lock)}, which started it."
@@ -84,21 +77,30 @@ def end_orphan(folder: Folder, pid: int | None) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
+def _lock_when_gone(folder: Folder, tell: Callable[[Path], bool]) -> FileLock | None:
+    """Tell the server to go, and return the start lock once its process is gone, or None at the time-out."""
+    patience, told = Patience(STOP_TIMEOUT_S), False
+    while (lock := try_lock(folder.start_lock)) is None and patience.wait():
+        told = told or tell(folder.socket_path())  # fails while the server does not listen yet
+    if lock is not None:
+        folder.release_host()
+    return lock
+
+
 def _tell_to_stop(socket_path: Path) -> bool:
     try:
         with Talk(socket_path) as talk:
             talk.ask("SHUTDOWN")  # with the append-only file on, all data are on the disk when it exits
-    except ConnectionResetError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ConnectionResetError)
     return False
 
 
-def _kill(socket_path: Path) -> None:
+def _kill(socket_path: Path) -> bool:
     with contextlib.suppress(ProcessLookupError):
         if (pid := probe.listener_pid(socket_path)) is not None:
             os.kill(pid, signal.SIGKILL)
+    return False
 
 
 def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
@@ -129,7 +131,7 @@ def _start(folder: Folder, lock: FileLock, *, always: bool) -> int:
 def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> None:
     # The server daemonizes. Its own session keeps Ctrl-C from it. It is no child of ours, so it need not be reaped, and an
     # `os.wait()` in the caller's code does not wait for it. The launcher exits at once.
-    launcher = subprocess.Popen(
+    launcher = subprocess.run(
         command,
         cwd=folder.path,
         env={"LC_ALL": "C", "PATH": os.defpath},  # no secrets, and no locale that would keep it from starting
@@ -139,15 +141,11 @@ def _launch(command: list[str], folder: Folder, log_fd: int, lock_fd: int) -> No
         stderr=log_fd,
         start_new_session=True,
         pass_fds=(lock_fd,),
+        timeout=_LAUNCH_TIMEOUT_S,
+        check=False,
     )
-    try:
-        status = launcher.wait(_LAUNCH_TIMEOUT_S)
-    except BaseException:
-        launcher.kill()
-        launcher.wait()
-        raise
-    if status > 0:  # negative: it was killed; `bring_up` finds that no server came up
-        raise subprocess.SubprocessError(f"it ended with status {status}")
+    if launcher.returncode > 0:  # negative: it was killed; `bring_up` finds that no server came up
+        raise subprocess.SubprocessError(f"it ended with status {launcher.returncode}")
 
 
 def _command(program: Path, *, always: bool) -> list[str]:
@@ -167,11 +165,6 @@ def _command(program: Path, *, always: bool) -> list[str]:
         "notify-keyspace-events": NEEDED_FLAGS,
     }
     return [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]
-
-
-def _died(folder: Folder, log_offset: int) -> EmbeddedServerError:
-    reason = folder.log_since(log_offset)
-    return EmbeddedServerError(f"The embedded server in {str(folder.path)!r} ended while starting; {reason}")
 
 
 def _no_answer(folder: Folder, answer: ProbeAnswer) -> EmbeddedServerError:

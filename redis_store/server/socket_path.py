@@ -18,7 +18,6 @@ import uuid
 from pathlib import Path
 
 from redis_store.errors import EmbeddedServerError
-from redis_store.server.files import write_whole
 
 #: Maximum length of a socket path that clients are given, in bytes.
 MAX_SOCKET_PATH_BYTES = 100
@@ -36,7 +35,7 @@ def socket_path(folder: Path) -> Path:
     if link is None:
         link = _make_link(folder)
         with contextlib.suppress(FileNotFoundError):  # `status` was called for a folder that does not exist
-            write_whole(folder / RECORD, str(link))
+            (folder / RECORD).write_text(str(link))
     return link / "server.sock"
 
 

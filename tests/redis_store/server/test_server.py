@@ -24,7 +24,8 @@ import redis
 
 from redis_store import server
 from redis_store.errors import EmbeddedServerError, InvalidSettings, StoreClosed
-from redis_store.server import probe, socket_path
+from redis_store.keyspace_flags import missing_flags
+from redis_store.server import socket_path
 from redis_store.server.probe import Talk
 
 if sys.platform != "linux":
@@ -439,10 +440,10 @@ def test_durability_is_raised_on_request_and_never_lowered(folder: Path, person:
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted"), [("", "Khgxe"), ("AKE", None), ("El", "ElKhgxe"), ("Kghxe", None), ("KA", None), ("A", "AK")]
+    ("flags", "missing"), [("", "Khgxe"), ("AKE", ""), ("El", "Khgxe"), ("Kghxe", ""), ("KA", ""), ("A", "K")]
 )
-def test_events_are_added(flags: str, wanted: str | None) -> None:
-    assert probe.with_needed_events(flags) == wanted
+def test_missing_events(flags: str, missing: str) -> None:
+    assert missing_flags(flags) == missing
 
 
 def test_events_are_added_to_a_running_server(folder: Path) -> None:
