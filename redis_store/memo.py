@@ -14,8 +14,6 @@ from redis_store.errors import InvalidInput, InvalidType, InvalidValue
 from redis_store.types import Json, Ttl
 from redis_store.values import rules
 
-__all__ = ["AsyncCachedFunction", "CachedFunction"]
-
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
@@ -29,7 +27,7 @@ TagMaker = Iterable[str] | Callable[..., Iterable[str]] | None
 
 
 class Cache(Protocol):
-    """The methods of a store that cached functions use."""
+    """The methods of a store that cached functions use. An asynchronous store has the same, as coroutine functions."""
 
     def get_or_set(
         self,
@@ -43,23 +41,6 @@ class Cache(Protocol):
     def delete(self, key: str) -> bool: ...
     def delete_many(self, keys: Iterable[str]) -> int: ...
     def list_keys(self, prefix: str | None = None) -> list[str]: ...
-
-
-class AsyncCache(Protocol):
-    """The methods of an asynchronous store that cached functions use."""
-
-    async def get_or_set(
-        self,
-        key: str,
-        make: Callable[[], Any],
-        ttl: Ttl = None,
-        stale: Ttl = None,
-        lock_timeout: float | timedelta = ...,
-        tags: Iterable[str] | None = None,
-    ) -> Json: ...
-    async def delete(self, key: str) -> bool: ...
-    async def delete_many(self, keys: Iterable[str]) -> int: ...
-    async def list_keys(self, prefix: str | None = None) -> list[str]: ...
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -255,20 +236,12 @@ class _Naming:
 
 def decorator(store: Cache, options: Options) -> CacheDecorator:
     """Return the decorator of `DataStore.cached`."""
-
-    def decorate(function: Callable[P, R], /) -> CachedFunction[P, R]:
-        return cached(store, function, options)
-
-    return decorate
+    return cast(CacheDecorator, lambda function: cached(store, function, options))
 
 
-def async_decorator(store: AsyncCache, options: Options) -> AsyncCacheDecorator:
+def async_decorator(store: Any, options: Options) -> AsyncCacheDecorator:
     """Return the decorator of `AsyncDataStore.cached`."""
-
-    def decorate(function: Callable[P, Any], /) -> AsyncCachedFunction[P, Any]:
-        return cached_async(store, function, options)
-
-    return decorate
+    return cast(AsyncCacheDecorator, lambda function: cached_async(store, function, options))
 
 
 def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFunction[P, R]:
@@ -277,49 +250,24 @@ def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFu
     if inspect.iscoroutinefunction(function):
         raise InvalidType(f"{naming.name} is asynchronous, and this store is not: use a store of connect_async.")
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return cast(
-            R,
-            store.get_or_set(
-                naming.key(args, kwargs),
-                functools.partial(function, *args, **kwargs),
-                ttl=options.ttl,
-                stale=options.stale,
-                lock_timeout=options.lock_timeout,
-                tags=naming.tags(args, kwargs),
-            ),
-        )
-
     def invalidate_all() -> int:
         return sum(store.delete_many(page) for prefix in naming.prefixes() for page in _pages(store.list_keys(prefix)))
 
-    made = cast(Any, call)
-    made.cache_key = lambda *args, **kwargs: naming.key(args, kwargs)
-    made.invalidate = lambda *args, **kwargs: store.delete(naming.key(args, kwargs))
-    made.invalidate_all = invalidate_all
-    return cast("CachedFunction[P, R]", made)
+    return cast(
+        "CachedFunction[P, R]", _finished(_look(store, function, options, naming), store, naming, invalidate_all)
+    )
 
 
 def cached_async(
-    store: AsyncCache, function: Callable[P, Awaitable[R]] | Callable[P, R], options: Options
+    store: Any, function: Callable[P, Awaitable[R]] | Callable[P, R], options: Options
 ) -> AsyncCachedFunction[P, R]:
     """Return an asynchronous function that looks in the store first."""
     naming = _Naming(function, options)
+    look = _look(store, function, options, naming)
 
     @functools.wraps(function)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return cast(
-            R,
-            await store.get_or_set(
-                naming.key(args, kwargs),
-                functools.partial(function, *args, **kwargs),
-                ttl=options.ttl,
-                stale=options.stale,
-                lock_timeout=options.lock_timeout,
-                tags=naming.tags(args, kwargs),
-            ),
-        )
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await look(*args, **kwargs)
 
     async def invalidate_all() -> int:
         count = 0
@@ -328,11 +276,29 @@ def cached_async(
                 count += await store.delete_many(page)
         return count
 
-    made = cast(Any, call)
+    return cast("AsyncCachedFunction[P, R]", _finished(call, store, naming, invalidate_all))
+
+
+def _look(store: Any, function: Callable[..., Any], options: Options, naming: _Naming) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def look(*args: Any, **kwargs: Any) -> Any:
+        return store.get_or_set(
+            naming.key(args, kwargs),
+            functools.partial(function, *args, **kwargs),
+            ttl=options.ttl,
+            stale=options.stale,
+            lock_timeout=options.lock_timeout,
+            tags=naming.tags(args, kwargs),
+        )
+
+    return look
+
+
+def _finished(made: Any, store: Any, naming: _Naming, invalidate_all: Callable[[], Any]) -> Any:
     made.cache_key = lambda *args, **kwargs: naming.key(args, kwargs)
     made.invalidate = lambda *args, **kwargs: store.delete(naming.key(args, kwargs))
     made.invalidate_all = invalidate_all
-    return cast("AsyncCachedFunction[P, R]", made)
+    return made
 
 
 def _name_of(function: Callable[..., Any]) -> str:
