@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypedDict
@@ -197,11 +198,7 @@ def read_permissions(settings: list[str]) -> Permissions | None:
 
 
 def _number(setting: str, text: str) -> int | float:
-    digits = text.replace("_", "")
-    try:
-        return int(digits)
-    except ValueError:
-        try:
-            return float(digits)
-        except ValueError:
-            raise InvalidInput(f"{setting!r} needs a number, as in {setting.partition('=')[0]}=1000.") from None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    raise InvalidInput(f"{setting!r} needs a number, as in {setting.partition('=')[0]}=1000.")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -19,7 +17,7 @@ from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import make_given
 from sandbox.given.job import make_task
 from sandbox.given.options import RunOptions, split
-from sandbox.given.sources import SourceOrPath, read_source
+from sandbox.given.sources import Source, SourceOrPath
 
 logger = logging.getLogger("sandbox")
 
@@ -61,12 +59,12 @@ def on_change(
     """
     tell = _guarded(on_event)
     of_start, of_sandbox = split(options)
-    name = _name(source_or_path, consumer, of_start["agent"])
-    encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    of_start["agent"] = of_start["agent"] or name
     if isinstance(of_sandbox["packages"], Iterator):
         of_sandbox["packages"] = tuple(of_sandbox["packages"])  # for every run
     task = make_task(make_given(of_sandbox), source_or_path, {"changes": []}, user, of_start)
+    name = consumer if consumer is not None else _name(task.job.source, of_start["agent"])
+    encode_name(name, "consumer name", MAX_AGENT_BYTES)
+    of_start["agent"] = agent = of_start["agent"] or name
     encode_prefix(prefix)
     for what, value in {"initial": initial, "own_writes": own_writes}.items():
         if not isinstance(value, bool):
@@ -76,7 +74,7 @@ def on_change(
         user=user,
         prefix=prefix,
         consumer=name,
-        agent=task.job.who.agent,
+        agent=agent,
         options={**of_start, **of_sandbox},
         batch=_whole("batch", batch, 1, 1000),
         concurrency=_whole("concurrency", concurrency, 1, 64),
@@ -169,15 +167,9 @@ class Consumer:
             self._begun.set()
 
 
-def _name(source_or_path: object, consumer: str | None, agent: str | None) -> str:
-    if consumer is not None:
-        return consumer
-    is_source = isinstance(source_or_path, str) and ("\n" in source_or_path or "def " in source_or_path)
-    if isinstance(source_or_path, (str, os.PathLike)) and not is_source:
-        name = Path(source_or_path).stem
-        if not name:  # "." or "/"
-            read_source(source_or_path)
-        return name
+def _name(source: Source, agent: str | None) -> str:
+    if source.is_file:
+        return source.name
     if agent is not None:
         return agent
     raise InvalidInput("An agent that is passed as source code has no consumer name: pass consumer= or agent=.")

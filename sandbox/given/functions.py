@@ -27,16 +27,27 @@ def is_async(function: Function) -> bool:
 
 def check_tools(tools: object) -> dict[str, Function]:
     """Return the tools that the caller passed, or raise `InvalidType`."""
-    if tools is None:
-        return {}
-    if not isinstance(tools, Mapping):
-        raise InvalidType(f"tools must be a dict of callables, not {type(tools).__name__}.")
-    for name, tool in tools.items():
-        if not isinstance(name, str):
-            raise InvalidType(f"The name of a tool must be a str, not {type(name).__name__}: {name!r}.")
+    checked = checked_dict("tools", tools, "callables")
+    for name, tool in checked.items():
+        check_name_is_str("tool", name)
         if not callable(tool):
             raise InvalidType(f"The tool {name!r} is a {type(tool).__name__}, which cannot be called.")
-    return dict(tools)
+    return checked
+
+
+def checked_dict(option: str, given: object, of: str) -> dict[Any, Any]:
+    """Return the dict that the caller passed for an option, empty for None, or raise `InvalidType`."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidType(f"{option} must be a dict of {of}, not {type(given).__name__}.")
+    return dict(given)
+
+
+def check_name_is_str(of: str, name: object) -> None:
+    """Raise `InvalidType` unless the name of something that the caller passed is a str."""
+    if not isinstance(name, str):
+        raise InvalidType(f"The name of a {of} must be a str, not {type(name).__name__}: {name!r}.")
 
 
 def describe_function(name: str, address: str, function: Function) -> dict[str, Any]:

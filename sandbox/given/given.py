@@ -12,7 +12,7 @@ from redis_store.errors import InvalidValue
 from redis_store.options import settle
 from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
-from sandbox.given.functions import Function, check_tools, describe_function
+from sandbox.given.functions import Function, check_name_is_str, check_tools, checked_dict, describe_function
 from sandbox.given.options import SANDBOX_DEFAULTS, SandboxOptions
 from sandbox.given.packages import Packages, find_packages
 from sandbox.given.sources import Source, read_agents
@@ -77,12 +77,8 @@ def _describe(name: str, address: str, function: Function, functions: dict[str, 
 
 
 def _globals(given: object, functions: dict[str, Function]) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InvalidType(f"globals must be a dict of names and values, not {type(given).__name__}.")
     described = {}
-    for name, value in given.items():
+    for name, value in checked_dict("globals", given, "names and values").items():
         _check_identifier(name, "global")
         if name in RESERVED_GLOBALS:
             raise InvalidInput(f"The global {name!r} cannot be given: the sandbox reserves this name.")
@@ -91,12 +87,8 @@ def _globals(given: object, functions: dict[str, Function]) -> dict[str, Any]:
 
 
 def _modules(given: object, functions: dict[str, Function]) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InvalidType(f"modules must be a dict of names and their contents, not {type(given).__name__}.")
     described: dict[str, Any] = {}
-    for module, content in given.items():
+    for module, content in checked_dict("modules", given, "names and their contents").items():
         _check_module(module)
         if not isinstance(content, Mapping):
             raise InvalidType(
@@ -120,16 +112,14 @@ def _thing(where: str, name: str, address: str, value: Any, functions: dict[str,
         raise InvalidType(f"{str(error).replace('value', where, 1)} Or give a function.") from None
 
 
-def _check_identifier(name: object, what: str) -> None:
-    if not isinstance(name, str):
-        raise InvalidType(f"The name of a {what} must be a str, not {type(name).__name__}: {name!r}.")
+def _check_identifier(name: str, what: str) -> None:
+    check_name_is_str(what, name)
     if not name.isidentifier() or (name.startswith("__") and name.endswith("__")):
         raise InvalidInput(f"{name!r} cannot be the name of a {what}: give an identifier, not like '__name__'.")
 
 
-def _check_module(name: object) -> None:
-    if not isinstance(name, str):
-        raise InvalidType(f"The name of a module must be a str, not {type(name).__name__}: {name!r}.")
+def _check_module(name: str) -> None:
+    check_name_is_str("module", name)
     top, *_ = parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise InvalidInput(f"{name!r} cannot be the name of a module: write it as in 'services.llm_service'.")
@@ -138,18 +128,15 @@ def _check_module(name: object) -> None:
 
 
 def _env(given: object) -> dict[str, str]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InvalidType(f"env must be a dict of str to str, not {type(given).__name__}.")
-    for name, value in given.items():
+    env = checked_dict("env", given, "str to str")
+    for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidType(
                 f"env must map str to str: change the entry {name!r}, whose value is of type {type(value).__name__}."
             )
         if not name or "=" in name or "\0" in name + value or _has_surrogate(name + value):
             raise InvalidInput(f"The variable {name!r} cannot be put into an environment.")
-    return dict(given)
+    return env
 
 
 def _has_surrogate(text: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.given.functions import check_name_is_str
 from sandbox.isolation.layout import package_in_a_room
 
 # `packaging` is imported where it is used: it takes 10 ms, and most runs have no packages.
@@ -48,8 +49,7 @@ def find_packages(names: object) -> Packages:
         raise InvalidType(f"packages must be a list of names, not {type(names).__name__}: put a single one in a list.")
     found: dict[str, Distribution] = {}
     for name in names:
-        if not isinstance(name, str):
-            raise InvalidType(f"The name of a package must be a str, not {type(name).__name__}: {name!r}.")
+        check_name_is_str("package", name)
         asked = _requirement(name)
         if asked is None or asked.specifier or asked.marker or asked.url:
             raise InvalidInput(f"{name!r} is not a package name: write it as in 'numpy' or 'httpx[http2]'.")

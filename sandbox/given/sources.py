@@ -27,6 +27,11 @@ class Source:
     filename: str
     text: bytes
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the agent was passed as the path of a file."""
+        return not self.filename.startswith("<")
+
 
 def read_source(source_or_path: object, name: str | None = None) -> Source:
     """Return an agent, given its source (a text with a line break or a ``def``) or the path of its file."""

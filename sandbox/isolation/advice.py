@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 from contextlib import suppress
@@ -108,11 +109,9 @@ def _install(where: Surroundings) -> str:
 
 def _distributions() -> tuple[str, ...]:
     """Return the ids of this distribution and of those that it derives from."""
-    found = {}
+    found: dict[str, str] = {}
     with suppress(OSError):
-        for line in Path("/etc/os-release").read_text().splitlines():
-            name, _, value = line.partition("=")
-            found[name] = value.strip('"')
+        found = platform.freedesktop_os_release()
     return tuple(f"{found.get('ID', '')} {found.get('ID_LIKE', '')}".split())
 
 
