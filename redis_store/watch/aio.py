@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
@@ -144,9 +143,7 @@ class AsyncWatch(AsyncIterator[Change]):
     async def __aenter__(self) -> Self:
         return await self.begin()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from time import monotonic
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
@@ -90,9 +89,7 @@ class Watch(Iterator[Change]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

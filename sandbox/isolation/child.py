@@ -6,7 +6,6 @@ import select
 import socket
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from sandbox.child.scratch import deleted_bytes, folder_bytes
@@ -48,9 +47,7 @@ class Child(Protocol):
         """End the process and its descendants; return the exit code, negative for a signal. If it ended before, its own code."""
 
     def __enter__(self) -> Child: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def overused(pid: int | None, folder: str | None, limits: Limits) -> str | None:
