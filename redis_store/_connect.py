@@ -15,6 +15,7 @@ from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.near.async_reads import share_with_loops
 from redis_store.near.sync_reads import share_with_threads
+from redis_store.operations import ServerOperations
 from redis_store.options import Default, defaults_of, settle, shows
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, resolve_url
 from redis_store.store import DataStore
@@ -79,7 +80,7 @@ def connect(url: str | None = None, *, user: str, **options: Unpack[ConnectOptio
     if settings.near_cache:
         share_with_threads(driver, settings.near_cache_bytes)
     set_up(driver, scope.counters)
-    return DataStore(driver, scope)
+    return DataStore(ServerOperations(driver, scope))
 
 
 @shows(ConnectOptions)

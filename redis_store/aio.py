@@ -10,16 +10,17 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.aio import AsyncDriver
+from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, get_or_set
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow
-from redis_store.limits import check_max_keys
+from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCacheDecorator, KeyMaker, Options, TagMaker, async_decorator
 from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
-from redis_store.ops import batch, listing, transactions, updates, values
+from redis_store.ops import batch, listing, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -97,7 +98,7 @@ class AsyncDataStore:
 
         Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
         """
-        return await self._run_flow(updates.increment(self._scope, key, by, random))
+        return await self._run_flow(updates.increment(self._scope, key, by, rand=random))
 
     async def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
         """Append items to the list stored under a key, atomically. A missing key counts as an empty list.
@@ -105,7 +106,7 @@ class AsyncDataStore:
         With `max_items`, only that many of the newest items are kept. The key keeps its ttl. Raises `WrongValueType` if the
         value is not a list.
         """
-        await self._run_flow(updates.append(self._scope, key, items, max_items, random))
+        await self._run_flow(updates.append(self._scope, key, items, max_items, rand=random))
 
     async def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key is missing, and return whether it was stored. Of concurrent callers, one gets True."""
@@ -134,7 +135,10 @@ class AsyncDataStore:
 
     async def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one."""
-        return await self._run(updates.pop(self._scope, key, default))
+        value = await self._run(updates.pop(self._scope, key, default))
+        if value is MISSING:
+            raise KeyError(key)
+        return value
 
     async def get_or_set(
         self,
@@ -187,7 +191,7 @@ class AsyncDataStore:
         `Conflict` is raised and nothing is stored. Writes by others to keys that it has not read do not conflict.
         `transact` retries on a conflict.
         """
-        return self._transaction(Draft(self._scope))
+        return self._viewed(Draft(self._scope, new_id()))
 
     async def transact(self, function: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
         """Run ``function(transaction)``, commit, and return its result. Run it again after each conflict.
@@ -195,7 +199,9 @@ class AsyncDataStore:
         The function may be called several times, so it should only read and write through the transaction. Raises `Conflict`
         after 200 tries, which take about 10 seconds with the pauses between them.
         """
-        return await self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
+        return await self._run_flow(
+            optimistic.transact(lambda: Draft(self._scope, new_id(), begun=True), self._viewed, function, random)
+        )
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
         """Return a mutual-exclusion lock, scoped to the user and shared by all namespaces, to be used as a context manager.
@@ -256,16 +262,14 @@ class AsyncDataStore:
             if cursor == listing.START:
                 return
 
-    async def scan_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, list[str]]:
+    async def scan_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, list[str]]:
         """Return the cursor of the next page, and one page of keys.
 
         Begin with the cursor ``"0"``, and stop when it is returned. A key may come in two pages.
         """
         return await self._run(listing.scan_page(self._scope, cursor, prefix))
 
-    async def scan_items_page(
-        self, cursor: str = listing.START, prefix: str | None = None
-    ) -> tuple[str, dict[str, Json]]:
+    async def scan_items_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, dict[str, Json]]:
         """Return the cursor of the next page, and one page of keys with their values, as `scan_page` does."""
         return await self._run(listing.scan_items_page(self._scope, cursor, prefix))
 
@@ -365,7 +369,7 @@ class AsyncDataStore:
         `ttl` is the default ttl of values written through the handle. With `max_keys`, a write through it that exceeds this
         number of keys evicts other keys: from a random sample, those written longest ago.
         """
-        return AsyncDataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
+        return AsyncDataStore(self._driver, self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> AsyncDataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""
@@ -421,8 +425,8 @@ class AsyncDataStore:
     def _run_flow(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         return run_flow(self._driver, flow)
 
-    def _transaction(self, draft: Draft) -> AsyncTransaction:
-        return AsyncTransaction(self._driver, self._scope, draft, new_id())
+    def _viewed(self, draft: Draft) -> AsyncTransaction:
+        return AsyncTransaction(self._driver, self._scope, draft)
 
     def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
         return self._driver.run_alone(op)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from redis_store.errors import InvalidInput, InvalidType, LimitExceeded
+from redis_store.types import NEVER, Ttl
 
 MAX_COUNT = 1_000_000
 """Bound on the slots of a semaphore and the uses of a rate limit: the server keeps each, at about 10 bytes."""
@@ -67,6 +68,11 @@ def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
     return max(1, round(seconds * 1000))
 
 
+def default_ttl_ms(ttl: Ttl) -> int | None:
+    """Return a namespace's default ttl in ms, or None for no expiry."""
+    return None if ttl is None or ttl is NEVER else ttl_to_ms(ttl)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on one value, batch and metadata object, in bytes of JSON text."""
@@ -111,3 +117,12 @@ def check_places(n: object) -> int:
     if not 1 <= n <= MAX_COUNT:
         raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {n}.")
     return n
+
+
+def check_cursor(cursor: object) -> str:
+    """Return the cursor of a page, or raise if it is none."""
+    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 20:
+        raise InvalidInput(
+            f"{cursor!r:.80} is not a cursor: begin with '0', and continue with the cursor that the last page returned."
+        )
+    return cursor

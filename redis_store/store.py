@@ -1,4 +1,11 @@
-"""`DataStore`, the blocking store: each method is one line over an operation in `ops`."""
+"""`DataStore`, the blocking store, for services and for agents alike: each method is one line over `Operations`.
+
+A service's store carries its operations out on a server (`operations.py`); an agent's passes them to its host. For the agent's
+sake this module imports only what the agent's process has too.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# What an operation returns is known where it is carried out; the types here are those that the contract suite holds.
 
 from __future__ import annotations
 
@@ -6,36 +13,61 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from random import random
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
-from redis_store.connections.address import without_secrets
-from redis_store.drivers.sync import SyncDriver
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S, get_or_set
+from redis_store.flows import optimistic
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S
 from redis_store.flows.flow import Flow
-from redis_store.flows.run_sync import run_flow
-from redis_store.limits import check_max_keys
+from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
-from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker, decorator
+from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker
 from redis_store.namespace.access import NO_WRITES, Access
-from redis_store.namespace.scope import Scope
-from redis_store.near.cache import stats_of
-from redis_store.ops import batch, listing, transactions, updates, values
-from redis_store.ops.compute_once import ComputePlan
-from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
-from redis_store.ops.tags import invalidate_tag
-from redis_store.ops.transactions import Draft
-from redis_store.protocol.call import Alone, Op
-from redis_store.settings import new_id
 from redis_store.stats import StoreStats
-from redis_store.transaction import Transaction
+from redis_store.transaction import PendingTransaction, Transaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
-from redis_store.watch.request import WatchRequest
-from redis_store.watch.sync import Watch, wait_until
+
+if TYPE_CHECKING:  # an agent has another `Watch`, with the same methods
+    from redis_store.protocol.call import Op
+    from redis_store.watch.sync import Watch
 
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Operations(Protocol):
+    """What a `DataStore` stands on: the operations on one namespace of a user."""
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def scope(self) -> Any:
+        """What a `PendingTransaction` takes to know the namespace."""
+
+    def call(self, operation: str, *arguments: Any) -> Any:
+        """Carry out an operation and return its result. Names and arguments are those of `DataStore`'s methods."""
+
+    def run(self, op: Op[T]) -> T: ...
+    def run_flow(self, flow: Flow[T]) -> T: ...
+    def moved(self, name: str, ttl_ms: int | None, max_keys: int | None) -> Self: ...
+    def narrowed(self, access: Access) -> Self: ...
+    def as_json_text(self) -> Self: ...
+    def draft(self, begun: bool = False) -> PendingTransaction: ...
+    def lock(self, name: str, ttl: Ttl, timeout: float | None) -> Lock: ...
+    def semaphore(self, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore: ...
+    def rate_limit(self, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit: ...
+    def watch(self, prefix: str | None, since: str | None, consumer: str | None, initial: bool) -> Watch: ...
+    def watch_all(
+        self, prefix: str | None, since: Mapping[str, str] | None, consumer: str | None, initial: bool
+    ) -> Watch: ...
+    def cached(self, store: DataStore, options: Options) -> CacheDecorator: ...
+    def stats(self) -> StoreStats: ...
+    def close(self) -> None: ...
 
 
 class DataStore(StoreMapping):
@@ -46,29 +78,28 @@ class DataStore(StoreMapping):
     `ServerRefused` if it reports an error, and `StoredDataError` for stored data that this package did not write.
     """
 
-    def __init__(self, driver: SyncDriver, scope: Scope) -> None:
-        self._driver = driver
-        self._scope = scope
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._call = operations.call
 
     @property
     def url(self) -> str:
         """The server's url, including the password if there is one."""
-        return self._driver.url
+        return self._operations.url
 
     @property
     def user(self) -> str:
         """The owner of the data."""
-        return self._scope.user.user
+        return self._operations.user
 
     @property
     def namespace(self) -> str:
         """The namespace that the methods work on."""
-        return self._scope.namespace
+        return self._operations.namespace
 
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
-        near = self._driver.near
-        return self._run(values.get(self._scope, key, default)) if near is None else near.get(self._scope, key, default)
+        return self._call("get", key, default)
 
     def set(
         self,
@@ -82,22 +113,22 @@ class DataStore(StoreMapping):
         `metadata` is merged into the key's existing metadata. `ttl` is in seconds, or a timedelta. Without one the namespace's
         default ttl applies; `NEVER` stores the value without expiry.
         """
-        self._run(values.set_value(self._scope, key, value, metadata, ttl))
+        self._call("set", key, value, metadata, ttl)
 
     def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Set a key to expire `ttl` from now, replacing any earlier ttl. Return whether the key exists."""
-        return self._run(values.expire(self._scope, key, ttl))
+        return self._call("expire", key, ttl)
 
     def persist(self, key: str) -> bool:
         """Remove the ttl of a key, so that it does not expire. Return whether it had one."""
-        return self._run(values.persist(self._scope, key))
+        return self._call("persist", key)
 
     def increment(self, key: str, by: float = 1) -> Json:
         """Add `by` to the number stored under a key, atomically, and return the sum. A missing key counts as 0.
 
         Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
         """
-        return self._run_flow(updates.increment(self._scope, key, by, random))
+        return self._call("increment", key, by)
 
     def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
         """Append items to the list stored under a key, atomically. A missing key counts as an empty list.
@@ -105,11 +136,11 @@ class DataStore(StoreMapping):
         With `max_items`, only that many of the newest items are kept. The key keeps its ttl. Raises `WrongValueType` if the
         value is not a list.
         """
-        self._run_flow(updates.append(self._scope, key, items, max_items, random))
+        self._call("append", key, items, max_items)
 
     def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key is missing, and return whether it was stored. Of concurrent callers, one gets True."""
-        return self._run(updates.set_if_absent(self._scope, key, value, ttl))
+        return self._call("set_if_absent", key, value, ttl)
 
     def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key holds `expected`, atomically, and return whether it was stored.
@@ -117,11 +148,11 @@ class DataStore(StoreMapping):
         With `MISSING` as `expected`, the key must be missing; None means a stored null. 1, 1.0 and true are different values.
         As with `set`, a previous ttl is dropped.
         """
-        return self._run(updates.compare_and_set(self._scope, key, expected, value, ttl))
+        return self._call("compare_and_set", key, expected, value, ttl)
 
     def rename(self, key: str, new: str) -> bool:
         """Move a value with its metadata and ttl to another key, replacing that key's value. Return whether `key` exists."""
-        return self._run(updates.rename(self._scope, key, new))
+        return self._call("rename", key, new)
 
     @overload  # type: ignore[override]  # a store's also takes a key and a function
     def update(self, key: str, function: Callable[[Any], Any], /, default: Any = None) -> Json: ...
@@ -137,12 +168,15 @@ class DataStore(StoreMapping):
         Called with a mapping or pairs, as `dict.update`, stores all items or none.
         """
         if args and (isinstance(args[0], str) or len(args) > 1):
-            return self._run_flow(updates.update(self._scope, *args, rand=random, **kwargs))
+            return self._update(*args, **kwargs)
         return super().update(*args, **kwargs)
 
     def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one."""
-        return self._run(updates.pop(self._scope, key, default))
+        value = self._call("pop", key, default)
+        if value is MISSING:
+            raise KeyError(key)
+        return value
 
     def get_or_set(
         self,
@@ -163,8 +197,7 @@ class DataStore(StoreMapping):
         With `stale`, an expired value is returned for that many seconds more, while one caller refreshes it. A value with
         `tags` is also deleted by `invalidate_tag`. A value that is deleted while it is computed is not stored.
         """
-        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
-        return self._run_flow(get_or_set(plan, make, new_id, random))
+        return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags)
 
     def cached(
         self,
@@ -182,11 +215,11 @@ class DataStore(StoreMapping):
         list of such templates, or a function. With a new `version`, old results are ignored and expire with their ttl.
         The decorated function has ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
         """
-        return decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))
+        return self._operations.cached(self, Options(ttl, key, version, tags, stale, lock_timeout))
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
-        return self._run_flow(invalidate_tag(self._scope, tag))
+        return self._call("invalidate_tag", tag)
 
     def transaction(self) -> Transaction:
         """Return a transaction over the user's namespaces, to be used as a context manager.
@@ -195,7 +228,7 @@ class DataStore(StoreMapping):
         `Conflict` is raised and nothing is stored. Writes by others to keys that it has not read do not conflict.
         `transact` retries on a conflict.
         """
-        return self._transaction(Draft(self._scope))
+        return Transaction(self._operations, self._operations.draft())
 
     def transact(self, function: Callable[[Transaction], T]) -> T:
         """Run ``function(transaction)``, commit, and return its result. Run it again after each conflict.
@@ -203,7 +236,12 @@ class DataStore(StoreMapping):
         The function may be called several times, so it should only read and write through the transaction. Raises `Conflict`
         after 200 tries, which take about 10 seconds with the pauses between them.
         """
-        return self._run_flow(transactions.transact(self._scope, self._transaction, function, new_id, random))
+        operations = self._operations
+        return operations.run_flow(
+            optimistic.transact(
+                lambda: operations.draft(begun=True), lambda draft: Transaction(operations, draft), function, random
+            )
+        )
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
         """Return a mutual-exclusion lock, scoped to the user and shared by all namespaces, to be used as a context manager.
@@ -211,11 +249,11 @@ class DataStore(StoreMapping):
         Renewed while the holder is alive; expires `ttl` seconds after it dies. Waiters acquire it in FIFO order. `timeout` is
         in seconds: `LockTimeout` is raised if the lock was not acquired in time. 0 tries once, None waits without limit.
         """
-        return Lock(self._driver, LockOps.of(self._scope, name, ttl), timeout)
+        return self._operations.lock(name, ttl, timeout)
 
     def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> Semaphore:
         """Return a semaphore with `n` slots, used like a `lock`. All callers must pass the same `n` for a name."""
-        return Semaphore(self._driver, SemaphoreOps.of(self._scope, name, n, ttl), timeout)
+        return self._operations.semaphore(name, n, ttl, timeout)
 
     def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> RateLimit:
         """Return a rate limit of `n` uses in any `per` seconds, by the server's clock, to be used as a context manager.
@@ -223,75 +261,65 @@ class DataStore(StoreMapping):
         All callers must pass the same `n` and `per` for a name. Entering waits for the next free use, or raises `LockTimeout`
         at once if there is none within `timeout` seconds.
         """
-        return RateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
+        return self._operations.rate_limit(name, n, per, timeout)
 
     def delete(self, key: str) -> bool:
         """Delete a key and return whether it existed."""
-        return self._run(values.delete(self._scope, key))
+        return self._call("delete", key)
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys atomically and return how many existed."""
-        return self._run(batch.delete_many(self._scope, keys, new_id()))
+        return self._call("delete_many", keys)
 
     def list_keys(self, prefix: str | None = None) -> list[str]:
         """Return the keys that begin with `prefix`, sorted. The prefix is literal, not a pattern.
 
         They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
         """
-        return self._run_alone(listing.list_keys(self._scope, prefix))
+        return self._call("list_keys", prefix)
 
     def iter_keys(self, prefix: str | None = None) -> Iterator[str]:
         """Iterate over the keys page by page, for namespaces too big for a list.
 
         Each page is consistent in itself. A key may come twice while the namespace grows.
         """
-        cursor = listing.START
-        while True:
-            cursor, page = self._run(listing.scan_page(self._scope, cursor, prefix))
+        for page in self._pages("scan_page", prefix):
             yield from page
-            if cursor == listing.START:
-                return
 
     def iter_items(self, prefix: str | None = None) -> Iterator[tuple[str, Json]]:
         """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict."""
-        page_keys = self._run(listing.page_size(self._scope))
-        cursor = listing.START
-        while True:
-            cursor, page = self._run(listing.scan_items_page(self._scope, cursor, prefix, page_keys))
+        for page in self._pages("scan_items_page", prefix, self._call("page_size")):
             yield from page.items()
-            if cursor == listing.START:
-                return
 
-    def scan_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, list[str]]:
+    def scan_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, list[str]]:
         """Return the cursor of the next page, and one page of keys.
 
         Begin with the cursor ``"0"``, and stop when it is returned. A key may come in two pages.
         """
-        return self._run(listing.scan_page(self._scope, cursor, prefix))
+        return self._call("scan_page", cursor, prefix)
 
-    def scan_items_page(self, cursor: str = listing.START, prefix: str | None = None) -> tuple[str, dict[str, Json]]:
+    def scan_items_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, dict[str, Json]]:
         """Return the cursor of the next page, and one page of keys with their values, as `scan_page` does."""
-        return self._run(listing.scan_items_page(self._scope, cursor, prefix))
+        return self._call("scan_items_page", cursor, prefix)
 
     def list_namespaces(self, prefix: str | None = None) -> list[str]:
         """Return the user's namespaces that hold data and may be read, sorted. The prefix is literal."""
-        return self._run(listing.list_namespaces(self._scope, prefix))
+        return self._call("list_namespaces", prefix)
 
     def memory_bytes(self) -> int:
         """Return the server memory that the keys and values of this namespace take, in bytes, as estimated by the server."""
-        return self._run(listing.memory_bytes(self._scope))
+        return self._call("memory_bytes")
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
-        near = self._driver.near
-        return self._run(batch.get_many(self._scope, keys)) if near is None else near.get_many(self._scope, keys)
+        return self._call("get_many", keys)
 
     def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return the keys that begin with `prefix`, with their values.
 
         They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
         """
-        return self._run_alone(listing.get_all(self._scope, prefix))
+        return self._call("get_all", prefix)
 
     def set_many(
         self,
@@ -303,16 +331,15 @@ class DataStore(StoreMapping):
 
         Readers see all of the items or none.
         """
-        op = batch.set_many(self._scope, items, metadata, ttl, new_id())
-        return self._run_alone(op) if isinstance(op, Alone) else self._run(op)
+        return self._call("set_many", items, metadata, ttl)
 
     def clear(self) -> int:  # type: ignore[override]  # see StoreMapping
         """Delete every key of the namespace and return how many were deleted."""
-        return self._run(batch.clear(self._scope))
+        return self._call("clear")
 
     def info(self, key: str) -> KeyInfo | None:
         """Return a key's info (times, writers, metadata, size), or None if the key is missing."""
-        return self._run(values.info(self._scope, key))
+        return self._call("info", key)
 
     def watch(
         self,
@@ -332,8 +359,7 @@ class DataStore(StoreMapping):
 
         For asyncio, "now" is when the watch is entered (``async with``) or the first change is requested.
         """
-        plan = WatchRequest.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
-        return Watch(self._driver, self._driver.source, plan)
+        return self._operations.watch(prefix, since, consumer, initial)
 
     def watch_all(
         self,
@@ -347,19 +373,18 @@ class DataStore(StoreMapping):
         As `watch`, except that `since` is a dict of namespaces and cursors. Every key is yielded of a namespace that is not
         in it.
         """
-        plan = WatchRequest.of_all(self._scope, prefix, since, consumer, initial, new_id())
-        return Watch(self._driver, self._driver.source, plan)
+        return self._operations.watch_all(prefix, since, consumer, initial)
 
     def wait_for(self, key: str, timeout: float | None = None) -> Json:
         """Return the value of a key, waiting until the key exists.
 
         Raises `WaitTimeout`, a `TimeoutError`, after `timeout` seconds; None waits without limit.
         """
-        return wait_until(self._driver, self._scope, key, None, timeout)
+        return self._call("wait_until", key, None, timeout)
 
     def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
         """Return the value of a key, waiting until the key exists and ``predicate(value)`` is true. Raises as `wait_for`."""
-        return wait_until(self._driver, self._scope, key, predicate, timeout)
+        return self._call("wait_until", key, predicate, timeout)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> DataStore:
         """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
@@ -367,11 +392,11 @@ class DataStore(StoreMapping):
         `ttl` is the default ttl of values written through the handle. With `max_keys`, a write through it that exceeds this
         number of keys evicts other keys: from a random sample, those written longest ago.
         """
-        return DataStore(self._driver, self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys)))
+        return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)))
 
     def read_only(self) -> DataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""
-        return DataStore(self._driver, self._scope.narrowed(NO_WRITES))
+        return DataStore(self._operations.narrowed(NO_WRITES))
 
     def restricted(
         self,
@@ -386,22 +411,22 @@ class DataStore(StoreMapping):
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        return DataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)))
+        return DataStore(self._operations.narrowed(Access.of(read, write, namespaces)))
 
     def as_json_text(self) -> DataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them."""
-        return DataStore(self._driver, self._scope.as_json_text())
+        return DataStore(self._operations.as_json_text())
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
-        return stats_of(self._scope, self._driver.near)
+        return self._operations.stats()
 
     def close(self) -> None:
         """Close the connections, for all handles of this store. May be repeated.
 
         The embedded server stops when its last user closes.
         """
-        self._driver.close()
+        self._operations.close()
 
     def __enter__(self) -> Self:
         return self
@@ -412,35 +437,21 @@ class DataStore(StoreMapping):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<DataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
+        return f"<DataStore {self._operations}>"
 
     def _contains(self, key: str) -> bool:
-        near = self._driver.near
-        return self._run(values.contains(self._scope, key)) if near is None else near.contains(self._scope, key)
+        return self._call("contains", key)
 
     def _count(self) -> int:
-        return self._run(values.count(self._scope))
+        return self._call("count")
 
-    def _run(self, op: Op[T]) -> T:
-        return self._driver.run(op)
+    def _update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
+        return self._call("update", key, function, default)
 
-    def _run_flow(self, flow: Flow[T]) -> T:
-        return run_flow(self._driver, flow)
-
-    def _transaction(self, draft: Draft) -> Transaction:
-        return Transaction(self._driver, self._scope, draft, new_id())
-
-    def _run_alone(self, op: Alone[T]) -> T:
-        return self._driver.run_alone(op)
-
-
-class StoreSession(NamedTuple):
-    """What a handle works with, for the brokers of `sandbox`."""
-
-    driver: SyncDriver
-    scope: Scope
-
-
-def session_of(store: DataStore) -> StoreSession:
-    """Return the driver and the scope of a handle."""
-    return StoreSession(store._driver, store._scope)
+    def _pages(self, operation: str, prefix: str | None, *more: Any) -> Iterator[Any]:
+        cursor = "0"
+        while True:
+            cursor, page = self._call(operation, cursor, prefix, *more)
+            yield page
+            if cursor == "0":
+                return

@@ -3,57 +3,67 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from redis_store.drivers.aio import AsyncDriver
-from redis_store.drivers.sync import SyncDriver
-from redis_store.limits import check_max_keys
-from redis_store.namespace.scope import Scope
-from redis_store.ops import values
-from redis_store.ops.transactions import Draft, commit
+from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.types import Json, JsonInput, Ttl
+
+if TYPE_CHECKING:  # neither exists in an agent's process
+    from redis_store.drivers.aio import AsyncDriver
+    from redis_store.namespace.scope import Scope
 
 __all__ = ["AsyncTransaction", "Transaction"]
 
 
-class _Writes:
-    """Writes that are collected until the block ends, for threads and asyncio."""
+class PendingTransaction(Protocol):
+    """The reads and pending writes of a transaction. A scope is the namespace of one call."""
 
-    _draft: Draft
-    _scope: Scope
+    over: bool
 
-    def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
-        """Store a value when the block ends; later reads in the transaction return it. `ttl` as in `DataStore.set`."""
-        self._draft.set(self._scope, key, value, ttl)
-
-    def delete(self, key: str) -> None:
-        """Delete a key when the block ends; a missing key is no error."""
-        self._draft.delete(self._scope, key)
+    def begin(self) -> None: ...
+    def set(self, scope: Any, key: str, value: Any, ttl: Ttl) -> None: ...
+    def delete(self, scope: Any, key: str) -> None: ...
+    async def get(self, scope: Any, key: str, default: Any) -> Json: ...
+    async def commit(self) -> None: ...
 
 
-class Transaction(_Writes):
+class Runner(Protocol):
+    """What a transaction needs of a store's operations."""
+
+    @property
+    def scope(self) -> Any: ...
+    def run(self, op: Any) -> Any: ...
+    def moved(self, name: str, ttl_ms: int | None, max_keys: int | None) -> Runner: ...
+
+
+class Transaction:
     """A transaction over a user's namespaces: all of its writes are stored, or none if a value it has read has changed.
 
     Made by `DataStore.transaction`; a context manager. If its block raises, nothing is written.
     """
 
-    def __init__(self, driver: SyncDriver, scope: Scope, draft: Draft, tx: str) -> None:
-        self._driver = driver
-        self._scope = scope
+    def __init__(self, operations: Runner, draft: PendingTransaction) -> None:
+        self._operations = operations
         self._draft = draft
-        self._tx = tx
 
     def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` if the key is missing.
 
         The transaction sees its own writes, and each other key as it first read it.
         """
-        return self._driver.run(self._draft.get(self._scope, key, default))
+        return self._operations.run(self._draft.get(self._operations.scope, key, default))
+
+    def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
+        """Store a value when the block ends; later reads in the transaction return it. `ttl` as in `DataStore.set`."""
+        self._draft.set(self._operations.scope, key, value, ttl)
+
+    def delete(self, key: str) -> None:
+        """Delete a key when the block ends; a missing key is no error."""
+        self._draft.delete(self._operations.scope, key)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
         """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
-        scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
-        return Transaction(self._driver, scope, self._draft, self._tx)
+        return Transaction(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), self._draft)
 
     def __enter__(self) -> Self:
         self._draft.begin()
@@ -63,21 +73,20 @@ class Transaction(_Writes):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            self._driver.run(commit(self._draft, self._tx))
+            self._operations.run(self._draft.commit())
         self._draft.over = True
 
 
-class AsyncTransaction(_Writes):
+class AsyncTransaction:
     """A transaction over a user's namespaces: all of its writes are stored, or none if a value it has read has changed.
 
     Made by `AsyncDataStore.transaction`; an asynchronous context manager. If its block raises, nothing is written.
     """
 
-    def __init__(self, driver: AsyncDriver, scope: Scope, draft: Draft, tx: str) -> None:
+    def __init__(self, driver: AsyncDriver, scope: Scope, draft: PendingTransaction) -> None:
         self._driver = driver
         self._scope = scope
         self._draft = draft
-        self._tx = tx
 
     async def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` if the key is missing.
@@ -86,10 +95,18 @@ class AsyncTransaction(_Writes):
         """
         return await self._driver.run(self._draft.get(self._scope, key, default))
 
+    def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
+        """Store a value when the block ends; later reads in the transaction return it. `ttl` as in `DataStore.set`."""
+        self._draft.set(self._scope, key, value, ttl)
+
+    def delete(self, key: str) -> None:
+        """Delete a key when the block ends; a missing key is no error."""
+        self._draft.delete(self._scope, key)
+
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncTransaction:
         """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
-        scope = self._scope.moved(name, values.default_ttl(ttl), check_max_keys(max_keys))
-        return AsyncTransaction(self._driver, scope, self._draft, self._tx)
+        scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
+        return AsyncTransaction(self._driver, scope, self._draft)
 
     async def __aenter__(self) -> Self:
         self._draft.begin()
@@ -99,5 +116,5 @@ class AsyncTransaction(_Writes):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            await self._driver.run(commit(self._draft, self._tx))
+            await self._driver.run(self._draft.commit())
         self._draft.over = True

@@ -10,7 +10,8 @@ from typing import Any
 from redis_store.errors import AccessDenied, DataStoreError
 from redis_store.namespace.access import EVERYTHING, Access, Pattern, Patterns
 from sandbox.errors import InvalidInput, InvalidType
-from sandbox.protocol.messages import OPERATIONS, WATCHES
+from sandbox.protocol.messages import WATCHES
+from sandbox.protocol.operations import OPERATIONS
 
 __all__ = ["Permissions"]
 

@@ -11,8 +11,8 @@ from redis_store.limits import ANY_SIZE
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
-from redis_store.store import DataStore, session_of
-from redis_store.types import Ttl
+from redis_store.operations import ServerOperations, operations_of
+from redis_store.store import DataStore
 from redis_store.values.codec import Values
 
 
@@ -31,7 +31,8 @@ def lease(
     A call that would read more than `max_read_bytes` raises `LimitExceeded`. Closing the lease closes only the connections that
     it has in use at that moment, which ends calls that still wait for the server.
     """
-    owner, scope = session_of(store)
+    on = operations_of(store)
+    owner, scope = on.driver, on.scope
     driver = SyncDriver(LentConnections(owner.loans, max_read_bytes), owner.source, owner.timeout_s)
     if owner.near is not None:
         driver.near = owner.near.lent_to(driver)
@@ -48,12 +49,7 @@ def lease(
         counters=scope.counters,
         max_read_bytes=max_read_bytes,
     )
-    return DataStore(driver, lent)
-
-
-def with_default_ttl(store: DataStore, ttl: Ttl) -> DataStore:
-    """Return a handle for the same namespace with another default ttl and the same bound on keys."""
-    return store.use_namespace(store.namespace, ttl, session_of(store).scope.max_keys)
+    return DataStore(ServerOperations(driver, lent))
 
 
 def addresses_of(url: str) -> tuple[str, ...]:

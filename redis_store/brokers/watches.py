@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from redis_store.hub.mailbox import NamespaceBudget
+from redis_store.operations import operations_of
 from redis_store.settings import new_id
-from redis_store.store import DataStore, session_of
+from redis_store.store import DataStore
 from redis_store.types import Json
 from redis_store.watch.request import WatchRequest
 from redis_store.watch.sync import Watch, wait_until
@@ -24,9 +25,9 @@ def watch_all_within(
     initial: bool,
 ) -> Watch:
     """Return what `DataStore.watch_all` returns, with a budget of namespaces that several watches share."""
-    driver, scope = session_of(store)
-    plan = WatchRequest.of_all(scope, prefix, since, consumer, initial, new_id(), budget)
-    return Watch(driver, driver.source, plan)
+    on = operations_of(store)
+    plan = WatchRequest.of_all(on.scope, prefix, since, consumer, initial, new_id(), budget)
+    return Watch(on.driver, on.driver.source, plan)
 
 
 def wait_in_turn(
@@ -37,4 +38,5 @@ def wait_in_turn(
     turn: AbstractContextManager[object],
 ) -> Json:
     """Return what `DataStore.wait_until` returns. `turn` is held while the key is read and while `predicate` runs."""
-    return wait_until(*session_of(store), key, predicate, timeout_s, turn)
+    on = operations_of(store)
+    return wait_until(on.driver, on.scope, key, predicate, timeout_s, turn)

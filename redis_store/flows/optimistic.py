@@ -7,7 +7,7 @@ this module imports only `errors` and `flows.flow`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
 from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
@@ -26,7 +26,15 @@ MAX_PARTS = 1000
 
 
 T = TypeVar("T")
-D = TypeVar("D")
+
+
+class Committed(Protocol):
+    """A draft of a transaction."""
+
+    async def commit(self) -> None: ...
+
+
+D = TypeVar("D", bound=Committed)
 
 Look: TypeAlias = "Callable[[], Op[bytes | None]]"
 """Reads the current bytes of a value, None if there is none."""
@@ -36,6 +44,18 @@ Change: TypeAlias = "Callable[[bytes | None], Awaitable[bytes]]"
 
 Replace: TypeAlias = "Callable[[bytes, bytes | None], Op[Literal[True] | bytes | None]]"
 """Writes new bytes if the given ones are current (None: there is no value). Returns True, or else the current bytes."""
+
+
+class TransactionParts(NamedTuple):
+    """The reads and writes of a transaction, by namespace and key, as a broker passes them on."""
+
+    reads: list[tuple[str, str, Any]]
+    """Each with the value that was read, or `MISSING`."""
+    sets: list[tuple[str, str, Any, float | None]]
+    """Each with its value and its ttl in seconds."""
+    deletes: list[tuple[str, str]]
+    max_keys: dict[str, int]
+    """The maximum number of keys of namespaces."""
 
 
 async def change_value(
@@ -62,10 +82,9 @@ async def transact(
     begin: Callable[[], D],
     view: Callable[[D], Any],
     function: Callable[..., Awaitable[T] | T],
-    commit: Callable[[D], Op[None]],
     rand: Rand,
 ) -> T:
-    """Run a function with a new transaction until it commits without a conflict, at most `UPDATE_TRIES` times."""
+    """The flow of `DataStore.transact`: call a function with a new draft until it commits, at most `UPDATE_TRIES` times."""
     if not callable(function):
         raise InvalidType(f"transact needs a function of a transaction, not {kind_of(function)}.")
     pause_s = FIRST_PAUSE_S / 2
@@ -76,7 +95,7 @@ async def transact(
         draft = begin()
         result: T = await Ask[T](function, (view(draft),))
         try:
-            await Do(commit(draft))
+            await Do(draft.commit())
         except Conflict as conflict:
             last = conflict
         else:

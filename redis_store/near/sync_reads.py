@@ -52,7 +52,7 @@ class ThreadReads:
         else:
             self.cache.leave(self._driver)
 
-    def get(self, scope: Scope, key: str, default: Any) -> Any:
+    def get(self, scope: Scope, key: str, default: Any = None) -> Any:
         """Return a value as `ops.values.get` does."""
         entry = self._find(scope, key)
         if entry is None:

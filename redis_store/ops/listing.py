@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis_store.errors import InvalidInput, ServerRefused, StoreUnavailable, UnsupportedByServer
-from redis_store.limits import too_much_at_once
+from redis_store.errors import ServerRefused, StoreUnavailable, UnsupportedByServer
+from redis_store.limits import check_cursor, too_much_at_once
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_script
@@ -57,7 +57,7 @@ def get_all(scope: Scope, prefix: str | None = None) -> Alone[dict[str, Json]]:
 async def scan_page(scope: Scope, cursor: str = START, prefix: str | None = None) -> tuple[str, list[str]]:
     """Return one page of keys, and the cursor of the next; after the last page it is `START`."""
     scope.check_readable()
-    _check_cursor(cursor)
+    check_cursor(cursor)
     following, page = await _key_page(scope, cursor, encode_prefix(prefix), PAGE_KEYS)
     return following, decode_names(dict.fromkeys(page))
 
@@ -70,7 +70,7 @@ async def scan_items_page(
     Without `page_keys` the size of a page is asked for first, which costs another round trip.
     """
     scope.check_readable()
-    _check_cursor(cursor)
+    check_cursor(cursor)
     wanted = encode_prefix(prefix)
     following, page = await _item_page(scope, cursor, wanted, page_keys or await page_size(scope))
     return following, _decoded(scope, page)
@@ -192,13 +192,6 @@ async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> 
 def _check_read_size(scope: Scope, size: int) -> None:
     if size > scope.max_read_bytes:
         raise too_much_at_once(scope.max_read_bytes)
-
-
-def _check_cursor(cursor: object) -> None:
-    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 20:
-        raise InvalidInput(
-            f"{cursor!r:.80} is not a cursor: begin with {START!r}, and continue with the cursor that the last page returned."
-        )
 
 
 def _listing_page_size(fields: int, memory_bytes: int) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 from redis_store.errors import LimitExceeded
-from redis_store.flows import optimistic
-from redis_store.flows.flow import Rand
 from redis_store.flows.optimistic import changed_since_read, check_open, check_parts
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
@@ -19,9 +17,6 @@ from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Argument
 from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
-
-T = TypeVar("T")
-
 
 Place: TypeAlias = tuple[bytes, bytes]
 """A namespace's name and a field."""
@@ -39,6 +34,8 @@ class Draft:
     """The reads and pending writes of a transaction."""
 
     scope: Scope
+    tx: str
+    """The transaction's id in the change log."""
     reads: dict[Place, bytes | None] = field(default_factory=dict)
     writes: dict[Place, Write] = field(default_factory=dict)
     bounds: dict[bytes, int] = field(default_factory=dict)
@@ -103,17 +100,16 @@ class Draft:
             text = self.reads[place]
         return default if text is None else scope.codec.decode(text, scope.namespace, key)
 
-
-async def commit(draft: Draft, tx: str) -> None:
-    """Write everything if all that was read is unchanged; else raise `Conflict`."""
-    draft.check_open()
-    draft.over = True
-    if not draft.reads and not draft.writes:
-        return
-    failed = await commit_parts(draft.scope, draft.reads, draft.writes, tx, draft.bounds)
-    if failed is not None:
-        name, raw = failed
-        raise changed_since_read(decode_name(name), decode_name(raw))
+    async def commit(self) -> None:
+        """Write everything if all that was read is unchanged; else raise `Conflict`."""
+        self.check_open()
+        self.over = True
+        if not self.reads and not self.writes:
+            return
+        failed = await commit_parts(self.scope, self.reads, self.writes, self.tx, self.bounds)
+        if failed is not None:
+            name, raw = failed
+            raise changed_since_read(decode_name(name), decode_name(raw))
 
 
 async def commit_parts(
@@ -191,16 +187,3 @@ def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[P
         scope.moved(decode_name(name)).check_readable()
     for name, _ in writes:
         scope.moved(decode_name(name)).check_writable()
-
-
-async def transact(
-    scope: Scope,
-    view: Callable[[Draft], Any],
-    function: Callable[..., Awaitable[T] | T],
-    new_id: Callable[[], str],
-    rand: Rand,
-) -> T:
-    """The flow of `DataStore.transact`."""
-    return await optimistic.transact(
-        lambda: Draft(scope, begun=True), view, function, lambda draft: commit(draft, new_id()), rand
-    )

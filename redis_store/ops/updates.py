@@ -7,7 +7,7 @@ writes it if the old bytes are unchanged. If not, the script returns the current
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
@@ -48,14 +48,10 @@ async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl
     return False
 
 
-async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json:
+async def pop(scope: Scope, key: str, default: Any = None) -> Any:
     scope.check_readable()
     text = await run_delete(TAKE, scope, (encode_key(key),))
-    if text is not None:
-        return scope.codec.decode(text, scope.namespace, key)
-    if default is MISSING:
-        raise KeyError(key)
-    return default
+    return default if text is None else scope.codec.decode(text, scope.namespace, key)
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:
@@ -63,7 +59,7 @@ async def rename(scope: Scope, key: str, new: str) -> bool:
     return bool(await run_move(RENAME, scope, (scope.writer.agent_json, field, moved), moved))
 
 
-async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
+async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: Rand) -> Json:
     """The flow of `DataStore.increment`."""
     scope.check_changeable()
     field, added = encode_key(key), scope.codec.encode(by)
@@ -74,17 +70,20 @@ async def increment(scope: Scope, key: str, by: Any, rand: Rand) -> Json:
     async def add(there: bytes | None) -> bytes:
         return added if there is None else _sum(scope, key, there, number)
 
-    head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None))
+    ttl_ms = wanted_ttl(scope, ttl)
+    head = (scope.writer.agent_json, field, added, ttl_ms)
     reply = await Do(run_put(INCREMENT, scope, head, field))
     if isinstance(reply, list):
-        text = await _change(scope, key, field, add, reply[0], rand)
+        text = await _change(scope, key, field, add, reply[0], ttl_ms, rand)
     else:
         text = reply
         scope.counters.bytes_written += len(text)
     return scope.codec.decode(text, scope.namespace, key)
 
 
-async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int | None, rand: Rand) -> None:
+async def append(
+    scope: Scope, key: str, items: Sequence[Any], max_items: int | None = None, ttl: Ttl = None, *, rand: Rand
+) -> None:
     """The flow of `DataStore.append`."""
     scope.check_changeable()
     field = encode_key(key)
@@ -101,9 +100,10 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
         known += VALUES.decode(b"[%b]" % added, scope.namespace, key)
         return VALUES.encode(known if max_items is None else known[-max_items:])
 
+    ttl_ms = wanted_ttl(scope, ttl)
     there: bytes | None
     if max_items is None:
-        head = (scope.writer.agent_json, field, added, wanted_ttl(scope, None), scope.limits.max_value_bytes)
+        head = (scope.writer.agent_json, field, added, ttl_ms, scope.limits.max_value_bytes)
         reply = await Do(run_put(APPEND, scope, head, field))
         if reply == 1:
             scope.counters.bytes_written += len(added)
@@ -111,7 +111,7 @@ async def append(scope: Scope, key: str, items: tuple[Any, ...], max_items: int 
         there = reply[0]
     else:
         there = await Do(stored(scope, field))
-    await _change(scope, key, field, extend, there, rand)
+    await _change(scope, key, field, extend, there, ttl_ms, rand)
 
 
 async def update(scope: Scope, key: str, function: Callable[[Any], Any], default: Any = None, *, rand: Rand) -> Json:
@@ -124,13 +124,14 @@ async def update(scope: Scope, key: str, function: Callable[[Any], Any], default
         value = default if there is None else scope.codec.decode(there, scope.namespace, key)
         return scope.codec.encode(await Ask[Any](function, (value,)))
 
-    text = await _change(scope, key, field, call, await Do(stored(scope, field)), rand)
+    text = await _change(scope, key, field, call, await Do(stored(scope, field)), wanted_ttl(scope, None), rand)
     return scope.codec.decode(text, scope.namespace, key)
 
 
-async def _change(scope: Scope, key: str, field: bytes, change: Change, there: bytes | None, rand: Rand) -> bytes:
+async def _change(
+    scope: Scope, key: str, field: bytes, change: Change, there: bytes | None, ttl_ms: int | str, rand: Rand
+) -> bytes:
     """Write what `change` makes of the stored bytes, and retry while other callers write. Return what was written."""
-    ttl_ms = wanted_ttl(scope, None)
 
     async def checked(found: bytes | None) -> bytes:
         return scope.packed(await change(found), field)
@@ -167,7 +168,7 @@ def encode_value(scope: Scope, key: str, value: Any) -> bytes:
     return scope.packed(scope.codec.encode(value), encode_key(key))
 
 
-def _list_text(scope: Scope, key: str, items: tuple[Any, ...]) -> bytes:
+def _list_text(scope: Scope, key: str, items: Sequence[Any]) -> bytes:
     """Return the JSON text of a list of values. An error about an item names its position in the list (`value[0]`)."""
     if isinstance(scope.codec, Values):
         return VALUES.encode(list(items))

@@ -131,11 +131,6 @@ def wanted_ttl(scope: Scope, ttl: Ttl) -> int | str:
     return "" if ttl is NEVER else ttl_to_ms(ttl)
 
 
-def default_ttl(ttl: Ttl) -> int | None:
-    """Return a namespace's default time to live, in ms, or None for none."""
-    return None if ttl is None or ttl is NEVER else ttl_to_ms(ttl)
-
-
 def check_metadata(metadata: object) -> None:
     """Raise `InvalidType` if metadata is neither a dict nor None."""
     if metadata is not None and not isinstance(metadata, dict):

@@ -16,7 +16,7 @@ from types import ModuleType
 
 SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
-    "redis_store": ("errors", "limits", "locks", "mapping", "memo", "stats", "types"),
+    "redis_store": ("errors", "limits", "locks", "mapping", "memo", "stats", "store", "transaction", "types"),
     "redis_store.connections": ("spin",),
     "redis_store.flows": ("compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
     "redis_store.namespace": ("access", "keys"),
@@ -35,13 +35,10 @@ SHARED = {
         "zygote",
     ),
     "sandbox.child.store": (
-        "arguments",
         "compute_once",
         "hold",
+        "operations",
         "run_flows",
-        "session",
-        "store",
-        "transaction",
         "watch",
     ),
     "sandbox.child.walls": (
@@ -55,7 +52,7 @@ SHARED = {
         "syscalls",
         "walls",
     ),
-    "sandbox.protocol": ("frames", "messages"),
+    "sandbox.protocol": ("answers", "arguments", "frames", "messages", "operations"),
 }
 """The modules that an agent process may import, by their package. A package's own ``__init__`` is never executed there."""
 

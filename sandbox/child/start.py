@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from redis_store.errors import InvalidValue
+from redis_store.store import DataStore
 from redis_store.values import rules
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
@@ -19,8 +20,7 @@ from sandbox.child.channels import ControlChannel, DataChannel
 from sandbox.child.functions import Calls, Tools, renamed
 from sandbox.child.given import put_in_place, tools_of
 from sandbox.child.reports import Reports
-from sandbox.child.store.session import Session
-from sandbox.child.store.store import DataStore
+from sandbox.child.store.operations import ChannelOperations
 from sandbox.child.store.watch import Waits
 from sandbox.protocol.frames import Part
 from sandbox.protocol.messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
@@ -51,9 +51,8 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
     control.send("started")
     pid = os.getpid()
-    module = make_module(
-        name, filename, source, {"data_store": DataStore(Session(data, user, namespace), waits), **names}
-    )
+    operations: Any = ChannelOperations(data, waits, user, namespace)  # Any: its `Watch` has the methods of the store's
+    module = make_module(name, filename, source, {"data_store": DataStore(operations), **names})
     message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
     _flush()
     try:

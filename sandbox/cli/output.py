@@ -16,7 +16,7 @@ from rich.console import Console
 
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import errors
-from sandbox.protocol.messages import WRITES
+from sandbox.protocol.operations import WRITES
 from sandbox.result import RunResult
 from sandbox.trace import trace_tree, write_trace
 

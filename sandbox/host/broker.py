@@ -12,17 +12,17 @@ import socket
 import time
 from typing import Any
 
+from redis_store import DataStore
 from redis_store import errors as store_errors
+from redis_store.brokers.steps import carry_out
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.errors import ProtocolViolation, SandboxError
-from sandbox.host import operations
 from sandbox.host.held import Held
-from sandbox.host.operations import TextStore
-from sandbox.host.step_operations import ALL_HANDLERS, ALL_WITH_KEY
 from sandbox.masking import PREVIEW_SOURCE_BYTES
+from sandbox.protocol.answers import Answered
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
-from sandbox.protocol.messages import OF_THE_USER, read_request
+from sandbox.protocol.operations import OPERATIONS, read_request
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, shortened
 from sandbox.running.tree import Tree
 
@@ -44,12 +44,12 @@ class Broker:
     """Timeout for joining the broker's thread after its socket and store were closed, in seconds."""
 
     def __init__(
-        self, sock: socket.socket, store: TextStore, who: Who, tree: Tree, hidden: tuple[str, ...] = ()
+        self, sock: socket.socket, store: DataStore, who: Who, tree: Tree, hidden: tuple[str, ...] = ()
     ) -> None:
         """Answer on `sock` with `store`; `hidden` are texts that no message to the agent may contain."""
         self._channel = Channel(sock, tree.given.limits.frame_bytes, SPIN_FOR_REQUEST_US)
         self._store = store
-        self._namespaces: dict[tuple[str, int | None], TextStore] = {}
+        self._namespaces: dict[tuple[str, int | None], DataStore] = {}
         self._who = who
         self._tree = tree
         self._hidden = hidden
@@ -106,7 +106,7 @@ class Broker:
             failed = type(error).__name__
             done, parts = _NOTHING, error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
         duration_ms = (time.perf_counter() - start) * 1000
-        key = shortened(arguments[0]) if operation in ALL_WITH_KEY else None
+        key = shortened(arguments[0]) if OPERATIONS[operation].is_named else None
         self._tree.timeline.done.add(
             OperationDone(
                 received,
@@ -130,14 +130,13 @@ class Broker:
             return _answer_too_big(error.facts["limit_bytes"], self._tree.given.limits.frame_bytes, "more than ")
         return error
 
-    def _carry_out(
-        self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]
-    ) -> operations.Answered:
+    def _carry_out(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> Answered:
         tree = self._tree
         tree.granted.check(operation)
-        written, noted = operations.bytes_written(operation, arguments), operations.bytes_noted(operation, arguments)
+        row = OPERATIONS[operation]
+        written, noted = row.bytes_written(arguments), row.bytes_noted(arguments)
         # Without the right to write, the store refuses and writes nothing. A transaction names its namespaces in its arguments.
-        if written and (operation in OF_THE_USER or tree.granted.access.may_write(namespace)):
+        if written and (row.of_user or tree.granted.access.may_write(namespace)):
             tree.quota.check(written)
             tree.spend_written(written + noted)
         elif noted:
@@ -147,14 +146,14 @@ class Broker:
             self._check_fits(store, arguments[0])
         news = self.held.begin(operation, namespace, arguments)
         try:
-            done = ALL_HANDLERS[operation](store, arguments)
+            done = row.answered(arguments, carry_out(store, operation, *row.decode(arguments)))
         except InvalidInput:  # nothing was sent to the server
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
         return done
 
-    def _check_fits(self, store: TextStore, key: str) -> None:
+    def _check_fits(self, store: DataStore, key: str) -> None:
         """Refuse to pop a value that is too big for an answer: it would be lost."""
         info, limit = store.info(key), self._tree.given.limits.frame_bytes
         size, most = 0 if info is None else info.size, limit - _ANSWER_HEAD_BYTES
@@ -163,7 +162,7 @@ class Broker:
         if size > most:
             raise _answer_too_big(size, limit)
 
-    def _namespace(self, name: str, max_keys: int | None) -> TextStore:
+    def _namespace(self, name: str, max_keys: int | None) -> DataStore:
         store = self._namespaces.get((name, max_keys))
         if store is None:
             if len(self._namespaces) >= _NAMESPACES_KEPT:
@@ -172,7 +171,7 @@ class Broker:
         return store
 
 
-_NOTHING = operations.Answered([], 0)
+_NOTHING = Answered([], 0)
 
 
 def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:

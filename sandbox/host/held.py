@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from redis_store import DataStore
-from redis_store.brokers.steps import Steps
+from redis_store.brokers.steps import carry_out
 from redis_store.errors import DataStoreError, LimitExceeded, StoreUnavailable
-from sandbox.protocol.messages import CLAIMED
+from sandbox.protocol.answers import CLAIMED
 
 MAX_HELD = 1000
 """Limit of what one process may hold or wait for at a time; the host must release all of it."""
@@ -79,13 +79,8 @@ class Held:
         places, self._places = self._places, {}
         for (release, namespace, name, token), n in places.items():
             try:
-                steps = Steps(store.use_namespace(namespace) if namespace else store)
-                if release == "release_lock":
-                    steps.release_lock(name, token)
-                elif release == "release_place":
-                    steps.release_place(name, token, n)
-                else:
-                    steps.fail_value(name, token)
+                more = (n,) if release == "release_place" else ()
+                carry_out(store.use_namespace(namespace) if namespace else store, release, name, token, *more)
             except StoreUnavailable:
                 return
             except DataStoreError:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.limits import Limits
-from sandbox.protocol.messages import OF_THE_USER, WRITES
+from sandbox.protocol.operations import OF_THE_USER, WRITES
 from sandbox.result import Hint, Operation
 
 GETS_IN_A_ROW = 20

@@ -15,6 +15,7 @@ import redis
 
 from redis_store import DataStore
 from redis_store.namespace.keys import UserKeys
+from redis_store.operations import operations_of
 from tests.support.servers import Server, wait_until
 from tests.support.threads import in_thread
 
@@ -168,7 +169,7 @@ def test_waiter_holds_no_connection(
         waiters = [in_thread(lambda: store.get_or_set("key", make)) for _ in range(40)]
         for waiter in waiters:
             waiter.__enter__()
-        loans = store._driver.loans
+        loans = operations_of(store).driver.loans
         wait_until(lambda: len(loans._idle) == len(loans._every) > 0, "all connections are idle at once")
         assert raw.hlen(UserKeys.of(user).namespace("cache").flight) == 1
         go_on.set()

@@ -81,7 +81,7 @@ PLACES = {
     "open descriptors": "sandbox.limits:Limits.descriptors",
     "files in the agent's folder": "sandbox.limits:Limits.scratch_bytes",
     "locks, slots and claims that an agent holds or waits for": "sandbox.host.held:MAX_HELD",
-    "tags of one value that an agent writes": "sandbox.host.step_operations:MAX_TAGS",
+    "tags of one value that an agent writes": "sandbox.protocol.arguments:MAX_TAGS",
     "concurrent calls of tools and agents": "sandbox.host.tools:MOST_UNDER_WAY",
     "open watches of an agent": "sandbox.host.watches:MOST_WATCHES",
     "namespaces followed by all `watch_all` of an agent together, including emptied ones; and namespaces in one `since`": "sandbox.host.watches:MOST_NAMESPACES",

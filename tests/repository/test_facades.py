@@ -12,7 +12,6 @@ import pytest
 import redis_store
 from redis_store import AsyncDataStore, DataStore, connect, connect_async
 from redis_store.mapping import StoreMapping
-from sandbox.child.store.store import DataStore as AgentDataStore
 
 DESIGNED = {
     "get", "set", "delete", "list_keys", "list_namespaces", "get_many", "set_many", "clear", "use_namespace", "get_all",
@@ -67,13 +66,6 @@ def test_members_match(name: str) -> None:
 
 def test_connect_functions_match() -> None:
     assert parameters(connect) == parameters(connect_async)
-
-
-@pytest.mark.parametrize("name", sorted(DESIGNED))
-def test_agent_store_takes_the_same_arguments(name: str) -> None:
-    ours, theirs = getattr(DataStore, name), getattr(AgentDataStore, name)
-    assert [p[:3] for p in parameters(ours)] == [p[:3] for p in parameters(theirs)]
-    assert theirs.__doc__
 
 
 def test_everything_public_is_exported_and_documented() -> None:

@@ -26,6 +26,7 @@ LAYERS = {
         {"hub"},
         {"watch"},
         {"store", "aio"},
+        {"operations"},
         {"_connect", "brokers"},
         {"__init__"},
     ],

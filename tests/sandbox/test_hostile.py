@@ -132,7 +132,7 @@ def test_data_of_other_users_is_unreachable(run: Any, server_url: str, user: str
                     store = data_store.use_namespace(name)
                     found += [store.get("secret"), *store.list_keys(), *store.get_many(["secret"])]
                     store.clear()
-                object.__setattr__(data_store._session, "user", other)
+                object.__setattr__(data_store._operations, "user", other)
                 found.append(data_store.get("secret"))
                 return {"found": found, "namespaces": data_store.list_namespaces()}
             """,
@@ -151,17 +151,17 @@ def test_crafted_metadata_and_cursors(run: Any) -> None:
         deep = b'{"a":' * 500 + b'1' + b'}' * 500
         for text in (deep, b'{"a":' + b'[' * 300 + b']' * 300 + b'}'):
             try:
-                data_store._session.call("set", "k", b"1", text, None)
+                data_store._operations.send("set", "k", b"1", text, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         for cursor in ("x", "-1", "9" * 30, "0\r\nDEL"):
             try:
-                data_store._session.call("scan_page", cursor, None)
+                data_store._operations.send("scan_page", cursor, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         for text in (b"{", b"[" * 100_000, b'"\\ud800"', b"NaN", b"1e999", b"\xff", b"", b"1" * 5000):
             try:
-                data_store._session.call("set", "k", text, None, None)
+                data_store._operations.send("set", "k", text, None, None)
             except DataStoreError as error:
                 said.append(type(error).__name__)
         return {"said": said, "keys": data_store.list_keys()}

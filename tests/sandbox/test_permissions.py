@@ -81,22 +81,22 @@ def test_host_enforces_permissions(run: Any, filled: DataStore) -> None:
         from redis_store.namespace.access import EVERYTHING
         from redis_store.errors import AccessDenied
         said = []
-        object.__setattr__(data_store._session, "access", EVERYTHING)
+        object.__setattr__(data_store._operations, "access", EVERYTHING)
         for call in (
-            lambda: data_store._session.channel.call("get", "files:a", "k"),
-            lambda: data_store._session.channel.call("set", "files:a", "k", b"1", None, None),
-            lambda: data_store._session.channel.call("get_many", "files:a", "k"),
-            lambda: data_store._session.channel.call("scan_page", "files:a", "0", None),
-            lambda: data_store._session.channel.call("count", "files:a"),
-            lambda: data_store._session.channel.call("contains", "files:a", "k"),
-            lambda: data_store._session.channel.call("info", "files:a", "k"),
-            lambda: data_store._session.channel.call("delete_many", "files:a", "k"),
+            lambda: data_store._operations.channel.call("get", "files:a", "k"),
+            lambda: data_store._operations.channel.call("set", "files:a", "k", b"1", None, None),
+            lambda: data_store._operations.channel.call("get_many", "files:a", "k"),
+            lambda: data_store._operations.channel.call("scan_page", "files:a", "0", None),
+            lambda: data_store._operations.channel.call("count", "files:a"),
+            lambda: data_store._operations.channel.call("contains", "files:a", "k"),
+            lambda: data_store._operations.channel.call("info", "files:a", "k"),
+            lambda: data_store._operations.channel.call("delete_many", "files:a", "k"),
         ):
             try:
                 said.append(repr(call()))
             except AccessDenied:
                 said.append("denied")
-        return {"said": said, "names": data_store._session.channel.call("list_namespaces", "files:a", None)}
+        return {"said": said, "names": data_store._operations.channel.call("list_namespaces", "files:a", None)}
         """,
         permissions=Permissions(namespaces=["shared"]),
     )

@@ -16,8 +16,7 @@ from typing import Any
 import sandbox
 from redis_store import DataStore
 from sandbox.child.channels import DataChannel
-from sandbox.child.store.session import Session
-from sandbox.child.store.store import DataStore as AgentDataStore
+from sandbox.child.store.operations import ChannelOperations
 from sandbox.host.broker import Broker
 from sandbox.host.held import Held
 from sandbox.permissions import Granted
@@ -58,7 +57,8 @@ class Brokered:
         self._thread = threading.Thread(target=self._serve, name="brokered", daemon=True)
         self._thread.start()
         self.channel = DataChannel(self._ours, limits.frame_bytes)
-        self.store = AgentDataStore(Session(self.channel, store.user, store.namespace), waits=None)  # type: ignore[arg-type]  # nothing waits here
+        operations: Any = ChannelOperations(self.channel, None, store.user, store.namespace)  # type: ignore[arg-type]  # nothing waits here
+        self.store = DataStore(operations)
 
     @property
     def held(self) -> Held:

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import random
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from redis_store.flows.compute_once import (
-    LOCK_TIMEOUT_S,
-    ClaimAnswer,
-    Claimed,
-    Computing,
-    Failed,
-    Found,
-    check_tags,
-    get_or_set,
-    lifetimes,
-)
+from redis_store import memo
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, ClaimAnswer, Failed, check_tags, get_or_set, lifetimes
 from redis_store.flows.flow import Do
 from redis_store.limits import ttl_to_ms
-from redis_store.memo import Cache
 from redis_store.stats import Counters
 from redis_store.types import Json, Ttl
 from redis_store.values import rules
-from sandbox.child.store.arguments import key_text, new_token, ttl_seconds
-from sandbox.child.store.run_flows import run_flow, run_flow_async
-from sandbox.child.store.session import Session
-from sandbox.protocol.messages import BUSY, FAILED, VALUE
+from sandbox.child.store.run_flows import run_flow_async
+from sandbox.protocol.arguments import TTL, Caller, key_text
 
 _COUNTERS = Counters()
 """Counters that are never shown: the record of a run has its own."""
+
+
+class HostCalls(Caller, Protocol):
+    """The operations that the host carries out, as computations and locks need them."""
+
+    @property
+    def namespace(self) -> str: ...
+    def call(self, operation: str, *arguments: Any) -> Any: ...
+    def send(self, operation: str, *parts: Any) -> list[Any]: ...
+    def check(self, reads: bool = False, writes: bool = False) -> None: ...
+    def check_writes_somewhere(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
     """The checked arguments of one `get_or_set` call, and the steps that carry it out."""
 
-    session: Session
+    on: HostCalls
     key: str
     ttl_s: float | None
     stale_s: float | None
@@ -49,7 +50,7 @@ class Flight:
     @classmethod
     def of(
         cls,
-        session: Session,
+        on: HostCalls,
         key: str,
         ttl: Ttl = None,
         stale: Ttl = None,
@@ -57,18 +58,16 @@ class Flight:
         tags: Iterable[str] | None = None,
     ) -> Flight:
         """Check the rights and the arguments of `get_or_set`."""
-        session.check("claim_value")
-        ttl_s = ttl_seconds(ttl, session.ttl_s)
+        on.check(reads=True, writes=True)
+        ttl_s = TTL.encode(on, ttl)
         ttl_ms, stale_ms = lifetimes("" if ttl_s is None else ttl_to_ms(ttl_s), stale)
         texts = tuple(str.__str__(tag) for tag in check_tags(tags))
         stale_s = None if stale_ms == "" else stale_ms / 1000
-        return cls(
-            session, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts
-        )
+        return cls(on, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts)
 
     @property
     def place(self) -> tuple[str, str]:
-        return self.session.namespace, self.key
+        return self.on.namespace, self.key
 
     @property
     def channel(self) -> bytes:
@@ -82,7 +81,7 @@ class Flight:
         return rules.dump(value)
 
     def decode(self, text: bytes) -> Json:
-        return self.session.decode(text, self.key)
+        return self.on.decode(text, self.key)
 
     @property
     def counters(self) -> Counters:
@@ -92,55 +91,57 @@ class Flight:
         return Do(self.look())
 
     async def look(self) -> bytes | None:
-        parts = self.session.call("get", self.key)
+        parts = self.on.send("get", self.key)
         return parts[0] if parts else None
 
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer:
-        lock_s = self.lock_ms / 1000
-        state, *rest = self.session.call(
-            "claim_value", self.key, token, self.ttl_s, self.stale_s, lock_s, since_ms or 0, *self.tags
-        )
-        if state == VALUE:
-            return Found(rest[0])
-        if state == BUSY:
-            return Computing(*rest)
-        return Failed(*rest) if state == FAILED else Claimed()
+        lifetimes_s = self.ttl_s, self.stale_s, self.lock_ms / 1000
+        answer: ClaimAnswer = self.on.call("claim_value", self.key, token, *lifetimes_s, since_ms or 0, self.tags)
+        return answer
 
     async def renew(self, token: str) -> bool:
-        return bool(self.session.call("renew_value", self.key, token, self.lock_ms / 1000, *self.tags)[0])
+        return bool(self.on.call("renew_value", self.key, token, self.lock_ms / 1000, self.tags))
 
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
-        ended = self.session.call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, *self.tags)
-        return (True, None) if ended[0] else (False, await self.look())
+        stored = self.on.call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, self.tags)
+        return (True, None) if stored else (False, await self.look())
 
     async def fail(self, token: str, failed: Failed | None) -> bool:
-        about = ("", "") if failed is None else failed
-        return bool(self.session.call("fail_value", self.key, token, *about)[0])
+        return bool(self.on.call("fail_value", self.key, token, *(("", "") if failed is None else failed)))
 
 
-def compute_once(session: Session, make: Callable[[], Any], key: str, *wanted: Any) -> Json:
-    """Return the value of a key; concurrent callers compute a missing value once."""
-    return run_flow(get_or_set(Flight.of(session, key, *wanted), make, new_token, random))
+def new_token() -> str:
+    """Return a random text that identifies the holder of a lock, a slot or a claim to the server."""
+    return os.urandom(8).hex()
 
 
 class AsyncView:
     """A store with asynchronous methods: those that `redis_store.memo` needs for a cached asynchronous function."""
 
-    def __init__(self, store: Cache, session: Session) -> None:
+    def __init__(self, store: memo.Cache, on: HostCalls) -> None:
         self._store = store
-        self._session = session
+        self._on = on
 
-    async def get_or_set(
-        self, key: str, make: Callable[[], Any], *, ttl: Ttl, stale: Ttl, lock_timeout: Ttl, tags: Iterable[str] | None
-    ) -> Json:
-        flight = Flight.of(self._session, key, ttl, stale, lock_timeout, tags)
-        return await run_flow_async(get_or_set(flight, make, new_token, random))
+    async def get_or_set(self, key: str, make: Callable[[], Any], **wanted: Any) -> Json:
+        return await run_flow_async(get_or_set(Flight.of(self._on, key, **wanted), make, new_token, random))
 
     async def delete(self, key: str) -> bool:
         return self._store.delete(key)
 
-    async def list_keys(self, prefix: str) -> list[str]:
+    async def list_keys(self, prefix: str | None = None) -> list[str]:
         return self._store.list_keys(prefix)
 
-    async def delete_many(self, keys: list[str]) -> int:
+    async def delete_many(self, keys: Iterable[str]) -> int:
         return self._store.delete_many(keys)
+
+
+def decorator(store: memo.Cache, on: HostCalls, options: memo.Options) -> Any:
+    """Return the decorator of `DataStore.cached`; an asynchronous function remains one, and its calls are awaited."""
+
+    def decorate(function: Callable[..., Any], /) -> Any:
+        if inspect.iscoroutinefunction(function):
+            view: Any = AsyncView(store, on)
+            return memo.cached_async(view, function, options)
+        return memo.cached(store, function, options)
+
+    return decorate

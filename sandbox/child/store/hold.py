@@ -11,76 +11,71 @@ from types import TracebackType
 from typing import Self
 
 from redis_store import locks
-from redis_store.flows.hold import Busy, HoldAnswer, Taken, hold, pass_limit
+from redis_store.flows.hold import HoldAnswer, hold, pass_limit
 from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store.types import Ttl
-from sandbox.child.store.run_flows import DRIVER, run_flow_async
-from sandbox.child.store.session import Session
+from sandbox.child.store.compute_once import HostCalls
+from sandbox.child.store.run_flows import run_flow_async
 
 
-class LockSteps:
-    """The steps of one lock."""
+class HoldSteps:
+    """The steps of one lock or semaphore slot."""
 
-    what = "lock"
     redis_key = b""
 
-    def __init__(self, session: Session, name: str, ttl: Ttl) -> None:
-        session.check_writes_somewhere()
-        encode_lock_name(name)
+    def __init__(self, on: HostCalls, what: str, steps: str, name: str, ttl: Ttl, *places: int) -> None:
+        """`steps` is the last word of the operations' names."""
+        self.what = what
         self.name = str.__str__(name)
         self.ttl_ms = ttl_to_ms(ttl)
-        self._call = session.call_for_user
+        self._call = on.call
+        self._steps = steps
+        self._places = places
 
     async def acquire(self, token: str, wait: bool) -> HoldAnswer:
-        return _answer(*self._call("acquire_lock", self.name, token, self.ttl_ms / 1000, int(wait)))
+        answer: HoldAnswer = self._call(
+            f"acquire_{self._steps}", self.name, token, *self._places, self.ttl_ms / 1000, int(wait)
+        )
+        return answer
 
     async def renew(self, token: str) -> bool:
-        return bool(self._call("renew_lock", self.name, token, self.ttl_ms / 1000)[0])
+        return bool(self._call(f"renew_{self._steps}", self.name, token, *self._places, self.ttl_ms / 1000))
 
     async def release(self, token: str) -> bool:
-        return bool(self._call("release_lock", self.name, token)[0])
+        return bool(self._call(f"release_{self._steps}", self.name, token, *self._places))
 
 
-class SemaphoreSteps:
-    """The steps of one semaphore."""
+def lock_steps(on: HostCalls, name: str, ttl: Ttl) -> HoldSteps:
+    """Check a lock's name and ttl, and return its steps."""
+    on.check_writes_somewhere()
+    encode_lock_name(name)
+    return HoldSteps(on, "lock", "lock", name, ttl)
 
-    what = "semaphore"
-    redis_key = b""
 
-    def __init__(self, session: Session, name: str, n: int, ttl: Ttl) -> None:
-        session.check_writes_somewhere()
-        encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
-        self.name = str.__str__(name)
-        self._n = int(check_places(n))
-        self.ttl_ms = ttl_to_ms(ttl)
-        self._call = session.call_for_user
-
-    async def acquire(self, token: str, wait: bool) -> HoldAnswer:
-        return _answer(*self._call("acquire_place", self.name, token, self._n, self.ttl_ms / 1000, int(wait)))
-
-    async def renew(self, token: str) -> bool:
-        return bool(self._call("renew_place", self.name, token, self._n, self.ttl_ms / 1000)[0])
-
-    async def release(self, token: str) -> bool:
-        return bool(self._call("release_place", self.name, token, self._n)[0])
+def semaphore_steps(on: HostCalls, name: str, n: int, ttl: Ttl) -> HoldSteps:
+    """Check a semaphore's name, number of slots and ttl, and return its steps."""
+    on.check_writes_somewhere()
+    encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
+    return HoldSteps(on, "semaphore", "place", name, ttl, int(check_places(n)))
 
 
 class RateLimitSteps:
     """The step of one rate limit."""
 
-    def __init__(self, session: Session, name: str, n: int, per: Ttl) -> None:
-        session.check_writes_somewhere()
+    def __init__(self, on: HostCalls, name: str, n: int, per: Ttl) -> None:
+        on.check_writes_somewhere()
         encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
         self._n = int(check_places(n))
         self._per_s = ttl_to_ms(per, "per") / 1000
-        self._call = session.call_for_user
+        self._call = on.call
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
-        most_s = None if most_ms is None else most_ms / 1000
-        taken, wait_ms = self._call("take_moment", self.name, self._n, self._per_s, most_s)
-        return bool(taken), int(wait_ms)
+        turn: tuple[bool, int] = self._call(
+            "take_moment", self.name, self._n, self._per_s, None if most_ms is None else most_ms / 1000
+        )
+        return turn
 
 
 class _Awaitable(locks._SyncHolder):
@@ -123,22 +118,3 @@ class RateLimit(locks.RateLimit):
 
     async def __aexit__(self, *_: object) -> None:
         pass
-
-
-def lock(session: Session, name: str, ttl: Ttl, timeout: float | None) -> Lock:
-    """Return a lock of the session's user."""
-    return Lock(DRIVER, LockSteps(session, name, ttl), timeout)
-
-
-def semaphore(session: Session, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
-    """Return a semaphore slot of the session's user."""
-    return Semaphore(DRIVER, SemaphoreSteps(session, name, n, ttl), timeout)
-
-
-def rate_limit(session: Session, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
-    """Return a rate limit of the session's user."""
-    return RateLimit(DRIVER, RateLimitSteps(session, name, n, per), timeout)
-
-
-def _answer(acquired: bool, fence: int, retry_ms: int, place: int) -> HoldAnswer:
-    return Taken(fence) if acquired else Busy(retry_ms, place)

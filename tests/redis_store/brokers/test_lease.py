@@ -10,7 +10,7 @@ import pytest
 from redis_store import DataStore
 from redis_store.brokers.lease import lease
 from redis_store.errors import LimitExceeded, StoreClosed
-from redis_store.store import session_of
+from redis_store.operations import operations_of
 from tests.support.servers import Server
 
 
@@ -21,7 +21,7 @@ def store(one_server: Server, open_store: Callable[..., DataStore], user: str) -
 
 def test_lease_uses_the_owners_connections(store: DataStore) -> None:
     store.set("key", "of the owner")
-    owner = session_of(store).driver.loans
+    owner = operations_of(store).driver.loans
     before = set(owner._every)  # type: ignore[attr-defined]
     with lease(store, user=f"{store.user}-2", namespace=store.namespace) as leased:
         leased.set("key", 1)
@@ -42,7 +42,7 @@ def test_closed_lease_leaves_its_owner_open(store: DataStore) -> None:
 
 def test_closing_a_lease_closes_what_it_has_in_use(store: DataStore) -> None:
     leased = lease(store, user=store.user, namespace=store.namespace)
-    loans, owner = session_of(leased).driver.loans, session_of(store).driver.loans
+    loans, owner = operations_of(leased).driver.loans, operations_of(store).driver.loans
     idle, in_use = loans.take(), loans.take()
     loans.put_back(idle)
     leased.close()

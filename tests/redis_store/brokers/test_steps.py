@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from redis_store import MISSING, DataStore, InvalidInput
-from redis_store.brokers.steps import Steps
 from tests.support.servers import KINDS_WITH_TTL, Server, wait_until
+from tests.support.steps import Steps
 
 MINE, YOURS = "token-of-mine", "token-of-yours"
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redis_store import ServerRefused, StoreUnavailable, UnsupportedByServer, WrongKeyType, connect, connect_async
+from redis_store.operations import operations_of
 from redis_store.protocol.call import Alone, Call, as_is, read
 
 Run = Callable[..., Any]
@@ -19,13 +20,19 @@ def run(request: pytest.FixtureRequest, server_url: str) -> Any:
     """A function that carries out an operation, through either driver."""
     if request.param == "sync":
         with connect(server_url, user="alice") as store:
-            yield lambda op: store._driver.run_alone(op) if isinstance(op, Alone) else store._driver.run(op)
+            yield (
+                lambda op: (
+                    operations_of(store).driver.run_alone(op)
+                    if isinstance(op, Alone)
+                    else operations_of(store).driver.run(op)
+                )
+            )
         return
     loop = asyncio.new_event_loop()
     store = connect_async(server_url, user="alice")
 
     def carry_out(op: Any) -> Any:
-        driver = store._driver
+        driver = operations_of(store).driver
         return loop.run_until_complete(driver.run_alone(op) if isinstance(op, Alone) else driver.run(op))
 
     yield carry_out
@@ -146,7 +153,7 @@ def test_a_watch_left_behind_does_not_reach_the_next_operation(run: Run, server_
     with pytest.raises(ZeroDivisionError):
         run(Alone(fails_under_watch))
     with connect(server_url, user="alice") as other:
-        other._driver.run(touch())
+        operations_of(other).driver.run(touch())
     assert run(Alone(transaction)) == [b"OK"]
 
 

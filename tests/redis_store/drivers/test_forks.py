@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from redis_store import DataStore, connect_async
+from redis_store.operations import operations_of
 from tests.support.proxy import Fault, proxied
 from tests.support.servers import DEADLINE_S, Server, wait_until
 from tests.support.threads import in_thread
@@ -132,7 +133,7 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child(one_server: Server, ope
         assert store.get("key") == 1
         store.close()
 
-    with store._driver.loans._lock:  # as a thread does that is connecting
+    with operations_of(store).driver.loans._lock:  # as a thread does that is connecting
         forked(work)()
     assert store.get("key") == 1
 

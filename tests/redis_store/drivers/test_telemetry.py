@@ -15,6 +15,7 @@ import pytest
 
 import redis_store
 from redis_store import DataStore
+from redis_store.operations import operations_of
 from tests.support.servers import Server
 
 SET_UP = """
@@ -211,5 +212,5 @@ show_metrics()
 
 def test_telemetry_off_adds_nothing(one_server: Server, open_store: Any, user: str) -> None:
     store: DataStore = open_store(one_server.url, user)
-    assert store._driver.around is None
-    assert store._driver.measured is None
+    assert operations_of(store).driver.around is None
+    assert operations_of(store).driver.measured is None

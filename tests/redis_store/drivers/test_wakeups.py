@@ -15,6 +15,7 @@ from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect
 from redis_store.drivers import listener as listeners
 from redis_store.flows import compute_once, hold
 from redis_store.namespace.keys import UserKeys
+from redis_store.operations import operations_of
 from tests.support.servers import Server, wait_until
 
 FOR_EVER_S = 100_000.0
@@ -164,7 +165,7 @@ def test_connection_reopens_after_another_store_closes(store: DataStore, raw: re
         with store.lock("l2", ttl=FOR_EVER_S), connect(store.url, user=store.user) as other:
             late = Waiter(lambda: other.lock("l2", ttl=FOR_EVER_S).acquire())
             subscribed(raw, UserKeys.of(store.user).lock(b"l2"))
-            resolver = other._driver.source.resolver
+            resolver = operations_of(other).driver.source.resolver
         with pytest.raises((StoreClosed, ConnectionLost)):  # it may just look again
             late.result()
 
@@ -200,10 +201,10 @@ def test_waiter_knows_whether_messages_come(store: DataStore, raw: redis.Redis) 
         listeners.Wakeup(b"a channel", b"word", ring)
         for ring in (lambda: told[0].append(first.live), lambda: told[1].append(second.live))
     )
-    listener = listeners.wake(first, store._driver.source, None)
+    listener = listeners.wake(first, operations_of(store).driver.source, None)
     assert listener is not None
     wait_until(lambda: told[0], "the server has said that it will tell")
-    assert listeners.wake(second, store._driver.source, None) is listener
+    assert listeners.wake(second, operations_of(store).driver.source, None) is listener
     wait_until(lambda: told[1], "the second is told the same")
     raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: [len(each) for each in told] == [3, 3], "both are told of the end, and of the next connection")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_store import AccessDenied, AsyncDataStore, DataStore, InvalidInput, InvalidName, connect, connect_async
-from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access, Pattern
 from tests.support.sides import AsyncSide, SyncSide
+from tests.support.steps import Steps
 
 READS: dict[str, tuple[Any, ...]] = {
     "get": ("k",),

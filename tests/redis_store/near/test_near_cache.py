@@ -23,6 +23,7 @@ from redis_store.brokers.lease import lease
 from redis_store.near import async_side as loop_side
 from redis_store.near import sync_side as thread_side
 from redis_store.near.entries import Entries
+from redis_store.operations import operations_of
 from redis_store.server import status
 from tests.redis_store.drivers.test_forks import forked
 from tests.support.proxy import Fault, proxied
@@ -495,7 +496,9 @@ def test_a_lent_store_does_not_wait_for_the_tracked_connection(one_server: Serve
 def test_oversized_lent_read_keeps_cache(near: DataStore, user: str) -> None:
     near.set_many({"a": "x" * 1000, "b": "x" * 1000})
     assert near.get("a") == near.get("a")
-    near._scope = replace(near._scope, limits=replace(near._scope.limits, max_value_bytes=1500))
+    operations = operations_of(near)
+    scope = operations.scope
+    near = DataStore(replace(operations, scope=replace(scope, limits=replace(scope.limits, max_value_bytes=1500))))
     with lease(near, user=user, namespace="default", max_read_bytes=1500) as lent:
         for _ in range(2):
             with pytest.raises(LimitExceeded, match="more than 1,500 bytes"):
@@ -560,7 +563,7 @@ def test_fork_while_cache_is_busy(near: DataStore, plain: DataStore) -> None:
         assert near.get("k") == near.get("k") == 1
         near.close()
 
-    with near._driver.near.cache.threads._lock:  # as another thread does in the middle of an answer
+    with operations_of(near).driver.near.cache.threads._lock:  # as another thread does in the middle of an answer
         forked(work)()
     assert near.get("k") == 1
 

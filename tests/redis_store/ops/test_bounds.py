@@ -25,12 +25,12 @@ from redis_store import (
     WrongKeyType,
     connect_async,
 )
-from redis_store.brokers.steps import Steps
 from redis_store.ops.bounds import Bound
 from tests.support.brokered_side import BrokeredSide, brokered
 from tests.support.redis_view import NamespaceView
 from tests.support.servers import REAL_KINDS, Server, wait_until
 from tests.support.sides import SIDES_WITH_FUNCTIONS, AsyncSide, Side, SyncSide
+from tests.support.steps import Steps
 
 MOST = 5
 SIDES = pytest.mark.parametrize("side", SIDES_WITH_FUNCTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import redis
 
 from redis_store import DataStore
 from redis_store.limits import LogBounds
+from redis_store.operations import operations_of
 from tests.support.redis_view import NamespaceView
 from tests.support.servers import Server
 
@@ -189,10 +191,10 @@ def test_the_log_is_bounded_by_bytes(real_server: Server, open_store: Any, view:
 
 def bounded(store: DataStore, bounds: LogBounds) -> DataStore:
     """The same store with other bounds for its change log."""
-    scope = store._scope
-    return DataStore(
-        store._driver, type(scope).of(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
-    )
+    operations = operations_of(store)
+    scope = operations.scope
+    kept = type(scope).of(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
+    return DataStore(replace(operations, scope=kept))
 
 
 def test_log_outlives_its_namespace(store: DataStore, view: NamespaceView) -> None:

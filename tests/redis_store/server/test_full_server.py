@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from redis_store import DataStore, ServerFull, ServerRefused
-from redis_store.brokers.steps import Steps
 from tests.support.redis_view import NamespaceView
 from tests.support.servers import REAL_KINDS, Server
+from tests.support.steps import Steps
 
 KEPT = {f"key-{number}": number for number in range(2500)}
 

@@ -22,12 +22,13 @@ from redis_store import (
     connect,
     connect_async,
 )
-from redis_store.brokers.steps import Steps
 from redis_store.namespace.keys import UserKeys
+from redis_store.operations import operations_of
 from redis_store.values import compression
 from redis_store.values.codec import JsonText, Values
 from redis_store.values.compression import Compression
 from tests.support.servers import Server
+from tests.support.steps import Steps
 
 BIG = {"lines": [f"line {number}" for number in range(400)]}
 TEXT = Values().encode(BIG)
@@ -287,8 +288,8 @@ def test_invalid_threshold(above: Any) -> None:
 
 
 def test_other_namespaces_and_lent_stores_keep_the_threshold(packing_store: DataStore) -> None:
-    other = packing_store.use_namespace("other").read_only()
-    assert other._scope.codec.packing == packing_store.as_json_text()._scope.codec.packing == Compression(100)
+    for store in (packing_store.use_namespace("other").read_only(), packing_store.as_json_text()):
+        assert operations_of(store).scope.codec.packing == Compression(100)
 
 
 def test_oversized_batch_is_not_fully_unpacked() -> None:

@@ -18,6 +18,7 @@ import redis
 
 from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
 from redis_store.changelog.consumers import advance, claim
+from redis_store.operations import operations_of
 from redis_store.watch.request import SAVE_AFTER
 from tests.redis_store.watch.conftest import OpenWatchSide, WatchSide, said
 from tests.support.servers import Server, wait_until
@@ -370,7 +371,7 @@ def test_long_stopped_consumer_is_replaced(side: WatchSide, consumers: Consumers
 def test_consumer_cursor_moves_only_for_its_holder(real_server: Server, user: str, raw: redis.Redis) -> None:
     lock, cursors = f"user:{user}:lock:consumer:c:n".encode(), f"user:{user}:consumer:c".encode()
     with connect(real_server.url, user=user) as store:
-        run = store._driver.run
+        run = operations_of(store).driver.run
         assert run(claim(lock, cursors, "one", (b"n",))) == [None]
         assert run(claim(lock, cursors, "two", (b"n",))) is None
         assert run(advance(lock, cursors, "two", {b"n": "a cursor"})) is False

@@ -28,7 +28,7 @@ OTHERS = [
     ),
     Attack(
         "another user in the object",
-        "object.__setattr__(data_store._session, 'user', world['other']); won = data_store.get('secret')",
+        "object.__setattr__(data_store._operations, 'user', world['other']); won = data_store.get('secret')",
         NO_CONTROL_NEEDED,
     ),
     Attack(
@@ -48,7 +48,7 @@ OTHERS = [
         """
         for cursor in ("0\\r\\nFLUSHALL", "0 MATCH *", "18446744073709551616", "-1", "\\0"):
             try:
-                won = won or data_store._session.call("scan_page", cursor, None)[1:] not in ([], ["k"])
+                won = won or data_store._operations.send("scan_page", cursor, None)[1:] not in ([], ["k"])
             except Exception as error:
                 assert type(error).__module__ == "redis_store.errors", error
         """,
@@ -59,7 +59,7 @@ OTHERS = [
         """
         for text in (b"{", b"NaN", b"\\xff", b"[" * 100_000, b"1e999", b'"\\\\ud800"', b"\\x01packed", b""):
             try:
-                data_store._session.call("set", "bad", text, None, None)
+                data_store._operations.send("set", "bad", text, None, None)
                 won = True
             except Exception as error:
                 assert type(error).__name__ in ("InvalidValue", "CorruptValue"), error
@@ -73,11 +73,11 @@ OTHERS = [
         for name in (other, f"{other}:ns:default", f"user:{other}:ns:default", f"default}}user:{other}", f"\\0user:{other}"):
             for step in ((0, name, "secret", json.dumps(world["secret"]).encode(), None), (2, name, "secret", None, None)):
                 try:
-                    data_store._session.call("commit_transaction", *step)
+                    data_store._operations.send("commit_transaction", *step)
                     won = won or step[0] == 0
                 except Exception as error:
                     assert type(error).__name__ in ("Conflict", "InvalidName"), error
-            data_store._session.call("commit_transaction", 1, name, "secret", b"1", None)
+            data_store._operations.send("commit_transaction", 1, name, "secret", b"1", None)
             won = won or data_store.use_namespace(name).clear() != 1
         """,
         NO_CONTROL_NEEDED,
@@ -93,12 +93,12 @@ OTHERS = [
                 ("commit_value", "k2", token, b"1", None, None), ("fail_value", "k2", token, "", ""),
             ):
                 try:
-                    won = won or data_store._session.call(*call)
+                    won = won or data_store._operations.send(*call)
                 except Exception as error:
                     assert type(error).__name__ == "InvalidInput", error
         for token in ("guessed-token", "0" * 16):
-            won = won or data_store._session.call("renew_lock", "lock", token, 30)[0] or data_store._session.call("release_lock", "lock", token)[0]
-            won = won or data_store._session.call("commit_value", "k2", token, b"1", None, None)[0]
+            won = won or data_store._operations.send("renew_lock", "lock", token, 30)[0] or data_store._operations.send("release_lock", "lock", token)[0]
+            won = won or data_store._operations.send("commit_value", "k2", token, b"1", None, None)[0]
         """,
         NO_CONTROL_NEEDED,
     ),
@@ -114,7 +114,7 @@ OTHERS = [
                 *[("acquire_place", "p", token, number, 30, 0), ("take_moment", "r", number, 1, 0)] * (type(number) is int),
             ):
                 try:
-                    won = won or data_store._session.call(*call)
+                    won = won or data_store._operations.send(*call)
                 except Exception as error:
                     assert type(error).__name__ in ("InvalidInput", "InvalidType"), error
         """,
@@ -125,7 +125,7 @@ OTHERS = [
         """
         for name in ("consumer:c:default", "consumer:c:", "consumer:", "consumer:%63:default"):
             try:
-                won = won or data_store._session.call("acquire_lock", name, "token-of-mine", 1000, 0)
+                won = won or data_store._operations.send("acquire_lock", name, "token-of-mine", 1000, 0)
             except Exception as error:
                 assert type(error).__name__ == "InvalidName", error
         """,
@@ -213,7 +213,7 @@ FORGED = [
     *(
         Attack(
             f"the step {arguments}",
-            f"data_store._session.channel.call(*{arguments!r})\ntime.sleep(30)",
+            f"data_store._operations.channel.call(*{arguments!r})\ntime.sleep(30)",
             NO_CONTROL_NEEDED,
             ends_with=_ENDS,
         )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
 
 import redis_store
 from redis_store import DataStore
-from sandbox.child.store.store import DataStore as InsideStore
-
-OUTSIDE_ONLY = {"url", "close", "as_json_text", "scan_page", "scan_items_page", "memory_bytes", "stats"}
-"""Names that belong to the owner of the connection, which an agent is not."""
 
 
 def test_whole_api(run: Any, store: DataStore, user: str) -> None:
@@ -405,23 +400,60 @@ def test_signal_during_a_call_does_not_affect_the_next(run: Any) -> None:
     assert result.check() == {"alarms": True, "wrong": 0}
 
 
-def test_agent_store_has_the_names_and_signatures_of_the_store() -> None:
-    def public(kind: type) -> dict[str, Any]:
-        return {
-            name: member
-            for name, member in inspect.getmembers(kind)
-            if not name.startswith("_") and name not in OUTSIDE_ONLY
-        }
+def test_what_belongs_to_the_host_is_not_there(run: Any, store: DataStore) -> None:
+    """The class is the store's, so its names are there; the connection, which some of them are about, is the host's."""
+    result = run(
+        """
+        def run():
+            said = []
+            for read in (
+                lambda: data_store.url, lambda: data_store.stats(), lambda: data_store.as_json_text(),
+                lambda: data_store.memory_bytes(),
+            ):
+                try:
+                    read()
+                except AttributeError as error:
+                    said.append(str(error))
+            with data_store as same:
+                same.set("k", 1)
+            data_store.close()
+            return {"said": said, "kind": type(data_store).__module__, "after": data_store.get("k")}
+        """
+    )
+    assert result.check() == {
+        "said": [
+            f"An agent's data_store has no {name}: the connection belongs to its host."
+            for name in ("url", "stats", "as_json_text", "memory_bytes")
+        ],
+        "kind": DataStore.__module__,
+        "after": 1,
+    }
 
-    outside, inside = public(DataStore), public(InsideStore)
-    assert inside.keys() == outside.keys()
-    for name in inside:
-        member = outside[name]
-        if isinstance(member, property):
-            assert isinstance(inside[name], property)
-            continue
-        assert _parameters(inside[name]) == _parameters(member), name
 
-
-def _parameters(function: Any) -> list[tuple[str, Any, Any]]:
-    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+def test_pages_by_hand(run: Any, store: DataStore) -> None:
+    store.set_many({f"k{n}": n for n in range(1200)})
+    result = run(
+        """
+        def run():
+            names, items, cursor = [], {}, "0"
+            while True:
+                cursor, page = data_store.scan_page(cursor, "k")
+                names += page
+                if cursor == "0":
+                    break
+            while True:
+                cursor, page = data_store.scan_items_page(cursor)
+                items.update(page)
+                if cursor == "0":
+                    break
+            refused = []
+            for wrong in (5, "x", "1" * 30):
+                try:
+                    data_store.scan_page(wrong)
+                except ValueError as error:
+                    refused.append(str(error)[-40:])
+            return {"names": len(set(names)), "sum": sum(items.values()), "refused": refused}
+        """
+    )
+    end = "with the cursor that the last page returned."[-40:]
+    assert result.check() == {"names": 1200, "sum": sum(range(1200)), "refused": [end] * 3}

@@ -263,7 +263,7 @@ def test_protocol_violation_ends_only_the_child(run: Any) -> None:
         agents={
             "child": """
 def run(input_dict):
-    data_store._session.channel._channel.socket.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    data_store._operations.channel._channel.socket.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
     import time
     time.sleep(1000)
 """

@@ -12,15 +12,15 @@ import pytest
 
 import sandbox
 from redis_store import AccessDenied, ComputeFailed, DataStore, LimitExceeded, LockLost, LockTimeout, connect
-from redis_store.brokers.steps import Steps
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
 from sandbox.host.held import MAX_HELD
-from sandbox.host.step_operations import MAX_TAGS
 from sandbox.permissions import Granted, Permissions
-from sandbox.protocol.messages import CLAIMED
+from sandbox.protocol.answers import CLAIMED
+from sandbox.protocol.arguments import MAX_TAGS
 from tests.sandbox.conftest import wait_until
 from tests.support.brokered_side import Brokered, FakeTree, brokered
+from tests.support.steps import Steps
 from tests.support.threads import in_thread
 
 HOLDING = """

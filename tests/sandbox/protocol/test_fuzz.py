@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 import sandbox
 from redis_store.errors import InvalidValue
 from sandbox.errors import SandboxError
-from sandbox.host import step_operations
+from sandbox.host import broker as broker_module
 from sandbox.host.broker import Broker
 from sandbox.protocol.frames import MAX_PARTS, FrameBuffer, FrameError, FrameTooBig, pack, unpack
-from sandbox.protocol.messages import FROM_CHILD, OPERATIONS, read_from_child, read_request
+from sandbox.protocol.messages import FROM_CHILD, read_from_child
+from sandbox.protocol.operations import OPERATIONS, read_request
 from sandbox.record.timeline import Who
 from tests.support.brokered_side import FakeTree
 
@@ -62,34 +63,26 @@ def bodies(draw: st.DrawFn) -> bytes:
 class Store:
     """A stand-in for a store that accepts its operations and records every other access."""
 
-    _MAY = frozenset({*OPERATIONS, "use_namespace", "restricted"})
-    namespace = "default"
+    _MAY = frozenset({*OPERATIONS, "use_namespace"})
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "namespace":
-            return "default"
         if name not in Store._MAY:
             raise AssertionError(f"the broker reached for {name!r}")
 
         def operation(*arguments: Any, **named: Any) -> Any:
-            if name in ("use_namespace", "restricted"):
+            if name == "use_namespace":
                 return self
             raise InvalidValue(f"{name} of {len(arguments)}")
 
         return operation
 
-    def __contains__(self, key: object) -> bool:
-        return False
-
-    def __len__(self) -> int:
-        return 0
-
 
 @pytest.fixture(autouse=True)
 def steps_of_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send steps to the stand-in, as operations are."""
-    monkeypatch.setattr(step_operations, "store_of_the_host", lambda store: store)
-    monkeypatch.setattr(step_operations, "steps_of", lambda store: store)
+    """Carry operations out on the stand-in."""
+    monkeypatch.setattr(
+        broker_module, "carry_out", lambda store, operation, *arguments: getattr(store, operation)(*arguments)
+    )
 
 
 def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | None, list[list[Any]], Broker]:
@@ -137,7 +130,7 @@ def test_every_frame_gets_a_reply_or_ends_the_run(sent: list[bytes]) -> None:
 def requests(draw: st.DrawFn) -> list[Any]:
     """Requests with arguments of the right types and number."""
     operation = draw(st.sampled_from(list(OPERATIONS)))
-    shape = OPERATIONS[operation]
+    shape = OPERATIONS[operation].shape
     kinds = [*shape.fixed, *shape.repeated * draw(st.integers(0, 3))]
     samples = {str: TEXTS, bytes: JSON_TEXTS, int: WHOLES, float: st.floats(), type(None): st.none()}
     parts = [draw(st.one_of([samples[kind] for kind in kinds_of])) for kinds_of in kinds]

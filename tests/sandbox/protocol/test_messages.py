@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.host.step_operations import ALL_HANDLERS, ALL_WITH_KEY
+from redis_store import operations
+from redis_store.brokers import steps
 from sandbox.protocol.frames import FrameError
-from sandbox.protocol.messages import BOUNDED, FROM_CHILD, MAY_ADD, OPERATIONS, Shape, read_from_child, read_request
+from sandbox.protocol.messages import FROM_CHILD, Shape, read_from_child
+from sandbox.protocol.operations import BOUNDED, OPERATIONS, read_request
 
 SAMPLES: dict[type, Any] = {str: "x", bytes: b"1", int: 1, float: 0.5, type(None): None, bool: True}
 parts = st.sampled_from(list(SAMPLES.values())) | st.text() | st.integers() | st.binary()
@@ -21,14 +23,14 @@ def fitting(shape: Shape, repeats: int = 2) -> list[Any]:
     return [SAMPLES[min(kinds, key=lambda kind: kind.__name__)] for kinds in (*shape.fixed, *shape.repeated * repeats)]
 
 
-def test_each_operation_has_a_handler() -> None:
-    assert ALL_HANDLERS.keys() == OPERATIONS.keys()
-    assert OPERATIONS.keys() >= ALL_WITH_KEY
+def test_each_operation_can_be_carried_out() -> None:
+    carried_out = steps._STEPS.keys() | operations._OPERATIONS.keys() | operations._FLOWS.keys()
+    assert OPERATIONS.keys() <= carried_out
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_arity_and_types_of_each_operation(operation: str) -> None:
-    shape = OPERATIONS[operation]
+    shape = OPERATIONS[operation].shape
     good = fitting(shape)
     assert read_request([1, operation, "default", *good]) == (1, operation, "default", None, good)
     with pytest.raises(FrameError, match=operation):
@@ -42,10 +44,10 @@ def test_arity_and_types_of_each_operation(operation: str) -> None:
 
 
 def test_only_operations_that_may_add_keys_take_a_bound() -> None:
-    for operation, shape in OPERATIONS.items():
-        good = fitting(shape)
+    for operation, row in OPERATIONS.items():
+        good = fitting(row.shape)
         request = [1, BOUNDED, "default", 5, operation, *good]
-        if operation in MAY_ADD:
+        if row.adds:
             assert read_request(list(request)) == (1, operation, "default", 5, good)
             for wrong in ([*request[:3], True, *request[4:]], [*request[:3], None, *request[4:]], request[:4]):
                 with pytest.raises(FrameError):

@@ -8,7 +8,7 @@ import pytest
 
 import sandbox
 from redis_store import DataStore
-from sandbox.host.operations import bytes_noted, bytes_written
+from sandbox.protocol.operations import OPERATIONS
 
 TOKEN = "token-of-mine"
 
@@ -32,14 +32,16 @@ TOKEN = "token-of-mine"
     ],
 )
 def test_bytes_of_a_call(operation: str, arguments: list[Any], written: int, noted: int) -> None:
-    assert (bytes_written(operation, arguments), bytes_noted(operation, arguments)) == (written, noted)
+    row = OPERATIONS[operation]
+    assert row.shape.fits(arguments)
+    assert (row.bytes_written(arguments), row.bytes_noted(arguments)) == (written, noted)
 
 
 @pytest.mark.parametrize(
     "body",
     [
         "data_store.set('a', 1)\nfor n in range(10): data_store.rename('a' if n == 0 else str(n - 1) * 1000, str(n) * 1000)",
-        "data_store._session.call('claim_value', 'k' * 100, 'token-of-mine', None, None, 30, 0, *[f't{n}' for n in range(60)])",
+        "data_store._operations.send('claim_value', 'k' * 100, 'token-of-mine', None, None, 30, 0, *map(str, range(60)))",
         "data_store.set('\U0001f600' * 1500, 1)",
     ],
     ids=["new names", "tags", "keys that are not ASCII"],

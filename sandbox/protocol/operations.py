@@ -1,0 +1,268 @@
+"""The operations of the data channel: one row for each, which says all that the agent's side and the host's side must know.
+
+A row names the arguments, in the order of the store's method; the answer; the rights that are needed; and what is counted. From
+it follow the messages: fixed parts in the same order, then the repeated ones. No operation waits before it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.protocol.answers import (
+    CLAIM,
+    COMMITTED,
+    COUNT,
+    DONE,
+    EMPTY,
+    FOUND_ITEMS,
+    HELD,
+    INFO,
+    KEY_NAMES,
+    MOMENT,
+    NAMESPACE_NAMES,
+    PAGE_OF_ITEMS,
+    PAGE_OF_KEYS,
+    REPLACED,
+    STEP,
+    SUM,
+    VALUE_OR_DEFAULT,
+    Answer,
+    Answered,
+)
+from sandbox.protocol.arguments import (
+    ACCESS,
+    CURSOR,
+    EXPECTED,
+    ITEMS,
+    JSON_VALUE,
+    KEY,
+    KEYS,
+    LIFETIME_S,
+    MAX_ITEMS,
+    METADATA,
+    NUMBER_OF,
+    OLD_KEY,
+    PERIOD_S,
+    PLAIN_NAME,
+    PREFIX,
+    SECONDS,
+    TAG,
+    TAGS,
+    TEXT_EXPECTED,
+    TEXT_OF_VALUE,
+    TOKEN,
+    TRANSACTION,
+    TTL,
+    VALUES,
+    WAIT_S,
+    Argument,
+    Caller,
+    size_of,
+)
+from sandbox.protocol.frames import FrameError, Part
+from sandbox.protocol.messages import (
+    TEXT,
+    WHOLE,
+    Shape,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An operation: its arguments, its answer, and what it needs and does."""
+
+    arguments: tuple[Argument, ...]
+    answer: Answer
+    reads: bool = False
+    """Whether the right to read the namespace is needed."""
+    writes: bool = False
+    """Whether the right to write the namespace is needed."""
+    changes: bool = False
+    """Whether it can change data."""
+    adds: bool = False
+    """Whether it can add keys to the namespace, so that it takes a maximum number of keys."""
+    stores: bool = False
+    """Whether the bytes of its arguments are stored in a namespace."""
+    notes: bool = False
+    """Whether names among its arguments are stored beside the data: those of locks, rate limits and tags."""
+    shape: Shape = field(init=False)
+    fixed: tuple[Argument, ...] = field(init=False)
+    repeated_at: int = field(init=False)
+    """Index of the repeated argument, or -1."""
+    is_plain: bool = field(init=False)
+    """Whether the parts are the arguments."""
+
+    def __post_init__(self) -> None:
+        fixed = tuple(argument for argument in self.arguments if not argument.repeated)
+        at = next((at for at, argument in enumerate(self.arguments) if argument.repeated), -1)
+        repeated = () if at < 0 else self.arguments[at].kinds
+        object.__setattr__(self, "fixed", fixed)
+        object.__setattr__(self, "repeated_at", at)
+        object.__setattr__(self, "shape", Shape(tuple(argument.kinds[0] for argument in fixed), repeated))
+        object.__setattr__(self, "is_plain", at < 0 and all(argument.decode is None for argument in fixed))
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the first argument is a key or another name, such as that of a lock or a tag."""
+        return bool(self.fixed) and self.fixed[0] in (KEY, OLD_KEY, PLAIN_NAME, TAG)
+
+    @property
+    def of_user(self) -> bool:
+        """Whether it concerns no namespace, or several."""
+        return not self.reads and not self.writes
+
+    def encode(self, caller: Caller, arguments: tuple[Any, ...]) -> list[Part]:
+        """Return the parts of a call, in the agent. Arguments that are left out are None; further ones are not sent."""
+        given = (*arguments, *[None] * (len(self.arguments) - len(arguments)))
+        parts: list[Part] = []
+        more: list[Part] = []
+        for argument, value in zip(self.arguments, given, strict=False):
+            if argument.repeated:
+                more = argument.encode(caller, value)
+            else:
+                parts.append(argument.encode(caller, value))
+        return parts + more
+
+    def decode(self, parts: list[Any]) -> list[Any]:
+        """Return the arguments of a call, on the host."""
+        if self.is_plain:
+            return parts
+        arguments = [
+            part if argument.decode is None else argument.decode(part)
+            for argument, part in zip(self.fixed, parts, strict=False)
+        ]
+        if self.repeated_at >= 0:
+            rest, argument = parts[len(self.fixed) :], self.arguments[self.repeated_at]
+            arguments.insert(self.repeated_at, rest if argument.decode is None else argument.decode(rest))
+        return arguments
+
+    def answered(self, parts: list[Any], result: Any) -> Answered:
+        """Return the answer to a call with these parts, on the host."""
+        answered = self.answer.encode(result)
+        if not self.stores or answered.size or self.answer is REPLACED:
+            return answered
+        texts = [text for argument, given in self._parts(parts) if argument.texts for text in argument.texts(given)]
+        return answered._replace(size=sum(map(len, texts)), value=texts[0] if texts else None)
+
+    def bytes_written(self, parts: list[Any]) -> int:
+        """Return how many bytes a call would store in namespaces: keys, values and metadata."""
+        if not self.stores:
+            return 0
+        size = sum(argument.stored(given) for argument, given in self._parts(parts) if argument.stored is not None)
+        if METADATA in self.fixed and self.repeated_at >= 0:  # stored with each of the items
+            metadata, items = parts[self.fixed.index(METADATA)], (len(parts) - len(self.fixed)) // 2
+            size += (items - 1) * len(metadata or b"")
+        return size
+
+    def bytes_noted(self, parts: list[Any]) -> int:
+        """Return how many bytes of names a call would store beside the data: names of locks, rate limits and tags."""
+        if not self.notes:
+            return 0
+        name = size_of(parts[0])
+        tags = parts[len(self.fixed) :] if self.repeated_at >= 0 else []
+        return (0 if self.stores else name) + sum(size_of(tag) + name for tag in tags)  # each tag stores the key
+
+    def _parts(self, parts: list[Any]) -> Iterable[tuple[Argument, Any]]:
+        yield from zip(self.fixed, parts, strict=False)
+        if self.repeated_at >= 0:
+            yield self.arguments[self.repeated_at], parts[len(self.fixed) :]
+
+
+OPERATIONS: dict[str, Row] = {
+    "get": Row((KEY,), VALUE_OR_DEFAULT, reads=True),
+    "set": Row((KEY, JSON_VALUE, METADATA, TTL), EMPTY, writes=True, changes=True, adds=True, stores=True),
+    "delete": Row((KEY,), DONE, writes=True, changes=True),
+    "delete_many": Row((KEYS,), COUNT, writes=True, changes=True),
+    "list_keys": Row((PREFIX,), KEY_NAMES, reads=True),
+    "scan_page": Row((CURSOR, PREFIX), PAGE_OF_KEYS, reads=True),
+    "scan_items_page": Row((CURSOR, PREFIX), PAGE_OF_ITEMS, reads=True),
+    "list_namespaces": Row((PREFIX,), NAMESPACE_NAMES),
+    "get_many": Row((KEYS,), FOUND_ITEMS, reads=True),
+    "get_all": Row((PREFIX,), FOUND_ITEMS, reads=True),
+    "set_many": Row((ITEMS, METADATA, TTL), COUNT, writes=True, changes=True, adds=True, stores=True),
+    "clear": Row((), COUNT, writes=True, changes=True),
+    "info": Row((KEY,), INFO, reads=True),
+    "contains": Row((KEY,), DONE, reads=True),
+    "count": Row((), COUNT, reads=True),
+    "expire": Row((KEY, SECONDS), DONE, writes=True, changes=True),
+    "persist": Row((KEY,), DONE, writes=True, changes=True),
+    "increment": Row((KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "append": Row((KEY, VALUES, MAX_ITEMS, TTL), EMPTY, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, writes=True, changes=True, adds=True, stores=True),
+    "compare_and_set": Row(
+        (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
+    ),
+    "pop": Row((KEY,), VALUE_OR_DEFAULT, reads=True, writes=True, changes=True),
+    "rename": Row((OLD_KEY, KEY), DONE, writes=True, changes=True, adds=True, stores=True),
+    # the value was counted when it was written, and is stored only once
+    #
+    # Steps between which the agent process calls the agent's own functions, or waits.
+    "replace": Row(
+        (KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL),
+        REPLACED,
+        reads=True,
+        writes=True,
+        changes=True,
+        adds=True,
+        stores=True,
+    ),
+    "claim_value": Row(
+        (OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS), CLAIM, reads=True, writes=True, notes=True
+    ),
+    "renew_value": Row((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, notes=True),
+    "commit_value": Row(
+        (KEY, TOKEN, TEXT_OF_VALUE, LIFETIME_S, LIFETIME_S, TAGS),
+        DONE,
+        reads=True,
+        writes=True,
+        changes=True,
+        adds=True,
+        stores=True,
+        notes=True,
+    ),
+    "fail_value": Row((OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True),
+    "invalidate_tag": Row((TAG, ACCESS), COUNT),
+    "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True),
+    "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes=True),
+    "renew_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S), STEP),
+    "release_lock": Row((PLAIN_NAME, TOKEN), STEP),
+    "acquire_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF, PERIOD_S, NUMBER_OF), HELD, notes=True),
+    "renew_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF, PERIOD_S), STEP),
+    "release_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF), STEP),
+    "take_moment": Row((PLAIN_NAME, NUMBER_OF, PERIOD_S, WAIT_S), MOMENT, notes=True),
+}
+"""The operations by name. Those of the second half take seconds, and 1 for "stand in the queue"."""
+
+WRITES = frozenset(name for name, row in OPERATIONS.items() if row.changes)
+"""Operations that can change data."""
+
+OF_THE_USER = frozenset(name for name, row in OPERATIONS.items() if row.of_user)
+"""Operations that concern no namespace, or several."""
+
+BOUNDED = "bounded"
+"""Prefix of an operation that `adds`, on a namespace with `max_keys`; the maximum, the operation and its parts follow."""
+
+_HEAD = Shape((WHOLE, TEXT, TEXT))
+_BOUND_HEAD = Shape((WHOLE, TEXT))
+
+
+def read_request(parts: list[Any]) -> tuple[int, str, str, int | None, list[Any]]:
+    """Check a request and return its id, operation, namespace, maximum number of keys and parts; or raise `FrameError`."""
+    if not _HEAD.fits(parts[:3]):
+        raise FrameError("a request that does not begin with an id, an operation and a namespace")
+    number, operation, namespace = parts[:3]
+    max_keys: int | None = None
+    if operation == BOUNDED:
+        if not _BOUND_HEAD.fits(parts[3:5]) or parts[4] not in OPERATIONS or not OPERATIONS[parts[4]].adds:
+            raise FrameError("an invalid bound, or a bound on an operation that takes none")
+        max_keys, operation = parts[3:5]
+        del parts[3:5]
+    row = OPERATIONS.get(operation)
+    if row is None:
+        raise FrameError(f"a request for the unknown operation {operation[:64]!r}")
+    arguments = parts[3:]
+    if not row.shape.fits(arguments):
+        raise FrameError(f"a request for {operation!r} with arguments of the wrong types or number")
+    return number, operation, namespace, max_keys, arguments
