@@ -9,7 +9,6 @@ from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.loans import OwnConnections
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.telemetry import set_up
-from redis_store.durability import Durability
 from redis_store.limits import LOG_BYTES, LOG_DAYS, LOG_ENTRIES, MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, LogBounds
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store.namespace.scope import Scope, Writer
@@ -17,6 +16,7 @@ from redis_store.near.async_reads import share_with_loops
 from redis_store.near.sync_reads import share_with_threads
 from redis_store.operations import ServerOperations
 from redis_store.options import Default, defaults_of, settle, shows
+from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, resolve_url
 from redis_store.store import DataStore
 from redis_store.values.codec import Values

@@ -7,8 +7,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis_store.durability import Durability, check_durability
 from redis_store.errors import InvalidSettings
+from redis_store.server_config import Durability, check_durability
 
 URL_VARIABLE = "REDIS_URL"
 """The environment variable with the server's url, used if the caller passes none."""

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from redis_store.changelog.digests import SKETCH_BYTES
 from redis_store.changelog.entry import LogEntry, Position, parse_entry
 from redis_store.errors import ServerFull
-from redis_store.keyspace_flags import WISHED_FLAGS, missing_flags
 from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import Call, Command, as_is, read, transaction
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
+from redis_store.server_config import WISHED_FLAGS, missing_flags
 
 FIELDS_PER_NOTE = 500
 FIELDS_PER_READ = 100

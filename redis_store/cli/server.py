@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from redis_store import server
-from redis_store.durability import Durability
 from redis_store.server import ServerStatus
+from redis_store.server_config import Durability
 
 NOT_RUNNING = 3
 

@@ -11,10 +11,10 @@ from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied,
 from redis_store.hub.requests import HubPause, Tell
 from redis_store.hub.subscribers import Members
 from redis_store.hub.watched_namespace import WatchedNamespace
-from redis_store.keyspace_flags import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 from redis_store.namespace.keys import UserKeys
 from redis_store.protocol.call import Call, ReplyError
 from redis_store.protocol.error_replies import translate
+from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 
 TOKEN_S = 3.0
 """Longest time for a token to come back, in seconds. After that it is lost, perhaps with events, and the hub reconnects."""

@@ -63,7 +63,6 @@ from pathlib import Path
 
 import platformdirs
 
-from redis_store.durability import Durability, check_durability
 from redis_store.errors import EmbeddedServerError, StoreClosed
 from redis_store.server import probe
 from redis_store.server.folder import Folder, folder_at, translated_errors
@@ -71,6 +70,7 @@ from redis_store.server.locks import Patience, count_shared, try_lock
 from redis_store.server.membership import Membership, membership_of, shut_down_unless_used
 from redis_store.server.probe import ProbeAnswer, Talk
 from redis_store.server.process import force_down, shut_down
+from redis_store.server_config import Durability, check_durability
 
 DataDir = str | os.PathLike[str] | None
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import hiredis
 
-from redis_store.keyspace_flags import missing_flags
 from redis_store.server.binary import Engine
+from redis_store.server_config import missing_flags
 
 #: Time-out for a reply from a server that accepted the connection, in seconds; after that it counts as silent.
 ANSWER_TIMEOUT_S = 1.0

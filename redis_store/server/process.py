@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from redis_store.errors import EmbeddedServerError
-from redis_store.keyspace_flags import NEEDED_FLAGS
 from redis_store.server import binary as server_binary
 from redis_store.server import probe
 from redis_store.server.folder import Folder
 from redis_store.server.locks import FileLock, Patience, check_that_locks_work, signed_by, try_lock
 from redis_store.server.probe import ProbeAnswer, Talk
+from redis_store.server_config import NEEDED_FLAGS
 
 #: Time-out for a server that does not reply, and for another process that holds a lock, in seconds.
 START_TIMEOUT_S = 30.0

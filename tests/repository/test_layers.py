@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {
     "redis_store": [
         {"errors", "types", "stats", "options"},
-        {"durability", "keyspace_flags"},
+        {"server_config"},
         {"limits", "mapping", "server"},
         {"settings", "values"},
         {"namespace", "memo"},
@@ -200,7 +200,7 @@ def test_server_does_not_import_stores() -> None:
     for module in modules():
         if module.startswith("redis_store.server."):
             others = {part_of(name)[1] for name, _ in imports_of(module)} - {"server"}
-            assert others <= {"errors", "durability", "keyspace_flags"}, f"{module} imports {others}"
+            assert others <= {"errors", "server_config"}, f"{module} imports {others}"
 
 
 @pytest.mark.parametrize("package", LAYERS)

@@ -20,19 +20,14 @@ def run(request: pytest.FixtureRequest, server_url: str) -> Any:
     """A function that carries out an operation, through either driver."""
     if request.param == "sync":
         with connect(server_url, user="alice") as store:
-            yield (
-                lambda op: (
-                    operations_of(store).driver.run_alone(op)
-                    if isinstance(op, Alone)
-                    else operations_of(store).driver.run(op)
-                )
-            )
+            driver = operations_of(store).driver
+            yield lambda op: driver.run_alone(op) if isinstance(op, Alone) else driver.run(op)
         return
     loop = asyncio.new_event_loop()
     store = connect_async(server_url, user="alice")
 
     def carry_out(op: Any) -> Any:
-        driver = operations_of(store).driver
+        driver = store._driver
         return loop.run_until_complete(driver.run_alone(op) if isinstance(op, Alone) else driver.run(op))
 
     yield carry_out

@@ -193,7 +193,7 @@ def test_only_the_standard_library_is_importable(evaluate: Any) -> None:
         """
         import importlib, sys
         value = {}
-        for name in ("redis", "orjson", "hiredis", "typer", "redis_store.store",
+        for name in ("redis", "orjson", "hiredis", "typer", "redis_store.ops",
                      "sandbox.runner", "sandbox.pool", "sqlite3"):
             try:
                 importlib.import_module(name)
