@@ -207,7 +207,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
         _under_way.reset(before)
         keeping.stop()
     # If another value was set meanwhile, it is newer, and the waiters see it.
-    return there if there is not None and not stored and plan.stale_ms == "" else text
+    return text if stored or there is None else there
 
 
 def _longest_pause(plan: Computation) -> float:

@@ -126,8 +126,8 @@ async def claim(plan: ComputePlan, token: str, since_ms: int | None) -> ClaimAns
     since = "" if since_ms is None else since_ms
     what, *rest = await run_checked(
         FLIGHT_CLAIM,
-        (keys.data, keys.flight, *plan.tags),
-        (b"hash", b"hash", *[b"zset"] * len(plan.tags)),
+        (keys.data, keys.info, keys.flight, *plan.tags),
+        (b"hash", b"hash", b"hash", *[b"zset"] * len(plan.tags)),
         (plan.field, token, plan.lock_ms, plan.stale_ms, expires, since, plan.member),
     )
     if what == b"value":

@@ -1,8 +1,9 @@
 -- Read a value, or claim to compute it, or report that another caller computes it.
 --
 -- KEYS[1]   data hash
--- KEYS[2]   flight hash (flight.lua)
--- KEYS[3..] the tags that the value will carry (sorted sets)
+-- KEYS[2]   info hash
+-- KEYS[3]   flight hash (flight.lua)
+-- KEYS[4..] the tags that the value will carry (sorted sets)
 -- ARGV[1]   field
 -- ARGV[2]   token
 -- ARGV[3]   time to live of the claim, in ms
@@ -16,7 +17,7 @@
 --           {'busy', ms until the other claim expires, the server's clock in ms since 1970}
 -- Errors    UNSUPPORTED: the server has no hash field expiry
 
-local data, flight = KEYS[1], KEYS[2]
+local data, info, flight = KEYS[1], KEYS[2], KEYS[3]
 local field, token, lock_ms, stale_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 local value = call('HGET', data, field)
@@ -30,7 +31,7 @@ end
 
 local now = now_ms()
 call('HLEN', flight)
-for i = 3, #KEYS do call('ZCARD', KEYS[i]) end
+for i = 4, #KEYS do call('ZCARD', KEYS[i]) end
 if ARGV[6] ~= '' then
   local failed = call('HGET', flight, 'e' .. field)
   local at, about = match(failed or '', '^(%d+) (.*)$')
@@ -42,8 +43,8 @@ if until_ms then
   return {'busy', until_ms - now, now}
 end
 
-claim_for(flight, field, identity(data, field), token, now, lock_ms)
+claim_for(flight, field, state_of(data, info, field, value), token, now, lock_ms)
 sweep(flight, now)
 -- Tagged already now, so that invalidating a tag also reaches a value being computed.
-for i = 3, #KEYS do put_tag(KEYS[i], ARGV[7], now + lock_ms, now) end
+for i = 4, #KEYS do put_tag(KEYS[i], ARGV[7], now + lock_ms, now) end
 return {'claimed'}

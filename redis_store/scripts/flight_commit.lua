@@ -1,4 +1,5 @@
--- Store a computed value, if the claim still holds and the key has not been written since.
+-- Store a computed value, if the claim still holds and the key has not been written since. A value that has expired since
+-- is replaced.
 --
 -- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
 -- KEYS[5]   flight hash (flight.lua)
@@ -19,7 +20,7 @@ look()
 for i = 6, #KEYS do call('ZCARD', KEYS[i]) end
 local _, from, token = computing(flight, field, now)
 if token ~= ARGV[9] then return {there} end
-if from ~= identity(data, field) then
+if not unchanged(from, state_of(data, info, field, there), now) then
   call('HDEL', flight, 'c' .. field)
   wake(flight, field)
   return {there}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -241,6 +242,76 @@ def test_stale_value_is_served_during_refresh(store: Side, other: DataStore) -> 
         work.go_on.set()
     assert work.calls >= 1
     assert store.get("key") == "new"
+
+
+class Refresh:
+    """A refresh by `other` of a value that has just become stale."""
+
+    def __init__(self, store: Side, other: DataStore, begin: Any, stale: float = 1000) -> None:
+        self.work, self._other = Work("refreshed"), other
+        other.get_or_set("key", lambda: begin, ttl=0.02, stale=stale)
+        wait_until(lambda: self._is_stale(stale), "the value is stale")
+
+    def _is_stale(self, stale: float) -> bool:
+        info = self._other.info("key")
+        assert info is not None
+        assert info.expires_at is not None
+        return (info.expires_at - datetime.now(UTC)).total_seconds() < stale - 0.01
+
+    def __call__(self, stale: float) -> Any:
+        return self._other.get_or_set("key", self.work, ttl=1000, stale=stale)
+
+
+CHANGES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "increment": (1, lambda store: store.increment("key")),
+    "increment of a float": (1.5, lambda store: store.increment("key", 2)),
+    "append": ([1], lambda store: store.append("key", 2)),
+    "append with a bound": ([1], lambda store: store.append("key", 2, max_items=5)),
+    "update": ({"stock": 5}, lambda store: store.update("key", lambda value: {**value, "stock": 0})),
+    "update to the same": ({"stock": 5}, lambda store: store.update("key", lambda value: {**value})),
+    "set": ("old", lambda store: store.set("key", "set")),
+    "set_many": ("old", lambda store: store.set_many({"key": "set", "other": 1})),
+    "transaction": ("old", lambda store: store.transact(lambda draft: draft.set("key", "set"))),
+    "rename": ("old", lambda store: store.set("other", "moved") or store.rename("other", "key")),
+    "persist": ("old", lambda store: store.persist("key")),
+    "expire": ("old", lambda store: store.expire("key", 500)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_refresh_undoes_no_change_made_meanwhile(store: Side, other: DataStore, keys: UserKeys, name: str) -> None:
+    begin, change = CHANGES[name]
+    refresh = Refresh(store, other, begin)
+    with in_thread(lambda: refresh(stale=1000)) as call:
+        refresh.work.begun.wait(20)
+        change(store)
+        changed, expires = store.get("key"), other.info("key").expires_at  # type: ignore[union-attr]
+        refresh.work.go_on.set()
+    assert call.result == changed, "what is newer is returned"
+    assert store.get("key") == changed
+    assert other.info("key").expires_at == expires  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_refresh_undoes_no_external_write(store: Side, other: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    refresh = Refresh(store, other, 1)
+    with in_thread(lambda: refresh(stale=1000)):
+        refresh.work.begun.wait(20)
+        raw.hincrby(keys.namespace("default").data.decode(), "key", 100)  # keeps the expiry, and knows of no info
+        refresh.work.go_on.set()
+    assert store.get("key") == 101
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_refresh_that_outlasts_the_stale_value_is_stored(store: Side, other: DataStore) -> None:
+    refresh = Refresh(store, other, "old", stale=0.2)
+    with in_thread(lambda: refresh(stale=0.2)) as call:
+        refresh.work.begun.wait(20)
+        wait_until(lambda: store.get("key") is None, "the stale value has expired")
+        refresh.work.go_on.set()
+    assert call.result == "refreshed"
+    assert store.get("key") == "refreshed"
 
 
 @pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
