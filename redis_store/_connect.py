@@ -12,8 +12,6 @@ from redis_store.drivers.telemetry import set_up
 from redis_store.limits import LOG_BYTES, LOG_DAYS, LOG_ENTRIES, MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, LogBounds
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store.namespace.scope import Scope, Writer
-from redis_store.near.async_reads import share_with_loops
-from redis_store.near.sync_reads import share_with_threads
 from redis_store.operations import ServerOperations
 from redis_store.options import Default, defaults_of, settle, shows
 from redis_store.server_config import Durability
@@ -78,7 +76,7 @@ def connect(url: str | None = None, *, user: str, **options: Unpack[ConnectOptio
     source = Source(make_resolver(settings), settings.configures)
     driver = SyncDriver(OwnConnections(source.resolver), source, settings.timeout_s)
     if settings.near_cache:
-        share_with_threads(driver, settings.near_cache_bytes)
+        driver.use_near_cache(settings.near_cache_bytes)
     set_up(driver, scope.counters)
     return DataStore(ServerOperations(driver, scope))
 
@@ -94,7 +92,7 @@ def connect_async(url: str | None = None, *, user: str, **options: Unpack[Connec
     resolver = make_resolver(settings, at_once=False)
     driver = AsyncDriver(resolver, settings.timeout_s, configures=settings.configures)
     if settings.near_cache:
-        share_with_loops(driver, settings.near_cache_bytes)
+        driver.use_near_cache(settings.near_cache_bytes)
     set_up(driver, scope.counters)
     return AsyncDataStore(driver, scope)
 

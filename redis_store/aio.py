@@ -66,10 +66,7 @@ class AsyncDataStore:
 
     async def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
-        near = self._driver.near
-        return await (
-            self._run(values.get(self._scope, key, default)) if near is None else near.get(self._scope, key, default)
-        )
+        return await self._driver.read(values.GET, self._scope, key, default)
 
     async def set(
         self,
@@ -283,10 +280,7 @@ class AsyncDataStore:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
-        near = self._driver.near
-        return await (
-            self._run(batch.get_many(self._scope, keys)) if near is None else near.get_many(self._scope, keys)
-        )
+        return await self._driver.read(batch.GET_MANY, self._scope, keys)
 
     async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return the keys that begin with `prefix`, with their values.

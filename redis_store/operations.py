@@ -24,6 +24,7 @@ from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.protocol.call import Alone, Op
+from redis_store.protocol.read import Read
 from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.store import DataStore
@@ -38,8 +39,8 @@ def _get_or_set(scope: Scope, key: str, make: Callable[[], Any], *wanted: Any) -
     return get_or_set(ComputePlan.of(scope, key, *wanted), make, new_id, random)
 
 
-_OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]]] = {
-    "get": values.get,
+_OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
+    "get": values.GET,
     "set": values.set_value,
     "delete": values.delete,
     "delete_many": lambda scope, keys: batch.delete_many(scope, keys, new_id()),
@@ -49,12 +50,12 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]]] = {
     "page_size": listing.page_size,
     "list_namespaces": listing.list_namespaces,
     "memory_bytes": listing.memory_bytes,
-    "get_many": batch.get_many,
+    "get_many": batch.GET_MANY,
     "get_all": listing.get_all,
     "set_many": lambda scope, items, metadata, ttl: batch.set_many(scope, items, metadata, ttl, new_id()),
     "clear": batch.clear,
     "info": values.info,
-    "contains": values.contains,
+    "contains": values.CONTAINS,
     "count": values.count,
     "expire": values.expire,
     "persist": values.persist,
@@ -95,10 +96,9 @@ class ServerOperations:
         return self.driver.url
 
     def call(self, operation: str, *arguments: Any) -> Any:
-        near = self.driver.near
-        if near is not None and operation in ("get", "get_many", "contains"):
-            return getattr(near, operation)(self.scope, *arguments)
         function = _OPERATIONS.get(operation)
+        if isinstance(function, Read):
+            return self.driver.read(function, self.scope, *arguments)
         if function is None:
             return self._call_others(operation, *arguments)
         made = function(self.scope, *arguments)

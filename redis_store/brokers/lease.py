@@ -35,7 +35,7 @@ def lease(
     owner, scope = on.driver, on.scope
     driver = SyncDriver(LentConnections(owner.loans, max_read_bytes), owner.source, owner.timeout_s)
     if owner.near is not None:
-        driver.near = owner.near.lent_to(driver)
+        driver.near = owner.near
         # Telemetry is not lent: a run's spans come from its record, within the run's own span.
         driver.around = owner.near.watching
     lent = Scope.of(

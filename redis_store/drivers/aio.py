@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -18,9 +18,11 @@ from redis_store.drivers import eviction_warning
 from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.scope import Scope
-from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
-from redis_store.protocol.error_replies import raise_error_reply
-from redis_store.types import Json
+from redis_store.near.async_side import LoopSide
+from redis_store.near.cache import NearCache, join_cache
+from redis_store.protocol.call import Alone, Call, Op
+from redis_store.protocol.drive import drive_async
+from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
@@ -36,20 +38,10 @@ class AsyncClosable(Protocol):
     def close(self) -> Awaitable[None] | None: ...
 
 
-class AsyncNearReads(Protocol):
-    """Reads through a near cache. The driver keeps this object, and leaves the cache when it closes."""
-
-    async def get(self, scope: Scope, key: str, default: Any) -> Any: ...
-    async def text(self, scope: Scope, key: str) -> bytes | None: ...
-    async def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]: ...
-    def shown(self) -> tuple[int, int, bool]: ...
-    def leave(self) -> None: ...
-
-
 class _LoopState:
     """The connections of one event loop."""
 
-    __slots__ = ("connecting", "idle", "lent", "loop", "places", "shared")
+    __slots__ = ("connecting", "idle", "lent", "loop", "near", "places", "shared")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -58,6 +50,7 @@ class _LoopState:
         self.places = asyncio.Semaphore(MOST_OWN_CONNECTIONS)
         self.idle: list[LoopConnection] = []
         self.lent: set[LoopConnection] = set()
+        self.near: LoopSide | None = None
 
     def drop_idle(self) -> None:
         """Close the idle connections after one broke, as they most likely broke too."""
@@ -78,8 +71,8 @@ class AsyncDriver:
         """The server's address and configuration right, for the hub."""
         self.watches: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
         """Watchers and pauses, which are closed with the store."""
-        self.near: AsyncNearReads | None = None
-        """Reads through the near cache, if the store has one."""
+        self.near: NearCache | None = None
+        """The near cache, if the store has one; it is asked before the server."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
@@ -95,9 +88,20 @@ class AsyncDriver:
         """The server's url, including secrets."""
         return self._resolver.url
 
+    def use_near_cache(self, max_bytes: int) -> None:
+        """Read through the near cache of the server from now on."""
+        self.near = join_cache(self.url, self, self._resolver, max_bytes)
+        self.around = self.near.watching
+
     async def run(self, op: Op[T]) -> T:
         """Run an operation and return its result."""
-        return await self._drive(op, self._exchange)
+        return await drive_async(op if self.around is None else self.around(op), self._exchange)
+
+    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
+        """Run an operation that reads, or let the near cache answer it."""
+        if self.near is not None:
+            return self._near_side(self.near).answer(read, scope, wanted, default, self)
+        return self.run(read.ask(scope, wanted, default))
 
     async def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
@@ -119,10 +123,7 @@ class AsyncDriver:
                     own = await stack.enter_async_context(self._own_connection())
                 return await own.request(call.commands, call.repeatable)
 
-            return await self._drive(op, exchange)
-
-    def _drive(self, op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> Awaitable[T]:
-        return drive(op if self.around is None else self.around(op), exchange)
+            return await drive_async(op if self.around is None else self.around(op), exchange)
 
     def pauses(self) -> AsyncPauses:
         """Return the pauses of a flow; they are closed with the store."""
@@ -138,7 +139,7 @@ class AsyncDriver:
                 await closing
         self._closed = True
         if self.near is not None:
-            self.near.leave()
+            self.near.leave(self)
             self.near = None  # other stores go on using the cached values
         states = self._states
         self._start_over()
@@ -188,6 +189,12 @@ class AsyncDriver:
                 state = self._states[id(loop)] = _LoopState(loop)
             self._latest = state
         return state
+
+    def _near_side(self, near: NearCache) -> LoopSide:
+        state = self._state()
+        if state.near is None or state.near.closed:
+            state.near = near.loop_side(self)
+        return state.near
 
     async def _connect_shared(self, state: _LoopState) -> LoopConnection:
         async with state.connecting:
@@ -260,28 +267,6 @@ class AsyncDriver:
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
-
-
-async def drive(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-    """Step an operation to its end with `exchange` for each call."""
-    try:
-        call = op.send(None)
-        while True:
-            if type(call) is not Call:
-                raise not_a_call(call)
-            try:
-                reply = await exchange(call)
-                if type(reply) is ReplyError or len(call.commands) > 1:
-                    raise_error_reply(reply, call.commands)
-            except Exception as error:
-                call = op.throw(error)
-            else:
-                call = op.send(reply)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        op.close()
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from redis_store.connections import forks
@@ -15,9 +15,11 @@ from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
+from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
+from redis_store.protocol.drive import drive
 from redis_store.protocol.error_replies import raise_error_reply
-from redis_store.types import Json
+from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
@@ -28,19 +30,6 @@ class Closable(Protocol):
     """Something that a store closes with itself."""
 
     def close(self) -> object: ...
-
-
-class NearReads(Protocol):
-    """Reads through a near cache. The driver keeps this object, and leaves the cache when it closes."""
-
-    def get(self, scope: Scope, key: str, default: Any) -> Any: ...
-    def text(self, scope: Scope, key: str) -> bytes | None: ...
-    def get_many(self, scope: Scope, keys: Iterable[str]) -> dict[str, Json]: ...
-    def contains(self, scope: Scope, key: str) -> bool: ...
-    def watching(self, op: Op[T]) -> Op[T]: ...
-    def lent_to(self, driver: SyncDriver) -> NearReads: ...
-    def shown(self) -> tuple[int, int, bool]: ...
-    def leave(self) -> None: ...
 
 
 class SyncDriver:
@@ -54,8 +43,8 @@ class SyncDriver:
         self.timeout_s = timeout_s
         self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
         """Watchers and pauses, which are closed with the store."""
-        self.near: NearReads | None = None
-        """Reads through the near cache, if the store has one."""
+        self.near: NearCache | None = None
+        """The near cache, if the store has one; it is asked before the server."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
@@ -68,6 +57,12 @@ class SyncDriver:
     def url(self) -> str:
         """The server's url, including secrets."""
         return self.source.resolver.url
+
+    def use_near_cache(self, max_bytes: int) -> None:
+        """Read through the near cache of the server from now on."""
+        self.near = join_cache(self.url, self, self.source.resolver, max_bytes)
+        self.near.threads.open(self)
+        self.around = self.near.watching
 
     def run(self, op: Op[T]) -> T:
         """Run an operation and return its result."""
@@ -101,6 +96,13 @@ class SyncDriver:
             op.close()
             if held is not None:
                 self.loans.put_back(held)
+
+    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> T:
+        """Run an operation that reads, or let the near cache answer it."""
+        near = self.near
+        if near is not None:
+            return near.threads.answer(read, scope, wanted, default, self)
+        return self.run(read.ask(scope, wanted, default))
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
@@ -146,7 +148,7 @@ class SyncDriver:
         self.loans.close()
         near, self.near = self.near, None
         if near is not None:
-            near.leave()  # other stores go on using the cached values
+            near.leave(self)  # other stores go on using the cached values
         self.keeper.close()
 
     def _replace(self, broken: HeldConnection) -> HeldConnection:
@@ -162,25 +164,3 @@ class SyncDriver:
         """In a forked child, stop using what the parent goes on using."""
         self.loans.leave_to_parent()
         self.keeper.start_over()
-
-
-def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
-    """Step an operation to its end with `exchange` for each call. `SyncDriver.run` has a copy of this loop, for speed."""
-    try:
-        call = op.send(None)
-        while True:
-            if type(call) is not Call:
-                raise not_a_call(call)
-            try:
-                reply = exchange(call)
-                if type(reply) is ReplyError or len(call.commands) > 1:
-                    raise_error_reply(reply, call.commands)
-            except Exception as error:
-                call = op.throw(error)
-            else:
-                call = op.send(reply)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        op.close()

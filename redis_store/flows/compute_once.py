@@ -30,7 +30,7 @@ from redis_store.flows.flow import (
 from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
-from redis_store.types import Json, Ttl
+from redis_store.types import MISSING, Json, Missing, Ttl
 
 LOCK_TIMEOUT_S = 30
 """Default time after which a claim without a renewal expires, in seconds."""
@@ -91,8 +91,8 @@ class Computation(Protocol):
     def decode(self, text: bytes) -> Json: ...
     @property
     def counters(self) -> Counters: ...
-    def look_near(self) -> Awaitable[bytes | None]:
-        """Return the step that reads the value's bytes, or None if there is no value."""
+    def look(self) -> Awaitable[Json | Missing]:
+        """Return the step that reads the value, or `MISSING` if there is none."""
 
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer: ...
     async def renew(self, token: str) -> bool: ...
@@ -138,9 +138,9 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         raise InvalidType(f"A value must be computed by a function, not by {type(make).__name__}.")
     counters = plan.counters
     if plan.stale_ms == "":
-        text = await plan.look_near()
-        if text is not None:
-            return plan.decode(text)
+        value = await plan.look()
+        if value is not MISSING:
+            return value
     token = new_token()
     since_ms: int | None = None
     pause_s = FIRST_PAUSE_S
@@ -149,7 +149,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         answer = await _claim(plan, token, since_ms)
         if isinstance(answer, Found):
             if plan.stale_ms != "" and since_ms is None:
-                counters.read(answer.text)  # otherwise the near read has counted it as a miss
+                counters.read(answer.text)  # otherwise the look has counted it as a miss
             return plan.decode(answer.text)
         if isinstance(answer, Claimed):
             counters.computes += 1

@@ -15,6 +15,7 @@ from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, S
 if TYPE_CHECKING:  # the sandbox's child also runs flows, but has no operations
     from redis_store.namespace.scope import Scope
     from redis_store.protocol.call import Op
+    from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
@@ -35,17 +36,17 @@ class Do(NamedTuple, Generic[T]):
         return result
 
 
-class Look(NamedTuple):
-    """The step that reads one value's JSON text, or None if there is none; from the near cache if the store has one."""
+class Look(NamedTuple, Generic[T]):
+    """The step that carries out an operation that reads, or lets the near cache answer it."""
 
+    read: Read[T]
     scope: Scope
-    key: str
-    make: Callable[[], Op[bytes | None]]
-    """Makes the operation that reads from the server."""
+    wanted: Any
+    default: Any
 
-    def __await__(self) -> Generator[Look, Any, bytes | None]:
-        text: bytes | None = yield self
-        return text
+    def __await__(self) -> Generator[Look[T], Any, T]:
+        result: T = yield self
+        return result
 
 
 class Ask(NamedTuple, Generic[T]):
@@ -101,7 +102,7 @@ class Keep(NamedTuple):
         return keeping
 
 
-Step: TypeAlias = "Do[Any] | Look | Ask[Any] | Pause | Now | Keep"
+Step: TypeAlias = "Do[Any] | Look[Any] | Ask[Any] | Pause | Now | Keep"
 Flow: TypeAlias = Coroutine[Step, Any, T]
 """A started flow, to be run once by a runner."""
 

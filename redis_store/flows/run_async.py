@@ -13,6 +13,7 @@ from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Paus
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
     from redis_store.protocol.call import Op
+    from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
@@ -20,16 +21,9 @@ T = TypeVar("T")
 class AsyncFlowDriver(Protocol):
     """What the runner needs of an asyncio driver."""
 
-    @property
-    def near(self) -> AsyncTextReads | None: ...
     async def run(self, op: Op[T]) -> T: ...
+    async def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T: ...
     def pauses(self) -> AsyncFlowPauses: ...
-
-
-class AsyncTextReads(Protocol):
-    """Reads through a near cache."""
-
-    async def text(self, scope: Scope, key: str) -> bytes | None: ...
 
 
 class AsyncFlowPauses(Protocol):
@@ -73,8 +67,7 @@ async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
     if isinstance(step, Keep):
         return _TaskKeeping(driver, step)
     if isinstance(step, Look):
-        near = driver.near
-        return await (driver.run(step.make()) if near is None else near.text(step.scope, step.key))
+        return await driver.read(*step)
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
     return await result if inspect.isawaitable(result) else result

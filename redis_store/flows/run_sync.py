@@ -13,6 +13,7 @@ from redis_store.flows.renewing import Keeper
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
     from redis_store.protocol.call import Op
+    from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
@@ -22,16 +23,9 @@ class FlowDriver(Protocol):
 
     keeper: Keeper
 
-    @property
-    def near(self) -> TextReads | None: ...
     def run(self, op: Op[T]) -> T: ...
+    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T: ...
     def pauses(self) -> FlowPauses: ...
-
-
-class TextReads(Protocol):
-    """Reads through a near cache."""
-
-    def text(self, scope: Scope, key: str) -> bytes | None: ...
 
 
 class FlowPauses(Protocol):
@@ -77,7 +71,7 @@ def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-def carry_out(driver: FlowDriver, step: Do[Any] | Look | Ask[Any] | Now | Keep) -> Any:
+def carry_out(driver: FlowDriver, step: Do[Any] | Look[Any] | Ask[Any] | Now | Keep) -> Any:
     """Carry out a step other than a pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
@@ -86,8 +80,7 @@ def carry_out(driver: FlowDriver, step: Do[Any] | Look | Ask[Any] | Now | Keep) 
     if isinstance(step, Keep):
         return driver.keeper.keep(Keeping(step.renew, step.ttl_s, step.since), step.tied)
     if isinstance(step, Look):
-        near = driver.near
-        return driver.run(step.make()) if near is None else near.text(step.scope, step.key)
+        return driver.read(*step)
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
     if inspect.isawaitable(result):

@@ -3,92 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from redis_store.drivers.aio import AsyncDriver, drive
 from redis_store.errors import DataStoreError
+from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
+from redis_store.near import side
 from redis_store.near.connection import TrackedLoopConnection, clock
 from redis_store.near.entries import Entry
-from redis_store.near.side import MOST_USERS, SILENCE_S, Measured, Owner, Side
+from redis_store.near.side import UNANSWERED, AsyncReader, Owner, Side
+from redis_store.ops.batch import SMALL_READ_KEYS, fields_of
 from redis_store.protocol.call import Op
+from redis_store.protocol.drive import drive_async
+from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
 
-class LoopSide(Side):
+class LoopSide(Side[TrackedLoopConnection]):
     """The entries and the tracked connection that the calls of one event loop share."""
 
     def __init__(self, cache: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(cache)
         self.loop = loop
-        self.users: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
-        """The stores that have read through this side; the last one to leave closes it."""
         self.closed = False
         """Whether its stores are closed, or it belongs to the parent of a forked process."""
         self._connecting = asyncio.Lock()
-        self._connection: TrackedLoopConnection | None = None
 
     @property
     def live(self) -> bool:
-        connection = self._connection
-        return connection is not None and connection.usable
+        return self._connection is not None and self._connection.usable
 
-    @property
-    def reads_late(self) -> bool:
-        """Whether `settle` must be awaited before a read."""
-        return self._connection is not None and not self._connection.reads_beside
-
-    async def settle(self) -> None:
-        """Let the event loop read the connection, which nothing else may do under TLS."""
-        if self._connection is not None:
+    async def answer(self, read: Read[T], scope: Scope, wanted: Any, default: Any, reader: AsyncReader) -> T:
+        """Return the result of a read: from memory, on the tracked connection, or else as if there were no cache."""
+        if not scope.readable:
+            scope.check_readable()
+        if read.many:
+            wanted = list(fields_of(wanted).values())
+        if self._connection is not None and not self._connection.reads_beside:
             await self._connection.settle()
-
-    def find(self, scope: Scope, key: str) -> Entry | None:
-        """Read pending invalidations, then return the key's entry, or None if the server has to be asked."""
-        connection = self._connection
-        if connection is None:
-            return None
-        connection.hear()
-        if not connection.usable:
-            self._drop()
-            return None
-        now = clock()
-        if now - connection.heard_at > SILENCE_S:
-            return None
-        return self.entries.find(scope.keys.data, key, now)
-
-    def find_many(self, scope: Scope, keys: Sequence[str]) -> list[Entry] | None:
-        """Return the entries of all keys as a snapshot, or None unless all are cached."""
-        if self.find(scope, keys[0]) is None:
-            return None
-        now = clock()
-        found = [entry for key in keys if (entry := self.entries.find(scope.keys.data, key, now))]
-        one_moment = all(entry.space is found[0].space for entry in found)
-        return found if len(found) == len(keys) and one_moment else None
-
-    async def ask(
-        self, scope: Scope, keys: Sequence[str], fields: Sequence[bytes], measured: Measured | None
-    ) -> list[bytes | None] | None:
-        """Read from the server on the tracked connection, and keep the reply; None if that is not possible now."""
-        try:
-            connection = await self._tracking(scope)
-            if connection is None:
-                return None
-            data, asked = scope.keys.data, clock()
-            space = self.entries.space(data)
-            fetching = near_ops.fetch(scope, fields, connection.has_ttl)
-            found = await self._drive(connection, fetching if measured is None else measured(fetching))
-            if connection is self._connection:
-                self._keep(data, space, keys, found, asked)
-            return [text for text, _, _ in found]
-        except DataStoreError as error:
-            self._failed(error)
-            return None
+        kept = self._find(scope, wanted, read.many)
+        if kept is not None:
+            return read.again(scope, wanted, default, kept)
+        if read.result is not None and (not read.many or 0 < len(wanted) <= SMALL_READ_KEYS):
+            reply = await self._ask(read, scope, wanted, reader)
+            if reply is not UNANSWERED:
+                return read.result(scope, wanted, default, reply)
+        return await reader.run(read.ask(scope, wanted, default))
 
     def close(self) -> None:
         """Close the connection for good, from any thread."""
@@ -106,26 +69,47 @@ class LoopSide(Side):
                 return
         self.loop.call_soon_threadsafe(connection.close)
 
-    async def _tracking(self, scope: Scope) -> TrackedLoopConnection | None:
+    def _find(self, scope: Scope, wanted: Any, many: bool) -> Entry | list[Entry] | None:
+        """Read pending invalidations, then return what is kept of all that is wanted, or None."""
+        connection = self._connection
+        if connection is None:
+            return None
+        connection.hear()
+        if not connection.usable:
+            self._drop()
+            return None
+        now = clock()
+        if now - connection.heard_at > side.SILENCE_S:
+            return None
+        if many:
+            return self.entries.find_all(scope.keys.data, wanted, now)
+        return self.entries.find(scope.keys.data, wanted, now)
+
+    async def _ask(self, read: Read[Any], scope: Scope, wanted: Any, reader: AsyncReader) -> Any:
+        """Read from the server on the tracked connection; `UNANSWERED` if that is not possible now."""
+        try:
+            connection = await self._tracking(scope.user)
+            if connection is None:
+                return UNANSWERED
+            return await self._drive(connection, self._fetch(connection, read, scope, wanted, reader))
+        except DataStoreError as error:
+            self._failed(error)
+            return UNANSWERED
+
+    async def _tracking(self, user: UserKeys) -> TrackedLoopConnection | None:
         """Return the connection once it tracks this user's writes, or None if there is no connection now."""
         connection = self._connection
-        if connection is not None and connection.usable and scope.user.prefix in connection.users:
+        if connection is not None and connection.usable and user.prefix in connection.users:
             return connection
         async with self._connecting:
             connection = self._connection
             if connection is None or not connection.usable:
-                connection = await self._connect(scope)
-            if connection is None or scope.user.prefix in connection.users:
-                return connection
-            if len(connection.users) >= MOST_USERS:
-                connection.users.clear()
-                await self._drive(connection, near_ops.untrack())
-                self.entries.clear()
-            await self._drive(connection, near_ops.track(scope.user))
-            connection.users.add(scope.user.prefix)
+                connection = await self._connect(user)
+            if connection is not None:
+                await self._drive(connection, self._track(connection, user))
             return connection
 
-    async def _connect(self, scope: Scope) -> TrackedLoopConnection | None:
+    async def _connect(self, user: UserKeys) -> TrackedLoopConnection | None:
         self._drop()
         if self.closed or not self._may_connect() or (resolver := self.cache.resolver()) is None:
             return None
@@ -133,7 +117,7 @@ class LoopSide(Side):
         connection = await TrackedLoopConnection.open(address, self._spinner)
         connection.tell(self.entries.heard)
         try:
-            connection.has_ttl = await self._drive(connection, near_ops.begin(scope.user))
+            connection.has_ttl = await self._drive(connection, near_ops.begin(user))
         except BaseException:
             connection.close()
             raise
@@ -144,10 +128,4 @@ class LoopSide(Side):
         return connection
 
     async def _drive(self, connection: TrackedLoopConnection, op: Op[T]) -> T:
-        return await drive(op, lambda call: connection.request(call.commands, True))
-
-    def _drop(self) -> None:
-        self.entries.clear()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        return await drive_async(op, lambda call: connection.request(call.commands, True))

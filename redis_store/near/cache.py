@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis_store.connections import forks
 from redis_store.connections.resolver import Resolver
-from redis_store.drivers.aio import AsyncDriver
-from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
@@ -55,36 +53,37 @@ class NearCache:
         """Whether the cache is switched off, because the server refuses to report writes."""
         self.max_bytes = 0
         self._url = url
-        self._members: weakref.WeakSet[SyncDriver | AsyncDriver] = weakref.WeakSet()
+        self._members: weakref.WeakKeyDictionary[Any, Resolver] = weakref.WeakKeyDictionary()
+        """The drivers of the open stores, with their resolvers. The driver of a lease is not among them."""
         self.threads = ThreadSide(self)
         self._loops: dict[int, LoopSide] = {}
         forks.inherited.add(self)
 
-    def join(self, driver: SyncDriver | AsyncDriver, max_bytes: int) -> None:
+    def join(self, driver: object, resolver: Resolver, max_bytes: int) -> None:
         """Add a store. The largest bound that any store asked for applies."""
-        self._members.add(driver)
-        if isinstance(driver, SyncDriver):
-            self.threads.open()
+        self._members[driver] = resolver
         self.max_bytes = max(self.max_bytes, max_bytes)
         for entries in self._all_entries():
             entries.max_bytes = self.max_bytes
 
-    def leave(self, driver: SyncDriver | AsyncDriver) -> None:
-        """Remove a store that closes, and close the sides that no store uses any more."""
-        self._members.discard(driver)
-        if not any(isinstance(member, SyncDriver) for member in list(self._members)):
+    def leave(self, driver: object) -> None:
+        """Remove a store that closes, and close the sides that no store uses any more. A lease only ends its own wait."""
+        if self._members.pop(driver, None) is None:
+            self.threads.interrupt(driver)
+            return
+        self.threads.users.discard(driver)
+        if not self.threads.users:
             self.threads.close()
         for key, side in list(self._loops.items()):
-            if isinstance(driver, AsyncDriver):
-                side.users.discard(driver)
+            side.users.discard(driver)
             if not side.users and self._loops.pop(key, None) is side:
                 side.close()
 
     def resolver(self) -> Resolver | None:
         """Return the resolver of any open store, or None if there is none."""
-        return next((member.source.resolver for member in list(self._members)), None)
+        return next(iter(list(self._members.values())), None)
 
-    def loop_side(self, driver: AsyncDriver) -> LoopSide:
+    def loop_side(self, driver: object) -> LoopSide:
         """Return the side of the running event loop, and register the store as a user of it."""
         loop = asyncio.get_running_loop()
         side = self._loops.get(id(loop))
@@ -137,23 +136,18 @@ class NearCache:
         return [self.threads.entries, *(side.entries for side in list(self._loops.values()))]
 
 
-class NearStats(Protocol):
-    """The statistics of a near cache."""
-
-    def shown(self) -> tuple[int, int, bool]: ...
-
-
-def stats_of(scope: Scope, reads: NearStats | None) -> StoreStats:
+def stats_of(scope: Scope, cache: NearCache | None) -> StoreStats:
     """Return the counts of a store, with the state of its near cache."""
-    return scope.counters.shown(*((0, 0, False) if reads is None else reads.shown()))
+    return scope.counters.shown(*((0, 0, False) if cache is None else cache.shown()))
 
 
-def cache_of(driver: SyncDriver | AsyncDriver, max_bytes: int) -> NearCache:
+def join_cache(url: str, driver: object, resolver: Resolver, max_bytes: int) -> NearCache:
+    """Add a store to the cache for its url, which is made for the first store. The driver of the store identifies it."""
     with forks.registries_lock:
-        cache = _caches.get(driver.url)
+        cache = _caches.get(url)
         if cache is None:
-            cache = _caches[driver.url] = NearCache(driver.url)
-        cache.join(driver, max_bytes)
+            cache = _caches[url] = NearCache(url)
+        cache.join(driver, resolver, max_bytes)
         return cache
 
 

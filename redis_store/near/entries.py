@@ -74,7 +74,7 @@ class Entries:
     def find(self, data: bytes, key: str, now: float) -> Entry | None:
         """Return the entry of a key, or None if there is none or it has expired."""
         space = self._spaces.get(data)
-        if space is None:
+        if space is None or type(key) is not str:
             return None
         entry = space.entries.get(key)
         if entry is None or entry.expires_at <= now:
@@ -84,6 +84,16 @@ class Entries:
             entry.turn = self._turn
             self._recent.get(entry)
         return entry
+
+    def find_all(self, data: bytes, keys: Iterable[str], now: float) -> list[Entry] | None:
+        """Return the entries of all keys as a snapshot, or None unless there is one."""
+        found: list[Entry] = []
+        for key in keys:
+            entry = self.find(data, key, now)
+            if entry is None or (found and entry.space is not found[0].space):
+                return None
+            found.append(entry)
+        return found
 
     def space(self, data: bytes) -> Space:
         """Return the current space of a namespace, for `keep`; to be called before the request is sent."""

@@ -1,25 +1,30 @@
-"""The common base of the two sides of a near cache: entries that one tracked connection keeps current."""
+"""The common base of the sides of a near cache: entries that one tracked connection keeps current."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from redis_store.connections.resolver import Resolver
 from redis_store.connections.spin import Spinner
-from redis_store.errors import DataStoreError, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.namespace.keys import UserKeys, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
 from redis_store.near.connection import clock
-from redis_store.near.entries import Entries, Entry, Space
-from redis_store.ops.batch import SMALL_READ_KEYS
+from redis_store.near.entries import Entries
 from redis_store.protocol.call import Op
-from redis_store.stats import Counters
-from redis_store.values.codec import is_plain
+from redis_store.protocol.read import Read
+
+T = TypeVar("T")
 
 logger = logging.getLogger("redis_store")
+
+UNANSWERED: Final = object()
+"""What a side returns if the server has to be asked as if there were no cache."""
 
 SILENCE_S = 1.0
 """Silence on a connection after which the next read goes to the server, in seconds."""
@@ -30,13 +35,6 @@ NEAR_RETRY_S = 1.0
 MOST_USERS = 64
 """Bound on the users whose values one side keeps: the server compares each write with every user's prefix."""
 
-MOST_KEYS = SMALL_READ_KEYS
-"""Bound on the keys of one call; a call for more goes to the server, and its reply is not kept."""
-
-
-Measured: TypeAlias = Callable[[Op[Any]], Op[Any]]
-"""The wrapper that telemetry puts around an operation."""
-
 
 class Owner(Protocol):
     """The parts of a near cache that its sides use."""
@@ -44,27 +42,94 @@ class Owner(Protocol):
     off: bool
     max_bytes: int
 
-    def resolver(self) -> Resolver | None:
-        """Return the resolver of any open store, or None if there is none."""
-
-    def refused(self, error: DataStoreError) -> None:
-        """Switch the cache off, because the server lacks what it needs."""
+    def resolver(self) -> Resolver | None: ...
+    def refused(self, error: DataStoreError) -> None: ...
 
 
-class Side:
-    """Entries that one tracked connection keeps current."""
+class Reader(Protocol):
+    """The driver of a store that reads."""
+
+    measured: Callable[[Op[Any]], Op[Any]] | None
+
+    def run(self, op: Op[T]) -> T: ...
+
+
+class AsyncReader(Protocol):
+    """The driver of an asyncio store that reads."""
+
+    measured: Callable[[Op[Any]], Op[Any]] | None
+
+    async def run(self, op: Op[T]) -> T: ...
+
+
+class Tracked(Protocol):
+    """A tracked connection."""
+
+    has_ttl: bool
+    users: set[bytes]
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Tracked)
+
+
+class Side(Generic[C]):
+    """Entries that one tracked connection keeps current. The two kinds of sides differ in how they wait and lock."""
 
     def __init__(self, cache: Owner) -> None:
         self.cache = cache
         self.entries = Entries(cache.max_bytes)
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The drivers of the open stores that read through this side; the last one to leave closes it."""
+        self._connection: C | None = None
         self._retry_at = -math.inf
         self._spinner = Spinner()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is connected, so that it can answer."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Close the connection and drop all entries."""
+        raise NotImplementedError
 
     def _may_connect(self) -> bool:
         return not self.cache.off and clock() >= self._retry_at
 
+    async def _track(self, connection: C, user: UserKeys) -> None:
+        """Track a user's writes, if that is not done yet."""
+        if user.prefix in connection.users:
+            return
+        if len(connection.users) >= MOST_USERS:
+            connection.users.clear()
+            await near_ops.untrack()
+            self.entries.clear()
+        await near_ops.track(user)
+        connection.users.add(user.prefix)
+
+    async def _fetch(
+        self, connection: C, read: Read[Any], scope: Scope, wanted: Any, reader: Reader | AsyncReader
+    ) -> Any:
+        """Read from the server, keep the reply, and return it as the operation itself would get it."""
+        data, asked = scope.keys.data, clock()
+        keys = wanted if read.many else [wanted]
+        space = self.entries.space(data)
+        fetching: Op[list[near_ops.Fetched]] = near_ops.fetch(
+            scope, [encode_key(key) for key in keys], connection.has_ttl
+        )
+        fetched = await (fetching if reader.measured is None else reader.measured(fetching))
+        if connection is self._connection:
+            for key, (text, ttl_ms, certain) in zip(keys, fetched, strict=True):
+                if certain:
+                    self.entries.keep(data, space, key, text, math.inf if ttl_ms is None else asked + ttl_ms / 1000)
+        return [each.text for each in fetched] if read.many else fetched[0].text
+
     def _failed(self, error: DataStoreError) -> None:
-        """Handle an error without raising it: the call to the server that follows raises it, also if it concerns one key."""
+        """Handle an error. It is mostly not raised: the call to the server that follows does so, if it concerns that too."""
+        if isinstance(error, LimitExceeded):
+            raise error
         if isinstance(error, (ServerRefused, PermissionDenied)):
             self._drop()
             self.cache.refused(error)
@@ -75,28 +140,7 @@ class Side:
 
     def _drop(self) -> None:
         """Drop all entries and close the connection."""
-        raise NotImplementedError
-
-    def _keep(
-        self, data: bytes, space: Space, keys: Sequence[str], found: list[near_ops.Fetched], asked: float
-    ) -> None:
-        for key, (text, ttl_ms, certain) in zip(keys, found, strict=True):
-            if certain:
-                self.entries.keep(data, space, key, text, math.inf if ttl_ms is None else asked + ttl_ms / 1000)
-
-
-def near_hit(counters: Counters, text: bytes | None) -> bytes | None:
-    """Count an answer from the near cache, a hit or a miss, and return its text."""
-    counters.near_hits += 1
-    if text is None:
-        counters.misses += 1
-    else:
-        counters.hits += 1
-    return text
-
-
-def decode_hit(scope: Scope, entry: Entry, text: bytes, key: str) -> Any:
-    """Return the value of an entry. The first hit notes whether its text is plain, so that later hits decode it faster."""
-    if entry.plain is None:
-        entry.plain = is_plain(text)
-    return scope.codec.decode_again(text) if entry.plain else scope.codec.decode(text, scope.namespace, key)
+        self.entries.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

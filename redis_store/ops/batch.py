@@ -12,6 +12,7 @@ from redis_store.ops.bounds import Bound, bound_of, ending, settled
 from redis_store.ops.run_script import run_delete, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.protocol.call import Alone, Argument, Call, Command, Op, as_is, watch
+from redis_store.protocol.read import Read
 from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl
 
@@ -34,8 +35,26 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
     if not fields:
         return {}
     texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
+    return _got_many(scope, fields.values(), None, texts)
+
+
+def _got_many(scope: Scope, keys: Collection[str], default: None, texts: list[bytes | None]) -> dict[str, Json]:
     scope.counters.read_many(texts)
-    return scope.codec.decode_found(fields.values(), texts, scope.namespace)
+    return scope.codec.decode_found(keys, texts, scope.namespace)
+
+
+def _got_many_again(scope: Scope, keys: Collection[str], default: None, kept: list[Any]) -> dict[str, Json]:
+    texts, counters = [each.text for each in kept], scope.counters
+    missing = texts.count(None)
+    counters.near_hits += len(texts)
+    counters.misses += missing
+    counters.hits += len(texts) - missing
+    return scope.codec.decode_found(keys, texts, scope.namespace)
+
+
+GET_MANY: Read[dict[str, Json]] = Read(
+    lambda scope, keys, default: get_many(scope, keys), _got_many_again, _got_many, many=True
+)
 
 
 async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from redis_store.flows.compute_once import (
@@ -28,11 +28,11 @@ from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
-from redis_store.ops.values import wanted_ttl
-from redis_store.protocol.call import Call, Op, as_is
+from redis_store.ops.values import GET, get, wanted_ttl
+from redis_store.protocol.call import Op
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.stats import Counters
-from redis_store.types import Json, Ttl
+from redis_store.types import MISSING, Json, Missing, Ttl
 
 MAX_ERROR_CHARS = 1000
 """Limit of the part of an error's message that waiters receive, in characters."""
@@ -88,8 +88,8 @@ class ComputePlan:
     def counters(self) -> Counters:
         return self.scope.counters
 
-    def look_near(self) -> Look:
-        return Look(self.scope, self.key, lambda: look(self))
+    def look(self) -> Look[Json | Missing]:
+        return Look(LOOK, self.scope, self.key, MISSING)
 
     def claim(self, token: str, since_ms: int | None) -> Op[ClaimAnswer]:
         return claim(self, token, since_ms)
@@ -114,10 +114,11 @@ def tag_member_prefix(scope: Scope) -> bytes:
     return b"%d:%b:" % (len(scope.keys.name), scope.keys.name)
 
 
-async def look(plan: ComputePlan) -> bytes | None:
-    text: bytes | None = await Call((("HGET", plan.scope.keys.data, plan.field),), as_is, True)
-    plan.scope.counters.read(text)
-    return text
+async def look(scope: Scope, key: str, default: Any) -> Any:
+    return await get(scope, key, default)
+
+
+LOOK = replace(GET, ask=look)
 
 
 async def claim(plan: ComputePlan, token: str, since_ms: int | None) -> ClaimAnswer:

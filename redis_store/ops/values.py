@@ -14,10 +14,11 @@ from redis_store.ops.bounds import run_put
 from redis_store.ops.run_script import run_delete, run_script, run_write
 from redis_store.protocol.call import Argument, Call, Opening, as_is, read
 from redis_store.protocol.error_replies import ScriptMissing
+from redis_store.protocol.read import Read
 from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 from redis_store.values import rules
-from redis_store.values.codec import VALUES
+from redis_store.values.codec import VALUES, is_plain
 
 _YEAR_9999_MS = 253_370_764_800_000
 """Start of the year 9999, the last that a datetime can represent, in ms since 1970."""
@@ -29,7 +30,10 @@ MERGE_TRIES = 100
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
     scope.check_readable()
     field = encode_key(key)
-    text = await Call((("HGET", scope.keys.data, field),), as_is, True)
+    return _got(scope, key, default, await Call((("HGET", scope.keys.data, field),), as_is, True))
+
+
+def _got(scope: Scope, key: str, default: Any, text: bytes | None) -> Any:
     counters = scope.counters  # counted here, because calling `read` would be measurably slower
     if text is None:
         counters.misses += 1
@@ -39,9 +43,35 @@ async def get(scope: Scope, key: str, default: Any = None) -> Any:
     return scope.codec.decode(text, scope.namespace, key)
 
 
+def _got_again(scope: Scope, key: str, default: Any, kept: Any) -> Any:
+    text: bytes | None = kept.text
+    counters = scope.counters
+    counters.near_hits += 1
+    if text is None:
+        counters.misses += 1
+        return default
+    counters.hits += 1
+    if kept.plain is None:
+        kept.plain = is_plain(text)
+    if kept.plain:
+        return scope.codec.decode_again(text)
+    return scope.codec.decode(text, scope.namespace, key)
+
+
+GET: Read[Any] = Read(get, _got_again, _got)
+"""`get` for drivers with a near cache."""
+
+
 async def contains(scope: Scope, key: str) -> bool:
     scope.check_readable()
     return bool(await read("HEXISTS", scope.keys.data, encode_key(key)))
+
+
+def _contained(scope: Scope, key: str, default: None, kept: Any) -> bool:
+    return kept.text is not None
+
+
+CONTAINS: Read[bool] = Read(lambda scope, key, default: contains(scope, key), _contained, None)
 
 
 async def count(scope: Scope) -> int:

@@ -51,7 +51,7 @@ class Codec(Protocol):
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         """Return the value of stored bytes, or raise a `StoredDataError` that names the namespace and key."""
 
-    def decode_again(self, text: bytes) -> Any:
+    def decode_again(self, text: bytes, /) -> Any:
         """Return the value of a text that is plain (`is_plain`) and that `decode` has accepted before."""
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
@@ -88,8 +88,7 @@ class Values:
         except (ValueError, RecursionError):
             return self._decode_slowly(text, namespace, key)
 
-    def decode_again(self, text: bytes) -> Any:
-        return orjson.loads(text)
+    decode_again = staticmethod(orjson.loads)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         all_keys, all_texts = list(keys), list(texts)

@@ -40,7 +40,7 @@ class Waiting:
         self.fulfilled = False
 
     def look(self) -> Op[Json]:
-        """Read the key. Returns `NOT_THERE` if it does not exist."""
+        """Read the key, not by way of the near cache, which may hear of a change after the hub. `NOT_THERE` if it is missing."""
         return values.get(self._scope, self._key, NOT_THERE)
 
     def accepts(self, value: Json) -> bool:

@@ -11,10 +11,9 @@ from typing import Any, Literal, Protocol
 
 from redis_store import memo
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, ClaimAnswer, Failed, check_tags, get_or_set, lifetimes
-from redis_store.flows.flow import Do
 from redis_store.limits import ttl_to_ms
 from redis_store.stats import Counters
-from redis_store.types import Json, Ttl
+from redis_store.types import MISSING, Json, Missing, Ttl
 from redis_store.values import rules
 from sandbox.child.store.run_flows import run_flow_async
 from sandbox.protocol.arguments import TTL, Caller, key_text
@@ -87,10 +86,11 @@ class Flight:
     def counters(self) -> Counters:
         return _COUNTERS
 
-    def look_near(self) -> Do[bytes | None]:
-        return Do(self.look())
+    async def look(self) -> Json | Missing:
+        text = self._text()
+        return MISSING if text is None else self.decode(text)
 
-    async def look(self) -> bytes | None:
+    def _text(self) -> bytes | None:
         parts = self.on.send("get", self.key)
         return parts[0] if parts else None
 
@@ -104,7 +104,7 @@ class Flight:
 
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
         stored = self.on.call("commit_value", self.key, token, text, self.ttl_s, self.stale_s, self.tags)
-        return (True, None) if stored else (False, await self.look())
+        return (True, None) if stored else (False, self._text())
 
     async def fail(self, token: str, failed: Failed | None) -> bool:
         return bool(self.on.call("fail_value", self.key, token, *(("", "") if failed is None else failed)))

@@ -13,16 +13,15 @@ from redis_store.flows.renewing import Keeper
 from redis_store.flows.run_sync import Sleeps
 
 if TYPE_CHECKING:
+    from redis_store.namespace.scope import Scope
     from redis_store.protocol.call import Op
+    from redis_store.protocol.read import Read
 
 T = TypeVar("T")
 
 
 class ChannelDriver:
     """The driver of operations that call the host; its keeper renews the agent's holders from a thread."""
-
-    near = None
-    """None: the near cache of an agent is on the host."""
 
     def __init__(self) -> None:
         self.keeper = Keeper(self.run)
@@ -36,6 +35,10 @@ class ChannelDriver:
             return value
         op.close()
         raise AssertionError("an operation of the agent's store awaited something")
+
+    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T:
+        """Run an operation that reads; the near cache of an agent is on the host."""
+        return self.run(read.ask(scope, wanted, default))
 
     def pauses(self) -> Sleeps:
         """Return plain sleeps: an agent receives no wake-ups."""

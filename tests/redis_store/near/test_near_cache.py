@@ -18,10 +18,9 @@ import pytest
 import redis
 
 import sandbox
-from redis_store import AccessDenied, DataStore, LimitExceeded, StoreClosed, connect, connect_async
+from redis_store import AccessDenied, DataStore, InvalidInput, LimitExceeded, StoreClosed, connect, connect_async
 from redis_store.brokers.lease import lease
-from redis_store.near import async_side as loop_side
-from redis_store.near import sync_side as thread_side
+from redis_store.near import side, sync_side
 from redis_store.near.entries import Entries
 from redis_store.operations import operations_of
 from redis_store.server import status
@@ -107,6 +106,17 @@ def test_mutating_a_result_leaves_cache_unchanged(near: DataStore, plain: DataSt
             value["dict"].clear()
             value["more"] = 1
     assert plain.get("k") == {"list": [1], "dict": {"a": 1}}
+
+
+def test_invalid_keys_are_refused_as_without_cache(near: DataStore) -> None:
+    near.set("k", 1)
+    assert near.get("k") == 1
+    for wrong in (["k"], b"k", 1, None):
+        with pytest.raises(InvalidInput):
+            near.get(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput):
+            near.get_many([wrong])  # type: ignore[list-item]
+        assert near.get("k") == 1
 
 
 WRITES: dict[str, Callable[[DataStore], Any]] = {
@@ -220,8 +230,7 @@ def test_users_share_cache_but_not_values(one_server: Server, open_store: Any, u
 def test_more_users_than_tracked(
     one_server: Server, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_side, "MOST_USERS", 2)
-    monkeypatch.setattr(loop_side, "MOST_USERS", 2)
+    monkeypatch.setattr(side, "MOST_USERS", 2)
     names = [f"{user}-{number}" for number in range(5)]
     stores = [open_store(one_server.url, name, near_cache=True) for name in names]
     writers = [open_store(one_server.url, name) for name in names]
@@ -423,8 +432,7 @@ def test_silent_connection_is_probed(
 ) -> None:
     plain.set("k", 1)
     assert near.get("k") == near.get("k") == 1
-    monkeypatch.setattr(thread_side, "SILENCE_S", 0.0)
-    monkeypatch.setattr(loop_side, "SILENCE_S", 0.0)
+    monkeypatch.setattr(side, "SILENCE_S", 0.0)
     assert hits_of(near, lambda: [near.get("k") for _ in range(5)]) == 0
 
     async def main() -> None:
@@ -439,7 +447,7 @@ def test_silent_connection_is_probed(
 def test_unread_invalidations_are_consumed_and_idle_connection_ends(
     one_server: Server, open_store: Any, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_side, "SILENCE_S", 0.01)
+    monkeypatch.setattr(side, "SILENCE_S", 0.01)
     with proxied(one_server) as proxy:  # an address of its own, so that no other store shares it
         near = open_store(proxy.url, user, near_cache=True)
         plain.set("k", 1)
@@ -448,7 +456,7 @@ def test_unread_invalidations_are_consumed_and_idle_connection_ends(
         plain.set("k", 2)
         wait_until(lambda: near.stats().near_entries == 0, "the invalidation is read")
         assert near.stats().near_live
-        monkeypatch.setattr(thread_side, "IDLE_S", 0.0)
+        monkeypatch.setattr(sync_side, "IDLE_S", 0.0)
         wait_until(lambda: not near.stats().near_live, "the connection is closed")
         assert near.get("k") == 2
 
@@ -563,7 +571,7 @@ def test_fork_while_cache_is_busy(near: DataStore, plain: DataStore) -> None:
         assert near.get("k") == near.get("k") == 1
         near.close()
 
-    with operations_of(near).driver.near.cache.threads._lock:  # as another thread does in the middle of an answer
+    with operations_of(near).driver.near.threads._lock:  # as another thread does in the middle of an answer
         forked(work)()
     assert near.get("k") == 1
 
