@@ -116,12 +116,6 @@ async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | N
     return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
-async def info_page(keys: NamespaceKeys, cursor: str) -> Page:
-    """Read a page of the infos of keys."""
-    following, flat = await read("HSCAN", keys.info, cursor, "COUNT", PAGE_KEYS, bulk=True)
-    return Page([], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
-
-
 async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
     """Return the number of keys in a page of bounded size. If `most` allows more than a page, a small namespace is one page."""
     fields, memory_bytes, _ = await run_script(SMALL, (keys.data,), ("keys", 0, 0), repeatable=True)
@@ -202,7 +196,7 @@ async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: st
 
 
 def note_gap(keys: NamespaceKeys) -> Command:
-    """Return the command that logs a gap: earlier external writes could not be identified."""
+    """Return the command that logs a gap: the changes before it are not all in the log."""
     return ("XADD", keys.log, "NOMKSTREAM", "*", "", '{"n":0,"gap":1}')
 
 

@@ -8,7 +8,7 @@ from redis_store.changelog import ops as says
 from redis_store.changelog.entry import LogEntry
 from redis_store.changelog.ops import Seen
 from redis_store.errors import PermissionDenied, ServerRefused
-from redis_store.hub.history import explain
+from redis_store.hub.history import TOO_BIG, expired_since
 from redis_store.hub.mailbox import HistoryGone
 from redis_store.hub.requests import say
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
@@ -87,7 +87,7 @@ class Doubts:
         if not feed.sure:
             return []
         feed.saved_at, feed.saved_position = self.now, feed.position.id
-        seen = Seen(feed.epoch, feed.position, feed.digests.sketch.to_bytes())
+        seen = Seen(feed.epoch, feed.position, feed.digests.sketch())
         return [says.save_seen(feed.keys, seen, feed.bounds.life_ms)]
 
     async def _learn_expiries(self, feed: WatchedNamespace, names: list[bytes]) -> None:
@@ -107,24 +107,21 @@ class Doubts:
     async def _check_history(self, feed: WatchedNamespace) -> None:
         """Find out whether the log is complete since the last watcher. The namespace has been learned.
 
-        If it is not known what was written, the log gets a gap, and watchers that resume get a reset.
+        If it is not, the log gets a gap, and watchers that resume get a reset.
         """
         if not feed.made_here:
-            verdict = None
+            expired = None
             if feed.seen is not None and feed.seen.epoch == feed.epoch:
-                verdict = await explain(feed, feed.seen, self.server_ms)
-            if verdict is None:
+                expired = await expired_since(feed, feed.seen, self.server_ms)
+            if expired is None:
                 await say([says.note_gap(feed.keys)])
                 for mailbox in feed.unsure:
                     mailbox.put(HistoryGone(feed.keys.data, feed.epoch))
-            else:
-                # Go back to the state that the log describes, so that a comparison logs the differences.
-                feed.believe(verdict.changed)
-                feed.believe(verdict.expired)
-                for name in verdict.expired:
-                    feed.expect_expiry(name, self.server_ms)
-                if verdict.expired or verdict.changed:
-                    feed.suspect(0.0)
+            for name in expired or ():
+                feed.digests.put(
+                    name, TOO_BIG
+                )  # back to the state that the log describes, so that the expiry is logged
+                feed.expect_expiry(name, self.server_ms)
         feed.checked = True
         feed.end_doubts()
         feed.seen = None

@@ -1,17 +1,18 @@
-"""The check of a change log for completeness since the last watcher: finds the changes that it lacks. No I/O."""
+"""The check of a change log for completeness since the last watcher. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from redis_store.changelog import ops as says
 from redis_store.changelog.digests import digest_of
-from redis_store.changelog.entry import LogEntry, id_order, parse_entry
+from redis_store.changelog.entry import id_order, parse_entry
 from redis_store.changelog.ops import Seen
 from redis_store.hub.watched_namespace import WatchedNamespace
-from redis_store.ops.listing import START
 
 TOO_BIG = 0
 """Stand-in for the digest of a value that was too big for the log."""
@@ -31,120 +32,58 @@ class Told:
     """The operation of the first change of each key, and its time, in ms."""
     cleared: bool = False
 
-    def add(self, entry: LogEntry) -> None:
-        for news in entry.news:
-            if news is None:
-                continue
-            op, name, text = news
-            if name is None:
-                self.cleared = True
-                self.digests.clear()
-                self.expires.clear()
-                continue
-            self.first.setdefault(name, (op, entry.order[0]))
-            self.expires.pop(name, None)
-            if op != "set":
-                self.digests[name] = None
-                continue
-            self.digests[name] = TOO_BIG if text is None else digest_of(text)
-            if entry.expires_ms is not None:
-                self.expires[name] = entry.expires_ms
+    def add(self, raw_entries: Iterable[Any]) -> Told:
+        for entry in map(parse_entry, raw_entries):
+            for op, name, text in filter(None, entry.news):
+                if name is None:
+                    self.cleared = True
+                    self.digests.clear()
+                    self.expires.clear()
+                    continue
+                self.first.setdefault(name, (op, entry.order[0]))
+                self.expires.pop(name, None)
+                if op != "set":
+                    self.digests[name] = None
+                    continue
+                self.digests[name] = TOO_BIG if text is None else digest_of(text)
+                if entry.expires_ms is not None:
+                    self.expires[name] = entry.expires_ms
+        return self
 
 
-@dataclass(slots=True)
-class Verdict:
-    """The changes that the log lacks: the keys, with their last known digests (None: absent)."""
+async def expired_since(feed: WatchedNamespace, seen: Seen, server_ms: int) -> list[bytes] | None:
+    """Return the keys of a learned namespace that expired since its last watcher saved its state, without a log entry.
 
-    expired: dict[bytes, int | None] = field(default_factory=dict)
-    changed: dict[bytes, int | None] = field(default_factory=dict)
-
-
-async def explain(feed: WatchedNamespace, seen: Seen, server_ms: int) -> Verdict | None:
-    """Compare a learned namespace with the state that its last watcher saved. Return None if the changes cannot be determined."""
+    Returns None if anything else differs from the log, or if too much was written to tell.
+    """
     raw = await says.log_between(feed.keys, seen.position.id, feed.position.id)
     if not raw:
         return None
-    first, *later = (parse_entry(each) for each in raw)
+    first = parse_entry(raw[0])
     if first.id != seen.position.id or first.mark != seen.position.mark:
         return None
-    told = Told()
-    for entry in later:
-        told.add(entry)
-    verdict = _differences(feed, told, server_ms)
-    if told.cleared:
-        verdict.changed.update((name, None) for name in feed.digests if name not in told.digests)
-        return verdict
-    if feed.digests.before(seen.sketch, told.digests, {}) is not None:
-        return verdict
-    return await _explain_rest(feed, seen, told, verdict, server_ms)
-
-
-async def _explain_rest(
-    feed: WatchedNamespace, seen: Seen, told: Told, verdict: Verdict, server_ms: int
-) -> Verdict | None:
-    """Explain the sketch if the log names too many keys or lacks some: find keys and old digests that fit it."""
-    earlier = await _told_before(feed, seen)
-    known = await _known_before(feed, seen, told, earlier)
-    lost = {
-        name for name, at in earlier.expires.items() if at <= server_ms and name not in feed.digests.of
-    } - told.digests.keys()
-    touched = told.digests.keys() | lost
-    rest = feed.digests.difference(seen.sketch, touched, known)
-    fitting = {name for name in feed.digests if name not in touched and rest.may_hold(name)}
-    fitting |= {name for name in await _left_infos(feed) if name not in touched and rest.may_hold(name)}
-    before = feed.digests.before(seen.sketch, touched | fitting, known)
-    if before is None:
-        return None
-    for name in lost:
-        if before[name] is not None:
-            verdict.expired[name] = before[name]
-    for name in fitting:
-        if before[name] != feed.digests.of.get(name):
-            verdict.changed[name] = before[name]
-    return verdict
-
-
-def _differences(feed: WatchedNamespace, told: Told, server_ms: int) -> Verdict:
-    """Compare the keys that the log names with their current state."""
-    verdict = Verdict()
+    told, now = Told().add(raw[1:]), feed.digests
+    expired = []
     for name, digest in told.digests.items():
-        present = feed.digests.of.get(name)
-        if present == digest or (digest == TOO_BIG and present is not None):
-            continue
-        gone = present is None and told.expires.get(name, server_ms + 1) <= server_ms
-        (verdict.expired if gone else verdict.changed)[name] = digest
-    return verdict
-
-
-async def _left_infos(feed: WatchedNamespace) -> list[bytes]:
-    """Return keys that have an info and no value: an external write deleted them."""
-    left: list[bytes] = []
-    cursor = START
-    while True:
-        page = await says.info_page(feed.keys, cursor)
-        cursor = page.cursor
-        left += [name for name in page.texts if name not in feed.digests]
-        if cursor == START:
-            return left
-
-
-async def _told_before(feed: WatchedNamespace, seen: Seen) -> Told:
-    earlier = Told()
-    for raw in await says.log_between(feed.keys, b"-", seen.position.id):
-        earlier.add(parse_entry(raw))
-    return earlier
+        present = now.of.get(name)
+        if present is None and told.expires.get(name, server_ms + 1) <= server_ms:
+            expired.append(name)
+        elif present != digest and (digest != TOO_BIG or present is None):
+            return None
+    if told.cleared:
+        return None if now.of.keys() - told.digests.keys() else expired
+    if now.only_touched(seen.sketch, told.digests, {}):
+        return expired
+    earlier = Told().add(await says.log_between(feed.keys, b"-", seen.position.id))
+    lost = {name for name, at in earlier.expires.items() if at <= server_ms and name not in now} - told.digests.keys()
+    known = await _known_before(feed, seen, told, earlier)
+    return [*expired, *lost] if now.only_touched(seen.sketch, told.digests.keys() | lost, known) else None
 
 
 async def _known_before(feed: WatchedNamespace, seen: Seen, told: Told, earlier: Told) -> dict[bytes, int | None]:
-    """Return the digests that touched keys had when the state was saved, where the log or their infos show them."""
-    before: dict[bytes, int | None] = {}
-    unknown = []
-    for name in told.digests:
-        digest = earlier.digests.get(name, TOO_BIG)
-        if digest != TOO_BIG:
-            before[name] = digest
-        elif told.first[name][0] == "set" and name not in earlier.digests:
-            unknown.append(name)
+    """Return the digests that keys had when the state was saved, where the log or their infos show them."""
+    before = {name: digest for name, digest in earlier.digests.items() if digest != TOO_BIG and name in told.digests}
+    unknown = [name for name in told.digests if told.first[name][0] == "set" and name not in earlier.digests]
     seen_ms = id_order(seen.position.id)[0]
     for start in range(0, len(unknown), _PART):
         part = unknown[start : start + _PART]

@@ -17,8 +17,8 @@ How it works:
 - A script reads each difference again and appends it to the log. So all watchers, later ones too, see it in the same order. If
   two hubs find the same difference, the second one finds it in the log.
 - A hub that begins to watch a namespace compares it with the state that the last watcher saved (`changelog/digests.py`). The log
-  names the keys written since then; the sketch shows whether anything else was written. If so, and it is not known what, the
-  log gets a *gap*: watchers that resume from before the gap get a reset.
+  names the keys written since then; the sketch shows whether anything else was written. If so, the log gets a *gap*: watchers
+  that resume from before the gap get a reset.
 - Expiry times come from the log (`x`) and from the server (``HPEXPIRETIME``). They are kept in a heap; keys that are due are
   read.
 - Every log is read once a second in any case, because ``FLUSHDB`` fires no event.

@@ -5,7 +5,6 @@ No I/O: `hub/hub.py` decides when to read, and passes the replies in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -361,14 +360,6 @@ class WatchedNamespace:
         """Take the namespace off the agenda of comparisons, unless another one was asked for meanwhile."""
         if self.compare_at is None and self.scan is None:
             self._agenda.doubtful.pop(self, None)
-
-    def believe(self, digests: Mapping[bytes, int | None]) -> None:
-        """Set digests to their state before an external write, so that the next comparison finds that write."""
-        for name, digest in digests.items():
-            if digest is None:
-                self.digests.drop(name)
-            else:
-                self.digests.put(name, digest)
 
     def expect_expiry(self, name: bytes, at_ms: int) -> None:
         """Note when a key expires, in ms of the server's clock."""

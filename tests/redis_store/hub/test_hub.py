@@ -287,22 +287,21 @@ def test_state_of_last_watcher_explains_later_writes(server: ScriptedServer, run
     runner.leave(first)
     runner.run(3)
     server.write((b"1", b"1"), (b"new", b"1"))
-    server.by_hand((b"2", b"by hand"), (b"new", b"by hand"))
     later = ScriptedRunner(server)
     resumed = later.join(resumes=True)
     later.run()
-    assert sorted(map(str, told(resumed))) == sorted(
-        map(str, [("set", b"2", b"by hand"), ("set", b"new", b"by hand"), "Opened"])
-    )
+    assert told(resumed) == ["Opened"]
 
 
-def test_unexplained_difference_is_a_gap(server: ScriptedServer, runner: ScriptedRunner) -> None:
+@pytest.mark.parametrize("key", [b"2", b"new", b"unknown"])
+def test_unexplained_difference_is_a_gap(server: ScriptedServer, runner: ScriptedRunner, key: bytes) -> None:
     server.by_hand(*[(b"%d" % i, b"0") for i in range(500)])
     first = runner.join()
     runner.run(3)
     runner.leave(first)
     runner.run(3)
-    server.by_hand(*[(b"%d" % i, b"by hand") for i in range(500)])
+    server.write((b"1", b"1"), (b"new", b"1"))
+    server.by_hand((key, b"by hand"))
     later = ScriptedRunner(server)
     resumed = later.join(resumes=True)
     new = later.join()
