@@ -16,7 +16,7 @@ PLACES = {
     "a time to live": "redis_store.limits:MAX_TTL_S",
     "the near cache, one for threads and one for each event loop": "redis_store.settings:NEAR_CACHE_BYTES",
     "one value in the near cache": "redis_store.near.entries:LARGEST_PART",
-    "keys of a `get_many` served from the near cache": "redis_store.near.side:MOST_KEYS",
+    "keys of a `get_many` served from the near cache": "redis_store.ops.batch:SMALL_READ_KEYS",
     "users with values in a near cache at once": "redis_store.near.side:MOST_USERS",
     "silence of the server before the near cache is checked": "redis_store.near.side:SILENCE_S",
     "wait for each reply of the server": "redis_store.connections.address:DEFAULT_TIMEOUT_S",
