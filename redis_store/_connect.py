@@ -117,4 +117,4 @@ def _prepared(url: str | None, user: str, options: ConnectOptions) -> tuple[Sett
     log = LogBounds(given["log_entries"], given["log_bytes"], given["log_days"])
     codec = Values(Compression(given["compress_above"], limits.max_value_bytes))
     writer = Writer.of(given["agent"], given["run"])
-    return settings, Scope.of(UserKeys.of(user), given["namespace"], writer, codec, limits, log)
+    return settings, Scope(UserKeys.of(user), given["namespace"], writer, codec, limits, log)

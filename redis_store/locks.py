@@ -23,8 +23,6 @@ from redis_store.limits import check_timeout
 if TYPE_CHECKING:  # neither exists in the sandbox's child
     from redis_store.drivers.aio import AsyncDriver
 
-__all__ = ["AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"]
-
 
 class _Holder:
     """The state of a lock or slot, for threads and asyncio."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-__all__ = ["StoreStats"]
+from dataclasses import asdict, dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +42,27 @@ class StoreStats:
         return self.hits / asked if asked else 0.0
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Counters:
-    """The numbers behind `StoreStats`, shared by all handles of a store.
+    """The first eight numbers of `StoreStats`, shared by all handles of a store.
 
     Threads increment them without a lock: CPython switches threads only at calls and jumps, and ``counter.hits += 1``
     contains neither.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "bytes_read",
-        "bytes_written",
-        "compute_errors",
-        "computes",
-        "hits",
-        "misses",
-        "near_hits",
-        "waits",
-    )
-
-    def __init__(self) -> None:
-        self.hits = self.misses = self.near_hits = 0
-        self.computes = self.compute_errors = self.waits = 0
-        self.bytes_read = self.bytes_written = 0
+    hits: int = 0
+    misses: int = 0
+    near_hits: int = 0
+    computes: int = 0
+    compute_errors: int = 0
+    waits: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
 
     def add(self, other: Counters) -> None:
         """Add the counts of another store."""
-        for name in self.__slots__:
-            if name != "__weakref__":
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def read(self, text: bytes | None) -> None:
         """Count one value read from the server; None is a miss."""
@@ -91,16 +81,4 @@ class Counters:
 
     def shown(self, near_entries: int, near_bytes: int, near_live: bool) -> StoreStats:
         """Return a record of the current counts."""
-        return StoreStats(
-            self.hits,
-            self.misses,
-            self.near_hits,
-            self.computes,
-            self.compute_errors,
-            self.waits,
-            self.bytes_read,
-            self.bytes_written,
-            near_entries,
-            near_bytes,
-            near_live,
-        )
+        return StoreStats(**asdict(self), near_entries=near_entries, near_bytes=near_bytes, near_live=near_live)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:  # neither exists in an agent's process
     from redis_store.drivers.aio import AsyncDriver
     from redis_store.namespace.scope import Scope
 
-__all__ = ["AsyncTransaction", "Transaction"]
-
 
 class PendingTransaction(Protocol):
     """The reads and pending writes of a transaction. A scope is the namespace of one call."""

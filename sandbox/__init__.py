@@ -3,7 +3,8 @@
 import logging
 
 from sandbox import errors
-from sandbox.consumers.consumer import Consumer, ConsumerEvent, on_change
+from sandbox.consumers.batches import ConsumerEvent
+from sandbox.consumers.consumer import Consumer, on_change
 from sandbox.errors import *  # noqa: F403
 from sandbox.given.options import RunOptions, SandboxOptions, StartOptions
 from sandbox.handle import RunHandle

@@ -16,8 +16,6 @@ from sandbox.result import RunResult
 from sandbox.running.slots import Slots, Ticket
 from sandbox.running.tree import Tree
 
-__all__ = ["RunHandle"]
-
 
 class RunHandle:
     """A handle to wait for a run or to cancel it, returned by `Sandbox.start`. Awaitable, and safe to use from any thread."""

@@ -9,8 +9,6 @@ from typing import Any
 from sandbox import errors
 from sandbox.errors import InvalidInput, InvalidType, LimitExceeded
 
-__all__ = ["Limits"]
-
 _MIB = 1024 * 1024
 
 

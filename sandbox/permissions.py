@@ -13,8 +13,6 @@ from sandbox.errors import InvalidInput, InvalidType
 from sandbox.protocol.messages import WATCHES
 from sandbox.protocol.operations import OPERATIONS
 
-__all__ = ["Permissions"]
-
 _NAMES = {
     "scan_page": "iter_keys",
     "scan_items_page": "iter_items",

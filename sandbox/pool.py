@@ -26,8 +26,6 @@ from sandbox.result import RunResult
 from sandbox.running.background_loop import background_loop
 from sandbox.running.slots import Slots
 
-__all__ = ["Sandbox"]
-
 _CLOSE_PATIENCE_S = 2.0
 """Timeout of waiting for a cancelled run to end, in seconds."""
 

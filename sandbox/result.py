@@ -9,8 +9,6 @@ from redis_store.types import Json
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
-__all__ = ["Call", "Hint", "Operation", "RunResult"]
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:

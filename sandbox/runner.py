@@ -10,8 +10,6 @@ from sandbox.given.sources import SourceOrPath
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
 
-__all__ = ["arun", "run"]
-
 
 @shows(RunOptions)
 def run(

@@ -15,8 +15,6 @@ from rich.tree import Tree
 
 from sandbox.result import Call, Operation, RunResult
 
-__all__ = ["trace_events", "trace_tree", "write_trace"]
-
 MOST_LINES = 200
 """Maximum number of lines drawn for one run. Of more, the first and the last are drawn and the others are counted."""
 

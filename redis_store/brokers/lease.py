@@ -38,7 +38,7 @@ def lease(
         driver.near = owner.near
         # Telemetry is not lent: a run's spans come from its record, within the run's own span.
         driver.around = owner.near.watching
-    lent = Scope.of(
+    lent = Scope(
         UserKeys.of(user),
         namespace,
         Writer.of(agent, run),

@@ -29,8 +29,6 @@ from redis_store.settings import new_id
 from redis_store.store import DataStore
 from redis_store.types import MISSING, Json, Missing, Ttl
 
-__all__ = ["carry_out"]
-
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 

@@ -10,7 +10,7 @@ from redis_store.changelog.entry import LogEntry, Position, parse_entry
 from redis_store.errors import ServerFull
 from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
-from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS, START
+from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import Call, Command, as_is, read, transaction
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
@@ -239,6 +239,3 @@ def _seen(raw: bytes) -> Seen | None:
     except ValueError:
         return None
     return Seen(raw[:16], position, raw[66:])
-
-
-__all__ = ["START", "Attached", "Page", "Seen", "Tail"]

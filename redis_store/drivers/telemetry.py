@@ -5,6 +5,7 @@ This is checked once, when a store is opened. Without a set-up, the store has no
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import threading
@@ -178,6 +179,48 @@ def _histogram(meter: Any) -> Any:
         return meter.create_histogram(name, unit, description)
 
 
+_Reading = Callable[[Counters], list[tuple[int, dict[str, str]]]]
+
+_TOTALS: tuple[tuple[str, str, str, _Reading], ...] = (
+    (
+        "redis_store.lookups",
+        "{value}",
+        "Values looked up, by whether they existed.",
+        lambda counters: [(counters.hits, {"result": "hit"}), (counters.misses, {"result": "miss"})],
+    ),
+    (
+        "redis_store.near_hits",
+        "{value}",
+        "Values read from the near cache.",
+        lambda counters: [(counters.near_hits, {})],
+    ),
+    (
+        "redis_store.computes",
+        "{call}",
+        "Calls of functions that compute a value, by whether they failed.",
+        lambda counters: [
+            (counters.computes - counters.compute_errors, {"result": "value"}),
+            (counters.compute_errors, {"result": "error"}),
+        ],
+    ),
+    (
+        "redis_store.waits",
+        "{call}",
+        "Callers that waited for a value that another caller computed.",
+        lambda counters: [(counters.waits, {})],
+    ),
+    (
+        "redis_store.io",
+        "By",
+        "Bytes of values, as JSON text or compressed.",
+        lambda counters: [
+            (counters.bytes_read, {"direction": "read"}),
+            (counters.bytes_written, {"direction": "write"}),
+        ],
+    ),
+)
+
+
 class _Totals:
     """The sums of the counters of all stores of the process, including stores that are gone."""
 
@@ -185,52 +228,8 @@ class _Totals:
         self._lock = threading.Lock()
         self._live: dict[int, Counters] = {}
         self._gone = Counters()
-        api = sys.modules["opentelemetry.metrics"]
-
-        def observable(
-            name: str, unit: str, description: str, read: Callable[[Counters], list[tuple[int, Any]]]
-        ) -> None:
-            def observe(options: Any) -> Iterable[Any]:
-                return [api.Observation(value, attributes) for value, attributes in self._sum(read)]
-
-            meter.create_observable_counter(name, [observe], unit, description)
-
-        observable(
-            "redis_store.lookups",
-            "{value}",
-            "Values looked up, by whether they existed.",
-            lambda counters: [(counters.hits, {"result": "hit"}), (counters.misses, {"result": "miss"})],
-        )
-        observable(
-            "redis_store.near_hits",
-            "{value}",
-            "Values read from the near cache.",
-            lambda counters: [(counters.near_hits, {})],
-        )
-        observable(
-            "redis_store.computes",
-            "{call}",
-            "Calls of functions that compute a value, by whether they failed.",
-            lambda counters: [
-                (counters.computes - counters.compute_errors, {"result": "value"}),
-                (counters.compute_errors, {"result": "error"}),
-            ],
-        )
-        observable(
-            "redis_store.waits",
-            "{call}",
-            "Callers that waited for a value that another caller computed.",
-            lambda counters: [(counters.waits, {})],
-        )
-        observable(
-            "redis_store.io",
-            "By",
-            "Bytes of values, as JSON text or compressed.",
-            lambda counters: [
-                (counters.bytes_read, {"direction": "read"}),
-                (counters.bytes_written, {"direction": "write"}),
-            ],
-        )
+        for name, unit, description, read in _TOTALS:
+            meter.create_observable_counter(name, [functools.partial(self._observe, read)], unit, description)
 
     def add(self, driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
         """Include a store's counters; they are added to the total of the gone ones when its driver is collected."""
@@ -243,10 +242,11 @@ class _Totals:
             if self._live.pop(id(counters), None) is not None:
                 self._gone.add(counters)
 
-    def _sum(self, read: Callable[[Counters], list[tuple[int, Any]]]) -> list[tuple[int, Any]]:
+    def _observe(self, read: _Reading, options: object) -> Iterable[Any]:
         with self._lock:
             every = [read(counters) for counters in (self._gone, *self._live.values())]
-        return [(sum(value for value, _ in column), column[0][1]) for column in zip(*every, strict=True)]
+        api = sys.modules["opentelemetry.metrics"]
+        return [api.Observation(sum(n for n, _ in column), column[0][1]) for column in zip(*every, strict=True)]
 
 
 _totals: dict[int, _Totals] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from redis_store.errors import LimitExceeded
 from redis_store.limits import ANY_SIZE, Limits, LogBounds
@@ -38,83 +39,52 @@ class Scope:
 
     user: UserKeys
     namespace: str
-    keys: NamespaceKeys
     writer: Writer
     codec: Codec
     limits: Limits
     log: LogBounds
-    script_keys: tuple[bytes, ...]
-    """The KEYS of the scripts that write."""
-    script_head: tuple[bytes | str | int, ...]
-    """The first ARGV of these scripts (`scripts/prelude.lua`)."""
-    delete_keys: tuple[bytes, ...]
-    """The KEYS of the scripts that delete. The claims are among them, so that a value being computed is not stored later."""
-    access: Access
-    readable: bool
-    writable: bool
-    counters: Counters
-    """The counters of the store."""
     ttl_ms: int | None = None
     """The default ttl of values written through this handle, in ms; None stands for no expiry."""
+    access: Access = EVERYTHING
     max_keys: int | None = None
     """The number of keys above which a write through this handle evicts others; None stands for no bound."""
+    counters: Counters = field(default_factory=Counters)
+    """The counters of the store."""
     max_read_bytes: int = ANY_SIZE
     """Bound on the bytes that one call may read; set by stores that read for others (`brokers/lease.py`)."""
+    keys: NamespaceKeys = field(init=False)
+    readable: bool = field(init=False)
+    writable: bool = field(init=False)
+    script_keys: tuple[bytes, ...] = field(init=False)
+    """The KEYS of the scripts that write."""
+    delete_keys: tuple[bytes, ...] = field(init=False)
+    """The KEYS of the scripts that delete. The claims are among them, so that a value being computed is not stored later."""
+    script_head: tuple[bytes | str | int, ...] = field(init=False)
+    """The first ARGV of these scripts (`scripts/prelude.lua`)."""
 
-    @classmethod
-    def of(
-        cls,
-        user: UserKeys,
-        namespace: str,
-        writer: Writer,
-        codec: Codec,
-        limits: Limits,
-        log: LogBounds,
-        ttl_ms: int | None = None,
-        access: Access = EVERYTHING,
-        max_keys: int | None = None,
-        counters: Counters | None = None,
-        max_read_bytes: int = ANY_SIZE,
-    ) -> Scope:
-        """Check the namespace's name and return its scope."""
-        keys = user.namespace(namespace)
+    def __post_init__(self) -> None:
+        """Check the namespace's name, and work out what operations need of it."""
+        keys = self.user.namespace(self.namespace)
         script_keys = (keys.data, keys.registry, keys.info, keys.log)
-        script_head = (keys.name, writer.log_head, log.entries, log.max_bytes)
-        return cls(
-            user,
-            namespace,
-            keys,
-            writer,
-            codec,
-            limits,
-            log,
-            script_keys,
-            script_head,
-            delete_keys=(*script_keys, keys.flight),
-            access=access,
-            readable=access.may_read(namespace),
-            writable=access.may_write(namespace),
-            counters=counters or Counters(),
-            ttl_ms=ttl_ms,
-            max_keys=max_keys,
-            max_read_bytes=max_read_bytes,
-        )
+        derived: dict[str, Any] = {
+            "keys": keys,
+            "readable": self.access.may_read(self.namespace),
+            "writable": self.access.may_write(self.namespace),
+            "script_keys": script_keys,
+            "delete_keys": (*script_keys, keys.flight),
+            "script_head": (keys.name, self.writer.log_head, self.log.entries, self.log.max_bytes),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""
-        codec, limits, log = self.codec, self.limits, self.log
-        same = self.access, max_keys, self.counters, self.max_read_bytes
-        return Scope.of(self.user, namespace, self.writer, codec, limits, log, ttl_ms, *same)
+        same = self.writer, self.codec, self.limits, self.log
+        return Scope(self.user, namespace, *same, ttl_ms, self.access, max_keys, self.counters, self.max_read_bytes)
 
     def narrowed(self, access: Access) -> Scope:
         """Return this scope with only those of its rights that `access` includes."""
-        access = self.access.narrowed(access)
-        return replace(
-            self,
-            access=access,
-            readable=access.may_read(self.namespace),
-            writable=access.may_write(self.namespace),
-        )
+        return replace(self, access=self.access.narrowed(access))
 
     def check_readable(self) -> None:
         """Raise `AccessDenied` if this namespace may not be read. Every operation that reads calls it first."""

@@ -325,6 +325,3 @@ class Follower:
             self._give(track, entry)
         if len(more) == len(wanted) and (len(wanted) < len(news) or len(raw) <= LOG_PAGE):
             track.phase = "live"
-
-
-__all__ = ["Follower", "Given", "Track"]

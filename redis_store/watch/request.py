@@ -223,6 +223,3 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
     cursors, lock = scope.user.consumer(name), scope.user.consumer_lock(name, namespace)
     # The same form as the value of any other lock.
     return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
-
-
-__all__ = ["Consumer", "WatchRequest", "check_most"]

@@ -313,6 +313,3 @@ class Watching:
             raise StoreClosed(
                 "This watch has ended, or it belongs to the process that this one was forked from: open a new one."
             )
-
-
-__all__ = ["Nap", "Receive", "Run", "Watching"]

@@ -203,6 +203,3 @@ def _seconds(name: str, value: object) -> float:
     if not 0 < value <= 86400:
         raise InvalidInput(f"{name}={value!r} cannot be used: give more than 0 and at most 86,400 seconds.")
     return float(value)
-
-
-__all__ = ["Consumer", "ConsumerEvent", "on_change"]

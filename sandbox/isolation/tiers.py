@@ -22,8 +22,6 @@ from sandbox.isolation.recipes import Recipe, recipes
 from sandbox.isolation.zygote import ZygoteFailed
 from sandbox.limits import Limits
 
-__all__ = ["ENVIRONMENT", "TIERS", "UNSAFE", "available", "start_child"]
-
 TIERS = ("full", "namespaces", "restricted")
 """Best first."""
 UNSAFE = "unsafe-process"

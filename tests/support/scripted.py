@@ -14,7 +14,7 @@ from redis_store.values.codec import VALUES
 
 def scope_of(user: str = "alice", namespace: str = "default", agent: str | None = None) -> Scope:
     """Return the scope of a store of this user."""
-    return Scope.of(UserKeys.of(user), namespace, Writer.of(agent, None), VALUES, Limits(), LogBounds())
+    return Scope(UserKeys.of(user), namespace, Writer.of(agent, None), VALUES, Limits(), LogBounds())
 
 
 class Play:

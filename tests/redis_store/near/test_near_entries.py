@@ -104,7 +104,7 @@ def test_oversized_entry_is_not_kept() -> None:
 
 
 def test_the_keys_of_writes_are_found() -> None:
-    scope = Scope.of(UserKeys.of("a"), "x", Writer.of(None, None), VALUES, Limits(), LogBounds())
+    scope = Scope(UserKeys.of("a"), "x", Writer.of(None, None), VALUES, Limits(), LogBounds())
     for command in (
         (SET.opening(scope.script_keys, scope.script_head), b"field", b"value"),
         SET.by_digest(scope.script_keys, (b"y", 1)),
