@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 import redis
-from redis_store.keyspace_flags import missing_flags
 
 from redis_store import server
 from redis_store.errors import EmbeddedServerError, InvalidSettings, StoreClosed
 from redis_store.server import socket_path
 from redis_store.server.probe import Talk
+from redis_store.server_config import missing_flags
 
 if sys.platform != "linux":
     pytest.skip("these tests look at processes in /proc", allow_module_level=True)
