@@ -39,6 +39,39 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = [
+    "AccessDenied",
+    "AuthenticationFailed",
+    "ComputeFailed",
+    "Conflict",
+    "ConnectionLost",
+    "CorruptValue",
+    "DataStoreError",
+    "EmbeddedServerError",
+    "InvalidInput",
+    "InvalidName",
+    "InvalidSettings",
+    "InvalidType",
+    "InvalidValue",
+    "LimitExceeded",
+    "LockLost",
+    "LockTimeout",
+    "PermissionDenied",
+    "ServerFull",
+    "ServerReadOnly",
+    "ServerRefused",
+    "StoreClosed",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "StoredDataError",
+    "UnsupportedByServer",
+    "UnsupportedEncoding",
+    "WaitTimeout",
+    "WrongEventLoop",
+    "WrongKeyType",
+    "WrongValueType",
+]
+
 
 class DataStoreError(Exception):
     """Base class of every exception that this package raises.
@@ -231,8 +264,3 @@ class WrongEventLoop(DataStoreError, RuntimeError):
 
 class StoreClosed(DataStoreError, RuntimeError):
     """A method was called after the store was closed."""
-
-
-__all__ = [
-    name for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, DataStoreError)
-]

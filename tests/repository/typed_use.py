@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, assert_type
 
-from redis_store import MISSING, NEVER, AsyncDataStore, Change, DataStore, Json, KeyInfo, StoreStats
+import redis_store
+import sandbox
+from redis_store import MISSING, NEVER, AsyncDataStore, Change, DataStore, Json, KeyInfo, LockTimeout, StoreStats
 
 
 def blocking(store: DataStore) -> None:
@@ -70,3 +72,12 @@ async def awaited(store: AsyncDataStore) -> None:
 
     await store.update("key", grow)
     store.set("key", 1)  # type: ignore[unused-coroutine]
+
+
+def caught(error: Exception) -> None:
+    if isinstance(error, LockTimeout):
+        assert_type(error.retry_after_ms, int | None)
+    if isinstance(error, redis_store.WrongValueType):
+        assert_type(error.key, str)
+    if isinstance(error, sandbox.AgentRaised):
+        assert_type(error, sandbox.AgentRaised)
