@@ -39,6 +39,7 @@ import json, os, sys
 from redis_store import server
 from redis_store.server import process as _server_process
 from redis_store.server.probe import Talk
+from redis_store.server_config import missing_flags
 
 held = []
 
