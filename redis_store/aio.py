@@ -170,9 +170,10 @@ class AsyncDataStore:
     ) -> AsyncCacheDecorator:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
-        By default the key is made of the function's name, `version` and the arguments, which must be JSON values. `key`
-        replaces it: a template such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a
-        list of such templates, or a function. With a new `version`, old results are ignored and expire with their ttl.
+        By default the key is made of the function's name, `version` and the arguments, which must be JSON values. In a script or
+        an agent the text of its file counts as well, so an edit begins with new results. `key` replaces all this: a template
+        such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a list of such templates, or a
+        function. With a new `version`, old results are ignored and expire with their ttl.
         The decorated function has ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
         """
         return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))

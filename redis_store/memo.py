@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import json
+import linecache
+import re
+import string
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CodeType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redis_store.errors import InvalidInput, InvalidType, InvalidValue
@@ -137,6 +143,33 @@ class Options:
             )
 
 
+_FORMATTER = string.Formatter()
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""What an object shows that has no text of its own."""
+
+
+def _check_template(template: str, what: str) -> None:
+    """Raise `InvalidInput` if two fields of a key template touch, so that nothing would tell where the first ends."""
+    try:
+        parts = list(_FORMATTER.parse(template))
+    except ValueError:
+        return  # told when it is filled
+    for (_, name, _, _), (literal, following, _, _) in itertools.pairwise(parts):
+        if name is not None and following is not None and not literal:
+            raise InvalidInput(
+                f"{{{name}}} and {{{following}}} touch in the key {template!r} of {what}, so that different arguments could give"
+                " the same key: put a character such as ':' between them."
+            )
+
+
+def _without(text: str, separator: str) -> str:
+    """Return a text with the character that separates it from what follows written as in a url."""
+    if separator == "%":
+        return text.replace("%", "%25")
+    return text.replace("%", "%25").replace(separator, "".join(f"%{byte:02X}" for byte in separator.encode()))
+
+
 class _Naming:
     """Makes the keys and tags of results from a function's arguments."""
 
@@ -154,7 +187,7 @@ class _Naming:
         if isinstance(function, functools.partial):  # its own arguments affect results like those of a call
             self._given_args, self._given_kwargs, function = function.args, function.keywords, function.func
             kind = ".partial"  # so that a partial of a cached function does not wait for its own result
-        self.name = _name_of(function) + kind
+        self.name = _name_of(function) + kind + _origin_of(function)
         try:
             self._signature = inspect.signature(function)
         except ValueError:
@@ -162,6 +195,8 @@ class _Naming:
                 f"The parameters of {self.name} cannot be inspected: decorate a function that calls it."
             ) from None
         self._options = options
+        if isinstance(options.key, str):
+            _check_template(options.key, self.name)
         # An iterable may be a generator, which is exhausted after one call.
         self._tags = options.tags if options.tags is None or callable(options.tags) else tuple(options.tags)
         if options.key is None and _has_an_object(function):
@@ -176,7 +211,9 @@ class _Naming:
         given = self._options.key
         if given is None:
             return f"{self.name}{version}({self._arguments_text(args, kwargs)})"
-        made = self._filled(given, self._bound(args, kwargs)) if isinstance(given, str) else given(*args, **kwargs)
+        if isinstance(given, str):
+            return self._filled(given, self._bound(args, kwargs), apart=True) + version
+        made = given(*args, **kwargs)
         if not isinstance(made, str):
             raise InvalidType(f"The key function of {self.name} must return a str, not {type(made).__name__}.")
         return made + version
@@ -199,14 +236,35 @@ class _Naming:
             )
         return f"{self.name}(", f"{self.name}@"
 
-    def _filled(self, template: str, bound: dict[str, Any]) -> str:
+    def _filled(self, template: str, bound: dict[str, Any], apart: bool = False) -> str:
+        """Fill a template with arguments; with `apart`, so that other arguments never give the same text."""
         try:
-            return template.format_map(bound)
+            parts = list(_FORMATTER.parse(template))
+            texts = []
+            for number, (literal, name, spec, conversion) in enumerate(parts):
+                texts.append(literal)
+                if name is not None:
+                    value, _ = _FORMATTER.get_field(name, (), bound)
+                    text = format(_FORMATTER.convert_field(value, conversion), (spec or "").format_map(bound))
+                    self._check_filled(template, name, value, text)
+                    after = parts[number + 1][0] if number + 1 < len(parts) else ""
+                    more = any(field is not None for _, field, _, _ in parts[number + 1 :])
+                    texts.append(_without(text, after[0]) if apart and more and after else text)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, InvalidInput):
+                raise
             raise InvalidInput(
                 f"{template!r} cannot be filled with the arguments of {self.name} ({type(error).__name__}: {error}):"
                 f" there are {', '.join(bound) or 'none'}; write {{{{ and }}}} for braces."
             ) from error
+        return "".join(texts)
+
+    def _check_filled(self, template: str, name: str, value: Any, text: str) -> None:
+        if not isinstance(value, str) and _ADDRESS.search(text):
+            raise InvalidInput(
+                f"{{{name}}} in {template!r} is filled with the address of a {type(value).__name__}, which another object can"
+                f" have later: name what tells such objects apart, such as {{{name}.id}}, or give key= a function."
+            )
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         bound = self._signature.bind(*self._given_args, *args, **{**self._given_kwargs, **kwargs})
@@ -229,9 +287,7 @@ class _Naming:
             ) from None
         if len(text) <= MAX_ARGUMENT_CHARS:
             return text
-        import hashlib  # imported late, so that an agent's process starts faster
-
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return f"sha256:{_digest(text)}"
 
 
 def decorator(store: Cache, options: Options) -> CacheDecorator:
@@ -308,6 +364,55 @@ def _name_of(function: Callable[..., Any]) -> str:
     if inspect.isclass(owner):
         return f"{owner.__module__}.{owner.__qualname__}.{name.rpartition('.')[2]}"
     return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _origin_of(function: Callable[..., Any]) -> str:
+    """Return what tells a function from others of its name, as ``#`` and a digest; nothing where its name is unique.
+
+    A module inside a package has a unique name. Scripts, agents and files beside them do not: there the text of the file counts.
+    So do the code of a lambda, and the numbers, strings and flags that a function has captured when it is decorated.
+    """
+    plain = inspect.unwrap(function)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return ""
+    about: list[str] = []
+    module = getattr(plain, "__module__", None) or ""
+    if "." not in module and not hasattr(sys.modules.get(module), "__path__"):
+        about.append("".join(linecache.getlines(code.co_filename)) or _text_of(code))
+    if "<lambda>" in plain.__qualname__:
+        about.append(_text_of(code))
+    captured = {}
+    for name, cell in zip(code.co_freevars, plain.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+        if type(value) in _PLAIN:
+            captured[name] = repr(value)
+    if captured:
+        about.append(repr(captured))
+    return "#" + _digest("\0".join(about))[:12] if about else ""
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _text_of(code: CodeType) -> str:
+    """Return what a function does, as a text that is the same in every process."""
+    consts = [
+        _text_of(const)
+        if isinstance(const, CodeType)
+        else repr(sorted(map(repr, const)) if isinstance(const, frozenset) else const)
+        for const in code.co_consts
+    ]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, consts))
+
+
+def _digest(text: str) -> str:
+    import hashlib  # imported late, so that an agent's process starts faster
+
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _has_an_object(function: Callable[..., Any]) -> bool:

@@ -157,7 +157,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
             return plan.decode(await _compute(plan, make, token, asked))
         if isinstance(answer, Failed):
             raise _failed(plan, answer)
-        if plan.place in _under_way.get():
+        if any(one.place == plan.place and not one.over for one in _under_way.get()):
             raise InvalidInput(
                 f"The function that computes {plan.key!r} requested {plan.key!r} itself, which would never end."
             )
@@ -183,14 +183,25 @@ async def _claim(plan: Computation, token: str, since_ms: int | None) -> ClaimAn
         raise
 
 
-_under_way: ContextVar[tuple[Hashable, ...]] = ContextVar("_under_way", default=())
-"""The values that this thread or task is computing now."""
+class _UnderWay:
+    """A computation. Tasks that it has started know of it, and may outlive it."""
+
+    __slots__ = ("over", "place")
+
+    def __init__(self, place: Hashable) -> None:
+        self.place = place
+        self.over = False
+
+
+_under_way: ContextVar[tuple[_UnderWay, ...]] = ContextVar("_under_way", default=())
+"""The computations that this thread or task is part of."""
 
 
 async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked: float) -> bytes:
     """Compute the value under a claim requested at `asked`, store it, and return the bytes that callers get."""
     keeping = await Keep(lambda: plan.renew(token), plan.lock_ms / 1000, asked)
-    before = _under_way.set((*_under_way.get(), plan.place))
+    computation = _UnderWay(plan.place)
+    before = _under_way.set((*_under_way.get(), computation))
     try:
         value = await Ask[Any](make)
         text = plan.encode(value)
@@ -204,6 +215,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
         await take_back(lambda: plan.fail(token, failed), plan.lock_ms / 1000)
         raise
     finally:
+        computation.over = True
         _under_way.reset(before)
         keeping.stop()
     # If another value was set meanwhile, it is newer, and the waiters see it.

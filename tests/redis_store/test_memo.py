@@ -6,7 +6,10 @@ import asyncio
 import functools
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,16 +66,108 @@ def test_results_are_forgotten(store: DataStore) -> None:
 
 
 def test_new_version_ignores_old_results(store: DataStore) -> None:
-    assert store.cached(version=1)(_constant("old"))() == "old"
-    assert store.cached(version=2)(_constant("new"))() == "new"
-    assert store.cached(version=1)(_constant("older still"))() == "old"
+    answers = ["old"]
+
+    def answer() -> str:
+        return answers[0]
+
+    assert store.cached(version=1)(answer)() == "old"
+    answers[0] = "new"
+    assert store.cached(version=2)(answer)() == "new"
+    assert store.cached(version=1)(answer)() == "old"
 
 
-def _constant(value: str) -> Callable[[], str]:
-    def constant() -> str:
-        return value
+def test_captured_values_and_lambdas_have_results_of_their_own(store: DataStore) -> None:
+    def scaled(factor: Any, calls: list[int]) -> Callable[[int], int]:
+        count = 0
 
-    return constant
+        @store.cached()
+        def scale(number: int) -> int:
+            nonlocal count
+            count += 1
+            calls.append(number)
+            return int(factor * number)
+
+        return scale
+
+    calls: list[int] = []
+    assert [scaled(factor, calls)(5) for factor in (2, 3, 2, 3, True)] == [10, 15, 10, 15, 5]
+    assert len(calls) == 3, "the same captured numbers are the same function"
+    twice, thrice = store.cached()(lambda number: 2 * number), store.cached()(lambda number: 3 * number)
+    assert (twice(7), thrice(7), twice(7)) == (14, 21, 14)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from redis_store import connect
+
+def helper(path):
+    return f"{{path}} by {name}"
+
+with connect(sys.argv[1], user=sys.argv[2]) as store:
+    @store.cached()
+    def load(path):
+        print("computing")
+        return helper(path)
+
+    print(load("a"))
+"""
+
+
+def test_scripts_of_one_name_have_results_of_their_own(server: Server, user: str, tmp_path: Path) -> None:
+    """Also where the cached functions are the same to the letter, and only what they call differs."""
+
+    def ran(folder: str, name: str) -> list[str]:
+        file = tmp_path / folder / "worker.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(SCRIPT.format(name=name))
+        command = [sys.executable, str(file), server.url, user]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("\n")[:-1]
+
+    assert ran("one", "nightly") == ["computing", "a by nightly"]
+    assert ran("two", "hourly") == ["computing", "a by hourly"]
+    assert ran("three", "nightly") == ["a by nightly"], "the same script, wherever it lies"
+
+
+def test_template_tells_all_arguments_apart(store: DataStore) -> None:
+    @store.cached(key="doc:{owner}:{name}")
+    def load(owner: str, name: str) -> list[str]:
+        return [owner, name]
+
+    pairs = [("team:a", "plan"), ("team", "a:plan"), ("team%3Aa", "plan"), ("team%", "3Aa:plan"), ("", ":"), (":", "")]
+    assert [load(*pair) for pair in pairs] == [list(pair) for pair in pairs]
+    assert load.cache_key("team", "http://a:80/") == "doc:team:http://a:80/", (
+        "a key that needs nothing changed is as written"
+    )
+    for template in ("{owner}{name}", "a{owner!r}{name:>5}"):
+        with pytest.raises(InvalidInput, match="touch in the key"):
+            store.cached(key=template)(lambda owner, name: 1)
+
+
+def test_objects_in_a_template_need_a_text(store: DataStore) -> None:
+    class Silent:
+        name = "n"
+
+        @store.cached(key="item:{self}:{number}")
+        def work(self, number: int) -> int:
+            return number
+
+        @store.cached(key="item:{self.name}:{number}", tags=["{self}"])
+        def tagged(self, number: int) -> int:
+            return number
+
+    class Speaking(Silent):
+        def __str__(self) -> str:
+            return "speaking"
+
+    assert Speaking().work(3) == 3
+    for call in (lambda: Silent().work(3), lambda: Silent.work.cache_key([Silent()], 3), lambda: Silent().tagged(3)):
+        with pytest.raises(InvalidInput, match=r"address of a .*such as \{self.id\}"):
+            call()
+    assert store.list_keys() == ["item:speaking:3"]
 
 
 def test_a_key_of_ones_own(store: DataStore) -> None:
@@ -289,3 +384,33 @@ def test_a_cancelled_computation_is_taken_over(server: Server, user: str) -> Non
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
     asyncio.run(main())
+
+
+def test_task_left_behind_by_a_computation_may_ask_for_its_key(server: Server, user: str) -> None:
+    async def main() -> list[Any]:
+        async with connect_async(server.url, user=user) as store:
+            ask, finish = asyncio.Event(), asyncio.Event()
+            left_behind: list[asyncio.Task[Any]] = []
+
+            async def asked_later() -> Any:
+                await ask.wait()
+                return await store.get_or_set("key", lambda: "computed by the task")
+
+            async def first() -> str:
+                left_behind.append(asyncio.create_task(asked_later()))
+                return "first"
+
+            async def second() -> str:
+                ask.set()
+                await finish.wait()
+                return "second"
+
+            assert await store.get_or_set("key", first) == "first"
+            await store.delete("key")
+            computing = asyncio.create_task(store.get_or_set("key", second))
+            while not (waits := store.stats().waits) and not left_behind[0].done():
+                await asyncio.sleep(0.001)
+            finish.set()
+            return [waits, await computing, await left_behind[0]]
+
+    assert asyncio.run(main()) == [1, "second", "second"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import redis_store
+import sandbox
 from redis_store import DataStore
 
 
@@ -457,3 +459,37 @@ def test_pages_by_hand(run: Any, store: DataStore) -> None:
     )
     end = "with the cursor that the last page returned."[-40:]
     assert result.check() == {"names": 1200, "sum": sum(range(1200)), "refused": [end] * 3}
+
+
+SUMMARY = """
+WHO = {who!r}
+
+@data_store.cached()
+def summary(path):
+    print("computing")
+    return f"{{path}} by {{WHO}}"
+
+def run():
+    return {{"text": summary("a")}}
+"""
+
+
+def test_cached_functions_of_agents_of_one_name_do_not_answer_for_each_other(
+    server_url: str, user: str, tmp_path: Path
+) -> None:
+    """The functions are the same to the letter; what they read differs. The same agent finds its own results."""
+
+    def ran(source: Any) -> tuple[str, str]:
+        result = sandbox.run(source, {}, user=user, url=server_url, agent="worker")
+        return result.check()["text"], result.stdout
+
+    texts = {who: SUMMARY.format(who=who) for who in ("planner", "critic")}
+    for kind in ("text", "file"):
+        for computed in ("computing\n", ""):
+            for who, text in texts.items():
+                source: Any = text
+                if kind == "file":
+                    source = tmp_path / who / "worker.py"
+                    source.parent.mkdir(exist_ok=True)
+                    source.write_text(text)
+                assert ran(source) == (f"a by {who}", computed), (kind, who)
