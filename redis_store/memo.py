@@ -388,14 +388,14 @@ def _origin_of(function: Callable[..., Any]) -> str:
             value = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-        if type(value) in _PLAIN:
+        if type(value) in _CAPTURED_KINDS:
             captured[name] = repr(value)
     if captured:
         about.append(repr(captured))
     return "#" + _digest("\0".join(about))[:12] if about else ""
 
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_CAPTURED_KINDS = frozenset({str, int, float, bool, type(None)})
 
 
 def _text_of(code: CodeType) -> str:
