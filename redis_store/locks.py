@@ -51,7 +51,11 @@ class _Holder:
         return self._keeping is None or self._keeping.lost(time.monotonic())
 
     def check(self) -> None:
-        """Raise `LockLost` if it is `lost`. Call it in long work before each step that must not happen twice."""
+        """Raise `LockLost` if it is `lost`. Call it in long work before each step that must not happen twice.
+
+        It does not ask the server. If that dropped the lock early (data loss, eviction, a clock that jumped forward), it raises
+        from the next renewal on, after at most a third of the ttl. Until then only the fence protects a resource.
+        """
         if self.lost:
             raise self._was_lost()
 
@@ -124,7 +128,8 @@ class Lock(_SyncHolder):
     def fence(self) -> int:
         """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
 
-        Raises `LockLost` if the lock is not held.
+        It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
+        is behind as well. Raises `LockLost` if the lock is not held.
         """
         if self._taken is None:
             raise self._was_lost()
@@ -215,7 +220,8 @@ class AsyncLock(_AsyncHolder):
     def fence(self) -> int:
         """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
 
-        Raises `LockLost` if the lock is not held.
+        It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
+        is behind as well. Raises `LockLost` if the lock is not held.
         """
         if self._taken is None:
             raise self._was_lost()

@@ -82,7 +82,7 @@ class UserKeys:
 
     @property
     def fence(self) -> bytes:
-        """The Redis key of the hash with the number of acquisitions of each lock, by its name."""
+        """The Redis key of the hash with the last fencing number of any lock."""
         return self.prefix + b"fence"
 
     def lock(self, name: bytes) -> bytes:

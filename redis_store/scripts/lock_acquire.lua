@@ -1,7 +1,7 @@
 -- Acquire a lock, or join its queue.
 --
 -- KEYS[1]  lock (string)
--- KEYS[2]  fencing counters of all locks (hash)
+-- KEYS[2]  the last fencing number of any lock of the user, in the field 'last' (hash)
 -- KEYS[3]  queue (list)
 -- ARGV[1]  the lock's name
 -- ARGV[2]  token of this attempt
@@ -11,13 +11,14 @@
 -- ARGV[6]  the agent's name as a JSON string, or ''
 -- Reply    {fencing number}; or {0, ms after which to try again at the latest, position in the queue from 0}
 --
--- The counter outlives the lock: no number is given twice, and a later holder's number is higher.
+-- A fencing number is the server's time in µs since 1970, or the last number plus one if that is higher. So it also grows where
+-- the server has lost the last number, or where its clock was set back. It repeats only if both happen.
 
 local lock, fence, queue = KEYS[1], KEYS[2], KEYS[3]
 local name, token, ttl_ms, grace_ms, agent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
 
 local held = call('GET', lock)
-call('HLEN', fence)
+local fields = call('HLEN', fence)
 local first = call('LINDEX', queue, 0)
 local kept_for = held and match(held, '^{"kept_for":"([^"]*)"}$')
 
@@ -33,8 +34,13 @@ if held and kept_for ~= token then
   return {0, call('PTTL', lock), wait_in(queue, token, 10 * grace_ms)}
 end
 
-local number = call('HINCRBY', fence, name, 1)
+local time, before = call('TIME'), call('HMGET', fence, 'last', name)
+local number = time[1] * 1000000 + time[2]
+for i = 1, 2 do number = math.max(number, (before[i] or 0) + 1) end
+number = string.format('%.0f', number)
 local text = '{"fence":' .. number .. ',"owner":"' .. token .. '"' .. (agent ~= '' and ',"agent":' .. agent or '') .. '}'
 call('SET', lock, text, 'PX', ttl_ms)
+if fields > 1 then call('UNLINK', fence) end -- counters, one for each lock, of an earlier version
+call('HSET', fence, 'last', number)
 call('LREM', queue, 0, token)
-return {number}
+return {tonumber(number)}

@@ -115,23 +115,23 @@ def test_agent_and_host_share_a_lock(server_url: str, user: str, store: DataStor
     )
     with sandbox.Sandbox(url=server_url) as pool:
         with store.lock("lock") as lock:
-            assert lock.fence == 1
+            first = lock.fence
             handle = pool.start(source, {}, user=user)
             wait_until(
                 lambda: store.get("ticks", 0) > 5, "the agent's other task goes on, and its calls of the store too"
             )
-        assert handle.result().check()["fence"] == 2
+        assert handle.result().check()["fence"] > first
 
 
 def test_waiting_thread_does_not_block_the_channel(inside: Brokered, store: DataStore) -> None:
     held = store.lock("lock")
-    held.acquire()
+    first = held.acquire()
     with in_thread(lambda: inside.store.lock("lock").acquire()) as waiting:
         wait_until(lambda: "acquire_lock" in inside.operations(), "the thread waits")
         assert inside.store.set_if_absent("key", 1) is True
         assert inside.store.get("key") == 1
         held.release()
-    assert waiting.result == 2
+    assert waiting.result > first
 
 
 def test_lock_is_renewed_and_reports_its_loss(inside: Brokered, store: DataStore, server_url: str, user: str) -> None:
