@@ -1,21 +1,25 @@
 """Locks, semaphores and rate limits of a user, as context managers for threads and for asyncio.
 
 A lock or slot is renewed while its holder is alive: by a thread of the store, or by a task of the same event loop. It expires
-`ttl` seconds after the last renewal, if the process dies or is stopped. It may also expire if an event loop is blocked for
-more than two thirds of `ttl`. Then `lost` is True, and releasing it raises `LockLost`.
+`ttl` seconds after the last renewal, if the process dies or is stopped, or if nothing refers to the object any more. It may
+also expire if an event loop is blocked for more than two thirds of `ttl`. Then `lost` is True, and releasing it raises
+`LockLost`.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import threading
+import weakref
+from collections.abc import Callable
 from random import random
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from redis_store.errors import InvalidInput, LockLost
 from redis_store.flows import run_async, run_sync
-from redis_store.flows.flow import Keeping
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Flow, Keeping
 from redis_store.flows.hold import Holdable, Limiting, Taken, give_back, hold, pass_limit
 from redis_store.flows.run_sync import FlowDriver
 from redis_store.limits import check_timeout
@@ -24,16 +28,40 @@ if TYPE_CHECKING:  # neither exists in the sandbox's child
     from redis_store.drivers.aio import AsyncDriver
 
 
+def _is_wanted(holder: _Holder, token: str) -> Callable[[], bool]:
+    """Return a function that says whether a holder exists and has this token. It does not keep the holder alive."""
+    reference = weakref.ref(holder)
+
+    def is_wanted() -> bool:
+        there = reference()
+        return there is not None and there._token == token
+
+    return is_wanted
+
+
+class _Held(NamedTuple):
+    """What one acquisition has acquired."""
+
+    token: str
+    fence: int
+    keeping: Keeping
+    process: int
+
+
 class _Holder:
-    """The state of a lock or slot, for threads and asyncio."""
+    """The state of a lock or slot, for threads and asyncio.
+
+    It is free, acquiring or held. Only a free one may begin to acquire: one at a time has the claim, for which nothing waits.
+    """
 
     def __init__(self, wanted: Holdable, timeout: float | None) -> None:
         self._wanted = wanted
         self._timeout_s = check_timeout(timeout)
+        self._claim = threading.Lock()
         self._token = ""
-        self._taken: Taken | None = None
-        self._keeping: Keeping | None = None
-        self._process = 0
+        """The token of the acquisition that has the claim."""
+        self._holdings: list[_Held] = []
+        """The holding, if there is one. Removing it from the list is atomic, so that it is released once."""
 
     @property
     def name(self) -> str:
@@ -43,12 +71,13 @@ class _Holder:
     @property
     def held(self) -> bool:
         """Whether this object has acquired it and not yet released it. It may have been lost meanwhile: see `lost`."""
-        return self._taken is not None
+        return bool(self._holdings)
 
     @property
     def lost(self) -> bool:
         """Whether it is not held for certain: not acquired, not renewed in time, or removed from the server."""
-        return self._keeping is None or self._keeping.lost(time.monotonic())
+        held = next(iter(self._holdings), None)
+        return held is None or held.keeping.lost(clock())
 
     def check(self) -> None:
         """Raise `LockLost` if it is `lost`. Call it in long work before each step that must not happen twice.
@@ -59,26 +88,42 @@ class _Holder:
         if self.lost:
             raise self._was_lost()
 
-    def _begin(self) -> str:
-        if self._taken is not None:
+    def _begin(self, *, tied: bool) -> Flow[tuple[Taken, Keeping]]:
+        """Claim this object for one acquisition, and return its flow."""
+        if not self._claim.acquire(blocking=False):
             raise InvalidInput(
-                f"This object already holds the {self._wanted.what} {self.name!r}: make one object for each holder."
+                f"This object already holds the {self._wanted.what} {self.name!r} or waits for it: make one object for each"
+                " holder."
             )
         self._token = os.urandom(8).hex()
-        return self._token
+        return hold(self._wanted, self._token, self._timeout_s, tied, _is_wanted(self, self._token), random)
 
     def _took(self, result: tuple[Taken, Keeping]) -> int:
-        self._taken, self._keeping = result
-        self._process = os.getpid()
-        return self._taken.fence
+        taken, keeping = result
+        self._holdings.append(_Held(self._token, taken.fence, keeping, os.getpid()))
+        return taken.fence
 
-    def _end(self) -> Keeping | None:
-        """Stop renewing, and return what renewed it; None in a forked child, which has nothing to release."""
-        keeping, self._taken, self._keeping = self._keeping, None, None
-        if keeping is None:
-            raise self._was_lost()
-        keeping.stop()
-        return keeping if self._process == os.getpid() else None  # a forked child holds no locks of its parent
+    def _give_up(self) -> None:
+        """Free this object after an acquisition that failed or was interrupted."""
+        self._holdings.clear()
+        self._token = ""
+        self._claim.release()
+
+    def _end(self) -> Flow[bool] | None:
+        """Stop renewing, and return the flow that releases; None in a forked child, which has nothing to release."""
+        try:
+            held = self._holdings.pop()
+        except IndexError:
+            raise self._was_lost() from None
+        held.keeping.stop()
+        self._token = ""
+        self._claim.release()
+        return give_back(self._wanted, held.token, held.keeping) if held.process == os.getpid() else None
+
+    def _fence(self) -> int:
+        for held in self._holdings:
+            return held.fence
+        raise self._was_lost()
 
     def _was_lost(self) -> LockLost:
         return LockLost(
@@ -97,15 +142,17 @@ class _SyncHolder(_Holder):
 
     def release(self) -> None:
         """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
-        keeping = self._end()
-        if keeping is None:
-            return
-        if not run_sync.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
+        flow = self._end()
+        if flow is not None and not run_sync.run_flow(self._driver, flow):
             raise self._was_lost()
 
-    def _acquire(self, tied: bool) -> int:
-        flow = hold(self._wanted, self._begin(), self._timeout_s, tied, random)
-        return self._took(run_sync.run_flow(self._driver, flow))
+    def _acquire(self, *, tied: bool) -> int:
+        flow = self._begin(tied=tied)
+        try:
+            return self._took(run_sync.run_flow(self._driver, flow))
+        except BaseException:
+            self._give_up()
+            raise
 
     def __enter__(self) -> Self:
         self._acquire(tied=True)
@@ -122,7 +169,8 @@ class _SyncHolder(_Holder):
 
 
 class Lock(_SyncHolder):
-    """A mutual-exclusion lock, scoped to the user; made by `DataStore.lock`. Each holder needs an object of its own."""
+    """A mutual-exclusion lock, scoped to the user; made by `DataStore.lock`. Each holder needs an object of its own:
+    while it holds or waits, others get `InvalidInput`."""
 
     @property
     def fence(self) -> int:
@@ -131,9 +179,7 @@ class Lock(_SyncHolder):
         It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
         is behind as well. Raises `LockLost` if the lock is not held.
         """
-        if self._taken is None:
-            raise self._was_lost()
-        return self._taken.fence
+        return self._fence()
 
     def acquire(self) -> int:
         """Wait for the lock, and return its fencing number. It is held until `release`, which any thread may call.
@@ -144,7 +190,8 @@ class Lock(_SyncHolder):
 
 
 class Semaphore(_SyncHolder):
-    """One slot of a semaphore, scoped to the user; made by `DataStore.semaphore`. Each holder needs an object of its own."""
+    """One slot of a semaphore, scoped to the user; made by `DataStore.semaphore`. Each holder needs an object of its own:
+    while it holds or waits, others get `InvalidInput`."""
 
     def acquire(self) -> None:
         """Wait for a slot. It is held until `release`, which any thread may call.
@@ -189,15 +236,17 @@ class _AsyncHolder(_Holder):
 
     async def release(self) -> None:
         """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
-        keeping = self._end()
-        if keeping is None:
-            return
-        if not await run_async.run_flow(self._driver, give_back(self._wanted, self._token, keeping)):
+        flow = self._end()
+        if flow is not None and not await run_async.run_flow(self._driver, flow):
             raise self._was_lost()
 
-    async def _acquire(self, tied: bool) -> int:
-        flow = hold(self._wanted, self._begin(), self._timeout_s, tied, random)
-        return self._took(await run_async.run_flow(self._driver, flow))
+    async def _acquire(self, *, tied: bool) -> int:
+        flow = self._begin(tied=tied)
+        try:
+            return self._took(await run_async.run_flow(self._driver, flow))
+        except BaseException:
+            self._give_up()
+            raise
 
     async def __aenter__(self) -> Self:
         await self._acquire(tied=True)
@@ -214,7 +263,8 @@ class _AsyncHolder(_Holder):
 
 
 class AsyncLock(_AsyncHolder):
-    """A mutual-exclusion lock, scoped to the user; made by `AsyncDataStore.lock`. Each holder needs an object of its own."""
+    """A mutual-exclusion lock, scoped to the user; made by `AsyncDataStore.lock`. Each holder needs an object of its own:
+    while it holds or waits, others get `InvalidInput`."""
 
     @property
     def fence(self) -> int:
@@ -223,9 +273,7 @@ class AsyncLock(_AsyncHolder):
         It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
         is behind as well. Raises `LockLost` if the lock is not held.
         """
-        if self._taken is None:
-            raise self._was_lost()
-        return self._taken.fence
+        return self._fence()
 
     async def acquire(self) -> int:
         """Wait for the lock, and return its fencing number. It is held until `release`, which any task may call.
@@ -236,7 +284,8 @@ class AsyncLock(_AsyncHolder):
 
 
 class AsyncSemaphore(_AsyncHolder):
-    """One slot of a semaphore, scoped to the user; made by `AsyncDataStore.semaphore`. Each holder needs its own object."""
+    """One slot of a semaphore, scoped to the user; made by `AsyncDataStore.semaphore`. Each holder needs its own object:
+    while it holds or waits, others get `InvalidInput`."""
 
     async def acquire(self) -> None:
         """Wait for a slot. It is held until `release`, which any task may call.

@@ -84,7 +84,10 @@ class AsyncPauses(_Pauses):
             await asyncio.sleep(seconds)
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), seconds)
+            async with asyncio.timeout(
+                seconds
+            ):  # `wait_for` of Python 3.11 swallows a cancellation that comes with the message
+                await self._rung.wait()
         self._rung.clear()
 
     def _ring_from_anywhere(self) -> None:

@@ -8,7 +8,7 @@ occupies none.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from redis_store.errors import ConnectionLost, DataStoreError, ServerReadOnly, StoreTimeout, StoreUnavailable
 
@@ -24,6 +24,12 @@ Rand: TypeAlias = Callable[[], float]
 
 FIRST_PAUSE_S = 0.002
 FLOW_LONGEST_PAUSE_S = 0.1
+
+UNDO_PAUSE_S = 0.05
+"""Pause between the first two tries to undo something in the background, in seconds; it doubles with each try."""
+
+UNDO_LONGEST_PAUSE_S = 1.0
+"""Longest such pause while the server is unavailable, in seconds."""
 
 
 class Do(NamedTuple, Generic[T]):
@@ -80,7 +86,7 @@ class Pause(NamedTuple):
 
 
 class Now(NamedTuple):
-    """The step that reads a monotonic clock, in seconds."""
+    """The step that reads a monotonic clock, in seconds, which includes time asleep."""
 
     def __await__(self) -> Generator[Now, Any, float]:
         now: float = yield self
@@ -93,42 +99,82 @@ class Keep(NamedTuple):
     renew: Callable[[], Op[bool]]
     ttl_s: float
     since: float
-    """Time at which the acquiring request was sent, by the monotonic clock."""
+    """Time at which the acquiring request was sent, by the clock of `Now`."""
     tied: bool = True
     """Whether renewing ends with the thread or the task that started it."""
+    wanted: Callable[[], bool] = lambda: True
+    """Whether anything still refers to the holding. Otherwise it is not renewed any more, and expires."""
 
     def __await__(self) -> Generator[Keep, Any, Keeping]:
         keeping: Keeping = yield self
         return keeping
 
 
-Step: TypeAlias = "Do[Any] | Look[Any] | Ask[Any] | Pause | Now | Keep"
+class Undo(NamedTuple):
+    """The step that starts undoing something in the background (`Undoing`). It does not wait for it."""
+
+    undo: Callable[[], Op[bool]]
+    ttl_s: float
+    since: float
+
+    def __await__(self) -> Generator[Undo, Any, None]:
+        yield self
+
+
+Step: TypeAlias = "Do[Any] | Look[Any] | Ask[Any] | Pause | Now | Keep | Undo"
 Flow: TypeAlias = Coroutine[Step, Any, T]
 """A started flow, to be run once by a runner."""
+
+
+class Repeated(Protocol):
+    """An operation that is repeated in the background. The runners supply the time and the waits."""
+
+    on_stop: Callable[[], object]
+    """Called by `stop`, so that nothing waits for the next try."""
+
+    @property
+    def op(self) -> Callable[[], Op[bool]]: ...
+    @property
+    def first_s(self) -> float:
+        """Time until the first try, in seconds."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no further try is needed."""
+
+    def tried(self, began: float, now: float, answer: bool | None) -> float | None:
+        """Record the answer to a try that began at `began`, None for an error. Return when to try again, None for never."""
 
 
 class Keeping:
     """A holding that expires in the server unless it is renewed, and the time until which it is certainly held."""
 
-    __slots__ = ("_until", "renew", "stopped", "ttl_s")
+    __slots__ = ("_until", "_wanted", "on_stop", "op", "stopped", "ttl_s")
 
-    def __init__(self, renew: Callable[[], Op[bool]], ttl_s: float, since: float) -> None:
-        self.renew = renew
-        self.ttl_s = ttl_s
+    def __init__(self, step: Keep) -> None:
+        self.op = step.renew
+        self.ttl_s = step.ttl_s
         self.stopped = False
-        self._until = since + ttl_s
+        self.on_stop: Callable[[], object] = _nothing
+        self._until = step.since + step.ttl_s
+        self._wanted = step.wanted
 
     @property
-    def pause_s(self) -> float:
-        """The time from one renewal to the next, in seconds."""
+    def first_s(self) -> float:
         return self.ttl_s / 3
 
-    def renewed(self, since: float, kept: bool) -> None:
-        """Record the result of a renewal that was sent at `since`."""
-        if kept:
-            self._until = since + self.ttl_s
-        else:
-            self._until = float("-inf")
+    @property
+    def over(self) -> bool:
+        return self.stopped or not self._wanted()
+
+    def tried(self, began: float, now: float, answer: bool | None) -> float | None:
+        if answer:
+            self._until = began + self.ttl_s
+            return began + self.ttl_s / 3
+        if answer is None and not self.lost(now):
+            return now + self.ttl_s / 12  # it is held until its ttl ends
+        self._until = float("-inf")
+        return None
 
     def lost(self, now: float) -> bool:
         """Whether it is no longer certainly held."""
@@ -137,27 +183,61 @@ class Keeping:
     def stop(self) -> None:
         """Stop renewing. Idempotent."""
         self.stopped = True
+        self.on_stop()
+
+
+class Undoing:
+    """Releases something that the server may have granted without our knowing, or may still grant.
+
+    A server that was silent may carry out the request that it never answered after the request to undo it. So the latter is
+    repeated, at growing intervals, until it has released something, or there would be nothing left to release.
+    """
+
+    __slots__ = ("_pause_s", "_until", "on_stop", "op", "ttl_s")
+
+    over = False
+    first_s = 0.0
+
+    def __init__(self, step: Undo) -> None:
+        self.op = step.undo
+        self.ttl_s = step.ttl_s
+        self.on_stop: Callable[[], object] = _nothing
+        self._until = step.since + step.ttl_s
+        self._pause_s = UNDO_PAUSE_S
+
+    def tried(self, began: float, now: float, answer: bool | None) -> float | None:
+        if answer:
+            return None
+        again_at = now + self._pause_s
+        self._pause_s *= 2
+        if answer is None:
+            self._pause_s = min(self._pause_s, UNDO_LONGEST_PAUSE_S)
+        return again_at if again_at < self._until else None
+
+
+def _nothing() -> None:
+    pass
 
 
 async def take_back(undo: Callable[[], Op[bool]], ttl_s: float, *, silent: bool = False) -> None:
     """Release something that the server may have granted without our knowing. Otherwise it would stay until it expires.
 
-    If the server is unavailable, retry in the background for up to `ttl_s`. With `silent` (the server did not reply in time), go
-    to the background at once: the caller has waited already, and the server may still carry out the unanswered request.
+    If the server is unavailable, or the caller is cancelled or interrupted again, that continues in the background for up to
+    `ttl_s`. With `silent` (the server did not reply in time) it begins there: the caller has waited already.
     """
-    if not silent:
-        try:
+    try:
+        if not silent:
             await Do(undo())
             return
-        except DataStoreError as error:
-            if not may_pass(error):
-                return
-
-    async def undone() -> bool:
-        await undo()
-        return False  # nothing to renew
-
-    await Keep(undone, ttl_s, await Now(), tied=False)
+    except DataStoreError as error:
+        if not may_pass(error):
+            return
+    except GeneratorExit:
+        raise
+    except BaseException:
+        await Undo(undo, ttl_s, await Now())
+        raise
+    await Undo(undo, ttl_s, await Now())
 
 
 def may_pass(error: DataStoreError) -> bool:

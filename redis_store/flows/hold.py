@@ -7,10 +7,23 @@ sake this module imports only `errors` and `flows.flow`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
-from redis_store.errors import ConnectionLost, LockTimeout, StoreTimeout
-from redis_store.flows.flow import FIRST_PAUSE_S, Do, Keep, Keeping, Now, Pause, Rand, next_pause, spread, take_back
+from redis_store.errors import ConnectionLost, DataStoreError, LockTimeout, StoreTimeout
+from redis_store.flows.flow import (
+    FIRST_PAUSE_S,
+    Do,
+    Keep,
+    Keeping,
+    Now,
+    Pause,
+    Rand,
+    may_pass,
+    next_pause,
+    spread,
+    take_back,
+)
 
 GRACE_MS = 1000
 """Time for which a free lock or slot is reserved for the first waiter, which must poll within it, in milliseconds."""
@@ -65,8 +78,10 @@ class Limiting(Protocol):
     async def take(self, most_ms: int | None) -> tuple[bool, int]: ...
 
 
-async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool, rand: Rand) -> tuple[Taken, Keeping]:
-    """Wait for a lock or a semaphore slot, acquire it, and start renewing it."""
+async def hold(
+    wanted: Holdable, token: str, timeout_s: float | None, tied: bool, still_wanted: Callable[[], bool], rand: Rand
+) -> tuple[Taken, Keeping]:
+    """Wait for a lock or a semaphore slot, acquire it, and start renewing it for as long as it is still wanted."""
     began = await Now()
     at_most_s = FIRST_PAUSE_S
     try:
@@ -74,7 +89,7 @@ async def hold(wanted: Holdable, token: str, timeout_s: float | None, tied: bool
             asked = await Now()
             answer = await Do(wanted.acquire(token, timeout_s != 0))
             if isinstance(answer, Taken):
-                return answer, await Keep(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied)
+                return answer, await Keep(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied, still_wanted)
             left_s = math.inf if timeout_s is None else began + timeout_s - await Now()
             if left_s <= 0:
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)
@@ -104,9 +119,19 @@ async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
 async def _release(wanted: Holdable, token: str, *, again: bool = False) -> bool:
     try:
         return await Do(wanted.release(token))
-    except (ConnectionLost, StoreTimeout) as error:
-        if again or isinstance(error, StoreTimeout):
+    except GeneratorExit:
+        raise
+    except ConnectionLost:
+        if again:
             await _let_go(wanted, token, silent=True)
+        raise
+    except DataStoreError as error:
+        if may_pass(error):
+            await _let_go(wanted, token, silent=True)
+        raise
+    except BaseException:
+        # Cancelled or interrupted, perhaps before anything was sent.
+        await _let_go(wanted, token, silent=False)
         raise
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redis_store.errors import DataStoreError, StoreClosed
-from redis_store.flows.flow import Keeping
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Repeated
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
@@ -31,23 +31,22 @@ class Keeper:
     def start_over(self) -> None:
         """Drop all holdings, as a forked child must: its parent keeps renewing them."""
         self._news = threading.Condition()
-        self._due: list[tuple[float, int, Keeping, threading.Thread | None]] = []
+        self._due: list[tuple[float, int, Repeated, threading.Thread | None]] = []
         self._count = 0
         self._looks_at = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def keep(self, keeping: Keeping, tied: bool) -> Keeping:
-        """Start renewing; with `tied`, only while the calling thread is alive."""
+    def repeat(self, repeated: Repeated, *, tied: bool) -> None:
+        """Start renewing or undoing something; with `tied`, only while the calling thread is alive."""
         with self._news:
-            due = time.monotonic() + keeping.pause_s
-            self._put(due, keeping, threading.current_thread() if tied else None)
+            due = clock() + repeated.first_s
+            self._put(due, repeated, threading.current_thread() if tied else None)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="redis-store-keeper", daemon=True)
                 self._thread.start()
             elif due < self._looks_at:
                 self._news.notify()
-        return keeping
 
     def close(self) -> None:
         """Tell the thread to end."""
@@ -55,47 +54,44 @@ class Keeper:
             self._closed = True
             self._news.notify()
 
-    def _put(self, due: float, keeping: Keeping, holder: threading.Thread | None) -> None:
+    def _put(self, due: float, repeated: Repeated, holder: threading.Thread | None) -> None:
         self._count += 1
-        heapq.heappush(self._due, (due, self._count, keeping, holder))
+        heapq.heappush(self._due, (due, self._count, repeated, holder))
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
-            keeping, holder = found
-            if keeping.stopped or (holder is not None and not holder.is_alive()):
+            repeated, holder = found
+            if holder is not None and not holder.is_alive():
                 continue
-            again = self._renewed(keeping)
-            if again is not None:
+            again_at = self._try(repeated)
+            if again_at is not None:
                 with self._news:
-                    self._put(again, keeping, holder)
+                    self._put(again_at, repeated, holder)
 
-    def _next(self) -> tuple[Keeping, threading.Thread | None] | None:
+    def _next(self) -> tuple[Repeated, threading.Thread | None] | None:
         """Wait until the next holding is due and return it with its holder, or None if the thread is to end."""
         with self._news:
             while not self._closed:
-                while self._due and self._due[0][2].stopped:
+                while self._due and self._due[0][2].over:
                     heapq.heappop(self._due)
-                now = time.monotonic()
+                now = clock()
                 self._looks_at = self._due[0][0] if self._due else now + KEEPER_LINGER_S
                 wait_s = self._looks_at - now
                 if wait_s <= 0:
-                    _, _, keeping, holder = heapq.heappop(self._due)
-                    return keeping, holder
+                    _, _, repeated, holder = heapq.heappop(self._due)
+                    return repeated, holder
                 if not self._news.wait(wait_s) and not self._due:
                     break
             self._thread = None
             return None
 
-    def _renewed(self, keeping: Keeping) -> float | None:
-        """Renew once, and return when to renew again, or None for never."""
-        began = time.monotonic()
+    def _try(self, repeated: Repeated) -> float | None:
+        """Try once, and return when to try again, or None for never."""
+        began = clock()
         try:
-            kept = self._run(keeping.renew())
+            answer = self._run(repeated.op())
         except StoreClosed:
             return None
         except DataStoreError:
-            # It is held until its ttl ends: retry soon, until it is certainly lost.
-            now = time.monotonic()
-            return None if keeping.lost(now) else now + keeping.pause_s / 4
-        keeping.renewed(began, kept)
-        return began + keeping.pause_s if kept else None
+            answer = None
+        return repeated.tried(began, clock(), answer)

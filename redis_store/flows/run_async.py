@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store.errors import DataStoreError, StoreClosed
-from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Step
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Repeated, Step, Undo, Undoing
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
@@ -63,9 +63,14 @@ async def run_flow(driver: AsyncFlowDriver, flow: Flow[T]) -> T:
 
 async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
     if isinstance(step, Now):
-        return time.monotonic()
+        return clock()
     if isinstance(step, Keep):
-        return _TaskKeeping(driver, step)
+        keeping = Keeping(step)
+        _repeat_in_task(driver, keeping, tied=step.tied)
+        return keeping
+    if isinstance(step, Undo):
+        _repeat_in_task(driver, Undoing(step), tied=False)
+        return None
     if isinstance(step, Look):
         return await driver.read(*step)
     assert isinstance(step, Ask), step
@@ -73,39 +78,33 @@ async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-class _TaskKeeping(Keeping):
-    """Renews in a task of its own; if tied, only until the task that started it is done."""
+_background: set[asyncio.Task[None]] = set()
+"""The tasks that repeat something. An event loop refers to its tasks only weakly."""
 
-    __slots__ = ("_driver", "_holder", "_task")
 
-    def __init__(self, driver: AsyncFlowDriver, step: Keep) -> None:
-        super().__init__(step.renew, step.ttl_s, step.since)
-        self._driver = driver
-        self._holder = asyncio.current_task() if step.tied else None
-        self._task = asyncio.create_task(self._work(), name="redis-store-keeper")
+def _repeat_in_task(driver: AsyncFlowDriver, repeated: Repeated, *, tied: bool) -> None:
+    """Repeat an operation in a task of its own; if tied, only until the task that started it is done."""
+    holder = asyncio.current_task() if tied else None
+    task = asyncio.create_task(_repeat(driver, repeated, holder), name="redis-store-keeper")
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    repeated.on_stop = task.cancel
 
-    def stop(self) -> None:
-        super().stop()
-        self._task.cancel()
 
-    async def _work(self) -> None:
-        pause_s = self.pause_s
-        while True:
-            await asyncio.sleep(pause_s)
-            if self._holder is not None and self._holder.done():
-                return
-            began = time.monotonic()
-            try:
-                kept = await self._driver.run(self.renew())
-            except StoreClosed:
-                return
-            except DataStoreError:
-                # It is held until its ttl ends: retry soon, until it is certainly lost.
-                if self.lost(time.monotonic()):
-                    return
-                pause_s = self.pause_s / 4
-                continue
-            self.renewed(began, kept)
-            if not kept:
-                return
-            pause_s = self.pause_s
+async def _repeat(driver: AsyncFlowDriver, repeated: Repeated, holder: asyncio.Task[Any] | None) -> None:
+    pause_s = repeated.first_s
+    while True:
+        await asyncio.sleep(pause_s)
+        if repeated.over or (holder is not None and holder.done()):
+            return
+        began = clock()
+        try:
+            answer = await driver.run(repeated.op())
+        except StoreClosed:
+            return
+        except DataStoreError:
+            answer = None
+        again_at = repeated.tried(began, clock(), answer)
+        if again_at is None:
+            return
+        pause_s = max(0.0, again_at - clock())

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store.errors import InvalidType
-from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Undo, Undoing
 from redis_store.flows.renewing import Keeper
 
 if TYPE_CHECKING:
@@ -71,14 +72,19 @@ def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-def carry_out(driver: FlowDriver, step: Do[Any] | Look[Any] | Ask[Any] | Now | Keep) -> Any:
+def carry_out(driver: FlowDriver, step: Do[Any] | Look[Any] | Ask[Any] | Now | Keep | Undo) -> Any:
     """Carry out a step other than a pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
     if isinstance(step, Now):
-        return time.monotonic()
+        return clock()
     if isinstance(step, Keep):
-        return driver.keeper.keep(Keeping(step.renew, step.ttl_s, step.since), step.tied)
+        keeping = Keeping(step)
+        driver.keeper.repeat(keeping, tied=step.tied)
+        return keeping
+    if isinstance(step, Undo):
+        driver.keeper.repeat(Undoing(step), tied=False)
+        return None
     if isinstance(step, Look):
         return driver.read(*step)
     assert isinstance(step, Ask), step

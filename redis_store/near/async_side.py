@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis_store.errors import DataStoreError
+from redis_store.flows.clock import clock
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
 from redis_store.near import side
-from redis_store.near.connection import TrackedLoopConnection, clock
+from redis_store.near.connection import TrackedLoopConnection
 from redis_store.near.entries import Entry
 from redis_store.near.side import UNANSWERED, AsyncReader, Owner, Side
 from redis_store.ops.batch import SMALL_READ_KEYS, fields_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,18 +14,12 @@ from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import INCOMPLETE, HeldConnection
+from redis_store.flows.clock import clock
 from redis_store.protocol.call import Command
 
 Heard = Callable[[list[Any]], object]
 
 _READ_BYTES = 64 * 1024
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def clock() -> float:
-    """Return a monotonic time in seconds, which includes time asleep if the system has such a clock."""
-    return time.clock_gettime(_CLOCK)
 
 
 class PushReader:

@@ -11,10 +11,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from redis_store.connections.resolver import Resolver
 from redis_store.connections.spin import Spinner
 from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable
+from redis_store.flows.clock import clock
 from redis_store.namespace.keys import UserKeys, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
-from redis_store.near.connection import clock
 from redis_store.near.entries import Entries
 from redis_store.protocol.call import Op
 from redis_store.protocol.read import Read

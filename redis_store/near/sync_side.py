@@ -7,11 +7,12 @@ import threading
 from typing import Any, TypeVar
 
 from redis_store.errors import DataStoreError, StoreUnavailable
+from redis_store.flows.clock import clock
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
 from redis_store.near import side
-from redis_store.near.connection import TrackedConnection, clock
+from redis_store.near.connection import TrackedConnection
 from redis_store.near.entries import Entries, Entry
 from redis_store.near.side import NEAR_RETRY_S, UNANSWERED, Owner, Reader, Side, logger
 from redis_store.ops.batch import SMALL_READ_KEYS, fields_of

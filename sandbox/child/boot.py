@@ -18,7 +18,7 @@ SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
     "redis_store": ("errors", "limits", "locks", "mapping", "memo", "stats", "store", "transaction", "types"),
     "redis_store.connections": ("spin",),
-    "redis_store.flows": ("compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
+    "redis_store.flows": ("clock", "compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
     "redis_store.namespace": ("access", "keys"),
     "redis_store.values": ("rules",),
     "sandbox": ("errors",),

@@ -54,7 +54,15 @@ MOST_PARTS_AT_THE_TOP = 16
 WITHOUT_IO = {"values", "namespace", "protocol", "flows", "ops", "changelog", "hub", "watch"}
 """Folders of `redis_store` that decide and do no I/O."""
 
-WITH_IO = {"flows.run_sync", "flows.run_async", "flows.renewing", "hub.run_hub", "watch.sync", "watch.aio"}
+WITH_IO = {
+    "flows.clock",
+    "flows.run_sync",
+    "flows.run_async",
+    "flows.renewing",
+    "hub.run_hub",
+    "watch.sync",
+    "watch.aio",
+}
 """The modules in them that carry decisions out."""
 
 IO = {"socket", "asyncio", "threading", "time", "redis", "select", "ssl"}

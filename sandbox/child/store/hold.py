@@ -6,12 +6,11 @@ process has ended.
 
 from __future__ import annotations
 
-from random import random
 from types import TracebackType
 from typing import Self
 
 from redis_store import locks
-from redis_store.flows.hold import HoldAnswer, hold, pass_limit
+from redis_store.flows.hold import HoldAnswer, pass_limit
 from redis_store.limits import check_places, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_lock_name, encode_name
 from redis_store.types import Ttl
@@ -82,7 +81,12 @@ class _Awaitable(locks._SyncHolder):
     """A holder that also works with ``async with``; the agent's other tasks continue while it waits."""
 
     async def __aenter__(self) -> Self:
-        self._took(await run_flow_async(hold(self._wanted, self._begin(), self._timeout_s, True, random)))
+        flow = self._begin(tied=True)
+        try:
+            self._took(await run_flow_async(flow))
+        except BaseException:
+            self._give_up()
+            raise
         return self
 
     async def __aexit__(

@@ -174,6 +174,28 @@ def test_uncertain_grant_of_silent_server_is_released(
         pass
 
 
+def test_release_cancelled_while_it_connects_frees_lock(
+    one_server: Server, open_store: Callable[..., DataStore], user: str
+) -> None:
+    async def main(proxy: Proxy, rounds: int) -> None:
+        async with connect_async(proxy.url, user=user) as store:
+            lock = store.lock("name", ttl=1000)
+            await lock.acquire()
+            proxy.drop_all()
+            releasing = asyncio.create_task(lock.release())
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            releasing.cancel()
+            await asyncio.wait([releasing])
+
+    direct = open_store(one_server.url, user)
+    with proxied(one_server) as proxy:
+        for rounds in (1, 2, 3, 5, 8):
+            asyncio.run(main(proxy, rounds))
+            with direct.lock("name", timeout=0.5):
+                pass
+
+
 def test_uncertain_claim_of_silent_server_is_released(
     one_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:

@@ -7,13 +7,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
 from redis_store.drivers import listener as listeners
+from redis_store.drivers import wakeups
 from redis_store.flows import compute_once, hold
+from redis_store.flows.flow import Pause
 from redis_store.namespace.keys import UserKeys
 from redis_store.operations import operations_of
 from tests.support.servers import Server, wait_until
@@ -289,3 +292,24 @@ def test_channels_refused_to_the_hub_are_not_refused_to_waiters(start: Callable[
             store.set("k", 1)
             assert next(watch).key == "k"
         assert waiter.result() == "taken"
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_waiter_that_is_woken_and_cancelled_is_cancelled(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """In whichever of the loop's iterations after the message; `wait_for` of Python 3.11 swallows one of them."""
+    monkeypatch.setattr(wakeups, "SLEEPS_FIRST", 0)
+    monkeypatch.setattr(wakeups, "wake", lambda *_: Mock())
+
+    async def main() -> None:
+        pauses = wakeups.AsyncPauses(Mock(), None)
+        waiter = asyncio.create_task(pauses.pause(Pause(30, b"channel", b"word", 30)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        pauses._ring()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        cancelled = waiter.cancel()
+        await asyncio.wait([waiter])
+        assert waiter.cancelled() == cancelled
+
+    asyncio.run(main())

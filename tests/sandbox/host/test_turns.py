@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,16 @@ from typing import Any
 import pytest
 
 import sandbox
-from redis_store import AccessDenied, ComputeFailed, DataStore, LimitExceeded, LockLost, LockTimeout, connect
+from redis_store import (
+    AccessDenied,
+    ComputeFailed,
+    DataStore,
+    InvalidInput,
+    LimitExceeded,
+    LockLost,
+    LockTimeout,
+    connect,
+)
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
 from sandbox.host.held import MAX_HELD
@@ -148,6 +158,25 @@ def test_lock_is_renewed_and_reports_its_loss(inside: Brokered, store: DataStore
         with pytest.raises(LockLost):
             lock.check()
     assert len(inside.held) == 0
+
+
+def test_shared_object_is_refused_and_discarded_one_expires(inside: Brokered, store: DataStore) -> None:
+    shared = inside.store.lock("lock", ttl=0.3)
+    with shared, pytest.raises(InvalidInput, match="make one object"):
+        shared.acquire()
+
+    async def tasks() -> list[Any]:
+        async def work() -> None:
+            async with shared:
+                await asyncio.sleep(0.01)
+
+        return await asyncio.gather(work(), work(), return_exceptions=True)
+
+    ends = asyncio.run(tasks())
+    assert [type(end) for end in ends if end is not None] == [InvalidInput]
+    inside.store.lock("lock", ttl=0.3).acquire()
+    with store.lock("lock"):
+        pass
 
 
 def test_released_entries_are_not_released_again(inside: Brokered) -> None:
