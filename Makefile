@@ -16,7 +16,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox soak clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox soak histories clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -55,6 +55,9 @@ bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREA
 
 soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for an hour
 	@$(BIN)/python -m tests.support.soak $(ARGS)
+
+histories: .venv/.test ## random histories under faults, checked, for ten minutes; ARGS="--seconds 3600 --seed N"
+	@$(BIN)/python -m tests.support.histories $(ARGS)
 
 bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
 	@$(BIN)/python -m benchmarks.sandbox $(ARGS)

@@ -81,6 +81,14 @@ class Proxy:
         for link in links:
             link.close()
 
+    def end_faults(self) -> None:
+        """Forget all rules, let go what they hold back, and close the connections whose replies were swallowed."""
+        with self._lock:
+            rules, self._rules = self._rules, []
+        for rule in rules:
+            rule.release()
+        self.drop_all()
+
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -174,8 +182,8 @@ class _Link:
                 if rule.fault is Fault.HOLD_REQUEST:
                     rule.struck.set()
                     rule.released.wait()
-                else:
-                    self._reply_rule = rule
+                elif self._reply_rule is None or self._reply_rule.fault is not Fault.SWALLOW:
+                    self._reply_rule = rule  # after a swallowed reply none may come, or it would answer another request
             self._upstream.sendall(data)
 
     def _replies(self) -> None:
