@@ -29,7 +29,7 @@ from redis_store.protocol.call import Alone, Op
 from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.transaction import AsyncTransaction
-from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
+from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
 from redis_store.watch.aio import AsyncWatch, wait_until
 from redis_store.watch.request import WatchRequest
 
@@ -145,6 +145,8 @@ class AsyncDataStore:
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> Json:
         """Return the value of a key; if it is missing, compute it with ``make()`` and store it.
 
@@ -155,8 +157,12 @@ class AsyncDataStore:
 
         With `stale`, an expired value is returned for that many seconds more, while one caller refreshes it. A value with
         `tags` is also deleted by `invalidate_tag`. A value that is deleted while it is computed is not stored.
+
+        `timeout` is in seconds: a caller that has waited so long for another's result gets `WaitTimeout`, and a function that
+        runs longer, and longer than `lock_timeout`, no longer keeps others from computing. A result that the store cannot keep
+        is returned, and a warning logged. With ``on_error="compute"`` the value is computed without a store that is unavailable.
         """
-        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags)
+        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags, timeout, on_error)
         return await self._run_flow(get_or_set(plan, make, new_id, random))
 
     def cached(
@@ -167,6 +173,8 @@ class AsyncDataStore:
         tags: TagMaker = None,
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> AsyncCacheDecorator:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
@@ -174,9 +182,10 @@ class AsyncDataStore:
         an agent the text of its file counts as well, so an edit begins with new results. `key` replaces all this: a template
         such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a list of such templates, or a
         function. With a new `version`, old results are ignored and expire with their ttl.
-        The decorated function has ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
+        `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
+        and ``invalidate_all()``.
         """
-        return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout))
+        return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error))
 
     async def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""

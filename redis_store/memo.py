@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redis_store.errors import InvalidInput, InvalidType, InvalidValue
-from redis_store.types import Json, Ttl
+from redis_store.types import Json, OnError, Ttl
 from redis_store.values import rules
 
 P = ParamSpec("P")
@@ -43,6 +43,8 @@ class Cache(Protocol):
         stale: Ttl = None,
         lock_timeout: float | timedelta = ...,
         tags: Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> Json: ...
     def delete(self, key: str) -> bool: ...
     def delete_many(self, keys: Iterable[str]) -> int: ...
@@ -129,6 +131,8 @@ class Options:
     tags: TagMaker
     stale: Ttl
     lock_timeout: float | timedelta
+    timeout: float | None = None
+    on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
@@ -344,6 +348,8 @@ def _look(store: Any, function: Callable[..., Any], options: Options, naming: _N
             ttl=options.ttl,
             stale=options.stale,
             lock_timeout=options.lock_timeout,
+            timeout=options.timeout,
+            on_error=options.on_error,
             tags=naming.tags(args, kwargs),
         )
 

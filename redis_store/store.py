@@ -25,7 +25,7 @@ from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker
 from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.stats import StoreStats
 from redis_store.transaction import PendingTransaction, Transaction
-from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, Ttl
+from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
 
 if TYPE_CHECKING:  # an agent has another `Watch`, with the same methods
     from redis_store.protocol.call import Op
@@ -186,6 +186,8 @@ class DataStore(StoreMapping):
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> Json:
         """Return the value of a key; if it is missing, compute it with ``make()`` and store it.
 
@@ -196,8 +198,12 @@ class DataStore(StoreMapping):
 
         With `stale`, an expired value is returned for that many seconds more, while one caller refreshes it. A value with
         `tags` is also deleted by `invalidate_tag`. A value that is deleted while it is computed is not stored.
+
+        `timeout` is in seconds: a caller that has waited so long for another's result gets `WaitTimeout`, and a function that
+        runs longer, and longer than `lock_timeout`, no longer keeps others from computing. A result that the store cannot keep
+        is returned, and a warning logged. With ``on_error="compute"`` the value is computed without a store that is unavailable.
         """
-        return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags)
+        return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags, timeout, on_error)
 
     def cached(
         self,
@@ -207,6 +213,8 @@ class DataStore(StoreMapping):
         tags: TagMaker = None,
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> CacheDecorator:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
@@ -214,9 +222,10 @@ class DataStore(StoreMapping):
         an agent the text of its file counts as well, so an edit begins with new results. `key` replaces all this: a template
         such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a list of such templates, or a
         function. With a new `version`, old results are ignored and expire with their ttl.
-        The decorated function has ``cache_key(...)``, ``invalidate(...)`` and ``invalidate_all()``.
+        `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
+        and ``invalidate_all()``.
         """
-        return self._operations.cached(self, Options(ttl, key, version, tags, stale, lock_timeout))
+        return self._operations.cached(self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error))
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""

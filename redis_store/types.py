@@ -19,6 +19,7 @@ __all__ = [
     "KeyInfo",
     "Missing",
     "Never",
+    "OnError",
     "Ttl",
 ]
 
@@ -40,6 +41,10 @@ NEVER: Final = Never.NEVER
 
 Ttl: TypeAlias = "float | timedelta | Literal[Never.NEVER] | None"
 """A time to live, in seconds or as a timedelta. None stands for the namespace's default ttl, or no expiry without one."""
+
+
+OnError: TypeAlias = Literal["raise", "compute"]
+"""What `get_or_set` and `cached` do if the store fails: raise its error, or compute the value without it."""
 
 
 class Missing(Enum):

@@ -9,11 +9,22 @@ child's sake this module imports no operations.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from redis_store.errors import ComputeFailed, DataStoreError, InvalidInput, InvalidType, StoreTimeout
+from redis_store.errors import (
+    ComputeFailed,
+    DataStoreError,
+    InvalidInput,
+    InvalidType,
+    ServerRefused,
+    StoreClosed,
+    StoreTimeout,
+    StoreUnavailable,
+    WaitTimeout,
+)
 from redis_store.flows.flow import (
     FIRST_PAUSE_S,
     FLOW_LONGEST_PAUSE_S,
@@ -27,10 +38,18 @@ from redis_store.flows.flow import (
     spread,
     take_back,
 )
-from redis_store.limits import ttl_to_ms
+from redis_store.limits import check_timeout, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
+
+if TYPE_CHECKING:
+    from redis_store.protocol.call import Op
+
+logger = logging.getLogger("redis_store")
+
+OUTAGES = (StoreUnavailable, ServerRefused, StoreClosed)
+"""The errors of a store that is away, full, or cannot be used: not those of what it was asked."""
 
 LOCK_TIMEOUT_S = 30
 """Default time after which a claim without a renewal expires, in seconds."""
@@ -66,9 +85,27 @@ class Computing(NamedTuple):
 ClaimAnswer: TypeAlias = Claimed | Found | Failed | Computing
 
 
+class Trouble(NamedTuple):
+    """What a `get_or_set` does about a function that hangs and a server that is away."""
+
+    timeout_s: float | None = None
+    """How long to wait for another caller's result, in seconds."""
+    computes_alone: bool = False
+    """Whether to compute without the store if the store fails."""
+
+    @classmethod
+    def of(cls, timeout: float | None, on_error: object) -> Trouble:
+        """Check the arguments `timeout` and `on_error`."""
+        if on_error not in ("raise", "compute"):
+            raise InvalidInput(f"on_error must be 'raise' or 'compute', not {on_error!r:.80}.")
+        return cls(check_timeout(timeout), on_error == "compute")
+
+
 class Computation(Protocol):
     """The checked arguments of a `get_or_set`, and its single steps."""
 
+    @property
+    def namespace(self) -> str: ...
     @property
     def key(self) -> str: ...
     @property
@@ -87,6 +124,8 @@ class Computation(Protocol):
     def stale_ms(self) -> int | Literal[""]: ...
     @property
     def lock_ms(self) -> int: ...
+    @property
+    def trouble(self) -> Trouble: ...
     def encode(self, value: Any) -> bytes: ...
     def decode(self, text: bytes) -> Json: ...
     @property
@@ -136,6 +175,26 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
     """Return the value of a key, computing it once if it is missing: the flow of `DataStore.get_or_set`."""
     if not callable(make):
         raise InvalidType(f"A value must be computed by a function, not by {type(make).__name__}.")
+    if not plan.trouble.computes_alone:
+        return await _get_or_compute(plan, make, new_token, rand)
+    begun = False
+
+    def make_once() -> Any:
+        nonlocal begun
+        begun = True
+        return make()
+
+    try:
+        return await _get_or_compute(plan, make_once, new_token, rand)
+    except OUTAGES as error:
+        if begun:  # the function's own error, which may be of this kind too
+            raise
+        logger.warning("the store failed, so %r is computed without it: %s", plan.key, error)
+    plan.counters.computes += 1
+    return plan.decode(plan.encode(await Ask[Any](make)))
+
+
+async def _get_or_compute(plan: Computation, make: Callable[[], Any], new_token: Callable[[], str], rand: Rand) -> Json:
     counters = plan.counters
     if plan.stale_ms == "":
         value = await plan.look()
@@ -143,6 +202,7 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
             return value
     token = new_token()
     since_ms: int | None = None
+    began = 0.0
     pause_s = FIRST_PAUSE_S
     while True:
         asked = await Now()
@@ -164,8 +224,13 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
         if since_ms is None:
             counters.waits += 1
             counters.misses += plan.stale_ms != ""
-            since_ms = answer.now_ms
+            since_ms, began = answer.now_ms, asked
         left_s = max(0.001, answer.left_ms / 1000)
+        if plan.trouble.timeout_s is not None:
+            rest_s = began + plan.trouble.timeout_s - await Now()
+            if rest_s <= 0:
+                raise _too_late(plan, plan.trouble.timeout_s)
+            left_s = min(left_s, rest_s)
         await Pause(min(spread(pause_s, rand), left_s), plan.channel, plan.word, min(COMPUTE_WOKEN_PAUSE_S, left_s))
         pause_s = next_pause(pause_s, _longest_pause(plan))
 
@@ -198,17 +263,28 @@ _under_way: ContextVar[tuple[_UnderWay, ...]] = ContextVar("_under_way", default
 
 
 async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked: float) -> bytes:
-    """Compute the value under a claim requested at `asked`, store it, and return the bytes that callers get."""
-    keeping = await Keep(lambda: plan.renew(token), plan.lock_ms / 1000, asked)
+    """Compute the value under a claim requested at `asked`, store it, and return the bytes that callers get.
+
+    The cache is only a cache: a result that the store cannot keep is returned all the same.
+    """
+    keeping = await Keep(_renewing(plan, token), plan.lock_ms / 1000, asked)
     computation = _UnderWay(plan.place)
     before = _under_way.set((*_under_way.get(), computation))
+    made = False
     try:
         value = await Ask[Any](make)
         text = plan.encode(value)
+        made = True
         stored, there = await Do(plan.commit(token, text))
     except GeneratorExit:
         raise
     except BaseException as error:
+        if made and isinstance(error, OUTAGES):
+            logger.warning("%r was computed and could not be stored: %s", plan.key, error)
+            await take_back(
+                lambda: plan.fail(token, None), plan.lock_ms / 1000, silent=isinstance(error, StoreUnavailable)
+            )
+            return text
         plan.counters.compute_errors += 1
         # An interrupt or a cancellation is no error of the function, so a waiter claims in turn.
         failed = Failed(type(error).__name__, _message(error)) if isinstance(error, Exception) else None
@@ -220,6 +296,19 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
         keeping.stop()
     # If another value was set meanwhile, it is newer, and the waiters see it.
     return text if stored or there is None else there
+
+
+def _renewing(plan: Computation, token: str) -> Callable[[], Op[bool]]:
+    """Return what renews the claim; with a timeout, no longer than that, so that a function that hangs gives way."""
+    lock_s, timeout_s = plan.lock_ms / 1000, plan.trouble.timeout_s
+    if timeout_s is None:
+        return lambda: plan.renew(token)
+    renewals = iter(range(int(max(0.0, timeout_s - lock_s) / (lock_s / 3))))  # one for each third of the claim's life
+
+    async def renew() -> bool:
+        return next(renewals, None) is not None and await plan.renew(token)
+
+    return renew
 
 
 def _longest_pause(plan: Computation) -> float:
@@ -235,6 +324,14 @@ def _message(error: BaseException) -> str:
     except Exception:  # a faulty `__str__` must not keep the waiters waiting
         text = "it has no text"
     return text.encode(errors="backslashreplace").decode()
+
+
+def _too_late(plan: Computation, timeout_s: float) -> WaitTimeout:
+    return WaitTimeout(
+        f"Another caller has not computed {plan.key!r} within {timeout_s:g} seconds: call again, or wait longer.",
+        namespace=plan.namespace,
+        key=plan.key,
+    )
 
 
 def _failed(plan: Computation, failed: Failed) -> ComputeFailed:

@@ -18,6 +18,7 @@ from redis_store.flows.compute_once import (
     Computing,
     Failed,
     Found,
+    Trouble,
     check_tags,
     encode_tag,
     lifetimes,
@@ -49,6 +50,7 @@ class ComputePlan:
     stale_ms: int | Literal[""]
     lock_ms: int
     tags: tuple[bytes, ...]
+    trouble: Trouble
 
     @classmethod
     def of(
@@ -59,12 +61,19 @@ class ComputePlan:
         stale: Ttl = None,
         lock_timeout: Ttl = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_error: str = "raise",
     ) -> ComputePlan:
         """Check the rights and the arguments of `get_or_set`. `stale` is added to the value's time to live."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
-        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), keys)
+        lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
+        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, keys, trouble)
+
+    @property
+    def namespace(self) -> str:
+        return self.scope.namespace
 
     @property
     def place(self) -> tuple[bytes, bytes]:

@@ -10,7 +10,15 @@ from random import random
 from typing import Any, Literal, Protocol
 
 from redis_store import memo
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S, ClaimAnswer, Failed, check_tags, get_or_set, lifetimes
+from redis_store.flows.compute_once import (
+    LOCK_TIMEOUT_S,
+    ClaimAnswer,
+    Failed,
+    Trouble,
+    check_tags,
+    get_or_set,
+    lifetimes,
+)
 from redis_store.limits import ttl_to_ms
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
@@ -45,6 +53,7 @@ class Flight:
     stale_ms: int | Literal[""]
     lock_ms: int
     tags: tuple[str, ...]
+    trouble: Trouble
 
     @classmethod
     def of(
@@ -55,6 +64,8 @@ class Flight:
         stale: Ttl = None,
         lock_timeout: Ttl = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_error: str = "raise",
     ) -> Flight:
         """Check the rights and the arguments of `get_or_set`."""
         on.check(reads=True, writes=True)
@@ -62,7 +73,12 @@ class Flight:
         ttl_ms, stale_ms = lifetimes("" if ttl_s is None else ttl_to_ms(ttl_s), stale)
         texts = tuple(str.__str__(tag) for tag in check_tags(tags))
         stale_s = None if stale_ms == "" else stale_ms / 1000
-        return cls(on, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, ttl_to_ms(lock_timeout, "lock_timeout"), texts)
+        lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
+        return cls(on, key_text(key), ttl_s, stale_s, ttl_ms, stale_ms, lock_ms, texts, trouble)
+
+    @property
+    def namespace(self) -> str:
+        return self.on.namespace
 
     @property
     def place(self) -> tuple[str, str]:
