@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.aio import AsyncDriver
+from redis_store.errors import DataStoreError
 from redis_store.flows import optimistic
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S, get_or_set
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, get_or_set, log_miss
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow
 from redis_store.limits import check_max_keys, default_ttl_ms
@@ -45,9 +46,10 @@ class AsyncDataStore:
     or may not have been carried out; it never affects another call.
     """
 
-    def __init__(self, driver: AsyncDriver, scope: Scope) -> None:
+    def __init__(self, driver: AsyncDriver, scope: Scope, on_error: OnError = "raise") -> None:
         self._driver = driver
         self._scope = scope
+        self._on_error = on_error
 
     @property
     def url(self) -> str:
@@ -66,7 +68,11 @@ class AsyncDataStore:
 
     async def get(self, key: str, default: Any = None) -> Json:
         """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
-        return await self._driver.read(values.GET, self._scope, key, default)
+        try:
+            return await self._driver.read(values.GET, self._scope, key, default)
+        except OUTAGES as error:
+            self._log_miss_or_raise("get", error)
+            return default
 
     async def set(
         self,
@@ -146,7 +152,7 @@ class AsyncDataStore:
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
         timeout: float | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
     ) -> Json:
         """Return the value of a key; if it is missing, compute it with ``make()`` and store it.
 
@@ -162,7 +168,7 @@ class AsyncDataStore:
         runs longer, and longer than `lock_timeout`, no longer keeps others from computing. A result that the store cannot keep
         is returned, and a warning logged. With ``on_error="compute"`` the value is computed without a store that is unavailable.
         """
-        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags, timeout, on_error)
+        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error)
         return await self._run_flow(get_or_set(plan, make, new_id, random))
 
     def cached(
@@ -174,7 +180,7 @@ class AsyncDataStore:
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         timeout: float | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
     ) -> AsyncCacheDecorator:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
@@ -185,7 +191,9 @@ class AsyncDataStore:
         `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
         and ``invalidate_all()``.
         """
-        return async_decorator(self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error))
+        return async_decorator(
+            self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
+        )
 
     async def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
@@ -290,7 +298,11 @@ class AsyncDataStore:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
-        return await self._driver.read(batch.GET_MANY, self._scope, keys)
+        try:
+            return await self._driver.read(batch.GET_MANY, self._scope, keys)
+        except OUTAGES as error:
+            self._log_miss_or_raise("get_many", error)
+            return {}
 
     async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
         """Return the keys that begin with `prefix`, with their values.
@@ -367,17 +379,23 @@ class AsyncDataStore:
         """Return the value of a key, waiting until the key exists and ``predicate(value)`` is true. Raises as `wait_for`."""
         return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncDataStore:
+    def use_namespace(
+        self, name: str, ttl: Ttl = None, max_keys: int | None = None, on_error: OnError = "raise"
+    ) -> AsyncDataStore:
         """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
 
         `ttl` is the default ttl of values written through the handle. With `max_keys`, a write through it that exceeds this
-        number of keys evicts other keys: from a random sample, those written longest ago.
+        number of keys evicts other keys: from a random sample, those written longest ago. With ``on_error="compute"``, for a
+        cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
+        `get_or_set` and `cached` compute.
         """
-        return AsyncDataStore(self._driver, self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)))
+        check_on_error(on_error)
+        scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
+        return AsyncDataStore(self._driver, scope, on_error)
 
     def read_only(self) -> AsyncDataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""
-        return AsyncDataStore(self._driver, self._scope.narrowed(NO_WRITES))
+        return AsyncDataStore(self._driver, self._scope.narrowed(NO_WRITES), self._on_error)
 
     def restricted(
         self,
@@ -392,11 +410,11 @@ class AsyncDataStore:
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)))
+        return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)), self._on_error)
 
     def as_json_text(self) -> AsyncDataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them."""
-        return AsyncDataStore(self._driver, self._scope.as_json_text())
+        return AsyncDataStore(self._driver, self._scope.as_json_text(), self._on_error)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
@@ -422,6 +440,11 @@ class AsyncDataStore:
 
     def __repr__(self) -> str:
         return f"<AsyncDataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
+
+    def _log_miss_or_raise(self, operation: str, error: DataStoreError) -> None:
+        if self._on_error == "raise":
+            raise error
+        log_miss(operation, error)
 
     def _run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
         return self._driver.run(op)

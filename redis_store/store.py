@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from redis_store.flows import optimistic
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, log_miss
 from redis_store.flows.flow import Flow
 from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.locks import Lock, RateLimit, Semaphore
@@ -34,6 +34,14 @@ if TYPE_CHECKING:  # an agent has another `Watch`, with the same methods
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_MISSES: dict[str, Callable[..., Any]] = {
+    "get": lambda key, default: default,
+    "get_many": lambda keys: {},
+    "contains": lambda key: False,
+}
+"""What the reads of a cache find while the store is unavailable."""
 
 
 class Operations(Protocol):
@@ -78,9 +86,10 @@ class DataStore(StoreMapping):
     `ServerRefused` if it reports an error, and `StoredDataError` for stored data that this package did not write.
     """
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, on_error: OnError = "raise") -> None:
         self._operations = operations
-        self._call = operations.call
+        self._on_error = on_error
+        self._call = operations.call if on_error == "raise" else self._call_or_miss
 
     @property
     def url(self) -> str:
@@ -187,7 +196,7 @@ class DataStore(StoreMapping):
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         tags: Iterable[str] | None = None,
         timeout: float | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
     ) -> Json:
         """Return the value of a key; if it is missing, compute it with ``make()`` and store it.
 
@@ -203,7 +212,7 @@ class DataStore(StoreMapping):
         runs longer, and longer than `lock_timeout`, no longer keeps others from computing. A result that the store cannot keep
         is returned, and a warning logged. With ``on_error="compute"`` the value is computed without a store that is unavailable.
         """
-        return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags, timeout, on_error)
+        return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error)
 
     def cached(
         self,
@@ -214,7 +223,7 @@ class DataStore(StoreMapping):
         stale: Ttl = None,
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         timeout: float | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
     ) -> CacheDecorator:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
@@ -225,7 +234,9 @@ class DataStore(StoreMapping):
         `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
         and ``invalidate_all()``.
         """
-        return self._operations.cached(self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error))
+        return self._operations.cached(
+            self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
+        )
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
@@ -396,17 +407,22 @@ class DataStore(StoreMapping):
         """Return the value of a key, waiting until the key exists and ``predicate(value)`` is true. Raises as `wait_for`."""
         return self._call("wait_until", key, predicate, timeout)
 
-    def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> DataStore:
+    def use_namespace(
+        self, name: str, ttl: Ttl = None, max_keys: int | None = None, on_error: OnError = "raise"
+    ) -> DataStore:
         """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
 
         `ttl` is the default ttl of values written through the handle. With `max_keys`, a write through it that exceeds this
-        number of keys evicts other keys: from a random sample, those written longest ago.
+        number of keys evicts other keys: from a random sample, those written longest ago. With ``on_error="compute"``, for a
+        cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
+        `get_or_set` and `cached` compute.
         """
-        return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)))
+        check_on_error(on_error)
+        return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), on_error)
 
     def read_only(self) -> DataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""
-        return DataStore(self._operations.narrowed(NO_WRITES))
+        return DataStore(self._operations.narrowed(NO_WRITES), self._on_error)
 
     def restricted(
         self,
@@ -421,11 +437,11 @@ class DataStore(StoreMapping):
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        return DataStore(self._operations.narrowed(Access.of(read, write, namespaces)))
+        return DataStore(self._operations.narrowed(Access.of(read, write, namespaces)), self._on_error)
 
     def as_json_text(self) -> DataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them."""
-        return DataStore(self._operations.as_json_text())
+        return DataStore(self._operations.as_json_text(), self._on_error)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
@@ -448,6 +464,15 @@ class DataStore(StoreMapping):
 
     def __repr__(self) -> str:
         return f"<DataStore {self._operations}>"
+
+    def _call_or_miss(self, operation: str, *arguments: Any) -> Any:
+        try:
+            return self._operations.call(operation, *arguments)
+        except OUTAGES as error:
+            if operation not in _MISSES:
+                raise
+            log_miss(operation, error)
+            return _MISSES[operation](*arguments)
 
     def _contains(self, key: str) -> bool:
         return self._call("contains", key)

@@ -96,8 +96,7 @@ class Trouble(NamedTuple):
     @classmethod
     def of(cls, timeout: float | None, on_error: object) -> Trouble:
         """Check the arguments `timeout` and `on_error`."""
-        if on_error not in ("raise", "compute"):
-            raise InvalidInput(f"on_error must be 'raise' or 'compute', not {on_error!r:.80}.")
+        check_on_error(on_error)
         return cls(check_timeout(timeout), on_error == "compute")
 
 
@@ -139,6 +138,17 @@ class Computation(Protocol):
         """Store a computed value. Return whether it was stored, and if not, the bytes of the current value."""
 
     async def fail(self, token: str, failed: Failed | None) -> bool: ...
+
+
+def check_on_error(on_error: object) -> None:
+    """Raise `InvalidInput` unless it says what to do if the store fails."""
+    if on_error not in ("raise", "compute"):
+        raise InvalidInput(f"on_error must be 'raise' or 'compute', not {on_error!r:.80}.")
+
+
+def log_miss(operation: str, error: DataStoreError) -> None:
+    """Log that a cache was read while the store was unavailable."""
+    logger.warning("the store failed, so %s finds nothing in this cache: %s", operation, error)
 
 
 def lifetimes(ttl_ms: int | str, stale: Ttl) -> tuple[int | Literal[""], int | Literal[""]]:
