@@ -291,9 +291,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
     except BaseException as error:
         if made and isinstance(error, OUTAGES):
             logger.warning("%r was computed and could not be stored: %s", plan.key, error)
-            await take_back(
-                lambda: plan.fail(token, None), plan.lock_ms / 1000, silent=isinstance(error, StoreUnavailable)
-            )
+            await take_back(lambda: plan.fail(token, None), plan.lock_ms / 1000, silent=isinstance(error, StoreTimeout))
             return text
         plan.counters.compute_errors += 1
         # An interrupt or a cancellation is no error of the function, so a waiter claims in turn.
