@@ -202,7 +202,10 @@ class ServerFull(ServerRefused):
 
 
 class ServerReadOnly(ServerRefused):
-    """The server accepts no writes, because it is a replica or cannot save to disk."""
+    """The server accepts no writes, because it is a replica or cannot save to disk.
+
+    After a failover behind one address the next call finds the new primary: connections to a demoted server are given up.
+    """
 
 
 class UnsupportedByServer(ServerRefused):

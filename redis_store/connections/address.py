@@ -12,6 +12,7 @@ from redis import asyncio as redis_asyncio
 from redis import connection as redis_connection
 from redis.driver_info import DriverInfo
 
+from redis_store.connections.generation import Known, known_of
 from redis_store.errors import InvalidSettings
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -39,6 +40,8 @@ class Address:
     """The url without user name, password and options, for messages."""
     timeout_s: float
     options: Mapping[str, Any]
+    known: Known
+    """What the process knows about the server."""
 
     def new_connection(self) -> redis_connection.AbstractConnection:
         """Return an unconnected connection of redis-py's blocking side."""
@@ -86,7 +89,12 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
         "socket_timeout": timeout,
         "socket_connect_timeout": options.get("socket_connect_timeout") or timeout,
     }
-    return Address(url, shown, timeout, fixed)
+    return Address(url, shown, timeout, fixed, known_of(_place(options)))
+
+
+def _place(options: Mapping[str, Any]) -> str:
+    """Return a name of the server for `known_of`, whatever the user and the database."""
+    return options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
 def without_secrets(url: str) -> str:

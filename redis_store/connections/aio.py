@@ -16,10 +16,11 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from redis_store.connections.address import Address
+from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
-from redis_store.connections.sync import afterwards, connecting_failed
+from redis_store.connections.sync import UPLOAD_BYTES, afterwards, connecting_failed, unsent_bytes
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
-from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.call import Command
 from redis_store.protocol.packing import pack
 
 MOST_CALLS = 10_000
@@ -27,6 +28,9 @@ MOST_BYTES_UNDER_WAY = 16 * 1024 * 1024
 """Maximum number and size in bytes of the unanswered requests on one connection; further calls wait their turn."""
 
 _READ_BYTES = 64 * 1024
+_LOOKS = 4
+"""Number of looks at the progress of an upload within the time-out."""
+
 _INCOMPLETE = object()
 
 
@@ -50,13 +54,19 @@ class LoopConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, address: Address, spinner: Spinner, made: AbstractConnection, writer: asyncio.StreamWriter
+        self,
+        address: Address,
+        standing: Standing,
+        spinner: Spinner,
+        made: AbstractConnection,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self._address = address
+        self._standing = standing
         self._spinner = spinner
         self._made = made
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._reader = hiredis.Reader(replyError=standing.error_reply, notEnoughData=_INCOMPLETE)
         self._waiting: deque[_Waiting] = deque()
         self._outbox: list[bytes] = []
         self._unsent = 0
@@ -64,6 +74,12 @@ class LoopConnection(asyncio.Protocol):
         self._room: deque[asyncio.Future[None]] = deque()
         self._watchdog: asyncio.TimerHandle | None = None
         self._progress_at = 0.0
+        self._uploading = False
+        """Whether a big request was sent, whose progress is looked at several times within the time-out."""
+        self._written = 0
+        self._taken = 0
+        """Bytes that were written to the transport, and that the server had taken at the last look."""
+        self._retired = False
         self._failure: DataStoreError | None = None
         self._transport = writer.transport
         self._former = self._transport.get_protocol()
@@ -76,6 +92,7 @@ class LoopConnection(asyncio.Protocol):
     @classmethod
     async def open(cls, address: Address, spinner: Spinner) -> Self:
         """Connect and log in with the url's credentials. Raises `StoreUnavailable` or `InvalidSettings`."""
+        standing = Standing(address.known)
         made = address.new_async_connection()
         try:
             await made.connect()
@@ -83,17 +100,22 @@ class LoopConnection(asyncio.Protocol):
             raise connecting_failed(error, address) from error
         writer = made._writer
         assert writer is not None, "redis-py has connected"
-        return cls(address, spinner, made, writer)
+        return cls(address, standing, spinner, made, writer)
 
     @property
     def usable(self) -> bool:
-        """Whether the connection accepts calls."""
-        return self._failure is None and not self._transport.is_closing()
+        """Whether the connection should get further calls."""
+        return self._failure is None and not self._transport.is_closing() and not self._standing.generation.over
 
     @property
     def idle(self) -> bool:
         """Whether no reply is outstanding."""
         return not self._waiting
+
+    @property
+    def progress_at(self) -> float:
+        """The time of the event loop at which a request or a part of a reply last began its way."""
+        return self._progress_at
 
     @property
     def shown(self) -> str:
@@ -124,6 +146,12 @@ class LoopConnection(asyncio.Protocol):
         self._transport.abort()
         self._made._close()
 
+    def retire(self) -> None:
+        """Close as soon as no reply is outstanding."""
+        self._retired = True
+        if not self._waiting:
+            self.close()
+
     def abandon(self) -> None:
         """Close the socket of a connection whose event loop is closed and can schedule nothing any more."""
         self._failure = ConnectionLost(f"The event loop of the connection to {self._address.shown} is closed")
@@ -151,6 +179,8 @@ class LoopConnection(asyncio.Protocol):
             self.close(self._lost(f"the reply is not Redis protocol: {error}"))
         if self._room:
             self._let_in()
+        if self._retired and not self._waiting:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(self._lost("the server closed it" if exc is None else str(exc)))
@@ -202,8 +232,14 @@ class LoopConnection(asyncio.Protocol):
         alone = self._unsent == len(self._waiting) == 1
         self._unsent = 0
         self._progress_at = self._loop.time()
-        if self._watchdog is None:
+        if len(data) > UPLOAD_BYTES and not self._uploading:
+            self._uploading = True
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._watchdog = self._loop.call_later(self._address.timeout_s / _LOOKS, self._watch)
+        elif self._watchdog is None:
             self._watchdog = self._loop.call_later(self._address.timeout_s, self._watch)
+        self._written += len(data)
         self._transport.write(data)
         if alone and self._poll is not None and self._spinner.worth_it() and not _has_other_work(self._loop):
             self._spin()
@@ -225,19 +261,32 @@ class LoopConnection(asyncio.Protocol):
             self.data_received(data)
 
     def _watch(self) -> None:
-        """Close the connection if the server has sent nothing for the time-out while a reply is outstanding."""
+        """Close the connection if neither side has sent anything for the time-out while a reply is outstanding."""
         self._watchdog = None
         if not self._waiting or self._failure is not None:
+            self._uploading = False
             return
+        if self._uploading:
+            self._look_at_upload()
         # If all waiting calls are of this iteration of the loop, none was sent yet: their time begins now.
         since = self._loop.time() if self._unsent == len(self._waiting) else self._progress_at
         left = since + self._address.timeout_s - self._loop.time()
         if left > 0:
-            self._watchdog = self._loop.call_later(left, self._watch)
+            most = self._address.timeout_s / _LOOKS if self._uploading else left
+            self._watchdog = self._loop.call_later(min(left, most), self._watch)
             return
+        self._standing.end_generation()
         self.close(
             StoreTimeout(f"The server at {self._address.shown} did not reply within {self._address.timeout_s:g} s")
         )
+
+    def _look_at_upload(self) -> None:
+        sock = self._transport.get_extra_info("socket")
+        unsent = self._transport.get_write_buffer_size() + (0 if sock is None else unsent_bytes(sock.fileno()))
+        if self._written - unsent > self._taken:
+            self._taken = self._written - unsent
+            self._progress_at = self._loop.time()
+        self._uploading = unsent > 0
 
     async def _wait_for_room(self) -> None:
         turn: asyncio.Future[None] = self._loop.create_future()

@@ -1,11 +1,17 @@
-"""The blocking connection: made by redis-py, timed out by the kernel, and read directly by the parser."""
+"""The blocking connection: made by redis-py, and read directly by the parser.
+
+It waits by polling. A time-out of the kernel (``SO_RCVTIMEO``) would start anew at each signal, and gevent, which replaces
+`select.poll` by one that lets other greenlets run, does not know it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import termios
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
@@ -14,6 +20,7 @@ import hiredis
 from redis import exceptions as redis_errors
 
 from redis_store.connections.address import Address
+from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.errors import (
     AuthenticationFailed,
@@ -23,13 +30,16 @@ from redis_store.errors import (
     StoreTimeout,
 )
 from redis_store.limits import ANY_SIZE, too_much_at_once
-from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.call import Command
 from redis_store.protocol.packing import pack
 
 _READ_BYTES = 64 * 1024
 _KEPT_PARSER_BYTES = 1024 * 1024
 INCOMPLETE = object()
 _HAS_NEWS = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+UPLOAD_BYTES = 64 * 1024
+"""Size in bytes of a request from which its transmission may outlast the time-out, so that its progress counts."""
 
 
 class HeldConnection:
@@ -43,14 +53,18 @@ class HeldConnection:
         "_redis",
         "_sock",
         "_spinner",
+        "_timeout_ms",
         "_tls",
+        "_unsent",
         "busy",
         "most_bytes",
+        "standing",
     )
 
     def __init__(self, address: Address, spinner: Spinner) -> None:
         self._address = address
         self._spinner = spinner
+        self.standing = Standing(address.known)
         self._redis = address.new_connection()
         try:
             self._redis.connect()
@@ -60,8 +74,12 @@ class HeldConnection:
         assert sock is not None, "redis-py has connected"
         self._sock: socket.socket = sock
         self._tls = isinstance(self._sock, ssl.SSLSocket)
-        self._limit_waits(address.timeout_s)
-        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=INCOMPLETE)
+        if not self._tls:  # there, the time-out that redis-py has set holds
+            self._sock.setblocking(False)
+        self._timeout_ms = address.timeout_s * 1000
+        self._unsent = 0
+        """Bytes of a big request that the server has not acknowledged, when this was last looked at."""
+        self._reader = hiredis.Reader(replyError=self.standing.error_reply, notEnoughData=INCOMPLETE)
         self._reader.setmaxbuf(_KEPT_PARSER_BYTES)
         self._buffer = memoryview(bytearray(_READ_BYTES))
         poller = select.poll()
@@ -97,6 +115,11 @@ class HeldConnection:
         self.busy = False
         return replies
 
+    def check(self) -> None:
+        """Raise `ConnectionLost` if the connection is stale (`connections/generation.py`)."""
+        if self.standing.stale:
+            raise self._lost("the server went silent on another one, or has changed its role", False)
+
     def send(self, command: Command) -> None:
         """Send a command whose replies come in through `receive`."""
         self._send(pack((command,)), False)
@@ -110,7 +133,7 @@ class HeldConnection:
         try:
             if self._tls:
                 self._sock.settimeout(0)
-            while size := self._sock.recv_into(self._buffer, 0, 0 if self._tls else socket.MSG_DONTWAIT):
+            while size := self._sock.recv_into(self._buffer):
                 received = True
                 self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
                 while (reply := self._reader.gets()) is not INCOMPLETE:
@@ -133,43 +156,48 @@ class HeldConnection:
         """Close the connection. Idempotent."""
         self._redis.disconnect()
 
-    def _limit_waits(self, timeout_s: float) -> None:
-        if self._tls:
-            # Under TLS the kernel's timeouts have no effect, as OpenSSL tries again.
-            self._sock.settimeout(timeout_s)
-            return
-        whole, fraction = divmod(timeout_s, 1)
-        limit = struct.pack("ll", int(whole), max(1, int(fraction * 1_000_000)))
-        self._sock.settimeout(None)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
     def _send(self, data: bytes, writes: bool) -> None:
         sent = 0
         try:
-            sent = self._sock.send(data)
+            sent = self._send_some(data)
             if sent < len(data):
                 rest = memoryview(data)
                 while sent < len(data):
-                    sent += self._sock.send(rest[sent:])
-        except (BlockingIOError, TimeoutError):
+                    sent += self._send_some(rest[sent:])
+        except TimeoutError:
             raise self._timed_out("did not accept the whole request", writes and (sent > 0 or self._tls)) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter if the store was closed meanwhile
             # TLS may have sent a part of a record before it failed.
             raise self._lost(str(error), writes and (sent > 0 or self._tls)) from error
+        self._unsent = unsent_bytes(self._sock.fileno()) if sent > UPLOAD_BYTES else 0
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(self._sock, select.POLLOUT)
+            if not poller.poll(self._timeout_ms):
+                raise TimeoutError from None
+            return 0
 
     def _read(self, writes: bool) -> Any:
         gets = self._reader.gets
         reply = gets()
         if reply is not INCOMPLETE:
             return reply
-        self._wait()
+        if not self._tls:
+            self._wait(writes)
         received = 0
         while reply is INCOMPLETE:
             try:
                 size = self._sock.recv_into(self._buffer)
-            except (BlockingIOError, TimeoutError):
-                raise self._timed_out("did not reply", writes) from None
+            except BlockingIOError:
+                self._wait(writes)
+                continue
+            except TimeoutError:
+                self._check_progress(writes)
+                continue
             except OSError as error:
                 raise self._lost(str(error), writes) from error
             if size == 0:
@@ -184,18 +212,26 @@ class HeldConnection:
                 raise self._lost(f"the reply is not Redis protocol: {error}", writes) from error
         return reply
 
-    def _wait(self) -> None:
-        """Poll for the reply for up to `SPIN_NS`, if that is cheaper than sleeping."""
-        spinner = self._spinner
-        if self._tls or not spinner.worth_it():
-            return
-        poll = self._poll
-        end = perf_counter_ns() + SPIN_NS
-        while not poll(0):
-            if perf_counter_ns() > end:
-                spinner.missed()
+    def _wait(self, writes: bool) -> None:
+        """Wait for data: for up to `SPIN_NS` without sleeping, if that is cheaper, then for the time-out."""
+        spinner, poll = self._spinner, self._poll
+        if spinner.worth_it():
+            end = perf_counter_ns() + SPIN_NS
+            while not poll(0):
+                if perf_counter_ns() > end:
+                    spinner.missed()
+                    break
+            else:
+                spinner.paid()
                 return
-        spinner.paid()
+        while not poll(self._timeout_ms):
+            self._check_progress(writes)
+
+    def _check_progress(self, writes: bool) -> None:
+        """Raise `StoreTimeout`, unless some of a big request was sent since the last look."""
+        unsent, self._unsent = self._unsent, unsent_bytes(self._sock.fileno()) if self._unsent else 0
+        if self._unsent >= unsent:
+            raise self._timed_out("did not reply", writes)
 
     def _lost(self, reason: str, outcome_unknown: bool) -> ConnectionLost:
         return ConnectionLost(
@@ -204,6 +240,7 @@ class HeldConnection:
         )
 
     def _timed_out(self, what: str, outcome_unknown: bool) -> StoreTimeout:
+        self.standing.end_generation()
         return StoreTimeout(
             f"The server at {self._address.shown} {what} within {self._address.timeout_s:g} s{afterwards(outcome_unknown)}",
             outcome_unknown=outcome_unknown,
@@ -242,3 +279,11 @@ def afterwards(outcome_unknown: bool) -> str:
     if outcome_unknown:
         return ": the write may or may not have happened. Read it back, or write it again if that is harmless."
     return ": nothing was written by this call. Try again."
+
+
+def unsent_bytes(descriptor: int) -> int:
+    """Return the number of bytes that a socket's kernel buffer holds until the other side has taken them, 0 if unknown."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
+    except (OSError, ValueError):
+        return 0

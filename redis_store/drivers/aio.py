@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -10,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from redis_store.connections import forks
-from redis_store.connections.address import Address
+from redis_store.connections.address import DEFAULT_TIMEOUT_S, Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.wakeups import AsyncPauses
-from redis_store.errors import ConnectionLost, StoreClosed
+from redis_store.errors import ConnectionLost, StoreClosed, StoreTimeout, StoreUnavailable
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
 from redis_store.near.cache import NearCache, join_cache
@@ -41,12 +42,17 @@ class AsyncClosable(Protocol):
 class _LoopState:
     """The connections of one event loop."""
 
-    __slots__ = ("connecting", "idle", "lent", "loop", "near", "places", "shared")
+    __slots__ = ("attempts", "connecting", "failure", "idle", "lent", "loop", "near", "places", "retired", "shared")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.shared: LoopConnection | None = None
+        self.retired: LoopConnection | None = None
+        """The former shared connection, which may still have calls."""
         self.connecting = asyncio.Lock()
+        self.attempts = 0
+        self.failure: StoreUnavailable | None = None
+        """Number of attempts to open the shared connection, and the error of the last one."""
         self.places = asyncio.Semaphore(MOST_OWN_CONNECTIONS)
         self.idle: list[LoopConnection] = []
         self.lent: set[LoopConnection] = set()
@@ -58,7 +64,7 @@ class _LoopState:
             self.idle.pop().close()
 
     def connections(self) -> list[LoopConnection]:
-        return [*([self.shared] if self.shared else []), *self.idle, *self.lent]
+        return [each for each in (self.shared, self.retired, *self.idle, *self.lent) if each is not None]
 
 
 class AsyncDriver:
@@ -80,6 +86,8 @@ class AsyncDriver:
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
+        self._waits_s = timeout_s or DEFAULT_TIMEOUT_S
+        """The time-out, also if it is in the url."""
         self._spinner = Spinner()
         forks.inherited.add(self)
 
@@ -197,9 +205,21 @@ class AsyncDriver:
         return state.near
 
     async def _connect_shared(self, state: _LoopState) -> LoopConnection:
+        attempts = state.attempts
         async with state.connecting:
+            if state.attempts > attempts and state.failure is not None:
+                raise copy.copy(state.failure)  # callers that wait for one attempt do not fail one after the other
             if state.shared is None or not state.shared.usable:
-                state.shared = await self._connect()
+                try:
+                    opened, state.failure = await self._connect(), None
+                except StoreUnavailable as error:
+                    state.failure = copy.copy(error)
+                    raise
+                finally:
+                    state.attempts += 1
+                if state.shared is not None:
+                    state.shared.retire()
+                state.retired, state.shared = state.shared, opened
                 # After the call that needed the connection, which is sent in this iteration of the loop.
                 state.loop.call_soon(self._ask_policy, state.shared)
             return state.shared
@@ -212,6 +232,7 @@ class AsyncDriver:
 
     async def _connect(self) -> LoopConnection:
         address = await self._address()
+        self._waits_s = address.timeout_s
         connection = await LoopConnection.open(address, self._spinner)
         logger.debug("connected to %s", address.shown)
         if self._closed:
@@ -228,7 +249,8 @@ class AsyncDriver:
     async def _own_connection(self) -> AsyncIterator[LoopConnection]:
         """Lend a connection. It returns to the stack of idle ones only if no reply is outstanding; otherwise it is closed."""
         state = self._state()
-        async with state.places:
+        await self._take_place(state)
+        try:
             connection = await self._usable_idle(state)
             state.lent.add(connection)
             done = False
@@ -241,12 +263,37 @@ class AsyncDriver:
                     state.idle.append(connection)
                 else:
                     connection.close()
+        finally:
+            state.places.release()
+
+    async def _take_place(self, state: _LoopState) -> None:
+        """Wait in the queue for a connection, but not past the time-out if nothing arrives for the callers ahead."""
+        if not state.places.locked():
+            await state.places.acquire()
+            return
+        began = state.loop.time()
+        acquiring = state.loop.create_task(state.places.acquire())
+        try:
+            while not acquiring.done():
+                last = max((each.progress_at for each in state.lent), default=began)
+                left = max(began, last) + self._waits_s - state.loop.time()
+                if left <= 0:
+                    raise StoreTimeout(
+                        f"The server did not reply within {self._waits_s:g} s to the {MOST_OWN_CONNECTIONS} big reads and"
+                        " transactions before this call: nothing was written by it. Try again."
+                    )
+                await asyncio.wait((acquiring,), timeout=left)
+        except BaseException:
+            if not acquiring.cancel():
+                state.places.release()
+            raise
 
     async def _usable_idle(self, state: _LoopState) -> LoopConnection:
         while state.idle:
             connection = state.idle.pop()
             if connection.usable:
                 return connection
+            connection.close()
         return await self._connect()
 
     def _forget_closed_loops(self) -> None:

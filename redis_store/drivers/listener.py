@@ -190,6 +190,8 @@ class Listener:
     def _serve(self) -> None:
         """Deliver messages and let the tenant work, until there is nobody to serve or a connection breaks."""
         while True:
+            for connection in self._connections:
+                connection.check()
             self.look_up()
             until = math.inf if self.tenant is None else self.tenant.work()
             if until == math.inf and self.tenant is not None:

@@ -57,7 +57,8 @@ class OwnConnections:
         if self._closed:
             raise StoreClosed("The store is closed: connect again.")
         try:
-            held = self._idle.pop()
+            while (held := self._idle.pop()).standing.generation.over:
+                self.drop(held)
         except IndexError:
             held = self._connect()
         # Polling would take the interpreter from other threads at work.
@@ -76,7 +77,7 @@ class OwnConnections:
     def put_back(self, held: HeldConnection) -> None:
         if self._asks_policy and not held.busy and not self._closed:
             self._ask_policy(held)
-        if held.busy or self._closed or len(self._idle) >= _MOST_IDLE:
+        if held.busy or held.standing.generation.over or self._closed or len(self._idle) >= _MOST_IDLE:
             self.drop(held)
         else:
             self._idle.append(held)

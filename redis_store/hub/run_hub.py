@@ -60,6 +60,7 @@ class HubRunner:
             self._reading = self._listener.connect()
             self._session = self._hub.session()
         assert self._reading is not None
+        self._reading.check()
         return self._run(self._session, self._reading)
 
     def lost(self, error: DataStoreError, *, were_made: bool) -> None:

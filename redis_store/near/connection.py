@@ -12,6 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from redis_store.connections.address import Address
 from redis_store.connections.aio import LoopConnection
+from redis_store.connections.generation import Standing
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import INCOMPLETE, HeldConnection
 from redis_store.flows.clock import clock
@@ -66,7 +67,8 @@ class TrackedConnection(HeldConnection):
         return reply
 
     def hear(self) -> None:
-        """Process the data that has arrived, without waiting. Raises `ConnectionLost` if the connection has ended."""
+        """Process the data that has arrived, without waiting. Raises `ConnectionLost` if the connection ended or is stale."""
+        self.check()
         if self.receive(self._refuse):
             self.heard_at = clock()
 
@@ -78,9 +80,14 @@ class TrackedLoopConnection(LoopConnection):
     """A tracked connection that all calls of an event loop share."""
 
     def __init__(
-        self, address: Address, spinner: Spinner, made: AbstractConnection, writer: asyncio.StreamWriter
+        self,
+        address: Address,
+        standing: Standing,
+        spinner: Spinner,
+        made: AbstractConnection,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        super().__init__(address, spinner, made, writer)
+        super().__init__(address, standing, spinner, made, writer)
         self._poll_before_write = None  # data without a request is a push, and not a sign of an end
         self.reads_beside = self._poll is not None
         """Whether the socket may be read without the transport; not under TLS, see `settle`."""

@@ -105,7 +105,9 @@ class ThreadSide(Side[TrackedConnection]):
             lock.acquire()
         try:
             connection = self._connection
-            if connection is None or (connection.has_news(0) and not self._hear(connection)):
+            if connection is None:
+                return None
+            if (connection.has_news(0) or connection.standing.generation.over) and not self._hear(connection):
                 return None
             now = self._used_at = clock()
             if now - connection.heard_at > side.SILENCE_S:

@@ -69,10 +69,18 @@ class Proxy:
         with self._lock:
             return self._requests.count(token.encode() if isinstance(token, str) else token)
 
-    def lead_to(self, server: Server) -> None:
-        """Forward to another server from now on; existing connections are closed."""
+    def lead_to(self, server: Server, *, close: bool = True) -> None:
+        """Forward new connections to another server from now on; existing ones are closed, or stay where they are."""
         self._server = server
-        self.drop_all()
+        if close:
+            self.drop_all()
+
+    def silence(self) -> None:
+        """Forward nothing more on the existing connections, as a network does that lost them; new ones work."""
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.silent = True
 
     def drop_all(self) -> None:
         """Close all connections, as a server does with idle ones."""
@@ -141,6 +149,7 @@ class _Link:
         self._proxy = proxy
         self._client = client
         self._upstream = upstream
+        self.silent = False
         self._reply_rule: Rule | None = None
         self._threads = [
             threading.Thread(target=self._guarded, args=(pump,), name="proxy-link", daemon=True)
@@ -174,6 +183,8 @@ class _Link:
 
     def _requests(self) -> None:
         while data := self._client.recv(1024 * 1024):
+            if self.silent:
+                continue
             rule = self._proxy.matching_rule(data)
             if rule is not None:
                 if rule.fault is Fault.CUT_BEFORE:
@@ -188,6 +199,8 @@ class _Link:
 
     def _replies(self) -> None:
         while data := self._upstream.recv(1024 * 1024):
+            if self.silent:
+                continue
             rule = self._reply_rule
             if rule is not None:
                 rule.struck.set()

@@ -1,0 +1,86 @@
+"""Generations of connections: what one connection learns about its server ends the trust in those that were made before.
+
+A connection that timed out, or whose server refuses because of its role or state, may not be the only one: the others that the
+process has to this server probably lead to the same dead network, or to the same demoted primary behind a name that now leads
+elsewhere. So a new generation begins. Nothing is closed from outside: each owner of connections compares them with `stale`
+before use, and replaces the old ones. MongoDB's drivers clear their pools in the same way.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from redis_store.protocol.call import ReplyError
+
+REFUSALS_APART_S = 1.0
+"""Shortest time between two generations that begin because of refusals, in seconds. A server may go on refusing."""
+
+_ROLE_OR_STATE = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "UNBLOCKED")
+"""Codes of the error replies of a server that was demoted, isolated or restarted."""
+
+
+class Generation:
+    """The connections to one server that were opened between two signs of trouble."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, *, over: bool = False) -> None:
+        self.over = over
+        """Whether its connections must not be used for further calls."""
+
+
+_OVER = Generation(over=True)
+
+
+class Known:
+    """What the process knows about one server. Takes no lock: a signal handler may call any method."""
+
+    __slots__ = ("current", "refused_at")
+
+    def __init__(self) -> None:
+        self.current = Generation()
+        """The generation of the connections that are opened now."""
+        self.refused_at = -REFUSALS_APART_S
+        """The time by `time.monotonic` at which a refusal last ended a generation."""
+
+
+class Standing:
+    """One connection's generation, from before it was opened."""
+
+    __slots__ = ("_known", "generation")
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.generation = known.current
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connection must not be used for further calls."""
+        return self.generation.over
+
+    def end_generation(self) -> None:
+        """Note that the server did not reply in time, or that it has another role than before."""
+        if not self.generation.over:  # an older connection says nothing about the new ones
+            self.generation.over = True
+            self._known.current = Generation()
+
+    def error_reply(self, text: str) -> ReplyError:
+        """Return an error reply for the parser, and note what it says about the server."""
+        if text.startswith(_ROLE_OR_STATE):
+            self._refused()
+        return ReplyError(text)
+
+    def _refused(self) -> None:
+        now = monotonic()
+        if not self.generation.over and now - self._known.refused_at >= REFUSALS_APART_S:
+            self._known.refused_at = now
+            self.end_generation()
+        self.generation = _OVER
+
+
+_known: dict[str, Known] = {}
+
+
+def known_of(server: str) -> Known:
+    """Return what this process knows about a server, by its host and port or its path."""
+    return _known.setdefault(server, Known())
