@@ -1,13 +1,20 @@
-"""Parsing and masking of server urls."""
+"""Parsing and masking of server urls.
+
+The forms and options are those of redis-py's parser, which drops what it does not understand: ``redis://h/prod`` is database 0
+there. Here, what a url says is done, or refused with the reason.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
+from redis import RedisError
 from redis import asyncio as redis_asyncio
 from redis import connection as redis_connection
 from redis.driver_info import DriverInfo
@@ -20,15 +27,14 @@ DEFAULT_TIMEOUT_S = 5.0
 LIBRARY_NAME = "agent-data-store"
 """The library name of our connections in ``CLIENT LIST``."""
 
-_SCHEMES = ("redis://", "rediss://", "unix://")
+_LONGEST_TIMEOUT_S = 1e6
 
-_NOT_FOR_CONNECTIONS = (
-    "max_connections",
-    "timeout",
-    "health_check_interval",
-    "retry_on_timeout",
-    "retry_on_error",
-)
+_KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "redis": (redis_connection.Connection, redis_asyncio.Connection),
+    "rediss": (redis_connection.SSLConnection, redis_asyncio.SSLConnection),
+    "unix": (redis_connection.UnixDomainSocketConnection, redis_asyncio.UnixDomainSocketConnection),
+}
+"""redis-py's connection classes, blocking and asyncio, by scheme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,63 +44,251 @@ class Address:
     url: str
     shown: str
     """The url without user name, password and options, for messages."""
+    scheme: str
     timeout_s: float
     options: Mapping[str, Any]
     known: Known
     """What the process knows about the server."""
 
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+        number: int = self.options.get("db", 0)
+        return number
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """Time to wait for the connection, in seconds."""
+        seconds: float = self.options["socket_connect_timeout"]
+        return seconds
+
     def new_connection(self) -> redis_connection.AbstractConnection:
         """Return an unconnected connection of redis-py's blocking side."""
-        options = redis_connection.parse_url(self.url)
-        made: redis_connection.AbstractConnection = self._make(options, redis_connection.Connection)
+        made: redis_connection.AbstractConnection = self._make(_KINDS[self.scheme][0])
         return made
 
     def new_async_connection(self) -> redis_asyncio.connection.AbstractConnection:
         """Return an unconnected connection of redis-py's asyncio side."""
-        options = dict(redis_asyncio.connection.parse_url(self.url))
-        made: redis_asyncio.connection.AbstractConnection = self._make(options, redis_asyncio.Connection)
+        made: redis_asyncio.connection.AbstractConnection = self._make(_KINDS[self.scheme][1])
         return made
 
-    def _make(self, options: dict[str, Any], kind: Any) -> Any:
-        kind = options.pop("connection_class", kind)
-        for name in _NOT_FOR_CONNECTIONS:
-            options.pop(name, None)
+    def _make(self, kind: type[Any]) -> Any:
         try:
-            return kind(**{**options, **self.options})
-        except (TypeError, ValueError) as error:
-            unknown = re.search("unexpected keyword argument ('.*')", str(error))
-            problem = f"the option {unknown[1]}, which does not exist" if unknown else f"an unusable option ({error})"
-            raise InvalidSettings(f"The url of {self.shown} has {problem}: correct or remove it.") from None
+            return kind(**self.options)
+        except (TypeError, ValueError, RedisError) as error:
+            raise InvalidSettings(
+                f"The url {self.shown} has an unusable option ({error}): correct or remove it."
+            ) from None
 
 
 def parse_address(url: str, timeout_s: float | None) -> Address:
-    """Parse a url with redis-py's parser. Raises `InvalidSettings`, without the url's secrets, for an unusable url."""
+    """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
     if url.startswith(("redis+sentinel://", "redis+cluster://")):
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
-    if not url.startswith(_SCHEMES):
-        raise InvalidSettings(f"The url {shown} cannot be used: it must begin with {', '.join(_SCHEMES)}.")
+    if not url.startswith(tuple(f"{scheme}://" for scheme in _KINDS)):
+        schemes = ", ".join(f"{scheme}://" for scheme in _KINDS)
+        raise InvalidSettings(f"The url {shown} cannot be used: it must begin with {schemes}.")
     try:
-        options = redis_connection.parse_url(url)
-    except ValueError as error:
-        # urllib's message may contain a part of the password; redis-py's messages about options contain only their names.
-        problem = str(error) if str(error).startswith("Invalid value for '") else "its host or port cannot be read."
-        advice = "Write '/', '#', '?' and '@' in a password as %2F, %23, %3F and %40."
-        raise InvalidSettings(f"The url {shown} cannot be used: {problem} {advice}") from None
-    timeout = timeout_s or options.get("socket_timeout") or DEFAULT_TIMEOUT_S
-    fixed: dict[str, Any] = {
+        parts = _split(url)
+        server = _server(parts)
+        given = {**server, **_options(parts, server, names_may_show=not shown.endswith("..."))}
+    except _Refused as error:
+        raise InvalidSettings(f"The url {shown} cannot be used: {error}") from None
+    except ValueError:  # urllib's messages may contain a part of the password
+        raise InvalidSettings(
+            f"The url {shown} cannot be used: its host, port or %XX cannot be read. {_ADVICE}"
+        ) from None
+    timeout = timeout_s or given.get("socket_timeout") or DEFAULT_TIMEOUT_S
+    options = {
+        "socket_connect_timeout": timeout,
+        **given,
+        "socket_timeout": timeout,
         "protocol": 2,
         "decode_responses": False,
         "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
-        "socket_timeout": timeout,
-        "socket_connect_timeout": options.get("socket_connect_timeout") or timeout,
     }
-    return Address(url, shown, timeout, fixed, known_of(_place(options)))
+    return Address(url, shown, parts.scheme, timeout, options, known_of(_place(options)))
+
+
+class _Refused(ValueError):
+    """A part of a url that cannot be carried out."""
+
+
+_ADVICE = "Write '/', '#', '?' and '@' in a password as %2F, %23, %3F and %40."
+
+
+def _split(url: str) -> SplitResult:
+    if re.search(r"[\x00-\x1f\x7f]|^\s|\s$", url):
+        raise _Refused("it has white space at an end, or a control character.")
+    parts = urlsplit(url)
+    if "#" in url:
+        raise _Refused(f"it has a '#', which means nothing here. {_ADVICE}")
+    return parts
+
+
+def _server(parts: SplitResult) -> dict[str, Any]:
+    """Return where the server is, the database in the path, the user name and the password."""
+    found: dict[str, Any] = {}
+    for name, text in (("username", parts.username), ("password", parts.password)):
+        if text:
+            found[name] = _decoded(text)
+    place = parts.netloc.rpartition("@")[2]
+    if parts.scheme == "unix":
+        if place:
+            raise _Refused("a socket on this machine has no host. Write three slashes: unix:///path/redis.sock.")
+        if not parts.path.strip("/"):
+            raise _Refused("it names no socket. Write unix:///path/redis.sock.")
+        return {**found, "path": _decoded(parts.path)}
+    if "," in place:
+        raise _Refused("it names several hosts. Give the url of one server.")
+    if parts.port == 0:
+        raise _Refused("there is no port 0.")
+    found["host"] = _decoded(parts.hostname or "localhost")
+    found["port"] = parts.port or 6379
+    path = _decoded(parts.path)
+    if path.strip("/") or len(path) > 1:
+        if not re.fullmatch(r"/[0-9]{1,9}/?", path):
+            raise _Refused(f"its path is no database. Write the number of one after the port, such as /0. {_ADVICE}")
+        found["db"] = int(path.strip("/"))
+    return found
+
+
+def _options(parts: SplitResult, server: Mapping[str, Any], *, names_may_show: bool) -> dict[str, Any]:
+    """Return the options after the question mark, which must not contradict what stands before it."""
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(parts.query, keep_blank_values=True, errors="strict"):
+        shown = f"the option {name!r}" if names_may_show else "an option"
+        if name in found:
+            raise _Refused(f"it has {shown} twice.")
+        if name in _NOT_OURS:
+            raise _Refused(f"{shown} has no effect here: {_NOT_OURS[name]}")
+        read = _OPTIONS.get(name) or (_OPTIONS_OF_TCP.get(name) if parts.scheme != "unix" else None)
+        if read is None and name in _OPTIONS_OF_TLS:
+            if parts.scheme != "rediss":
+                raise _Refused(f"{shown} is for rediss:// urls.")
+            read = _OPTIONS_OF_TLS[name]
+        if read is None:
+            if name in _OPTIONS_OF_TCP:
+                raise _Refused(f"{shown} is not for sockets on this machine.")
+            raise _Refused(f"{shown} does not exist: correct or remove it. {_ADVICE}")
+        try:
+            found[name] = read(text)
+        except (ValueError, KeyError):
+            raise _Refused(f"{shown} must be {_MEANINGS.get(read, 'a text')}.") from None
+        if server.get(name, found[name]) != found[name]:
+            raise _Refused(f"{shown} says something else than the url before the question mark.")
+    return found
+
+
+def _decoded(text: str) -> str:
+    return unquote(text, errors="strict")
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < _LONGEST_TIMEOUT_S or math.isnan(seconds):
+        raise ValueError
+    return seconds
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[text.lower()]
+
+
+def _certificates(text: str) -> str:
+    if text not in ("none", "optional", "required"):
+        raise ValueError
+    return text
+
+
+def _tls_version(text: str) -> ssl.TLSVersion:
+    return ssl.TLSVersion(int(text))
+
+
+def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
+    return [ssl.VerifyFlags[flag.strip()] for flag in text.strip("[]").split(",")]
+
+
+_Reader = Callable[[str], Any]
+
+_MEANINGS: dict[_Reader, str] = {
+    _number: "a whole number of at least 0",
+    _seconds: "a number of seconds above 0",
+    _yes_or_no: "yes or no",
+    _certificates: "none, optional or required",
+    _tls_version: "the number of a TLS version: 771 for TLS 1.2, 772 for TLS 1.3",
+    _verify_flags: "names of ssl.VerifyFlags, separated by commas",
+}
+
+_OPTIONS: dict[str, _Reader] = {
+    "db": _number,
+    "username": _text,
+    "password": _text,
+    "client_name": _text,
+    "socket_timeout": _seconds,
+    "socket_connect_timeout": _seconds,
+}
+
+_OPTIONS_OF_TCP: dict[str, _Reader] = {"socket_keepalive": _yes_or_no}
+
+_OPTIONS_OF_TLS: dict[str, _Reader] = {
+    "ssl_ca_certs": _text,
+    "ssl_ca_data": _text,
+    "ssl_ca_path": _text,
+    "ssl_cert_reqs": _certificates,
+    "ssl_certfile": _text,
+    "ssl_check_hostname": _yes_or_no,
+    "ssl_ciphers": _text,
+    "ssl_exclude_verify_flags": _verify_flags,
+    "ssl_include_verify_flags": _verify_flags,
+    "ssl_keyfile": _text,
+    "ssl_min_version": _tls_version,
+    "ssl_password": _text,
+}
+
+_REPEATS = "the store decides itself what it repeats, see docs/durability.md. Remove it."
+_TEXT = "values are JSON in UTF-8. Remove it."
+_OWN = "the store reads and writes the protocol itself. Remove it."
+_LABELLED = f"connections have the library name {LIBRARY_NAME!r}. Remove it, or use client_name."
+_OCSP = "revoked certificates are not looked up. Remove it."
+
+_NOT_OURS = {
+    "max_connections": "a store opens a connection for each call under way. Remove it, and bound your threads.",
+    "timeout": "there is no pool to wait for. Use socket_timeout.",
+    "health_check_interval": "the store checks each connection before it writes. Remove it.",
+    "retry_on_timeout": _REPEATS,
+    "retry_on_error": _REPEATS,
+    "decode_responses": _TEXT,
+    "encoding": _TEXT,
+    "encoding_errors": _TEXT,
+    "protocol": _OWN,
+    "legacy_responses": _OWN,
+    "socket_read_size": _OWN,
+    "lib_name": _LABELLED,
+    "lib_version": _LABELLED,
+    "ssl_validate_ocsp": _OCSP,
+    "ssl_validate_ocsp_stapled": _OCSP,
+    "ssl_ocsp_expected_cert": _OCSP,
+}
+"""Options that redis-py's parser takes, and that a store does not carry out, each with the reason."""
 
 
 def _place(options: Mapping[str, Any]) -> str:
     """Return a name of the server for `known_of`, whatever the user and the database."""
-    return options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return options.get("path") or f"{options['host']}:{options['port']}"
 
 
 def without_secrets(url: str) -> str:
@@ -107,7 +301,9 @@ def without_secrets(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return hidden
-    if "@" in parts.path:  # a password with a slash was parsed as part of the path
+    if (
+        "@" in parts.path + parts.query + parts.fragment
+    ):  # a password with a slash, '?' or '#' was parsed as part of these
         return hidden
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

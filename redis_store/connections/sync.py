@@ -256,7 +256,7 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
         )
     if _is_timeout(error):
         return StoreTimeout(
-            f"The server at {address.shown} did not accept the connection within {address.timeout_s:g} s: check that it"
+            f"The server at {address.shown} did not accept the connection within {address.connect_timeout_s:g} s: check that it"
             " is running and that no firewall blocks it."
         )
     if isinstance(error, (redis_errors.ResponseError, ValueError)):

@@ -15,9 +15,8 @@ from collections.abc import Callable, Generator, Iterable
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
-from redis import connection as redis_connection
-
 from redis_store import scripts
+from redis_store.connections.address import parse_address
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
@@ -130,11 +129,11 @@ class _Running:
 
 
 def _server_attributes(url: str) -> dict[str, Any]:
-    options = redis_connection.parse_url(url)
-    attributes = {"db.system.name": "redis", "db.namespace": str(options.get("db") or 0)}
-    if "path" in options:
-        return {**attributes, "server.address": options["path"]}
-    return {**attributes, "server.address": options.get("host", "localhost"), "server.port": options.get("port", 6379)}
+    address = parse_address(url, None)
+    attributes = {"db.system.name": "redis", "db.namespace": str(address.database)}
+    if "path" in address.options:
+        return {**attributes, "server.address": address.options["path"]}
+    return {**attributes, "server.address": address.options["host"], "server.port": address.options["port"]}
 
 
 def _store_attributes(op: Op[Any]) -> dict[str, Any]:

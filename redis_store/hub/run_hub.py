@@ -13,8 +13,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from redis import connection as redis_connection
-
+from redis_store.connections.address import parse_address
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
 from redis_store.drivers import listener as listeners
@@ -140,12 +139,6 @@ def _ask(request: Request, source: Source | None, listener: Listener) -> None:
         listener.sources.pop(id(request.mailbox), None)
     else:
         listener.sources[id(request.mailbox)] = source
-        listener.tenant = listener.tenant or HubRunner(listener, database_of(source.resolver.url))
+        listener.tenant = listener.tenant or HubRunner(listener, parse_address(source.resolver.url, None).database)
     if listener.tenant is not None:
         listener.tenant.ask(request)
-
-
-def database_of(url: str) -> int:
-    """Return the database number in a URL, as redis-py reads it. Keyspace channels contain it."""
-    database: int = redis_connection.parse_url(url).get("db", 0)
-    return database

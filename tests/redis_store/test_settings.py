@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from redis_store import InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.connections.address import DEFAULT_TIMEOUT_S, parse_address, without_secrets
 from redis_store.namespace.scope import Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
+from tests.support.servers import Server
 
 
 def test_the_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,37 +81,144 @@ def test_which_timeout_counts(url: str, timeout_s: float | None, expected: float
     assert address.options["socket_timeout"] == expected
 
 
-def test_every_option_of_redis_py_may_stand_in_a_url() -> None:
-    for url in (
-        "redis://bob:pw@h:1234/3?client_name=me&socket_keepalive=yes&socket_connect_timeout=3&health_check_interval=9",
-        "redis://h/0?max_connections=5&retry_on_timeout=yes&decode_responses=yes&encoding=latin-1&protocol=3",
-        "rediss://h:1/0?ssl_cert_reqs=none&ssl_check_hostname=no",
-        "unix://bob:pw@/path/to.sock?db=2",
-    ):
-        address = parse_address(url, None)
-        connection = address.new_connection()
-        assert (connection.encoder.decode_responses, address.options["protocol"]) == (False, 2)
-        assert address.new_async_connection()
-    assert parse_address("redis://bob:p%40w@h:1234/3", None).new_connection().db == 3
-    assert parse_address("redis://bob:p%40w@h:1234/3", None).new_connection().password == "p@w"
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://", {"host": "localhost", "port": 6379}),
+        ("redis://:7/", {"host": "localhost", "port": 7}),
+        ("redis://h:", {"host": "h", "port": 6379}),
+        ("redis://h/0", {"db": 0}),
+        ("redis://h/12", {"db": 12}),
+        ("redis://h/12/", {"db": 12}),
+        ("redis://h?db=2", {"db": 2}),
+        ("redis://h/2?db=2", {"db": 2}),
+        ("redis://[::1]:7/1", {"host": "::1", "port": 7, "db": 1}),
+        ("redis://bob:p%40w%2F%3a@h:1234/3", {"username": "bob", "password": "p@w/:", "db": 3}),
+        ("redis://b%C3%B6b@h", {"username": "böb"}),
+        ("redis://:a+b@h", {"password": "a+b"}),
+        ("redis://h?username=bob&password=p%2Bw", {"username": "bob", "password": "p+w"}),
+        ("redis://h?client_name=me&socket_keepalive=no&socket_connect_timeout=3", {
+            "client_name": "me", "socket_keepalive": False, "socket_connect_timeout": 3.0, "socket_timeout": 5.0,
+        }),
+        ("redis://h?socket_timeout=0.5", {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}),
+        ("rediss://h:1/0?ssl_cert_reqs=none&ssl_check_hostname=no", {
+            "ssl_cert_reqs": "none", "ssl_check_hostname": False,
+        }),
+        ("rediss://h?ssl_ca_certs=/a&ssl_ca_path=/b&ssl_ca_data=c&ssl_certfile=d&ssl_keyfile=e&ssl_password=f", {
+            "ssl_ca_certs": "/a", "ssl_ca_path": "/b", "ssl_ca_data": "c", "ssl_certfile": "d", "ssl_keyfile": "e",
+            "ssl_password": "f",
+        }),
+        ("rediss://h?ssl_min_version=772&ssl_ciphers=ALL", {"ssl_min_version": ssl.TLSVersion.TLSv1_3}),
+        ("rediss://h?ssl_include_verify_flags=VERIFY_X509_STRICT&ssl_exclude_verify_flags=[VERIFY_CRL_CHECK_LEAF]", {
+            "ssl_include_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
+            "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF],
+        }),
+        ("unix:///a%20b/redis.sock?db=2", {"path": "/a b/redis.sock", "db": 2}),
+        ("unix://bob:pw@/path/to.sock", {"path": "/path/to.sock", "username": "bob", "password": "pw"}),
+    ],
+)  # fmt: skip
+def test_what_a_url_says(url: str, expected: dict[str, Any]) -> None:
+    address = parse_address(url, None)
+    assert {name: address.options[name] for name in expected} == expected
+    assert address.database == expected.get("db", 0)
+    for connection in (address.new_connection(), address.new_async_connection()):
+        assert (connection.encoder.decode_responses, connection.db) == (False, address.database)
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "reason"),
     [
-        "http://h",
-        "h:6379",
-        "",
-        "redis",
-        "redis://h:port",
-        "redis://h?nonsense=1",
-        "redis://h?db=x",
-        "redis+cluster://h:1",
+        ("http://h", "must begin with redis://, rediss://, unix://"),
+        ("h:6379", "must begin with"),
+        ("", "must be a non-empty str"),
+        ("redis", "must begin with"),
+        ("redis+cluster://h:1", "cannot be used yet"),
+        ("redis://h:port", "host, port or %XX cannot be read"),
+        ("redis://h:99999", "cannot be read"),
+        ("redis://h:-1", "cannot be read"),
+        ("redis://h:0", "there is no port 0"),
+        ("redis://a:1,b:2/0", "several hosts"),
+        ("redis://a,b/0", "several hosts"),
+        ("redis://[::1/0", "cannot be read"),
+        ("redis://bob:%ff@h", "%XX cannot be read"),
+        ("redis://h/prod", "its path is no database"),
+        ("redis://h/5abc", "its path is no database"),
+        ("redis://h/1/foobar", "its path is no database"),
+        ("redis://h/1/2", "its path is no database"),
+        ("redis://h//1", "its path is no database"),
+        ("redis://h//", "its path is no database"),
+        ("redis://h/-1", "its path is no database"),
+        ("redis://h/1.0", "its path is no database"),
+        ("redis://h/1;x", "its path is no database"),
+        ("redis://h/%D9%A1", "its path is no database"),
+        ("redis://h/0#x", "a '#'"),
+        (" redis://h", "must begin with"),
+        ("redis://h/0\n", "white space"),
+        ("redis://h/0 ", "white space"),
+        ("redis://h\t/0", "control character"),
+        ("unix://", "names no socket"),
+        ("unix:///", "names no socket"),
+        ("unix://tmp/redis.sock", "three slashes"),
+        ("redis://h?nonsense=1", "'nonsense' does not exist"),
+        ("redis://h?host=other", "'host' does not exist"),
+        ("redis://h?path=/a", "'path' does not exist"),
+        ("redis://h?parser_class=x", "'parser_class' does not exist"),
+        ("redis://h?db=x", "'db' must be a whole number"),
+        ("redis://h?db=-1", "'db' must be a whole number"),
+        ("redis://h?db=1_0", "'db' must be a whole number"),
+        ("redis://h?db=", "'db' must be a whole number"),
+        ("redis://h?db", "'db' must be a whole number"),
+        ("redis://h?db=1&db=2", "'db' twice"),
+        ("redis://h/1?db=2", "'db' says something else"),
+        ("redis://bob@h?username=alice", "'username' says something else"),
+        ("redis://h?client_name=", "'client_name' must be a text"),
+        ("redis://h?socket_timeout=0", "'socket_timeout' must be a number of seconds above 0"),
+        ("redis://h?socket_timeout=-1", "'socket_timeout' must be"),
+        ("redis://h?socket_timeout=inf", "'socket_timeout' must be"),
+        ("redis://h?socket_timeout=nan", "'socket_timeout' must be"),
+        ("redis://h?socket_timeout=5s", "'socket_timeout' must be"),
+        ("redis://h?socket_connect_timeout=0", "'socket_connect_timeout' must be"),
+        ("redis://h?socket_keepalive=off", "'socket_keepalive' must be yes or no"),
+        ("unix:///s?socket_keepalive=yes", "not for sockets on this machine"),
+        ("redis://h?ssl_ca_certs=/a", "for rediss:// urls"),
+        ("unix:///s?ssl_cert_reqs=none", "for rediss:// urls"),
+        ("rediss://h?ssl_cert_reqs=never", "none, optional or required"),
+        ("rediss://h?ssl_check_hostname=maybe", "yes or no"),
+        ("rediss://h?ssl_min_version=1.2", "771 for TLS 1.2"),
+        ("rediss://h?ssl_include_verify_flags=NO_SUCH", "names of ssl.VerifyFlags"),
+        ("rediss://h?ssl_validate_ocsp=yes", "revoked certificates are not looked up"),
+        ("redis://h?max_connections=5", "'max_connections' has no effect here: a store opens a connection for each"),
+        ("redis://h?health_check_interval=9", "'health_check_interval' has no effect here: the store checks"),
+        ("redis://h?timeout=3", "Use socket_timeout"),
+        ("redis://h?retry_on_timeout=yes", "decides itself what it repeats"),
+        ("redis://h?protocol=3", "'protocol' has no effect here"),
+        ("redis://h?decode_responses=yes", "values are JSON"),
     ],
 )
-def test_urls_that_cannot_be_used(url: str) -> None:
-    with pytest.raises(InvalidSettings):
-        connect(url, user="alice")
+def test_what_a_url_cannot_say(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (connect, connect_async):
+        with pytest.raises(InvalidSettings) as caught:
+            function(url, user="alice")
+        assert reason in str(caught.value)
+    if url:
+        monkeypatch.setenv(URL_VARIABLE, url)
+        with pytest.raises(InvalidSettings):
+            connect(user="alice")
+
+
+def test_every_option_that_redis_py_parses_is_known() -> None:
+    """A new one must be carried out or refused with its reason."""
+    for name in redis.connection.URL_QUERY_ARGUMENT_PARSERS:
+        with pytest.raises(InvalidSettings) as caught:
+            parse_address(f"rediss://h?{name}=%20", None)
+        assert "does not exist" not in str(caught.value), name
+
+
+def test_the_options_of_a_url_reach_the_server(server_url: str, user: str, raw_of: Any, one_server: Server) -> None:
+    with connect(f"{server_url}?db=1&client_name=of-a-test", user=user) as store:
+        store.set("key", 1)
+        clients = raw_of(one_server).client_list()
+        assert [client["db"] for client in clients if client["name"] == "of-a-test"] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +228,9 @@ def test_urls_that_cannot_be_used(url: str) -> None:
         ("redis://:secret@[::1]:7/0", "redis://[::1]:7/0"),
         ("rediss://h", "rediss://h"),
         ("unix://bob:secret@/a/b.sock?password=secret", "unix:///a/b.sock"),
+        ("redis://:12?secret@h", "redis://..."),
+        ("redis://:12#secret@h", "redis://..."),
+        ("redis://:12/secret@h", "redis://..."),
     ],
 )
 def test_a_url_as_it_is_shown(url: str, shown: str) -> None:
