@@ -90,12 +90,20 @@ class UserKeys:
         return self.prefix + b"lock:" + name
 
     def limit(self, name: bytes) -> bytes:
-        """Return the Redis key of a semaphore or a rate limit."""
+        """Return the Redis key of a semaphore."""
         return self.prefix + b"limit:" + name
+
+    def rate(self, name: bytes) -> bytes:
+        """Return the Redis key of a rate limit."""
+        return self.prefix + b"rate:" + name
 
     def queue(self, kind: bytes, name: bytes) -> bytes:
         """Return the Redis key of the queue of waiters; `kind` is ``lock``, or ``limit`` for a semaphore."""
         return self.prefix + b"queue:" + kind + b":" + name
+
+    def tries(self, kind: bytes, name: bytes) -> bytes:
+        """Return the Redis key of the last try of each waiter in a `queue`."""
+        return self.prefix + b"tries:" + kind + b":" + name
 
     def tag(self, name: bytes) -> bytes:
         """Return the Redis key of a tag's entries."""

@@ -48,22 +48,23 @@ class LockOps:
         return self.scope.user.lock(self.raw)
 
     @property
-    def _queue(self) -> bytes:
-        return self.scope.user.queue(b"lock", self.raw)
+    def _queue(self) -> tuple[bytes, bytes]:
+        user = self.scope.user
+        return user.queue(b"lock", self.raw), user.tries(b"lock", self.raw)
 
     async def acquire(self, token: str, wait: bool) -> HoldAnswer:
-        keys = (self.redis_key, self.scope.user.fence, self._queue)
+        keys = (self.redis_key, self.scope.user.fence, *self._queue)
         agent = self.scope.writer.agent_json
         arguments = (self.raw, token, self.ttl_ms, GRACE_MS, "1" if wait else "", agent)
-        fence, *busy = await run_checked(LOCK_ACQUIRE, keys, (b"string", b"hash", b"list"), arguments)
+        fence, *busy = await run_checked(LOCK_ACQUIRE, keys, (b"string", b"hash", b"list", b"hash"), arguments)
         return Taken(fence) if fence else Busy(*busy)
 
     async def renew(self, token: str) -> bool:
         return bool(await run_checked(LOCK_RENEW, (self.redis_key,), (b"string",), (token, self.ttl_ms)))
 
     async def release(self, token: str) -> bool:
-        keys = (self.redis_key, self._queue)
-        return bool(await run_checked(LOCK_RELEASE, keys, (b"string", b"list"), (token, GRACE_MS)))
+        keys = (self.redis_key, *self._queue)
+        return bool(await run_checked(LOCK_RELEASE, keys, (b"string", b"list", b"hash"), (token, GRACE_MS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +93,22 @@ class SemaphoreOps:
         return self.scope.user.limit(self.raw)
 
     @property
-    def _queue(self) -> bytes:
-        return self.scope.user.queue(b"limit", self.raw)
+    def _queue(self) -> tuple[bytes, bytes]:
+        user = self.scope.user
+        return user.queue(b"limit", self.raw), user.tries(b"limit", self.raw)
 
     async def acquire(self, token: str, wait: bool) -> HoldAnswer:
-        keys = (self.redis_key, self._queue)
+        keys = (self.redis_key, *self._queue)
         arguments = (token, self.n, self.ttl_ms, GRACE_MS, "1" if wait else "")
-        taken, *busy = await run_checked(SEMAPHORE_ACQUIRE, keys, (b"zset", b"list"), arguments)
+        taken, *busy = await run_checked(SEMAPHORE_ACQUIRE, keys, (b"zset", b"list", b"hash"), arguments)
         return Taken(0) if taken else Busy(*busy)
 
     async def renew(self, token: str) -> bool:
         return bool(await run_checked(SEMAPHORE_RENEW, (self.redis_key,), (b"zset",), (token, self.ttl_ms)))
 
     async def release(self, token: str) -> bool:
-        keys = (self.redis_key, self._queue)
-        return bool(await run_checked(SEMAPHORE_RELEASE, keys, (b"zset", b"list"), (token, GRACE_MS)))
+        keys = (self.redis_key, *self._queue)
+        return bool(await run_checked(SEMAPHORE_RELEASE, keys, (b"zset", b"list", b"hash"), (token, GRACE_MS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +134,5 @@ class RateLimitOps:
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
         """Take the next free moment if it comes within `most_ms`. Return whether it was taken, and in how many ms it comes."""
         arguments = (self.n, self.per_ms, "" if most_ms is None else most_ms)
-        taken, wait_ms = await run_checked(RATE_TAKE, (self.scope.user.limit(self.raw),), (b"list",), arguments)
+        taken, wait_ms = await run_checked(RATE_TAKE, (self.scope.user.rate(self.raw),), (b"list",), arguments)
         return bool(taken), wait_ms

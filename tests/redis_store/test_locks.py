@@ -313,11 +313,66 @@ def test_waiter_does_not_starve_beside_reacquirer(store: DataStore) -> None:
         stop.set()
 
 
-def test_dead_waiter_delays_only_briefly(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
-    with store.lock("name"):
-        raw.rpush(keys.queue(b"lock", b"name"), "dead", "dead too")
-    with store.lock("name"):
-        pass
+@pytest.mark.parametrize("what", ["lock", "limit"])
+def test_dead_waiters_are_skipped(store: DataStore, raw: redis.Redis, keys: UserKeys, what: str) -> None:
+    def make(timeout: float | None = None) -> Any:
+        return store.lock("name", timeout=timeout) if what == "lock" else store.semaphore("name", 1, timeout=timeout)
+
+    dead = [f"dead-{number}" for number in range(30)]
+    queue, tries = keys.queue(what.encode(), b"name"), keys.tries(what.encode(), b"name")
+    held = make()
+    held.acquire()
+    raw.rpush(queue, *dead)
+    raw.hset(tries, mapping=dict.fromkeys(dead, 1))
+    with in_thread(lambda: make(timeout=5).acquire()) as waiter:
+        wait_until(lambda: raw.llen(queue) == len(dead) + 1, "it stands in the queue")
+        held.release()
+        wait_until(lambda: not waiter.alive, "it has it")
+    assert waiter.error is None
+    assert not raw.exists(queue, tries)
+
+
+def test_dead_waiters_are_skipped_if_nobody_released(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    for what in (b"lock", b"limit"):
+        raw.rpush(keys.queue(what, b"name"), "dead", "dead too")
+        raw.hset(keys.tries(what, b"name"), mapping={"dead": 1, "dead too": 1})
+    with store.lock("name", timeout=0), store.semaphore("name", 2, timeout=0):
+        assert not raw.exists(*(keys.queue(what, b"name") for what in (b"lock", b"limit")))
+        assert not raw.exists(*(keys.tries(what, b"name") for what in (b"lock", b"limit")))
+
+
+def test_waiters_of_a_killed_process_delay_only_briefly(
+    real_server: Server, open_store: Callable[..., DataStore], user: str, raw_of: Callable[..., redis.Redis]
+) -> None:
+    store, queue = open_store(real_server.url, user), UserKeys.of(user).queue(b"lock", b"name")
+    held = store.lock("name")
+    held.acquire()
+    with subprocess.Popen([sys.executable, "-c", WAITERS, real_server.url, user]) as process:
+        try:
+            wait_until(lambda: raw_of(real_server).llen(queue) == 20, "they stand in the queue")
+        finally:
+            process.kill()
+    held.release()
+    with store.lock("name", timeout=8):
+        assert not raw_of(real_server).exists(queue)
+
+
+WAITERS = """
+import sys, threading
+from redis_store import connect
+store = connect(sys.argv[1], user=sys.argv[2])
+for _ in range(20):
+    threading.Thread(target=store.lock("name").acquire).start()
+"""
+
+
+def test_waiter_of_an_earlier_version_is_served(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    """It does not note its tries."""
+    held = store.lock("name")
+    held.acquire()
+    raw.rpush(keys.queue(b"lock", b"name"), "old")
+    held.release()
+    assert raw.get(keys.lock(b"name")) == b'{"kept_for":"old"}'
 
 
 def test_waiter_that_times_out_leaves_queue(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
@@ -431,8 +486,8 @@ def test_rate_limit_grants_turns(store: DataStore, raw: redis.Redis, keys: UserK
     with pytest.raises(LockTimeout) as caught:
         store.rate_limit("name", 3, per=1000, timeout=5).acquire()
     assert 900_000 < caught.value.retry_after_ms <= 1_000_000
-    assert raw.llen(keys.limit(b"name")) == 3
-    assert 900_000 < raw.pttl(keys.limit(b"name")) <= 1_000_000
+    assert raw.llen(keys.rate(b"name")) == 3
+    assert 900_000 < raw.pttl(keys.rate(b"name")) <= 1_000_000
 
 
 def test_rate_limit_never_exceeds_count_per_period(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
@@ -444,15 +499,40 @@ def test_rate_limit_never_exceeds_count_per_period(store: DataStore, raw: redis.
         for _ in range(4):
             store.rate_limit("name", n, per=per_ms / 1000).acquire()
             with lock:
-                given.extend(int(moment) for moment in raw.lrange(keys.limit(b"name"), 0, -1))
+                given.extend(int(moment.split()[0]) for moment in raw.lrange(keys.rate(b"name"), 0, -1))
 
     all_at_once([work] * 4)
     moments = sorted(set(given))
     assert all(later - earlier >= per_ms for earlier, later in zip(moments, moments[n:], strict=False))
 
 
-def test_limit_of_wrong_type_is_named(store: DataStore, keys: UserKeys) -> None:
-    store.rate_limit("name", 1, per=100).acquire()
+def test_rate_limit_goes_on_after_clock_was_set_back(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    """The moments were noted while the server's clock was an hour ahead."""
+    limit = store.rate_limit("name", 3, per=2000)
+    for _ in range(2):
+        assert limit.try_acquire()
+    first, (newest, reserved, back) = (moment.split() for moment in raw.lrange(keys.rate(b"name"), 0, -1))
+    raw.delete(keys.rate(b"name"))
+    hour_ms = 3_600_000
+    ahead = [b"%d" % (int(moment) + hour_ms) for moment in (*first, newest, reserved)]
+    raw.rpush(keys.rate(b"name"), ahead[0], b" ".join((*ahead[1:], back)))
+    assert limit.try_acquire(), "one more is free"
+    assert not limit.try_acquire()
+    with pytest.raises(LockTimeout) as caught:
+        store.rate_limit("name", 3, per=2000, timeout=1).acquire()
+    assert 1_900_000 < caught.value.retry_after_ms <= 2_000_000
+    assert raw.pttl(keys.rate(b"name")) <= 2_000_000
+
+
+def test_semaphore_and_rate_limit_of_one_name(store: DataStore) -> None:
+    with store.rate_limit("name", 1, per=100), store.semaphore("name", 1), store.lock("name"):
+        assert not store.rate_limit("name", 1, per=100).try_acquire()
+        with pytest.raises(LockTimeout):
+            store.semaphore("name", 1, timeout=0).acquire()
+
+
+def test_limit_of_wrong_type_is_named(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    raw.rpush(keys.limit(b"name"), "a list")
     with pytest.raises(WrongKeyType) as caught:
         store.semaphore("name", 1).acquire()
     assert caught.value.redis_key == keys.limit(b"name").decode()

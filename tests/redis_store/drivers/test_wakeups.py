@@ -19,6 +19,7 @@ from redis_store.flows import compute_once, hold
 from redis_store.flows.flow import Pause
 from redis_store.namespace.keys import UserKeys
 from redis_store.operations import operations_of
+from redis_store.ops import locks
 from tests.support.servers import Server, wait_until
 
 FOR_EVER_S = 100_000.0
@@ -29,6 +30,7 @@ def nothing_but_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop waiters that can be woken from polling."""
     monkeypatch.setattr(hold, "HOLD_WOKEN_PAUSE_S", FOR_EVER_S)
     monkeypatch.setattr(compute_once, "COMPUTE_WOKEN_PAUSE_S", FOR_EVER_S)
+    monkeypatch.setattr(locks, "GRACE_MS", int(1000 * FOR_EVER_S))  # those that do not poll would be skipped
 
 
 @pytest.fixture
