@@ -84,9 +84,8 @@ class AsyncPauses(_Pauses):
             await asyncio.sleep(seconds)
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(
-                seconds
-            ):  # `wait_for` of Python 3.11 swallows a cancellation that comes with the message
+            # `asyncio.wait_for` of Python 3.11 swallows a cancellation that comes with the message.
+            async with asyncio.timeout(seconds):
                 await self._rung.wait()
         self._rung.clear()
 
