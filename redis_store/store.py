@@ -267,8 +267,10 @@ class DataStore(StoreMapping):
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
         """Return a mutual-exclusion lock, scoped to the user and shared by all namespaces, to be used as a context manager.
 
-        Renewed while the holder is alive; expires `ttl` seconds after it dies. Waiters acquire it in FIFO order. `timeout` is
-        in seconds: `LockTimeout` is raised if the lock was not acquired in time. 0 tries once, None waits without limit.
+        Renewed while the holder and its object are alive; expires `ttl` seconds after that, by the server's clock. If that clock
+        jumps forward, another caller may acquire it: only `fence` tells the two apart until the next renewal. Each holder needs
+        an object of its own. Waiters acquire it in FIFO order. `timeout` is in seconds: `LockTimeout` is raised if the lock was
+        not acquired in time. 0 tries once, None waits without limit.
         """
         return self._operations.lock(name, ttl, timeout)
 
