@@ -26,7 +26,7 @@ from redis_store.flows.flow import (
 )
 
 GRACE_MS = 1000
-"""Time for which a free lock or slot is reserved for the first waiter, which must poll within it, in milliseconds."""
+"""Time without a poll after which a waiter loses its place, and for which a free lock is kept for the first, in milliseconds."""
 
 PAUSE_A_PLACE_S = 0.01
 """Pause between polls for each position in the queue, in seconds: waiters further back poll less often."""

@@ -32,6 +32,7 @@ PLACES = {
     "reads and writes of one transaction": "redis_store.flows.optimistic:MAX_PARTS",
     "the name of a lock, a limit or a tag": "redis_store.namespace.keys:MAX_NAMESPACE_BYTES",
     "slots of a semaphore, calls in the window of a rate limit": "redis_store.limits:MAX_COUNT",
+    "time without a try of a waiter for a lock or a slot": "redis_store.flows.hold:GRACE_MS",
     "time without a renewal of a claim": "redis_store.flows.compute_once:LOCK_TIMEOUT_S",
     "an error message, passed to the waiters for a computed value": "redis_store.ops.compute_once:MAX_ERROR_CHARS",
     "arguments in the key of a cached function": "redis_store.memo:MAX_ARGUMENT_CHARS",
