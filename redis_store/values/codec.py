@@ -164,7 +164,6 @@ class JsonText:
 
 
 VALUES: Codec = Values()
-JSON_TEXT: Codec = JsonText()
 
 
 def _is_plain_and_flat(value: Any) -> bool:

@@ -193,7 +193,7 @@ def bounded(store: DataStore, bounds: LogBounds) -> DataStore:
     """The same store with other bounds for its change log."""
     operations = operations_of(store)
     scope = operations.scope
-    kept = type(scope).of(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
+    kept = type(scope)(scope.user, scope.namespace, scope.writer, scope.codec, scope.limits, bounds)
     return DataStore(replace(operations, scope=kept))
 
 

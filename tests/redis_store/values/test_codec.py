@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from redis_store import CorruptValue, InvalidType, InvalidValue, StoredDataError, UnsupportedEncoding
 from redis_store.values import rules
-from redis_store.values.codec import JSON_TEXT, VALUES
+from redis_store.values.codec import VALUES, JsonText
 from tests.support.values import LONG, Number, Word, anything, json_values, nested
 
+JSON_TEXT = JsonText()
 DEPTHS = [1, 2, 126, 127, 128, 129, 130, 131, 200, 253, 254, 255, 256, 260, 2000]
 
 
