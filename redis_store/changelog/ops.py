@@ -12,7 +12,8 @@ from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS
 from redis_store.ops.run_script import run_script
-from redis_store.protocol.call import Call, Command, as_is, read, transaction
+from redis_store.protocol.call import Call, as_is, read, transaction
+from redis_store.protocol.command import Command
 from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 from redis_store.server_config import WISHED_FLAGS, missing_flags
 

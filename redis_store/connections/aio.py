@@ -20,7 +20,7 @@ from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.connections.sync import UPLOAD_BYTES, afterwards, connecting_failed, unsent_bytes
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 from redis_store.protocol.packing import pack
 
 MOST_CALLS = 10_000

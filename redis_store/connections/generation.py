@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from redis_store.protocol.call import ReplyError
+from redis_store.protocol.command import ReplyError
 
 REFUSALS_APART_S = 1.0
 """Shortest time between two generations that begin because of refusals, in seconds. A server may go on refusing."""

@@ -30,7 +30,7 @@ from redis_store.errors import (
     StoreTimeout,
 )
 from redis_store.limits import ANY_SIZE, too_much_at_once
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 from redis_store.protocol.packing import pack
 
 _READ_BYTES = 64 * 1024

@@ -21,7 +21,7 @@ from redis_store.errors import ConnectionLost, StoreClosed, StoreTimeout, StoreU
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
 from redis_store.near.cache import NearCache, join_cache
-from redis_store.protocol.call import Alone, Call, Op
+from redis_store.protocol.call import Alone, Call, Op, not_a_call
 from redis_store.protocol.drive import drive_async
 from redis_store.protocol.read import Read
 
@@ -103,7 +103,7 @@ class AsyncDriver:
 
     async def run(self, op: Op[T]) -> T:
         """Run an operation and return its result."""
-        return await drive_async(op if self.around is None else self.around(op), self._exchange)
+        return await drive_async(op if self.around is None else self.around(op), self._exchange, Exception)
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
         """Run an operation that reads, or let the near cache answer it."""
@@ -131,7 +131,7 @@ class AsyncDriver:
                     own = await stack.enter_async_context(self._own_connection())
                 return await own.request(call.commands, call.repeatable)
 
-            return await drive_async(op if self.around is None else self.around(op), exchange)
+            return await drive_async(op if self.around is None else self.around(op), exchange, Exception)
 
     def pauses(self) -> AsyncPauses:
         """Return the pauses of a flow; they are closed with the store."""
@@ -166,6 +166,8 @@ class AsyncDriver:
             self._resolver.close()
 
     async def _exchange(self, call: Call[Any]) -> Any:
+        if type(call) is not Call:
+            raise not_a_call(call)
         try:
             return await self._request(call)
         except ConnectionLost as error:

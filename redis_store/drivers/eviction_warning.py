@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 
 logger = logging.getLogger("redis_store")
 

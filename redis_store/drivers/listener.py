@@ -24,7 +24,7 @@ from redis_store.connections.resolver import Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
-from redis_store.protocol.call import Command, ReplyError
+from redis_store.protocol.command import Command, ReplyError
 
 _log = logging.getLogger("redis_store.watch.sync")
 

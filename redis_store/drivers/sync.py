@@ -16,9 +16,8 @@ from redis_store.errors import ConnectionLost
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
-from redis_store.protocol.call import Alone, Call, Op, ReplyError, not_a_call
+from redis_store.protocol.call import Alone, Call, Op, not_a_call
 from redis_store.protocol.drive import drive
-from redis_store.protocol.error_replies import raise_error_reply
 from redis_store.protocol.read import Read
 
 T = TypeVar("T")
@@ -83,8 +82,6 @@ class SyncDriver:
                             raise
                         held = self._replace(held)
                         reply = held.exchange(call.commands, call.repeatable)
-                    if type(reply) is ReplyError or len(call.commands) > 1:
-                        raise_error_reply(reply, call.commands)
                 except Exception as error:
                     call = op.throw(error)
                 else:
@@ -126,7 +123,7 @@ class SyncDriver:
             return held.exchange(call.commands, call.repeatable)
 
         try:
-            result = drive(op, exchange)
+            result = drive(op, exchange, Exception)
             done = True
             return result
         finally:

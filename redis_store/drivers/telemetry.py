@@ -20,7 +20,8 @@ from redis_store.connections.address import parse_address
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError
-from redis_store.protocol.call import Call, Command, Op, Opening, observed
+from redis_store.protocol.call import Call, Op, observed
+from redis_store.protocol.command import Command, Opening
 from redis_store.stats import Counters
 
 T = TypeVar("T")

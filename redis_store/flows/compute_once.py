@@ -30,10 +30,10 @@ from redis_store.flows.flow import (
     FLOW_LONGEST_PAUSE_S,
     Ask,
     Do,
-    Keep,
     Now,
     Pause,
     Rand,
+    Renew,
     next_pause,
     spread,
     take_back,
@@ -277,7 +277,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
 
     The cache is only a cache: a result that the store cannot keep is returned all the same.
     """
-    keeping = await Keep(_renewing(plan, token), plan.lock_ms / 1000, asked)
+    keeping = await Renew(_renewing(plan, token), plan.lock_ms / 1000, asked)
     computation = _UnderWay(plan.place)
     before = _under_way.set((*_under_way.get(), computation))
     made = False

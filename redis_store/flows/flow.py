@@ -85,6 +85,15 @@ class Pause(NamedTuple):
         yield self
 
 
+class Receive(NamedTuple):
+    """The step that waits for the next item of a watcher's mailbox. Its result is None once the deadline, by `Now`, passes."""
+
+    deadline: float | None
+
+    def __await__(self) -> Generator[Receive, Any, Any]:
+        return (yield self)
+
+
 class Now(NamedTuple):
     """The step that reads a monotonic clock, in seconds, which includes time asleep."""
 
@@ -93,7 +102,7 @@ class Now(NamedTuple):
         return now
 
 
-class Keep(NamedTuple):
+class Renew(NamedTuple):
     """The step that starts renewing something that expires in the server. Its result is a `Keeping`, which stops it."""
 
     renew: Callable[[], Op[bool]]
@@ -105,7 +114,7 @@ class Keep(NamedTuple):
     wanted: Callable[[], bool] = lambda: True
     """Whether anything still refers to the holding. Otherwise it is not renewed any more, and expires."""
 
-    def __await__(self) -> Generator[Keep, Any, Keeping]:
+    def __await__(self) -> Generator[Renew, Any, Keeping]:
         keeping: Keeping = yield self
         return keeping
 
@@ -121,7 +130,7 @@ class Undo(NamedTuple):
         yield self
 
 
-Step: TypeAlias = "Do[Any] | Look[Any] | Ask[Any] | Pause | Now | Keep | Undo"
+Step: TypeAlias = "Do[Any] | Look[Any] | Ask[Any] | Pause | Receive | Now | Renew | Undo"
 Flow: TypeAlias = Coroutine[Step, Any, T]
 """A started flow, to be run once by a runner."""
 
@@ -151,7 +160,7 @@ class Keeping:
 
     __slots__ = ("_until", "_wanted", "on_stop", "op", "stopped", "ttl_s")
 
-    def __init__(self, step: Keep) -> None:
+    def __init__(self, step: Renew) -> None:
         self.op = step.renew
         self.ttl_s = step.ttl_s
         self.stopped = False

@@ -14,11 +14,11 @@ from redis_store.errors import ConnectionLost, DataStoreError, LockTimeout, Stor
 from redis_store.flows.flow import (
     FIRST_PAUSE_S,
     Do,
-    Keep,
     Keeping,
     Now,
     Pause,
     Rand,
+    Renew,
     may_pass,
     next_pause,
     spread,
@@ -89,7 +89,7 @@ async def hold(
             asked = await Now()
             answer = await Do(wanted.acquire(token, timeout_s != 0))
             if isinstance(answer, Taken):
-                return answer, await Keep(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied, still_wanted)
+                return answer, await Renew(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied, still_wanted)
             left_s = math.inf if timeout_s is None else began + timeout_s - await Now()
             if left_s <= 0:
                 raise _not_in_time(wanted.what, wanted.name, timeout_s, answer.retry_ms)

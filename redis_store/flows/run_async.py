@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.clock import clock
-from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Repeated, Step, Undo, Undoing
+from redis_store.flows.flow import Ask, Do, Flow, Keeping, Look, Now, Pause, Renew, Repeated, Step, Undo, Undoing
+from redis_store.protocol.drive import drive_async
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
@@ -36,35 +37,28 @@ class AsyncFlowPauses(Protocol):
 async def run_flow(driver: AsyncFlowDriver, flow: Flow[T]) -> T:
     """Run a flow and return its result."""
     pauses: AsyncFlowPauses | None = None
+
+    async def carry_out_all(step: Step) -> Any:
+        nonlocal pauses
+        if isinstance(step, Pause):
+            pauses = pauses or driver.pauses()
+            return await pauses.pause(step)
+        return await carry_out(driver, step)
+
     try:
-        step = flow.send(None)
-        while True:
-            try:
-                result: Any = None
-                if type(step) is Do:
-                    result = await driver.run(step.op)
-                elif isinstance(step, Pause):
-                    pauses = pauses or driver.pauses()
-                    await pauses.pause(step)
-                else:
-                    result = await _carry_out(driver, step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(result)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
+        return await drive_async(flow, carry_out_all)
     finally:
-        flow.close()
         if pauses is not None:
             pauses.close()
 
 
-async def _carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
+async def carry_out(driver: AsyncFlowDriver, step: Step) -> Any:
+    """Carry out a step other than a pause, and return its result."""
+    if type(step) is Do:
+        return await driver.run(step.op)
     if isinstance(step, Now):
         return clock()
-    if isinstance(step, Keep):
+    if isinstance(step, Renew):
         keeping = Keeping(step)
         _repeat_in_task(driver, keeping, tied=step.tied)
         return keeping

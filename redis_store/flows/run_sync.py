@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis_store.errors import InvalidType
 from redis_store.flows.clock import clock
-from redis_store.flows.flow import Ask, Do, Flow, Keep, Keeping, Look, Now, Pause, Undo, Undoing
+from redis_store.flows.flow import Ask, Do, Flow, Keeping, Look, Now, Pause, Renew, Step, Undo, Undoing
 from redis_store.flows.renewing import Keeper
+from redis_store.protocol.drive import drive
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
@@ -49,36 +50,28 @@ class Sleeps:
 def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
     """Run a flow and return its result."""
     pauses: FlowPauses | None = None
+
+    def carry_out_all(step: Step) -> Any:
+        nonlocal pauses
+        if isinstance(step, Pause):
+            pauses = pauses or driver.pauses()
+            return pauses.pause(step)
+        return carry_out(driver, step)
+
     try:
-        step = flow.send(None)
-        while True:
-            try:
-                result: Any = None
-                if isinstance(step, Pause):
-                    pauses = pauses or driver.pauses()
-                    pauses.pause(step)
-                else:
-                    result = carry_out(driver, step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(result)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
+        return drive(flow, carry_out_all)
     finally:
-        flow.close()
         if pauses is not None:
             pauses.close()
 
 
-def carry_out(driver: FlowDriver, step: Do[Any] | Look[Any] | Ask[Any] | Now | Keep | Undo) -> Any:
+def carry_out(driver: FlowDriver, step: Step) -> Any:
     """Carry out a step other than a pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
     if isinstance(step, Now):
         return clock()
-    if isinstance(step, Keep):
+    if isinstance(step, Renew):
         keeping = Keeping(step)
         driver.keeper.repeat(keeping, tied=step.tied)
         return keeping

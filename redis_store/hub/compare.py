@@ -13,7 +13,7 @@ from redis_store.hub.mailbox import HistoryGone
 from redis_store.hub.requests import say
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
 from redis_store.ops.listing import START
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 
 SCAN_REST = 10
 """Pause after a comparison, as a multiple of its duration. It bounds the cost of continual external writes."""

@@ -12,7 +12,8 @@ from redis_store.hub.requests import HubPause, Tell
 from redis_store.hub.subscribers import Members
 from redis_store.hub.watched_namespace import WatchedNamespace
 from redis_store.namespace.keys import UserKeys
-from redis_store.protocol.call import Call, ReplyError
+from redis_store.protocol.call import Call
+from redis_store.protocol.command import ReplyError
 from redis_store.protocol.error_replies import translate
 from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 

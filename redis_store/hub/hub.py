@@ -46,7 +46,7 @@ from redis_store.hub.requests import HubPause, Request, Tell, say
 from redis_store.hub.subscribers import Members, Registry
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
 from redis_store.ops.listing import START
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 
 TICK_S = 1.0
 COALESCE_S = 0.002

@@ -11,7 +11,8 @@ from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.hub.mailbox import Mailbox
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
-from redis_store.protocol.call import Call, Command
+from redis_store.protocol.call import Call
+from redis_store.protocol.command import Command
 
 _COMMANDS_PER_CALL = 100
 

@@ -22,8 +22,7 @@ from redis_store.errors import DataStoreError
 from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.requests import HubPause, Join, JoinAll, Leave, Request, Tell
-from redis_store.protocol.call import Call, ReplyError
-from redis_store.protocol.error_replies import raise_error_reply
+from redis_store.protocol.call import Call
 
 _log = logging.getLogger("redis_store.watch.sync")
 
@@ -85,8 +84,6 @@ class HubRunner:
                 if isinstance(step, Call):
                     try:
                         reply = reading.exchange(step.commands, True)
-                        if type(reply) is ReplyError or len(step.commands) > 1:
-                            raise_error_reply(reply, step.commands)
                     except DataStoreError as error:
                         hub.set_clock(monotonic())
                         step = session.throw(error)

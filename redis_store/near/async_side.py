@@ -129,4 +129,4 @@ class LoopSide(Side[TrackedLoopConnection]):
         return connection
 
     async def _drive(self, connection: TrackedLoopConnection, op: Op[T]) -> T:
-        return await drive_async(op, lambda call: connection.request(call.commands, True))
+        return await drive_async(op, lambda call: connection.request(call.commands, True), Exception)

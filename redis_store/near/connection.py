@@ -16,7 +16,7 @@ from redis_store.connections.generation import Standing
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import INCOMPLETE, HeldConnection
 from redis_store.flows.clock import clock
-from redis_store.protocol.call import Command
+from redis_store.protocol.command import Command
 
 Heard = Callable[[list[Any]], object]
 

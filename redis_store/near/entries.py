@@ -14,7 +14,7 @@ from typing import Any
 
 import cachetools
 
-from redis_store.protocol.call import Command, Opening
+from redis_store.protocol.command import Command, Opening
 
 ENTRY_BYTES = 400
 """Approximate memory of an entry, besides its key and text, in bytes."""

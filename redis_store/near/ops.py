@@ -10,7 +10,8 @@ from redis_store.limits import too_much_at_once
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_script
-from redis_store.protocol.call import Call, Command, as_is, read
+from redis_store.protocol.call import Call, as_is, read
+from redis_store.protocol.command import Command
 from redis_store.scripts import SIZES
 
 _LITTLE_BYTES = 64 * 1024

@@ -199,7 +199,7 @@ class ThreadSide(Side[TrackedConnection]):
         return connection
 
     def _drive(self, connection: TrackedConnection, op: Op[T]) -> T:
-        return drive(op, lambda call: connection.exchange(call.commands, True))
+        return drive(op, lambda call: connection.exchange(call.commands, True), Exception)
 
     def _hear(self, connection: TrackedConnection) -> bool:
         try:

@@ -11,7 +11,8 @@ from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
 from redis_store.ops.run_script import run_delete, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
-from redis_store.protocol.call import Alone, Argument, Call, Command, Op, as_is, watch
+from redis_store.protocol.call import Alone, Call, Op, as_is, watch
+from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.read import Read
 from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
 from redis_store.types import Json, Ttl

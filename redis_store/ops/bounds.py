@@ -9,7 +9,7 @@ from redis_store.errors import LimitExceeded, StoreUnavailable
 from redis_store.namespace.keys import NamespaceKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_delete, run_script, run_write
-from redis_store.protocol.call import Argument
+from redis_store.protocol.command import Argument
 from redis_store.scripts import BOUNDED, EVICT, Script
 
 

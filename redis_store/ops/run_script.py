@@ -7,7 +7,8 @@ from typing import Any
 
 from redis_store.errors import PermissionDenied, WrongKeyType
 from redis_store.namespace.scope import Scope
-from redis_store.protocol.call import Argument, Call, Command, as_is, checked_transaction, transaction
+from redis_store.protocol.call import Call, as_is, checked_transaction, transaction
+from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.error_replies import ScriptMissing, wrong_type_of
 from redis_store.scripts import CHECK, Script
 from redis_store.stats import Counters

@@ -14,7 +14,7 @@ from redis_store.ops.bounds import Bound, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
-from redis_store.protocol.call import Argument
+from redis_store.protocol.command import Argument
 from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
 

@@ -12,7 +12,8 @@ from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_put
 from redis_store.ops.run_script import run_delete, run_script, run_write
-from redis_store.protocol.call import Argument, Call, Opening, as_is, read
+from redis_store.protocol.call import Call, as_is, read
+from redis_store.protocol.command import Argument, Opening
 from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.protocol.read import Read
 from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE

@@ -11,26 +11,10 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
+from redis_store.protocol.command import Argument, Command, ReplyError
+from redis_store.protocol.error_replies import raise_error_reply
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The common first arguments of many commands, packed once (`protocol/packing.py`); a field and a value follow."""
-
-    name: str
-    count: int
-    packed: bytes
-    keys: tuple[bytes, ...]
-    """The Redis keys among them."""
-
-
-Argument: TypeAlias = bytes | str | int
-Command: TypeAlias = tuple[Argument | Opening, ...]
-
-
-class ReplyError(Exception):
-    """An error reply as the parser returns it. Drivers translate it before an operation sees it."""
 
 
 class Call(NamedTuple, Generic[T]):
@@ -47,7 +31,10 @@ class Call(NamedTuple, Generic[T]):
     """Whether the reply may be big, so that small calls should not wait behind it."""
 
     def __await__(self) -> Generator[Call[T], Any, T]:
-        return self.decode((yield self))
+        reply = yield self
+        if type(reply) is ReplyError or len(self.commands) > 1:
+            raise_error_reply(reply, self.commands)
+        return self.decode(reply)
 
 
 Op: TypeAlias = Coroutine[Call[Any], Any, T]
@@ -65,7 +52,7 @@ class Alone(Generic[T]):
 
 
 def not_a_call(awaited: object) -> TypeError:
-    """Return the error for an operation that awaits something else. Drivers raise it outside the operation."""
+    """Return the error for an operation that awaits something else. Drivers raise it."""
     return TypeError(f"An operation may await only calls, not a {type(awaited).__name__}: it does no I/O of its own.")
 
 

@@ -1,55 +1,54 @@
-"""Stepping an operation to its end, for threads and for asyncio."""
+"""Stepping a coroutine of ours to its end: an operation, a flow, or a watcher's method, for threads and for asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
-
-from redis_store.protocol.call import Call, Op, ReplyError, not_a_call
-from redis_store.protocol.error_replies import raise_error_reply
 
 T = TypeVar("T")
 
 
-def drive(op: Op[T], exchange: Callable[[Call[Any]], Any]) -> T:
-    """Step an operation to its end with `exchange` for each call. `SyncDriver.run` has a copy of this loop, for speed."""
+def drive(
+    steps: Coroutine[Any, Any, T], carry_out: Callable[[Any], Any], thrown: type[BaseException] = BaseException
+) -> T:
+    """Step a coroutine to its end with `carry_out` for each step that it awaits, and return its result.
+
+    Errors of the class `thrown` are thrown into it, and it is closed on any exit. `SyncDriver.run` has a copy of this loop, for
+    speed.
+    """
     try:
-        call = op.send(None)
+        step = steps.send(None)
         while True:
-            if type(call) is not Call:
-                raise not_a_call(call)
             try:
-                reply = exchange(call)
-                if type(reply) is ReplyError or len(call.commands) > 1:
-                    raise_error_reply(reply, call.commands)
-            except Exception as error:
-                call = op.throw(error)
+                answer = carry_out(step)
+            except thrown as error:
+                step = steps.throw(error)
             else:
-                call = op.send(reply)
+                step = steps.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
     finally:
-        op.close()
+        steps.close()
 
 
-async def drive_async(op: Op[T], exchange: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-    """Step an operation to its end with `exchange` for each call."""
+async def drive_async(
+    steps: Coroutine[Any, Any, T],
+    carry_out: Callable[[Any], Awaitable[Any]],
+    thrown: type[BaseException] = BaseException,
+) -> T:
+    """Step a coroutine to its end as `drive` does, awaiting each `carry_out`."""
     try:
-        call = op.send(None)
+        step = steps.send(None)
         while True:
-            if type(call) is not Call:
-                raise not_a_call(call)
             try:
-                reply = await exchange(call)
-                if type(reply) is ReplyError or len(call.commands) > 1:
-                    raise_error_reply(reply, call.commands)
-            except Exception as error:
-                call = op.throw(error)
+                answer = await carry_out(step)
+            except thrown as error:
+                step = steps.throw(error)
             else:
-                call = op.send(reply)
+                step = steps.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
     finally:
-        op.close()
+        steps.close()

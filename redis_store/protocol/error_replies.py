@@ -17,7 +17,7 @@ from redis_store.errors import (
     WrongKeyType,
 )
 from redis_store.namespace.keys import decode_name
-from redis_store.protocol.call import Argument, Command, Opening, ReplyError
+from redis_store.protocol.command import Argument, Command, Opening, ReplyError
 
 
 class ScriptMissing(ServerRefused):

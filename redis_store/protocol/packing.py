@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import hiredis
 
-from redis_store.protocol.call import Argument, Command, Opening
+from redis_store.protocol.command import Argument, Command, Opening
 
 _MANY_ARGUMENTS = 64
 """Number of arguments from which joining beats hiredis, whose buffer grows in steps (1,000 values of 2 KB: 0.3 ms, not 1.6)."""

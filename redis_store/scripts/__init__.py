@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from redis_store.protocol.call import Argument, Command, Opening
+from redis_store.protocol.command import Argument, Command, Opening
 from redis_store.protocol.packing import opening
 
 

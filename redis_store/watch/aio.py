@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Flow, Pause, Receive, Step
+from redis_store.flows.run_async import carry_out
 from redis_store.hub.mailbox import Item, Mailbox
 from redis_store.hub.run_hub import join, leave
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
+from redis_store.protocol.drive import drive_async
 from redis_store.types import Change, Json
 from redis_store.watch.request import WatchRequest, check_most
 from redis_store.watch.wait_for import Waiting
-from redis_store.watch.watcher import Nap, Receive, Run, Watching
+from redis_store.watch.watcher import Watching
 
 T = TypeVar("T")
 
@@ -49,13 +54,14 @@ class _Bell:
             item = mailbox.take(0)
             if item is not None:
                 return item
-            if deadline is not None and self._loop.time() >= deadline:
+            left_s = None if deadline is None else deadline - clock()
+            if left_s is not None and left_s <= 0:
                 return None
             self._event.clear()
             if self._rung:
                 continue
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(left_s):
                     await self._event.wait()
             except TimeoutError:
                 continue
@@ -155,37 +161,19 @@ class AsyncWatch(AsyncIterator[Change]):
         assert self._watching is not None
         return self._watching
 
-    async def _drive(self, watching: Watching, steps: Coroutine[Any, Any, T]) -> T:
-        answer: Any = None
-        try:
-            step = steps.send(None)
-            while True:
-                try:
-                    if isinstance(step, Run):
-                        answer = await self._driver.run(step.op)
-                    elif isinstance(step, Receive):
-                        assert self._bell is not None
-                        answer = await self._bell.receive(watching.mailbox, step.deadline)
-                    else:
-                        answer = await self._nap(step)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            steps.close()
+    async def _drive(self, watching: Watching, flow: Flow[T]) -> T:
+        return await drive_async(flow, partial(self._carry_out, watching), Exception)
 
-    async def _nap(self, nap: Nap) -> bool:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + nap.seconds
-        until = end if nap.deadline is None else min(end, nap.deadline)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await self._closed.wait()
-        return nap.deadline is None or nap.deadline > end
+    async def _carry_out(self, watching: Watching, step: Step) -> Any:
+        if isinstance(step, Receive):
+            assert self._bell is not None
+            return await self._bell.receive(watching.mailbox, step.deadline)
+        if isinstance(step, Pause):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(step.seconds):
+                    await self._closed.wait()
+            return None
+        return await carry_out(self._driver, step)
 
 
 async def wait_until(
@@ -219,4 +207,4 @@ async def wait_until(
 
 def _deadline(timeout: float | None) -> float | None:
     limit_s = check_timeout(timeout)
-    return None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+    return None if limit_s is None else clock() + limit_s

@@ -8,21 +8,24 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from time import monotonic
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import DataStoreError, StoreClosed
+from redis_store.flows.clock import clock
+from redis_store.flows.flow import Flow, Pause, Receive, Step
+from redis_store.flows.run_sync import carry_out
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.run_hub import join, leave
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
+from redis_store.protocol.drive import drive
 from redis_store.types import Change, Json
 from redis_store.watch.request import WatchRequest, check_most
 from redis_store.watch.wait_for import Waiting
-from redis_store.watch.watcher import Nap, Receive, Run, Watching
+from redis_store.watch.watcher import Watching
 
 T = TypeVar("T")
 
@@ -95,32 +98,15 @@ class Watch(Iterator[Change]):
     def __repr__(self) -> str:
         return f"<Watch of {self._watching.plan}{' (closed)' if self._closed.is_set() else ''}>"
 
-    def _drive(self, steps: Coroutine[Any, Any, T]) -> T:
-        answer: Any = None
-        try:
-            step = steps.send(None)
-            while True:
-                try:
-                    if isinstance(step, Run):
-                        answer = self._driver.run(step.op)
-                    elif isinstance(step, Receive):
-                        answer = self._watching.mailbox.take(_left(step.deadline))
-                    else:
-                        answer = self._nap(step)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            steps.close()
+    def _drive(self, flow: Flow[T]) -> T:
+        return drive(flow, self._carry_out, Exception)
 
-    def _nap(self, nap: Nap) -> bool:
-        left = _left(nap.deadline)
-        self._closed.wait(nap.seconds if left is None else min(left, nap.seconds))
-        return left is None or left > nap.seconds
+    def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Receive):
+            return self._watching.mailbox.take(_left(step.deadline))
+        if isinstance(step, Pause):
+            return self._closed.wait(step.seconds)
+        return carry_out(self._driver, step)
 
 
 def wait_until(
@@ -160,8 +146,8 @@ def wait_until(
 
 def _deadline(timeout: float | None) -> float | None:
     limit_s = check_timeout(timeout)
-    return None if limit_s is None else monotonic() + limit_s
+    return None if limit_s is None else clock() + limit_s
 
 
 def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - monotonic())
+    return None if deadline is None else max(0.0, deadline - clock())

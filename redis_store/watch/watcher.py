@@ -1,16 +1,16 @@
 """A watcher's steps, written once for threads and asyncio. No I/O, no clock.
 
-Its ``async def`` methods await three kinds of objects, which a facade (`watch/sync.py`, `watch/aio.py`) carries out: `Run` an
-operation on the store's driver, `Receive` an item from the mailbox, and `Nap`. While the server is away, a watcher waits for it.
+Its ``async def`` methods are flows (`flows/flow.py`), which a facade (`watch/sync.py`, `watch/aio.py`) runs: it also carries out
+`Receive`, and ends a `Pause` when the watch is closed. While the server is away, a watcher waits for it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.errors import (
@@ -19,7 +19,7 @@ from redis_store.errors import (
     StoreClosed,
     StoreUnavailable,
 )
-from redis_store.flows.flow import may_pass
+from redis_store.flows.flow import Do, Now, Pause, Receive, may_pass
 from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Opened, Overflow, Replaced, WatchFailed
 from redis_store.hub.run_hub import join, leave
 from redis_store.protocol.call import Op
@@ -31,37 +31,6 @@ _log = logging.getLogger("redis_store.watch.sync")
 T = TypeVar("T")
 
 _WATCH_RETRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Run(Generic[T]):
-    """Run an operation on the store's driver."""
-
-    op: Op[T]
-
-    def __await__(self) -> Generator[Run[T], T, T]:
-        return (yield self)
-
-
-@dataclass(frozen=True, slots=True)
-class Receive:
-    """Wait for an item, or None when the deadline passes. Deadlines are on the facade's clock; None means no deadline."""
-
-    deadline: float | None
-
-    def __await__(self) -> Generator[Receive, Item | None, Item | None]:
-        return (yield self)
-
-
-@dataclass(frozen=True, slots=True)
-class Nap:
-    """Wait for a time, in seconds. False if the deadline passes first."""
-
-    seconds: float
-    deadline: float | None
-
-    def __await__(self) -> Generator[Nap, bool, bool]:
-        return (yield self)
 
 
 class Watching:
@@ -88,7 +57,7 @@ class Watching:
 
     async def begin(self) -> None:
         """Join the hub and wait until it follows, so that every later write is seen; or stand by."""
-        if self.plan.consumer is None or await Run(self.plan.claim()):
+        if self.plan.consumer is None or await Do(self.plan.claim()):
             await self._join()
         else:
             self._stand_by()
@@ -227,20 +196,26 @@ class Watching:
         """Run an operation until the server is back, making a new one for each try. False if the deadline passes."""
         while True:
             try:
-                await Run(make())
+                await Do(make())
             except (StoreUnavailable, ServerReadOnly) as error:
                 if not may_pass(error):
                     raise
                 if not self._waits:
                     self._waits = True
                     _log.warning("A watcher is waiting for the server: %s", error)
-                if not await Nap(_WATCH_RETRY_S, deadline):
+                if not await self._pause(_WATCH_RETRY_S, deadline):
                     return False
                 if self.closing:
                     raise StoreClosed("The watch is closed.") from None
             else:
                 self._waits = False
                 return True
+
+    async def _pause(self, seconds: float, deadline: float | None) -> bool:
+        """Pause for a time. False if the deadline passes first."""
+        left_s = math.inf if deadline is None else deadline - await Now()
+        await Pause(max(0.0, min(seconds, left_s)))
+        return left_s > seconds
 
     async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> None:
         if self.plan.consumer is None or self.standing_by:
@@ -294,7 +269,7 @@ class Watching:
     async def _try_to_take_over(self, deadline: float | None) -> bool:
         """Try to become the consumer, and otherwise wait. False if the deadline passes."""
         try:
-            if await Run(self.plan.claim()):
+            if await Do(self.plan.claim()):
                 self.standing_by = False
                 await self._join()
                 return True
@@ -303,7 +278,7 @@ class Watching:
                 raise
             _log.debug("Standing by while the server is away: %s", error)
             self.standing_by = True
-        return await Nap(STAND_BY_S, deadline)
+        return await self._pause(STAND_BY_S, deadline)
 
     def _refuse_end(self, item: Item | None) -> None:
         if isinstance(item, Closed):

@@ -20,6 +20,7 @@ SHARED = {
     "redis_store.connections": ("spin",),
     "redis_store.flows": ("clock", "compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
     "redis_store.namespace": ("access", "keys"),
+    "redis_store.protocol": ("drive",),
     "redis_store.values": ("rules",),
     "sandbox": ("errors",),
     "sandbox.child": (

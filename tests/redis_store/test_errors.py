@@ -13,7 +13,7 @@ import redis_store
 from redis_store import errors
 from redis_store.errors import DataStoreError
 from redis_store.protocol import error_replies as replies
-from redis_store.protocol.call import ReplyError
+from redis_store.protocol.command import ReplyError
 
 CLASSES = [member for member in vars(errors).values() if inspect.isclass(member) and issubclass(member, DataStoreError)]
 BUILT_INS = {

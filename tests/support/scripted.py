@@ -7,8 +7,8 @@ from typing import Any
 from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
-from redis_store.protocol.call import Alone, Call, ReplyError
-from redis_store.protocol.error_replies import raise_error_reply
+from redis_store.protocol.call import Alone, Call
+from redis_store.protocol.command import ReplyError
 from redis_store.values.codec import VALUES
 
 
@@ -34,7 +34,6 @@ class Play:
                 try:
                     if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
                         raise reply
-                    raise_error_reply(reply, call.commands)
                 except Exception as error:
                     call = op.throw(error)
                 else:

@@ -11,8 +11,8 @@ from redis_store.hub.mailbox import Delivery, Item, Mailbox
 from redis_store.hub.requests import HubPause, Join, Leave
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
-from redis_store.protocol.call import Call, ReplyError
-from redis_store.protocol.error_replies import raise_error_reply
+from redis_store.protocol.call import Call
+from redis_store.protocol.command import ReplyError
 from redis_store.scripts import ATTACH, CLAIM, NOTE, RELEASE, SMALL
 
 USER = UserKeys.of("u")
@@ -251,7 +251,6 @@ class ScriptedRunner:
             while isinstance(step, Call):
                 try:
                     reply = self._answer(step)
-                    raise_error_reply(reply, step.commands)
                 except DataStoreError as error:
                     step = session.throw(error)
                 else:

@@ -8,9 +8,10 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis_store.flows import run_sync
-from redis_store.flows.flow import Ask, Flow, Pause
+from redis_store.flows.flow import Ask, Flow, Pause, Step
 from redis_store.flows.renewing import Keeper
 from redis_store.flows.run_sync import Sleeps
+from redis_store.protocol.drive import drive_async
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
@@ -58,25 +59,13 @@ def run_flow(flow: Flow[T]) -> T:
 
 async def run_flow_async(flow: Flow[T]) -> T:
     """Run a flow and return its result; other tasks continue during its pauses and while its functions await."""
-    try:
-        step = flow.send(None)
-        while True:
-            try:
-                result: Any = None
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                elif isinstance(step, Ask):
-                    result = step.function(*step.arguments)
-                    if inspect.isawaitable(result):
-                        result = await result
-                else:
-                    result = run_sync.carry_out(DRIVER, step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(result)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    finally:
-        flow.close()
+    return await drive_async(flow, _carry_out)
+
+
+async def _carry_out(step: Step) -> Any:
+    if isinstance(step, Pause):
+        return await asyncio.sleep(step.seconds)
+    if isinstance(step, Ask):
+        result = step.function(*step.arguments)
+        return await result if inspect.isawaitable(result) else result
+    return run_sync.carry_out(DRIVER, step)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_store.errors import ConnectionLost, StoreTimeout, StoreUnavailable
-from redis_store.flows.flow import Do, Flow, Keep, Keeping, Now, Pause, Step, Undo, Undoing
+from redis_store.flows.flow import Do, Flow, Keeping, Now, Pause, Renew, Step, Undo, Undoing
 from redis_store.flows.hold import Busy, HoldAnswer, give_back, hold
 from redis_store.protocol.call import Op
 
@@ -83,7 +83,7 @@ def test_broken_release_is_retried_at_once_then_in_background(again: StoreUnavai
 
 def test_failed_release_is_retried_in_background() -> None:
     lock = Lost()
-    flow = give_back(lock, "token", Keeping(Keep(lambda: lock.renew("token"), 30, 0)))
+    flow = give_back(lock, "token", Keeping(Renew(lambda: lock.renew("token"), 30, 0)))
     step = flow.send(None)
     assert isinstance(step, Do)
     step.op.close()
@@ -93,7 +93,7 @@ def test_failed_release_is_retried_in_background() -> None:
 
 def test_cancelled_release_is_sent_once_more() -> None:
     lock = Lost()
-    flow = give_back(lock, "token", Keeping(Keep(lambda: lock.renew("token"), 30, 0)))
+    flow = give_back(lock, "token", Keeping(Renew(lambda: lock.renew("token"), 30, 0)))
     step = flow.send(None)
     assert isinstance(step, Do)
     step.op.close()
@@ -106,7 +106,7 @@ def test_cancelled_release_is_sent_once_more() -> None:
 
 def test_release_cancelled_twice_goes_on_in_background() -> None:
     lock = Lost()
-    flow = give_back(lock, "token", Keeping(Keep(lambda: lock.renew("token"), 30, 0)))
+    flow = give_back(lock, "token", Keeping(Renew(lambda: lock.renew("token"), 30, 0)))
     step = flow.send(None)
     for _ in range(2):
         assert isinstance(step, Do)

@@ -9,7 +9,8 @@ import pytest
 
 from redis_store import Conflict, InvalidInput, ServerFull, ServerReadOnly
 from redis_store.ops import batch
-from redis_store.protocol.call import Alone, ReplyError
+from redis_store.protocol.call import Alone
+from redis_store.protocol.command import ReplyError
 from tests.support.scripted import play, scope_of
 
 MANY = {f"key-{number}": number for number in range(2500)}

@@ -8,7 +8,8 @@ import pytest
 
 from redis_store import ConnectionLost, InvalidInput, ServerReadOnly, ServerRefused, StoreTimeout
 from redis_store.ops import listing
-from redis_store.protocol.call import Alone, ReplyError
+from redis_store.protocol.call import Alone
+from redis_store.protocol.command import ReplyError
 from tests.support.scripted import play, scope_of
 
 NO_SCRIPT = ReplyError("NOSCRIPT No matching script. Please use EVAL.")

@@ -7,7 +7,7 @@ import pytest
 from redis_store import Conflict, ConnectionLost, CorruptValue, InvalidInput, KeyInfo, WrongKeyType
 from redis_store.limits import MAX_TTL_S, ttl_to_ms
 from redis_store.ops import values
-from redis_store.protocol.call import ReplyError
+from redis_store.protocol.command import ReplyError
 from tests.support.scripted import play, scope_of
 
 NO_SCRIPT = ReplyError("NOSCRIPT No matching script. Please use EVAL.")
