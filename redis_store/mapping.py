@@ -28,6 +28,9 @@ class StoreMapping(MutableMapping[str, Json]):
     def delete(self, key: str) -> bool: ...
 
     @abstractmethod
+    def set_if_absent(self, key: str, value: Any) -> bool: ...
+
+    @abstractmethod
     def set_many(self, items: dict[str, Any]) -> int: ...
 
     @abstractmethod
@@ -57,6 +60,23 @@ class StoreMapping(MutableMapping[str, Json]):
     def __delitem__(self, key: str) -> None:
         if not self.delete(key):
             raise KeyError(key)
+
+    def popitem(self) -> tuple[str, Json]:
+        """Delete any key, and return it and its value; of concurrent callers, one gets it. Raise KeyError if there is none."""
+        for key in self:
+            value = self.pop(key, _ABSENT)
+            if value is not _ABSENT:
+                return key, value
+        raise KeyError("popitem(): the namespace is empty")
+
+    def setdefault(self, key: str, default: Any = None) -> Json:
+        """Return the value of a key; if it is missing, store `default`, without replacing what another writer has stored."""
+        while True:
+            value = self.get(key, _ABSENT)
+            if value is not _ABSENT:
+                return value
+            if self.set_if_absent(key, default):
+                return default
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and key != "" and self._contains(key)

@@ -181,7 +181,11 @@ class DataStore(StoreMapping):
         return super().update(*args, **kwargs)
 
     def pop(self, key: str, default: Any = MISSING) -> Json:
-        """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one."""
+        """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one.
+
+        Of concurrent callers, one gets the value. It is decoded before it is deleted: a value that cannot be read stays, and
+        `StoredDataError` is raised. Raises `Conflict` if the key is changed by others at each of 1,000 tries.
+        """
         value = self._call("pop", key, default)
         if value is MISSING:
             raise KeyError(key)

@@ -91,6 +91,21 @@ def _fail_value(scope: Scope, key: str, token: str, error_type: str = "", error_
     return compute_once.fail(ComputePlan.of(scope, key), _checked(token), failed)
 
 
+async def _pop(scope: Scope, key: str, expected: Json | Missing = MISSING) -> tuple[bool, Json | Missing]:
+    """Delete a value if it is `expected`, which the caller has decoded; with `MISSING`, read it. The step of `pop`.
+
+    Returns True and the value, or False and the current value.
+    """
+    raw = encode_key(key)
+    there = None if expected is MISSING else scope.codec.encode(expected)
+    found = await updates.take(scope, raw, there)
+    if isinstance(found, bytes) and there is not None and updates.is_packed(scope, key, found, there):
+        found = await updates.take(scope, raw, found)
+    if found is True:
+        return True, expected
+    return False, MISSING if found is None else scope.codec.decode(found, scope.namespace, key)
+
+
 async def _replace(
     scope: Scope, key: str, expected: Json | Missing, value: Any, ttl: Ttl = None
 ) -> tuple[bool, Json | Missing]:
@@ -173,6 +188,7 @@ _STEPS: dict[str, Callable[..., Op[Any]]] = {
     "renew_value": _renew_value,
     "commit_value": _commit_value,
     "fail_value": _fail_value,
+    "pop": _pop,
     "replace": _replace,
     "acquire_lock": _acquire_lock,
     "renew_lock": _renew_lock,

@@ -1,7 +1,7 @@
 """Optimistic updates: computed from the current value, written if it is still current, tried again if not.
 
 The caller supplies the single steps: `ops` runs them on a server, the sandbox's child through its broker. For the child's sake
-this module imports only `errors` and `flows.flow`.
+this module imports only `errors`, `types` and `flows.flow`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
 from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
+from redis_store.types import MISSING, Missing
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
 
 UPDATE_TRIES = 200
 """Maximum number of tries of an update while other callers change the same key; with pauses, about 10 seconds."""
+
+POP_TRIES = 1000
+"""Maximum number of tries to delete a value that was read, while other callers change it; each is one round trip."""
 
 TRIES_AT_ONCE = 3
 """Number of tries without a pause before them."""
@@ -76,6 +80,24 @@ async def change_value(
     raise Conflict(
         f"The key {key!r} was changed by other callers during each of {UPDATE_TRIES} tries: nothing was written."
     )
+
+
+async def pop_value(
+    key: str, take: Callable[[bytes | None], Awaitable[Literal[True] | bytes | None]], decode: Callable[[bytes], T]
+) -> T | Missing:
+    """Delete a value and return it, or `MISSING`. It is decoded first, so that no value is deleted that cannot be read.
+
+    `take` deletes the bytes that it is given if they are current, and returns True, or else the current ones.
+    """
+    there = await take(None)
+    for _ in range(POP_TRIES):
+        if not isinstance(there, bytes):
+            return MISSING
+        value = decode(there)
+        there = await take(there)
+        if there is True:
+            return value
+    raise Conflict(f"The key {key!r} was changed by other callers at each of {POP_TRIES:,} tries: nothing was deleted.")
 
 
 async def transact(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.flows.flow import Ask, Do, Rand
-from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of
+from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of, pop_value
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put
@@ -20,7 +20,7 @@ from redis_store.ops.run_script import run_delete
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Call, Op, as_is
 from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
-from redis_store.types import MISSING, Json, Ttl
+from redis_store.types import MISSING, Json, Missing, Ttl
 from redis_store.values import rules
 from redis_store.values.codec import VALUES, Values
 
@@ -48,10 +48,25 @@ async def compare_and_set(scope: Scope, key: str, expected: Any, value: Any, ttl
     return False
 
 
-async def pop(scope: Scope, key: str, default: Any = None) -> Any:
+async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json | Missing:
+    scope.check_changeable()
+    field = encode_key(key)
+    value: Json | Missing = await pop_value(
+        key,
+        lambda there: take(scope, field, there),
+        lambda text: scope.codec.decode(text, scope.namespace, key),
+    )
+    return default if value is MISSING else value
+
+
+async def take(scope: Scope, field: bytes, there: bytes | None) -> Literal[True] | bytes | None:
+    """Delete a field if it holds these bytes, and return True. Otherwise, and with None, return the bytes that are stored."""
     scope.check_readable()
-    text = await run_delete(TAKE, scope, (encode_key(key),))
-    return default if text is None else scope.codec.decode(text, scope.namespace, key)
+    reply = await run_delete(TAKE, scope, (field,) if there is None else (field, there))
+    if reply == 1:
+        return True
+    found: bytes | None = reply[0]
+    return found
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:

@@ -1,17 +1,20 @@
--- Read a field and delete it: data, info and, with the last field, the registry entry. Append a log entry.
+-- Read a field, or delete it if it holds what was read: data, info and, with the last field, the registry entry. Append a log
+-- entry. A missing field counts as deleted: a value being computed for it is not stored.
 --
 -- KEYS[1-5], ARGV[1-4]  see prelude.lua and remove.lua
 -- ARGV[5]   field
--- Reply     the stored bytes; false if the field does not exist
+-- ARGV[6]   the bytes that the caller has read and decoded, so that nothing is deleted unread; left out to read
+-- Reply     1 if they were deleted, else {the stored bytes, or false}
 
 local field = ARGV[5]
 
 local value = call('HGET', data, field)
+if value and value ~= ARGV[6] then return {value} end
 look_around()
 if value then must_be_allowed_to_remove(1) end
 
 forget({field}, 1)
-if not value then return false end
+if not value then return {false} end
 local events = remove({field}, 1, 1)
 if watched then tell(events, '', {field, 'd'}) end
-return value
+return 1

@@ -16,7 +16,6 @@ from redis_store import DataStore
 from redis_store import errors as store_errors
 from redis_store.brokers.steps import carry_out
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
-from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host.held import Held
 from sandbox.masking import PREVIEW_SOURCE_BYTES
@@ -27,9 +26,6 @@ from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, sh
 from sandbox.running.tree import Tree
 
 _NAMESPACES_KEPT = 256
-
-_ANSWER_HEAD_BYTES = 64
-"""Upper bound of the bytes that precede the value in an answer's frame."""
 
 logger = logging.getLogger("sandbox")
 
@@ -142,8 +138,6 @@ class Broker:
         elif noted:
             tree.spend_written(noted)
         store = self._namespace(namespace, max_keys)
-        if operation == "pop":
-            self._check_fits(store, arguments[0])
         news = self.held.begin(operation, namespace, arguments)
         try:
             done = row.answered(arguments, carry_out(store, operation, *row.decode(arguments)))
@@ -152,15 +146,6 @@ class Broker:
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
         return done
-
-    def _check_fits(self, store: DataStore, key: str) -> None:
-        """Refuse to pop a value that is too big for an answer: it would be lost."""
-        info, limit = store.info(key), self._tree.given.limits.frame_bytes
-        size, most = 0 if info is None else info.size, limit - _ANSWER_HEAD_BYTES
-        if info is not None and size <= most < MAX_VALUE_BYTES:  # `size` may be the compressed size
-            size = len(store.get(key) or b"")
-        if size > most:
-            raise _answer_too_big(size, limit)
 
     def _namespace(self, name: str, max_keys: int | None) -> DataStore:
         store = self._namespaces.get((name, max_keys))

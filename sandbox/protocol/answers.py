@@ -123,6 +123,13 @@ def _replaced(result: tuple[bool, Any]) -> Answered:
     return Answered([False] if text is MISSING else [False, text], 0, False)
 
 
+def _popped(result: tuple[bool, Any]) -> Answered:
+    done, text = result
+    if text is MISSING:
+        return Answered([False], 0, False)
+    return Answered([True] if done else [False, text], 1, True, len(text), text)
+
+
 EMPTY = Answer(lambda _: Answered([]), lambda *_: None)
 DONE = Answer(lambda done: Answered([done], int(done), done), lambda _, parts, __: _first(parts))
 STEP = Answer(lambda done: Answered([done], 0, done), DONE.decode)
@@ -149,4 +156,5 @@ CLAIM = Answer(_claim, lambda _, parts, __: _claimed(parts))
 HELD = Answer(_held, lambda _, parts, __: _hold(parts))
 MOMENT = Answer(lambda turn: Answered([*turn], 0, turn[0]), lambda _, parts, __: (parts[0], parts[1]))
 REPLACED = Answer(_replaced, lambda _, parts, __: (parts[0], parts[1] if len(parts) > 1 else None))
+POPPED = REPLACED._replace(encode=_popped)
 COMMITTED = Answer(lambda count: Answered([], count), EMPTY.decode)

@@ -24,6 +24,7 @@ from sandbox.protocol.answers import (
     NAMESPACE_NAMES,
     PAGE_OF_ITEMS,
     PAGE_OF_KEYS,
+    POPPED,
     REPLACED,
     STEP,
     SUM,
@@ -194,11 +195,11 @@ OPERATIONS: dict[str, Row] = {
     "compare_and_set": Row(
         (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
     ),
-    "pop": Row((KEY,), VALUE_OR_DEFAULT, reads=True, writes=True, changes=True),
     "rename": Row((OLD_KEY, KEY), DONE, writes=True, changes=True, adds=True, stores=True),
     # the value was counted when it was written, and is stored only once
     #
     # Steps between which the agent process calls the agent's own functions, or waits.
+    "pop": Row((KEY, TEXT_EXPECTED), POPPED, reads=True, writes=True, changes=True),
     "replace": Row(
         (KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL),
         REPLACED,

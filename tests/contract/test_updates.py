@@ -17,6 +17,7 @@ from redis_store import (
     InvalidType,
     InvalidValue,
     LimitExceeded,
+    StoredDataError,
     WrongValueType,
     connect,
     connect_async,
@@ -28,7 +29,7 @@ from tests.conftest import params_of
 from tests.support.brokered_side import blocking
 from tests.support.servers import Server
 from tests.support.sides import SIDES_WITH_FUNCTIONS, Side
-from tests.support.threads import all_at_once
+from tests.support.threads import all_at_once, in_thread
 
 
 @pytest.fixture(params=params_of(SIDES_WITH_FUNCTIONS))
@@ -264,6 +265,57 @@ def test_pop(store: Side) -> None:
     with pytest.raises(KeyError, match="key"):
         store.pop("key")
     assert store.list_namespaces() == []
+
+
+UNREADABLE = {
+    "not JSON": b'{"steps": ["read", "write"],}',
+    "not UTF-8": b'"\xff"',
+    "cut off": b"[1, 2",
+    "of a later version": b"\x01unknown",
+    "a broken frame": b"\x01\x28\xb5\x2f\xfdbroken",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("how", ["pop", "pop with a default", "popitem"])
+def test_pop_deletes_nothing_that_it_cannot_read(
+    store: Side, raw: redis.Redis, keys: UserKeys, how: str, name: str, side: str
+) -> None:
+    data = keys.namespace("default").data.decode()
+    raw.hset(data, "key", UNREADABLE[name])
+    if how == "popitem" and side == "async":
+        pytest.skip("an asynchronous store is no mapping")
+    calls = {
+        "pop": lambda: store.pop("key"),
+        "pop with a default": lambda: store.pop("key", "default"),
+        "popitem": lambda: store.popitem(),
+    }
+    with pytest.raises(StoredDataError) as caught:
+        calls[how]()
+    assert (caught.value.namespace, caught.value.key) == ("default", "key")
+    assert raw.hget(data, "key") == UNREADABLE[name]
+
+
+def test_pop_of_a_value_that_others_change(store: Side, server: Server, user: str) -> None:
+    """Each value is popped once, whoever pops it, and none is deleted by a caller that did not get it."""
+    put = [f"{writer}-{n}" for writer in range(2) for n in range(8)]
+    popped: list[Any] = []
+
+    def write(writer: int) -> None:
+        for n in range(8):
+            while not other.set_if_absent("key", f"{writer}-{n}"):
+                pass
+
+    def pop(on: Any) -> None:
+        while len(popped) < len(put):
+            value = on.pop("key", None)
+            if value is not None:
+                popped.append(value)
+
+    with connect(server.url, user=user) as other:
+        with in_thread(lambda: write(0)), in_thread(lambda: write(1)), in_thread(lambda: pop(other)):
+            pop(store)
+        assert sorted(popped) == sorted(put)
 
 
 def test_rename_moves_all_of_a_key(store: Side) -> None:

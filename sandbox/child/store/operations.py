@@ -16,7 +16,7 @@ from redis_store import memo
 from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.flows.compute_once import get_or_set
 from redis_store.flows.flow import Ask, Do, Flow
-from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts
+from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts, pop_value
 from redis_store.limits import check_timeout
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
@@ -217,6 +217,17 @@ async def _update(on: ChannelOperations, key: str, function: Callable[[Any], Any
     return on.decode(await change_value(name, await Do(look()), look, change, put, random), name)
 
 
+async def _pop(on: ChannelOperations, key: str, default: Any) -> Json:
+    name = key_text(key)
+
+    async def take(there: bytes | None) -> Literal[True] | bytes | None:
+        done, *found = on.send("pop", name, there)
+        return True if done else found[0] if found else None
+
+    value = await pop_value(name, take, lambda text: on.decode(text, name))
+    return default if value is MISSING else value
+
+
 def _wait_until(
     on: ChannelOperations, key: str, predicate: Callable[[Json], bool] | None, timeout: float | None
 ) -> Json:
@@ -251,6 +262,7 @@ def _wait_until(
 
 _HERE: dict[str, Callable[..., Any]] = {
     "get_or_set": _get_or_set,
+    "pop": lambda on, *arguments: DRIVER.run(_pop(on, *arguments)),
     "update": lambda on, *arguments: run_flow(_update(on, *arguments)),
     "wait_until": _wait_until,
     "page_size": lambda on: None,  # the host finds it out
