@@ -200,7 +200,11 @@ class AsyncDataStore:
         )
 
     async def invalidate_tag(self, tag: str) -> int:
-        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
+        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted.
+
+        One namespace is done after the other, in steps of 1,000 keys. An error after the first step has `outcome_unknown=True`
+        and says how many values were deleted; a cancelled call may have deleted a part. Calling it again deletes the rest.
+        """
         return await self._run_flow(invalidate_tag(self._scope, tag))
 
     def transaction(self) -> AsyncTransaction:

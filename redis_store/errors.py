@@ -32,11 +32,12 @@
     └── StoreClosed (RuntimeError)            a call after ``close()``
 
 An error means that nothing was written, unless `DataStoreError.outcome_unknown` is True: then a write may or may not have
-happened.
+happened, or a part of it has, as the message says.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = [
@@ -72,12 +73,14 @@ __all__ = [
     "WrongValueType",
 ]
 
+_NOTHING_WRITTEN = re.compile(r"[.:;]? [Nn]othing was written[^.]*\.")
+
 
 class DataStoreError(Exception):
     """Base class of every exception that this package raises.
 
     Details are attributes, set by keyword; they survive pickling and the sandbox's broker.
-    Attributes: `outcome_unknown`, True if a write may or may not have happened.
+    Attributes: `outcome_unknown`, True if a write may or may not have happened, or only a part of it has.
     """
 
     outcome_unknown: bool = False
@@ -194,7 +197,7 @@ class EmbeddedServerError(StoreUnavailable):
 
 
 class ServerRefused(DataStoreError, RuntimeError):
-    """The server replied with an error; nothing was written."""
+    """The server replied with an error; nothing was written, unless `outcome_unknown` is True."""
 
 
 class ServerFull(ServerRefused):
@@ -267,3 +270,30 @@ class WrongEventLoop(DataStoreError, RuntimeError):
 
 class StoreClosed(DataStoreError, RuntimeError):
     """A method was called after the store was closed."""
+
+
+def after_a_part(error: DataStoreError, done: str) -> DataStoreError:
+    """Return an error of an operation of several writes that came after its first one; `done` says in a sentence what is done."""
+    error.args = (f"{_NOTHING_WRITTEN.sub('.', str(error))} {done}",)
+    error.outcome_unknown = True
+    return error
+
+
+class DeletedSoFar:
+    """What an operation has deleted that takes several calls. If a later call fails, the error says so."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._begun = False
+
+    def add(self, count: int) -> None:
+        """Count what one call has deleted."""
+        self._begun = True
+        self.count += count
+
+    def __enter__(self) -> DeletedSoFar:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._begun and isinstance(error, DataStoreError):
+            after_a_part(error, f"Before that, {self.count:,} values were deleted: call it again for the others.")

@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import CodeType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from redis_store.errors import InvalidInput, InvalidType, InvalidValue
+from redis_store.errors import DeletedSoFar, InvalidInput, InvalidType, InvalidValue
 from redis_store.types import Json, OnError, Ttl
 from redis_store.values import rules
 
@@ -71,8 +71,9 @@ class CachedFunction(Protocol[P, R_co]):
         """Delete the result for these arguments and return whether it existed."""
 
     def invalidate_all(self) -> int:
-        """Delete the results for all arguments and versions, and return how many were deleted.
+        """Delete the results for all arguments and versions, and return how many were deleted, in steps of 1,000 keys.
 
+        An error after the first step has `outcome_unknown=True`. Calling it again deletes the rest.
         Raises `InvalidInput` if `cached` was given a `key`: use a tag and `invalidate_tag` instead.
         """
 
@@ -97,8 +98,9 @@ class AsyncCachedFunction(Protocol[P, R_co]):
         """Delete the result for these arguments and return whether it existed."""
 
     def invalidate_all(self) -> Awaitable[int]:
-        """Delete the results for all arguments and versions, and return how many were deleted.
+        """Delete the results for all arguments and versions, and return how many were deleted, in steps of 1,000 keys.
 
+        An error after the first step has `outcome_unknown=True`. Calling it again deletes the rest.
         Raises `InvalidInput` if `cached` was given a `key`: use a tag and `invalidate_tag` instead.
         """
 
@@ -311,7 +313,11 @@ def cached(store: Cache, function: Callable[P, R], options: Options) -> CachedFu
         raise InvalidType(f"{naming.name} is asynchronous, and this store is not: use a store of connect_async.")
 
     def invalidate_all() -> int:
-        return sum(store.delete_many(page) for prefix in naming.prefixes() for page in _pages(store.list_keys(prefix)))
+        with DeletedSoFar() as deleted:
+            for prefix in naming.prefixes():
+                for page in _pages(store.list_keys(prefix)):
+                    deleted.add(store.delete_many(page))
+        return deleted.count
 
     return cast(
         "CachedFunction[P, R]", _finished(_look(store, function, options, naming), store, naming, invalidate_all)
@@ -330,11 +336,11 @@ def cached_async(
         return await look(*args, **kwargs)
 
     async def invalidate_all() -> int:
-        count = 0
-        for prefix in naming.prefixes():
-            for page in _pages(await store.list_keys(prefix)):
-                count += await store.delete_many(page)
-        return count
+        with DeletedSoFar() as deleted:
+            for prefix in naming.prefixes():
+                for page in _pages(await store.list_keys(prefix)):
+                    deleted.add(await store.delete_many(page))
+        return deleted.count
 
     return cast("AsyncCachedFunction[P, R]", _finished(call, store, naming, invalidate_all))
 

@@ -243,7 +243,11 @@ class DataStore(StoreMapping):
         )
 
     def invalidate_tag(self, tag: str) -> int:
-        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted."""
+        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted.
+
+        One namespace is done after the other, in steps of 1,000 keys. An error after the first step has `outcome_unknown=True`
+        and says how many values were deleted; a cancelled call may have deleted a part. Calling it again deletes the rest.
+        """
         return self._call("invalidate_tag", tag)
 
     def transaction(self) -> Transaction:

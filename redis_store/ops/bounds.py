@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from redis_store.errors import LimitExceeded, StoreUnavailable
+from redis_store.errors import DataStoreError, LimitExceeded, after_a_part
 from redis_store.namespace.keys import NamespaceKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_delete, run_script, run_write
@@ -79,6 +79,6 @@ async def _evict_rest(scope: Scope, bound: Bound) -> None:
     try:
         while (await run_script(EVICT, (keys.data, keys.registry, keys.info, keys.log), arguments, repeatable=True))[1]:
             pass
-    except StoreUnavailable as error:
-        error.outcome_unknown = True  # the keys themselves have been written
-        raise
+    except DataStoreError as error:
+        done = "The keys themselves were written, and not all keys beyond max_keys were evicted: a later write evicts them."
+        raise after_a_part(error, done) from None

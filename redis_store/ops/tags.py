@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from redis_store.errors import DeletedSoFar
 from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.flow import Do
 from redis_store.namespace.keys import decode_name
@@ -23,11 +24,11 @@ async def invalidate_tag(scope: Scope, tag: str) -> int:
     tagged = [(scope.moved(decode_name(name)), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
     for place, _ in tagged:
         place.check_writable()
-    count = 0
-    for place, fields in tagged:
-        for start in range(0, len(fields), KEYS_PER_SCRIPT):
-            count += await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT]))
-    return count
+    with DeletedSoFar() as deleted:
+        for place, fields in tagged:
+            for start in range(0, len(fields), KEYS_PER_SCRIPT):
+                deleted.add(await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT])))
+    return deleted.count
 
 
 async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:

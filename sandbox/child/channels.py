@@ -66,7 +66,7 @@ class DataChannel:
         try:
             channel.socket.sendall(frame)
         except OSError as error:
-            raise ConnectionLost(f"The channel to the store is broken: {error.strerror}.") from None
+            raise _lost(f"The channel to the store is broken: {error.strerror}") from None
         except BaseException:  # the agent's signal handler raised: part of a frame may be sent
             self.close()
             raise
@@ -78,11 +78,16 @@ class DataChannel:
                 body = channel.receive()
                 parts = [] if body is None else unpack(body, _ANY_NUMBER_OF_PARTS)
             except (OSError, FrameError) as error:
-                raise ConnectionLost(f"The channel to the store is broken: {error}.") from None
+                raise _lost(f"The channel to the store is broken: {error}") from None
             if not parts:
-                raise ConnectionLost("The host has closed the channel to the store.")
+                raise _lost("The host has closed the channel to the store")
             if parts[0] == number:  # else the reply to a call that the agent's signal handler interrupted
                 return parts
+
+
+def _lost(what: str) -> ConnectionLost:
+    """Return the error for a request that the host may have received, and may have carried out."""
+    return ConnectionLost(f"{what}: a write may or may not have happened.", outcome_unknown=True)
 
 
 def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:

@@ -100,7 +100,7 @@ class Broker:
         except Exception as error:
             logger.exception("the store failed in %s", operation)
             failed = type(error).__name__
-            done, parts = _NOTHING, error_parts(DataStoreError(f"The host failed in {operation} ({failed})."))
+            done, parts = _NOTHING, error_parts(_host_failed(operation, failed))
         duration_ms = (time.perf_counter() - start) * 1000
         key = shortened(arguments[0]) if OPERATIONS[operation].is_named else None
         self._tree.timeline.done.add(
@@ -157,6 +157,11 @@ class Broker:
 
 
 _NOTHING = Answered([], 0)
+
+
+def _host_failed(operation: str, failed: str) -> DataStoreError:
+    changes = OPERATIONS[operation].changes
+    return DataStoreError(f"The host failed in {operation} ({failed}).", outcome_unknown=changes)
 
 
 def _answer_too_big(size: int, limit: int, more: str = "") -> LimitExceeded:
