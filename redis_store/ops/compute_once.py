@@ -25,7 +25,7 @@ from redis_store.flows.compute_once import (
 )
 from redis_store.flows.flow import Look
 from redis_store.limits import ttl_to_ms
-from redis_store.namespace.keys import encode_key
+from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
@@ -117,6 +117,14 @@ class ComputePlan:
         """The key's member of a tag; the length says where the namespace's name ends."""
         return tag_member_prefix(self.scope) + self.field
 
+    @property
+    def tags_json(self) -> str:
+        """The tags' Redis keys as the key's info has them (`scripts/info_text.lua`), or an empty text."""
+        names = [json.dumps(decode_name(tag))[1:-1] for tag in self.tags]
+        for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
+            names = [name.replace(raw, escape) for name in names]
+        return "{" + ",".join(f'"{name}":1' for name in names) + "}" if names else ""
+
 
 def tag_member_prefix(scope: Scope) -> bytes:
     """Return the start of a tag's members for keys of this namespace."""
@@ -164,7 +172,7 @@ async def commit(plan: ComputePlan, token: str, text: bytes) -> tuple[bool, byte
         (*scope.delete_keys, *plan.tags),
         (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(plan.tags)),
         (
-            *(*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.member),
+            *(*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.tags_json),
             *(() if bound is None else ending(*bound.arguments())),
         ),
     )

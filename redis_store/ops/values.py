@@ -92,21 +92,20 @@ async def set_value(
     text = scope.packed(scope.codec.encode(value), field)
     if not metadata:
         check_metadata(metadata)
-        if (ttl is not None or scope.ttl_ms is not None) and (ttl_ms := wanted_ttl(scope, ttl)) != "":
+        ttl_ms = "" if ttl is None and scope.ttl_ms is None else wanted_ttl(scope, ttl)
+        done = 0
+        if ttl_ms == "":
+            try:
+                if scope.max_keys is None:
+                    opening = _opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json)
+                    done = await Call(((opening, field, text),), as_is)
+                else:
+                    done = await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+            except (ScriptMissing, WrongKeyType):
+                # Neither error follows a write. The retry sends the script's text, or finds the key of the wrong type.
+                done = await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+        if done == 0:  # it is to expire, or the key has tags
             await run_put(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text), field)
-            scope.counters.bytes_written += len(text)
-            return
-        if scope.max_keys is not None:
-            await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
-            scope.counters.bytes_written += len(text)
-            return
-        try:
-            await Call(
-                ((_opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json), field, text),), as_is
-            )
-        except (ScriptMissing, WrongKeyType):
-            # Neither error follows a write. The retry sends the script's text, or finds the key of the wrong type.
-            await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
         scope.counters.bytes_written += len(text)
         return
     head = (scope.writer.agent_json, wanted_ttl(scope, ttl), "put", field, text)

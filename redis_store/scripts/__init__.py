@@ -43,7 +43,7 @@ def _writing(*names: str) -> Script:
 
 def _setting(*names: str) -> Script:
     """Read a script that sets single fields."""
-    return _writing("time", "info_text", "field", *names)
+    return _writing("time", "info_text", "tags", "field", *names)
 
 
 def _awaited(*names: str) -> Script:
@@ -65,12 +65,12 @@ def _script(name: str, text: bytes) -> Script:
 
 
 SET = _writing("time", "info_text", "set")
-WRITE = _writing("time", "info_text", "write")
+WRITE = _script("write", _writing("time", "info_text", "write").text + _read("tags") + _read("write_tags"))
 CHECK = _writing("check")
 REPLACE = _setting("replace")
 INCREMENT = _setting("increment")
 APPEND = _setting("append")
-EXPIRE = _writing("time", "expire")
+EXPIRE = _writing("time", "tags", "expire")
 DELETE = _writing("remove", "delete")
 TAKE = _writing("remove", "take")
 RENAME = _setting("remove", "rename")
@@ -90,8 +90,8 @@ SEMAPHORE_ACQUIRE = _awaited("queue", "semaphore_acquire")
 SEMAPHORE_RENEW = _awaited("queue", "semaphore_renew")
 SEMAPHORE_RELEASE = _awaited("queue", "semaphore_release")
 RATE_TAKE = _awaited("rate_take")
-FLIGHT_CLAIM = _awaited("flight", "flight_claim")
-FLIGHT_RENEW = _awaited("flight", "flight_renew")
+FLIGHT_CLAIM = _awaited("tags", "flight", "flight_claim")
+FLIGHT_RENEW = _awaited("tags", "flight", "flight_renew")
 FLIGHT_COMMIT = _setting("waiters", "flight", "flight_commit")
 FLIGHT_FAIL = _awaited("flight", "flight_fail")
 BOUNDED = {

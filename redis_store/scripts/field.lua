@@ -12,10 +12,10 @@ local function expiry_of(field)
   return not reply.err and (reply[1] or -1) > 0 and string.format('%.0f', reply[1]) or ''
 end
 
--- Returns the expiry and the info of a field to be set, which `put` takes, after `look` and all checks before a first write.
--- `exists` says whether the field does. With `keep` an existing field keeps its expiry.
+-- Returns the expiry, the info and the tags of a field to be set, which `put` takes, after `look` and all checks before a first
+-- write. `exists` says whether the field does. With `keep` an existing field keeps its expiry; without `tags` it keeps its tags.
 -- Raises UNSUPPORTED if a time to live is given and the server has no hash field expiry.
-local function plan_put(field, exists, ttl_ms, keep, now)
+local function plan_put(field, exists, ttl_ms, keep, now, tags)
   local expires = ''
   if exists and keep then
     expires = expiry_of(field)
@@ -27,23 +27,26 @@ local function plan_put(field, exists, ttl_ms, keep, now)
   if not listed then must_be_allowed('SADD', registry, name) end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
   -- Info counts only if the field exists: info left by an external HDEL must not come back.
-  return expires, info_text(now, exists and call('HGET', info, field) or nil)
+  return expires, info_text(now, exists and call('HGET', info, field) or nil, nil, tags)
 end
 
--- Writes a field's info, which expires with the field, and the registry.
-local function put_info(field, expires, text)
+-- Writes a field's info, which expires with the field, its members of tags, and the registry.
+local function put_info(field, expires, text, tags)
   call('HSET', info, field, text)
   if expires ~= '' then call('HPEXPIREAT', info, expires, 'FIELDS', 1, field) end
   if not listed then call('SADD', registry, name) end
   listed = true
+  if tags == '' then return end
+  local member = #name .. ':' .. name .. ':' .. field
+  for key in pairs(cjson.decode(tags)) do pcall(tag, key, member, expires, server_time()) end
 end
 
 -- Writes a field and its info. Returns how many keyspace events this fires on the data hash.
 -- If the server refuses the first write (it is full, or a replica), nothing has changed.
-local function put(field, value, expires, text)
+local function put(field, value, expires, text, tags)
   call('HSET', data, field, value)
   if expires ~= '' then call('HPEXPIREAT', data, expires, 'FIELDS', 1, field) end
-  put_info(field, expires, text)
+  put_info(field, expires, text, tags)
   return expires == '' and 1 or 2
 end
 
@@ -55,8 +58,8 @@ end
 -- Does all of it, for a script that sets one field and nothing else. Returns 1.
 local function store(field, value, exists, ttl_ms, keep)
   look()
-  local expires, text = plan_put(field, exists, ttl_ms, keep, server_time())
-  local events = put(field, value, expires, text)
+  local expires, text, tags = plan_put(field, exists, ttl_ms, keep, server_time())
+  local events = put(field, value, expires, text, tags)
   if watched then tell(events, expires, {field, news_of(value, 0)}) end
   return 1
 end

@@ -54,18 +54,3 @@ local function unchanged(from, state, now)
   local expires = state == '-' and match(from, '^(%d+) ')
   return state == from or (expires and tonumber(expires) <= now)
 end
-
--- Records in a tag that a field of a namespace carries it until `until_ms`, and deletes some of the tag's expired entries.
-local function put_tag(tag, member, until_ms, now)
-  local old = call('ZRANGEBYSCORE', tag, '-inf', digits(now), 'LIMIT', 0, 100)
-  if #old > 0 then call('ZREM', tag, unpack(old)) end
-  if until_ms == math.huge then
-    call('ZADD', tag, '+inf', member)
-    call('PERSIST', tag)
-    return
-  end
-  local known = call('ZSCORE', tag, member)
-  if not known or (known ~= 'inf' and until_ms > tonumber(known)) then call('ZADD', tag, digits(until_ms), member) end
-  local last = call('ZRANGE', tag, -1, -1, 'WITHSCORES')[2]
-  if last ~= 'inf' then call('PEXPIREAT', tag, digits(tonumber(last))) end
-end

@@ -46,5 +46,5 @@ end
 claim_for(flight, field, state_of(data, info, field, value), token, now, lock_ms)
 sweep(flight, now)
 -- Tagged already now, so that invalidating a tag also reaches a value being computed.
-for i = 4, #KEYS do put_tag(KEYS[i], ARGV[7], now + lock_ms, now) end
+for i = 4, #KEYS do tag(KEYS[i], ARGV[7], digits(now + lock_ms), digits(now)) end
 return {'claimed'}

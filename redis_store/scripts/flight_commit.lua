@@ -8,7 +8,7 @@
 -- ARGV[7]   value
 -- ARGV[8]   time to live, in ms, or ''
 -- ARGV[9]   token
--- ARGV[10]  the key's member of a tag
+-- ARGV[10]  the tags' Redis keys in the form of info_text.lua, or ''
 -- Reply     1; or {the stored bytes, or false} if nothing was written
 -- Errors    UNSUPPORTED: the server has no hash field expiry
 
@@ -26,16 +26,15 @@ if not unchanged(from, state_of(data, info, field, there), now) then
   return {there}
 end
 
-local expires, text = plan_put(field, there, ARGV[8], false, digits(now))
+local expires, text, tags = plan_put(field, there, ARGV[8], false, digits(now), ARGV[10])
 must_be_allowed('HDEL', flight, 'field')
 for i = 6, #KEYS do
   must_be_allowed('ZREM', KEYS[i], 'member')
   if expires == '' then must_be_allowed('PERSIST', KEYS[i]) end
 end
 
-local events = put(field, value, expires, text)
+local events = put(field, value, expires, text, tags)
 call('HDEL', flight, 'c' .. field, 'e' .. field)
-for i = 6, #KEYS do put_tag(KEYS[i], ARGV[10], expires == '' and math.huge or tonumber(expires), now) end
 if watched then tell(events, expires, {field, news_of(value, 0)}) end
 wake(flight, field)
 return 1

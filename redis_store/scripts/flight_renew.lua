@@ -13,5 +13,5 @@ local _, from, token = computing(KEYS[1], ARGV[1], now)
 if token ~= ARGV[2] then return 0 end
 call('HDEL', KEYS[1], 'c' .. ARGV[1])
 claim_for(KEYS[1], ARGV[1], from, token, now, tonumber(ARGV[3]))
-for i = 2, #KEYS do put_tag(KEYS[i], ARGV[4], now + tonumber(ARGV[3]), now) end
+for i = 2, #KEYS do tag(KEYS[i], ARGV[4], digits(now + tonumber(ARGV[3])), digits(now)) end
 return 1

@@ -21,10 +21,10 @@ if not old then
 end
 if not (fits(old) and fits(by)) then return {old} end
 look()
-local expires, text = plan_put(field, true, '', true, server_time())
+local expires, text, tags = plan_put(field, true, '', true, server_time())
 must_be_allowed('HSET', info, field, text)
 call('HINCRBY', data, field, by)
 local sum = call('HGET', data, field)
-put_info(field, expires, text)
+put_info(field, expires, text, tags)
 if watched then tell(1, expires, {field, news_of(sum, 0)}) end
 return sum

@@ -1,4 +1,4 @@
--- Move a field's value, info and expiry to another field, replacing what that field holds.
+-- Move a field's value, info, tags and expiry to another field, replacing what that field holds.
 --
 -- KEYS[1-5], ARGV[1-5]  see prelude.lua, remove.lua and info_text.lua
 -- ARGV[6]  field
@@ -12,11 +12,14 @@ look_around()
 if not value then return 0 end
 if field == new then return 1 end
 
-local expires, text = plan_put(field, true, '', true, server_time())
+local expires, text, tags = plan_put(field, true, '', true, server_time())
 must_be_allowed_to_remove()
 
-local events = put(new, value, expires, text)
+local events = put(new, value, expires, text, tags)
 forget({field, new}, 1)
 events = events + remove({field}, 1, 1)
+if tags ~= '' then
+  for key in pairs(cjson.decode(tags)) do redis.pcall('ZREM', key, #name .. ':' .. name .. ':' .. field) end
+end
 if watched then tell(events, expires, {field, 'd', new, news_of(value, 0)}) end
 return 1

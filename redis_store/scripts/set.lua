@@ -3,7 +3,7 @@
 -- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
 -- ARGV[6]  field
 -- ARGV[7]  value
--- Reply    1
+-- Reply    1; 0 if the field has tags, and nothing was written: write.lua also moves their members
 
 local field, value = ARGV[6], ARGV[7]
 
@@ -12,7 +12,8 @@ listed = call('SISMEMBER', registry, name) == 1
 watched = call('XLEN', log) > 0
 -- Info counts only if the field exists: info left by an external HDEL must not come back.
 if old and call('HEXISTS', data, field) == 0 then old = nil end
-local text = info_text(server_time(), old)
+local text, tags = info_text(server_time(), old)
+if tags ~= '' then return 0 end
 if not listed then must_be_allowed('SADD', registry, name) end
 if watched then must_be_allowed('XADD', log, '*', '', '') end
 

@@ -1,4 +1,4 @@
--- Set fields of a namespace: data, registry, info and log entry, or nothing.
+-- Set fields of a namespace: data, registry, info and log entry, or nothing. tags.lua and write_tags.lua follow.
 --
 -- KEYS[1-4], ARGV[1-5]  see prelude.lua and info_text.lua
 -- ARGV[6]   time to live, in ms, or ''
@@ -30,29 +30,42 @@ if lives.err then
 end
 
 local now = server_time()
-local infos, fresh, known = {}, info_text(now, nil), {}
+local infos, known = {}, {}
+local known_tags, tagged -- only if there are any
+local fresh = info_text(now, nil)
 for i = 1, #fields do
   local field, old = fields[i], olds[i]
   -- Info counts only if the field exists: info left by an external HDEL must not come back.
   if old and lives and (lives[i] or -2) == -2 then old = nil end
   if old and not lives and call('HEXISTS', data, field) == 0 then old = nil end
-  local text
+  local text, tags
   if mode == 'put' then
     local at = FIRST + (i - 1) * 4
     -- Names contain no raw quote, so the first match is the right one.
     local from = old and find(old, ',"metadata":', 1, true)
     local metadata = from and sub(old, from + 12, -2) or ''
     if metadata ~= ARGV[at + 3] then return {i - 1, metadata} end
-    text = info_text(now, old, ARGV[at + 2])
+    text, tags = info_text(now, old, ARGV[at + 2])
   elseif old then
     -- Keys that were written together have the same info.
-    text = known[old] or info_text(now, old)
-    known[old] = text
+    text, tags = known[old], known_tags and known_tags[old]
+    if not text then
+      text, tags = info_text(now, old)
+      known[old] = text
+      if tags ~= '' then
+        known_tags = known_tags or {}
+        known_tags[old] = tags
+      end
+    end
   else
     text = fresh
   end
   infos[2 * i - 1] = field
   infos[2 * i] = text
+  if tags and tags ~= '' then
+    tagged = tagged or {}
+    tagged[field] = tags
+  end
 end
 
 -- If MULTI is forbidden, the commands of a transaction arrive one by one.
@@ -95,4 +108,4 @@ if watched then
   end
   tell(events, expires, told)
 end
-return 1
+if not tagged then return 1 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -346,6 +347,92 @@ def test_tags_reach_every_namespace_of_the_user(
     assert stranger.get("one") == 1
     stranger.clear()
     assert not raw.exists(keys.tag(b"repo:x"))
+
+
+LIVE_ON: dict[str, Callable[[Any], Any]] = {
+    "persist": lambda store: store.persist("key"),
+    "expire": lambda store: store.expire("key", 60),
+    "set": lambda store: store.set("key", "new"),
+    "set with a ttl": lambda store: store.set("key", "new", ttl=60),
+    "set with metadata": lambda store: store.set("key", "new", metadata={"tags": [',"tags":["x"]']}, ttl=60),
+    "set of a default ttl": lambda store: store.use_namespace("default", ttl=60).set("key", "new"),
+    "set_many": lambda store: store.set_many({"key": "new", "other": 1}),
+    "set_many with a ttl": lambda store: store.set_many({"key": "new", "other": 1}, ttl=60),
+    "set_many with metadata": lambda store: store.set_many({"key": "new", "other": 1}, metadata={"m": 1}),
+    "set_many of big values": lambda store: store.set_many({"key": "x" * 5000, "other": "y" * 5000}),
+    "compare_and_set": lambda store: store.compare_and_set("key", "old", "new"),
+    "transaction": lambda store: store.transact(lambda draft: draft.set("key", "new", ttl=60)),
+    "rename": lambda store: store.expire("key", 60) and store.rename("key", "moved"),
+    "rename of a rename": lambda store: (
+        store.rename("key", "x") and store.rename("x", "moved") and store.persist("moved")
+    ),
+    "update, then persist": lambda store: store.update("key", lambda value: value + "er") and store.persist("key"),
+    "set, then increment": lambda store: store.set("key", 1) or store.increment("key"),
+    "set, then append": lambda store: store.set("key", [1]) or store.append("key", 2),
+    "refresh": lambda store: store.get_or_set("key", lambda: "new", ttl=60, stale=1000, tags=ODD_TAGS),
+}
+ODD_TAGS = ["repo:x", 'a"b]c\\d é,"metadata":{}', "}", "]"]
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+@pytest.mark.parametrize("name", LIVE_ON)
+def test_tag_reaches_a_value_that_lives_longer_than_at_first(
+    store: Side, other: DataStore, raw: redis.Redis, keys: UserKeys, name: str
+) -> None:
+    first: dict[str, Any] = {"ttl": 0.02, "stale": 1000} if name == "refresh" else {"ttl": 30}
+    other.get_or_set("key", lambda: "old", **first, tags=ODD_TAGS)
+    if name == "refresh":
+        wait_until(lambda: LIVE_ON[name](store) == "new", "the value was stale")
+    else:
+        LIVE_ON[name](store)
+    key = "moved" if name.startswith("rename") else "key"
+    info = other.info(key)
+    assert info is not None
+    expires_ms = float("inf") if info.expires_at is None else info.expires_at.timestamp() * 1000
+    for tag in ODD_TAGS:
+        members = dict(raw.zrange(keys.tag(tag.encode()), 0, -1, withscores=True))
+        assert list(members) == [f"7:default:{key}".encode()]
+        assert members[f"7:default:{key}".encode()] >= expires_ms - 1
+    assert store.invalidate_tag(ODD_TAGS[len(name) % 4]) == 1
+    assert key not in other.list_keys()
+
+
+@pytest.mark.parametrize("server", ["redis8", "valkey9"], indirect=True)
+def test_value_outlives_its_first_ttl_with_its_tags(store: Side, other: DataStore) -> None:
+    for number, ttl in enumerate((None, 1000)):
+        store.get_or_set(f"k{number}", lambda: "old", ttl=2, lock_timeout=1, tags=["tag"])
+        store.set(f"k{number}", "new", ttl=ttl)
+    store.get_or_set("bounded", lambda: "old", ttl=2, lock_timeout=1, tags=["tag"])
+    other.use_namespace("default", max_keys=500).set("bounded", "new")
+    store.get_or_set("first", lambda: 1, ttl=2, lock_timeout=1, tags=["other tag"])
+    wait_until(lambda: "first" not in other, "the first ttl is over")
+    assert store.invalidate_tag("tag") == 3
+
+
+@pytest.mark.parametrize("server", KINDS_WITH_TTL, indirect=True)
+def test_recomputed_value_has_the_tags_that_it_was_given_last(
+    store: Side, other: DataStore, raw: redis.Redis, keys: UserKeys
+) -> None:
+    other.get_or_set("key", lambda: "old", ttl=0.02, stale=1000, tags=["one", "both"])
+    wait_until(
+        lambda: store.get_or_set("key", lambda: "new", ttl=30, stale=1000, tags=["both", "two"]) == "new", "stale"
+    )
+    assert json.loads(raw.hget(keys.namespace("default").info, "key") or "")["tags"] == {
+        keys.tag(b"both").decode(): 1,
+        keys.tag(b"two").decode(): 1,
+    }
+    store.delete("key")
+    store.set("key", "of its own")
+    assert "tags" not in json.loads(raw.hget(keys.namespace("default").info, "key") or "")
+
+
+def test_tag_replaced_by_hand_is_no_obstacle(store: Side, raw: redis.Redis, keys: UserKeys) -> None:
+    store.get_or_set("key", lambda: 1, tags=["tag"])
+    raw.set(keys.tag(b"tag"), "by hand")
+    store.set("key", 2)
+    store.increment("key")
+    store.set_many({"key": 4, "other": 5})
+    assert store.get_many(["key", "other"]) == {"key": 4, "other": 5}
 
 
 @pytest.mark.parametrize("server", ["valkey9"], indirect=True)
