@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 import socket
 import threading
@@ -90,6 +91,38 @@ def test_a_time_out_of_less_than_a_millisecond(start: Callable[..., Server]) -> 
         server.pause()
         with connect(server.url, user="alice", timeout=0.0001) as hasty:
             ended_in_time(lambda: hasty.get("key"))
+        server.resume()
+
+
+REAL_POLL = select.poll
+
+
+class HastyPoll:
+    """A `select.poll` that gives up at once, in place of gevent's, which lets other greenlets run meanwhile."""
+
+    hasty = False
+
+    def __init__(self) -> None:
+        self._poll = REAL_POLL()
+
+    def register(self, *args: Any) -> None:
+        self._poll.register(*args)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        return [] if self.hasty and timeout else self._poll.poll(timeout)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_waits_use_the_poll_that_a_program_has_replaced(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[..., Server], call: str
+) -> None:
+    server = start("valkey9")
+    monkeypatch.setattr(select, "poll", HastyPoll)
+    with connect(server.url, user="alice", timeout=1000) as store:
+        store.set("key", 1)
+        server.pause()
+        monkeypatch.setattr(HastyPoll, "hasty", True)
+        ended_in_time(lambda: CALLS[call](store))
         server.resume()
 
 
