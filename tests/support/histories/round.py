@@ -29,6 +29,9 @@ TIMEOUT_S = 0.3
 PATIENCE_S = 20.0
 """Time that clients have to come back, and the watcher to know everything, in seconds."""
 
+SHOWN = 3
+"""Number of violations of each check that a report shows."""
+
 
 @dataclass
 class Report:
@@ -43,7 +46,10 @@ class Report:
     def __str__(self) -> str:
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
         faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
-        return "\n".join([f"seed {self.seed}: {outcomes}; faults: {faults or 'none'}", *map(str, self.violations)])
+        checks = Counter(one.check for one in self.violations)
+        found = [str(one) for check in checks for one in [v for v in self.violations if v.check == check][:SHOWN]]
+        counts = [f"violations: {', '.join(f'{check} {count}' for check, count in checks.items())}"] if checks else []
+        return "\n".join([f"seed {self.seed}: {outcomes}; faults: {faults or 'none'}", *found, *counts])
 
 
 class Round:
