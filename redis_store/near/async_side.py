@@ -80,7 +80,7 @@ class LoopSide(Side[TrackedLoopConnection]):
             self._drop()
             return None
         now = clock()
-        if now - connection.heard_at > side.SILENCE_S:
+        if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
             return None
         if many:
             return self.entries.find_all(scope.keys.data, wanted, now)

@@ -7,6 +7,8 @@ connection that the loop's calls share). Each side has entries of its own, and k
 - Every value that is kept was read on the tracked connection, so that replies and invalidations come in the server's order.
 - Before each hit the connection is read, and the namespaces that it names are dropped.
 - A namespace that any store of the process writes to is dropped before the write is sent, and again after its reply.
+- After a reply that came past the tracked connection, the next read goes to the server on the tracked connection. The value in
+  that reply may be newer than what was heard; the announcement of its write comes before the reply to this next read.
 - After a silence of `SILENCE_S` the next read goes to the server, because the connection may be dead without a sign.
 - When the connection ends, all entries are dropped.
 
@@ -52,6 +54,8 @@ class NearCache:
         self.off = False
         """Whether the cache is switched off, because the server refuses to report writes."""
         self.max_bytes = 0
+        self.read_beside = object()
+        """A new object for each reply to a read that came past the tracked connections."""
         self._url = url
         self._members: weakref.WeakKeyDictionary[Any, Resolver] = weakref.WeakKeyDictionary()
         """The drivers of the open stores, with their resolvers. The driver of a lease is not among them."""
@@ -96,8 +100,8 @@ class NearCache:
         return side
 
     def watching(self, op: Op[T]) -> Op[T]:
-        """Return an operation that drops what it writes from the cache."""
-        return observed(op, self._forget_written, self._forget_written)
+        """Return an operation that drops what it writes from the cache, and makes hits wait for what it has read."""
+        return observed(op, self._forget_written, self._forget_written, self._note_reply)
 
     def shown(self) -> _Shown:
         """Return the number of entries, their bytes, and whether the cache is connected."""
@@ -123,6 +127,14 @@ class NearCache:
             side.closed = True
         self._loops = {}
         self.threads.leave_to_parent()
+
+    def note_read_beside(self) -> None:
+        """Make the next read ask the server, because a store has read something that may be newer than what was heard."""
+        self.read_beside = object()
+
+    def _note_reply(self, call: Call[Any]) -> None:
+        if call.repeatable:
+            self.note_read_beside()
 
     def _forget_written(self, call: Call[Any]) -> None:
         if call.repeatable:

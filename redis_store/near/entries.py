@@ -53,7 +53,7 @@ class Entry:
 
 
 class Entries:
-    """All entries of one side. Only `drop` may be called by several threads at once."""
+    """All entries of one side. Only `drop` and `has` may be called by several threads at once."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -84,6 +84,11 @@ class Entries:
             entry.turn = self._turn
             self._recent.get(entry)
         return entry
+
+    def has(self, data: bytes, key: str) -> bool:
+        """Return whether there is an entry of a key, expired or not. May be called from any thread."""
+        space = self._spaces.get(data)
+        return space is not None and type(key) is str and key in space.entries
 
     def find_all(self, data: bytes, keys: Iterable[str], now: float) -> list[Entry] | None:
         """Return the entries of all keys as a snapshot, or None unless there is one."""

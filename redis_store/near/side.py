@@ -41,6 +41,7 @@ class Owner(Protocol):
 
     off: bool
     max_bytes: int
+    read_beside: object
 
     def resolver(self) -> Resolver | None: ...
     def refused(self, error: DataStoreError) -> None: ...
@@ -83,6 +84,8 @@ class Side(Generic[C]):
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         """The drivers of the open stores that read through this side; the last one to leave closes it."""
         self._connection: C | None = None
+        self._level_with: object = None
+        """The cache's `read_beside` when the last read on the tracked connection began: all that it stands for was heard of."""
         self._retry_at = -math.inf
         self._spinner = Spinner()
 
@@ -115,12 +118,13 @@ class Side(Generic[C]):
         """Read from the server, keep the reply, and return it as the operation itself would get it."""
         data, asked = scope.keys.data, clock()
         keys = wanted if read.many else [wanted]
-        space = self.entries.space(data)
+        space, read_beside = self.entries.space(data), self.cache.read_beside
         fetching: Op[list[near_ops.Fetched]] = near_ops.fetch(
             scope, [encode_key(key) for key in keys], connection.has_ttl
         )
         fetched = await (fetching if reader.measured is None else reader.measured(fetching))
         if connection is self._connection:
+            self._level_with = read_beside
             for key, (text, ttl_ms, certain) in zip(keys, fetched, strict=True):
                 if certain:
                     self.entries.keep(data, space, key, text, math.inf if ttl_ms is None else asked + ttl_ms / 1000)

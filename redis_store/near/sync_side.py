@@ -100,9 +100,12 @@ class ThreadSide(Side[TrackedConnection]):
         """Read pending invalidations, then return what is kept of all that is wanted, or None."""
         lock = self._lock
         if not lock.acquire(False):
-            if self._asking:  # waiting would take as long as the server does, so ask the server as well
+            if not self._asking:
+                lock.acquire()
+            # Another thread waits for a reply, which takes as long as asking the server beside it. What is kept is worth it,
+            # because after a read beside it the next read of any thread would have to ask the server too.
+            elif not (self._keeps(scope, wanted, many) and lock.acquire(timeout=_LONGEST_LOOK_S)):
                 return None
-            lock.acquire()
         try:
             connection = self._connection
             if connection is None:
@@ -110,13 +113,17 @@ class ThreadSide(Side[TrackedConnection]):
             if (connection.has_news(0) or connection.standing.generation.over) and not self._hear(connection):
                 return None
             now = self._used_at = clock()
-            if now - connection.heard_at > side.SILENCE_S:
+            if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
                 return None
             if many:
                 return self.entries.find_all(scope.keys.data, wanted, now)
             return self.entries.find(scope.keys.data, wanted, now)
         finally:
             lock.release()
+
+    def _keeps(self, scope: Scope, wanted: Any, many: bool) -> bool:
+        """Return whether something is kept under each key that is wanted. Needs no lock."""
+        return all(self.entries.has(scope.keys.data, key) for key in (wanted if many else (wanted,)))
 
     def _ask(self, read: Read[Any], scope: Scope, wanted: Any, reader: Reader) -> Any:
         """Read from the server on the tracked connection; `UNANSWERED` if that is not possible now."""

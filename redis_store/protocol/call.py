@@ -93,16 +93,16 @@ def _exec_reply(replies: list[Any]) -> list[Any] | None:
 Sees = Callable[[Call[Any]], object]
 
 
-def observed(op: Op[T], before: Sees, after: Sees) -> Op[T]:
+def observed(op: Op[T], before: Sees, after: Sees, replied: Sees | None = None) -> Op[T]:
     """Return the operation with hooks: `before` gets each call before it is sent, `after` gets it once it has ended.
 
-    A call ends with its reply, with an error, or when the operation is closed.
+    A call ends with its reply, with an error, or when the operation is closed. `replied` gets it only after a reply.
     """
-    return cast("Op[T]", _observed(op, before, after))
+    return cast("Op[T]", _observed(op, before, after, replied))
 
 
 @types.coroutine
-def _observed(op: Op[T], before: Sees, after: Sees) -> Generator[Call[Any], Any, T]:
+def _observed(op: Op[T], before: Sees, after: Sees, replied: Sees | None) -> Generator[Call[Any], Any, T]:
     try:
         call = op.send(None)
         while True:
@@ -117,6 +117,8 @@ def _observed(op: Op[T], before: Sees, after: Sees) -> Generator[Call[Any], Any,
             except BaseException as error:
                 call = op.throw(error)
             else:
+                if replied is not None:
+                    replied(call)
                 call = op.send(reply)
     except StopIteration as stop:
         result: T = stop.value

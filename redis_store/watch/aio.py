@@ -167,7 +167,10 @@ class AsyncWatch(AsyncIterator[Change]):
     async def _carry_out(self, watching: Watching, step: Step) -> Any:
         if isinstance(step, Receive):
             assert self._bell is not None
-            return await self._bell.receive(watching.mailbox, step.deadline)
+            item = await self._bell.receive(watching.mailbox, step.deadline)
+            if self._driver.near is not None:
+                self._driver.near.note_read_beside()
+            return item
         if isinstance(step, Pause):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(step.seconds):
@@ -195,6 +198,8 @@ async def wait_until(
     try:
         while True:
             item = await bell.receive(mailbox, deadline)
+            if driver.near is not None:
+                driver.near.note_read_beside()
             if item is None:
                 raise waiting.too_late(timeout)
             if waiting.concerns(item, mailbox) and waiting.accepts(await driver.run(waiting.look())):

@@ -103,7 +103,10 @@ class Watch(Iterator[Change]):
 
     def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Receive):
-            return self._watching.mailbox.take(_left(step.deadline))
+            item = self._watching.mailbox.take(_left(step.deadline))
+            if self._driver.near is not None:
+                self._driver.near.note_read_beside()
+            return item
         if isinstance(step, Pause):
             return self._closed.wait(step.seconds)
         return carry_out(self._driver, step)
@@ -133,6 +136,8 @@ def wait_until(
     try:
         while True:
             item = mailbox.take(_left(deadline))
+            if driver.near is not None:
+                driver.near.note_read_beside()
             if item is None:
                 raise waiting.too_late(timeout)
             if waiting.concerns(item, mailbox):

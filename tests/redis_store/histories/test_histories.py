@@ -15,8 +15,7 @@ SECONDS = 30
 @pytest.mark.timeout(180)
 def test_half_a_minute_of_histories(one_server: Server) -> None:
     done = 0
-    # Reads of one store can still go back where some are answered by a near cache and others are not.
-    for kind, report in rounds(SECONDS, SEED, near=False):
+    for kind, report in rounds(SECONDS, SEED):
         print(kind, report)
         assert not report.violations, f"{kind} {report}"
         assert report.faults["kill_server"]

@@ -21,6 +21,7 @@ import sandbox
 from redis_store import AccessDenied, DataStore, InvalidInput, LimitExceeded, StoreClosed, connect, connect_async
 from redis_store.brokers.lease import lease
 from redis_store.near import side, sync_side
+from redis_store.near.connection import TrackedConnection, TrackedLoopConnection
 from redis_store.near.entries import Entries
 from redis_store.operations import operations_of
 from redis_store.server import status
@@ -700,3 +701,86 @@ def test_agents_of_a_host_share_the_cache(one_server: Server, plain: DataStore) 
         assert host._shared_store().stats().near_hits >= 27
         other = host.run("def run(): return {'got': data_store.get('k')}", {}, user=f"{plain.user}-other")
         assert other.check() == {"got": None}
+
+
+READS_BESIDE: dict[str, Callable[[Any], Any]] = {
+    "get_all": lambda store: store.get_all(),
+    "a long get_many": lambda store: store.get_many(["k", *map(str, range(200))]),
+    "info": lambda store: store.info("k"),
+    "a page": lambda store: store.scan_items_page(),
+    "a transaction": lambda store: store.transact(lambda transaction: transaction.get("k")),
+    "an update that changes another key": lambda store: store.transact(
+        lambda transaction: transaction.use_namespace("other").set("seen", transaction.get("k"))
+    ),
+    "JSON text": lambda store: store.as_json_text().get_all(),
+    "wait_for": lambda store: store.wait_for("k", timeout=20),
+}
+
+
+@pytest.mark.parametrize("name", READS_BESIDE)
+def test_no_read_goes_back_behind_one_beside_the_cache(
+    name: str, near: DataStore, plain: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.set("k", "old")
+    assert near.get("k") == "old"
+    with deaf(monkeypatch):
+        plain.set("k", "new")
+        assert near.get("k") == "old", "the announcement is late"
+        READS_BESIDE[name](near)
+        assert near.get("k") == near.get("k") == "new"
+        assert hits_of(near, lambda: near.get("k")) == 1, "the cache is in use again"
+
+
+def test_no_read_goes_back_behind_a_change(near: DataStore, plain: DataStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain.set("k", "old")
+    assert near.get("k") == "old"
+    with near.watch() as watch, deaf(monkeypatch):
+        near.get("k")
+        assert hits_of(near, lambda: near.get("k")) == 1
+        plain.set("k", "new")
+        change = watch.next_change(timeout=20)
+        assert change is not None
+        assert change.value == "new"
+        assert near.get("k") == "new"
+
+
+def test_no_read_goes_back_behind_another_thread(
+    one_server: Server, plain: DataStore, open_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that cannot wait for the tracked connection reads the new value from the server."""
+    with proxied(one_server) as proxy:
+        near = open_store(proxy.url, plain.user, near_cache=True)
+        plain.set_many({"k": "old", "silent": 1})
+        assert near.get("k") == near.get("k") == "old"
+        rule = proxy.strike("silent", Fault.HOLD_REPLY)
+        with deaf(monkeypatch):
+            with in_thread(lambda: near.get("silent")):
+                assert rule.struck.wait(20)
+                plain.set("k", "new")
+                assert near.get("k") == "new", "read from the server"
+                rule.release()
+            assert near.get("k") == "new"
+
+
+def test_no_async_read_goes_back(one_server: Server, plain: DataStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with connect_async(one_server.url, user=plain.user, near_cache=True) as store:
+            for read in (store.get_all, lambda: store.info("k"), lambda: store.wait_for("k")):
+                plain.set("k", "old")
+                assert await store.get("k") == await store.get("k") == "old"
+                with deaf(monkeypatch):
+                    plain.set("k", "new")
+                    assert await store.get("k") == "old", "the announcement is late"
+                    await read()
+                    assert await store.get("k") == "new"
+
+    asyncio.run(main())
+
+
+@contextmanager
+def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let tracked connections read nothing but with a reply that they wait for, as if announcements were late."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackedConnection, "has_news", lambda self, wait_ms: False)
+        patch.setattr(TrackedLoopConnection, "hear", lambda self: None)
+        yield

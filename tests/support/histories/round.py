@@ -63,16 +63,14 @@ class Round:
         seconds: float,
         faults: tuple[str, ...] | None = None,
         patience_s: float = PATIENCE_S,
-        near: bool = True,
     ) -> None:
-        """With `faults`, there are none but these, by their names in `FaultPlan`. `near` adds clients with a near cache."""
+        """With `faults`, there are none but these, by their names in `FaultPlan`."""
         self._server = server
         self._folder = folder
         self._seed = seed
         self._seconds = seconds
         self._faults = faults
         self._patience_s = patience_s
-        self._near = near
         self._user = f"user-{uuid.uuid4().hex}"
         self._history = History()
         self._over = threading.Event()
@@ -112,7 +110,7 @@ class Round:
             ("direct", Named("direct", direct)),
             ("shared-1", Named("shared", shared)),
             ("shared-2", Named("shared", shared)),
-            *((f"near-{number}", Named("near", near, near=True)) for number in range(2 * self._near)),
+            *((f"near-{number}", Named("near", near, near=True)) for number in range(2)),
         ]:
             self._start(name, call_until, self._over.is_set, self._recorder(name, named, False))
         # An agent in the test's process cannot wait for a lock.
@@ -125,7 +123,7 @@ class Round:
 
     def _open_async(self, proxy: Proxy) -> list[tuple[AsyncDataStore, list[Recorder]]]:
         found = []
-        for store_name, near, tasks in [("async", False, 2), ("async-near", True, 2)][: 1 + self._near]:
+        for store_name, near, tasks in [("async", False, 2), ("async-near", True, 2)]:
             store = connect_async(proxy.url, user=self._user, timeout=TIMEOUT_S, near_cache=near)
             named = Named(store_name, store, near)
             found.append((store, [self._recorder(f"{store_name}-{number}", named, True) for number in range(tasks)]))

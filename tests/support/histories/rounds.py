@@ -18,7 +18,7 @@ ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 """Options of a server that loses nothing acknowledged when it is killed."""
 
 
-def rounds(seconds: float, seed: int, round_s: float = ROUND_S, near: bool = True) -> Iterator[tuple[str, Report]]:
+def rounds(seconds: float, seed: int, round_s: float = ROUND_S) -> Iterator[tuple[str, Report]]:
     """Yield the server and the report of each round until the time is up. The seed decides the server too."""
     end = time.monotonic() + seconds
     with ExitStack() as stack:
@@ -37,5 +37,5 @@ def rounds(seconds: float, seed: int, round_s: float = ROUND_S, near: bool = Tru
             server = servers[seed % len(servers)]
             with server.client() as client:
                 client.flushall()
-            yield server.kind, Round(server, folder, seed, round_s, near=near).go()
+            yield server.kind, Round(server, folder, seed, round_s).go()
             seed += 1
