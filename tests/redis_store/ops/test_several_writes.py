@@ -29,6 +29,7 @@ from redis_store.ops.bounds import run_put
 from redis_store.ops.tags import invalidate_tag
 from redis_store.protocol.call import ReplyError
 from redis_store.scripts import REPLACE
+from tests.support.brokered_side import blocking
 from tests.support.proxy import Fault, proxied
 from tests.support.scripted import play, scope_of
 from tests.support.servers import Server
@@ -147,8 +148,9 @@ def test_evictions_after_a_write(name: str) -> None:
     check(caught.value, "The keys themselves were written")
 
 
+@pytest.mark.parametrize("side", ["sync", "brokered"])
 def test_a_right_that_ends_between_two_namespaces(
-    real_server: Server, raw: redis.Redis, user: str, open_store: Callable[..., DataStore]
+    side: str, real_server: Server, raw: redis.Redis, user: str, open_store: Callable[..., DataStore]
 ) -> None:
     direct = open_store(real_server.url, user)
     for namespace in ("one", "two"):
@@ -158,9 +160,10 @@ def test_a_right_that_ends_between_two_namespaces(
     try:
         with (
             connect(f"{real_server.url}?username={user}&password=secret", user=user) as limited,
+            blocking(limited, side) as called,
             pytest.raises(PermissionDenied) as caught,
         ):
-            limited.invalidate_tag("tag")
+            called.invalidate_tag("tag")
     finally:
         raw.execute_command("ACL", "DELUSER", user)
     check(caught.value, "Before that, 1 values were deleted")
