@@ -172,14 +172,23 @@ class HeldConnection:
         self._unsent = unsent_bytes(self._sock.fileno()) if sent > UPLOAD_BYTES else 0
 
     def _send_some(self, data: bytes | memoryview) -> int:
-        try:
-            return self._sock.send(data)
-        except BlockingIOError:
-            poller = select.poll()
-            poller.register(self._sock, select.POLLOUT)
-            if not poller.poll(self._timeout_ms):
-                raise TimeoutError from None
-            return 0
+        """Send what fits into the kernel's buffer. Raise `TimeoutError` if the other side takes nothing for the time-out."""
+        unsent = 0
+        while True:
+            try:
+                return self._sock.send(data)
+            except BlockingIOError:
+                unsent = unsent or unsent_bytes(self._sock.fileno())
+                poller = select.poll()
+                poller.register(self._sock, select.POLLOUT)
+                if poller.poll(self._timeout_ms):
+                    continue
+            except TimeoutError:
+                pass
+            # A socket becomes writable when a third of its buffer is free, which may take longer.
+            before, unsent = unsent, unsent_bytes(self._sock.fileno())
+            if not (unsent < before if before else self._tls and unsent > 0):
+                raise TimeoutError
 
     def _read(self, writes: bool) -> Any:
         gets = self._reader.gets

@@ -212,8 +212,9 @@ class AsyncDriver:
             if state.attempts > attempts and state.failure is not None:
                 raise copy.copy(state.failure)  # callers that wait for one attempt do not fail one after the other
             if state.shared is None or not state.shared.usable:
+                state.failure = None
                 try:
-                    opened, state.failure = await self._connect(), None
+                    opened = await self._connect()
                 except StoreUnavailable as error:
                     state.failure = copy.copy(error)
                     raise

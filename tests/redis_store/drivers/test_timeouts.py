@@ -127,7 +127,7 @@ def test_waits_use_the_poll_that_a_program_has_replaced(
 
 
 class SlowReader:
-    """A relay to a server that takes requests in small pieces, with small buffers."""
+    """A relay to a server that takes at most `PIECE` bytes of big requests in each `pause_s`, with a small buffer."""
 
     PIECE = 64 * 1024
 
@@ -165,7 +165,7 @@ class SlowReader:
                 self.taken += len(data)
                 upstream.sendall(data)
                 if len(data) > 1000:
-                    time.sleep(self._pause_s)
+                    time.sleep(self._pause_s * len(data) / self.PIECE)
             self._closed.wait()
 
     def _replies(self, client: socket.socket, upstream: socket.socket) -> None:
@@ -178,33 +178,59 @@ class SlowReader:
 
 @pytest.fixture
 def slow(start: Callable[..., Server]) -> Iterator[SlowReader]:
-    relay = SlowReader(start("valkey9", tcp=True), 0.01)
+    relay = SlowReader(start("valkey9", tcp=True), 0.02)
     yield relay
     relay.close()
 
 
-BIG = "x" * 10_000_000
-"""Takes several times `TIMEOUT_S` through the slow relay."""
+UPLOAD_TIMEOUT_S = 0.8
+BIG = "x" * 6_000_000
+"""Takes more than twice as long through the slow relay."""
+LESS_BIG = BIG[:3_500_000]
+"""Takes longer than the time-out."""
 
 
 def test_an_upload_that_progresses_may_outlast_the_timeout(slow: SlowReader) -> None:
-    with connect(slow.url, user="alice", timeout=TIMEOUT_S) as store:
+    with connect(slow.url, user="alice", timeout=UPLOAD_TIMEOUT_S) as store:
         began = time.monotonic()
-        store.set("key", BIG)
-        assert time.monotonic() - began > 2 * TIMEOUT_S
-        assert store.get("key") == BIG
+        store.set("key", LESS_BIG)
+        assert time.monotonic() - began > UPLOAD_TIMEOUT_S
+        assert store.get("key") == LESS_BIG
+
+
+class LatePoll(HastyPoll):
+    """A `select.poll` that never reports room in a send buffer, as on a slow link with a big buffer."""
+
+    room_only = False
+
+    def register(self, sock: Any, events: int) -> None:
+        self.room_only = events == select.POLLOUT
+        super().register(sock, events)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        if not self.room_only:
+            return super().poll(timeout)
+        time.sleep(UPLOAD_TIMEOUT_S / 2)
+        return []
+
+
+def test_a_buffer_that_empties_slowly_is_progress(slow: SlowReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "poll", LatePoll)
+    with connect(slow.url, user="alice", timeout=UPLOAD_TIMEOUT_S) as store:
+        store.set("key", LESS_BIG)
+        assert store.get("key") == LESS_BIG
 
 
 def test_an_upload_of_a_task_and_the_calls_beside_it_may_outlast_the_timeout(slow: SlowReader) -> None:
     async def main() -> None:
-        async with connect_async(slow.url, user="alice", timeout=TIMEOUT_S) as store:
+        async with connect_async(slow.url, user="alice", timeout=UPLOAD_TIMEOUT_S) as store:
             await store.set("beside", 1)
             began = time.monotonic()
             uploading = asyncio.create_task(store.set("key", BIG))
             await asyncio.sleep(0)
             beside = [await store.get("beside") for _ in range(3)]
             await uploading
-            assert time.monotonic() - began > 2 * TIMEOUT_S
+            assert time.monotonic() - began > 2 * UPLOAD_TIMEOUT_S
             assert beside == [1, 1, 1]
             assert await store.get("key") == BIG
 
@@ -219,14 +245,14 @@ def test_an_upload_that_gets_stuck_is_given_up(slow: SlowReader, side: str) -> N
         slow.stuck.set()
 
     async def upload() -> None:
-        async with connect_async(slow.url, user="alice", timeout=TIMEOUT_S) as store:
+        async with connect_async(slow.url, user="alice", timeout=UPLOAD_TIMEOUT_S) as store:
             await store.set("key", BIG)
 
     threading.Thread(target=stick, daemon=True).start()
     if side == "tasks":
         ended_in_time(lambda: asyncio.run(upload()))
     else:
-        with connect(slow.url, user="alice", timeout=TIMEOUT_S) as store:
+        with connect(slow.url, user="alice", timeout=UPLOAD_TIMEOUT_S) as store:
             ended_in_time(lambda: store.set("key", BIG))
 
 
@@ -293,5 +319,23 @@ def test_a_queue_behind_reads_that_progress_is_waited_for(proxy: Proxy) -> None:
             assert [await each for each in first] == [{"key": 1}] * most
             assert await waiting == {"key": 1}
             assert await asyncio.gather(*(store.get_all() for _ in range(2 * most))) == [{"key": 1}] * 2 * most
+
+    asyncio.run(main())
+
+
+def test_a_waiter_does_not_fail_with_an_error_from_before_its_call(start: Callable[..., Server]) -> None:
+    server = start("valkey9")
+
+    async def main() -> None:
+        async with connect_async(server.url, user="alice", timeout=TIMEOUT_S) as store:
+            server.pause()
+            with pytest.raises(StoreTimeout):
+                await store.get("key")
+            connecting = asyncio.create_task(store.get("key"))
+            waiting = asyncio.create_task(store.get("key", 1))
+            await asyncio.sleep(0)
+            connecting.cancel()
+            server.resume()
+            assert await waiting == 1
 
     asyncio.run(main())
