@@ -24,7 +24,7 @@ class RunHandle:
         self._task = task
         self._execute = execute
         self._future: Future[RunResult] = Future()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._ticket: Ticket | None = None
         self._tree: Tree | None = None
         self._cancelled = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class Sandbox:
         self._url = options.get("url")
         self._broker = BrokerProcess(self._url) if _checked_broker(broker) == "process" else None
         self._slots = Slots(_checked_concurrency(concurrency))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._store: redis_store.DataStore | None = None
         self._handles: set[RunHandle] = set()
         self._closed = False
@@ -65,11 +66,11 @@ class Sandbox:
     ) -> RunResult:
         """Wait for a slot, run an agent and return its result, like `sandbox.run`."""
         handle = self._handle(make_task(self._given, source_or_path, input_dict, user, options), background_loop)
-        place = threading.Event()
-        handle.when_done(lambda _: place.set())  # if it is cancelled while it waits
-        handle.wait_for(self._slots, place.set)
+        place: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal handler may put something in at any point
+        handle.when_done(lambda _: place.put(None))  # if it is cancelled while it waits
+        handle.wait_for(self._slots, lambda: place.put(None))
         try:
-            place.wait()
+            place.get()
             return handle.result() if handle.done() else handle.work()
         finally:
             handle.finish(self._slots)

@@ -17,13 +17,13 @@ class Inherited(Protocol):
 
 inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
 
-registries_lock = threading.Lock()
+registries_lock = threading.RLock()
 """The lock of the process's registries, such as that of the listeners. To be held for a look and an insertion only."""
 
 
 def _after_fork_in_child() -> None:
     global registries_lock
-    registries_lock = threading.Lock()  # the old one may be held by a thread that does not exist in the child
+    registries_lock = threading.RLock()  # the old one may be held by a thread that does not exist in the child
     for each in list(inherited):
         each.leave_to_parent()
 

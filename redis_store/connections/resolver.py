@@ -60,7 +60,7 @@ class EmbeddedResolver:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._joining = threading.Lock()
+        self._joining = threading.RLock()
         self._server: EmbeddedServer | None = None
         self._closed = False
 

@@ -47,7 +47,7 @@ class OwnConnections:
         self._resolver = resolver
         self._closed = False
         self._asks_policy = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._idle: list[HeldConnection] = []
         self._every: set[HeldConnection] = set()
         self._spinner = Spinner()
@@ -98,7 +98,7 @@ class OwnConnections:
     def leave_to_parent(self) -> None:
         """Close a forked child's copies of the descriptors."""
         inherited, self._every, self._idle = self._every, set(), []
-        self._lock = threading.Lock()  # the old one may be held by a thread that does not exist in the child
+        self._lock = threading.RLock()  # the old one may be held by a thread that does not exist in the child
         for connection in inherited:
             connection.close()
 
@@ -136,7 +136,7 @@ class LentConnections:
         self._owner = owner
         self._max_read_bytes = max_read_bytes
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._in_use: set[HeldConnection] = set()
 
     def take(self) -> HeldConnection:
@@ -171,7 +171,7 @@ class LentConnections:
 
     def leave_to_parent(self) -> None:
         """Forget what is in use: its owner closes the child's copies."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._in_use = set()
 
     def _refuse_if_closed(self) -> None:

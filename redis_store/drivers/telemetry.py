@@ -225,7 +225,7 @@ class _Totals:
     """The sums of the counters of all stores of the process, including stores that are gone."""
 
     def __init__(self, meter: Any) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._live: dict[int, Counters] = {}
         self._gone = Counters()
         for name, unit, description, read in _TOTALS:
@@ -250,7 +250,7 @@ class _Totals:
 
 
 _totals: dict[int, _Totals] = {}
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def _totals_of(meter: Any) -> _Totals:

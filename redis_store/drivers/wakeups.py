@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import queue
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +19,24 @@ from redis_store.flows.flow import Pause
 
 SLEEPS_FIRST = 3
 """Number of pauses before a flow subscribes. Most waits end within them, and a subscription costs more."""
+
+
+class Alarm:
+    """An event for one waiting thread. Unlike a `threading.Event`, a signal handler may set it at any point of that thread."""
+
+    def __init__(self) -> None:
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """End the wait, or the next one."""
+        self._rings.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, and clear it."""
+        with contextlib.suppress(queue.Empty):
+            self._rings.get(timeout=max(0.0, seconds))
+            while True:
+                self._rings.get_nowait()
 
 
 class _Pauses:
@@ -58,7 +76,7 @@ class SyncPauses(_Pauses):
     """The pauses of a flow that runs in a thread."""
 
     def __init__(self, source: Source, timeout_s: float | None) -> None:
-        self._rung = threading.Event()
+        self._rung = Alarm()
         super().__init__(source, timeout_s, self._rung.set)
 
     def pause(self, step: Pause) -> None:
@@ -67,7 +85,6 @@ class SyncPauses(_Pauses):
             time.sleep(seconds)
         else:
             self._rung.wait(seconds)
-            self._rung.clear()
 
 
 class AsyncPauses(_Pauses):

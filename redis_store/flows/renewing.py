@@ -30,7 +30,10 @@ class Keeper:
 
     def start_over(self) -> None:
         """Drop all holdings, as a forked child must: its parent keeps renewing them."""
-        self._news = threading.Condition()
+        # Re-entrant, because a signal handler may use a lock too. Entered itself: a handler that raises could leave it held
+        # in the middle of entering the condition.
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
         self._due: list[tuple[float, int, Repeated, threading.Thread | None]] = []
         self._count = 0
         self._looks_at = 0.0
@@ -39,7 +42,7 @@ class Keeper:
 
     def repeat(self, repeated: Repeated, *, tied: bool) -> None:
         """Start renewing or undoing something; with `tied`, only while the calling thread is alive."""
-        with self._news:
+        with self._lock:
             due = clock() + repeated.first_s
             self._put(due, repeated, threading.current_thread() if tied else None)
             if self._thread is None:
@@ -50,7 +53,7 @@ class Keeper:
 
     def close(self) -> None:
         """Tell the thread to end."""
-        with self._news:
+        with self._lock:
             self._closed = True
             self._news.notify()
 
@@ -65,12 +68,12 @@ class Keeper:
                 continue
             again_at = self._try(repeated)
             if again_at is not None:
-                with self._news:
+                with self._lock:
                     self._put(again_at, repeated, holder)
 
     def _next(self) -> tuple[Repeated, threading.Thread | None] | None:
         """Wait until the next holding is due and return it with its holder, or None if the thread is to end."""
-        with self._news:
+        with self._lock:
             while not self._closed:
                 while self._due and self._due[0][2].over:
                     heapq.heappop(self._due)

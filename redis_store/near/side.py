@@ -144,7 +144,7 @@ class Side(Generic[C]):
 
     def _drop(self) -> None:
         """Drop all entries and close the connection."""
-        self.entries.clear()
-        connection, self._connection = self._connection, None
+        # In one statement, which no signal handler interrupts. New entries, because a change of the old ones may be half done.
+        connection, self._connection, self.entries = self._connection, None, Entries(self.cache.max_bytes)
         if connection is not None:
             connection.close()

@@ -1,9 +1,15 @@
-"""The near cache's side for threads: one tracked connection under a lock."""
+"""The near cache's side for threads: one tracked connection that they use in turn.
+
+A signal handler may read the store at any point of the thread that it interrupts. So the lock is re-entrant, and a read that
+finds its own thread using the connection asks the server beside it. A handler that raises may cut a change of the entries in
+two; then all are dropped.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis_store.errors import DataStoreError, StoreUnavailable
@@ -23,7 +29,7 @@ from redis_store.protocol.read import Read
 T = TypeVar("T")
 
 _LONGEST_LOOK_S = 0.1
-"""Time to wait for the lock, in seconds; a holder that keeps it longer is waiting for the server."""
+"""Time to wait for a thread that asks on the connection, in seconds."""
 
 IDLE_S = 60.0
 """Time without use after which the connection is closed, in seconds."""
@@ -39,8 +45,13 @@ class ThreadSide(Side[TrackedConnection]):
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._asking = False
+        self._lock = threading.RLock()
+        """Held for a moment only: never while a thread waits for the server."""
+        self._turn = threading.Condition(self._lock)
+        self._finding = False
+        """Whether the thread that holds the lock is looking for entries."""
+        self._asker = 0
+        """The thread that asks on the connection, or 0."""
         self._reader: object = None
         """The driver whose call is waiting for a reply, or None."""
         self._closing = False
@@ -80,13 +91,12 @@ class ThreadSide(Side[TrackedConnection]):
         """Close the connection and drop all entries. A thread that is waiting for a reply does so itself when its wait ends."""
         self._closing = True
         connection = self._connection
-        if self._asking and connection is not None:
+        if self._asker and connection is not None:
             connection.close()
-        if self._lock.acquire(timeout=_LONGEST_LOOK_S):
-            try:
-                self._end()
-            finally:
-                self._lock.release()
+        with self._lock:
+            if self._finding or not self._wait_for_asker():
+                return
+            self._end()
 
     def leave_to_parent(self) -> None:
         """Start empty in a forked child."""
@@ -98,28 +108,34 @@ class ThreadSide(Side[TrackedConnection]):
 
     def _find(self, scope: Scope, wanted: Any, many: bool) -> Entry | list[Entry] | None:
         """Read pending invalidations, then return what is kept of all that is wanted, or None."""
-        lock = self._lock
-        if not lock.acquire(False):
-            if not self._asking:
-                lock.acquire()
+        with self._lock:
+            if self._finding:
+                return None
             # Another thread waits for a reply, which takes as long as asking the server beside it. What is kept is worth it,
             # because after a read beside it the next read of any thread would have to ask the server too.
-            elif not (self._keeps(scope, wanted, many) and lock.acquire(timeout=_LONGEST_LOOK_S)):
+            if self._asker and not (self._keeps(scope, wanted, many) and self._wait_for_asker()):
                 return None
-        try:
-            connection = self._connection
-            if connection is None:
-                return None
-            if (connection.has_news(0) or connection.standing.generation.over) and not self._hear(connection):
-                return None
-            now = self._used_at = clock()
-            if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
-                return None
-            if many:
-                return self.entries.find_all(scope.keys.data, wanted, now)
-            return self.entries.find(scope.keys.data, wanted, now)
-        finally:
-            lock.release()
+            self._finding = True
+            try:
+                connection = self._connection
+                if connection is None:
+                    return None
+                if (connection.has_news(0) or connection.standing.generation.over) and not self._hear(connection):
+                    return None
+                now = self._used_at = clock()
+                if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
+                    return None
+                if many:
+                    return self.entries.find_all(scope.keys.data, wanted, now)
+                return self.entries.find(scope.keys.data, wanted, now)
+            finally:
+                self._finding = False
+
+    def _wait_for_asker(self) -> bool:
+        """Wait a little until no thread asks on the connection, and return whether none does. Call it with the lock held."""
+        if self._asker == threading.get_ident():
+            return False
+        return self._turn.wait_for(lambda: not self._asker, _LONGEST_LOOK_S)
 
     def _keeps(self, scope: Scope, wanted: Any, many: bool) -> bool:
         """Return whether something is kept under each key that is wanted. Needs no lock."""
@@ -131,37 +147,49 @@ class ThreadSide(Side[TrackedConnection]):
             # A lease may end at any time, and nothing could interrupt the wait for a connection to open.
             self._connect_beside(scope.user)
             return UNANSWERED
-        if not self._begin_to_ask():
+        return self._in_turn(lambda: self._ask_in_turn(read, scope, wanted, reader), reader)
+
+    def _ask_in_turn(self, read: Read[Any], scope: Scope, wanted: Any, reader: Reader) -> Any:
+        connection = self._connection or (self._connect(scope.user) if self._may_connect() else None)
+        if connection is None:
             return UNANSWERED
-        self._reader = reader
+        connection.most_bytes = scope.max_read_bytes
+        self._drive(connection, self._track(connection, scope.user))
+        return self._drive(connection, self._fetch(connection, read, scope, wanted, reader))
+
+    def _in_turn(self, ask: Callable[[], Any], reader: object = None) -> Any:
+        """Call a function that asks on the connection; `UNANSWERED` if that fails or another thread does so now."""
+        mine = 0
         try:
-            connection = self._connection or (self._connect(scope.user) if self._may_connect() else None)
-            if connection is None:
-                return UNANSWERED
-            connection.most_bytes = scope.max_read_bytes
-            self._drive(connection, self._track(connection, scope.user))
-            return self._drive(connection, self._fetch(connection, read, scope, wanted, reader))
+            with self._lock:
+                if self.cache.off or self._closing or self._asker or self._finding:
+                    return UNANSWERED
+                self._asker = mine = threading.get_ident()
+            self._reader = reader
+            return ask()
         except DataStoreError as error:
             self._failed(error)
             return UNANSWERED
+        except BaseException:
+            if mine:
+                self._drop()
+            raise
         finally:
-            self._end_asking()
-
-    def _begin_to_ask(self) -> bool:
-        if self.cache.off or self._closing or self._asking or not self._lock.acquire(timeout=_LONGEST_LOOK_S):
-            return False
-        self._asking = True
-        return True
+            if mine:
+                try:
+                    self._end_asking()
+                finally:
+                    self._asker = 0
+                    with self._lock:
+                        self._turn.notify_all()
 
     def _end_asking(self) -> None:
         if self._connection is not None and self._connection.busy:  # interrupted, so a reply is still to come
             self._drop()
         self._used_at = clock()
         self._reader = None
-        self._asking = False
         if self._closing:
             self._end()
-        self._lock.release()
 
     def _end(self) -> None:
         self._drop()
@@ -171,19 +199,11 @@ class ThreadSide(Side[TrackedConnection]):
 
     def _connect_beside(self, user: UserKeys) -> None:
         """Connect in a thread of its own, for callers that must not wait for it."""
-        if not self._may_connect() or self._asking:
+        if not self._may_connect() or self._asker:
             return
 
         def connect() -> None:
-            if not self._begin_to_ask():
-                return
-            try:
-                if self._connection is None:
-                    self._connect(user)
-            except DataStoreError as error:
-                self._failed(error)
-            finally:
-                self._end_asking()
+            self._in_turn(lambda: self._connection or self._connect(user))
 
         self._retry_at = clock() + NEAR_RETRY_S  # one thread at a time
         threading.Thread(target=connect, name=_THREAD_NAME, daemon=True).start()
@@ -215,14 +235,17 @@ class ThreadSide(Side[TrackedConnection]):
             logger.info("the near cache is empty: %s", error)
             self._drop()
             return False
+        except BaseException:  # from a signal handler; a part of what was announced may be lost
+            self._drop()
+            raise
         return True
 
     def _tend(self, ended: threading.Event) -> None:
         """Read the connection while no store does, lest messages pile up in the server, and close it when it is unused."""
         while not ended.wait(side.SILENCE_S):
-            if not self._lock.acquire(False):
-                continue
-            try:
+            with self._lock:
+                if self._asker:
+                    continue
                 if ended.is_set():
                     return
                 if self._connection is not None and clock() - self._used_at < IDLE_S:
@@ -232,5 +255,3 @@ class ThreadSide(Side[TrackedConnection]):
                 if self._connection is None:
                     self._ended = None
                     return
-            finally:
-                self._lock.release()

@@ -84,7 +84,7 @@ class EmbeddedServer:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._closed = False
 
     @property

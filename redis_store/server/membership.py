@@ -173,7 +173,7 @@ def leave_all() -> None:
 
 
 _members: dict[Path, Membership] = {}
-_members_lock = threading.Lock()
+_members_lock = threading.RLock()
 _exit_pid = 0
 
 
@@ -191,7 +191,7 @@ def _call_at_end_of_multiprocessing_child() -> None:
 
 def _after_fork_in_child() -> None:
     global _members_lock
-    _members_lock = threading.Lock()
+    _members_lock = threading.RLock()
     inherited = locks.disown_inherited()
     for member in _members.values():
         member.reborn()

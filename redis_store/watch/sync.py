@@ -6,13 +6,13 @@ This module holds the blocking part. The watcher's steps are in `watch/watcher.p
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
+from redis_store.drivers.wakeups import Alarm
 from redis_store.errors import DataStoreError, StoreClosed
 from redis_store.flows.clock import clock
 from redis_store.flows.flow import Flow, Pause, Receive, Step
@@ -39,7 +39,8 @@ class Watch(Iterator[Change]):
 
     def __init__(self, driver: SyncDriver, source: Source, plan: WatchRequest) -> None:
         self._driver = driver
-        self._closed = threading.Event()
+        self._closed = False
+        self._closing = Alarm()
         self._watching = Watching(plan, source, driver.timeout_s, None)
         self._finalizer = weakref.finalize(self, self._watching.leave)
         driver.watches.add(self)
@@ -74,7 +75,8 @@ class Watch(Iterator[Change]):
 
     def close(self) -> None:
         """End the watch. A thread that waits for the next change gets none. Repeating it is harmless."""
-        self._closed.set()
+        self._closed = True
+        self._closing.set()
         if self._watching.end():
             with contextlib.suppress(DataStoreError):
                 self._driver.run(self._watching.plan.release())
@@ -83,7 +85,7 @@ class Watch(Iterator[Change]):
         try:
             change = self.next_change()
         except StoreClosed:
-            if self._closed.is_set():
+            if self._closed:
                 raise StopIteration from None
             raise
         assert change is not None, "next_change returns None only after a timeout"
@@ -96,7 +98,7 @@ class Watch(Iterator[Change]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Watch of {self._watching.plan}{' (closed)' if self._closed.is_set() else ''}>"
+        return f"<Watch of {self._watching.plan}{' (closed)' if self._closed else ''}>"
 
     def _drive(self, flow: Flow[T]) -> T:
         return drive(flow, self._carry_out, Exception)
@@ -108,7 +110,9 @@ class Watch(Iterator[Change]):
                 self._driver.near.note_read_beside()
             return item
         if isinstance(step, Pause):
-            return self._closed.wait(step.seconds)
+            if not self._closed:
+                self._closing.wait(step.seconds)
+            return self._closed
         return carry_out(self._driver, step)
 
 

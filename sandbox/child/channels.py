@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from redis_store import errors as store_errors
-from redis_store.errors import ConnectionLost, DataStoreError, LimitExceeded
+from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, LimitExceeded
 from sandbox.child.scratch import remove_folder
 from sandbox.protocol.frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, FrameError, FrameTooBig, Part, pack, unpack
 
@@ -24,7 +24,8 @@ class DataChannel:
 
     def __init__(self, sock: socket.socket, max_bytes: int) -> None:
         self._channel: Channel | None = Channel(sock, max_bytes, SPIN_FOR_ANSWER_US)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._calling = False
         self._number = 0
 
     def call(self, operation: str, namespace: str, *arguments: Part) -> list[Any]:
@@ -37,8 +38,14 @@ class DataChannel:
                 limit_count=MAX_PARTS - 3,
             )
         with self._lock:
-            self._number += 1
-            parts = self._exchange([self._number, operation, namespace, *arguments])
+            if self._calling:
+                raise _interrupted()
+            self._calling = True
+            try:
+                self._number += 1
+                parts = self._exchange([self._number, operation, namespace, *arguments])
+            finally:
+                self._calling = False
         if parts[1] == 1:
             return parts[2:]
         raise error_of(*parts[2:])
@@ -99,6 +106,14 @@ def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
     return _ERRORS.get(kind, DataStoreError)(message, **known)
 
 
+def _interrupted() -> InvalidInput:
+    """Return the error for a signal handler that has interrupted a call in its own thread, whose frame another would break."""
+    return InvalidInput(
+        "A signal handler has interrupted a call to the host, and cannot make another one: note the signal in the handler, and"
+        " make the call after it."
+    )
+
+
 class ControlChannel:
     """The channel for messages to the host from any thread; its own thread hands out the replies.
 
@@ -107,7 +122,8 @@ class ControlChannel:
 
     def __init__(self, sock: socket.socket, max_bytes: int, scratch: str | None = None) -> None:
         self._channel = Channel(sock, max_bytes, spin_us=0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._sending = False
         self._scratch = scratch
 
     def receive(self) -> list[Any]:
@@ -126,7 +142,13 @@ class ControlChannel:
     def send(self, *parts: Part) -> None:
         """Send one message; raise `OSError` if the socket is closed."""
         with self._lock:
-            self._channel.send([*parts])
+            if self._sending:
+                raise _interrupted()
+            self._sending = True
+            try:
+                self._channel.send([*parts])
+            finally:
+                self._sending = False
 
     def listen(self, answered: Callable[[list[Any]], None]) -> None:
         """Hand every further message to `answered`, in a daemon thread."""

@@ -30,7 +30,7 @@ class Work:
         self._backlog = Backlog()
         self._runs: dict[asyncio.Task[bool], list[Item]] = {}
         self._done: Change | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._asked: list[bool] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._standing_by = False

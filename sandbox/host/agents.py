@@ -45,7 +45,7 @@ class NestedHost:
         self._job = job
         self._calls = calls
         self._carry_out = carry_out
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tickets: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Stop, threading.Thread]] = {}
 

@@ -89,7 +89,7 @@ class Trees:
     """The runs that are served, each with the state that its processes share."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._store: redis_store.DataStore | None = None
         self._trees: dict[str, tuple[Tree, list[Request]]] = {}
 

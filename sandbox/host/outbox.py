@@ -17,7 +17,7 @@ class Outbox:
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
         """Function that makes the supervisor look at what has changed."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._frames: deque[tuple[memoryview, threading.Event | None]] = deque()
         self._awaited: set[threading.Event] = set()
         self.closed = False
@@ -66,7 +66,7 @@ class OpenCalls:
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sizes: dict[int, int] = {}
         self.held_bytes = 0
         """Size of the arguments of the calls, as JSON, in bytes."""

@@ -72,7 +72,7 @@ class BrokerProcess:
     def __init__(self, url: str | None) -> None:
         """`url` is the address of its store; None takes it from the environment."""
         self._url = url
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._running: _Running | None = None
         _living.add(self)
 
@@ -107,7 +107,7 @@ class BrokerProcess:
 
     def forget(self) -> None:
         """In a forked copy of the host, close its copy of the descriptor whose end tells the process that the host is gone."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         running, self._running = self._running, None
         if running is not None:
             running.popen.returncode = 0  # it is not a child of this process

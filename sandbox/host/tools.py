@@ -40,7 +40,7 @@ class ToolHost:
         self._tree = tree
         self._who = who
         self._calls = calls
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tasks: set[Future[None]] = set()
 
     def call(self, number: int, address: str, args: bytes, kwargs: bytes) -> None:

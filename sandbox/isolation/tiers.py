@@ -28,7 +28,7 @@ UNSAFE = "unsafe-process"
 ENVIRONMENT = "SANDBOX_ISOLATION"
 """Environment variable that names the tier to use if the caller does not."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _chosen: dict[str | None, Recipe] = {}
 
 
@@ -97,7 +97,7 @@ def _first_advice() -> str:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -36,7 +36,7 @@ class Zygote:
 
     def __init__(self, recipe: Recipe, packages: tuple[str, ...] = (), **settings: Any) -> None:
         self.recipe = recipe
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._children = 0
         self._superseded = False
         self.is_closed = False

@@ -16,7 +16,7 @@ from sandbox.limits import Limits
 _TRIAL_TIMEOUT_S = 20.0
 _ATTEMPTS = 5
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _zygotes: dict[tuple[str, str, tuple[str, ...]], Zygote] = {}
 _superseded: list[Zygote] = []
 
@@ -101,7 +101,7 @@ atexit.register(close_all)
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for zygote in (*_zygotes.values(), *_superseded):
         zygote.forget()
     _zygotes.clear()

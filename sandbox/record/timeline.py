@@ -75,7 +75,7 @@ class Bounded(Generic[T]):
         self._most = (size + 1) // 2
         self._first: list[T] = []
         self._last: deque[T] = deque(maxlen=size // 2)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.left_out = 0
 
     def add(self, item: T) -> None:

@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 
@@ -45,7 +45,7 @@ def _after_fork_in_child() -> None:
     global _lock, _loop, _thread
     if _loop is not None:
         _abandoned.append(_loop)
-    _lock, _loop, _thread = threading.Lock(), None, None
+    _lock, _loop, _thread = threading.RLock(), None, None
 
 
 _abandoned: list[asyncio.AbstractEventLoop] = []

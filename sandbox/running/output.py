@@ -18,8 +18,8 @@ class Transcript:
         self._left = limit_bytes
         self._on_output = on_output
         self._text = io.StringIO()
-        self._lock = threading.Lock()
-        self._passing_on = threading.Lock()
+        self._lock = threading.RLock()
+        self._passing_on = threading.RLock()
 
     @property
     def text(self) -> str:

@@ -25,7 +25,7 @@ class Quota:
         """`open_store` opens the user's store with every right, to ask for sizes."""
         self._granted = granted
         self._open_store = open_store
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._left: int | None = None
 
     def check(self, size: int) -> None:

@@ -12,7 +12,7 @@ class Slots:
 
     def __init__(self, count: int | None) -> None:
         self._free = count
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: OrderedDict[Hashable, deque[Ticket]] = OrderedDict()
 
     def enter(self, owner: Hashable, begin: Callable[[], None]) -> Ticket:

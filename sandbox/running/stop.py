@@ -14,7 +14,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.error: SandboxError | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)

@@ -72,7 +72,7 @@ class Tree:
         self._store = store
         # Twice the bytes that reach an agent: sizes are unknown before a read, and part of a page may be read already.
         self._max_read_bytes = 2 * max(given.limits.frame_bytes, MAX_VALUE_BYTES)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stops: set[Stop] = set()
         self._error: SandboxError | None = None
         self._operations = itertools.count(1)

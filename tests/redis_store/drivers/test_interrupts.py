@@ -1,0 +1,167 @@
+"""Signal handlers use a store at any point of the code that they interrupt, and may raise there.
+
+The tests stand in for the signals: a trace function is called between any two bytecodes, in the thread that it interrupts.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from redis_store import DataStore, connect
+from tests.support.servers import Server
+from tests.support.threads import in_thread
+
+pytestmark = pytest.mark.timeout(120)
+
+_CHECKED_AFTER = {"CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
+"""The instructions that end with a look for signals, so that a handler may raise from them."""
+
+
+class Interrupted(BaseException):
+    """Raised by a handler, as `KeyboardInterrupt` is."""
+
+
+@contextmanager
+def interrupted(handler: Callable[[bool], None]) -> Iterator[None]:
+    """Call a function before each instruction of the store's code, with whether it may raise there."""
+    before: dict[FrameType, int] = {}
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if not {"redis_store", "threading.py"}.intersection(Path(frame.f_code.co_filename).parts):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            last, before[frame] = before.get(frame), frame.f_lasti
+            if last is not None:
+                code = frame.f_code
+                # The error comes from the last instruction, so that must be covered by the same `try` as the next one.
+                handler(dis.opname[code.co_code[last]] in _CHECKED_AFTER and _handled_at(code, last, frame.f_lasti))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+@functools.cache
+def _covers(code: CodeType) -> list[range]:
+    return [range(entry.start, entry.end) for entry in dis.Bytecode(code).exception_entries]  # type: ignore[attr-defined]
+
+
+def _handled_at(code: CodeType, *offsets: int) -> bool:
+    """Whether the same blocks of `try` and `with` cover all of these instructions."""
+    first, *others = ([offset in cover for cover in _covers(code)] for offset in offsets)
+    return all(other == first for other in others)
+
+
+OPERATIONS: dict[str, Callable[[DataStore], Any]] = {
+    "reads that may be near hits": lambda store: [store.get("k") for _ in range(3)],
+    "reads of several keys": lambda store: store.get_many(["k", "absent"]),
+    "set": lambda store: store.set("k", 2),
+    "get_or_set": lambda store: store.get_or_set("computed", lambda: 3, ttl=0.001),
+    "update": lambda store: store.update("n", lambda value: value + 1, default=0),
+    "transaction": lambda store: store.transact(lambda transaction: transaction.set("k", transaction.get("k"))),
+    "lock": lambda store: _enter(store.lock("name")),
+    "semaphore": lambda store: _enter(store.semaphore("name", 2)),
+    "watch": lambda store: _enter(store.watch()),
+    "wait_for": lambda store: store.wait_for("k", timeout=20),
+}
+
+
+def _enter(block: Any) -> None:
+    with block:
+        pass
+
+
+@pytest.mark.parametrize("near_cache", [False, True])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_handler_uses_the_store_at_any_point(
+    name: str, near_cache: bool, one_server: Server, user: str, open_store: Any
+) -> None:
+    store = open_store(one_server.url, user, near_cache=near_cache)
+    store.set_many({"k": 1, "other": 1})
+    points = 0
+
+    def handle(_: bool) -> None:
+        nonlocal points
+        points += 1
+        assert store.get("other") is not None
+        if points % 10 == 0 and points < 1000:
+            store.set("other", points)
+
+    for _ in range(2):
+        with interrupted(handle):
+            OPERATIONS[name](store)
+    assert points > 50
+    with in_thread(lambda: store.get("k")):
+        assert store.get("other") is not None
+
+
+def test_a_handler_opens_and_closes_stores_at_any_point(one_server: Server, user: str) -> None:
+    points = 0
+
+    def use() -> Any:
+        with connect(one_server.url, user=user, near_cache=True) as store:
+            return store.get("k")
+
+    def handle(_: bool) -> None:
+        nonlocal points
+        points += 1
+        if points % 10 == 0 and points < 1000:
+            use()
+
+    with interrupted(handle):
+        use()
+    assert points > 50
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("name", ["reads that may be near hits", "reads of several keys"])
+def test_a_handler_that_raises_leaves_the_near_cache_in_order(
+    name: str, one_server: Server, user: str, open_store: Any
+) -> None:
+    near, plain = open_store(one_server.url, user, near_cache=True), open_store(one_server.url, user)
+    plain.set("k", 0)
+    at, left = 0, 0
+
+    def handle(may_raise: bool) -> None:
+        nonlocal left
+        if may_raise:
+            left -= 1
+            if left == 0:
+                raise Interrupted
+
+    while left <= 0:
+        at += 4
+        left = at
+        near.get("k")
+        plain.set("k", at)
+        try:
+            with interrupted(handle):
+                OPERATIONS[name](near)
+        except Interrupted:
+            pass
+        else:
+            break
+        with in_thread(lambda: near.info("k") and near.get("k")) as other:
+            pass
+        assert other.result == at, "another thread does not wait for ever"
+        plain.set("k", -at)
+        near.info("k")
+        assert near.get("k") == near.get("k") == -at
+        hits = near.stats().near_hits
+        near.get("k")
+        assert near.stats().near_hits > hits, "the cache is in use"
+    assert at > 100
