@@ -127,6 +127,8 @@ class AsyncDriver:
 
             async def exchange(call: Call[Any]) -> Any:
                 nonlocal own
+                if type(call) is not Call:
+                    raise not_a_call(call)
                 if own is None:
                     own = await stack.enter_async_context(self._own_connection())
                 return await own.request(call.commands, call.repeatable)

@@ -118,6 +118,8 @@ class SyncDriver:
 
         def exchange(call: Call[Any]) -> Any:
             nonlocal held
+            if type(call) is not Call:
+                raise not_a_call(call)
             if held is None:
                 held = take()
             return held.exchange(call.commands, call.repeatable)
