@@ -317,7 +317,7 @@ def _listener(answer: bytes) -> Iterator[str]:
 
         serving = threading.Thread(target=serve)
         serving.start()
-        yield f"redis://127.0.0.1:{listening.getsockname()[1]}?lib_name=&lib_version="
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
         listening.close()
         serving.join()
 
