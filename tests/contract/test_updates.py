@@ -284,7 +284,7 @@ def test_pop_deletes_nothing_that_it_cannot_read(
     data = keys.namespace("default").data.decode()
     raw.hset(data, "key", UNREADABLE[name])
     if how == "popitem" and side == "async":
-        pytest.skip("an asynchronous store is no mapping")
+        how = "pop"  # an asynchronous store is no mapping
     calls = {
         "pop": lambda: store.pop("key"),
         "pop with a default": lambda: store.pop("key", "default"),
