@@ -19,7 +19,7 @@ from redis_store.limits import check_max_keys, check_timeout
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
-from redis_store.ops import compute_once, updates
+from redis_store.ops import updates
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
@@ -58,7 +58,7 @@ async def _claim_value(
     the waiter.
     """
     plan = ComputePlan.of(scope, key, ttl, stale, lock_timeout, tags)
-    answer = await compute_once.claim(plan, _checked(token), since_ms or None)
+    answer = await plan.claim(_checked(token), since_ms or None)
     if isinstance(answer, Found):
         return Found(scope.codec.decode(answer.text, scope.namespace, key))
     return Computing(answer.left_ms, since_ms or answer.now_ms) if isinstance(answer, Computing) else answer
@@ -68,7 +68,7 @@ def _renew_value(
     scope: Scope, key: str, token: str, lock_timeout: float = LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
 ) -> Op[bool]:
     """Renew a claim. Return False if it no longer holds."""
-    return compute_once.renew(ComputePlan.of(scope, key, None, None, lock_timeout, tags), _checked(token))
+    return ComputePlan.of(scope, key, None, None, lock_timeout, tags).renew(_checked(token))
 
 
 async def _commit_value(
@@ -82,13 +82,13 @@ async def _commit_value(
 ) -> bool:
     """Store a computed value. Return False if the claim no longer holds or another value was set meanwhile."""
     plan = ComputePlan.of(scope, key, ttl, stale, tags=tags)
-    return (await compute_once.commit(plan, _checked(token), plan.encode(value)))[0]
+    return (await plan.commit(_checked(token), plan.encode(value)))[0]
 
 
 def _fail_value(scope: Scope, key: str, token: str, error_type: str = "", error_message: str = "") -> Op[bool]:
     """Give up a claim: with an error, the waiters get it; without one, a waiter claims in turn."""
     failed = Failed(error_type, error_message) if error_type else None
-    return compute_once.fail(ComputePlan.of(scope, key), _checked(token), failed)
+    return ComputePlan.of(scope, key).fail(_checked(token), failed)
 
 
 async def _pop(scope: Scope, key: str, expected: Json | Missing = MISSING) -> tuple[bool, Json | Missing]:

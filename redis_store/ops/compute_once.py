@@ -30,7 +30,6 @@ from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.values import GET, get, wanted_ttl
-from redis_store.protocol.call import Op
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
@@ -100,17 +99,54 @@ class ComputePlan:
     def look(self) -> Look[Json | Missing]:
         return Look(LOOK, self.scope, self.key, MISSING)
 
-    def claim(self, token: str, since_ms: int | None) -> Op[ClaimAnswer]:
-        return claim(self, token, since_ms)
+    async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer:
+        keys = self.scope.keys
+        expires = "1" if self.ttl_ms != "" else ""
+        since = "" if since_ms is None else since_ms
+        what, *rest = await run_checked(
+            FLIGHT_CLAIM,
+            (keys.data, keys.info, keys.flight, *self.tags),
+            (b"hash", b"hash", b"hash", *[b"zset"] * len(self.tags)),
+            (self.field, token, self.lock_ms, self.stale_ms, expires, since, self.member),
+        )
+        if what == b"value":
+            return Found(rest[0])
+        if what == b"busy":
+            return Computing(*rest)
+        if what == b"claimed":
+            return Claimed()
+        about = json.loads(rest[0])
+        return Failed(about["type"], about["message"])
 
-    def renew(self, token: str) -> Op[bool]:
-        return renew(self, token)
+    async def renew(self, token: str) -> bool:
+        arguments = (self.field, token, self.lock_ms, self.member)
+        kinds = (b"hash", *[b"zset"] * len(self.tags))
+        return bool(await run_checked(FLIGHT_RENEW, (self.scope.keys.flight, *self.tags), kinds, arguments))
 
-    def commit(self, token: str, text: bytes) -> Op[tuple[bool, bytes | None]]:
-        return commit(self, token, text)
+    async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
+        """Store a computed value. Return whether it was stored, and if not, the stored bytes."""
+        scope, bound = self.scope, bound_of(self.scope, (self.field,))
+        reply = await run_checked(
+            FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
+            (*scope.delete_keys, *self.tags),
+            (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(self.tags)),
+            (
+                *(*scope.script_head, scope.writer.agent_json, self.field, text, self.ttl_ms, token, self.tags_json),
+                *(() if bound is None else ending(*bound.arguments())),
+            ),
+        )
+        if bound is not None:
+            reply = await settled(scope, reply, bound)
+        scope.counters.bytes_written += len(text) if reply == 1 else 0
+        return (True, None) if reply == 1 else (False, reply[0])
 
-    def fail(self, token: str, failed: Failed | None) -> Op[bool]:
-        return fail(self, token, failed)
+    async def fail(self, token: str, failed: Failed | None) -> bool:
+        """Give up a claim; without an error, one of the waiters computes in turn."""
+        about = ""
+        if failed is not None:
+            about = json.dumps({"type": failed.error_type[:100], "message": failed.message[:MAX_ERROR_CHARS]})
+        arguments = (self.field, token, about)
+        return bool(await run_checked(FLIGHT_FAIL, (self.scope.keys.flight,), (b"hash",), arguments))
 
     @property
     def member(self) -> bytes:
@@ -136,56 +172,3 @@ async def look(scope: Scope, key: str, default: Any) -> Any:
 
 
 LOOK = replace(GET, ask=look)
-
-
-async def claim(plan: ComputePlan, token: str, since_ms: int | None) -> ClaimAnswer:
-    keys = plan.scope.keys
-    expires = "1" if plan.ttl_ms != "" else ""
-    since = "" if since_ms is None else since_ms
-    what, *rest = await run_checked(
-        FLIGHT_CLAIM,
-        (keys.data, keys.info, keys.flight, *plan.tags),
-        (b"hash", b"hash", b"hash", *[b"zset"] * len(plan.tags)),
-        (plan.field, token, plan.lock_ms, plan.stale_ms, expires, since, plan.member),
-    )
-    if what == b"value":
-        return Found(rest[0])
-    if what == b"busy":
-        return Computing(*rest)
-    if what == b"claimed":
-        return Claimed()
-    about = json.loads(rest[0])
-    return Failed(about["type"], about["message"])
-
-
-async def renew(plan: ComputePlan, token: str) -> bool:
-    arguments = (plan.field, token, plan.lock_ms, plan.member)
-    kinds = (b"hash", *[b"zset"] * len(plan.tags))
-    return bool(await run_checked(FLIGHT_RENEW, (plan.scope.keys.flight, *plan.tags), kinds, arguments))
-
-
-async def commit(plan: ComputePlan, token: str, text: bytes) -> tuple[bool, bytes | None]:
-    """Store a computed value. Return whether it was stored, and if not, the stored bytes."""
-    scope, bound = plan.scope, bound_of(plan.scope, (plan.field,))
-    reply = await run_checked(
-        FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
-        (*scope.delete_keys, *plan.tags),
-        (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(plan.tags)),
-        (
-            *(*scope.script_head, scope.writer.agent_json, plan.field, text, plan.ttl_ms, token, plan.tags_json),
-            *(() if bound is None else ending(*bound.arguments())),
-        ),
-    )
-    if bound is not None:
-        reply = await settled(scope, reply, bound)
-    scope.counters.bytes_written += len(text) if reply == 1 else 0
-    return (True, None) if reply == 1 else (False, reply[0])
-
-
-async def fail(plan: ComputePlan, token: str, failed: Failed | None) -> bool:
-    """Give up a claim; without an error, one of the waiters computes in turn."""
-    about = ""
-    if failed is not None:
-        about = json.dumps({"type": failed.error_type[:100], "message": failed.message[:MAX_ERROR_CHARS]})
-    arguments = (plan.field, token, about)
-    return bool(await run_checked(FLIGHT_FAIL, (plan.scope.keys.flight,), (b"hash",), arguments))

@@ -13,7 +13,7 @@ from redis_store.values import rules
 from sandbox.protocol.arguments import Caller
 from sandbox.protocol.frames import Part
 
-CLAIM_STATES = CLAIMED, BUSY, FAILED, VALUE_THERE = 0, 1, 2, 3
+CLAIMED, BUSY, FAILED, VALUE_THERE = 0, 1, 2, 3
 """First part of the answer to `claim_value`.
 
 Nothing follows `CLAIMED`. The time left of the other caller's claim and the start of the wait, in ms, follow `BUSY`. Type and

@@ -38,7 +38,7 @@ The store's own limit is lower, and its error tells the agent the reason.
 LARGEST_INT = 2**63 - 1
 """The largest number that a message can carry; bounds above it are sent as this one, which nothing reaches."""
 
-TRANSACTION_STEPS = READ, SET, DELETE, BOUND = 0, 1, 2, 3
+READ, SET, DELETE, BOUND = 0, 1, 2, 3
 """Kinds of steps of a transaction.
 
 `READ` expects the value that was read (None: a missing key), `SET` sets, `DELETE` deletes. `BOUND` gives the maximum number of

@@ -94,6 +94,10 @@ class Row:
     """Index of the repeated argument, or -1."""
     is_plain: bool = field(init=False)
     """Whether the parts are the arguments."""
+    is_named: bool = field(init=False)
+    """Whether the first argument is a key or another name, such as that of a lock or a tag."""
+    metadata_at: int = field(init=False)
+    """Index of the metadata that is stored with each of several items, or -1."""
 
     def __post_init__(self) -> None:
         fixed = tuple(argument for argument in self.arguments if not argument.repeated)
@@ -102,12 +106,10 @@ class Row:
         object.__setattr__(self, "fixed", fixed)
         object.__setattr__(self, "repeated_at", at)
         object.__setattr__(self, "shape", Shape(tuple(argument.kinds[0] for argument in fixed), repeated))
+        several = METADATA in fixed and at >= 0
+        object.__setattr__(self, "is_named", bool(fixed) and fixed[0] in (KEY, OLD_KEY, PLAIN_NAME, TAG))
+        object.__setattr__(self, "metadata_at", fixed.index(METADATA) if several else -1)
         object.__setattr__(self, "is_plain", at < 0 and all(argument.decode is None for argument in fixed))
-
-    @property
-    def is_named(self) -> bool:
-        """Whether the first argument is a key or another name, such as that of a lock or a tag."""
-        return bool(self.fixed) and self.fixed[0] in (KEY, OLD_KEY, PLAIN_NAME, TAG)
 
     @property
     def of_user(self) -> bool:
@@ -152,9 +154,9 @@ class Row:
         if not self.stores:
             return 0
         size = sum(argument.stored(given) for argument, given in self._parts(parts) if argument.stored is not None)
-        if METADATA in self.fixed and self.repeated_at >= 0:  # stored with each of the items
-            metadata, items = parts[self.fixed.index(METADATA)], (len(parts) - len(self.fixed)) // 2
-            size += (items - 1) * len(metadata or b"")
+        if self.metadata_at >= 0:
+            items = (len(parts) - len(self.fixed)) // 2
+            size += (items - 1) * len(parts[self.metadata_at] or b"")
         return size
 
     def bytes_noted(self, parts: list[Any]) -> int:
