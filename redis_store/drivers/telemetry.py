@@ -138,11 +138,11 @@ def _server_attributes(url: str) -> dict[str, Any]:
 
 
 def _store_attributes(op: Op[Any]) -> dict[str, Any]:
-    """Return the operation's name and namespace. Each operation has a scope, or a plan with one, among its arguments."""
+    """Return the operation's name and namespace. Each operation has a scope, or an object with one, among its arguments."""
     name = getattr(op, "__name__", "?").strip("_")
     attributes = {"redis_store.operation": _SHOWN.get(name, name)}
     arguments = inspect.getcoroutinelocals(op) if inspect.iscoroutine(op) else {}
-    scope = arguments.get("scope") or getattr(arguments.get("plan"), "scope", None)
+    scope = arguments.get("scope") or getattr(arguments.get("plan", arguments.get("self")), "scope", None)
     if scope is not None:
         attributes["redis_store.namespace"] = scope.namespace
     return attributes
