@@ -9,7 +9,16 @@ from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.loans import OwnConnections
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.telemetry import set_up
-from redis_store.limits import LOG_BYTES, LOG_DAYS, LOG_ENTRIES, MAX_BATCH_BYTES, MAX_VALUE_BYTES, Limits, LogBounds
+from redis_store.limits import (
+    LOG_BYTES,
+    LOG_DAYS,
+    LOG_ENTRIES,
+    MAX_BATCH_BYTES,
+    MAX_LOG_DAYS,
+    MAX_VALUE_BYTES,
+    Limits,
+    LogBounds,
+)
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.operations import ServerOperations
@@ -102,7 +111,7 @@ def _prepared(url: str | None, user: str, options: ConnectOptions) -> tuple[Sett
     given = settle(options, _DEFAULTS)
     for name, value in given.items():
         if name in _COUNTS:
-            check_count(name, value)
+            check_count(name, value, *((MAX_LOG_DAYS,) if name == "log_days" else ()))
     check_compress_above(given["compress_above"])
     settings = Settings(
         resolve_url(url),

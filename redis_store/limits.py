@@ -23,11 +23,26 @@ LOG_BYTES = 8 * 1024 * 1024
 
 LOG_DAYS = 7
 
+MAX_LOG_DAYS = 36_500
+"""Bound on the days for which an unwatched change log is kept: 100 years, as of a ttl."""
+
 MAX_TTL_S = 100 * 365 * 86400
 """Bound on a ttl, in seconds: 100 years. The servers' own bounds on expiry times are not far above."""
 
+MAX_BOUND = 2**53
+"""Bound on the bounds that a caller may set: the scripts compute with the exact whole numbers of a double."""
+
 ANY_SIZE = sys.maxsize
 """The bound of a reader that may read any amount at once."""
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a value's `repr` for a message. An int of more than 4,300 digits has no `repr`."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_max_keys(max_keys: int | None) -> int | None:
@@ -36,8 +51,8 @@ def check_max_keys(max_keys: int | None) -> int | None:
         return None
     if isinstance(max_keys, bool) or not isinstance(max_keys, int):
         raise InvalidType(f"max_keys must be a whole number or None, not {type(max_keys).__name__}.")
-    if max_keys < 1:
-        raise InvalidInput(f"max_keys must be at least 1, not {max_keys}.")
+    if not 1 <= max_keys <= MAX_BOUND:
+        raise InvalidInput(f"max_keys must be from 1 to 2**53, not {shown(max_keys)}.")
     return max_keys
 
 
@@ -60,10 +75,8 @@ def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidType(f"{what} must be a number of seconds or a timedelta, not {type(ttl).__name__}.")
     if not 0 < seconds <= MAX_TTL_S:
-        # `repr` raises ValueError for an int of more than 4,300 digits.
-        shown = repr(ttl) if isinstance(seconds, float) or abs(seconds) < 10**18 else "a huge int"
         raise InvalidInput(
-            f"{what}={shown} is out of range: give more than 0 and at most {MAX_TTL_S:,} seconds (100 years)."
+            f"{what}={shown(ttl)} is out of range: give more than 0 and at most {MAX_TTL_S:,} seconds (100 years)."
         )
     return max(1, round(seconds * 1000))
 
@@ -106,7 +119,9 @@ def check_timeout(timeout: object) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidType(f"A timeout must be a number of seconds or None, not {type(timeout).__name__}.")
     if not 0 <= timeout < 1e9:
-        raise InvalidInput(f"The timeout {timeout!r} is out of range: give a number of seconds, at least 0, or None.")
+        raise InvalidInput(
+            f"The timeout {shown(timeout)} is out of range: give a number of seconds, at least 0, or None."
+        )
     return float(timeout)
 
 
@@ -115,7 +130,7 @@ def check_places(n: object) -> int:
     if isinstance(n, bool) or not isinstance(n, int):
         raise InvalidType(f"n must be a whole number, not {type(n).__name__}.")
     if not 1 <= n <= MAX_COUNT:
-        raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {n}.")
+        raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {shown(n)}.")
     return n
 
 

@@ -17,6 +17,7 @@ from types import CodeType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redis_store.errors import DeletedSoFar, InvalidInput, InvalidType, InvalidValue
+from redis_store.limits import MAX_BOUND, shown
 from redis_store.types import Json, OnError, Ttl
 from redis_store.values import rules
 
@@ -141,6 +142,8 @@ class Options:
             raise InvalidType(f"key must be a str, a function or None, not {type(self.key).__name__}.")
         if isinstance(self.version, bool) or not isinstance(self.version, (str, int, type(None))):
             raise InvalidType(f"version must be a str, an int or None, not {type(self.version).__name__}.")
+        if isinstance(self.version, int) and abs(self.version) > MAX_BOUND:
+            raise InvalidInput(f"version must be from -2**53 to 2**53, not {shown(self.version)}: give a str.")
         if isinstance(self.tags, (str, bytes)) or not (
             self.tags is None or callable(self.tags) or isinstance(self.tags, Iterable)
         ):

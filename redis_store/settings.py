@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis_store.errors import InvalidSettings
+from redis_store.limits import MAX_BOUND, shown
 from redis_store.server_config import Durability, check_durability
 
 URL_VARIABLE = "REDIS_URL"
@@ -66,10 +67,12 @@ def resolve_url(url: str | None) -> str | None:
 
 def _check_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-        raise InvalidSettings(f"{name} must be a number of seconds above 0, not {value!r}.")
+        raise InvalidSettings(f"{name} must be a number of seconds above 0, not {shown(value)}.")
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise `InvalidSettings` unless the value is a whole number above 0."""
+def check_count(name: str, value: object, most: int = MAX_BOUND) -> None:
+    """Raise `InvalidSettings` unless the value is a whole number above 0 and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidSettings(f"{name} must be a whole number above 0, not {value!r}.")
+        raise InvalidSettings(f"{name} must be a whole number above 0, not {shown(value)}.")
+    if value > most:
+        raise InvalidSettings(f"{name} must be at most {most:,}, not {shown(value)}.")

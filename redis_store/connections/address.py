@@ -21,6 +21,7 @@ from redis.driver_info import DriverInfo
 
 from redis_store.connections.generation import Known, known_of
 from redis_store.errors import InvalidSettings
+from redis_store.protocol.packing import CommandPacker
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -64,7 +65,7 @@ class Address:
 
     def new_connection(self) -> redis_connection.AbstractConnection:
         """Return an unconnected connection of redis-py's blocking side."""
-        made: redis_connection.AbstractConnection = self._make(_KINDS[self.scheme][0])
+        made: redis_connection.AbstractConnection = self._make(_KINDS[self.scheme][0], command_packer=CommandPacker())
         return made
 
     def new_async_connection(self) -> redis_asyncio.connection.AbstractConnection:
@@ -72,9 +73,9 @@ class Address:
         made: redis_asyncio.connection.AbstractConnection = self._make(_KINDS[self.scheme][1])
         return made
 
-    def _make(self, kind: type[Any]) -> Any:
+    def _make(self, kind: type[Any], **more: Any) -> Any:
         try:
-            return kind(**self.options)
+            return kind(**self.options, **more)
         except (TypeError, ValueError, RedisError) as error:
             raise InvalidSettings(
                 f"The url {self.shown} has an unusable option ({error}): correct or remove it."

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis_store.errors import InvalidName, InvalidType, LimitExceeded
+from redis_store.limits import shown
 
 DEFAULT_NAMESPACE = "default"
 """The namespace of a handle if the caller names none."""
@@ -137,7 +138,7 @@ def encode_key(key: str) -> bytes:
 def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
     """Return a name in UTF-8, or raise an `InvalidInput` that says why it is invalid."""
     if not isinstance(name, str):
-        raise InvalidType(f"The {kind} must be a str, not {type(name).__name__}: {_shown(name)}.")
+        raise InvalidType(f"The {kind} must be a str, not {type(name).__name__}: {shown(name)}.")
     if not name:
         raise InvalidName(f"The {kind} must not be empty: give it at least one character.", kind=kind)
     try:
@@ -146,7 +147,7 @@ def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
         raise _surrogate(kind, name) from None
     if len(raw) > limit_bytes:
         raise LimitExceeded(
-            f"The {kind} {_shown(name)} takes {len(raw):,} bytes in UTF-8, and at most {limit_bytes:,} are allowed:"
+            f"The {kind} {shown(name)} takes {len(raw):,} bytes in UTF-8, and at most {limit_bytes:,} are allowed:"
             " shorten it, for example with a hash of its end.",
             limit=f"max_{kind.replace(' ', '_')}_bytes",
             limit_bytes=limit_bytes,
@@ -160,7 +161,7 @@ def encode_lock_name(name: object) -> bytes:
     raw = encode_name(name, "lock name", MAX_NAMESPACE_BYTES)
     if raw.startswith(_CONSUMERS):
         raise InvalidName(
-            f"The lock name {_shown(name)} begins with {_CONSUMERS.decode()!r}, which is reserved for consumers: choose another.",
+            f"The lock name {shown(name)} begins with {_CONSUMERS.decode()!r}, which is reserved for consumers: choose another.",
             kind="lock name",
         )
     return raw
@@ -201,12 +202,7 @@ def _percent(raw: bytes) -> bytes:
 
 def _surrogate(kind: str, name: str) -> InvalidName:
     return InvalidName(
-        f"The {kind} {_shown(name)} has a lone surrogate, which UTF-8 cannot represent: encode it, for example with"
+        f"The {kind} {shown(name)} has a lone surrogate, which UTF-8 cannot represent: encode it, for example with"
         " base64.",
         kind=kind,
     )
-
-
-def _shown(name: object) -> str:
-    text = repr(name)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,7 @@
-"""Packing commands into bytes: hiredis for small ones, our own join where that is faster."""
+"""Packing commands into bytes: hiredis for small ones, our own join where that is faster.
+
+hiredis gets no int: if a signal handler raises while it makes the text of one, it ends the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ def pack(commands: Sequence[Command]) -> bytes:
         if type(command[0]) is Opening:
             return _with_opening(*command)  # type: ignore[arg-type]  # a field and a value follow an opening
         if len(command) < _MANY_ARGUMENTS:
+            if int in map(type, command):
+                command = tuple([b"%d" % argument if type(argument) is int else argument for argument in command])
             packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows only tuples of one
             return packed
     parts: list[bytes] = []
@@ -28,6 +33,14 @@ def pack(commands: Sequence[Command]) -> bytes:
             raw = argument if type(argument) is bytes else str(argument).encode()
             parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
     return b"".join(parts)
+
+
+class CommandPacker:
+    """The packer of commands for redis-py, which connects and logs in with it."""
+
+    def pack(self, *command: Argument) -> list[bytes]:
+        """Return a command as bytes. Its name may be of two words."""
+        return [pack([(*str(command[0]).split(), *command[1:])])]
 
 
 def opening(name: str, *arguments: Argument, keys: tuple[bytes, ...] = ()) -> Opening:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_store.errors import CorruptValue, InvalidSettings, UnsupportedEncoding
-from redis_store.limits import MAX_VALUE_BYTES
+from redis_store.limits import MAX_BOUND, MAX_VALUE_BYTES, shown
 
 RESERVED_FIRST_BYTE = 0x01
 """First byte of every encoded value; no JSON text begins with it."""
@@ -95,9 +95,9 @@ def check_compress_above(above_bytes: object) -> None:
     """Raise `InvalidSettings` if the threshold is invalid, or zstd is needed and not installed here."""
     if above_bytes is None:
         return
-    if isinstance(above_bytes, bool) or not isinstance(above_bytes, int) or above_bytes < 0:
+    if isinstance(above_bytes, bool) or not isinstance(above_bytes, int) or not 0 <= above_bytes <= MAX_BOUND:
         raise InvalidSettings(
-            f"compress_above must be a whole number of bytes, at least 0, or None, not {above_bytes!r}."
+            f"compress_above must be a whole number of bytes, from 0 to 2**53, or None, not {shown(above_bytes)}."
         )
     try:
         _zstd()

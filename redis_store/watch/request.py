@@ -10,6 +10,7 @@ from redis_store.changelog.entry import Cursor, CursorFormat
 from redis_store.errors import InvalidInput, InvalidType
 from redis_store.hub.mailbox import Mailbox, NamespaceBudget
 from redis_store.hub.requests import Join, JoinAll
+from redis_store.limits import shown
 from redis_store.namespace.keys import encode_name, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
@@ -190,7 +191,7 @@ def check_most(most: object) -> int:
     if isinstance(most, bool) or not isinstance(most, int):
         raise InvalidType(f"The number of changes to take must be an int, not {type(most).__name__}.")
     if most < 1:
-        raise InvalidInput(f"The number of changes to take must be at least 1, not {most}.")
+        raise InvalidInput(f"The number of changes to take must be at least 1, not {shown(most)}.")
     return most
 
 

@@ -11,6 +11,7 @@ import redis
 
 from redis_store import InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.connections.address import DEFAULT_TIMEOUT_S, parse_address, without_secrets
+from redis_store.limits import shown
 from redis_store.namespace.scope import Writer
 from redis_store.settings import URL_VARIABLE, Settings, resolve_url
 from tests.support.servers import Server
@@ -41,8 +42,10 @@ def test_a_store_finds_the_url_of_the_environment(monkeypatch: pytest.MonkeyPatc
         {"timeout": float("nan")}, {"durability": "never"}, {"max_value_bytes": 0}, {"max_batch_bytes": 1.5},
         {"max_value_bytes": True}, {"log_entries": 0}, {"log_bytes": -1}, {"log_days": None}, {"configure_server": 1},
         {"near_cache": "yes"}, {"near_cache_bytes": 0}, {"near_cache_bytes": True},
+        {"log_entries": 2**53 + 1}, {"log_days": 36_501}, {"log_bytes": 10**5000}, {"max_value_bytes": -(10**5000)},
+        {"timeout": 10**5000}, {"compress_above": 10**5000},
     ],
-    ids=repr,
+    ids=shown,
 )  # fmt: skip
 def test_bad_settings(options: dict[str, Any]) -> None:
     for function in (connect, connect_async):

@@ -45,6 +45,8 @@ PLACES = {
     "entries in the change log of a watched namespace, about": "redis_store.limits:LogBounds.entries",
     "bytes in the change log of a watched namespace, about": "redis_store.limits:LogBounds.max_bytes",
     "age of an unwatched change log": "redis_store.limits:LogBounds.days",
+    "`log_days` itself": "redis_store.limits:MAX_LOG_DAYS",
+    "`max_keys`, `max_items`, a `version`, and every bound on bytes or entries that a caller sets": "redis_store.limits:MAX_BOUND",
     "changes that wait for a watcher": "redis_store.hub.mailbox:MOST_CHANGES",
     "bytes of changes that wait for a watcher, about": "redis_store.hub.mailbox:MAILBOX_BYTES",
     "values over 1 KiB that a watching process reads at once, together": "redis_store.hub.watched_namespace:MOST_NEWS_BYTES",
