@@ -67,21 +67,16 @@ def _thing(one: dict[str, Any], function: Function) -> Any:
 class PackageFinder(MetaPathFinder):
     """Import finder for the packages that the host names, each at its own path; packages installed beside them stay hidden."""
 
-    def __init__(self, modules: dict[str, list[str]], metadata: list[str]) -> None:
+    def __init__(self, modules: dict[str, tuple[str | None, list[str]]], metadata: list[str]) -> None:
         self._modules = modules
         self._metadata = metadata
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        paths = self._modules.get(name)
-        if paths is None:
+        if name not in self._modules:
             return None
-        folders = [folder for folder in paths if os.path.isdir(folder)]  # noqa: PTH112  # pathlib is slow to import
-        if not folders:
-            return spec_from_file_location(name, paths[0])
-        for folder in folders:
-            code = f"{folder}/__init__.py"
-            if os.path.isfile(code):  # noqa: PTH113
-                return spec_from_file_location(name, code, submodule_search_locations=[folder])
+        file, folders = self._modules[name]
+        if file is not None:
+            return spec_from_file_location(name, file, submodule_search_locations=folders or None)
         namespace = ModuleSpec(name, None, is_package=True)
         namespace.submodule_search_locations = folders
         return namespace

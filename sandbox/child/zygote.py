@@ -250,6 +250,14 @@ class ZygoteLoop:
             os.close(child.birth)
 
 
+def _check_room(shown: dict[str, list[str]]) -> None:
+    """Raise `OSError` if a folder of the room shows anything else than it should."""
+    for folder, names in shown.items():
+        others = set(os.listdir(folder)).difference(names)  # noqa: PTH208
+        if others:
+            raise OSError(f"the room shows {sorted(others)[:3]} in {folder}, which should not be there")
+
+
 def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> None:
     """Serve the host at the other end of a descriptor."""
     sock = socket.socket(fileno=descriptor)
@@ -267,6 +275,7 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
         import mimetypes
 
         mimetypes.knownfiles.clear()  # it reads the files that exist; these exist here, but may not be read
+    _check_room(settings["shown"])
     zygote = ZygoteLoop(sock, settings, folders)
     gc.collect()
     gc.freeze()

@@ -1,44 +1,67 @@
-"""Installed packages of the host's environment that an agent may import."""
+"""Installed packages of the host's environment that an agent may import: which of their files it can see.
+
+An agent sees files that are listed by a named distribution and by no other one, and nothing else that is beside them. They
+are shown as whole folders where a folder holds nothing else, else one by one.
+"""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.machinery import ModuleSpec
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from pathlib import Path, PurePosixPath
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.errors import InvalidInput, InvalidType
+from sandbox.given.distributions import Installed, list_installed, named, normal, providers
 from sandbox.given.functions import check_name_is_str
-from sandbox.isolation.layout import package_in_a_room
+from sandbox.isolation.layout import Pair, package_in_a_room
 
 # `packaging` is imported where it is used: it takes 10 ms, and most runs have no packages.
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_SUFFIXES = (".py", ".so", ".pyd")
+MOST_PATHS = 300
+"""Maximum number of files and folders of all packages of a run; an isolation takes time and a descriptor for each."""
+
+_SHOWN_METADATA = ("METADATA", "PKG-INFO", "entry_points.txt", "top_level.txt")
+"""Not RECORD and `direct_url.json`, which tell about the host."""
+_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+
+
+@dataclass(slots=True)
+class ModuleFiles:
+    """The file of a module, and the folders of a package; a namespace package has no file."""
+
+    file: Pair | None = None
+    folders: list[Pair] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """The packages selected by `packages=`: importable names with their folders, and all paths that must be readable."""
+    """The packages selected by `packages=`. Each path is that of the host and that in a room."""
 
-    modules: dict[str, list[str]] = field(default_factory=dict)
-    """File or folder of each top-level module or package; several folders for a namespace package."""
-    metadata: list[str] = field(default_factory=list)
+    modules: dict[str, ModuleFiles] = field(default_factory=dict)
+    """The modules that are not found through the folder of their package, by their full name."""
+    metadata: list[Pair] = field(default_factory=list)
     """The ``*.dist-info`` folders, for `importlib.metadata`."""
-    paths: list[str] = field(default_factory=list)
+    paths: list[Pair] = field(default_factory=list)
     """All files and folders of the packages, which the isolation makes readable."""
 
     def described(self, in_a_room: bool) -> bytes:
-        """Return the paths as seen by the agent process, as JSON; in a room they differ from those of the host."""
-        where = package_in_a_room if in_a_room else str
-        modules = {name: list(dict.fromkeys(map(where, paths))) for name, paths in self.modules.items()}
-        return json.dumps({"modules": modules, "metadata": list(map(where, self.metadata))}).encode()
+        """Return the modules and metadata as seen by the agent process, as JSON; in a room the paths differ from the host's."""
+        seen = int(in_a_room)
+        modules = {
+            name: [None if one.file is None else one.file[seen], [folder[seen] for folder in one.folders]]
+            for name, one in self.modules.items()
+        }
+        return json.dumps({"modules": modules, "metadata": [pair[seen] for pair in self.metadata]}).encode()
 
 
 def find_packages(names: object) -> Packages:
@@ -47,14 +70,26 @@ def find_packages(names: object) -> Packages:
         return Packages()
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise InvalidType(f"packages must be a list of names, not {type(names).__name__}: put a single one in a list.")
-    found: dict[str, Distribution] = {}
+    known = list_installed()
+    found: dict[str, Installed] = {}
+    asked = []
     for name in names:
         check_name_is_str("package", name)
-        asked = _requirement(name)
-        if asked is None or asked.specifier or asked.marker or asked.url:
+        wanted = _requirement(name)
+        if wanted is None or wanted.specifier or wanted.marker or wanted.url:
             raise InvalidInput(f"{name!r} is not a package name: write it as in 'numpy' or 'httpx[http2]'.")
-        _collect(asked, found, is_optional=False)
-    return _laid_out(found.values())
+        asked.append(one := named(wanted.name, known) or _imported(wanted.name, known))
+        _collect(wanted, one, found, known)
+    chosen = list(dict.fromkeys(found.values()))
+    packages = _Layer(chosen, known).packages()
+    for one in asked:
+        _check_not_only_others(one, chosen, known, packages)
+    if len(packages.paths) > MOST_PATHS:
+        raise InvalidInput(
+            f"The packages have {len(packages.paths):,} files and folders among those of others, and at most"
+            f" {MOST_PATHS:,} can be shown one by one: install them into an environment of their own."
+        )
+    return packages
 
 
 def _requirement(text: str) -> Requirement | None:
@@ -65,80 +100,228 @@ def _requirement(text: str) -> Requirement | None:
     return None
 
 
-def _collect(asked: Requirement, found: dict[str, Distribution], *, is_optional: bool) -> None:
+def _imported(name: str, known: list[Installed]) -> Installed:
+    """Return the only distribution that has a module of this name."""
+    found = providers(name, known)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(sorted(repr(normal(one.name)) for one in found)[:10])
+        raise InvalidInput(
+            f"The module {name!r} is in {len(found)} packages of the host's environment: name the one that is meant:"
+            f" {several}."
+        )
+    near = difflib.get_close_matches(normal(name), sorted({normal(one.name) for one in known}), n=3)
+    meant = f"did you mean {' or '.join(map(repr, near))}? If not, " if near else ""
+    raise InvalidInput(
+        f"The package {name!r} is not installed in the host's environment, by its name in the package index or by the name"
+        f" of a module: {meant}run `pip install {name}`, or remove it from packages."
+    )
+
+
+def _collect(asked: Requirement, one: Installed, found: dict[str, Installed], known: list[Installed]) -> None:
     """Add a distribution and its requirements. Skip a requirement that is not installed: this environment works without it."""
-    key = f"{_normal(asked.name)}{sorted(asked.extras)}"
+    key = f"{normal(one.name)}{sorted(asked.extras)}"
     if key in found:
         return
-    try:
-        known = distribution(asked.name)
-    except PackageNotFoundError:
-        if is_optional:
-            return
-        raise InvalidInput(
-            f"The package {asked.name!r} is not installed in the host's environment: run `pip install {asked.name}`, or"
-            " remove it from packages."
-        ) from None
-    found[key] = known
-    for wanted in filter(None, map(_requirement, known.requires or ())):
+    found[key] = one
+    for wanted in filter(None, map(_requirement, one.metadata.requires or ())):
         if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in asked.extras or {""}):
-            _collect(wanted, found, is_optional=True)
+            needed = named(wanted.name, known)
+            if needed is not None:
+                _collect(wanted, needed, found, known)
 
 
-def _laid_out(distributions: Iterable[Distribution]) -> Packages:
-    packages = Packages()
-    for known in distributions:
-        for top, place in _tops(known).items():
-            path = Path(place)
-            packages.paths.append(str(path))
-            if path.suffix == ".dist-info":
-                packages.metadata.append(str(path))
-            elif (module := _module_name(top)) is not None:
-                paths = packages.modules.setdefault(module, [])
-                if str(path) not in paths:
-                    paths.append(str(path))
-    packages.paths[:] = dict.fromkeys(packages.paths)
-    packages.metadata[:] = dict.fromkeys(packages.metadata)
-    return packages
+def _check_not_only_others(one: Installed, chosen: list[Installed], known: list[Installed], packages: Packages) -> None:
+    """Raise `InvalidInput` if a package would be empty because every module that it lists is listed by another package too."""
+    tops = {row.partition("/")[0].partition(".")[0] for row in one.rows or () if row.endswith(_SUFFIXES)}
+    if not tops or tops & {name.partition(".")[0] for name in packages.modules}:
+        return
+    others = sorted(
+        {normal(other.name) for other in _others(chosen, known) if (other.rows or set()) & (one.rows or set())}
+    )
+    if others:
+        raise InvalidInput(
+            f"The package {one.name!r} lists only files that {' and '.join(map(repr, others[:5]))} list as well, so that"
+            " it is unknown to whom they belong: name these packages too, or uninstall one."
+        )
 
 
-def _tops(known: Distribution) -> dict[str, str]:
-    """Return the top-level files and folders of a distribution, by name; for an editable install, the location of its code."""
-    files = [PurePosixPath(str(file)) for file in known.files or ()]
-    tops = {
-        file.parts[0]: str(known.locate_file(file.parts[0]))
-        for file in files
-        if file.parts[0] not in ("..", "__pycache__") and not file.name.endswith(".pth")
-    }
-    if any(_module_name(top) is not None for top in tops if not top.startswith("__editable__")):
-        return tops
-    editable = {top: place for top, place in tops.items() if top.endswith(".dist-info")}
-    for name in _top_level_names(known):
-        spec = importlib.util.find_spec(name)
-        for place in _places(spec):
-            editable[Path(place).name] = place
-    return editable
+def _others(chosen: Iterable[Installed], known: Iterable[Installed]) -> Iterator[Installed]:
+    names = {normal(one.name) for one in chosen}
+    return (one for one in known if normal(one.name) not in names)
+
+
+class _Layer:
+    """The files of chosen distributions among those of all."""
+
+    def __init__(self, chosen: list[Installed], known: list[Installed]) -> None:
+        self._chosen = chosen
+        self._others = list(_others(chosen, known))
+        self._sites: dict[str, int] = {}
+        self._made = Packages()
+
+    def packages(self) -> Packages:
+        """Return the packages, laid out."""
+        for site in dict.fromkeys(one.site for one in self._chosen):
+            for path in _Folders(self._own(site)).pieces(site):
+                self._add(site, path)
+        for one in self._chosen:
+            if not any(self._lists_a_module(one)):
+                self._add_by_name(one)
+            self._add_metadata(one)
+        made = self._made
+        made.paths[:] = dict.fromkeys(made.paths)
+        return made
+
+    def _own(self, site: str) -> set[str]:
+        """Return the files in a folder that the chosen distributions list and no other one does."""
+        own: set[str] = set().union(*(one.rows or () for one in self._chosen if one.site == site))
+        for other in self._others:
+            if other.site == site and other.rows:
+                own -= other.rows
+        return own
+
+    @staticmethod
+    def _lists_a_module(one: Installed) -> Iterator[bool]:
+        for row in one.rows or ():
+            top = row.partition("/")[0]
+            if row.endswith(_SUFFIXES) and not top.startswith("__editable__"):
+                yield True
+
+    def _pair(self, site: str, path: str) -> Pair:
+        number = self._sites.setdefault(site, len(self._sites))
+        return f"{site}/{path}", package_in_a_room(number, path)
+
+    def _add(self, site: str, path: str) -> None:
+        """Add a file or a folder that belongs to the chosen distributions alone."""
+        pair = self._pair(site, path)
+        self._made.paths.append(pair)
+        *parents, last = path.split("/")
+        is_folder = Path(pair[0]).is_dir()
+        if is_folder:
+            name, suffix = last, ""
+        else:
+            name, dot, suffix = last.partition(".")
+            if dot + suffix not in _SUFFIXES:
+                return
+        if not all(part.isidentifier() for part in (*parents, name)) or name.startswith("__editable__"):
+            return
+        for depth in range(1, len(parents) + 1):
+            self._package(site, parents[:depth])
+        if is_folder:
+            package = self._package(site, [*parents, name])
+            for ending in _SUFFIXES:
+                if package.file is None and Path(pair[0], f"__init__{ending}").is_file():
+                    package.file = self._pair(site, f"{path}/__init__{ending}")
+        elif name == "__init__" and parents:
+            module = self._package(site, parents)
+            module.file = module.file or pair
+        else:
+            module = self._made.modules.setdefault(".".join((*parents, name)), ModuleFiles())
+            module.file = module.file or pair
+
+    def _package(self, site: str, parts: list[str]) -> ModuleFiles:
+        package = self._made.modules.setdefault(".".join(parts), ModuleFiles())
+        folder = self._pair(site, "/".join(parts))
+        if folder not in package.folders:
+            package.folders.append(folder)
+        return package
+
+    def _add_by_name(self, one: Installed) -> None:
+        """Add a distribution that lists no module: an editable install, or one without a RECORD."""
+        if one.rows is not None and not one.has_path_file():
+            return
+        listed = (one.metadata.read_text("top_level.txt") or "").split() or [normal(one.name).replace("-", "_")]
+        for name in listed:
+            if not name.isidentifier() or name in sys.stdlib_module_names:
+                continue
+            for place in map(os.path.realpath, _places(_found(name))):
+                site, last = os.path.split(place)
+                is_beside_metadata = site == one.site
+                if (
+                    is_beside_metadata == (one.rows is None)
+                    and Path(place).exists()
+                    and not self._is_others(site, last)
+                ):
+                    self._add(site, last)
+
+    def _is_others(self, site: str, path: str) -> bool:
+        return any(
+            row == path or row.startswith(f"{path}/")
+            for other in self._others
+            if other.site == site
+            for row in other.rows or ()
+        )
+
+    def _add_metadata(self, one: Installed) -> None:
+        self._made.metadata.append(self._pair(one.site, one.info))
+        for name in _SHOWN_METADATA:
+            path = Path(one.site, one.info, name)
+            if path.is_file() and not path.is_symlink():
+                self._made.paths.append(self._pair(one.site, f"{one.info}/{name}"))
+
+
+class _Folders:
+    """The folders in which certain files are."""
+
+    def __init__(self, files: set[str]) -> None:
+        self._files = files
+        self._folders: set[str] = set()
+        for file in files:
+            folder = file.rpartition("/")[0]
+            while folder and folder not in self._folders:
+                self._folders.add(folder)
+                folder = folder.rpartition("/")[0]
+
+    def pieces(self, site: str) -> list[str]:
+        """Return the files and folders of a site that hold these files and nothing else; no link is followed."""
+        found = []
+        for top in sorted({file.partition("/")[0] for file in self._files}):
+            path = Path(site, top)
+            if path.is_symlink():
+                continue
+            if path.is_dir():
+                found += self._inside(site, top)[1]
+            elif path.is_file() and top in self._files and not top.endswith(".pth"):
+                found.append(top)
+        return found
+
+    def _inside(self, site: str, folder: str) -> tuple[bool, list[str]]:
+        """Return whether a folder holds only these files, and its pieces: then itself."""
+        is_whole, found = True, []
+        try:
+            entries = sorted(os.scandir(f"{site}/{folder}"), key=lambda entry: entry.name)
+        except OSError:
+            return False, []
+        for entry in entries:
+            path = f"{folder}/{entry.name}"
+            if entry.is_file(follow_symlinks=False) and path in self._files:
+                found.append(path)
+            elif entry.is_dir(follow_symlinks=False) and path in self._folders:
+                whole, pieces = self._inside(site, path)
+                is_whole = is_whole and whole
+                found += pieces
+            elif entry.name != "__pycache__" or not _is_bytecode(entry.path):
+                is_whole = False
+        return is_whole, [folder] if is_whole and found else found
+
+
+def _is_bytecode(folder: str) -> bool:
+    """Whether a folder holds only compiled modules, which are on no list if they were compiled later."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return all(one.is_file(follow_symlinks=False) and one.name.endswith(".pyc") for one in entries)
+    return False
+
+
+def _found(name: str) -> ModuleSpec | None:
+    with suppress(ImportError, ValueError):
+        return importlib.util.find_spec(name)
+    return None
 
 
 def _places(spec: ModuleSpec | None) -> list[str]:
     """Return the folders of a package, or the file of a module."""
     if spec is None:
         return []
-    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))
-
-
-def _top_level_names(known: Distribution) -> list[str]:
-    listed = (known.read_text("top_level.txt") or "").split()
-    return listed or [_normal(known.metadata["Name"]).replace("-", "_")]
-
-
-def _module_name(top: str) -> str | None:
-    """Return the import name of a file or folder in a package folder, or None if it cannot be imported."""
-    name = top.partition(".")[0] if top.endswith(_SUFFIXES) else top
-    return name if name.isidentifier() and not name.startswith("__editable__") else None
-
-
-def _normal(name: str) -> str:
-    from packaging.utils import canonicalize_name
-
-    return canonicalize_name(name)
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin and spec.has_location else []))

@@ -38,6 +38,8 @@ _SYSTEM = (
 )
 START_ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 """Environment in which the interpreter starts; agents get another. One arena: each reserves 64 MiB, which the limit counts."""
+DEVICES = ("null", "zero", "urandom")
+_ALWAYS_SHOWN = ("dev", "proc", "tmp")
 _INSTALLED = ("site-packages", "dist-packages", "python*/site-packages", "python*/dist-packages")
 _MOST_LIBRARIES = 100
 """Maximum number of shared libraries beside the interpreter shown one by one; if there are more, their folder is shown."""
@@ -66,15 +68,25 @@ class Layout:
         inside = (path for _, path in (*self.binds, *self.links))
         return sorted({str(parent) for path in inside for parent in Path(path).parents} - {"/"})
 
+    def shown(self) -> dict[str, list[str]]:
+        """Return the names in each folder of a room that has been made for it, and in the hidden ones: everything it may show."""
+        bound = [Path(path) for _, path in self.binds]
+        made = [folder for folder in map(Path, ("/", *self.folders())) if not any(map(folder.is_relative_to, bound))]
+        inside = [*bound, *(Path(path) for _, path in self.links), *made]
+        names = {str(folder): sorted({path.name for path in inside if path.parent == folder} - {""}) for folder in made}
+        names["/"] += _ALWAYS_SHOWN
+        return names | {"/dev": list(DEVICES)} | {folder: [] for folder in self.hidden}
 
-def in_place(packages: Sequence[str] = ()) -> Layout:
+
+def in_place(packages: Sequence[Pair] = ()) -> Layout:
     """Return the layout without a room: every file has the path that it has on the host."""
     python = interpreter()
-    read_only = [_library(), *_SYSTEM, *map(str, _libraries(python)), *map(str, _our_files()), *packages]
+    read_only = [_library(), *_SYSTEM, *map(str, _libraries(python)), *map(str, _our_files())]
+    read_only += [path for path, _ in packages]
     return Layout(_command(str(python), map(str, PACKAGES.values())), dict(START_ENVIRONMENT), read_only)
 
 
-def in_a_room(packages: Sequence[str] = ()) -> Layout:
+def in_a_room(packages: Sequence[Pair] = ()) -> Layout:
     """Return the layout of a room. The interpreter is in `/python`, so that its path on the host does not show."""
     python, library = interpreter(), Path(_library())
     libraries = _libraries(python)
@@ -91,7 +103,7 @@ def in_a_room(packages: Sequence[str] = ()) -> Layout:
         for found in Path(source).glob(pattern)
     ]
     binds += [(str(file), f"{_MODULES}/{_path_in_package(file)}") for file in _our_files()]
-    binds += [(path, package_in_a_room(path)) for path in packages]
+    binds += packages
     return Layout(
         command=_command(f"{_PYTHON}/bin/{python.name}", (f"{_MODULES}/{name}" for name in PACKAGES)),
         environment=START_ENVIRONMENT | ({"LD_LIBRARY_PATH": f"{_PYTHON}/lib"} if libraries else {}),
@@ -102,9 +114,9 @@ def in_a_room(packages: Sequence[str] = ()) -> Layout:
     )
 
 
-def package_in_a_room(path: str) -> str:
-    """Return the path in a room of an installed package's file or folder."""
-    return f"{_EXTRA}/{Path(path).name}"
+def package_in_a_room(site: int, path: str) -> str:
+    """Return the path in a room of an installed package's file or folder, given the number of the folder it is installed in."""
+    return f"{_EXTRA}/{site}/{path}"
 
 
 def interpreter() -> Path:

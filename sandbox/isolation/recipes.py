@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sandbox.isolation import layout as isolation_layout
-from sandbox.isolation.layout import Layout
+from sandbox.isolation.layout import Layout, Pair
 
 UNPRIVILEGED = 65534
 """User and group id of agents in a room; also outside of one if the host is root and can drop its privileges."""
@@ -45,7 +45,7 @@ class Recipe:
         return UNPRIVILEGED if self.as_root else os.geteuid()
 
     def command(
-        self, descriptor: int, packages: tuple[str, ...], more: dict[str, Any]
+        self, descriptor: int, packages: tuple[Pair, ...], more: dict[str, Any]
     ) -> tuple[list[str], dict[str, str]]:
         """Return the command line and the environment of a zygote with this socket, for these paths of packages."""
         layout = isolation_layout.in_a_room(packages) if self.in_a_room else isolation_layout.in_place(packages)
@@ -53,6 +53,7 @@ class Recipe:
             "in_a_room": self.in_a_room,
             "landlock": "wanted" if self.tier == "namespaces" else "required",
             "read_only": layout.read_only,
+            "shown": layout.shown() if self.in_a_room else {},
             "uid": UNPRIVILEGED if self.as_root else None,
             "idle_s": IDLE_S,
             "births": BIRTHS,
@@ -103,7 +104,7 @@ def _bubblewrap(bwrap: str, as_root: bool) -> Wrap:
         for inside in layout.hidden:
             arguments += ["--size", "4096", "--tmpfs", inside, "--remount-ro", inside]
         arguments += ["--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
-        for name in ("null", "zero", "urandom"):
+        for name in isolation_layout.DEVICES:
             arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
         arguments += ["--size", "65536", "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--"]
         return arguments + zygote, {}

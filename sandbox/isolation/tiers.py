@@ -17,6 +17,7 @@ from sandbox.errors import InvalidInput, InvalidType, IsolationUnavailable
 from sandbox.isolation import zygotes
 from sandbox.isolation.advice import advice, surroundings
 from sandbox.isolation.child import Child
+from sandbox.isolation.layout import Pair
 from sandbox.isolation.plain_process import Process
 from sandbox.isolation.recipes import Recipe, recipes
 from sandbox.isolation.zygote import ZygoteFailed
@@ -46,7 +47,7 @@ def checked(isolation: object) -> str | None:
     return isolation
 
 
-def start_child(isolation: str | None, limits: Limits, packages: tuple[str, ...] = ()) -> Child:
+def start_child(isolation: str | None, limits: Limits, packages: tuple[Pair, ...] = ()) -> Child:
     """Start a process for an agent; `packages` are further paths of the host that it may read.
 
     Raises `IsolationUnavailable` if the system offers no tier or not the requested one, and `StartFailed`.

@@ -14,6 +14,7 @@ from typing import Any
 
 from sandbox.child.scratch import remove_folder
 from sandbox.isolation.child import is_ready
+from sandbox.isolation.layout import Pair
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote_child import BornChild, receive
 from sandbox.limits import Limits
@@ -34,7 +35,7 @@ class ZygoteGone(Exception):
 class Zygote:
     """One zygote. Any thread may request children. Once superseded, it ends with its last child."""
 
-    def __init__(self, recipe: Recipe, packages: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(self, recipe: Recipe, packages: tuple[Pair, ...] = (), **settings: Any) -> None:
         self.recipe = recipe
         self._lock = threading.RLock()
         self._children = 0

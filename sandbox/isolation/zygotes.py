@@ -8,6 +8,7 @@ import threading
 
 from sandbox.errors import StartFailed
 from sandbox.isolation import zygote_child
+from sandbox.isolation.layout import Pair
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote import Zygote, ZygoteFailed, ZygoteGone
 from sandbox.isolation.zygote_child import BornChild
@@ -17,11 +18,11 @@ _TRIAL_TIMEOUT_S = 20.0
 _ATTEMPTS = 5
 
 _lock = threading.RLock()
-_zygotes: dict[tuple[str, str, tuple[str, ...]], Zygote] = {}
+_zygotes: dict[tuple[str, str, tuple[Pair, ...]], Zygote] = {}
 _superseded: list[Zygote] = []
 
 
-def bear(recipe: Recipe, packages: tuple[str, ...], limits: Limits) -> BornChild:
+def bear(recipe: Recipe, packages: tuple[Pair, ...], limits: Limits) -> BornChild:
     """Return a child of the zygote for a recipe and packages; start a zygote if there is none or the old one has retired."""
     for _ in range(_ATTEMPTS):
         try:
@@ -78,7 +79,7 @@ def close_all() -> None:
         zygote.close()
 
 
-def _zygote_of(recipe: Recipe, packages: tuple[str, ...]) -> Zygote:
+def _zygote_of(recipe: Recipe, packages: tuple[Pair, ...]) -> Zygote:
     with _lock:
         key = (recipe.tier, recipe.way, packages)
         zygote = _zygotes.get(key)
@@ -87,7 +88,7 @@ def _zygote_of(recipe: Recipe, packages: tuple[str, ...]) -> Zygote:
         return zygote
 
 
-def _replace(recipe: Recipe, packages: tuple[str, ...], zygote: Zygote) -> None:
+def _replace(recipe: Recipe, packages: tuple[Pair, ...], zygote: Zygote) -> None:
     with _lock:
         key = (recipe.tier, recipe.way, packages)
         if _zygotes.get(key) is zygote:

@@ -83,6 +83,7 @@ PLACES = {
     "threads that the agent starts": "sandbox.limits:Limits.threads",
     "open descriptors": "sandbox.limits:Limits.descriptors",
     "files in the agent's folder": "sandbox.limits:Limits.scratch_bytes",
+    "files and folders of the packages that an agent is given": "sandbox.given.packages:MOST_PATHS",
     "locks, slots and claims that an agent holds or waits for": "sandbox.host.held:MAX_HELD",
     "tags of one value that an agent writes": "sandbox.protocol.arguments:MAX_TAGS",
     "concurrent calls of tools and agents": "sandbox.host.tools:MOST_UNDER_WAY",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sandbox
+
+from .conftest import World
 from .corpus import Attack
 
 FILES = [
@@ -263,3 +268,51 @@ class TestHost:
 
     def test_attack_succeeds_without_isolation(self, one: Attack, wins: Any) -> None:
         wins(one)
+
+
+LOOK_AROUND = """
+import glob, os
+def run(input_dict):
+    seen, tops = [], set()
+    for start in ("/", "/packages", "/proc", "/python", input_dict["site"], os.getcwd()):
+        for folder, names, files in os.walk(start):
+            tops.add(folder)
+            names[:] = [name for name in names if os.path.join(folder, name) not in ("/usr", "/lib", "/lib64", "/nix", "/python/lib")]
+            for file in files:
+                try:
+                    if input_dict["secret"].encode() in open(os.path.join(folder, file), "rb").read(1000):
+                        seen.append(os.path.join(folder, file))
+                except OSError:
+                    pass
+    return {"seen": seen, "processes": glob.glob("/proc/*"), "packages": sorted(one for one in tops if "alpha" in one)}
+"""
+
+
+def test_a_package_shows_nothing_else_of_the_host(
+    tier: str, world: World, user: str, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its RECORD names the root, the host's folders by `..` and through a link, and the files of another package."""
+    site = Path(world.folder).parent / f"{world.folder.name}-site"
+    info = site / "alpha-1.0.dist-info"
+    try:
+        for folder in (site / "alpha", site / "private", info, site / "private-1.0.dist-info"):
+            folder.mkdir(parents=True)
+        (site / "alpha" / "__init__.py").touch()
+        (site / "private" / "__init__.py").write_text(f"KEY = {world.secret.read_text()!r}")
+        (site / "linked").symlink_to(world.folder)
+        (info / "direct_url.json").write_text(world.secret.read_text())
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: alpha\nVersion: 1.0\n")
+        rows = ("alpha/__init__.py", "/x", f"/{world.secret}", f"../{world.folder.name}/secret", "linked/secret")
+        (info / "RECORD").write_text(
+            "".join(f"{row},,\n" for row in (*rows, "private/__init__.py", f"{info.name}/direct_url.json"))
+        )
+        (site / "private-1.0.dist-info" / "RECORD").write_text("private/__init__.py,,\n")
+        monkeypatch.syspath_prepend(str(site))
+        given = {"site": str(site), "secret": world.secret.read_text()}
+        options: Any = {"user": user, "url": server_url, "isolation": tier}
+        output = sandbox.run(LOOK_AROUND, given, packages=["alpha"], **options).check()
+    finally:
+        shutil.rmtree(site)
+    assert output["seen"] == output["processes"] == []
+    if tier != "restricted":
+        assert output["packages"] == ["/packages/0/alpha", "/packages/0/alpha-1.0.dist-info"]

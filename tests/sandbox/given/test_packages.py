@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sandbox
+from sandbox.given import packages as given_packages
 from sandbox.given.packages import find_packages
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -67,6 +72,7 @@ def test_editable_package(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: linked-one\nVersion: 1.0\n")
     (info / "RECORD").write_text("__editable__.linked_one-1.0.pth,,\nlinked_one-1.0.dist-info/METADATA,,\n")
+    (tmp_path / "site" / "__editable__.linked_one-1.0.pth").write_text(str(tmp_path / "code"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     result = run("import linked_one\ndef run(): return {'v': linked_one.VALUE}", packages=["linked-one"])
@@ -82,7 +88,161 @@ def test_a_requirement_for_another_system_is_left_out(tmp_path: Path, monkeypatc
         (tmp_path / f"{name}-1.dist-info").mkdir()
         lines = [f"Name: {name}", "Version: 1", *(f"Requires-Dist: {one}" for one in requires)]
         (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines, ""]))
+        (tmp_path / f"{name}.py").touch()
         (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}.py,,\n{name}-1.dist-info/METADATA,,\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert find_packages(["asking"]).modules.keys() == {"asking", "here"}
     assert find_packages(["Asking[BIG]"]).modules.keys() == {"asking", "here", "more"}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages, which agents that run as another user may read."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for folder in (site, *site.parents):
+        if folder != folder.parent and folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | stat.S_IROTH | stat.S_IXOTH)
+    monkeypatch.syspath_prepend(str(site))
+    return site
+
+
+def install(site: Path, name: str, files: dict[str, str], rows: tuple[str, ...] = (), metadata: str = "") -> None:
+    """Install a distribution with these files, and further rows in its RECORD."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    files = files | {f"{info.name}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}"}
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+    (info / "RECORD").write_text("".join(f"{row},,\n" for row in (*files, *rows)))
+    (info / "direct_url.json").write_text('{"url": "file:///home/somebody"}')
+
+
+def shown(names: list[str], site: Path) -> set[str]:
+    return {str(Path(path).relative_to(site)) for path, _ in find_packages(names).paths}
+
+
+def test_only_rows_below_the_folder_of_packages_count(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "key.py").write_text("KEY = 1\n")
+    (site / "linked").symlink_to(tmp_path / "outside")
+    (site / "linked_file.py").symlink_to(tmp_path / "outside" / "key.py")
+    rows = (
+        "/",
+        "/x",
+        "//x",
+        "../outside/key.py",
+        "alpha/../../outside/key.py",
+        "linked/key.py",
+        "linked_file.py",
+        ".",
+        "",
+    )
+    install(site, "alpha", {"alpha/__init__.py": ""}, rows)
+    assert shown(["alpha"], site) == {"alpha", "alpha-1.0.dist-info/METADATA"}
+
+
+def test_a_row_gives_nothing_of_another_distribution(site: Path) -> None:
+    install(site, "private", {"private/__init__.py": "", "private/key.py": "", "private_one.py": ""})
+    rows = (
+        "private/key.py",
+        "private",
+        "private_one.py",
+        "private-1.0.dist-info/METADATA",
+        "private-1.0.dist-info/RECORD",
+    )
+    install(site, "alpha", {"alpha/__init__.py": ""}, rows)
+    assert shown(["alpha"], site) == {"alpha", "alpha-1.0.dist-info/METADATA"}
+    install(site, "beta", {}, ("private/key.py",))
+    with pytest.raises(sandbox.InvalidInput, match="'beta' lists only files that 'alpha' and 'private' list as well"):
+        find_packages(["beta"])
+    assert "private" in shown(["alpha", "private", "beta"], site)
+
+
+def test_a_folder_with_files_of_others_is_shown_file_by_file(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        site,
+        "alpha",
+        {"alpha/__init__.py": "", "alpha/inner/__init__.py": "", "alpha/data.json": "{}", "notes.pth": ""},
+    )
+    (site / "alpha" / "__pycache__").mkdir()
+    (site / "alpha" / "__pycache__" / "inner.cpython-311.pyc").touch()
+    assert shown(["alpha"], site) == {"alpha", "alpha-1.0.dist-info/METADATA"}
+    (site / "alpha" / "unlisted.env").touch()
+    pieces = {"alpha/__init__.py", "alpha/data.json", "alpha/inner", "alpha-1.0.dist-info/METADATA"}
+    assert shown(["alpha"], site) == pieces
+    monkeypatch.setattr(given_packages, "MOST_PATHS", len(pieces) - 1)
+    with pytest.raises(sandbox.InvalidInput, match="have 4 files and folders among those of others, and at most 3"):
+        find_packages(["alpha"])
+
+
+@pytest.mark.parametrize("name", ["private", "os", "host_app", "private.key"])
+def test_a_listed_name_gives_no_module_of_others(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    install(site, "private", {"private/__init__.py": "", "private/key.py": ""})
+    (tmp_path / "app" / "host_app").mkdir(parents=True)
+    (tmp_path / "app" / "host_app" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "app"))
+    install(site, "alpha", {})
+    (site / "alpha-1.0.dist-info" / "top_level.txt").write_text(name)
+    assert find_packages(["alpha"]).modules == {}
+    (site / "alpha-1.0.dist-info" / "RECORD").unlink()
+    assert find_packages(["alpha"]).modules == {}
+
+
+def test_a_package_without_a_list_of_files_is_found_by_name(site: Path) -> None:
+    """As in the packages of some Linux distributions."""
+    install(site, "Alpha-Beta", {"alpha_beta/__init__.py": ""})
+    (site / "Alpha_Beta-1.0.dist-info" / "RECORD").unlink()
+    assert find_packages(["alpha.beta"]).modules.keys() == {"alpha_beta"}
+
+
+@pytest.mark.parametrize("tier", sandbox.isolation.TIERS)
+def test_parts_of_a_namespace_package(run: Any, site: Path, tier: str) -> None:
+    """A part alone is given, importable and with its data; its siblings and what lies beside it are out of reach."""
+    given = {"acme/public/__init__.py": "", "acme/public/data.txt": "42", "acme/tools.py": "X = 1"}
+    install(site, "acme-public", given)
+    install(site, "acme-private", {"acme/private/__init__.py": "KEY = 1", "acme/key.py": ""})
+    source = f"""
+        def run():
+            import importlib, importlib.metadata, importlib.resources
+            import acme.public, acme.tools
+            out = {{"data": importlib.resources.files(acme.public).joinpath("data.txt").read_text(), "x": acme.tools.X}}
+            out["missing"] = []
+            for name in ("acme.private", "acme.key"):
+                try:
+                    importlib.import_module(name)
+                except ModuleNotFoundError as error:
+                    out["missing"].append(error.name)
+            folder, beside = acme.public.__path__[0], []
+            for path in ("{site}/acme/private/__init__.py", folder + "/../private/__init__.py", folder + "/../key.py",
+                         "{site}/acme_public-1.0.dist-info/RECORD", "{site}/acme_public-1.0.dist-info/direct_url.json"):
+                try:
+                    beside.append(open(path).read())
+                except OSError:
+                    pass
+            return out | {{"beside": beside, "dist": importlib.metadata.version("acme-public")}}
+    """
+    try:
+        result = run(textwrap.dedent(source), packages=["acme-public"], isolation=tier)
+    except sandbox.IsolationUnavailable as error:
+        pytest.skip(str(error))
+    missing = ["acme.private", "acme.key"]
+    assert result.check() == {"data": "42", "x": 1, "missing": missing, "beside": [], "dist": "1.0"}
+
+
+def test_a_package_is_found_by_the_name_of_its_module(site: Path) -> None:
+    install(site, "PyAlpha", {"alpha/__init__.py": "", "acme/one.py": ""})
+    install(site, "acme-two", {"acme/two.py": "", "lonely.py": ""})
+    assert find_packages(["alpha"]).modules.keys() == {"alpha", "acme", "acme.one"}
+    assert find_packages(["lonely"]) == find_packages(["acme-two"]) == find_packages(["acme.two"])
+    with pytest.raises(sandbox.InvalidInput, match=r"'acme' is in 2 packages .*: 'acme-two', 'pyalpha'\."):
+        find_packages(["acme"])
+    for name, said in {
+        "pyalpa": "did you mean 'pyalpha'",
+        "zzz": "by the name of a module: run `pip install zzz`",
+    }.items():
+        with pytest.raises(sandbox.InvalidInput, match="is not installed") as caught:
+            find_packages([name])
+        assert said in str(caught.value)

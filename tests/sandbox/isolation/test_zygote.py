@@ -16,8 +16,10 @@ import pytest
 import sandbox
 from sandbox import isolation
 from sandbox.isolation import tiers, zygotes
+from sandbox.isolation.layout import Layout
 from sandbox.isolation.recipes import recipes
-from sandbox.isolation.zygote import Zygote, ZygoteGone
+from sandbox.isolation.zygote import Zygote, ZygoteFailed, ZygoteGone
+from tests.sandbox.attacks.conftest import tiers_here
 from tests.sandbox.conftest import wait_until
 
 AGENT = "def run(): return {}\n"
@@ -88,6 +90,19 @@ def test_idle_zygote_ends() -> None:
     with pytest.raises(ZygoteGone):
         zygote.bear(sandbox.Limits())
     zygote.supersede()
+
+
+@pytest.mark.parametrize("tier", ["full", "namespaces"])
+def test_a_room_that_shows_more_than_its_layout_is_refused(tier: str, tmp_path: Path) -> None:
+    recipe = next(recipes(tier), None)
+    if recipe is None or tier not in tiers_here():
+        pytest.skip(f"this machine has no tier {tier!r}")
+    (tmp_path / "secret").touch()
+    made = Layout.shown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Layout, "shown", lambda self: made(self) | {"/packages/0": ["other"]})
+        with pytest.raises(ZygoteFailed, match=r"the room shows \['mine'\] in /packages/0, which should not be there"):
+            Zygote(recipe, ((str(tmp_path), "/packages/0/mine"), (str(tmp_path), "/packages/0/other")))
 
 
 def test_zygote_does_not_end_while_a_child_lives() -> None:

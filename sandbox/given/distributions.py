@@ -1,0 +1,106 @@
+"""Distributions installed in the host's environment, with the files that their RECORD lists, found by name or by import name.
+
+A RECORD comes with a wheel, and installers keep its rows as they are: what it says about other files is not believed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.machinery import all_suffixes
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+_METADATA_FOLDERS = (".dist-info", ".egg-info")
+_MOST_RECORDS_KEPT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One installed distribution."""
+
+    name: str
+    metadata: Distribution = field(compare=False)
+    site: str
+    """Real path of the folder that it is installed in."""
+    info: str
+    """Name of the folder of its metadata in `site`."""
+    rows: frozenset[str] | None = field(compare=False)
+    """Paths of its files below `site`, without metadata and bytecode; None if it has no RECORD."""
+
+    def has_path_file(self) -> bool:
+        """Whether it adds folders to `sys.path` from a ``.pth`` file, as an editable install does."""
+        return any(row.endswith(".pth") and Path(self.site, row).is_file() for row in self.rows or ())
+
+    def provides(self, module: str) -> bool:
+        """Whether it lists a file of a module."""
+        path = module.replace(".", "/")
+        files = {path + suffix for suffix in all_suffixes()}
+        return any(row in files or row.startswith(f"{path}/") for row in self.rows or ())
+
+
+def list_installed() -> list[Installed]:
+    """Return the distributions that the host can import, in the order of its `sys.path`."""
+    return list(filter(None, map(_installed, distributions())))
+
+
+def named(name: str, known: Iterable[Installed]) -> Installed | None:
+    """Return the first distribution of this name."""
+    wanted = normal(name)
+    return next((one for one in known if normal(one.name) == wanted), None)
+
+
+def providers(module: str, known: Iterable[Installed]) -> list[Installed]:
+    """Return the distributions that list a module of this import name, one of each name."""
+    found: dict[str, Installed] = {}
+    for one in known:
+        listed = (one.metadata.read_text("top_level.txt") or "").split() if not one.rows else ()
+        if one.provides(module) or module in listed:
+            found.setdefault(normal(one.name), one)
+    return list(found.values())
+
+
+def normal(name: str) -> str:
+    """Return the normalized form of a distribution's name."""
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(name)
+
+
+def _installed(known: Distribution) -> Installed | None:
+    folder = getattr(known, "_path", None)  # every distribution in a folder has it
+    if not isinstance(folder, Path) or not folder.name.endswith(_METADATA_FOLDERS):
+        return None
+    name, _, _ = folder.name.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")
+    site, info = os.path.split(os.path.realpath(folder))
+    return Installed(name, known, site, info, _rows(f"{site}/{info}/RECORD"))
+
+
+def _rows(record: str) -> frozenset[str] | None:
+    try:
+        found = os.stat(record)  # noqa: PTH116
+    except OSError:
+        return None
+    return _parsed(record, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(_MOST_RECORDS_KEPT)
+def _parsed(record: str, mtime_ns: int, size: int) -> frozenset[str] | None:
+    with suppress(OSError, csv.Error), open(record, encoding="utf-8", errors="replace", newline="") as file:  # noqa: PTH123
+        return frozenset(_files(csv.reader(file)))
+    return None
+
+
+def _files(rows: Iterable[list[str]]) -> Iterator[str]:
+    """Yield the relative paths that stay below the folder."""
+    for row in rows:
+        path = row[0] if row else ""
+        parts = path.split("/")
+        if "" in parts or "." in parts or ".." in parts or "__pycache__" in parts or "\0" in path:
+            continue  # absolute, or not as installers write it
+        if not parts[0].endswith(_METADATA_FOLDERS):
+            yield path
