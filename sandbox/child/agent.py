@@ -8,9 +8,9 @@ import inspect
 import json
 import linecache
 import re
+import site
 import sys
 import tokenize
-from _sitebuiltins import _Helper  # normally a builtin set by `site`, which is not imported here
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -20,6 +20,11 @@ from typing import Any
 _GIVEN = ("agents", "asyncio", "data_store", "gofannon_client", "json", "re")
 _ANNOUNCED = ("input_dict", "tools")
 
+# `site` does this, unless Python starts without it (-S).
+site.setquit()
+site.setcopyright()
+site.sethelper()
+
 
 class NotAnAgent(Exception):
     """The source has no callable `run`; the message says why."""
@@ -28,15 +33,15 @@ class NotAnAgent(Exception):
 def make_module(name: str, filename: str, source: bytes, given: dict[str, Any]) -> ModuleType:
     """Return a module that holds the agent's given globals; its source is not executed yet.
 
-    Registers the module in `sys.modules`, and its source in `linecache` for tracebacks and `inspect`.
+    Registers the module in `sys.modules`, also as `__main__`, and its source in `linecache` for tracebacks and `inspect`.
     """
     while name in sys.modules or name in sys.stdlib_module_names:
         name = f"agent_{name}"
     module = ModuleType(name)
     module.__file__ = filename
-    module.__dict__.update(asyncio=asyncio, json=json, re=re, dir=agents_dir, help=_Helper())
+    module.__dict__.update(asyncio=asyncio, json=json, re=re, dir=agents_dir)
     module.__dict__.update(given)
-    sys.modules[name] = module
+    sys.modules[name] = sys.modules["__main__"] = module
     text = source_text(source)
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     return module

@@ -8,6 +8,7 @@ The packages' own ``__init__`` is not executed: it would import redis-py and mor
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -90,7 +91,19 @@ def _public_modules() -> Iterable[ModuleType]:
     return map(import_module, ("redis_store.errors", "redis_store.types"))
 
 
+def reset_signals() -> None:
+    """Undo what a process inherits from the host's: blocked and ignored signals. Python ignores two signals itself."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    kept = {getattr(signal, name, None) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ")}
+    for number in signal.valid_signals() - kept:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> None:
+    reset_signals()
+    os.umask(0o022)
     sandbox, redis_store, msgpack, role, *arguments = sys.argv[1:]
     folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox}
     for package in SHARED:
@@ -102,6 +115,7 @@ def main() -> None:
     vars(sys.modules["redis_store"])["__getattr__"] = public_name
     sys.meta_path.insert(0, SharedFinder(folders))
     sys.argv[:] = [""]
+    sys.orig_argv[:] = sys.orig_argv[:1]
     if role == "zygote":
         from sandbox.child import zygote
 

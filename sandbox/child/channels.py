@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import socket
@@ -151,8 +152,11 @@ class ControlChannel:
                 self._sending = False
 
     def listen(self, answered: Callable[[list[Any]], None]) -> None:
-        """Hand every further message to `answered`, in a daemon thread."""
-        threading.Thread(target=self._listen, args=(answered,), name="sandbox-control", daemon=True).start()
+        """Hand every further message to `answered`, in a thread that `threading` does not list.
+
+        Agents wait for all threads of `threading.enumerate()`, and this one has no end.
+        """
+        _thread.start_new_thread(self._listen, (answered,))
 
     def _listen(self, answered: Callable[[list[Any]], None]) -> None:
         with suppress(OSError):  # the agent has closed the socket; the host will notice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -26,6 +27,7 @@ def tools_of(given: dict[str, Any], calls: Calls) -> Tools:
 def put_in_place(given: dict[str, Any], packages: dict[str, Any], calls: Calls, agents: Agents) -> dict[str, Any]:
     """Set environment variables, make packages and modules importable, and return the agent's globals."""
     os.environ.update(given["env"])
+    time.tzset()  # as Python does at its start; without TZ it is UTC in every tier that hides /etc/localtime
     if packages["modules"]:
         sys.meta_path.append(PackageFinder(packages["modules"], packages["metadata"]))
     for name, content in given["modules"].items():

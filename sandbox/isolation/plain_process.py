@@ -65,7 +65,10 @@ class Process:
         """Whether the process itself has ended. It stays a zombie until `kill`, so that its id is not reused."""
         if hasattr(os, "waitid"):
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
+            try:
+                return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
+            except ChildProcessError:  # the host ignores SIGCHLD, or has waited for it: the exit code is lost
+                return True
         return self._popen.poll() is not None
 
     def kill(self) -> int:

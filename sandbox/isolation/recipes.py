@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ IDLE_S = 300.0
 """Time without a run after which a zygote ends, in seconds; the next run starts another."""
 BIRTHS = 200
 """Number of runs after which a zygote is replaced: its runs share its memory layout and hash seed."""
+
+_HEARING_OF_CHILDREN = (
+    str(isolation_layout.interpreter()),
+    *("-I", "-S", "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""Beginning of a command line where the host ignores SIGCHLD: bubblewrap would inherit that, and not end with its child."""
 
 Wrap: TypeAlias = Callable[[Layout, list[str], int], tuple[list[str], dict[str, str]]]
 """A function of a layout, the zygote's command in it and its socket; returns the command line and its environment."""
@@ -60,7 +68,10 @@ class Recipe:
             "left_out": [],
         }
         zygote = [*layout.command, "zygote", str(descriptor), json.dumps(settings | more)]
-        return self.wrap(layout, zygote, descriptor)
+        command, environment = self.wrap(layout, zygote, descriptor)
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            command = [*_HEARING_OF_CHILDREN, *command]
+        return command, environment
 
 
 def recipes(tier: str) -> Iterator[Recipe]:
