@@ -6,7 +6,7 @@ stops after the session. Override ``data_store_url`` to test against another ser
 
     def test_it_counts(data_store, run_agent):
         data_store.set("visits", 1)
-        result = run_agent("agents/quick_start.py", {"name": "Ada"})
+        result = run_agent(Path("agents/quick_start.py"), {"name": "Ada"})
         assert result.check()["visits"] == 2
 """
 

@@ -17,8 +17,9 @@ def run(
 ) -> RunResult:
     """Run an agent in its own isolated process and return its result. A failure of the agent is returned in `RunResult.error`.
 
-    The agent is Python source (a text with a line break or a ``def``) or the path of a file. Its `run(input_dict, tools)` is
-    called. The global `data_store` is the store of `user` on the server at `url`.
+    The agent is Python source, as a `str`, or the path of a file, as a `pathlib.Path`. A `str` never names a file: a line that
+    looks like a path is refused with `InvalidInput`, and nothing is read. The agent's `run(input_dict, tools)` is called. The
+    global `data_store` is the store of `user` on the server at `url`.
 
     The options are those of `sandbox.RunOptions`: `namespace`, `agent` and `on_output` of the run, explained in `StartOptions`,
     and `url`, `tools`, `agents`, `globals`, `modules`, `env`, `packages`, `permissions`, `limits` and `isolation`, explained in

@@ -42,6 +42,8 @@ def on_change(
 ) -> Consumer:
     """Return a `Consumer` that runs an agent on the changes of a namespace, with ``{"changes": [...]}`` as its input.
 
+    The agent is its source, as a `str`, or the path of its file, as a `pathlib.Path`, as for `run`.
+
     Call its `run`, ``await`` its `arun`, or use it in a ``with`` block, during which it works in a thread.
 
     A run gets at most `batch` changes. At most `concurrency` runs are under way at once, and at most one for each key.

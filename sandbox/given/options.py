@@ -30,8 +30,9 @@ class SandboxOptions(TypedDict, total=False):
     - `url`: the server, found as by `redis_store.connect`.
     - `tools`: host functions that the agent may call, by name. They run in this process: plain ones in threads, async ones on
       one event loop that all blocking runs share. Arguments and results are JSON. The agent sees their signatures and docstrings.
-    - `agents`: agents that this one may call with ``await agents.call(name, input_dict)``. Give a dict of names and sources or
-      paths, or a folder. Each call runs in its own process, with the same arguments and the rest of this run's limits.
+    - `agents`: agents that this one may call with ``await agents.call(name, input_dict)``. Give a dict of names and sources
+      (`str`) or paths (`Path`), or the `Path` of a folder. Each call runs in its own process, with the same
+      arguments and the rest of this run's limits.
     - `globals`: names that are available without an import. `modules`: modules that the agent can import. Both hold JSON values
       and functions of this process, which work like tools.
     - `env`: variables of the agent's ``os.environ``. `packages`: names of installed packages that the agent may import, with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,19 @@ from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
 DEFAULT_AGENT = "agent"
 
 SourceOrPath: TypeAlias = str | os.PathLike[str]
-Agents: TypeAlias = Mapping[str, SourceOrPath] | SourceOrPath
+Agents: TypeAlias = Mapping[str, SourceOrPath] | os.PathLike[str]
+
+_PATH = re.compile(
+    r"""
+      .*\.py                                         # agents/search.py, ~/my agents/search.py
+    | (?: [~/\\.] | [a-z]:[/\\] ) .*               # /etc/passwd, ~, ./search, C:\agents
+    | (?! (?:from|import)\s ) [^=(:;]+              # secrets.env, agents/search: defines no function
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Texts of one line that look like a path."""
+
+_MOST_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +47,7 @@ class Source:
 
 
 def read_source(source_or_path: object, name: str | None = None) -> Source:
-    """Return an agent, given its source (a text with a line break or a ``def``) or the path of its file."""
+    """Return an agent. A str is its source, and never names a file; an `os.PathLike` is the path of its file."""
     text, path = _read(source_or_path)
     if path is None:
         called = name or DEFAULT_AGENT
@@ -47,11 +60,14 @@ def read_agents(agents: object) -> dict[str, Source]:
     """Read the agents that a run may call: from a dict by name, or from a folder by file name."""
     if agents is None:
         return {}
-    if isinstance(agents, (str, os.PathLike)):
-        return _read_folder(Path(agents))
+    if isinstance(agents, os.PathLike):
+        return _read_folder(_path(agents))
+    if isinstance(agents, str):
+        raise InvalidType(f"agents is the str {_shown(agents)}: pass a folder as Path({_shown(agents)}).")
     if not isinstance(agents, Mapping):
         raise InvalidType(
-            f"agents must be a dict of names and sources or paths, or a folder, not {type(agents).__name__}."
+            "agents must be a dict of names and sources or paths, or the Path of a folder,"
+            f" not {type(agents).__name__}."
         )
     return {_checked_name(name): _named_source(name, source) for name, source in agents.items()}
 
@@ -70,7 +86,7 @@ def _read_folder(folder: Path) -> dict[str, Source]:
         raise AgentNotFound(f"There is no folder of agents at {str(folder)!r}.", path=str(folder)) from None
     except NotADirectoryError:
         raise InvalidInput(
-            f"{str(folder)!r} is not a folder: pass a folder of agents, or a dict of names and paths."
+            f"{str(folder)!r} is not a folder: pass the Path of a folder of agents, or a dict of names and paths."
         ) from None
     except (OSError, ValueError) as error:
         raise InvalidInput(f"The folder of agents {str(folder)!r} cannot be read: {_reason(error)}.") from None
@@ -92,20 +108,16 @@ def _checked_name(name: object) -> str:
 def _read(source_or_path: object) -> tuple[bytes, Path | None]:
     """Return the source of an agent and the path of its file, or None for a text."""
     if isinstance(source_or_path, str):
-        has_def = "def " in source_or_path and not os.path.isfile(source_or_path)  # noqa: PTH113  # never raises
-        if "\n" in source_or_path or has_def:
-            return source_or_path.encode(errors="surrogatepass"), None
-        if not source_or_path.strip():
-            raise InvalidInput("The agent is an empty text: pass its source, or the path of its file.")
-    elif not isinstance(source_or_path, os.PathLike):
-        raise InvalidType(f"An agent must be its source or the path of its file, not {type(source_or_path).__name__}.")
-    path = Path(source_or_path)
+        return _checked_text(source_or_path).encode(errors="surrogatepass"), None
+    if not isinstance(source_or_path, os.PathLike):
+        raise InvalidType(
+            f"An agent must be its source (a str) or the Path of its file, not {type(source_or_path).__name__}."
+        )
+    path = _path(source_or_path)
     try:
         return path.read_bytes(), path
     except (FileNotFoundError, NotADirectoryError):
-        raise AgentNotFound(
-            f"There is no agent file at {str(path)!r} (source code needs a line break or a def).", path=str(path)
-        ) from None
+        raise AgentNotFound(f"There is no agent file at {str(path)!r}.", path=str(path)) from None
     except IsADirectoryError:
         raise InvalidInput(
             f"{str(path)!r} is a folder: pass the path of the agent's file.", loading_failed=True
@@ -114,6 +126,29 @@ def _read(source_or_path: object) -> tuple[bytes, Path | None]:
         raise InvalidInput(
             f"The agent's file {str(path)!r} cannot be read: {_reason(error)}.", loading_failed=True
         ) from None
+
+
+def _checked_text(text: str) -> str:
+    """Return a source, unless it is empty or most likely a path. Whether there is such a file makes no difference."""
+    code = text.strip()
+    if not code:
+        raise InvalidInput("The agent is an empty str: pass its source, or the Path of its file.")
+    if not re.search(r"[\r\n]", code) and _PATH.fullmatch(code):
+        raise InvalidInput(
+            f"The agent {_shown(code)} looks like a path, but a str is source code: pass a file as Path({_shown(code)})."
+        )
+    return text
+
+
+def _path(given: os.PathLike[str]) -> Path:
+    try:
+        return Path(given)
+    except TypeError:  # a path of bytes
+        raise InvalidType(f"The path {given!r} is not one of text: pass a pathlib.Path.") from None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
 def _reason(error: OSError | ValueError) -> object:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import math
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import redis_store
 import sandbox
+from sandbox.given.sources import read_source
 
 AGENT = "def run(input_dict, tools):\n    return {}\n"
 
@@ -62,7 +64,7 @@ def test_input_that_is_not_a_json_object(input_dict: Any, expected: str, user: s
         ({"limits": 5}, "limits must be a sandbox.Limits, not int"),
         ({"on_output": "x"}, "on_output must be a plain function"),
         ({"agent": 7}, "agent must be a str, not int"),
-        ({"agents": 5}, "agents must be a dict of names and sources or paths, or a folder, not int"),
+        ({"agents": 5}, "agents must be a dict of names and sources or paths, or the Path of a folder, not int"),
         ({"permissions": ["read"]}, "permissions must be a sandbox.Permissions, not list"),
     ],
 )
@@ -104,15 +106,91 @@ def test_invalid_limits(values: Any) -> None:
 
 
 def test_missing_file(tmp_path: Path, user: str) -> None:
-    missing = tmp_path / "missing.py"
-    for way in (missing, str(missing)):
-        with pytest.raises(FileNotFoundError, match=r"missing\.py") as caught:
-            sandbox.run(way, {}, user=user)
-        assert isinstance(caught.value, sandbox.InvalidInput)
+    with pytest.raises(FileNotFoundError, match=r"missing\.py") as caught:
+        sandbox.run(tmp_path / "missing.py", {}, user=user)
+    assert isinstance(caught.value, sandbox.InvalidInput)
     with pytest.raises(sandbox.InvalidInput, match="is a folder"):
         sandbox.run(tmp_path, {}, user=user)
-    with pytest.raises(sandbox.InvalidInput):
-        sandbox.run("a\0b", {}, user=user)
+
+
+@pytest.fixture
+def no_file_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a file was looked at")
+
+    for name in ("open", "stat", "lstat", "scandir", "listdir", "access"):
+        monkeypatch.setattr(os, name, refuse)
+    for name in ("open", "read_bytes", "stat", "is_file", "exists", "iterdir"):
+        monkeypatch.setattr(Path, name, refuse)
+
+
+PATHS_AS_TEXT = [
+    "agents/search.py",
+    "agent.PY",
+    "def run.py",
+    "my agents/(old) search=1.py",
+    "~/agents/search",
+    "~",
+    "/etc/shadow",
+    "./x (1)",
+    "../secrets.env\n",
+    " secrets.env ",
+    "agents/search engine",
+    "C:\\agents\\search",
+    "search",
+    "a\0b",
+]
+
+
+@pytest.mark.usefixtures("no_file_is_looked_at")
+@pytest.mark.parametrize("text", PATHS_AS_TEXT)
+def test_text_that_looks_like_a_path_is_refused_unread(text: str, user: str) -> None:
+    for start in (
+        lambda: sandbox.run(text, {}, user=user),
+        lambda: asyncio.run(sandbox.Sandbox().arun(text, {}, user=user)),
+        lambda: sandbox.Sandbox().start(text, {}, user=user),
+        lambda: sandbox.Sandbox(agents={"child": text}),
+        lambda: sandbox.Sandbox(agents=text),  # type: ignore[arg-type]
+        lambda: sandbox.on_change(text, user=user),
+    ):
+        with pytest.raises(sandbox.InvalidInput, match=r"pass a (file|folder) as Path\("):
+            start()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def run(): return {}",
+        "run = lambda: {}",
+        "run=dict",
+        "from helpers import run",
+        "import helpers as run",
+        "x = 1; exec('def run(): return {}')",
+        "# agents/search.py\n/etc/shadow",
+    ],
+)
+def test_other_text_is_source(text: str) -> None:
+    source = read_source(text)
+    assert (source.text, source.filename, source.is_file) == (text.encode(), "<agent>", False)
+
+
+def test_source_is_named_like_a_file_and_is_not_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "def run(): return {}"
+    (tmp_path / text).write_text("secret")
+    assert read_source(text).text == text.encode()
+    assert read_source(Path(text)).text == b"secret"
+
+
+def test_path_of_bytes_is_refused(user: str) -> None:
+    class Odd:
+        def __fspath__(self) -> bytes:
+            return b"agent.py"
+
+    odd: Any = Odd()
+    for start in (lambda: sandbox.run(odd, {}, user=user), lambda: sandbox.Sandbox(agents=odd)):
+        with pytest.raises(sandbox.InvalidType, match=r"pass a pathlib\.Path"):
+            start()
 
 
 @pytest.mark.parametrize("source", ["", "   ", 5, None, b"def run(): pass"])

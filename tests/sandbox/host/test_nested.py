@@ -450,14 +450,11 @@ def test_agents_from_a_folder(run: Any, tmp_path: Path) -> None:
     (folder / "two.py").write_text("def run(i): return {'file': __file__, 'name': __name__, 'i': i}")
     (folder / "_helper.py").write_text("raise RuntimeError")
     (folder / "notes.txt").write_text("no agent")
-    for given in (folder, str(folder)):
-        result = run(
-            "async def run(i): return {'names': [*agents], **await agents.call('one', {'n': 1})}", agents=given
-        )
-        assert result.check() == {
-            "names": ["one", "two"],
-            "two": {"file": str(folder / "two.py"), "name": "two", "i": {"n": 1}},
-        }
+    result = run("async def run(i): return {'names': [*agents], **await agents.call('one', {'n': 1})}", agents=folder)
+    assert result.check() == {
+        "names": ["one", "two"],
+        "two": {"file": str(folder / "two.py"), "name": "two", "i": {"n": 1}},
+    }
 
 
 def test_invalid_agents(run: Any, tmp_path: Path) -> None:
@@ -469,8 +466,8 @@ def test_invalid_agents(run: Any, tmp_path: Path) -> None:
         (tmp_path / "file.txt", sandbox.InvalidInput, "is not a folder"),
         ({"a": tmp_path / "none.py"}, sandbox.AgentNotFound, "The agent 'a': There is no agent file"),
         ({"a": tmp_path}, sandbox.InvalidInput, "The agent 'a': .* is a folder"),
-        ({"a": 5}, sandbox.InvalidType, "The agent 'a': An agent must be its source or the path"),
-        ({"a": ""}, sandbox.InvalidInput, "The agent 'a': The agent is an empty text"),
+        ({"a": 5}, sandbox.InvalidType, "The agent 'a': An agent must be its source .a str. or the Path"),
+        ({"a": ""}, sandbox.InvalidInput, "The agent 'a': The agent is an empty str"),
         ({"": "def run(): pass"}, sandbox.InvalidInput, "must not be empty"),
         ({5: "def run(): pass"}, sandbox.InvalidType, "must be a str, not int"),
         (["x"], sandbox.InvalidType, "agents must be a dict of names and sources"),
