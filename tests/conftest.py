@@ -26,6 +26,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 STARTING_THEIR_OWN = (
     "tests/redis_store/server/",
     "tests/redis_store/cli/",
+    "tests/redis_store/testing/",
     "tests/sandbox/attacks/",
     "tests/sandbox/cli/",
     "tests/sandbox/consumers/test_consumers.py",

@@ -31,6 +31,7 @@ LAYERS = {
         {"operations"},
         {"_connect", "brokers"},
         {"__init__"},
+        {"testing"},
     ],
     "sandbox": [
         {"errors", "protocol", "masking"},
@@ -78,6 +79,7 @@ BELOW_THE_API = {
     "values",
     "namespace",
     "flows",
+    "testing",
 }
 """What `sandbox` may import of `redis_store`; the agent process may import what `boot.SHARED` lists instead."""
 
