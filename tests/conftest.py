@@ -14,6 +14,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from redis_store import DataStore, connect
+from tests.support.pairs import covered_elsewhere
 from tests.support.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
 from tests.support.sides import SIDES
 
@@ -46,8 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server: those whose fixtures start one, and those that start their own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what other tests cover, and mark the tests that need a server: their fixtures start one, or they do."""
+    left_out = covered_elsewhere(items)
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
     for item in items:
         starts = {"servers", "start", "server_url", "own_server"} & set(getattr(item, "fixturenames", ()))
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):

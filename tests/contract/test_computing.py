@@ -400,11 +400,11 @@ def test_tag_reaches_a_value_that_lives_longer_than_at_first(
 @pytest.mark.parametrize("server", ["redis8", "valkey9"], indirect=True)
 def test_value_outlives_its_first_ttl_with_its_tags(store: Side, other: DataStore) -> None:
     for number, ttl in enumerate((None, 1000)):
-        store.get_or_set(f"k{number}", lambda: "old", ttl=2, lock_timeout=1, tags=["tag"])
+        store.get_or_set(f"k{number}", lambda: "old", ttl=1, lock_timeout=0.5, tags=["tag"])
         store.set(f"k{number}", "new", ttl=ttl)
-    store.get_or_set("bounded", lambda: "old", ttl=2, lock_timeout=1, tags=["tag"])
+    store.get_or_set("bounded", lambda: "old", ttl=1, lock_timeout=0.5, tags=["tag"])
     other.use_namespace("default", max_keys=500).set("bounded", "new")
-    store.get_or_set("first", lambda: 1, ttl=2, lock_timeout=1, tags=["other tag"])
+    store.get_or_set("first", lambda: 1, ttl=1, lock_timeout=0.5, tags=["other tag"])
     wait_until(lambda: "first" not in other, "the first ttl is over")
     assert store.invalidate_tag("tag") == 3
 

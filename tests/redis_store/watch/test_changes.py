@@ -82,6 +82,7 @@ def test_initial_in_an_empty_namespace(side: WatchSide) -> None:
     assert said([watch.next()]) == [("set", "first", 1)]
 
 
+@pytest.mark.parametrize("real_server", ["valkey9"], indirect=True)
 def test_initial_during_writes_never_goes_back(side: WatchSide, real_server: Server, user: str) -> None:
     from redis_store import connect
 
@@ -264,6 +265,7 @@ def test_take_gives_available_changes(side: WatchSide) -> None:
     assert [change.key for change in found] == [f"k{i}" for i in range(25)]
 
 
+@pytest.mark.parametrize("real_server", ["valkey9"], indirect=True)
 def test_unread_changes_become_a_reset(side: WatchSide) -> None:
     idle, reader = side.watch(), side.watch()
     for part in range(16):

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from redis_store import InvalidInput, InvalidType, StoredDataError, connect, connect_async
-from redis_store.changelog.consumers import advance, claim
+from redis_store.changelog.consumers import LOCK_MS, advance, claim
 from redis_store.operations import operations_of
 from redis_store.watch.request import SAVE_AFTER
 from tests.redis_store.watch.conftest import OpenWatchSide, WatchSide, said
@@ -335,7 +335,15 @@ def is_busy(raw: redis.Redis) -> bool:
     return False
 
 
-def test_second_process_takes_over_from_killed_consumer(side: WatchSide, consumers: Consumers) -> None:
+ONE_WRITER = pytest.mark.parametrize(("real_server", "open_watch_side"), [("valkey9", "sync")], indirect=True)
+"""For tests whose consumers are processes: nothing in them depends on the side that writes."""
+
+
+@ONE_WRITER
+def test_second_process_takes_over_from_killed_consumer(
+    side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str
+) -> None:
+    lock = f"user:{user}:lock:consumer:c:default"
     first = consumers.start()
     second = consumers.start()
     assert (first()[0][0], second()[0][0]) == ("works", "stands by")
@@ -343,6 +351,9 @@ def test_second_process_takes_over_from_killed_consumer(side: WatchSide, consume
         side.set("k", i)
     wait_until(lambda: len(first()) == 21, "the first has seen all")
     consumers.running[0].kill()
+    consumers.running[0].wait()
+    assert 0 < raw.pttl(lock) <= LOCK_MS
+    raw.pexpire(lock, 1)  # as when its time has passed
     for i in range(20, 40):
         side.set("k", i)
     wait_until(lambda: second()[-1] == ["set", 39], "the second has taken over")
@@ -351,6 +362,7 @@ def test_second_process_takes_over_from_killed_consumer(side: WatchSide, consume
     assert seen in (list(range(19, 40)), list(range(20, 40)))
 
 
+@ONE_WRITER
 def test_long_stopped_consumer_is_replaced(side: WatchSide, consumers: Consumers, raw: redis.Redis, user: str) -> None:
     first = consumers.start()
     second = consumers.start()

@@ -1,4 +1,4 @@
-"""The short fault run of the suite, on each server. ``python -m tests.support.soak`` is the long one."""
+"""The short fault run of the suite, on one server. ``python -m tests.support.soak`` is the long one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.servers import Server
 
 
 @pytest.mark.timeout(120)
-def test_no_fault_loses_a_change(start: Callable[..., Server], real_server: Server, tmp_path: Path) -> None:
-    server = start(real_server.kind, "--appendonly", "yes", "--appendfsync", "always")
+def test_no_fault_loses_a_change(start: Callable[..., Server], one_server: Server, tmp_path: Path) -> None:
+    server = start(one_server.kind, "--appendonly", "yes", "--appendfsync", "always")
     report = FaultRun(server, tmp_path, seed=11, writes=4000).go()
     assert report.servers_killed
     assert report.consumers_killed
