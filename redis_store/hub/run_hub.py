@@ -96,7 +96,8 @@ class HubRunner:
         except StopIteration:
             self._disconnect()
             return 0.0
-        return step.until
+        # A message that `look_up` has read meanwhile is no longer on the socket, so the thread would not wake up for it.
+        return 0.0 if self._messages else step.until
 
     def _tell(self, step: Tell) -> None:
         if not step.blocks:

@@ -265,7 +265,10 @@ def ours(raw: redis.Redis) -> list[str]:
 
 
 @pytest.mark.parametrize("configures", [True, False])
-def test_waiters_and_watchers_share_one_listener(start: Callable[..., Server], configures: bool) -> None:
+def test_waiters_and_watchers_share_one_listener(
+    start: Callable[..., Server], configures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis_store.hub.events.TOKEN_S", FOR_EVER_S)  # the hub has what it was sent without a time-out
     server = start("valkey9")
     with server.client() as raw, connect(server.url, user="u", configure_server=configures) as store:
         with store.lock("l", ttl=FOR_EVER_S):
