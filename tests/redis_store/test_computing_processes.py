@@ -78,6 +78,10 @@ class Caller:
         self.process.communicate()
 
 
+ONE_SERVER = pytest.mark.parametrize("real_server", ["valkey9"], indirect=True)
+"""For tests of processes. The contract suite runs the scripts of a computation on every server."""
+
+
 @pytest.fixture
 def call(real_server: Server, user: str) -> Iterator[Callable[..., Caller]]:
     with ExitStack() as stack:
@@ -109,6 +113,7 @@ def test_a_stampede_computes_once(store: DataStore, call: Callable[..., Caller])
     assert log.get("computed") == [winner]
 
 
+@ONE_SERVER
 def test_claim_of_killed_process_is_taken_over(store: DataStore, call: Callable[..., Caller]) -> None:
     log = store.use_namespace("log")
     first, second = call("first"), call("second")
@@ -122,6 +127,7 @@ def test_claim_of_killed_process_is_taken_over(store: DataStore, call: Callable[
     assert log.get("computed") == ["first", "second"]
 
 
+@ONE_SERVER
 def test_claim_lasts_while_its_holder_lives(
     store: DataStore, call: Callable[..., Caller], raw_of: Callable[..., redis.Redis], real_server: Server, user: str
 ) -> None:
@@ -138,6 +144,7 @@ def test_claim_lasts_while_its_holder_lives(
     assert first.found() == ["first"]
 
 
+@ONE_SERVER
 def test_stopped_holder_does_not_overwrite(store: DataStore, call: Callable[..., Caller]) -> None:
     log = store.use_namespace("log")
     first = call("first")

@@ -27,7 +27,7 @@ from redis_store import (
     connect_async,
 )
 from redis_store.namespace.keys import UserKeys
-from tests.support.servers import Server, wait_until
+from tests.support.servers import REAL_KINDS, Server, wait_until
 from tests.support.threads import all_at_once, in_thread
 
 
@@ -51,6 +51,7 @@ def waiting(raw: redis.Redis, keys: UserKeys, name: bytes = b"name") -> int:
     return raw.llen(keys.queue(b"lock", name))
 
 
+@pytest.mark.parametrize("server", REAL_KINDS, indirect=True)  # fakeredis is slow with many waiters
 def test_lock_has_one_holder(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     with store.lock("name") as lock:
         assert lock.held
@@ -261,6 +262,7 @@ def test_an_acquired_lock_outlives_its_thread(store: DataStore, raw: redis.Redis
     lock.release()
 
 
+@pytest.mark.parametrize("server", REAL_KINDS, indirect=True)  # fakeredis is slow with many waiters
 def test_threads_take_turns(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     inside, fences = [], []
 
@@ -538,6 +540,7 @@ def test_limit_of_wrong_type_is_named(store: DataStore, raw: redis.Redis, keys: 
     assert caught.value.redis_key == keys.limit(b"name").decode()
 
 
+@pytest.mark.parametrize("server", REAL_KINDS, indirect=True)  # fakeredis is slow with many waiters
 def test_tasks_take_turns_and_cancelled_waiters_leave(
     server: Server, user: str, raw: redis.Redis, keys: UserKeys
 ) -> None:
@@ -602,7 +605,7 @@ import sys, time
 time.monotonic = lambda: 0.0  # as while a machine sleeps
 from redis_store import connect, LockLost
 store = connect(sys.argv[1], user=sys.argv[2])
-lock = store.lock("name", ttl=0.5)
+lock = store.lock("name", ttl=float(sys.argv[3]))
 print(lock.acquire(), flush=True)
 sys.stdin.readline()
 print(lock.lost, flush=True)
@@ -619,11 +622,14 @@ except LockLost:
 """
 
 
-@pytest.fixture
-def holder(real_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds a lock until it is told to continue."""
+@pytest.fixture(params=[pytest.param(0.5, id="short")])
+def holder(request: pytest.FixtureRequest, one_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a lock, with the given ttl, until it is told to continue."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, real_server.url, user], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, one_server.url, user, str(request.param)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield process
     process.kill()
@@ -631,9 +637,9 @@ def holder(real_server: Server, user: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_fence_rejects_stopped_holder(
-    holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
+    holder: subprocess.Popen[str], one_server: Server, open_store: Callable[..., DataStore], user: str
 ) -> None:
-    store = open_store(real_server.url, user)
+    store = open_store(one_server.url, user)
     assert holder.stdin is not None
     assert holder.stdout is not None
     first = int(holder.stdout.readline())
@@ -651,15 +657,25 @@ def test_fence_rejects_stopped_holder(
         assert store.get("highest") == lock.fence
 
 
+@pytest.mark.parametrize("holder", [1000], indirect=True)
 def test_lock_expires_with_its_process(
-    holder: subprocess.Popen[str], real_server: Server, open_store: Callable[..., DataStore], user: str
+    holder: subprocess.Popen[str],
+    one_server: Server,
+    open_store: Callable[..., DataStore],
+    user: str,
+    keys: UserKeys,
+    raw_of: Callable[..., redis.Redis],
 ) -> None:
-    store = open_store(real_server.url, user)
+    store = open_store(one_server.url, user)
     assert holder.stdout is not None
     first = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
     with pytest.raises(LockTimeout):
         store.lock("name", timeout=0).acquire()
-    holder.kill()
+    raw = raw_of(one_server)
+    assert 0 < raw.pttl(keys.lock(b"name")) <= 1_000_000
+    raw.pexpire(keys.lock(b"name"), 1)  # as when its time has passed
     with store.lock("name") as lock:
         assert lock.fence > first
 

@@ -226,6 +226,7 @@ def test_old_keys_of_big_namespace_are_evicted(open_bounded: Any, view: Namespac
     assert sum(field.startswith("new") for field in fields(view)) > 80, "hardly ever a new one"
 
 
+@pytest.mark.parametrize("server", ["valkey9"], indirect=True)
 def test_a_namespace_that_others_have_filled(open_bounded: Any, view: NamespaceView) -> None:
     """More keys must go than one script evicts; and a batch whose own keys must all stay finds the few others."""
     free = open_bounded("sync", None)
@@ -319,6 +320,7 @@ with connect(sys.argv[1], user=sys.argv[2]) as store:
 """
 
 
+@pytest.mark.parametrize("server", ["valkey9"], indirect=True)
 def test_two_processes_together_keep_the_bound(server: Server, user: str, view: NamespaceView) -> None:
     processes = [
         subprocess.Popen(

@@ -16,6 +16,13 @@ from tests.redis_store.watch.conftest import OpenWatchSide, refuses_ttl, said
 from tests.support.servers import Server, wait_until
 
 
+@pytest.fixture(autouse=True)
+def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without events, external writes are noticed when the hub looks. It looks more often than it normally does."""
+    monkeypatch.setattr("redis_store.hub.hub.TICK_S", 0.05)
+    monkeypatch.setattr("redis_store.hub.compare.REST_S", 0.05)
+
+
 @pytest.fixture
 def silent(start: Callable[..., Server], real_server: Server) -> Server:
     return start(real_server.kind)
