@@ -26,13 +26,13 @@ demo: .venv/.demo ## agents at work on Python's standard library, with an embedd
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: lint ## all checks and all tests; ARGS="-k name" for some of them
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint ## style, types, and the tests that need no server, in under a minute
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not server" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server" $(ARGS)
 
 coverage: .venv/.test ## branch coverage of all tests, by package
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	@$(BIN)/python -m tests.support.coverage_by_package
 
 lint: .venv/.test ## style, format and types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,14 +41,27 @@ STARTING_THEIR_OWN = (
 """Tests of the embedded server and of what starts one, and tests that start agents."""
 
 
+LONGEST_FIRST = (
+    "tests/repository/test_docs.py",
+    "tests/repository/examples/",
+    "tests/sandbox/cli/",
+    "tests/redis_store/watch/test_",
+    "tests/sandbox/attacks/test_",
+    "tests/redis_store/server/",
+    "tests/sandbox/host/",
+    "tests/contract/",
+)
+"""Files that take long run first, so that no process is left with a long one at the end (``--no-loadscope-reorder``)."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in (*KINDS, *SIDES, "brokered"):
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what other tests cover, and mark the tests that need a server: their fixtures start one, or they do."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest selects by `-m`, and after it has put tests in its order
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Leave out what other tests cover, mark the tests that start a server or whose fixtures do, and put long files first."""
     left_out = covered_elsewhere(items)
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
@@ -57,11 +70,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         starts = {"servers", "start", "server_url", "own_server"} & set(getattr(item, "fixturenames", ()))
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
             item.add_marker("server")
+    yield
+    items.sort(key=_turn)
 
 
 # Tests that a shell starts in the background ignore Ctrl-C, and so do all processes that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return when a test's file has its turn; pytest's order remains among files of the same turn."""
+    turns = (turn for turn, start in enumerate(LONGEST_FIRST) if item.nodeid.startswith(start))
+    return next(turns, len(LONGEST_FIRST))
 
 
 def params_of(names: tuple[str, ...]) -> list[Any]:

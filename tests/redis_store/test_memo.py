@@ -115,6 +115,7 @@ with connect(sys.argv[1], user=sys.argv[2]) as store:
 """
 
 
+@pytest.mark.parametrize("server", ["valkey9"], indirect=True)
 def test_scripts_of_one_name_have_results_of_their_own(server: Server, user: str, tmp_path: Path) -> None:
     """Also where the cached functions are the same to the letter, and only what they call differs."""
 

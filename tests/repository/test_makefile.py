@@ -125,7 +125,7 @@ def test_demo_uses_the_test_installation(checkout: Checkout) -> None:
         "python -m ruff check .",
         "python -m ruff format --check .",
         "python -m mypy",
-        "python -m pytest -n 2 --dist loadfile",
+        "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder",
     ]
     checkout.make("demo")
     assert checkout.calls() == ["python examples/demo.py"]

@@ -14,7 +14,7 @@ from tests.support.servers import Server
 @pytest.mark.timeout(120)
 def test_no_fault_loses_a_change(start: Callable[..., Server], one_server: Server, tmp_path: Path) -> None:
     server = start(one_server.kind, "--appendonly", "yes", "--appendfsync", "always")
-    report = FaultRun(server, tmp_path, seed=11, writes=4000).go()
+    report = FaultRun(server, tmp_path, seed=11, writes=3000).go()
     assert report.servers_killed
     assert report.consumers_killed
     assert report.connections_killed
