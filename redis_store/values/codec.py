@@ -1,18 +1,19 @@
 """Encoding of values as bytes and back: by orjson where it agrees with `values/rules.py`, else by the rules themselves.
 
-Values that orjson accepts but the rules do not are found by work in C. `marshal` accepts exact builtin types only (no UUID,
-enum or subclass). Reading the text back shows a NaN (written as ``null``). Wrapping the value in lists finds a nesting over
-the limit.
+Values that orjson accepts but the rules do not are found by work in C: `ormsgpack`, told to, encodes exact builtin types only (no
+UUID, enum, tuple or subclass), and its bytes keep a NaN, which orjson writes as ``null``. orjson's own bound on nesting is the
+rules' bound.
 """
 
 from __future__ import annotations
 
-import marshal
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+import ormsgpack
 
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue
 from redis_store.limits import ANY_SIZE, too_much_at_once
@@ -20,7 +21,16 @@ from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Compression
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_MARSHAL_WITHOUT_REFERENCES = 2
+_EXACT_TYPES = (
+    ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
+"""Finds each NaN and infinity in MessagePack, as a float of 64 bits whose exponent is all ones, and rarely other bytes."""
 _UNSAFE_DIGITS = 19
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * _UNSAFE_DIGITS
@@ -67,13 +77,14 @@ class Values:
     def encode(self, value: Any) -> bytes:
         try:
             text = orjson.dumps(value, None, _STRICT)
-            if _is_plain_and_flat(value):
-                return text
-            marshal.dumps(value, _MARSHAL_WITHOUT_REFERENCES)
-            if text.rfind(b"null") >= 0 and orjson.loads(text) != value:
+            packed = ormsgpack.packb(value, None, _EXACT_TYPES)
+            # Two searches for a single byte are faster than the pattern, and spare most values the other two.
+            if (
+                (packed.find(0x7F) >= 0 or packed.find(0xFF) >= 0)
+                and text.rfind(b"null") >= 0
+                and _NOT_FINITE(packed) is not None
+            ):
                 return rules.dump(value)
-            if _may_be_deep(text):
-                orjson.dumps(_wrapped(value), None, _STRICT)
         except (TypeError, ValueError, RecursionError):
             # The rules encode what orjson refuses needlessly (tuples, subclasses, big ints, number keys), or give the reason.
             return rules.dump(value)
@@ -139,7 +150,7 @@ class JsonText:
         try:
             parsed = orjson.loads(value)
             if _may_be_deep(value):
-                orjson.dumps(_wrapped(parsed))
+                orjson.dumps(parsed)
         except (ValueError, TypeError, RecursionError):
             rules.dump(_load_or_refuse(value))
         return value
@@ -241,25 +252,3 @@ def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
             key=key,
             first_bytes=first,
         ) from None
-
-
-def _find_orjson_depth() -> int:
-    """Return how deeply orjson encodes lists, found by trial, so that a new release cannot invalidate the depth check."""
-    value: list[Any] = []
-    for depth in range(1, 10_000):
-        try:
-            orjson.dumps(value)
-        except TypeError:
-            return depth - 1
-        value = [value]
-    return 10_000
-
-
-_WRAPPING = _find_orjson_depth() - rules.MAX_DEPTH
-
-
-def _wrapped(value: Any) -> Any:
-    """Nest a value in lists, so that orjson's own bound on nesting falls on `MAX_DEPTH`."""
-    for _ in range(_WRAPPING):
-        value = [value]
-    return value

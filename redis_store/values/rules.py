@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from redis_store.errors import InvalidValue
 
-MAX_DEPTH = 128
-"""Bound on the nesting of lists and dicts, in levels: a scalar has depth 0, ``[]`` has 1."""
+MAX_DEPTH = 254
+"""Bound on the nesting of lists and dicts, in levels: a scalar has depth 0, ``[]`` has 1. It is the bound of `orjson.dumps`."""
 
 MAX_INT_DIGITS = 4300
 """Bound on an int, in digits: Python's default for converting ints to text (`sys.int_info.default_max_str_digits`)."""

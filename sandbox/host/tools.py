@@ -149,7 +149,7 @@ def describe(error: BaseException) -> str:
 
 
 def load_json(text: bytes, kind: type) -> Any:
-    """Parse JSON from an agent process strictly: at most 128 levels deep, and of the given kind.
+    """Parse JSON from an agent process strictly: at most `rules.MAX_DEPTH` levels deep, and of the given kind.
 
     Raises `FrameError`, or `ResultLimitExceeded` for more than `MAX_VALUES` values.
     """

@@ -43,9 +43,9 @@ BAD_VALUES: dict[str, tuple[Any, str]] = {
     "int enum": ({"a": http.HTTPStatus.OK}, 'value["a"] is an enum member'),
     "object": ((1, object), "value[1] is a type"),
     "complex": (1j, "value is a complex"),
-    "circular list": (circular_list, "nested deeper than 128"),
-    "circular dict": (circular_dict, "nested deeper than 128"),
-    "129 deep": (nested(129), "nested deeper than 128"),
+    "circular list": (circular_list, "nested deeper than 254"),
+    "circular dict": (circular_dict, "nested deeper than 254"),
+    "255 deep": (nested(255), "nested deeper than 254"),
     "surrogate": (["a\ud800"], "value[0] has a lone surrogate at character 1"),
     "surrogate key": ([{"\udfff": 1}], "a key of value[0] has a lone surrogate"),
     "bytes key": ({b"a": 1}, "value has a bytes as a key"),
@@ -75,7 +75,7 @@ def test_non_json_value_is_refused_with_its_path(store: Side, name: str) -> None
 
 
 def test_deepest_and_longest_allowed_values(store: Side) -> None:
-    for value in (nested(128), {"a": nested(127)}, 10**4300 - 1, -(10**4300 - 1), [{}] * 200):
+    for value in (nested(254), {"a": nested(253)}, 10**4300 - 1, -(10**4300 - 1), [{}] * 200):
         store.set("key", value)
         assert store.get("key") == value
 

@@ -153,7 +153,7 @@ def test_unappendable_values(store: Side) -> None:
         store.append("key", 1, {2})
     assert caught.value.path == "value[1]"
     with pytest.raises(InvalidValue):
-        store.append("key", nested(128))
+        store.append("key", nested(254))
     for max_items, error in (
         (0, InvalidInput),
         (-1, InvalidInput),

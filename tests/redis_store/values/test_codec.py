@@ -52,8 +52,24 @@ def test_every_json_value_round_trips(value: Any) -> None:
 @example({Word.A: 1})
 @example([Word.A, [Number.ONE]])
 @example(["null", float("nan")])
+@example([None, -math.nan, math.inf])
+@example({"a": b"bytes", "b": None})
+@example([orjson.Fragment(b"1")])
+@example([0.1] * 40 + [math.nan])
 def test_the_fast_path_agrees_with_the_reference(value: Any) -> None:
     assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+
+
+def test_bytes_that_look_like_nan_are_no_nan() -> None:
+    # In MessagePack: a text of 203 bytes that begins with DEL and an emoji, which looks like a NaN, beside a null.
+    value = [None, "\x7f\U0001f600" + "x" * 198]
+    assert decode(VALUES.encode(value)) == value
+
+
+def test_bound_on_depth_is_that_of_orjson() -> None:
+    orjson.dumps(nested(rules.MAX_DEPTH))
+    with pytest.raises(TypeError):
+        orjson.dumps(nested(rules.MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "mixed"])
@@ -66,13 +82,13 @@ def test_the_depth_that_is_allowed(depth: int, kind: str) -> None:
     ):
         went = outcome(VALUES.encode, value)
         assert went == outcome(rules.dump, value)
-        assert (went[0] == "accepted") is (depth <= 128)
+        assert (went[0] == "accepted") is (depth <= rules.MAX_DEPTH)
         text = json.dumps(value).encode() if depth < 900 else b"[" * depth + b"]" * depth
-        if depth <= 128:
+        if depth <= rules.MAX_DEPTH:
             assert JSON_TEXT.encode(text) == text
             assert decode(text) == value
         else:
-            with pytest.raises(InvalidValue, match=r"128|recursion"):
+            with pytest.raises(InvalidValue, match=r"254|recursion"):
                 JSON_TEXT.encode(text)
 
 

@@ -45,7 +45,7 @@ def circular() -> dict[str, Any]:
         ({"a": math.nan}, 'input_dict["a"] is nan'),
         ({(1, 2): 1}, "input_dict has a tuple as a key"),
         ({"\ud800": 1}, "a key of input_dict has a lone surrogate"),
-        (circular(), "nested deeper than 128 levels"),
+        (circular(), "nested deeper than 254 levels"),
     ],
 )
 def test_input_that_is_not_a_json_object(input_dict: Any, expected: str, user: str) -> None:

@@ -179,7 +179,7 @@ def test_results_that_are_not_json_objects(run: Any, value: str, message: str, p
 def test_circular_result(run: Any) -> None:
     error = failure(run("def run():\n    d = {}\n    d['d'] = d\n    return d\n"))
     assert isinstance(error, sandbox.InvalidResult)
-    assert "deeper than 128 levels" in str(error)
+    assert "deeper than 254 levels" in str(error)
 
 
 def test_result_over_the_limit(run: Any) -> None:
