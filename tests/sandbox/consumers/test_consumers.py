@@ -425,7 +425,7 @@ def test_current_runs_finish_if_the_agent_can_no_longer_be_loaded(
         "    data_store.use_namespace('seen').wait_for('go')\n"
         "    return {}\n"
     )
-    consumer = on_change(str(path), retries=0)
+    consumer = on_change(path, retries=0)
     with pytest.raises(sandbox.InvalidAgent), consumer:  # noqa: PT012  # it is raised where the block ends
         store.set("a", 1)
         seen.wait_for("begun", 20)
