@@ -22,11 +22,14 @@ _PATH = re.compile(
     r"""
       .*\.py                                         # agents/search.py, ~/my agents/search.py
     | (?: [~/\\.] | [a-z]:[/\\] ) .*               # /etc/passwd, ~, ./search, C:\agents
-    | (?! (?:from|import)\s ) [^=(:;]+              # secrets.env, agents/search: defines no function
+    | [^=(:;\s]+ | [^=(:;]* [/\\] [^=(:;]*          # secrets.env, agents/search engine: defines no function
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 """Texts of one line that look like a path."""
+
+_LONGEST_PATH = 4096
+"""Bound on the texts that may be paths, in characters; no system opens a longer one."""
 
 _MOST_SHOWN = 100
 
@@ -133,7 +136,7 @@ def _checked_text(text: str) -> str:
     code = text.strip()
     if not code:
         raise InvalidInput("The agent is an empty str: pass its source, or the Path of its file.")
-    if not re.search(r"[\r\n]", code) and _PATH.fullmatch(code):
+    if len(code) <= _LONGEST_PATH and not re.search(r"[\r\n]", code) and _PATH.fullmatch(code):
         raise InvalidInput(
             f"The agent {_shown(code)} looks like a path, but a str is source code: pass a file as Path({_shown(code)})."
         )

@@ -58,7 +58,7 @@ def on_change(server_url: str, user: str, events: list[sandbox.ConsumerEvent]) -
             "configure_server": True,
             "on_event": events.append,
         }
-        return sandbox.on_change(textwrap.dedent(source), **{**given, **options})
+        return sandbox.on_change(textwrap.dedent(source) if isinstance(source, str) else source, **{**given, **options})
 
     return make
 
