@@ -159,7 +159,10 @@ class HeldConnection:
     def _send(self, data: bytes, writes: bool) -> None:
         sent = 0
         try:
-            sent = self._send_some(data)
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, TimeoutError):
+                sent = self._send_some(data)
             if sent < len(data):
                 rest = memoryview(data)
                 while sent < len(data):
@@ -195,7 +198,8 @@ class HeldConnection:
         reply = gets()
         if reply is not INCOMPLETE:
             return reply
-        if not self._tls:
+        # Without polling, one wait of the kernel is all; `_wait` goes on after a time-out.
+        if not self._tls and (self._spinner.enabled or not self._poll(self._timeout_ms)):
             self._wait(writes)
         received = 0
         while reply is INCOMPLETE:

@@ -15,6 +15,7 @@ from redis_store.ops.run_script import run_delete, run_script, run_write
 from redis_store.protocol.call import Call, as_is, read
 from redis_store.protocol.command import Argument, Opening
 from redis_store.protocol.error_replies import ScriptMissing
+from redis_store.protocol.packing import opening
 from redis_store.protocol.read import Read
 from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
@@ -31,7 +32,7 @@ MERGE_TRIES = 100
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
     scope.check_readable()
     field = encode_key(key)
-    return _got(scope, key, default, await Call((("HGET", scope.keys.data, field),), as_is, True))
+    return _got(scope, key, default, await Call(((_opening_of_get(scope.keys.data), field),), as_is, True))
 
 
 def _got(scope: Scope, key: str, default: Any, text: bytes | None) -> Any:
@@ -130,6 +131,12 @@ async def delete(scope: Scope, key: str) -> bool:
         return bool(await Call(((_opening_of_delete(scope.delete_keys, scope.script_head), b"", field),), as_is))
     except (ScriptMissing, WrongKeyType):  # as in `set_value`
         return bool(await run_delete(DELETE, scope, ("", field)))
+
+
+@lru_cache(maxsize=1024)
+def _opening_of_get(data: bytes) -> Opening:
+    """Return the packed start of the most frequent read, up to its field."""
+    return opening("HGET", data, keys=(data,))
 
 
 @lru_cache(maxsize=1024)

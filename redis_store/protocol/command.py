@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The common first arguments of many commands, packed once (`protocol/packing.py`); a field and a value follow."""
+    """The common first arguments of many commands, packed once (`protocol/packing.py`); a field follows, and maybe a value."""
 
     name: str
     count: int

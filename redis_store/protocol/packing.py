@@ -20,7 +20,7 @@ def pack(commands: Sequence[Command]) -> bytes:
     if len(commands) == 1:
         command = commands[0]
         if type(command[0]) is Opening:
-            return _with_opening(*command)  # type: ignore[arg-type]  # a field and a value follow an opening
+            return _with_opening(*command)  # type: ignore[arg-type]  # a field, and maybe a value, follow an opening
         if len(command) < _MANY_ARGUMENTS:
             if int in map(type, command):
                 command = tuple([b"%d" % argument if type(argument) is int else argument for argument in command])
@@ -49,6 +49,8 @@ def opening(name: str, *arguments: Argument, keys: tuple[bytes, ...] = ()) -> Op
     return Opening(name, 1 + len(arguments), packed[packed.index(b"\n") + 1 :], keys)
 
 
-def _with_opening(first: Opening, field: bytes, value: bytes) -> bytes:
+def _with_opening(first: Opening, field: bytes, value: bytes | None = None) -> bytes:
+    if value is None:
+        return b"*%d\r\n%b$%d\r\n%b\r\n" % (first.count + 1, first.packed, len(field), field)
     count = first.count + 2
     return b"*%d\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (count, first.packed, len(field), field, len(value), value)
