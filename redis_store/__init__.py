@@ -12,30 +12,58 @@ from redis_store import errors
 from redis_store._connect import ConnectOptions, connect, connect_async
 from redis_store.aio import AsyncDataStore
 from redis_store.errors import *  # noqa: F403
+from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore, Lock, RateLimit, Semaphore
+from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, CacheDecorator, CachedFunction
 from redis_store.stats import StoreStats
 from redis_store.store import DataStore
-from redis_store.types import MISSING, NEVER, Change, Json, JsonInput, KeyInfo, Never, Ttl
+from redis_store.transaction import AsyncTransaction, Transaction
+from redis_store.types import (
+    MISSING,
+    NEVER,
+    Change,
+    Json,
+    JsonInput,
+    KeyInfo,
+    Missing,
+    Never,
+    Ttl,
+)
 from redis_store.watch.aio import AsyncWatch
 from redis_store.watch.sync import Watch
 
 __all__ = [
     "MISSING",
     "NEVER",
+    "AsyncCacheDecorator",
+    "AsyncCachedFunction",
     "AsyncDataStore",
+    "AsyncLock",
+    "AsyncRateLimit",
+    "AsyncSemaphore",
+    "AsyncTransaction",
     "AsyncWatch",
+    "CacheDecorator",
+    "CachedFunction",
     "Change",
     "ConnectOptions",
     "DataStore",
     "Json",
     "JsonInput",
     "KeyInfo",
+    "Lock",
+    "Missing",
     "Never",
+    "RateLimit",
+    "Semaphore",
     "StoreStats",
+    "Transaction",
     "Ttl",
     "Watch",
     "connect",
     "connect_async",
 ]
 __all__ += errors.__all__
+
+__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from datetime import timedelta
 from random import random
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.aio import AsyncDriver
@@ -31,10 +31,12 @@ from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.transaction import AsyncTransaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
+from redis_store.values.typed import converter
 from redis_store.watch.aio import AsyncWatch, wait_until
 from redis_store.watch.request import WatchRequest
 
 T = TypeVar("T")
+D = TypeVar("D")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -66,8 +68,22 @@ class AsyncDataStore:
         """The namespace that the methods work on."""
         return self._scope.namespace
 
-    async def get(self, key: str, default: Any = None) -> Json:
-        """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
+    @overload
+    async def get(self, key: str, default: Any = None) -> Json: ...
+    @overload
+    async def get(self, key: str, default: None = None, *, as_type: type[T]) -> T | None: ...
+    @overload
+    async def get(self, key: str, default: D, *, as_type: type[T]) -> T | D: ...
+    async def get(self, key: str, default: Any = None, *, as_type: Any = None) -> Any:
+        """Return the value of a key, or `default` if the key is missing. A stored null is returned as None.
+
+        With `as_type` the value is converted to a dataclass, TypedDict, NamedTuple or pydantic model, or to a container of such:
+        ``list[Point]``. `StoredDataError`, with its `path`, is raised if the value does not fit. `default` is never converted.
+        """
+        if as_type is not None:
+            convert = converter(as_type)
+            value = await self.get(key, MISSING)
+            return default if value is MISSING else convert(value, self.namespace, key)
         try:
             return await self._driver.read(values.GET, self._scope, key, default)
         except OUTAGES as error:
@@ -96,7 +112,7 @@ class AsyncDataStore:
         """Remove the ttl of a key, so that it does not expire. Return whether it had one."""
         return await self._run(values.persist(self._scope, key))
 
-    async def increment(self, key: str, by: float = 1) -> Json:
+    async def increment(self, key: str, by: float = 1) -> int | float:
         """Add `by` to the number stored under a key, atomically, and return the sum. A missing key counts as 0.
 
         Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
@@ -306,8 +322,15 @@ class AsyncDataStore:
         """Return the server memory that the keys and values of this namespace take, in bytes, as estimated by the server."""
         return await self._run(listing.memory_bytes(self._scope))
 
-    async def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
-        """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
+    @overload
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Json]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, as_type: type[T]) -> dict[str, T]: ...
+    async def get_many(self, keys: Iterable[str], *, as_type: Any = None) -> dict[str, Any]:
+        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`."""
+        if as_type is not None:
+            convert = converter(as_type)
+            return {key: convert(value, self.namespace, key) for key, value in (await self.get_many(keys)).items()}
         try:
             return await self._driver.read(batch.GET_MANY, self._scope, keys)
         except OUTAGES as error:

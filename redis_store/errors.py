@@ -142,10 +142,14 @@ class InvalidSettings(InvalidInput):
 
 
 class StoredDataError(DataStoreError, ValueError):
-    """Stored data is not in a form that this package can read. Attributes: `namespace` and `key`, if known."""
+    """Stored data is not in a form that this package can read, or does not fit the type that was asked for with `as_type`.
+
+    Attributes: `namespace` and `key`, if known; `path`, for a value that does not fit: the element, such as ``value["a"][0]``.
+    """
 
     namespace: str | None = None
     key: str | None = None
+    path: str | None = None
 
 
 class CorruptValue(StoredDataError):

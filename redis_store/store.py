@@ -26,12 +26,14 @@ from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.stats import StoreStats
 from redis_store.transaction import PendingTransaction, Transaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
+from redis_store.values.typed import converter
 
 if TYPE_CHECKING:  # an agent has another `Watch`, with the same methods
     from redis_store.protocol.call import Op
     from redis_store.watch.sync import Watch
 
 T = TypeVar("T")
+D = TypeVar("D")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -106,8 +108,22 @@ class DataStore(StoreMapping):
         """The namespace that the methods work on."""
         return self._operations.namespace
 
-    def get(self, key: str, default: Any = None) -> Json:
-        """Return the value of a key, or `default` if the key is missing. A stored null is returned as None."""
+    @overload
+    def get(self, key: str, default: Any = None) -> Json: ...
+    @overload
+    def get(self, key: str, default: None = None, *, as_type: type[T]) -> T | None: ...
+    @overload
+    def get(self, key: str, default: D, *, as_type: type[T]) -> T | D: ...
+    def get(self, key: str, default: Any = None, *, as_type: Any = None) -> Any:
+        """Return the value of a key, or `default` if the key is missing. A stored null is returned as None.
+
+        With `as_type` the value is converted to a dataclass, TypedDict, NamedTuple or pydantic model, or to a container of such:
+        ``list[Point]``. `StoredDataError`, with its `path`, is raised if the value does not fit. `default` is never converted.
+        """
+        if as_type is not None:
+            convert = converter(as_type)
+            value = self.get(key, MISSING)
+            return default if value is MISSING else convert(value, self.namespace, key)
         return self._call("get", key, default)
 
     def set(
@@ -132,7 +148,7 @@ class DataStore(StoreMapping):
         """Remove the ttl of a key, so that it does not expire. Return whether it had one."""
         return self._call("persist", key)
 
-    def increment(self, key: str, by: float = 1) -> Json:
+    def increment(self, key: str, by: float = 1) -> int | float:
         """Add `by` to the number stored under a key, atomically, and return the sum. A missing key counts as 0.
 
         Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
@@ -341,8 +357,15 @@ class DataStore(StoreMapping):
         """Return the server memory that the keys and values of this namespace take, in bytes, as estimated by the server."""
         return self._call("memory_bytes")
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
-        """Return the values of the keys that exist, in the order of `keys`, as a snapshot."""
+    @overload
+    def get_many(self, keys: Iterable[str]) -> dict[str, Json]: ...
+    @overload
+    def get_many(self, keys: Iterable[str], *, as_type: type[T]) -> dict[str, T]: ...
+    def get_many(self, keys: Iterable[str], *, as_type: Any = None) -> dict[str, Any]:
+        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`."""
+        if as_type is not None:
+            convert = converter(as_type)
+            return {key: convert(value, self.namespace, key) for key, value in (self.get_many(keys)).items()}
         return self._call("get_many", keys)
 
     def get_all(self, prefix: str | None = None) -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 import logging
 
+from redis_store import __version__ as __version__
 from sandbox import errors
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change

@@ -35,6 +35,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -113,7 +114,8 @@ class Reader:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self.environment = environment
-        self.names: dict[str, Any] = {"__name__": "docs"}
+        sys.modules["docs"] = ModuleType("docs")  # a dataclass looks for its module
+        self.names = vars(sys.modules["docs"])
 
     def read(self, block: Block) -> None:
         """Run a block."""

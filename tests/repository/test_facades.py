@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import redis_store
+import sandbox
 from redis_store import AsyncDataStore, DataStore, connect, connect_async
 from redis_store.mapping import StoreMapping
 
@@ -66,6 +69,25 @@ def test_members_match(name: str) -> None:
 
 def test_connect_functions_match() -> None:
     assert parameters(connect) == parameters(connect_async)
+
+
+@pytest.mark.parametrize("kind", [DataStore, AsyncDataStore], ids=lambda kind: kind.__name__)
+def test_types_that_are_returned_are_exported(kind: type) -> None:
+    exported = {*redis_store.__all__, *dir(builtins), "Self"}
+    for name, member in public(kind).items():
+        function = member.fget if isinstance(member, property) else member
+        written = re.sub(r"'[^']*'", "", str(inspect.signature(function).return_annotation))
+        own = set(re.findall(r"\b[A-Z]\w{2,}", written)) - {"Any", "Iterator", "AsyncIterator"}
+        assert own <= exported, (name, own - exported)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", redis_store.__version__)
+    assert sandbox.__version__ == redis_store.__version__
+    changes = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## (\S+)", changes, re.MULTILINE)
+    assert latest is not None
+    assert latest[1] == redis_store.__version__
 
 
 def test_everything_public_is_exported_and_documented() -> None:

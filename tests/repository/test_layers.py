@@ -36,6 +36,7 @@ LAYERS = {
     "sandbox": [
         {"errors", "protocol", "masking"},
         {"limits", "permissions", "result", "child"},
+        {"agent"},
         {"isolation", "record", "trace"},
         {"given"},
         {"running"},

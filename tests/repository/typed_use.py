@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, TypedDict, assert_type
+
+import pydantic
 
 import redis_store
 import sandbox
 from redis_store import MISSING, NEVER, AsyncDataStore, Change, DataStore, Json, KeyInfo, LockTimeout, StoreStats
+
+if TYPE_CHECKING:
+    from sandbox.agent import agents, data_store
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Row(TypedDict):
+    name: str
+
+
+class Model(pydantic.BaseModel):
+    count: int
 
 
 def blocking(store: DataStore) -> None:
@@ -72,6 +91,54 @@ async def awaited(store: AsyncDataStore) -> None:
 
     await store.update("key", grow)
     store.set("key", 1)  # type: ignore[unused-coroutine]
+
+
+def returned(store: DataStore, async_store: AsyncDataStore) -> None:
+    assert_type(store.increment("n"), int | float)
+    assert_type(store.lock("l"), redis_store.Lock)
+    assert_type(store.semaphore("s", 2), redis_store.Semaphore)
+    assert_type(store.rate_limit("r", 2, 1), redis_store.RateLimit)
+    assert_type(store.transaction(), redis_store.Transaction)
+    assert_type(store.watch(), redis_store.Watch)
+    assert_type(async_store.lock("l"), redis_store.AsyncLock)
+    assert_type(async_store.semaphore("s", 2), redis_store.AsyncSemaphore)
+    assert_type(async_store.rate_limit("r", 2, 1), redis_store.AsyncRateLimit)
+    assert_type(async_store.transaction(), redis_store.AsyncTransaction)
+    assert_type(async_store.watch(), redis_store.AsyncWatch)
+    decorate: redis_store.CacheDecorator = store.cached()
+    count: redis_store.CachedFunction[[int], str] = decorate(str_of)
+    assert_type(count(1), str)
+    missing: redis_store.Missing = MISSING
+    assert_type((redis_store.__version__, sandbox.__version__), tuple[str, str])
+    store.compare_and_set("key", missing, 1)
+
+
+def str_of(number: int) -> str:
+    return str(number)
+
+
+def as_types(store: DataStore) -> None:
+    assert_type(store.get("key", as_type=Point), Point | None)
+    assert_type(store.get("key", None, as_type=Row), Row | None)
+    assert_type(store.get("key", Model(count=0), as_type=Model), Model)
+    assert_type(store.get("key", "absent", as_type=list[Point]), list[Point] | str)
+    assert_type(store.get_many(["key"], as_type=Point), dict[str, Point])
+    assert_type(store.get("key", 7), Json)
+    store.get("key", as_type=Point(1))  # type: ignore[call-overload]
+
+
+async def as_types_awaited(store: AsyncDataStore) -> None:
+    assert_type(await store.increment("n", 0.5), int | float)
+    assert_type(await store.get("key", as_type=Point), Point | None)
+    assert_type(await store.get("key", [], as_type=list[Model]), list[Model])
+    assert_type(await store.get_many(["key"], as_type=Row), dict[str, Row])
+
+
+async def agent(tools: dict[str, Any]) -> dict[str, Any]:
+    assert_type(data_store.list_keys(), list[str])
+    assert_type(data_store.get("key", as_type=Point), Point | None)
+    data_store.gett("key")  # type: ignore[attr-defined]
+    return await agents.call("other", {"tools": list(tools)})
 
 
 def caught(error: Exception) -> None:

@@ -522,3 +522,27 @@ def test_cached_functions_of_agents_of_one_name_do_not_answer_for_each_other(
                     source.parent.mkdir(exist_ok=True)
                     source.write_text(text)
                 assert ran(source) == (f"a by {who}", computed), (kind, who)
+
+
+TYPED = """
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox.agent import data_store
+
+@dataclass
+class Point:
+    x: int
+
+def run():
+    data_store.set("point", {"x": 3})
+    return {"x": data_store.get("point", as_type=Point).x}
+"""
+
+
+def test_values_as_types_need_a_package(run: Any) -> None:
+    assert run(TYPED, packages=["msgspec"]).check() == {"x": 3}
+    without = run(TYPED).error
+    assert "InvalidInput: as_type needs the package msgspec" in str(without)
+    assert "packages=['msgspec']" in str(without)
