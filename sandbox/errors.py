@@ -31,8 +31,8 @@
     └── ToolError                              raised inside the agent: a tool failed
 
 Errors of the store (`redis_store.errors`) keep their class inside the agent. The error of a nested agent also keeps its class
-in the agent that called it. An exception that the nested agent raised arrives as an `AgentRaised` that is also an instance of
-the original builtin class.
+in the agent that called it. An exception that the nested agent raised arrives as an `AgentRaised`, and one of a tool as a
+`ToolError`, that is also an instance of its nearest builtin class: ``except ValueError`` catches a `json.JSONDecodeError`.
 """
 
 from __future__ import annotations
@@ -137,12 +137,13 @@ class InvalidAgent(AgentError, ValueError):
 class AgentRaised(AgentError):
     """The agent's code raised an exception.
 
-    Attributes: `type_name` and `message` of the exception; `traceback`, the text that Python would print, reduced to the
-    agent's own frames and with the exceptions that caused it.
+    Attributes: `type_name` and `message` of the exception; `bases`, the names of its builtin classes, nearest first;
+    `traceback`, the text that Python would print, reduced to the agent's own frames and with the exceptions that caused it.
     """
 
     type_name: str
     message: str
+    bases: list[str]
     traceback: str
 
 
@@ -240,4 +241,12 @@ class UnknownAgent(InvalidInput, LookupError):
 
 
 class ToolError(SandboxError):
-    """Raised inside the agent: a tool raised an exception. The text is the name of that exception and its message."""
+    """Raised inside the agent: a tool raised an exception. The text is the name of that exception and its message.
+
+    It is also an instance of the nearest builtin class of that exception.
+    """
+
+
+def builtin_bases(kind: type[BaseException]) -> list[str]:
+    """Return the names of the builtin classes that a class of exceptions is or inherits from, nearest first."""
+    return [base.__name__ for base in kind.__mro__ if base.__module__ == "builtins" and issubclass(base, Exception)]

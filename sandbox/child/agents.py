@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from redis_store.values import rules
 from sandbox import errors
-from sandbox.child.functions import Calls, dump
+from sandbox.child.functions import Calls, dump, of_both_kinds
 from sandbox.errors import AgentRaised, InvalidType, SandboxError
 
 
@@ -63,23 +62,7 @@ def failure(kind: str, message: str, facts: bytes) -> Exception:
 
 
 def _raised(message: str, facts: dict[str, Any]) -> Exception:
-    """Return an `AgentRaised` that is also an instance of the raised builtin class, so that ``except ValueError`` catches it."""
-    error = _of_both_kinds(message, facts)
+    """Return an `AgentRaised` that is also an instance of the nearest builtin class, so that ``except ValueError`` catches it."""
+    error = of_both_kinds(AgentRaised, facts["type_name"], facts["bases"], message, **facts)
     error.add_note(f"Traceback of the agent {facts['agent']!r}:\n{facts['traceback'].rstrip()}")
     return error
-
-
-def _text(error: BaseException) -> str:
-    return str(error.args[0])
-
-
-def _of_both_kinds(message: str, facts: dict[str, Any]) -> AgentRaised:
-    builtin = getattr(builtins, facts["type_name"], None)
-    # Not a StopIteration: raised inside an awaitable, it means that the awaitable has returned.
-    if isinstance(builtin, type) and issubclass(builtin, Exception) and not issubclass(builtin, StopIteration):
-        try:
-            mixed = type(facts["type_name"], (AgentRaised, builtin), {"__str__": _text, "__module__": "builtins"})
-            return mixed(message, **facts)  # type: ignore[no-any-return]
-        except (TypeError, AttributeError):  # a class that requires its own arguments
-            pass
-    return AgentRaised(message, **facts)

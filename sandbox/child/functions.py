@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import inspect
 import itertools
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
 from sandbox.child.channels import ControlChannel
-from sandbox.errors import ToolError
+from sandbox.errors import SandboxError, ToolError
 from sandbox.protocol.frames import Part
 
 _KINDS = list(inspect._ParameterKind)
@@ -32,7 +33,8 @@ class Calls:
         """Factory of the exception for an agent that failed; set by the code that calls agents."""
 
     def answered(self, message: list[Any]) -> None:
-        """Take a reply: ``["answer", id, JSON]``, ``["failed", id, text]``, ``["agent_failed", id, class, text, facts]``."""
+        """Take a reply: ``["answer", id, JSON]``, ``["failed", id, text, bases]`` (bases may be missing),
+        ``["agent_failed", id, class, text, facts]``."""
         kind, number, *content = message
         future = self._waiting.pop(number, None)
         if future is None:
@@ -40,10 +42,17 @@ class Calls:
         with suppress(InvalidStateError):  # the agent gave up waiting
             if kind == "answer":
                 future.set_result(content[0])
-            elif kind == "agent_failed" and self.failure is not None:
-                future.set_exception(self.failure(*content))
             else:
-                future.set_exception(ToolError(content[0]))
+                future.set_exception(self._error(kind, content))
+
+    def _error(self, kind: str, content: list[Any]) -> Exception:
+        try:
+            if kind == "agent_failed" and self.failure is not None:
+                return self.failure(*content)
+            text, bases = content if len(content) > 1 else (content[0], "")
+            return of_both_kinds(ToolError, ToolError.__name__, bases.split(), text)
+        except BaseException as error:  # such as a lack of memory; the caller waits for some answer
+            return ToolError(f"the error of the call cannot be shown: {type(error).__name__}")
 
     def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
         """Send a call and return a future of its reply."""
@@ -77,6 +86,24 @@ class Calls:
 
     def _call(self, address: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[bytes]:
         return self.start("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
+
+
+def of_both_kinds(kind: type[SandboxError], name: str, bases: list[str], message: str, /, **facts: Any) -> SandboxError:
+    """Return an error of a kind that is also an instance of the first of the builtin classes that allows it."""
+    for base in bases:
+        builtin = getattr(builtins, base, None)
+        # Not a StopIteration: raised inside an awaitable, it means that the awaitable has returned.
+        if isinstance(builtin, type) and issubclass(builtin, Exception) and not issubclass(builtin, StopIteration):
+            with suppress(TypeError, AttributeError):  # a class that requires its own arguments
+                both: type[SandboxError] = type(
+                    name, (kind, builtin), {"__str__": _text, "__module__": kind.__module__}
+                )
+                return both(message, **facts)
+    return kind(message, **facts)
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0])
 
 
 def dump(value: Any, name: str) -> bytes:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import linecache
 import traceback
 from pathlib import PurePath
+from types import TracebackType
 
+from sandbox.errors import builtin_bases
 from sandbox.protocol.frames import Part
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_TRACEBACK = 256 * 1024
+_FRAMES_AT_AN_END = 100
+"""Frames of a traceback that are kept at its beginning, and at its end."""
+_MOST_CAUSES = 100
+"""Exceptions of a chain or group that are shown."""
 _HOW_TO_GIVE = (
     "An agent can import the standard library and what the host gives it: installed packages with packages=[...]"
     " (--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n"
@@ -26,6 +32,7 @@ class Reports:
     def raised(self, error: BaseException) -> list[Part]:
         """Return the message about an exception that the agent's code did not catch."""
         try:
+            _shorten(error)
             found = traceback.TracebackException.from_exception(error, compact=True)
             self._strip(found)
             text = "".join(found.format())
@@ -35,7 +42,8 @@ class Reports:
         except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
             text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})\n"
             message = ""
-        return ["raised", _clean(type(error).__name__, 200), _clean(message, _MAX_MESSAGE), _tail(text)]
+        bases = " ".join(builtin_bases(type(error)))
+        return ["raised", _clean(type(error).__name__, 200), _clean(message, _MAX_MESSAGE), bases, _tail(text)]
 
     def unreadable(self, error: Exception) -> list[Part]:
         """Return the message about source that does not compile, with line and caret."""
@@ -61,6 +69,36 @@ class Reports:
 
     def _is_agents(self, filename: str) -> bool:
         return filename == self._filename or not filename.startswith(self._folders)
+
+
+def _shorten(error: BaseException) -> None:
+    """Remove the middle of a long traceback, and the far end of a long chain of causes, before each frame becomes text."""
+    waiting, seen = [error], 0
+    while waiting:
+        one = waiting.pop()
+        seen += 1
+        _shorten_traceback(one.__traceback__)
+        if seen > _MOST_CAUSES:
+            one.__cause__ = one.__context__ = None
+            if isinstance(one, BaseExceptionGroup):
+                raise OverflowError("too many exceptions")
+            continue
+        grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        waiting += [other for other in (one.__cause__, one.__context__, *grouped) if other is not None]
+
+
+def _shorten_traceback(trace: TracebackType | None) -> None:
+    depth, last = 0, trace
+    while last is not None:
+        depth, last = depth + 1, last.tb_next
+    if trace is None or depth <= 2 * _FRAMES_AT_AN_END:
+        return
+    for _ in range(_FRAMES_AT_AN_END - 1):
+        trace = trace.tb_next or trace
+    rest = trace.tb_next
+    for _ in range(depth - 2 * _FRAMES_AT_AN_END):
+        rest = rest and rest.tb_next
+    trace.tb_next = rest
 
 
 def _text_of(error: BaseException) -> str:

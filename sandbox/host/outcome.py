@@ -28,6 +28,10 @@ The kernel counts the limit in ticks and reports usage in nanoseconds; on a busy
 """
 
 
+_MOST_BASES = 16
+"""Builtin classes of an exception that are kept: hostile agents send any text."""
+
+
 class Returned(NamedTuple):
     """An agent's output, and its JSON text."""
 
@@ -43,11 +47,12 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "result_too_big":
         return exceeded(limits, "result_bytes", size=parts[0])
     if kind == "raised":
-        name, message, trace, loading = parts
+        name, message, bases, trace, loading = parts
         if name == "MemoryError":
             return exceeded(limits, "memory_bytes", {"traceback": trace, "loading_failed": loading})
         raised = f"{name}: {message}" if message else name
         told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
+        told["bases"] = bases.split()[:_MOST_BASES]
         return AgentRaised(f"{who} raised {raised}", agent=agent, **told)
     if kind == "invalid_agent":
         return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
-from sandbox.errors import ResultLimitExceeded
+from sandbox.errors import ResultLimitExceeded, builtin_bases
 from sandbox.given.functions import Function, is_async
 from sandbox.host.outbox import OpenCalls
 from sandbox.protocol.frames import FrameError
@@ -106,9 +106,14 @@ class ToolHost:
             self._answer(call, None, result)
 
     def _answer(self, call: _ToolCall, error: BaseException | None, value: Any = None) -> None:
-        kind, content, failed = self._text_of(value) if error is None else ("failed", describe(error), _name_of(error))
+        if error is None:
+            kind, content, failed = self._text_of(value)
+            more = []
+        else:
+            kind, content, failed = "failed", describe(error), _name_of(error)
+            more = [" ".join(builtin_bases(type(error)))]
         self._tree.timeline.note_call(self._who, call.begun, "tool", call.name, failed)
-        self._calls.answer(call.number, kind, content)
+        self._calls.answer(call.number, kind, content, *more)
 
     def _text_of(self, value: Any) -> tuple[str, bytes | str, str | None]:
         """Return kind and content of the answer with a result, and the name of the error if it cannot be sent."""

@@ -187,7 +187,9 @@ def test_run_keeps_its_slot_until_its_big_result_is_read() -> None:
         ("KeyError('missing')", "KeyError"),
         ("FileNotFoundError('gone')", "OSError"),
         ("TimeoutError('late')", "TimeoutError"),
-        ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "sandbox.errors.AgentRaised"),
+        ("json.JSONDecodeError('bad', '{', 0)", "ValueError"),
+        ("Missing('x')", "LookupError"),
+        ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "UnicodeError"),
         ("StopIteration('over')", "sandbox.errors.AgentRaised"),
         ("Own('own')", "sandbox.errors.AgentError"),
     ],
@@ -203,11 +205,13 @@ def test_exception_of_a_child_is_raised_in_the_parent(run: Any, raised: str, cau
                 assert isinstance(error, sandbox.errors.AgentRaised)
                 return {{"text": str(error), "name": error.type_name, "message": error.message, "agent": error.agent}}
         """,
-        agents={"child": f"class Own(Exception): pass\ndef run(input_dict): raise {raised}"},
+        agents={
+            "child": f"class Own(Exception): pass\nclass Missing(KeyError): pass\ndef run(input_dict): raise {raised}"
+        },
     )
     output = result.check()
     assert output["agent"] == "child"
-    assert output["name"] == raised.partition("(")[0]
+    assert output["name"] == raised.partition("(")[0].removeprefix("json.")
     assert output["text"] == f"Agent 'child' raised {output['name']}: {output['message']}"
 
 
