@@ -6,29 +6,44 @@ import asyncio
 import builtins
 import inspect
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
 from sandbox.child.channels import ControlChannel
 from sandbox.errors import SandboxError, ToolError
 from sandbox.protocol.frames import Part
+from sandbox.protocol.messages import MOST_HELD, MOST_UNDER_WAY
 
 _KINDS = list(inspect._ParameterKind)
 _BUILTIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "bytes": bytes}
 
 
+class _Call(NamedTuple):
+    future: Future[bytes]
+    message: list[Part]
+    size: int
+
+
 class Calls:
-    """Calls in progress. Each has a number, which its reply repeats."""
+    """Calls in progress. Each has a number, which its reply repeats.
+
+    A call whose future is cancelled ends in the host too. It keeps its place among those under way until the host has answered:
+    the host bounds its own work in the same way.
+    """
 
     def __init__(self, control: ControlChannel, max_bytes: int) -> None:
         self._control = control
         self._max_bytes = max_bytes
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[bytes]] = {}
+        self._lock = threading.RLock()
+        self._queued: dict[int, _Call] = {}
+        self._under_way: dict[int, _Call] = {}
+        self._held_bytes = 0
         self.failure: Callable[[str, str, bytes], Exception] | None = None
         """Factory of the exception for an agent that failed; set by the code that calls agents."""
 
@@ -36,14 +51,17 @@ class Calls:
         """Take a reply: ``["answer", id, JSON]``, ``["failed", id, text, bases]`` (bases may be missing),
         ``["agent_failed", id, class, text, facts]``."""
         kind, number, *content = message
-        future = self._waiting.pop(number, None)
-        if future is None:
-            return
+        with self._lock:
+            call = self._under_way.pop(number, None)
+            if call is None:
+                return
+            self._held_bytes -= call.size
+            self._send_queued()
         with suppress(InvalidStateError):  # the agent gave up waiting
             if kind == "answer":
-                future.set_result(content[0])
+                call.future.set_result(content[0])
             else:
-                future.set_exception(self._error(kind, content))
+                call.future.set_exception(self._error(kind, content))
 
     def _error(self, kind: str, content: list[Any]) -> Exception:
         try:
@@ -55,7 +73,7 @@ class Calls:
             return ToolError(f"the error of the call cannot be shown: {type(error).__name__}")
 
     def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
-        """Send a call and return a future of its reply."""
+        """Send a call, once less is under way, and return a future of its reply. Cancelling the future ends the call."""
         size = sum(map(len, texts))
         if size > self._max_bytes:
             raise ToolError(
@@ -63,29 +81,62 @@ class Calls:
                 f" {self._max_bytes:,} are allowed: pass less, or raise Limits.result_bytes"
             )
         number = next(self._numbers)
-        future = self._waiting[number] = Future()
-        message: list[Part] = [kind, number, what, *texts]
+        future: Future[bytes] = Future()
+        future.add_done_callback(lambda done: self._give_up(number) if done.cancelled() else None)
         try:
-            self._control.send(*message)
+            with self._lock:
+                self._queued[number] = _Call(future, [kind, number, what, *texts], size)
+                self._send_queued()
         except OSError:
             raise ToolError("the channel to the host is broken (a fork of the agent has none)") from None
+        except BaseException:  # the agent's signal handler raised
+            future.cancel()
+            raise
         return future
+
+    def reply(self, kind: str, what: str, *texts: bytes) -> bytes:
+        """Send a call and wait for its reply. The call ends if a signal handler of the agent ends the wait."""
+        future = self.start(kind, what, *texts)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _send_queued(self) -> None:
+        """Send the calls that wait, until too much is under way. The lock is held, so that no call is sent after its end."""
+        most_bytes = MOST_HELD * self._max_bytes
+        while self._queued and len(self._under_way) < MOST_UNDER_WAY and self._held_bytes < most_bytes:
+            number = next(iter(self._queued))
+            call = self._under_way[number] = self._queued.pop(number)
+            self._held_bytes += call.size
+            try:
+                self._control.send(*call.message)
+            except BaseException:  # the host may never have heard of it
+                del self._under_way[number]
+                self._held_bytes -= call.size
+                call.future.cancel()
+                raise
+            call.message.clear()
+
+    def _give_up(self, number: int) -> None:
+        with self._lock, suppress(OSError):
+            if self._queued.pop(number, None) is None:
+                self._control.send("cancel", number)
 
     def function(self, described: dict[str, Any]) -> Callable[..., Any]:
         """Return a stand-in for a function, from the host's description."""
         address = described["address"]
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            return rules.load(self._call(address, args, kwargs).result())
+            return rules.load(self.reply("call", address, dump(list(args), "args"), dump(kwargs, "kwargs")))
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            answer: bytes = await asyncio.wrap_future(self._call(address, args, kwargs))
+            future = self.start("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
+            answer: bytes = await asyncio.wrap_future(future)
             return rules.load(answer)
 
         return _dressed(awaited if described["async"] else plain, described)
-
-    def _call(self, address: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[bytes]:
-        return self.start("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
 
 
 def of_both_kinds(kind: type[SandboxError], name: str, bases: list[str], message: str, /, **facts: Any) -> SandboxError:

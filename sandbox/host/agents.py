@@ -12,7 +12,7 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
-from sandbox.errors import SandboxError, UnknownAgent
+from sandbox.errors import RunCancelled, SandboxError, UnknownAgent
 from sandbox.given.job import Job, new_run_id
 from sandbox.host.outbox import OpenCalls
 from sandbox.host.outcome import Returned
@@ -68,6 +68,15 @@ class NestedHost:
             if number in self._calls:
                 self._tickets[number] = ticket
 
+    def cancel(self, number: int) -> None:
+        """End the nested run of a call that the agent gave up, or its wait for a slot."""
+        with self._lock:
+            ticket, running = self._tickets.get(number), self._running.get(number)
+        if running is not None:
+            running[0].end(RunCancelled("The agent that called this one gave up waiting for it."))
+        elif ticket is not None and ticket.withdraw():
+            self._answer(number, RunCancelled("The call was given up before it began."))
+
     def close(self) -> None:
         """End the nested runs, once their outbox is closed, and wait until they are gone."""
         with self._lock:
@@ -76,7 +85,7 @@ class NestedHost:
         for ticket in tickets:
             ticket.withdraw()
         for stop, _ in running:
-            stop.end(SandboxError("The agent that called this one has ended."))
+            stop.end(_caller_ended())
         deadline = time.monotonic() + _NESTED_PATIENCE_S
         for _, thread in running:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -84,7 +93,9 @@ class NestedHost:
     def _begin(self, number: int, job: Job) -> None:
         """Take a free slot and start a thread for the run; this is called in the thread that freed the slot."""
         with self._lock:
-            if not self._calls.outbox.closed:
+            if self._calls.is_given_up(number):
+                failure: BaseException = RunCancelled("The call was given up before it began.")
+            elif not self._calls.outbox.closed:
                 stop = Stop()
                 thread = threading.Thread(
                     target=self._work, args=(number, job, stop), name=f"sandbox-run-{job.who.run}", daemon=True
@@ -95,11 +106,11 @@ class NestedHost:
                 except RuntimeError as error:  # the system has no more threads
                     del self._running[number]
                     stop.close()
-                    failure: BaseException = error
+                    failure = error
                 else:
                     return
             else:
-                failure = SandboxError("The agent that called this one has ended.")
+                failure = _caller_ended()
         self._tree.level(job.depth).leave()
         self._answer(number, failure)
 
@@ -140,6 +151,10 @@ class NestedHost:
             self._running.pop(number, None)
             is_big = isinstance(outcome, bytes) and len(outcome) > _BIG_RESULT_BYTES
             return self._calls.answer(number, *message, awaited=is_big)
+
+
+def _caller_ended() -> RunCancelled:
+    return RunCancelled("The agent that called this one has ended.")
 
 
 def _unknown(name: str, known: list[str]) -> UnknownAgent:

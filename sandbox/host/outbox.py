@@ -68,6 +68,7 @@ class OpenCalls:
         self.outbox = outbox
         self._lock = threading.RLock()
         self._sizes: dict[int, int] = {}
+        self._given_up: set[int] = set()
         self.held_bytes = 0
         """Size of the arguments of the calls, as JSON, in bytes."""
 
@@ -83,8 +84,26 @@ class OpenCalls:
             self._sizes[number] = size
             self.held_bytes += size
 
+    def give_up(self, number: int) -> bool:
+        """Note that the agent no longer waits for a call, and return whether the call is still open.
+
+        The call stays open until its work has ended: only then may the agent begin another in its place.
+        """
+        with self._lock:
+            if number not in self._sizes:
+                return False
+            self._given_up.add(number)
+            return True
+
+    def is_given_up(self, number: int) -> bool:
+        """Whether the agent no longer waits for this call."""
+        return number in self._given_up
+
     def answer(self, number: int, kind: Part, *content: Part, awaited: bool = False) -> threading.Event | None:
-        """Remove a call and post its answer, as `Outbox.post` does."""
+        """Remove a call and post its answer, as `Outbox.post` does; without the result if the agent gave the call up."""
         with self._lock:
             self.held_bytes -= self._sizes.pop(number)
+            if number in self._given_up:
+                self._given_up.discard(number)
+                kind, content, awaited = "failed", ("the call was cancelled",), False
         return self.outbox.post([kind, number, *content], awaited)

@@ -16,12 +16,12 @@ from sandbox.host import outcome as host_outcome
 from sandbox.host.agents import CarryOut, NestedHost
 from sandbox.host.outbox import OpenCalls, Outbox
 from sandbox.host.outcome import Returned
-from sandbox.host.tools import MOST_HELD, MOST_UNDER_WAY, ToolHost
+from sandbox.host.tools import ToolHost
 from sandbox.host.watches import WatchHost
 from sandbox.isolation.child import Child
 from sandbox.limits import exceeded
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, unpack
-from sandbox.protocol.messages import WATCHING, read_from_child
+from sandbox.protocol.messages import CALLS, MOST_HELD, MOST_UNDER_WAY, WATCHING, read_from_child
 from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
@@ -33,6 +33,9 @@ _WATCH_S = 0.05
 """Shortest interval between checks of the usage that the kernel does not bound, in seconds."""
 _WATCH_SHARE = 20
 """Ratio of the pause between two usage checks to the duration of a check: checking takes at most 1/20 of the time."""
+
+_UNDER_WAY = CALLS | WATCHING | {"cancel"}
+"""Kinds of messages that mean nothing any more when their process has ended."""
 
 _LAST_BREATH_S = 1.0
 """Timeout for the end of a process that has closed its control channel, in seconds."""
@@ -51,6 +54,7 @@ class Supervisor:
         self._process = process
         self._stop = stop
         self._output = Output(tree.transcript)
+        self._held_back: tuple[str, list[Any]] | None = None
         self._buffer = FrameBuffer(tree.given.limits.result_bytes + _CONTROL_OVERHEAD_BYTES)
         self._outbox = Outbox(stop.wake)
         self._calls = OpenCalls(self._outbox)
@@ -142,9 +146,15 @@ class Supervisor:
 
     def _is_busy(self) -> bool:
         """Whether the process has so much under way that it must receive answers before the host reads on."""
+        if self._held_back is not None and self._has_most_calls():
+            return True
         under_way = len(self._calls) + self.watches.under_way + len(self._outbox)
-        too_much = self._calls.held_bytes >= MOST_HELD * self._tree.given.limits.result_bytes
-        return under_way >= MOST_UNDER_WAY or too_much or self.watches.is_full
+        return under_way >= 2 * MOST_UNDER_WAY or self.watches.is_full
+
+    def _has_most_calls(self) -> bool:
+        """Whether another call must wait. The agent's process knows this too; another message could be the end of a call."""
+        held_bytes, limits = self._calls.held_bytes, self._tree.given.limits
+        return len(self._calls) >= MOST_UNDER_WAY or held_bytes >= MOST_HELD * limits.result_bytes
 
     def _attend(self, selector: selectors.BaseSelector, ready: set[Any]) -> None:
         process = self._process
@@ -183,15 +193,23 @@ class Supervisor:
     def _hear(self, has_ended: bool = False) -> None:
         """Handle the messages that have arrived, until too many calls are under way; of an ended process, only its outcome."""
         try:
-            while self._outcome is None and (has_ended or not self._is_busy()) and (body := self._buffer.next_body()):
-                kind, parts = read_from_child(unpack(body))
-                if not has_ended or kind not in ("call", "agent", *WATCHING):
-                    self._heard(kind, parts)
+            while self._outcome is None and (has_ended or not self._is_busy()) and (message := self._next_message()):
+                if not has_ended and message[0] in CALLS and self._has_most_calls():
+                    self._held_back = message
+                elif not has_ended or message[0] not in _UNDER_WAY:
+                    self._heard(*message)
         except FrameError as error:
             if not has_ended:
                 self._outcome = host_outcome.violation(error)
         except SandboxError as error:  # a limit has ended the tree
             self._outcome = error
+
+    def _next_message(self) -> tuple[str, list[Any]] | None:
+        """Return the message that was held back, or else the next one that has arrived; None if there is none."""
+        message, self._held_back = self._held_back, None
+        if message is None and (body := self._buffer.next_body()):
+            message = read_from_child(unpack(body))
+        return message
 
     def _heard(self, kind: str, parts: list[Any]) -> None:
         if kind == "started":
@@ -200,10 +218,18 @@ class Supervisor:
             self._tools.call(*parts)
         elif kind == "agent":
             self._nested.call(*parts)
+        elif kind == "cancel":
+            self._cancel(*parts)
         elif kind in WATCHING:
             self.watches.heard(kind, parts)
         else:
             self._outcome = host_outcome.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
+
+    def _cancel(self, number: int) -> None:
+        """End what the agent no longer waits for; a call that is over already needs nothing."""
+        if self._calls.give_up(number):
+            self._tools.cancel(number)
+            self._nested.cancel(number)
 
     def _after_close(self) -> None:
         """Handle a closed control channel: the process has ended, or it has broken the protocol."""

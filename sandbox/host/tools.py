@@ -18,12 +18,6 @@ from sandbox.protocol.frames import FrameError
 from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
 
-MOST_UNDER_WAY = 256
-"""Limit of one run's concurrent calls; while it is reached, the host reads nothing from the agent process."""
-
-MOST_HELD = 4
-"""Limit of the arguments of the calls under way, in multiples of `Limits.result_bytes`; at the limit the host stops reading."""
-
 MAX_VALUES = 1_000_000
 """Limit of the JSON values in one result or in the arguments of one call; each costs the host up to 200 bytes."""
 
@@ -41,7 +35,7 @@ class ToolHost:
         self._who = who
         self._calls = calls
         self._lock = threading.RLock()
-        self._tasks: set[Future[None]] = set()
+        self._tasks: dict[int, Future[None]] = {}
 
     def call(self, number: int, address: str, args: bytes, kwargs: bytes) -> None:
         """Start a call; its answer is posted when the function returns."""
@@ -67,10 +61,17 @@ class ToolHost:
         except RuntimeError as error:  # the system has no more threads
             self._answer(call, error)
 
+    def cancel(self, number: int) -> None:
+        """Cancel a call that the agent gave up, if it is async. A plain function continues, and its result is dropped."""
+        with self._lock:
+            task = self._tasks.get(number)
+        if task is not None:
+            task.cancel()
+
     def close(self) -> None:
         """Cancel async calls, once their outbox is closed. A plain function that is under way continues."""
         with self._lock:
-            tasks = list(self._tasks)
+            tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
 
@@ -87,13 +88,21 @@ class ToolHost:
 
     def _await(self, call: _ToolCall, value: Any) -> None:
         with self._lock:
-            if self._calls.outbox.closed:
-                if inspect.iscoroutine(value):
-                    value.close()
-                return
-            task = asyncio.run_coroutine_threadsafe(self._awaited(call, value), self._tree.loop())
-            self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            wanted = not self._calls.outbox.closed and not self._calls.is_given_up(call.number)
+            if wanted:
+                task = asyncio.run_coroutine_threadsafe(self._awaited(call, value), self._tree.loop())
+                self._tasks[call.number] = task
+        if wanted:
+            task.add_done_callback(lambda _: self._forget(call.number, task))
+            return
+        if inspect.iscoroutine(value):
+            value.close()
+        self._answer(call, asyncio.CancelledError())
+
+    def _forget(self, number: int, task: Future[None]) -> None:
+        with self._lock:
+            if self._tasks.get(number) is task:  # a hostile process may use a number again
+                del self._tasks[number]
 
     async def _awaited(self, call: _ToolCall, value: Any) -> None:
         try:

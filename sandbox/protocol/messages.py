@@ -50,6 +50,7 @@ FROM_CHILD: dict[str, Shape] = {
     "started": Shape(),
     "call": Shape((WHOLE, TEXT, JSON, JSON)),  # id, address of a function, args, kwargs
     "agent": Shape((WHOLE, TEXT, JSON)),  # id, name, input
+    "cancel": Shape((WHOLE,)),  # the id of a "call" or "agent"; it is answered all the same, once its work has ended
     "watch": Shape((WHOLE, TEXT, FLAG, TEXT_OR_NONE, JSON_OR_NONE, TEXT_OR_NONE, FLAG)),
     # id, namespace, whether all namespaces, prefix, since, consumer, whether initial
     "next": Shape((WHOLE, WHOLE, NUMBER_OR_NONE)),  # id, the watch's id, timeout
@@ -64,6 +65,15 @@ FROM_CHILD: dict[str, Shape] = {
     "exited": Shape((WHOLE, TEXT, FLAG)),  # code, message, whether before its `run` was called
 }
 """Messages on the control channel to the host."""
+
+CALLS = frozenset({"call", "agent"})
+"""Kinds of messages to the host that call a tool or an agent. Each gets one answer, under its id."""
+
+MOST_UNDER_WAY = 256
+"""Limit of one process's concurrent calls. The process sends no more until one is answered, so that the host hears a "cancel"."""
+
+MOST_HELD = 4
+"""Limit of the arguments of the calls under way, in multiples of `Limits.result_bytes`; at the limit no more are sent."""
 
 WATCHING = frozenset({"watch", "next", "unwatch", "wait"})
 """Kinds of messages to the host for watching changes and waiting for them."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import sandbox
 from redis_store import DataStore, connect
 from sandbox.host.tools import _has_too_many
+from sandbox.protocol.messages import MOST_UNDER_WAY
 from tests.sandbox.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -105,6 +106,30 @@ def test_flood_of_tool_calls_is_throttled(run: Any) -> None:
         limits=sandbox.Limits(timeout_s=1),
     )
     assert isinstance(result.error, sandbox.TimeLimitExceeded)
+
+
+def test_flood_of_calls_that_are_given_up_is_throttled(run: Any) -> None:
+    """A plain function cannot be interrupted: its call keeps its place until it returns, however often it is given up."""
+    begun, release = [], threading.Event()
+
+    def hang() -> None:
+        begun.append(threading.get_ident())
+        release.wait(20)
+
+    result = attack(
+        run,
+        r"""
+        for n in range(100_000):
+            number = b'\xce' + struct.pack('>I', n)
+            CONTROL.sendall(frame(b'\x95\xa4call' + number + b'\xa4tool\xc4\x02[]\xc4\x02{}'))
+            CONTROL.sendall(frame(b'\x92\xa6cancel' + number) * 2)
+        """,
+        tools={"tool": hang},
+        limits=sandbox.Limits(timeout_s=1),
+    )
+    release.set()
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+    assert len(begun) == MOST_UNDER_WAY
 
 
 def test_call_with_a_number_in_use(run: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import queue
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -392,7 +393,51 @@ def test_returning_parent_ends_its_children(run: Any, store: DataStore) -> None:
     )
     assert result.check() == {"done": True}
     (call,) = [one for one in result.calls if one.kind == "agent"]
-    assert call.error == "SandboxError"
+    assert call.error == "RunCancelled"
+
+
+def test_call_that_is_given_up_ends_its_run_and_frees_its_place(run: Any, store: DataStore) -> None:
+    """One has a slot and one waits for it. The run's own calls end with it: its async tool, and the agent that it has called."""
+    begun, over, released = queue.SimpleQueue[None](), queue.SimpleQueue[None](), threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            over.put(None)
+
+    result = run(
+        """
+        async def run(input_dict, tools):
+            for _ in range(2):
+                task = asyncio.gather(*(agents.call("stuck") for _ in range(2)))
+                await asyncio.to_thread(tools["begins"])
+                task.cancel()
+                await asyncio.to_thread(tools["ends"])
+            return await agents.call("quick", {"n": 5})
+        """,
+        agents={
+            "stuck": """
+async def run(input_dict, tools):
+    asyncio.create_task(tools["forever"]())
+    await agents.call("late")
+""",
+            "late": "def run(i, tools):\n    tools['begin']()\n    tools['wait']()\n    data_store.set('late', True)\n",
+            "quick": "def run(i): return i",
+        },
+        tools={
+            "begin": lambda: begun.put(None),
+            "begins": lambda: begun.get(timeout=20),
+            "ends": lambda: over.get(timeout=20),
+            "wait": lambda: released.wait(20),
+            "forever": forever,
+        },
+        limits=Limits(nested_at_once=1, timeout_s=20),
+    )
+    released.set()
+    assert result.check() == {"n": 5}
+    assert "late" not in store
+    assert [call.error for call in result.calls if call.name == "stuck"] == ["RunCancelled"] * 2
 
 
 def test_cancelling_ends_the_whole_tree(server_url: str, user: str, store: DataStore) -> None:

@@ -306,3 +306,100 @@ def test_tool_may_use_the_store_and_run_agents(run: Any, store: DataStore) -> No
         return run("def run(i): return {'n': data_store.get('from-tool') + 1}").check()
 
     assert run("def run(i, tools): return tools['inner'](4)", tools={"inner": inner}).check() == {"n": 5}
+
+
+class Forever:
+    """An async tool that ends only when it is cancelled; `left` waits until no call of it is under way."""
+
+    def __init__(self) -> None:
+        self.begun: list[Any] = []
+        self.ended: list[Any] = []
+
+    async def __call__(self, name: Any = None) -> None:
+        self.begun.append(name)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.append(name)
+
+    async def begins(self, count: int) -> None:
+        while len(self.begun) < count:
+            await asyncio.sleep(0.001)
+
+    async def ends(self, count: int) -> list[Any]:
+        while len(self.ended) < count:
+            await asyncio.sleep(0.001)
+        return sorted(self.ended)
+
+    @property
+    def tools(self) -> dict[str, Any]:
+        return {"forever": self, "plainly": lambda name: self(name), "begins": self.begins, "ends": self.ends}
+
+
+def test_call_that_is_given_up_is_cancelled_in_the_host(run: Any) -> None:
+    result = run(
+        """
+        import signal
+
+        async def in_a_group(tools):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(tools["forever"]("group"))
+                await tools["begins"](4)
+                raise LookupError
+
+        def ring(*_):
+            raise InterruptedError
+
+        async def run(input_dict, tools):
+            task = asyncio.create_task(tools["forever"]("task"))
+            await tools["begins"](1)
+            task.cancel()
+            try:
+                await asyncio.wait_for(tools["forever"]("wait_for"), 0.05)
+            except TimeoutError:
+                pass
+            try:
+                async with asyncio.timeout(0.05):
+                    await tools["forever"]("timeout")
+            except TimeoutError:
+                pass
+            try:
+                await in_a_group(tools)
+            except* LookupError:
+                pass
+            signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            try:
+                tools["plainly"]("signal")
+            except InterruptedError:
+                pass
+            return {"ended": await tools["ends"](5), "next": await tools["ends"](0)}
+        """,
+        tools=Forever().tools,
+        limits=sandbox.Limits(timeout_s=20),
+    )
+    ended = ["group", "signal", "task", "timeout", "wait_for"]
+    assert result.check() == {"ended": ended, "next": ended}
+    given_up = [call for call in result.calls if call.name in ("forever", "plainly")]
+    assert {call.error for call in given_up} == {"CancelledError"}
+
+
+def test_calls_that_are_given_up_take_no_places(run: Any) -> None:
+    """More at once than may be under way, so that some are given up before they were sent."""
+    forever = Forever()
+    result = run(
+        """
+        async def run(input_dict, tools):
+            for n in range(3):
+                tasks = [asyncio.create_task(tools["forever"](n)) for _ in range(300)]
+                await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            return {"ended": len(await tools["ends"](256))}
+        """,
+        tools=forever.tools,
+        limits=sandbox.Limits(timeout_s=20),
+    )
+    assert result.check()["ended"] >= 256
+    assert len(forever.begun) <= 3 * 256
