@@ -223,7 +223,7 @@ class DataStore(StoreMapping):
         Concurrent callers, in any number of processes, compute a missing value once. The others wait for the result and hold
         no connection meanwhile. If `make` raises, its caller gets the exception, the others `ComputeFailed`, and nothing is
         stored. `make` may take any time; if its process dies, another caller computes after `lock_timeout` seconds. An
-        asynchronous store awaits the result of `make` if it is awaitable. A stored null counts as a value.
+        asynchronous store and an agent's store await the result of `make` if it is awaitable. A stored null counts as a value.
 
         With `stale`, an expired value is returned for that many seconds more, while one caller refreshes it. A value with
         `tags` is also deleted by `invalidate_tag`. A value that is deleted while it is computed is not stored.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from redis_store.errors import InvalidType
 from redis_store.flows.clock import clock
@@ -47,8 +48,14 @@ class Sleeps:
         """Do nothing, as there is nothing to release."""
 
 
-def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
-    """Run a flow and return its result."""
+def _refuse(awaitable: Awaitable[Any], name: str) -> NoReturn:
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
+    raise InvalidType(f"{name} is asynchronous, and this store is not: use connect_async, or give a plain function.")
+
+
+def run_flow(driver: FlowDriver, flow: Flow[T], awaited: Callable[[Awaitable[Any], str], Any] = _refuse) -> T:
+    """Run a flow and return its result. `awaited` returns the result of an awaitable that the function of a name returned."""
     pauses: FlowPauses | None = None
 
     def carry_out_all(step: Step) -> Any:
@@ -56,7 +63,7 @@ def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
         if isinstance(step, Pause):
             pauses = pauses or driver.pauses()
             return pauses.pause(step)
-        return carry_out(driver, step)
+        return carry_out(driver, step, awaited)
 
     try:
         return drive(flow, carry_out_all)
@@ -65,7 +72,7 @@ def run_flow(driver: FlowDriver, flow: Flow[T]) -> T:
             pauses.close()
 
 
-def carry_out(driver: FlowDriver, step: Step) -> Any:
+def carry_out(driver: FlowDriver, step: Step, awaited: Callable[[Awaitable[Any], str], Any] = _refuse) -> Any:
     """Carry out a step other than a pause, blocking the thread, and return its result."""
     if type(step) is Do:
         return driver.run(step.op)
@@ -82,11 +89,6 @@ def carry_out(driver: FlowDriver, step: Step) -> Any:
         return driver.read(*step)
     assert isinstance(step, Ask), step
     result = step.function(*step.arguments)
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise InvalidType(
-            f"{getattr(step.function, '__name__', 'The function')} is asynchronous, and this store is not: use"
-            " connect_async, or give a plain function. Inside the sandbox, @data_store.cached accepts it."
-        )
-    return result
+    return (
+        awaited(result, getattr(step.function, "__name__", "The function")) if inspect.isawaitable(result) else result
+    )

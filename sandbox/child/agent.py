@@ -12,10 +12,11 @@ import site
 import sys
 import tokenize
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from types import ModuleType
 from typing import Any
+
+from sandbox.child.awaitables import cancel_rest
 
 _GIVEN = ("agents", "asyncio", "data_store", "gofannon_client", "json", "re")
 _ANNOUNCED = ("input_dict", "tools")
@@ -141,21 +142,7 @@ def call_run(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -
     try:
         result, error = loop.run_until_complete(awaited())
     finally:
-        _cancel_rest(loop)
+        cancel_rest(loop)
     if error is not None:
         raise error
     return result
-
-
-_TASK_PATIENCE_S = 1.0
-"""Limit on waiting for leftover tasks of the agent to end, in seconds. Executor threads are not waited for."""
-
-
-def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    with suppress(Exception):
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_TASK_PATIENCE_S))
-        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), _TASK_PATIENCE_S))

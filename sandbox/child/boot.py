@@ -27,6 +27,7 @@ SHARED = {
     "sandbox.child": (
         "agent",
         "agents",
+        "awaitables",
         "birth",
         "channels",
         "functions",

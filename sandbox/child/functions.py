@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import inspect
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
+from sandbox.child.awaitables import is_awaited
 from sandbox.child.channels import ControlChannel
 from sandbox.errors import SandboxError, ToolError
 from sandbox.protocol.frames import Part
@@ -125,10 +127,12 @@ class Calls:
                 self._control.send("cancel", number)
 
     def function(self, described: dict[str, Any]) -> Callable[..., Any]:
-        """Return a stand-in for a function, from the host's description."""
+        """Return a stand-in for a function, from the host's description. One for a plain function can be awaited too."""
         address = described["address"]
 
         def plain(*args: Any, **kwargs: Any) -> Any:
+            if is_awaited(sys._getframe().f_back):
+                return awaited(*args, **kwargs)
             return rules.load(self.reply("call", address, dump(list(args), "args"), dump(kwargs, "kwargs")))
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:

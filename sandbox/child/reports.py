@@ -21,6 +21,15 @@ _HOW_TO_GIVE = (
     " (--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n"
 )
 
+_ASYNC_SLIPS = {
+    "can't be used in 'await' expression": "a value is not awaited, and all calls of data_store return one: remove `await`.",
+    "'async for' requires an object with __aiter__ method": "data_store is not asynchronous: remove `async`.",
+    "does not support the asynchronous context manager protocol": (
+        "data_store and its transactions are not asynchronous: remove `async`."
+    ),
+}
+"""What Python says when an agent awaits what is not asynchronous, and what to do."""
+
 
 class Reports:
     """Builder of messages from exceptions; frames of code in `folders` are left out."""
@@ -39,6 +48,9 @@ class Reports:
             if isinstance(error, ModuleNotFoundError):
                 text += _HOW_TO_GIVE
             message = _text_of(error)
+            for said, advice in _ASYNC_SLIPS.items() if isinstance(error, TypeError) else ():
+                if said in message:
+                    message, text = f"{message}: {advice}", text + advice[:1].upper() + advice[1:] + "\n"
         except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
             text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})\n"
             message = ""

@@ -16,6 +16,7 @@ from redis_store.store import DataStore
 from redis_store.values import rules
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
+from sandbox.child.awaitables import accept_values
 from sandbox.child.channels import ControlChannel, DataChannel
 from sandbox.child.functions import Calls, Tools, renamed
 from sandbox.child.given import put_in_place, tools_of
@@ -48,6 +49,7 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     control.listen(answered)
     given, packages = map(json.loads, described)
     names = put_in_place(given, packages, calls, Agents(calls, given["agents"]))
+    accept_values()
     reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
     control.send("started")
     pid = os.getpid()

@@ -424,16 +424,18 @@ def test_update_also_follows_mapping_protocol(store: Side) -> None:
             mapping.update(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("side", ["async"], indirect=True)
+@pytest.mark.parametrize("side", ["async", "brokered"], indirect=True)
 def test_an_asynchronous_function_may_update(store: Side) -> None:
     async def change(value: int) -> int:
         await asyncio.sleep(0)
         return value + 1
 
     assert store.update("key", change, 1) == 2
+    assert store.get_or_set("other", lambda: change(2)) == 3
+    assert store.get_all() == {"key": 2, "other": 3}
 
 
-@pytest.mark.parametrize("side", ["sync", "brokered"], indirect=True)
+@pytest.mark.parametrize("side", ["sync"], indirect=True)
 def test_a_store_that_blocks_refuses_asynchronous_functions(store: Side) -> None:
     async def change(value: int) -> int:
         return value

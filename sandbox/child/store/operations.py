@@ -6,6 +6,7 @@ them again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import random
@@ -23,6 +24,7 @@ from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, enc
 from redis_store.store import DataStore
 from redis_store.types import MISSING, Change, Json, Ttl
 from redis_store.values import rules
+from sandbox.child.awaitables import is_awaited
 from sandbox.child.channels import DataChannel
 from sandbox.child.store import hold
 from sandbox.child.store.compute_once import Flight, decorator, new_token
@@ -50,6 +52,8 @@ class ChannelOperations:
     max_keys: int | None = None
 
     def call(self, operation: str, *arguments: Any) -> Any:
+        if is_awaited(sys._getframe(1).f_back):  # that of the agent, which has called a method of `DataStore`
+            raise InvalidType(f"data_store is not awaited: remove `await` from the call of {operation}.")
         here = _HERE.get(operation)
         if here is not None:
             return here(self, *arguments)

@@ -12,6 +12,7 @@ from redis_store.flows.flow import Ask, Flow, Pause, Step
 from redis_store.flows.renewing import Keeper
 from redis_store.flows.run_sync import Sleeps
 from redis_store.protocol.drive import drive_async
+from sandbox.child.awaitables import wait_for_result
 
 if TYPE_CHECKING:
     from redis_store.namespace.scope import Scope
@@ -53,8 +54,8 @@ os.register_at_fork(after_in_child=DRIVER.keeper.start_over)
 
 
 def run_flow(flow: Flow[T]) -> T:
-    """Run a flow and return its result; its pauses block the thread."""
-    return run_sync.run_flow(DRIVER, flow)
+    """Run a flow and return its result; its pauses, and functions of it that must be awaited, block the thread."""
+    return run_sync.run_flow(DRIVER, flow, wait_for_result)
 
 
 async def run_flow_async(flow: Flow[T]) -> T:

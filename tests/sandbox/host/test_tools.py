@@ -373,12 +373,17 @@ def test_call_that_is_given_up_is_cancelled_in_the_host(run: Any) -> None:
                 tools["plainly"]("signal")
             except InterruptedError:
                 pass
-            return {"ended": await tools["ends"](5), "next": await tools["ends"](0)}
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            try:
+                data_store.get_or_set("key", lambda: tools["forever"]("computation"))
+            except InterruptedError:
+                pass
+            return {"ended": await tools["ends"](6), "next": await tools["ends"](0)}
         """,
         tools=Forever().tools,
         limits=sandbox.Limits(timeout_s=20),
     )
-    ended = ["group", "signal", "task", "timeout", "wait_for"]
+    ended = ["computation", "group", "signal", "task", "timeout", "wait_for"]
     assert result.check() == {"ended": ended, "next": ended}
     given_up = [call for call in result.calls if call.name in ("forever", "plainly")]
     assert {call.error for call in given_up} == {"CancelledError"}
