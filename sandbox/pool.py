@@ -101,7 +101,9 @@ class Sandbox:
         if loop is None:
             handle = self._handle(task, background_loop)
         else:
-            handle = self._handle(replace(task, on_output=_on_loop(loop, task.on_output)), lambda: loop)
+            if task.on_output is not None:
+                task = replace(task, on_output=_on_loop(loop, task.on_output))
+            handle = self._handle(task, lambda: loop)
 
         def work() -> None:
             try:

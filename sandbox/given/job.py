@@ -46,7 +46,7 @@ class Task:
     user: str
     namespace: str
     granted: Granted
-    on_output: Callable[[str], None]
+    on_output: Callable[[str], None] | None
 
 
 def make_task(given: Given, source_or_path: object, input_dict: object, user: str, options: StartOptions) -> Task:
@@ -69,7 +69,7 @@ def make_task(given: Given, source_or_path: object, input_dict: object, user: st
         raise InvalidType("on_output must be a plain function (not async) that takes the printed text.")
     granted = Granted() if given.permissions is None else given.permissions.granted(input_dict)
     job = Job(Who(agent or source.name, new_run_id()), source, input_text)
-    return Task(job, user, options["namespace"], granted, guarded(on_output))
+    return Task(job, user, options["namespace"], granted, None if on_output is None else guarded(on_output))
 
 
 def new_run_id() -> str:
@@ -85,9 +85,9 @@ def _input_text(input_dict: dict[Any, Any]) -> bytes:
         raise InvalidType(message, path=path) from None
 
 
-def guarded(on_output: Callable[[str], object] | None) -> Callable[[str], None]:
+def guarded(on_output: Callable[[str], object]) -> Callable[[str], None]:
     """Wrap `on_output` so that it cannot harm a run: if it raises, the exception is logged and it is not called again."""
-    wanted = on_output
+    wanted: Callable[[str], object] | None = on_output
 
     def guard(text: str) -> None:
         nonlocal wanted

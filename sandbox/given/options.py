@@ -15,8 +15,8 @@ class StartOptions(TypedDict, total=False):
 
     - `namespace`: the namespace that the agent's `data_store` starts in.
     - `agent`: the agent's name, by default that of its file.
-    - `on_output`: a function called with text as the agent prints it, in the thread of this call or of a nested run. Calls do
-      not overlap.
+    - `on_output`: a function called with text as the agent prints it, in a thread of its own. Calls do not overlap, and get
+      all text that was printed meanwhile. The run waits for it until its time limit, and then half a second more.
     """
 
     namespace: Annotated[str, Default(DEFAULT_NAMESPACE)]

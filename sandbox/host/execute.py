@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -20,8 +21,16 @@ from sandbox.record import telemetry
 from sandbox.record.hints import find_hints
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
+from sandbox.running.output import Delivery
 from sandbox.running.stop import Stop
 from sandbox.running.tree import OtherBroker, Tree
+
+logger = logging.getLogger("sandbox")
+
+ON_OUTPUT_PATIENCE_S = 0.5
+"""Wait for `on_output` to return after a run was ended, or after its time limit, in seconds."""
+
+_DELIVERY_POLL_S = 0.05
 
 Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 
@@ -45,9 +54,16 @@ def execute(
     try:
         with closing(Stop()) as stop, tree.stopping(stop):
             outcome = carry_out(task.job, tree, stop)
+    except BaseException:  # such as Ctrl-C
+        tree.cancel()
+        raise
     finally:
         if span is not None:
             span.end(tree.timeline, outcome if isinstance(outcome, SandboxError) else None)
+        if tree.delivery is not None:
+            _deliver_the_rest(tree, tree.delivery)
+    if tree.delivery is not None and tree.delivery.interrupt is not None:
+        raise tree.delivery.interrupt
     if isinstance(outcome, StartFailed):
         raise outcome
     duration = time.monotonic() - start
@@ -73,6 +89,19 @@ def _check_reachable(tree: Tree) -> None:
     """Raise the store's error if the server cannot be used, before the agent starts."""
     with tree.open_unrestricted() as store, suppress(StoredDataError):  # bad stored data is reported to the agent
         len(store)
+
+
+def _deliver_the_rest(tree: Tree, delivery: Delivery) -> None:
+    """Wait until `on_output` has had all output, or the run's time is up. What is left then follows when it returns."""
+    delivery.close()
+    end = tree.deadline + ON_OUTPUT_PATIENCE_S
+    while not delivery.is_done(_DELIVERY_POLL_S):
+        now = time.monotonic()
+        if tree.error is not None:  # the run was ended, by a limit or by its caller
+            end = min(end, now + ON_OUTPUT_PATIENCE_S)
+        if now >= end:
+            logger.warning("a run is over, and on_output has not returned: it gets the rest of the output when it does")
+            return
 
 
 def _hints(tree: Tree, operations: list[Operation]) -> list[Hint]:

@@ -20,7 +20,7 @@ from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.limits import exceeded
 from sandbox.record.timeline import Timeline
-from sandbox.running.output import Transcript
+from sandbox.running.output import Delivery, Transcript
 from sandbox.running.quota import Quota
 from sandbox.running.slots import Slots
 from sandbox.running.stop import Stop
@@ -64,7 +64,9 @@ class Tree:
         self.loop = loop
         self.context = context
         self.timeline = Timeline(given.limits.timeline)
-        self.transcript = Transcript(given.limits.output_bytes, task.on_output)
+        self.delivery = None if task.on_output is None else Delivery(task.on_output, context, self.cancel)
+        """Passes the output on; None if nobody wants it."""
+        self.transcript = Transcript(given.limits.output_bytes, self.delivery)
         self.deadline = time.monotonic() + given.limits.timeout_s
         self.isolation = ""
         """Tier of isolation; empty until the first process has started."""

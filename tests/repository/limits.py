@@ -61,6 +61,7 @@ PLACES = {
     "the path of a socket": "redis_store.server.socket_path:MAX_SOCKET_PATH_BYTES",
     "the log file of the embedded server": "redis_store.server.folder:_MAX_LOG_BYTES",
     "the run, from its start to the result": "sandbox.limits:Limits.timeout_s",
+    "wait for `on_output` after a run was ended, or after its time limit": "sandbox.host.execute:ON_OUTPUT_PATIENCE_S",
     "printed output of the agent": "sandbox.limits:Limits.output_bytes",
     "the result": "sandbox.limits:Limits.result_bytes",
     "store calls": "sandbox.limits:Limits.operations",

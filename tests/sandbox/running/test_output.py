@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox.host import execute
+from tests.sandbox.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -73,8 +75,7 @@ def test_characters_are_not_split(run: Any) -> None:
         tools={"sync": lambda: None},
         on_output=pieces.append,
     ).check()
-    assert pieces[:3] == ["a", "€", "😀"]
-    assert "".join(pieces[3:]) == "\ufffd"
+    assert "".join(pieces) == "a€😀\ufffd"
 
 
 def test_output_that_is_not_text(run: Any) -> None:
@@ -114,6 +115,67 @@ def test_on_output_of_arun_is_called_on_its_loop(server_url: str, user: str) -> 
     seen, stdout = asyncio.run(main())
     assert "".join(text for text, _ in seen) == stdout == "x\n"
     assert all(same for _, same in seen)
+
+
+class Blocked:
+    """An `on_output` whose first call returns when it is released."""
+
+    def __init__(self) -> None:
+        self.begun, self.released = threading.Event(), threading.Event()
+        self.text = ""
+
+    def __call__(self, text: str) -> None:
+        self.begun.set()
+        assert self.released.wait(20)
+        self.text += text
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "ON_OUTPUT_PATIENCE_S", 0.01)
+
+
+def test_time_limit_does_not_wait_for_on_output(run: Any, no_patience: None, caplog: pytest.LogCaptureFixture) -> None:
+    on_output = Blocked()
+    source = "def run():\n    n = 0\n    while True:\n        n += 1\n        print(n, flush=True)\n"
+    result = run(source, on_output=on_output, limits=sandbox.Limits(timeout_s=0.3))
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+    assert on_output.text == "", "it has not returned yet"
+    assert result.stdout.startswith("1\n2\n")
+    on_output.released.set()
+    wait_until(lambda: on_output.text == result.stdout, "it has got all output")
+    assert [record.message for record in caplog.records] == [
+        "a run is over, and on_output has not returned: it gets the rest of the output when it does"
+    ]
+
+
+def test_cancellation_does_not_wait_for_on_output(server_url: str, user: str, no_patience: None) -> None:
+    """Neither while the agent runs, nor when it has ended and its run waits for `on_output`."""
+    source = "import time\ndef run(i):\n    print('x')\n    time.sleep(i['seconds'])\n    return {}\n"
+    for seconds in (0, 1000):
+        on_output = Blocked()
+        with sandbox.Sandbox(url=server_url) as box:
+            handle = box.start(source, {"seconds": seconds}, user=user, on_output=on_output)
+            assert on_output.begun.wait(20)
+            assert not handle.wait(0.1)
+            handle.cancel()
+            assert handle.result(20).stdout == "x\n"
+        assert on_output.text == ""
+        on_output.released.set()
+        wait_until(lambda on_output=on_output: on_output.text, "it has returned")
+
+
+def test_run_that_succeeds_waits_for_on_output_which_delays_no_call(run: Any) -> None:
+    on_output = Blocked()
+
+    def go() -> None:
+        assert on_output.begun.wait(20)
+        on_output.released.set()
+
+    source = "def run(i, tools):\n    print('first', flush=True)\n    tools['go']()\n    print('last')\n    return {}\n"
+    result = run(source, on_output=on_output, tools={"go": go}, limits=sandbox.Limits(timeout_s=10))
+    assert result.check() == {}
+    assert on_output.text == result.stdout == "first\nlast\n"
 
 
 def test_interrupt_in_on_output_ends_the_run(run: Any) -> None:
