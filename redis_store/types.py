@@ -107,3 +107,5 @@ class Change:
     """The agent that wrote, or None if unknown."""
     run: str | None = None
     """The run of the writer, or None if unknown."""
+    root: str | None = None
+    """The agent of the outermost run, if the writer is a nested run: one that an agent started by calling another. Else None."""

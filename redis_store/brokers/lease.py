@@ -23,10 +23,13 @@ def lease(
     namespace: str,
     agent: str | None = None,
     run: str | None = None,
+    root: str | None = None,
     access: Access = EVERYTHING,
     max_read_bytes: int = ANY_SIZE,
 ) -> DataStore:
     """Return a store for another user on the same server. It borrows connections from this store and returns them.
+
+    `root` is the agent of the outermost run, if `run` is nested.
 
     A call that would read more than `max_read_bytes` raises `LimitExceeded`. Closing the lease closes only the connections that
     it has in use at that moment, which ends calls that still wait for the server.
@@ -41,7 +44,7 @@ def lease(
     lent = Scope(
         UserKeys.of(user),
         namespace,
-        Writer.of(agent, run),
+        Writer.of(agent, run, root),
         Values(scope.codec.packing),
         scope.limits,
         scope.log,

@@ -3,8 +3,9 @@
 An entry's first field is empty and holds its head, a JSON object. The pairs after it are the changes. Each is a key with
 ``s<json>`` (set), ``r`` (set, too big for the log: read it), ``d`` (deleted) or ``e`` (expired), or an empty field with ``c``
 (cleared). Members of a head: ``n``, the number of events that the write fired on the data hash; ``x``, when its keys expire;
-``agent``, ``run``, ``tx``; ``epoch`` in the entry that made the log; ``found`` for changes that a hub found by comparing;
-``gap`` after external writes that a hub could not identify, made while there was no watcher.
+``agent``, ``run``, ``tx``; ``root``, the agent of the outermost run, if the writer is a nested run; ``epoch`` in the entry
+that made the log; ``found`` for changes that a hub found by comparing; ``gap`` after external writes that a hub could not
+identify, made while there was no watcher.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class LogEntry:
     expires_ms: int | None = None
     agent: str | None = None
     run: str | None = None
+    root: str | None = None
     found: bool = False
     gap: bool = False
     local: bool = False
@@ -84,12 +86,16 @@ def parse_entry(raw: Any) -> LogEntry:
         entry.events = int(head.get("n", 0))
         expires_ms = head.get("x")
         entry.expires_ms = None if expires_ms is None else int(expires_ms)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return entry
-    entry.agent, entry.run = head.get("agent"), head.get("run")
+    entry.agent, entry.run, entry.root = (_name(head.get(what)) for what in ("agent", "run", "root"))
     entry.found, entry.gap = "found" in head, "gap" in head
     entry.news = [_news(field, said) for field, said in zip(flat[2::2], flat[3::2], strict=True)]
     return entry
+
+
+def _name(found: object) -> str | None:
+    return found if isinstance(found, str) else None
 
 
 def _news(field: bytes, said: bytes) -> News:

@@ -24,12 +24,14 @@ class Writer:
     """The beginning of a change-log entry, before its numbers: ``{`` or ``{"agent":...,``."""
 
     @classmethod
-    def of(cls, agent: str | None, run: str | None) -> Writer:
-        """Check the name of an agent and the id of its run, and return the writer."""
+    def of(cls, agent: str | None, run: str | None, root: str | None = None) -> Writer:
+        """Check the name of an agent, the id of its run and the agent of the outermost run, and return the writer."""
         agent_json = "" if agent is None else _quoted(agent, "agent name")
         head = "{" if agent is None else f'{{"agent":{agent_json},'
         if run is not None:
             head += f'"run":{_quoted(run, "run id")},'
+        if root is not None:
+            head += f'"root":{_quoted(root, "agent name")},'
         return cls(agent_json, head)
 
 

@@ -52,6 +52,7 @@ class Ready(NamedTuple):
     source: ChangeSource
     agent: str | None = None
     run: str | None = None
+    root: str | None = None
     missed: int | None = None
 
 
@@ -176,7 +177,7 @@ class Follower:
                 value = self._codec.decode(ready.text, track.name, key or "")
             except DataStoreError as error:
                 return Given(ready, track, cursor, error)
-        change = Change(track.name, key, ready.op, value, cursor, ready.source, ready.agent, ready.run)
+        change = Change(track.name, key, ready.op, value, cursor, ready.source, ready.agent, ready.run, ready.root)
         return Given(ready, track, cursor, change)
 
     def put_back(self, given: Given) -> None:
@@ -266,7 +267,7 @@ class Follower:
             elif not self._wants(field) or track.is_listed(field, order):
                 continue
             position = Position(entry.id, entry.mark, -1 if at == last else at + 1)
-            self._ready.append(Ready(track, op, field, text, position, source, entry.agent, entry.run))
+            self._ready.append(Ready(track, op, field, text, position, source, entry.agent, entry.run, entry.root))
 
     def _wants(self, field: bytes) -> bool:
         return field.startswith(self._prefix_raw)

@@ -51,7 +51,8 @@ def watch(
     ] = 0.5,
     initial: Annotated[bool, typer.Option("--initial", help="Start a new consumer with every existing key.")] = False,
     own_writes: Annotated[
-        bool, typer.Option("--own-writes", help="Include changes that the agent itself wrote, under its name.")
+        bool,
+        typer.Option("--own-writes", help="Include changes that the agent itself wrote, or an agent that it called."),
     ] = False,
     agent: Annotated[
         str | None,

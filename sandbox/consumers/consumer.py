@@ -56,8 +56,9 @@ def on_change(
     `consumer` is the name under which Redis keeps the cursor, by default that of the agent's file. Of several processes with
     one name, one works and the others stand by. With `initial`, a new consumer begins with every existing key.
 
-    Changes written by the agent name `agent` (by default the consumer's name) are skipped, so that the agent does not trigger
-    itself; `own_writes` includes them. The other options are those of `run`, explained in `RunOptions`.
+    Changes written by the agent name `agent` (by default the consumer's name), and by agents that it called, are skipped, so
+    that the agent does not trigger itself; `own_writes` includes them. The other options are those of `run`, explained in
+    `RunOptions`.
     """
     tell = _guarded(on_event)
     of_start, of_sandbox = split(options)

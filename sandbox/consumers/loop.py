@@ -134,7 +134,9 @@ class Work:
     def _add(self, changes: list[Change]) -> None:
         asked = self._reaction
         for change in changes:
-            self._backlog.add(change, skip=change.agent == asked.agent and not asked.own_writes)
+            # The agent of the outermost run: a write of an agent that this one calls is this one's own.
+            is_own = (change.root or change.agent) == asked.agent
+            self._backlog.add(change, skip=is_own and not asked.own_writes)
         self._done = self._backlog.settle() or self._done
 
     def _look(self, watch: AsyncWatch, *, begun: bool = False) -> None:

@@ -37,6 +37,11 @@ class Job:
         """Number of agents that wait for this one."""
         return len(self.callers)
 
+    @property
+    def root(self) -> str | None:
+        """Name of the outermost agent that waits for this one; None for a run that no agent called."""
+        return self.callers[0] if self.callers else None
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -58,7 +58,7 @@ def _attend(data: socket.socket, link: socket.socket, trees: Trees) -> None:
     with data, link, link.makefile("rb") as messages, suppress(ConnectionError, EOFError):
         request: Request = pickle.load(messages)
         tree = trees.enter(request)
-        store = tree.store_of(Job(request.who, _ELSEWHERE, b""))
+        store = tree.store_of(Job(request.who, _ELSEWHERE, b"", request.callers))
         broker = Broker(data, store.as_json_text(), request.who, tree, addresses_of(store.url))
         serving = threading.Thread(target=_serve, args=(broker, tree, link), daemon=True)
         serving.start()

@@ -54,6 +54,7 @@ class Request(NamedTuple):
     namespace: str
     granted: Granted
     limits: Limits
+    callers: tuple[str, ...] = ()
 
 
 class Records(NamedTuple):
@@ -84,7 +85,8 @@ class BrokerProcess:
     def serve(self, data: socket.socket, job: Job, tree: Tree, stop: Stop) -> RemoteBroker:
         """Pass the data socket of an agent process to the broker process; raises `StartFailed`."""
         # The url is not passed in the arguments, which other users of the machine can read: it may contain a password.
-        request = Request(self._url, tree.run, job.who, tree.user, tree.namespace, tree.granted, tree.given.limits)
+        shared = tree.user, tree.namespace, tree.granted, tree.given.limits
+        request = Request(self._url, tree.run, job.who, *shared, job.callers)
         link, theirs = socket.socketpair()
         try:
             with theirs:

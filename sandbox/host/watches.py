@@ -311,7 +311,7 @@ class _OpenWatch:
             count += 1
             size += 200 + (len(change.value) if isinstance(change.value, bytes) else 0)
             parts += [change.namespace, change.key, change.op, change.value, change.cursor, change.source]
-            parts += [change.agent, change.run]
+            parts += [change.agent, change.run, change.root]
         self._under_way = False
         self._host.note(begun, *self.seen, keys=count, hit=count > 0, size=size)
         self._host.answer_in_turn("changes", number, size, *parts)

@@ -92,6 +92,7 @@ class Tree:
             namespace=self.namespace,
             agent=agent,
             run=run,
+            root=job.root,
             access=self.granted.access,
             max_read_bytes=self._max_read_bytes,
         )

@@ -16,7 +16,7 @@ from redis_store.types import Change, Json
 from sandbox.child.channels import ControlChannel, error_of
 from sandbox.protocol.frames import Part
 
-_PARTS = 8
+_PARTS = 9
 
 
 class Waits:
@@ -134,7 +134,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     def _pop(self) -> Change | None:
         if not self._ready:
             return None
-        namespace, key, op, value, cursor, source, agent, run = self._ready.popleft()
+        namespace, key, op, value, *others = self._ready.popleft()
         if isinstance(value, bytes):
             value = self._decode(value, namespace, key or "")
-        return Change(namespace, key, op, value, cursor, source, agent, run)
+        return Change(namespace, key, op, value, *others)

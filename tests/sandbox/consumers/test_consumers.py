@@ -18,9 +18,8 @@ import sandbox
 from redis_store import AsyncDataStore, DataStore, LimitExceeded
 from sandbox.consumers.batches import Reactor
 from tests.sandbox.conftest import wait_until
+from tests.sandbox.consumers.conftest import OnChange, kinds
 from tests.support.servers import REAL_KINDS, Server
-
-OnChange = Callable[..., sandbox.Consumer]
 
 COLLECT = """
     def run(input_dict):
@@ -38,39 +37,6 @@ FAIL_ON_BAD = """
             data_store.use_namespace("seen").set(change["key"], change["value"])
         return {}
 """
-
-
-@pytest.fixture
-def events() -> list[sandbox.ConsumerEvent]:
-    return []
-
-
-@pytest.fixture
-def on_change(server_url: str, user: str, events: list[sandbox.ConsumerEvent]) -> OnChange:
-    """`sandbox.on_change` with the test's server and user, as the consumer "c" with short back-offs."""
-
-    def make(source: Any, **options: Any) -> sandbox.Consumer:
-        given = {
-            "user": user,
-            "url": server_url,
-            "consumer": "c",
-            "first_wait": 0.01,
-            "configure_server": True,
-            "on_event": events.append,
-        }
-        return sandbox.on_change(textwrap.dedent(source) if isinstance(source, str) else source, **{**given, **options})
-
-    return make
-
-
-@pytest.fixture
-def seen(store: DataStore) -> DataStore:
-    """The namespace in which the agents of these tests record their input."""
-    return store.use_namespace("seen")
-
-
-def kinds(events: list[sandbox.ConsumerEvent]) -> list[str]:
-    return [event.kind for event in events]
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -242,6 +208,39 @@ def test_agent_does_not_trigger_itself(
     with on_change(source, own_writes=True):
         store.set("n", 1)
         wait_until(lambda: store.get("n") == 5, "the agent has triggered itself")
+
+
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_writes_of_the_agents_that_it_calls_are_its_own(
+    on_change: OnChange, store: DataStore, events: list[sandbox.ConsumerEvent], broker: str, server_url: str, user: str
+) -> None:
+    agents = {
+        "middle": "async def run():\n    return await agents.call('inner', {})\n",
+        "inner": """
+def run():
+    data_store.set_many({'a': 1, 'b': 2})
+    with data_store.transaction() as together:
+        together.set('c', 3)
+    data_store.delete('a')
+    return {'n': data_store.increment('n')}
+""",
+    }
+    source = "async def run(input_dict):\n    return await agents.call('middle', {})\n"
+
+    def write(key: str) -> None:
+        store.set(key, 1)
+        wait_until(lambda: any(key in event.keys for event in events), "it was delivered, and all before it")
+
+    with on_change(source, agents=agents), sandbox.Sandbox(agents=agents, url=server_url, broker=broker) as box:
+        write("first")
+        wait_until(lambda: "n" in store, "the agents have written")
+        box.run(source, {}, user=user, agent="c").check()  # for a tool or another process that runs this agent
+        write("second")
+        assert [event.keys for event in events if event.keys] == [("first",), ("second",)]
+        box.run(source, {}, user=user, agent="other").check()
+        write("third")
+    changes = [key for event in events if event.kind == "ran" for key in event.keys]
+    assert sorted(map(str, changes)) == ["a", "a", "b", "c", "first", "n", "second", "third"]
 
 
 def test_lost_history_gives_a_reset_and_every_key(
