@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 from redis_store.cli import reply_format
 from redis_store.cli.reply_format import ErrorReply, Reply, read_reply
 from redis_store.cli.server import DataDirOption
+from redis_store.cli.streams import stdout_failed
 from redis_store.connections.address import Address
 from redis_store.connections.resolver import make_resolver
 from redis_store.connections.sync import connecting_failed
@@ -70,6 +71,8 @@ def redis(
         for reply in replies:
             _show(command, reply, bare=bare)
             failed = isinstance(reply, ErrorReply)
+            if stdout_failed():  # nobody reads further messages
+                break
     if failed:
         raise typer.Exit(1)
 

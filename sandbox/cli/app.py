@@ -1,14 +1,17 @@
 """The command `sandbox`."""
 
+import codecs
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
 import typer
 from typer.core import TyperCommand
 
+from redis_store.cli.streams import Output, safe_streams, stdout_for_results, write_to
 from redis_store.options import shows
 from redis_store.values import rules
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
@@ -21,7 +24,6 @@ from sandbox.cli.output import (
     leaving_on_errors,
     show,
     to_stderr,
-    write,
 )
 from sandbox.cli.reload import POLL_S, Saves, run_on_every_save
 from sandbox.cli.watch import watch
@@ -29,6 +31,9 @@ from sandbox.handle import RunHandle
 from sandbox.isolation import doctor as isolation_doctor
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
+
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Some editors and shells begin a file with one."""
 
 app = typer.Typer(
     add_completion=False,
@@ -99,19 +104,19 @@ def run(
     """
     input_dict = _read_input(input_json)
 
-    def run_once(saves: Saves | None = None) -> int:
+    def run_once(out: Output, saves: Saves | None = None) -> int:
         with Sandbox(**read_given(given)) as box:
             result = _attended(
                 box.start(agent_file, input_dict, user=user, namespace=namespace, agent=agent, on_output=to_stderr),
                 saves,
             )
-        return 0 if result is None else show(result, trace, trace_file)
+        return 0 if result is None else show(result, out, trace, trace_file)
 
-    if reload:
-        run_on_every_save(Saves(agent_file, given["agents"]), run_once)
     try:
-        with leaving_on_errors():
-            code = run_once()
+        with stdout_for_results() as out, leaving_on_errors():
+            if reload:
+                run_on_every_save(Saves(agent_file, given["agents"]), partial(run_once, out))
+            code = run_once(out)
     except KeyboardInterrupt:
         leave("Interrupted: nothing was started.", INTERRUPTED)
     raise typer.Exit(code)
@@ -131,7 +136,7 @@ def doctor(
       1  isolation is not available, and agents are refused
     """
     report = isolation_doctor.examine()
-    write(sys.stdout, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
+    write_to(sys.stdout.buffer, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
     if report.tier == "none":
         raise typer.Exit(FAILED)
 
@@ -141,7 +146,8 @@ app.command("watch")(watch)
 
 def main() -> None:
     """Entry point of the command."""
-    app(prog_name="sandbox")
+    with safe_streams("sandbox"):
+        app(prog_name="sandbox")
 
 
 def _attended(handle: RunHandle, saves: Saves | None) -> RunResult | None:
@@ -173,6 +179,8 @@ def _read_input(text: str) -> dict[str, Any]:
     else:
         raw = os.fsencode(text)
     try:
+        if raw.startswith(_BYTE_ORDER_MARKS):
+            raw = raw.decode(json.detect_encoding(raw)).encode()
         value = rules.load(raw)
     except json.JSONDecodeError as error:
         leave(f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", CALLED_WRONGLY)

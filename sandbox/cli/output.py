@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 
+from redis_store.cli.streams import Output, write_to
 from redis_store.errors import DataStoreError, InvalidInput
 from sandbox import errors
 from sandbox.protocol.operations import WRITES
@@ -40,7 +40,7 @@ def kept(result: RunResult) -> str:
     return f"it had written {more}{times:,} {'time' if times == 1 else 'times'} to {where} {names}, which stays"
 
 
-def show(result: RunResult, trace: bool, trace_file: Path | None) -> int:
+def show(result: RunResult, out: Output, trace: bool, trace_file: Path | None) -> int:
     """Show the outcome of a run, and return the exit code."""
     if trace:
         Console(stderr=True, highlight=False).print(trace_tree(result))
@@ -49,23 +49,20 @@ def show(result: RunResult, trace: bool, trace_file: Path | None) -> int:
             write_trace(result, trace_file)
         except OSError as error:
             say(f"The trace cannot be written to {trace_file}: {error.strerror}.")
-    code = _show_outcome(result)
+    code = _show_outcome(result, out)
     if trace or trace_file is not None or sys.stderr.isatty():
         for hint in result.hints:
             say(f"hint: {hint}")
     return code
 
 
-def _show_outcome(result: RunResult) -> int:
+def _show_outcome(result: RunResult, out: Output) -> int:
     failure = result.error
     if failure is None:
-        indent = 2 if sys.stdout.isatty() else None
+        indent = 2 if out.isatty() else None
         try:
-            write(sys.stdout, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
-        except BrokenPipeError:  # the reader has closed the pipe
-            raise
+            write_to(out, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
         except OSError as error:
-            _forget_stdout()
             say(f"The result cannot be written: {error.strerror}. What the agent had stored stays.")
             return FAILED
         return 0
@@ -79,26 +76,13 @@ def explained(failure: errors.SandboxError) -> str:
     return (details.rstrip() + "\n" if details else "") + str(failure)
 
 
-def _forget_stdout() -> None:
-    """Redirect stdout to the null device, so that its buffer does not fail again when the process exits."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
 def to_stderr(text: str) -> None:
-    write(sys.stderr, text)
+    sys.stderr.flush()
+    write_to(sys.stderr.buffer, text)
 
 
 def say(text: str) -> None:
-    write(sys.stderr, text + "\n")
-
-
-def write(stream: Any, text: str) -> None:
-    """Write text as UTF-8, whatever the locale, and flush it."""
-    stream.flush()
-    stream.buffer.write(text.encode(errors="backslashreplace"))
-    stream.buffer.flush()
+    to_stderr(text + "\n")
 
 
 @contextmanager

@@ -2,19 +2,20 @@
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Unpack
 
 import typer
 
+from redis_store.cli.streams import Output, stdout_for_results, takes_no_more, write_to
 from redis_store.options import shows
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
-from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, to_stderr, write
+from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, to_stderr
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
 
@@ -79,7 +80,7 @@ def watch(
       2    invalid usage: an option or the agent's path
       130  stopped at once by a second Ctrl-C or SIGTERM
     """
-    with leaving_on_errors():
+    with stdout_for_results() as out, leaving_on_errors():
         reacting = on_change(
             agent_file,
             user=user,
@@ -95,7 +96,7 @@ def watch(
             agent=agent,
             configure_server=configure_server,
             on_output=to_stderr,
-            on_event=_as_json if json_lines else _as_line,
+            on_event=partial(_as_json, out) if json_lines else _as_line,
             **read_given(given),
         )
         with _signals(reacting) as interrupted:
@@ -130,8 +131,13 @@ def _as_line(event: ConsumerEvent) -> None:
     to_stderr(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
 
 
-def _as_json(event: ConsumerEvent) -> None:
-    write(sys.stdout, json.dumps(asdict(event), ensure_ascii=False) + "\n")
+def _as_json(out: Output, event: ConsumerEvent) -> None:
+    if takes_no_more(out):
+        return
+    with suppress(OSError):  # the disk is full
+        write_to(out, json.dumps(asdict(event), ensure_ascii=False) + "\n")
+    if takes_no_more(out):
+        to_stderr("Stdout takes no more, so further events are not written. The consumer continues.\n")
 
 
 def _say(event: ConsumerEvent) -> str:

@@ -386,3 +386,27 @@ def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     process.wait(20)
     assert b"Traceback" not in err
     assert servers_in(folder) == []
+
+
+def test_streams_that_take_nothing(folder: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_STORE_DATA_DIR": str(folder)}
+    shown = {}
+    for closing in (">&-", ">/dev/full"):
+        shell = ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "redis_store", "server", "path"]
+        done = subprocess.run(shell, env=environ, capture_output=True, timeout=50, check=False)
+        shown[closing] = (done.returncode, done.stderr)
+    assert shown[">&-"] == (0, b"")
+    assert shown[">/dev/full"] == (1, b"redis-store: the output cannot be written: No space left on device.\n")
+
+
+def test_messages_end_with_their_reader(folder: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_STORE_DATA_DIR": str(folder)}
+    full = [sys.executable, "-m", "redis_store", "redis", "MONITOR"]
+    with server.join(folder) as running, subprocess.Popen(full, env=environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"OK\n"
+        process.stdout.close()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(running.url.removeprefix("unix://"))
+            wait_until(lambda: sock.sendall(b"PING\r\n") or process.poll() is not None, "it ends")
+        assert process.returncode == 0

@@ -68,6 +68,94 @@ def test_full_disk_under_stdout_prints_one_line(agent: Path, user: str, server_u
     assert "Traceback" not in done.stderr.decode()
 
 
+NOISY_TOOLS = """
+import subprocess, sys, threading
+
+print("imported")
+
+def plain():
+    print("plain")
+    sys.__stdout__.write("kept stdout\\n")
+    sys.__stdout__.flush()
+    subprocess.run(["echo", "another program"])
+
+async def later():
+    print("async")
+
+def left_over():
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("left over"))).start()
+
+TOOLS = {"plain": plain, "later": later, "left_over": left_over}
+"""
+CALLS_TOOLS = """
+async def run(input_dict, tools):
+    for name, tool in tools.items():
+        await tool() if name == "later" else tool()
+    data_store.set("called", list(tools))
+    return {"called": list(tools)}
+"""
+
+
+@pytest.fixture
+def noisy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An agent that calls tools, and tools that print in all ways."""
+    (tmp_path / "noisy.py").write_text(NOISY_TOOLS)
+    (tmp_path / "printing.py").write_text("def plain(): print('plain')\n")
+    (tmp_path / "agent.py").write_text(CALLS_TOOLS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path / "agent.py"
+
+
+def test_stdout_has_the_result_alone(command: Any, noisy: Path) -> None:
+    done = command(noisy, "--tools", "noisy:TOOLS")
+    assert json.loads(done.stdout) == {"called": ["plain", "later", "left_over"]}, done.stderr
+    said = ["imported", "plain", "kept stdout", "another program", "async", "left over"]
+    assert done.stderr.decode().splitlines() == said
+
+
+def test_stdout_of_a_test_runner_has_the_result_alone(noisy: Path, server_url: str, user: str) -> None:
+    full = ["run", str(noisy), "--user", user, "--url", server_url, "--tools", "printing:plain"]
+    done = CliRunner().invoke(app, full)
+    assert (done.stdout, done.stderr) == ('{"called": ["plain"]}\n', "plain\n")
+
+
+@pytest.mark.parametrize("closed", ["all", "the pipe behind stderr"])
+def test_closed_streams_fail_no_run(closed: str, noisy: Path, server_url: str, user: str, store: DataStore) -> None:
+    reader, gone = os.pipe()
+    os.close(reader)
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"] if closed == "all" else []
+    done = subprocess.run(
+        [*shell, *COMMAND, noisy, "--user", user, "--url", server_url, "--tools", "printing:plain", "--trace"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=gone,
+        timeout=50,
+        check=False,
+    )
+    os.close(gone)
+    assert done.returncode == 0
+    assert done.stdout == (b"" if closed == "all" else b'{"called": ["plain"]}\n')
+    assert store["called"] == ["plain"]
+
+
+def test_python_m_sandbox_is_the_command() -> None:
+    full = [sys.executable, "-m", "sandbox", "run", "--no-such-option"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(full, env=environ, capture_output=True, timeout=50, check=False)
+    assert (done.returncode, b"Usage: sandbox run" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_input_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path, server_url: str, user: str) -> None:
+    (tmp_path / "in.json").write_text('{"name": "Zoë"}', encoding=encoding)
+    (tmp_path / "agent.py").write_text("def run(input_dict): return input_dict\n")
+    full = ["run", str(tmp_path / "agent.py"), "--user", user, "--url", server_url]
+    from_file = CliRunner().invoke(app, [*full, "--input", f"@{tmp_path / 'in.json'}"])
+    from_stdin = CliRunner().invoke(app, [*full, "--input", "-"], input=(tmp_path / "in.json").read_bytes())
+    assert [json.loads(done.stdout) for done in (from_file, from_stdin)] == [{"name": "Zoë"}] * 2
+
+
 def test_input_from_file_stdin_or_none(command: Any, agent: Path, tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"from": "file"}')
     done = command(agent, "--input", f"@{tmp_path}/in.json")

@@ -38,11 +38,13 @@ AGENT = """
 class Watcher:
     """A process of the command, and its output."""
 
+    stdout: int | None = None
+
     def __init__(self, arguments: list[str], folder: Path, number: int) -> None:
         self.err, self.out = folder / f"err{number}", folder / f"out{number}"
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
         with self.err.open("wb") as err, self.out.open("wb") as out:
-            self.process = subprocess.Popen([*COMMAND, *arguments], env=environ, stdout=out, stderr=err)
+            self.process = subprocess.Popen([*COMMAND, *arguments], env=environ, stdout=self.stdout or out, stderr=err)
 
     def says(self, text: str) -> None:
         wait_until(lambda: text in self.err.read_text(), f"it says {text!r}")
@@ -94,6 +96,25 @@ def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) 
     assert [line["kind"] for line in lines] == ["watching", "ran", "stopped"]
     assert {line["consumer"] for line in lines} == {"other name"}
     assert (lines[1]["keys"], lines[1]["output"], lines[1]["error"]) == (["ä"], {"keys": ["ä"]}, None)
+
+
+def test_closed_stdout_does_not_stop_it(
+    watch: Callable[..., Watcher], store: DataStore, notes: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, gone = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(Watcher, "stdout", gone)
+    watcher = watch("--json")
+    os.close(gone)
+    watcher.says("Stdout takes no more")
+    store.set("a", 1)
+    wait_until(lambda: notes.get("done") == ["a"], "the agent runs on")
+    watcher.process.send_signal(signal.SIGTERM)
+    assert watcher.process.wait(20) == 0
+    assert watcher.err.read_text().splitlines() == [
+        "Stdout takes no more, so further events are not written. The consumer continues.",
+        "Finishing the runs under way; press Ctrl-C again to end them at once.",
+    ]
 
 
 def test_tools_and_permissions(
