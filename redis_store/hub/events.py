@@ -209,7 +209,8 @@ class Listening:
                 f"The server sends no keyspace events: {reason}. Watching continues with XREAD: changes arrive as before, but"
                 " external writes that overwrite a value (HSET of an existing key) are missed. Other external writes,"
                 " expiries and evictions are noticed after about a second; new watchers and namespaces wait up to"
-                f" {BLOCK_MS / 1000:g} s. To enable events: redis-store doctor, or connect(..., configure_server=True)."
+                f" {BLOCK_MS / 1000:g} s. To enable events, set the server's notify-keyspace-events to {WISHED_FLAGS}, or"
+                " connect with configure_server=True (`sandbox watch --configure-server`)."
             )
 
     def _heard_token(self, token: int) -> None:

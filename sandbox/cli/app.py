@@ -22,6 +22,7 @@ from sandbox.cli.output import (
     kept,
     leave,
     leaving_on_errors,
+    library_warnings,
     show,
     to_stderr,
 )
@@ -113,7 +114,7 @@ def run(
         return 0 if result is None else show(result, out, trace, trace_file)
 
     try:
-        with stdout_for_results() as out, leaving_on_errors():
+        with stdout_for_results() as out, library_warnings(), leaving_on_errors():
             if reload:
                 run_on_every_save(Saves(agent_file, given["agents"]), partial(run_once, out))
             code = run_once(out)

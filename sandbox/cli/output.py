@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -83,6 +84,27 @@ def to_stderr(text: str) -> None:
 
 def say(text: str) -> None:
     to_stderr(text + "\n")
+
+
+class _Handler(logging.Handler):
+    """Shows records as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {self.format(record)}")
+
+
+@contextmanager
+def library_warnings() -> Iterator[None]:
+    """Show on stderr what the library warns of, such as a server that evicts or sends no keyspace events."""
+    handler = _Handler(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("redis_store", "sandbox")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 @contextmanager

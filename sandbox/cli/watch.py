@@ -15,7 +15,7 @@ import typer
 from redis_store.cli.streams import Output, stdout_for_results, takes_no_more, write_to
 from redis_store.options import shows
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
-from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, to_stderr
+from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, library_warnings, to_stderr
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
 
@@ -69,7 +69,8 @@ def watch(
 ) -> None:
     """Run an agent on the changes of a namespace.
 
-    The agent's input is {"changes": [...]}. Each run is reported in a line on stderr.
+    The agent's input is {"changes": [...]}. Each run is reported in a line on stderr. A failed
+    one is preceded by the agent's traceback. Warnings of the library, of a server that evicts for example, go there too.
 
     Ctrl-C or SIGTERM finishes the runs under way and saves the cursor. A second Ctrl-C or SIGTERM ends them at once.
 
@@ -80,7 +81,7 @@ def watch(
       2    invalid usage: an option or the agent's path
       130  stopped at once by a second Ctrl-C or SIGTERM
     """
-    with stdout_for_results() as out, leaving_on_errors():
+    with stdout_for_results() as out, library_warnings(), leaving_on_errors():
         reacting = on_change(
             agent_file,
             user=user,
@@ -128,7 +129,8 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
 
 
 def _as_line(event: ConsumerEvent) -> None:
-    to_stderr(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
+    lines = f"{event.traceback.rstrip()}\n" if event.kind == "failed" and event.traceback else ""
+    to_stderr(f"{lines}{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
 
 
 def _as_json(out: Output, event: ConsumerEvent) -> None:

@@ -61,6 +61,8 @@ class ConsumerEvent:
     error: str | None = None
     attempt: int = 1
     wait_s: float | None = None
+    traceback: str | None = None
+    """The agent's traceback, or its lines that do not compile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ class Reaction:
         self, kind: EventKind, keys: tuple[str | None, ...] = (), *, error: BaseException | None = None, **facts: Any
     ) -> None:
         """Pass an event to `on_event`."""
-        self.tell(ConsumerEvent(kind, self.consumer, keys, error=None if error is None else str(error), **facts))
+        told = None if error is None else str(error)
+        lines = getattr(error, "traceback", None) or getattr(error, "details", None)
+        self.tell(ConsumerEvent(kind, self.consumer, keys, error=told, traceback=lines, **facts))
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from typer.testing import CliRunner
 
 import sandbox
-from redis_store import DataStore
+from redis_store import DataStore, connect
+from redis_store.server_config import WISHED_FLAGS
 from sandbox.cli import app
-from tests.sandbox.conftest import wait_until
+from tests.sandbox.conftest import Server, wait_until
 
 ROOT = Path(sandbox.__file__).parent.parent
 COMMAND = [sys.executable, "-c", "from sandbox.cli import main; main()", "watch"]
@@ -189,6 +191,36 @@ def test_kill_during_a_run_loses_no_change(watch: Callable[..., Watcher], store:
     done = notes["done"]
     assert set(done) == {f"k{number}" for number in range(6)}
     assert done.count("k0") == 1
+
+
+def test_shows_tracebacks_and_what_the_library_warns_of(own_server: Server, tmp_path: Path, user: str) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text("def run(input_dict):\n    return {}[input_dict['changes'][0]['key']]\n")
+    with redis.Redis.from_url(own_server.url) as raw, connect(own_server.url, user=user) as store:
+        raw.config_set("maxmemory", "1gb")
+        raw.config_set("maxmemory-policy", "allkeys-lru")
+        watcher = Watcher([str(path), "--user", user, "--url", own_server.url, "--retries", "0"], tmp_path, 0)
+        watcher.says(" failing: watching")
+        store.set("k", 1)
+        watcher.says("stored as a dead letter")
+        watcher.process.send_signal(signal.SIGTERM)
+        assert watcher.process.wait(20) == 0
+    lines = watcher.err.read_text().splitlines()
+    warnings = "\n".join(line for line in lines if line.startswith("warning: "))
+    assert "warning: The server sends no keyspace events: " in warnings
+    assert (
+        f"set the server's notify-keyspace-events to {WISHED_FLAGS}, or connect with configure_server=True" in warnings
+    )
+    assert f"warning: the server at {own_server.url} evicts whole namespaces" in warnings
+    failed = [number for number, line in enumerate(lines) if " failed: " in line]
+    assert len(failed) == 1
+    assert lines[failed[0]].endswith("1 change ('k'): try 1 failed: Agent 'failing' raised KeyError: 'k'")
+    assert lines[failed[0] - 5 : failed[0] - 2] == [
+        "Traceback (most recent call last):",
+        f'  File "{path}", line 2, in run',
+        "    return {}[input_dict['changes'][0]['key']]",
+    ]
+    assert lines[failed[0] - 1] == "KeyError: 'k'"
 
 
 def test_agent_that_cannot_be_loaded_exits_1(
