@@ -16,6 +16,10 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 	&& { [ -z '$(PYTHON)' ] || sed -n 2p .venv/.made | grep -Fqx -e '$(PYTHON)'; } \
 	&& $(BIN)/python -c ''; } >/dev/null 2>&1 || echo FORCE)
 
+# FORCE where the packages in .venv are not those of this checkout, as after `pip install .` in it.
+REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
+	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
+
 .PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox soak histories clean distclean FORCE
 
 help: ## print this list
@@ -74,17 +78,17 @@ clean: ## remove the demo's data, the benchmarks' and the caches
 distclean: clean ## remove .venv as well
 	rm -rf .venv
 
-.venv/.demo: .venv/.made pyproject.toml
+.venv/.demo: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages into .venv (once; up to a minute) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-.venv/.test: .venv/.made pyproject.toml
+.venv/.test: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages and what tests them into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch .venv/.demo $@
 
-.venv/.bench: .venv/.made pyproject.toml
+.venv/.bench: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages and what they are compared with into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch .venv/.demo $@
@@ -93,6 +97,12 @@ distclean: clean ## remove .venv as well
 	@is_new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
 	is_python() { "$$1" -c '' 2>/dev/null; }; \
 	wanted='$(PYTHON)'; found=; \
+	if [ -e .venv/pyvenv.cfg ] && [ ! -e $@ ]; then \
+		if [ -z "$$wanted" ] && is_new_enough $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+			echo "Using the .venv that is here, with $$($(BIN)/python -V) ..."; \
+			{ pwd -P; echo; } > $@; exit 0; \
+		else \
+			echo "make did not make the .venv that is here, and cannot use it: move it away." >&2; exit 1; fi; fi; \
 	if [ -n "$$wanted" ]; then \
 		if is_new_enough "$$wanted"; then found=$$wanted; \
 		elif is_python "$$wanted"; then \

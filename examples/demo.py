@@ -250,24 +250,28 @@ def total_size(sizes: Iterable[int]) -> str:
 
 
 def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -> None:
-    """Show commands that read the agents' data; each line can be pasted unchanged."""
-    folder, programs = shlex.quote(str(data_dir)), shlex.quote(str(Path(sys.executable).parent))
+    """Show commands that read the agents' data; each line can be pasted unchanged, and changes nothing for later ones."""
+    folder, programs = shlex.quote(str(data_dir)), Path(sys.executable).parent
+    redis_store, run_in_sandbox = (shlex.quote(str(programs / name)) for name in ("redis-store", "sandbox"))
+    ask = f"{redis_store} redis --data-dir {folder}"
     search = shlex.quote(str(EXAMPLES / "search.py"))
     socket = shlex.quote(str(status(data_dir).socket_path))
-    unset = "unset REDIS_URL; " if os.environ.get("REDIS_URL") else ""
-    trusting = f"{ENVIRONMENT}={UNSAFE} " if isolation == UNSAFE else ""
+    setting = f"REDIS_STORE_DATA_DIR={folder} "
+    if os.environ.get("REDIS_URL"):
+        setting = f"REDIS_URL= {setting}"
+    if isolation == UNSAFE:
+        setting += f"{ENVIRONMENT}={UNSAFE} "
     parts = {
-        "Look at the data; the server starts again for each command:": [
-            f"{unset}export PATH={programs}:$PATH REDIS_STORE_DATA_DIR={folder}",
-            f"redis-store redis SMEMBERS user:{USER}:namespaces",
-            f"redis-store redis HGET user:{USER}:ns:summary:{REPO} {shlex.quote(file)}",
-            f"redis-store redis HGET user:{USER}:info:shared latest-analysis",
-            f'{trusting}sandbox run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
+        "Look at the demo's data, which `make clean` removes; the server starts again for each command:": [
+            f"{ask} SMEMBERS user:{USER}:namespaces",
+            f"{ask} HGET user:{USER}:ns:summary:{REPO} {shlex.quote(file)}",
+            f"{ask} HGET user:{USER}:info:shared latest-analysis",
+            f'{setting}{run_in_sandbox} run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
         ],
         "Or keep it running, and use any client:": [
-            "redis-store server start",
+            f"{redis_store} server start --data-dir {folder}",
             f"redis-cli -s {socket} HLEN user:{USER}:ns:files:{REPO}",
-            "redis-store server stop",
+            f"{redis_store} server stop --data-dir {folder}",
         ],
     }
     for title, lines in parts.items():

@@ -173,6 +173,39 @@ def test_venv_without_its_python_is_recreated(checkout: Checkout) -> None:
     assert len(checkout.calls()) == 3
 
 
+def test_packages_of_another_place_are_replaced(checkout: Checkout) -> None:
+    checkout.add_python("python3")
+    checkout.make("demo")
+    checkout.calls()
+    python = checkout.folder / ".venv/bin/python"
+    found_here = python.read_text()
+    python.write_text(found_here.replace('case "$*" in', 'case "$*" in\n    "-I -c import importlib"*) exit 1 ;;'))
+    checkout.make("demo")
+    assert checkout.calls() == [f"{INSTALL}.", "python examples/demo.py"]
+    python.write_text(found_here)
+    checkout.make("demo")
+    assert checkout.calls() == ["python examples/demo.py"]
+
+
+def test_environment_that_the_reader_made_is_kept(checkout: Checkout) -> None:
+    checkout.add_python("python3")
+    checkout.make("demo")
+    (checkout.folder / ".venv/.made").unlink()
+    mine = checkout.folder / ".venv/pyvenv.cfg"
+    mine.write_text("mine")
+    checkout.calls()
+    assert "Using the .venv that is here, with Python 3.12.1" in checkout.make("demo").stdout
+    assert checkout.calls() == ["python -m pip --version", f"{INSTALL}.", "python examples/demo.py"]
+    checkout.make("demo")
+    assert checkout.calls() == ["python examples/demo.py"]
+
+    (checkout.folder / ".venv/.made").unlink()
+    shutil.copy(checkout.add_python("old", "3.9.2"), checkout.folder / ".venv/bin/python")
+    done = checkout.make("demo")
+    assert "cannot use it: move it away" in done.stderr
+    assert mine.read_text() == "mine"
+
+
 def test_failed_installation_is_repeated(checkout: Checkout) -> None:
     failing = FAKE_PYTHON.replace("case", 'case "$*" in *pip*) echo "no network" >&2; exit 1 ;; esac\ncase', 1)
     checkout.add_program("python3", failing.format(version="3.12.1", too_old=0))
