@@ -1,4 +1,4 @@
-"""Entry point of an agent's process: makes the modules of `SHARED` importable, and nothing else beside the standard library.
+"""Entry point of an agent's process: makes the modules of `SHARED` importable, besides the standard library and given packages.
 
 Run as a script: ``python -I -S boot.py <sandbox folder> <redis_store folder> <msgpack folder> <role>``. The role is
 ``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, ``room <settings>`` (limits and settings as JSON), or
