@@ -87,6 +87,13 @@ def left_over():
 
 TOOLS = {"plain": plain, "later": later, "left_over": left_over}
 """
+PRINTING_TOOL = """
+import logging
+
+def plain():
+    print("plain")
+    logging.getLogger("redis_store").warning("%d keys are left", 3)
+"""
 CALLS_TOOLS = """
 async def run(input_dict, tools):
     for name, tool in tools.items():
@@ -100,7 +107,7 @@ async def run(input_dict, tools):
 def noisy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An agent that calls tools, and tools that print in all ways."""
     (tmp_path / "noisy.py").write_text(NOISY_TOOLS)
-    (tmp_path / "printing.py").write_text("def plain(): print('plain')\n")
+    (tmp_path / "printing.py").write_text(PRINTING_TOOL)
     (tmp_path / "agent.py").write_text(CALLS_TOOLS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -117,7 +124,7 @@ def test_stdout_has_the_result_alone(command: Any, noisy: Path) -> None:
 def test_stdout_of_a_test_runner_has_the_result_alone(noisy: Path, server_url: str, user: str) -> None:
     full = ["run", str(noisy), "--user", user, "--url", server_url, "--tools", "printing:plain"]
     done = CliRunner().invoke(app, full)
-    assert (done.stdout, done.stderr) == ('{"called": ["plain"]}\n', "plain\n")
+    assert (done.stdout, done.stderr) == ('{"called": ["plain"]}\n', "plain\nwarning: 3 keys are left\n")
 
 
 @pytest.mark.parametrize("closed", ["all", "the pipe behind stderr"])
