@@ -87,8 +87,14 @@ def test_prints_a_line_for_each_run(watch: Callable[..., Watcher], store: DataSt
     assert watcher.out.read_text() == ""
 
 
-def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) -> None:
-    watcher = watch("--json", "--consumer", "other name")
+def test_json_lines(
+    watch: Callable[..., Watcher], store: DataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import subprocess\nprint('loud')\nsubprocess.run(['echo', 'loud'])\nTOOLS = {}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    watcher = watch("--json", "--consumer", "other name", "--tools", "loud:TOOLS")
     wait_until(lambda: "watching" in watcher.out.read_text(), "it has begun")
     store.set("ä", 1)
     wait_until(lambda: "ran" in watcher.out.read_text(), "it has run")
@@ -97,6 +103,7 @@ def test_json_lines(watch: Callable[..., Watcher], store: DataStore, user: str) 
     lines = [json.loads(line) for line in watcher.out.read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["watching", "ran", "stopped"]
     assert {line["consumer"] for line in lines} == {"other name"}
+    assert watcher.err.read_text().startswith("loud\nloud\n")
     assert (lines[1]["keys"], lines[1]["output"], lines[1]["error"]) == (["ä"], {"keys": ["ä"]}, None)
 
 
