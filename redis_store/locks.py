@@ -228,6 +228,9 @@ class RateLimit:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._limit.name!r}>"
+
 
 class _AsyncHolder(_Holder):
     def __init__(self, driver: AsyncDriver, wanted: Holdable, timeout: float | None) -> None:
@@ -321,3 +324,6 @@ class AsyncRateLimit:
 
     async def __aexit__(self, *_: object) -> None:
         pass
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._limit.name!r}>"

@@ -74,6 +74,9 @@ class Transaction:
             self._operations.run(self._draft.commit())
         self._draft.over = True
 
+    def __repr__(self) -> str:
+        return f"<Transaction {self._operations}{' (over)' if self._draft.over else ''}>"
+
 
 class AsyncTransaction:
     """A transaction over a user's namespaces: all of its writes are stored, or none if a value it has read has changed.
@@ -116,3 +119,7 @@ class AsyncTransaction:
         if error is None:
             await self._driver.run(self._draft.commit())
         self._draft.over = True
+
+    def __repr__(self) -> str:
+        place = f"user={self._scope.user.user!r} namespace={self._scope.namespace!r}"
+        return f"<AsyncTransaction {place}{' (over)' if self._draft.over else ''}>"

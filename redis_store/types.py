@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -57,6 +58,24 @@ MISSING: Final = Missing.MISSING
 """A sentinel for a key that is missing, and for an argument that was not passed."""
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 100
+_BRIEF.maxlevel = 3
+
+
+def brief(value: object) -> str:
+    """Return the `repr` of a value, shortened to a line."""
+    text = _BRIEF.repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def record_repr(record: Any, *long: str) -> str:
+    """Return the `repr` of a dataclass, with brief values of the fields that may be long: a notebook shows it as it is."""
+    values = ((each.name, getattr(record, each.name)) for each in fields(record))
+    shown = (f"{name}={brief(value) if name in long else repr(value)}" for name, value in values)
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
     """The info kept beside a value. Times are by the server's clock, in UTC.
@@ -73,6 +92,9 @@ class KeyInfo:
     size: int
     """Size of the stored JSON text, in bytes."""
     expires_at: datetime | None
+
+    def __repr__(self) -> str:
+        return record_repr(self, "key", "metadata")
 
 
 ChangeOp: TypeAlias = Literal["set", "delete", "clear", "expire", "reset"]
@@ -109,3 +131,6 @@ class Change:
     """The run of the writer, or None if unknown."""
     root: str | None = None
     """The agent of the outermost run, if the writer is a nested run: one that an agent started by calling another. Else None."""
+
+    def __repr__(self) -> str:
+        return record_repr(self, "key", "value")

@@ -152,6 +152,10 @@ class Sandbox:
         threading.Thread(target=close, name="sandbox-close", daemon=True).start()
         await asyncio.shield(asyncio.wrap_future(closed))
 
+    def __repr__(self) -> str:
+        broker = "thread" if self._broker is None else "process"
+        return f"<Sandbox broker={broker!r}, {len(self._handles)} runs under way>"
+
     def _handle(self, task: Task, loop: Loop) -> RunHandle:
         """Return the handle of a run that has not started."""
         context = contextvars.copy_context()

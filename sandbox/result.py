@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from redis_store.types import Json
+from redis_store.types import Json, brief
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
@@ -113,3 +113,9 @@ class RunResult:
         if lines and not getattr(error, "__notes__", ()):
             error.add_note(f"In the agent:\n{lines.rstrip()}")
         raise error
+
+    def __repr__(self) -> str:
+        outcome = brief(self.output) if self.error is None else f"{type(self.error).__name__}: {brief(str(self.error))}"
+        counts = f"{len(self.operations) + self.operations_left_out:,} store calls, {len(self.calls):,} other calls"
+        printed = f"{len(self.stdout):,} characters printed"
+        return f"<RunResult of {self.agent!r}, {self.isolation}, {self.duration:.3g} s: {outcome}; {counts}, {printed}>"

@@ -148,3 +148,28 @@ def test_errors_survive_pickling(run: Any) -> None:
         assert type(copy) is type(error)
         assert str(copy) == str(error)
         assert vars(copy) == vars(error)
+
+
+def test_reprs_fit_a_notebook(run: Any, server_url: str, user: str) -> None:
+    source = """
+    def run(output):
+        output = output["output"]
+        data_store.set("k", output)
+        with data_store.watch() as watch, data_store.watch_all() as all_of_them:
+            print(watch, all_of_them, data_store.lock("l"), data_store.rate_limit("r", 1, 1), data_store.transaction())
+        return output
+    """
+    result = run(source, {"output": {"lines": 3}}, agent="writer")
+    shown = repr(result)
+    assert shown.startswith("<RunResult of 'writer', ")
+    assert ": {'lines': 3}; 3 store calls, 0 other calls, " in shown
+    assert result.stdout.startswith(
+        "<Watch of 'default'> <Watch of all namespaces> <Lock 'l', not held> <RateLimit 'r'>"
+    )
+    assert result.stdout.endswith(f"<Transaction user={user!r} namespace='default'>\n")
+    assert len(repr(run(source, {"output": {str(n): "x" * 5000 for n in range(500)}}))) < 300
+    failed = repr(run("def run():\n    raise ValueError('x' * 5000)"))
+    assert ": AgentRaised: " in failed
+    assert len(failed) < 400
+    with sandbox.Sandbox(url=server_url) as box:
+        assert repr(box) == "<Sandbox broker='thread', 0 runs under way>"

@@ -63,6 +63,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     def __init__(self, waits: Waits, decode: Callable[[bytes, str, str], Json], namespace: str, *asked: Part) -> None:
         self._waits = waits
         self._decode = decode
+        self._shown = "all namespaces" if asked[0] else repr(namespace)
         self._closed = False
         self._ready: deque[list[Any]] = deque()
         self._request: Future[list[Any]] | None = None
@@ -118,7 +119,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Watch{' (closed)' if self._closed else ''}>"
+        return f"<Watch of {self._shown}{' (closed)' if self._closed else ''}>"
 
     def _ask(self, timeout: float | None) -> Future[list[Any]]:
         if self._closed:
