@@ -55,8 +55,17 @@ def demo(data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_second_run_uses_the_cache(data_dir: Path) -> None:
-    first = demo(data_dir)
+@pytest.fixture(scope="module")
+def first_run() -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+    """A run that several tests look at, and its folder: with a terminal's name, and a REDIS_URL that leads nowhere."""
+    with tempfile.TemporaryDirectory(prefix="demo of today's-") as folder:
+        data_dir = Path(folder) / ".demo"
+        yield data_dir, demo(data_dir, TERM="xterm-256color", REDIS_URL="redis://127.0.0.1:1/0")
+        destroy(data_dir, force=True)
+
+
+def test_second_run_uses_the_cache(first_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    data_dir, first = first_run
     assert (first.returncode, first.stderr) == (0, "")
     assert f"{FILES} files, all stored with their summaries" in first.stdout
     assert "source: fetched" in first.stdout
@@ -111,14 +120,16 @@ def test_warns_and_continues_without_isolation(data_dir: Path) -> None:
     assert re.search(r"SANDBOX_ISOLATION=unsafe-process \S+/sandbox run", done.stdout)
 
 
-def test_stops_its_server_and_prints_no_control_characters(data_dir: Path) -> None:
-    done = demo(data_dir, TERM="xterm-256color")
+def test_stops_its_server_and_prints_no_control_characters(
+    first_run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    data_dir, done = first_run
     assert not status(data_dir).running
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout) == []
 
 
-def test_ignores_redis_url_of_the_environment(data_dir: Path) -> None:
-    done = demo(data_dir, REDIS_URL="redis://127.0.0.1:1/0")
+def test_ignores_redis_url_of_the_environment(first_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    _, done = first_run
     assert (done.returncode, done.stderr) == (0, "")
     assert "    REDIS_URL= REDIS_STORE_DATA_DIR=" in done.stdout
 
@@ -140,8 +151,8 @@ def test_progress_bar_on_a_terminal(data_dir: Path) -> None:
     assert f"{FILES}/{FILES}".encode() in shown
 
 
-def test_printed_commands_work(data_dir: Path, tmp_path: Path) -> None:
-    output = demo(data_dir).stdout
+def test_printed_commands_work(first_run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    data_dir, output = first_run[0], first_run[1].stdout
     shown = output[output.index("Look at the demo's data") :]
     commands = re.findall(r"^    (.+)$", shown, re.MULTILINE)
     assert len(commands) == 7
