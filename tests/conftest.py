@@ -44,10 +44,12 @@ STARTING_THEIR_OWN = (
 LONGEST_FIRST = (
     "tests/repository/test_docs.py",
     "tests/repository/examples/",
+    "tests/redis_store/histories/",
     "tests/sandbox/cli/",
     "tests/redis_store/watch/test_",
     "tests/sandbox/attacks/test_",
     "tests/redis_store/server/",
+    "tests/sandbox/isolation/",
     "tests/sandbox/host/",
     "tests/contract/",
 )

@@ -1,4 +1,4 @@
-"""Half a minute of random histories under faults, checked. ``make histories`` is the long run."""
+"""A quarter of a minute of random histories under faults, checked. ``make histories`` is the long run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tests.support.histories.rounds import rounds
 from tests.support.servers import Server
 
 SEED = 20
-SECONDS = 30
+SECONDS = 15
 
 
 @pytest.mark.timeout(180)
-def test_half_a_minute_of_histories(one_server: Server) -> None:
+def test_random_histories(one_server: Server) -> None:
     done = 0
     for kind, report in rounds(SECONDS, SEED):
         print(kind, report)
         assert not report.violations, f"{kind} {report}"
         assert report.faults["kill_server"]
         done += report.outcomes[OK]
-    assert done > 500
+    assert done > 250

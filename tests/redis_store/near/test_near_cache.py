@@ -331,7 +331,7 @@ def writer(server: Server, user: str) -> Iterator[Callable[[], int]]:
         process.close()
 
 
-@pytest.mark.parametrize("kind", ["redis7", "valkey9"])
+@pytest.mark.parametrize("kind", ["valkey9"])  # the asynchronous one, which takes less time, runs on both kinds
 def test_no_stale_reads_beside_fast_writer(kind: str, start: Any, open_store: Any) -> None:
     """Every read that begins after an acknowledged write returns its value or a newer one."""
     server = start(kind, tcp=True)
