@@ -127,7 +127,8 @@ class LimitExceeded(InvalidInput):
 class AccessDenied(InvalidInput, PermissionError):
     """A handle lacks the right to read, write or call an operation; nothing was sent to the server.
 
-    Attributes: `action` ("read", "write", or the name of an operation); `namespace`, or None if it concerns no namespace;
+    Attributes: `action` ("read", "write", the name of an operation, or "locks", "limits", "tags" or "consumers" for a name);
+    `namespace`, or None if it concerns no namespace;
     `readable` and `writable`, the patterns of the namespaces that are allowed.
     """
 

@@ -259,7 +259,7 @@ class DataStore(StoreMapping):
         )
 
     def invalidate_tag(self, tag: str) -> int:
-        """Delete the values with a tag, in all namespaces of the user, and return how many were deleted.
+        """Delete the values with a tag, in all namespaces that this handle may write, and return how many were deleted.
 
         One namespace is done after the other, in steps of 1,000 keys. An error after the first step has `outcome_unknown=True`
         and says how many values were deleted; a cancelled call may have deleted a part. Calling it again deletes the rest.
@@ -305,8 +305,9 @@ class DataStore(StoreMapping):
     def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> RateLimit:
         """Return a rate limit of `n` uses in any `per` seconds, by the server's clock, to be used as a context manager.
 
-        All callers must pass the same `n` and `per` for a name. Entering waits for the next free use, or raises `LockTimeout`
-        at once if there is none within `timeout` seconds.
+        All callers must pass the same `n` and `per` for a name: an agent that passes others than those in use gets
+        `InvalidInput`. Entering waits for the next free use, or raises `LockTimeout` at once if there is none within `timeout`
+        seconds.
         """
         return self._operations.rate_limit(name, n, per, timeout)
 

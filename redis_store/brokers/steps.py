@@ -29,6 +29,12 @@ from redis_store.settings import new_id
 from redis_store.store import DataStore
 from redis_store.types import MISSING, Json, Missing, Ttl
 
+MAX_PERIOD_S = 86_400
+"""Bound on the ttl of an agent's locks, slots and claims and on the period of its rate limits, in seconds: one day.
+
+A host that is killed releases none of them, so others would wait for as long.
+"""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -57,7 +63,7 @@ async def _claim_value(
     Pass the `now_ms` of the first `Computing` as `since_ms` to every further try, so that an error of the computation reaches
     the waiter.
     """
-    plan = ComputePlan.of(scope, key, ttl, stale, lock_timeout, tags)
+    plan = ComputePlan.of(scope, key, ttl, stale, _bounded(lock_timeout, "lock_timeout"), tags)
     answer = await plan.claim(_checked(token), since_ms or None)
     if isinstance(answer, Found):
         return Found(scope.codec.decode(answer.text, scope.namespace, key))
@@ -68,7 +74,7 @@ def _renew_value(
     scope: Scope, key: str, token: str, lock_timeout: float = LOCK_TIMEOUT_S, tags: Iterable[str] | None = None
 ) -> Op[bool]:
     """Renew a claim. Return False if it no longer holds."""
-    return ComputePlan.of(scope, key, None, None, lock_timeout, tags).renew(_checked(token))
+    return ComputePlan.of(scope, key, None, None, _bounded(lock_timeout, "lock_timeout"), tags).renew(_checked(token))
 
 
 async def _commit_value(
@@ -126,12 +132,12 @@ async def _replace(
 
 def _acquire_lock(scope: Scope, name: str, token: str, ttl: float = 30, wait: bool = True) -> Op[HoldAnswer]:
     """Try to acquire a lock; with `wait`, stay in its queue until `release_lock`."""
-    return LockOps.of(scope, name, ttl).acquire(_checked(token), wait)
+    return LockOps.of(scope, name, _bounded(ttl, "ttl")).acquire(_checked(token), wait)
 
 
 def _renew_lock(scope: Scope, name: str, token: str, ttl: float = 30) -> Op[bool]:
     """Renew a lock. Return False if it is no longer held."""
-    return LockOps.of(scope, name, ttl).renew(_checked(token))
+    return LockOps.of(scope, name, _bounded(ttl, "ttl")).renew(_checked(token))
 
 
 def _release_lock(scope: Scope, name: str, token: str) -> Op[bool]:
@@ -140,13 +146,13 @@ def _release_lock(scope: Scope, name: str, token: str) -> Op[bool]:
 
 
 def _acquire_place(scope: Scope, name: str, token: str, n: int, ttl: float = 30, wait: bool = True) -> Op[HoldAnswer]:
-    """Try to acquire a semaphore slot; with `wait`, stay in its queue until `release_place`."""
-    return SemaphoreOps.of(scope, name, n, ttl).acquire(_checked(token), wait)
+    """Try to acquire a semaphore slot; with `wait`, stay in its queue until `release_place`. The `n` of one in use stays."""
+    return SemaphoreOps.of(scope, name, n, _bounded(ttl, "ttl"), keeps_terms=True).acquire(_checked(token), wait)
 
 
 def _renew_place(scope: Scope, name: str, token: str, n: int, ttl: float = 30) -> Op[bool]:
     """Renew a slot. Return False if it is no longer held."""
-    return SemaphoreOps.of(scope, name, n, ttl).renew(_checked(token))
+    return SemaphoreOps.of(scope, name, n, _bounded(ttl, "ttl")).renew(_checked(token))
 
 
 def _release_place(scope: Scope, name: str, token: str, n: int) -> Op[bool]:
@@ -155,9 +161,14 @@ def _release_place(scope: Scope, name: str, token: str, n: int) -> Op[bool]:
 
 
 def _take_moment(scope: Scope, name: str, n: int, per: float, timeout: float | None = None) -> Op[tuple[bool, int]]:
-    """Take the next free turn of a rate limit. Return whether it was taken, and in how many ms it comes."""
-    timeout_s = check_timeout(timeout)
-    return RateLimitOps.of(scope, name, n, per).take(None if timeout_s is None else int(timeout_s * 1000))
+    """Take the next free turn of a rate limit. Return whether it was taken, and in how many ms it comes.
+
+    No turn is taken that is further ahead than one period, so that an agent cannot take the turns of hours and not wait for
+    them. The terms of a limit in use stay.
+    """
+    timeout_s, limit = check_timeout(timeout), RateLimitOps.of(scope, name, n, _bounded(per, "per"), keeps_terms=True)
+    most_ms = limit.per_ms if timeout_s is None else min(limit.per_ms, int(timeout_s * 1000))
+    return limit.take(most_ms)
 
 
 async def _commit_transaction(scope: Scope, parts: TransactionParts) -> int:
@@ -199,6 +210,14 @@ _STEPS: dict[str, Callable[..., Op[Any]]] = {
     "take_moment": _take_moment,
     "commit_transaction": _commit_transaction,
 }
+
+
+def _bounded(period: float, what: str) -> float:
+    if period > MAX_PERIOD_S:
+        raise InvalidInput(
+            f"{what}={period:g} is out of range for an agent: give at most {MAX_PERIOD_S:,} seconds (one day)."
+        )
+    return period
 
 
 def _checked(token: object) -> str:

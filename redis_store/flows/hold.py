@@ -75,6 +75,8 @@ class Limiting(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def per_ms(self) -> int: ...
     async def take(self, most_ms: int | None) -> tuple[bool, int]: ...
 
 
@@ -140,11 +142,19 @@ async def _let_go(wanted: Holdable, token: str, *, silent: bool) -> None:
 
 
 async def pass_limit(limit: Limiting, timeout_s: float | None) -> None:
-    """Take the next free turn of a rate limit and wait for it."""
-    most_ms = None if timeout_s is None else int(timeout_s * 1000)
-    taken, wait_ms = await Do(limit.take(most_ms))
-    if not taken:
-        raise _not_in_time("rate limit", limit.name, timeout_s, wait_ms)
+    """Take the next free turn of a rate limit and wait for it.
+
+    An agent's turn is refused while it is further ahead than one period. It is then requested again, when it is that near.
+    """
+    began = await Now()
+    while True:
+        left_s = math.inf if timeout_s is None else max(0.0, began + timeout_s - await Now())
+        taken, wait_ms = await Do(limit.take(None if timeout_s is None else int(left_s * 1000)))
+        if taken:
+            break
+        if wait_ms > left_s * 1000:
+            raise _not_in_time("rate limit", limit.name, timeout_s, wait_ms)
+        await Pause(max(1, wait_ms - limit.per_ms) / 1000)
     if wait_ms:
         await Pause(wait_ms / 1000)
 

@@ -1,4 +1,4 @@
-"""Access rights of a handle: the namespaces that it may read and write, checked before anything is sent.
+"""Access rights of a handle: the namespaces that it may read and write, and the names that it shares; checked before a call.
 
 This module imports only `errors` and `namespace.keys`, because the sandbox's child uses it too.
 """
@@ -14,17 +14,17 @@ from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A namespace's name, or a prefix of names; every character except a final ``*`` is literal."""
+    """The name of a namespace, a lock or the like, or a prefix of names; every character except a final ``*`` is literal."""
 
     text: str
     is_prefix: bool = False
 
     @classmethod
-    def of(cls, written: str) -> Pattern:
-        """Parse a pattern, or raise if it cannot be a namespace's name."""
+    def of(cls, written: str, what: str = "namespace pattern") -> Pattern:
+        """Parse a pattern, or raise if it cannot be a name; `what` calls it in the error."""
         if isinstance(written, str) and written == "*":
             return cls("", True)
-        encode_name(written, "namespace pattern", MAX_NAMESPACE_BYTES)
+        encode_name(written, what, MAX_NAMESPACE_BYTES)
         is_prefix = written.endswith("*")
         return cls(written[:-1] if is_prefix else str(written), is_prefix)
 
@@ -50,11 +50,51 @@ _ALL: Patterns = (Pattern("", True),)
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """The meaning of the names of locks, limits, tags and consumers that a handle uses.
+
+    Each kind has the patterns of the names that it shares with its user, while others are refused; or None, if all its names are
+    the agent's own, which no other agent and no other handle of the user can use.
+    """
+
+    agent: str = ""
+    """The agent to whom own names belong; empty for handles outside the sandbox, which share every name."""
+    locks: Patterns | None = _ALL
+    """Locks and semaphores."""
+    limits: Patterns | None = _ALL
+    """Rate limits."""
+    tags: Patterns | None = _ALL
+    consumers: Patterns | None = _ALL
+
+    def are_granted(self, kind: str) -> bool:
+        """Whether the names of a kind are granted by themselves, also to an agent that may write no namespace."""
+        return bool(self.agent) and getattr(self, kind) is not None
+
+    def is_shared(self, kind: str, name: str) -> bool:
+        """Whether a name is the user's, not the agent's own; or raise `AccessDenied` if the agent may not use it."""
+        patterns: Patterns | None = getattr(self, kind)
+        if patterns is None:
+            return False
+        if patterns is _ALL or any(pattern.matches(name) for pattern in patterns):
+            return True
+        raise AccessDenied(
+            f"Using the name {_shown(name)} is not allowed here: allowed {kind} are {_listed(patterns)}.",
+            action=kind,
+            readable=[],
+            writable=[],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
-    """The namespaces that may be read, and those that may be written. The right to write does not include reading."""
+    """The namespaces that may be read, those that may be written, and the shared names of locks and the like.
+
+    The right to write does not include reading. Narrowed handles keep their names.
+    """
 
     read: Patterns = _ALL
     write: Patterns = _ALL
+    names: Names = Names()
 
     @classmethod
     def of(
@@ -86,15 +126,13 @@ class Access:
 
     def narrowed(self, other: Access) -> Access:
         """Return the access that both allow."""
-        return Access(_common(self.read, other.read), _common(self.write, other.write))
+        return Access(_common(self.read, other.read), _common(self.write, other.write), self.names)
 
     def refusal(self, action: str, namespace: str) -> AccessDenied:
         """Return the error for reading or writing a namespace without the right to."""
-        shown = repr(namespace)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
         doing = "Reading" if action == "read" else "Writing to"
         return AccessDenied(
-            f"{doing} namespace {shown} is not allowed here: allowed are {self.described()}.",
+            f"{doing} namespace {_shown(namespace)} is not allowed here: allowed are {self.described()}.",
             action=action,
             namespace=namespace,
             readable=[str(pattern) for pattern in self.read],
@@ -124,6 +162,11 @@ def patterns_of(written: Iterable[str] | None, what: str) -> Patterns:
 def _common(ours: Patterns, theirs: Patterns) -> Patterns:
     pairs = (one.common(other) for one in ours for other in theirs)
     return tuple(dict.fromkeys(pattern for pattern in pairs if pattern is not None))
+
+
+def _shown(name: str) -> str:
+    shown = repr(name)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _listed(patterns: Patterns) -> str:

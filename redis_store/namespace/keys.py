@@ -81,6 +81,15 @@ class UserKeys:
         """Return the Redis key of a namespace's hash, from its name as stored in the registry."""
         return self.prefix + b"ns:" + name
 
+    def own(self, agent: str) -> UserKeys:
+        """Return the builder for an agent's own locks, limits, tags and consumers.
+
+        Of other Redis keys it builds none: data belongs to the user. An encoded name contains no ``:``, so no name reaches a key
+        of another agent or of the user.
+        """
+        prefix = b"%bown:%b:" % (self.prefix, _percent(encode_name(agent, "agent name", MAX_AGENT_BYTES)))
+        return UserKeys(self.user, prefix, self.registry)
+
     @property
     def fence(self) -> bytes:
         """The Redis key of the hash with the last fencing number of any lock."""

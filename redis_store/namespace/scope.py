@@ -103,6 +103,19 @@ class Scope:
         self.check_readable()
         self.check_writable()
 
+    def keys_of_name(self, kind: str, name: str) -> UserKeys:
+        """Return the builder of the keys of a name: the user's, or an agent's own; or raise `AccessDenied`.
+
+        `kind` is a field of `Names`.
+        """
+        names = self.access.names
+        return self.user if names.is_shared(kind, name) else self.user.own(names.agent)
+
+    def check_usable(self, kind: str) -> None:
+        """Raise `AccessDenied` if locks or limits may not be used: they need the right to write, or one of their own."""
+        if not self.access.names.are_granted(kind):
+            self.check_writes_somewhere()
+
     def check_writes_somewhere(self) -> None:
         """Raise `AccessDenied` if no namespace may be written, for writes that belong to the user and not to a namespace."""
         if not self.access.write:

@@ -66,7 +66,7 @@ class ComputePlan:
         """Check the rights and the arguments of `get_or_set`. `stale` is added to the value's time to live."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
-        keys = tuple(scope.user.tag(encode_tag(tag)) for tag in check_tags(tags))
+        keys = tuple(tag_key(scope, tag) for tag in check_tags(tags))
         lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
         return cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, keys, trouble)
 
@@ -160,6 +160,12 @@ class ComputePlan:
         for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
             names = [name.replace(raw, escape) for name in names]
         return "{" + ",".join(f'"{name}":1' for name in names) + "}" if names else ""
+
+
+def tag_key(scope: Scope, tag: str) -> bytes:
+    """Check a tag and return the Redis key of its entries; raises `AccessDenied` if the handle may not use the tag."""
+    raw = encode_tag(tag)
+    return scope.keys_of_name("tags", tag).tag(raw)
 
 
 def tag_member_prefix(scope: Scope) -> bytes:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from redis_store.errors import InvalidInput
 from redis_store.flows.hold import GRACE_MS, Busy, HoldAnswer, Taken
 from redis_store.limits import check_places, ttl_to_ms
-from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, decode_name, encode_lock_name, encode_name
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, UserKeys, decode_name, encode_lock_name, encode_name
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_checked
 from redis_store.scripts import (
@@ -29,6 +30,7 @@ class LockOps:
     """The operations of one lock."""
 
     scope: Scope
+    keys: UserKeys
     raw: bytes
     ttl_ms: int
     what = "lock"
@@ -36,8 +38,9 @@ class LockOps:
     @classmethod
     def of(cls, scope: Scope, name: str, ttl: Ttl) -> LockOps:
         """Check a lock's name and time to live."""
-        scope.check_writes_somewhere()
-        return cls(scope, encode_lock_name(name), ttl_to_ms(ttl))
+        scope.check_usable("locks")
+        raw = encode_lock_name(name)
+        return cls(scope, scope.keys_of_name("locks", name), raw, ttl_to_ms(ttl))
 
     @property
     def name(self) -> str:
@@ -45,15 +48,14 @@ class LockOps:
 
     @property
     def redis_key(self) -> bytes:
-        return self.scope.user.lock(self.raw)
+        return self.keys.lock(self.raw)
 
     @property
     def _queue(self) -> tuple[bytes, bytes]:
-        user = self.scope.user
-        return user.queue(b"lock", self.raw), user.tries(b"lock", self.raw)
+        return self.keys.queue(b"lock", self.raw), self.keys.tries(b"lock", self.raw)
 
     async def acquire(self, token: str, wait: bool) -> HoldAnswer:
-        keys = (self.redis_key, self.scope.user.fence, *self._queue)
+        keys = (self.redis_key, self.keys.fence, *self._queue)
         agent = self.scope.writer.agent_json
         arguments = (self.raw, token, self.ttl_ms, GRACE_MS, "1" if wait else "", agent)
         fence, *busy = await run_checked(LOCK_ACQUIRE, keys, (b"string", b"hash", b"list", b"hash"), arguments)
@@ -72,17 +74,20 @@ class SemaphoreOps:
     """The operations of one semaphore."""
 
     scope: Scope
+    keys: UserKeys
     raw: bytes
     n: int
     ttl_ms: int
+    keeps_terms: bool = False
+    """Whether the caller cannot change the `n` of a semaphore in use: another one raises `InvalidInput`."""
     what = "semaphore"
 
     @classmethod
-    def of(cls, scope: Scope, name: str, n: int, ttl: Ttl) -> SemaphoreOps:
+    def of(cls, scope: Scope, name: str, n: int, ttl: Ttl, keeps_terms: bool = False) -> SemaphoreOps:
         """Check a semaphore's name, number of slots and time to live."""
-        scope.check_writes_somewhere()
+        scope.check_usable("locks")
         raw = encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
-        return cls(scope, raw, check_places(n), ttl_to_ms(ttl))
+        return cls(scope, scope.keys_of_name("locks", name), raw, check_places(n), ttl_to_ms(ttl), keeps_terms)
 
     @property
     def name(self) -> str:
@@ -90,17 +95,18 @@ class SemaphoreOps:
 
     @property
     def redis_key(self) -> bytes:
-        return self.scope.user.limit(self.raw)
+        return self.keys.limit(self.raw)
 
     @property
     def _queue(self) -> tuple[bytes, bytes]:
-        user = self.scope.user
-        return user.queue(b"limit", self.raw), user.tries(b"limit", self.raw)
+        return self.keys.queue(b"limit", self.raw), self.keys.tries(b"limit", self.raw)
 
     async def acquire(self, token: str, wait: bool) -> HoldAnswer:
         keys = (self.redis_key, *self._queue)
-        arguments = (token, self.n, self.ttl_ms, GRACE_MS, "1" if wait else "")
+        arguments = (token, self.n, self.ttl_ms, GRACE_MS, "1" if wait else "", "1" if self.keeps_terms else "")
         taken, *busy = await run_checked(SEMAPHORE_ACQUIRE, keys, (b"zset", b"list", b"hash"), arguments)
+        if taken < 0:
+            raise _other_terms("semaphore", self.name, f"n={busy[0]}", f"n={self.n}")
         return Taken(0) if taken else Busy(*busy)
 
     async def renew(self, token: str) -> bool:
@@ -116,16 +122,19 @@ class RateLimitOps:
     """The operation of one rate limit."""
 
     scope: Scope
+    keys: UserKeys
     raw: bytes
     n: int
     per_ms: int
+    keeps_terms: bool = False
+    """Whether the caller cannot change the `n` and `per` of a limit in use: other ones raise `InvalidInput`."""
 
     @classmethod
-    def of(cls, scope: Scope, name: str, n: int, per: Ttl) -> RateLimitOps:
+    def of(cls, scope: Scope, name: str, n: int, per: Ttl, keeps_terms: bool = False) -> RateLimitOps:
         """Check a rate limit's name, number and period."""
-        scope.check_writes_somewhere()
+        scope.check_usable("limits")
         raw = encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
-        return cls(scope, raw, check_places(n), ttl_to_ms(per, "per"))
+        return cls(scope, scope.keys_of_name("limits", name), raw, check_places(n), ttl_to_ms(per, "per"), keeps_terms)
 
     @property
     def name(self) -> str:
@@ -133,6 +142,15 @@ class RateLimitOps:
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
         """Take the next free moment if it comes within `most_ms`. Return whether it was taken, and in how many ms it comes."""
-        arguments = (self.n, self.per_ms, "" if most_ms is None else most_ms)
-        taken, wait_ms = await run_checked(RATE_TAKE, (self.scope.user.rate(self.raw),), (b"list",), arguments)
-        return bool(taken), wait_ms
+        arguments = (self.n, self.per_ms, "" if most_ms is None else most_ms, "1" if self.keeps_terms else "")
+        taken, *told = await run_checked(RATE_TAKE, (self.keys.rate(self.raw),), (b"list",), arguments)
+        if taken < 0:
+            theirs, ours = (f"n={n} and per={per_ms / 1000:g}" for n, per_ms in (told, (self.n, self.per_ms)))
+            raise _other_terms("rate limit", self.name, theirs, ours)
+        return bool(taken), told[0]
+
+
+def _other_terms(what: str, name: str, theirs: str, ours: str) -> InvalidInput:
+    return InvalidInput(
+        f"The {what} {name!r} is in use with {theirs}, not with {ours}: nothing was taken. Pass the same, or another name."
+    )

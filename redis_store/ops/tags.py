@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 from redis_store.errors import DeletedSoFar
-from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.flow import Do
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.scope import Scope
+from redis_store.ops.compute_once import tag_key
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.protocol.call import read
 from redis_store.scripts import DELETE
@@ -18,12 +18,11 @@ KEYS_PER_SCRIPT = 1000
 
 
 async def invalidate_tag(scope: Scope, tag: str) -> int:
-    """The flow of `DataStore.invalidate_tag`."""
-    redis_key = scope.user.tag(encode_tag(tag))
+    """The flow of `DataStore.invalidate_tag`: values in namespaces that may not be written are kept, and no error names them."""
+    redis_key = tag_key(scope, tag)
     scope.check_writes_somewhere()
-    tagged = [(scope.moved(decode_name(name)), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
-    for place, _ in tagged:
-        place.check_writable()
+    places = [(scope.moved(decode_name(name)), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
+    tagged = [(place, fields) for place, fields in places if place.writable]
     with DeletedSoFar() as deleted:
         for place, fields in tagged:
             for start in range(0, len(fields), KEYS_PER_SCRIPT):

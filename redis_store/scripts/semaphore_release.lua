@@ -1,6 +1,6 @@
 -- Release a slot of a semaphore, and keep it for the first in the queue; or leave the queue.
 --
--- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970 (sorted set)
+-- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970; and 'n' (semaphore_acquire.lua) (sorted set)
 -- KEYS[2]  queue (list)
 -- KEYS[3]  the last try of each waiter, in ms since 1970, by its token (hash)
 -- ARGV[1]  token
@@ -26,4 +26,5 @@ if waiting > 0 then
     wake(slots, first)
   end
 end
+if call('ZCARD', slots) == 1 then call('ZREM', slots, 'n') end
 return tonumber(until_ms) > now and 1 or 0

@@ -1,6 +1,6 @@
 -- Renew a slot of a semaphore, if the token holds it.
 --
--- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970 (sorted set)
+-- KEYS[1]  tokens that hold a slot, scored by the expiry in ms since 1970; and 'n' (semaphore_acquire.lua) (sorted set)
 -- ARGV[1]  token
 -- ARGV[2]  time to live of the slot, in ms
 -- Reply    1; 0 if the token no longer holds a slot

@@ -11,7 +11,7 @@ from redis_store.errors import InvalidInput, InvalidType
 from redis_store.hub.mailbox import Mailbox, NamespaceBudget
 from redis_store.hub.requests import Join, JoinAll
 from redis_store.limits import shown
-from redis_store.namespace.keys import encode_name, encode_prefix
+from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
 from redis_store.watch.reader import Follower, Track
@@ -220,7 +220,8 @@ def _stored(scope: Scope, name: bytes, text: bytes) -> Cursor | None:
 def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> Consumer | None:
     if name is None:
         return None
-    encode_name(name, "consumer name", 256)
-    cursors, lock = scope.user.consumer(name), scope.user.consumer_lock(name, namespace)
+    encode_name(name, "consumer name", MAX_AGENT_BYTES)
+    keys = scope.keys_of_name("consumers", name)
+    cursors, lock = keys.consumer(name), keys.consumer_lock(name, namespace)
     # The same form as the value of any other lock.
     return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)

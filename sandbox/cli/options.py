@@ -16,9 +16,9 @@ from sandbox.errors import InvalidInput
 from sandbox.given.functions import check_tools
 from sandbox.given.options import SandboxOptions
 from sandbox.limits import Limits
-from sandbox.permissions import Permissions
+from sandbox.permissions import PATTERNS, Permissions
 
-_LISTS = ("read", "write", "namespaces", "operations")
+_LISTS = (*PATTERNS, "operations")
 
 AgentFile: TypeAlias = Annotated[
     Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")

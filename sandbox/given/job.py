@@ -72,8 +72,9 @@ def make_task(given: Given, source_or_path: object, input_dict: object, user: st
         )
     if on_output is not None and (not callable(on_output) or inspect.iscoroutinefunction(on_output)):
         raise InvalidType("on_output must be a plain function (not async) that takes the printed text.")
-    granted = Granted() if given.permissions is None else given.permissions.granted(input_dict)
-    job = Job(Who(agent or source.name, new_run_id()), source, input_text)
+    name = agent or source.name
+    granted = Granted() if given.permissions is None else given.permissions.granted(input_dict, name)
+    job = Job(Who(name, new_run_id()), source, input_text)
     return Task(job, user, options["namespace"], granted, None if on_output is None else guarded(on_output))
 
 

@@ -12,8 +12,7 @@ from typing import TypeAlias
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name
 from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
-
-DEFAULT_AGENT = "agent"
+from sandbox.permissions import DEFAULT_AGENT
 
 SourceOrPath: TypeAlias = str | os.PathLike[str]
 Agents: TypeAlias = Mapping[str, SourceOrPath] | os.PathLike[str]

@@ -72,7 +72,7 @@ class Broker:
     def give_back(self) -> None:
         """Release what the process holds; the process has ended or is about to, and nothing renews its holds."""
         if self.held:
-            with self._tree.open_unrestricted() as store:
+            with self._tree.open_to_release() as store:
                 self.held.release(store)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 import redis_store
 from redis_store.brokers.lease import lease
 from redis_store.limits import MAX_VALUE_BYTES
+from redis_store.namespace.access import Access
 from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
@@ -100,6 +101,11 @@ class Tree:
     def open_unrestricted(self) -> redis_store.DataStore:
         """Return the user's store with every right, for the host's own use."""
         return lease(self._store, user=self.user, namespace=self.namespace)
+
+    def open_to_release(self) -> redis_store.DataStore:
+        """Return the user's store with every namespace and the names of this run, to release what a process holds."""
+        access = Access(names=self.granted.access.names)
+        return lease(self._store, user=self.user, namespace=self.namespace, access=access)
 
     def open_for_questions(self) -> redis_store.DataStore:
         """Return the user's store with the rights of this run, for hints."""

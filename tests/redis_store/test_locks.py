@@ -27,6 +27,8 @@ from redis_store import (
     connect_async,
 )
 from redis_store.namespace.keys import UserKeys
+from redis_store.operations import operations_of
+from redis_store.ops.locks import RateLimitOps
 from tests.support.servers import REAL_KINDS, Server, wait_until
 from tests.support.threads import all_at_once, in_thread
 
@@ -468,7 +470,8 @@ def test_semaphore_has_count_slots(store: DataStore, raw: redis.Redis, keys: Use
 def test_slot_is_renewed_and_expires(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
     place = store.semaphore("name", 1, ttl=0.2)
     place.acquire()
-    [(token, until)] = raw.zrange(keys.limit(b"name"), 0, -1, withscores=True)
+    [terms, (token, until)] = raw.zrange(keys.limit(b"name"), 0, -1, withscores=True)
+    assert terms == (b"n", 1)
     wait_until(lambda: raw.zscore(keys.limit(b"name"), token) > until, "it is renewed")
     raw.zrem(keys.limit(b"name"), token)
     wait_until(lambda: place.lost, "it is lost")
@@ -488,7 +491,8 @@ def test_rate_limit_grants_turns(store: DataStore, raw: redis.Redis, keys: UserK
     with pytest.raises(LockTimeout) as caught:
         store.rate_limit("name", 3, per=1000, timeout=5).acquire()
     assert 900_000 < caught.value.retry_after_ms <= 1_000_000
-    assert raw.llen(keys.rate(b"name")) == 3
+    assert raw.llen(keys.rate(b"name")) == 1 + 3
+    assert raw.lindex(keys.rate(b"name"), 0) == b"n=3 per=1000000"
     assert 900_000 < raw.pttl(keys.rate(b"name")) <= 1_000_000
 
 
@@ -501,7 +505,7 @@ def test_rate_limit_never_exceeds_count_per_period(store: DataStore, raw: redis.
         for _ in range(4):
             store.rate_limit("name", n, per=per_ms / 1000).acquire()
             with lock:
-                given.extend(int(moment.split()[0]) for moment in raw.lrange(keys.rate(b"name"), 0, -1))
+                given.extend(int(moment.split()[0]) for moment in raw.lrange(keys.rate(b"name"), 1, -1))
 
     all_at_once([work] * 4)
     moments = sorted(set(given))
@@ -509,11 +513,11 @@ def test_rate_limit_never_exceeds_count_per_period(store: DataStore, raw: redis.
 
 
 def test_rate_limit_goes_on_after_clock_was_set_back(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
-    """The moments were noted while the server's clock was an hour ahead."""
+    """The moments were noted while the server's clock was an hour ahead, by a version that did not note the terms."""
     limit = store.rate_limit("name", 3, per=2000)
     for _ in range(2):
         assert limit.try_acquire()
-    first, (newest, reserved, back) = (moment.split() for moment in raw.lrange(keys.rate(b"name"), 0, -1))
+    first, (newest, reserved, back) = (moment.split() for moment in raw.lrange(keys.rate(b"name"), 1, -1))
     raw.delete(keys.rate(b"name"))
     hour_ms = 3_600_000
     ahead = [b"%d" % (int(moment) + hour_ms) for moment in (*first, newest, reserved)]
@@ -524,6 +528,24 @@ def test_rate_limit_goes_on_after_clock_was_set_back(store: DataStore, raw: redi
         store.rate_limit("name", 3, per=2000, timeout=1).acquire()
     assert 1_900_000 < caught.value.retry_after_ms <= 2_000_000
     assert raw.pttl(keys.rate(b"name")) <= 2_000_000
+
+
+def test_rate_limit_takes_the_terms_of_its_last_caller(store: DataStore, raw: redis.Redis, keys: UserKeys) -> None:
+    for n, free in ((1, 1), (4, 3), (2, 0), (5, 1)):
+        limit = store.rate_limit("name", n, per=1000)
+        assert [limit.try_acquire() for _ in range(free + 1)] == [True] * free + [False]
+        assert raw.lindex(keys.rate(b"name"), 0) == (b"n=%d per=1000000" % (4 if n == 2 else n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_rate_limit_begins_anew_where_others_reserved_further_than_its_period(
+    store: DataStore, raw: redis.Redis, keys: UserKeys, n: int
+) -> None:
+    for _ in range(2):
+        operations_of(store).run(RateLimitOps.of(operations_of(store).scope, "name", 1, 3e9).take(None))
+    limit = store.rate_limit("name", n, per=1000)
+    assert [limit.try_acquire() for _ in range(n + 1)] == [True] * n + [False]
+    assert raw.pttl(keys.rate(b"name")) <= 1_000_000
 
 
 def test_semaphore_and_rate_limit_of_one_name(store: DataStore) -> None:

@@ -86,6 +86,7 @@ PLACES = {
     "files in the agent's folder": "sandbox.limits:Limits.scratch_bytes",
     "files and folders of the packages that an agent is given": "sandbox.given.packages:MOST_PATHS",
     "locks, slots and claims that an agent holds or waits for": "sandbox.host.held:MAX_HELD",
+    "the ttl of an agent's locks, slots and claims, and the period of its rate limits": "redis_store.brokers.steps:MAX_PERIOD_S",
     "tags of one value that an agent writes": "sandbox.protocol.arguments:MAX_TAGS",
     "concurrent calls of tools and agents": "sandbox.protocol.messages:MOST_UNDER_WAY",
     "open watches of an agent": "sandbox.host.watches:MOST_WATCHES",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 
 import sandbox
 from redis_store import AccessDenied, DataStore
+from redis_store.namespace.keys import UserKeys
 from sandbox import Permissions
 from sandbox.permissions import KNOWN_OPERATIONS
 
@@ -129,6 +131,87 @@ def test_default_grants_everything_and_empty_list_nothing(run: Any, filled: Data
     assert tried(run, calls, Permissions(write=["*"]))["said"] == ["AccessDenied", "done"]
 
 
+NAMES = """
+def run(input_dict):
+    name, said = input_dict["name"], []
+    for use in (
+        lambda: data_store.lock(name).acquire(),
+        lambda: data_store.semaphore(name, 1).acquire(),
+        lambda: data_store.rate_limit(name, 1, 100).acquire(),
+        lambda: data_store.get_or_set(name, lambda: 1, tags=[name]),
+        lambda: data_store.invalidate_tag(name),
+        lambda: data_store.watch(consumer=name).next_change(timeout=0),
+    ):
+        try:
+            use()
+            said.append("done")
+        except Exception as error:
+            said.append(str(error) if type(error).__name__ == "AccessDenied" else type(error).__name__)
+    return {"said": said}
+"""
+
+
+def kinds_of_keys(store: DataStore, user: str, name: str) -> set[bytes]:
+    """Return the kinds of the Redis keys that end with a name."""
+    prefix = UserKeys.of(user).prefix
+    with redis.Redis.from_url(store.url) as raw:
+        return {
+            key.removeprefix(prefix).rsplit(b":", 1)[0] for key in raw.scan_iter(prefix + b"*:" + name.encode(), 1000)
+        }
+
+
+@pytest.mark.parametrize(
+    ("permissions", "owner"),
+    [
+        (None, b""),
+        (Permissions(namespaces=["default"]), b"own:my%20agent:"),
+        (Permissions(namespaces=["*"], locks=["*"], limits=["x*"], tags=["{name}"], consumers=["x"]), b""),
+    ],
+)
+def test_names_are_shared_or_the_agents_own(
+    run: Any, store: DataStore, user: str, permissions: Permissions | None, owner: bytes
+) -> None:
+    said = run(NAMES, {"name": "x"}, permissions=permissions, agent="my agent").check()["said"]
+    assert said == ["done"] * 6
+    assert kinds_of_keys(store, user, "x") == {owner + b"rate", owner + b"consumer"}
+
+
+def test_names_that_are_not_granted_are_refused(run: Any, store: DataStore, user: str) -> None:
+    permissions = Permissions(locks=["a", "b*"], limits=[], tags=["{tag}*"], consumers=["c"])
+    said = run(NAMES, {"name": "x", "tag": "*"}, permissions=permissions).check()["said"]
+    allowed = ["locks are 'a', 'b*'", "locks are 'a', 'b*'", "limits are nothing", "tags are '**'", "tags are '**'"]
+    assert said == [
+        f"Using the name 'x' is not allowed here: allowed {one}." for one in (*allowed, "consumers are 'c'")
+    ]
+    assert kinds_of_keys(store, user, "x") == set()
+    assert run(NAMES, {"name": "bx", "tag": "bx"}, permissions=permissions).check()["said"][:2] == ["done"] * 2
+    run("def run(): data_store.rate_limit('x', 1, 100).acquire(); return {}", permissions=Permissions(locks=[])).check()
+    assert kinds_of_keys(store, user, "x") == {b"rate"}
+
+
+def test_a_right_to_a_name_needs_no_right_to_write(run: Any, store: DataStore, user: str) -> None:
+    for permissions, expected in (
+        (Permissions(read=["*"]), ["Writing to"] * 5 + ["done"]),
+        (Permissions(read=["*"], locks=["x"], limits=["x"]), ["done"] * 3 + ["Writing to"] * 2 + ["done"]),
+    ):
+        said = run(NAMES, {"name": "x"}, permissions=permissions).check()["said"]
+        assert [one[:10] for one in said] == expected
+    assert kinds_of_keys(store, user, "x") == {b"own:agent:consumer", b"rate"}
+
+
+def test_what_a_killed_agent_held_of_its_own_is_released(run: Any, store: DataStore, user: str) -> None:
+    source = """
+        def run():
+            for hold in (data_store.lock("x"), data_store.semaphore("x", 1)):
+                hold.acquire()
+            while True:
+                pass
+    """
+    result = run(source, permissions=Permissions(write=["scratch"]), limits=sandbox.Limits(timeout_s=0.5))
+    assert isinstance(result.error, sandbox.TimeLimitExceeded)
+    assert kinds_of_keys(store, user, "x") == set()
+
+
 def test_operations(run: Any, filled: DataStore) -> None:
     source = """
         from redis_store.errors import AccessDenied
@@ -220,6 +303,8 @@ def test_hints_show_only_readable_data(run: Any, filled: DataStore) -> None:
     [
         ({"read": "shared"}, "Permissions.read must be a list of namespace patterns, not str"),
         ({"write": 5}, "Permissions.write must be a list"),
+        ({"locks": "gpu"}, "Permissions.locks must be a list of name patterns, not str: put a single one in a list."),
+        ({"consumers": [""]}, "Permissions.consumers: The name pattern must not be empty"),
         ({"namespaces": [""]}, "Permissions.namespaces: The namespace pattern must not be empty"),
         ({"read": [5]}, "Permissions.read: The namespace pattern must be a str"),
         ({"operations": "get"}, "Permissions.operations must be a list of names"),

@@ -67,12 +67,12 @@ class RateLimitSteps:
         encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
         self._n = int(check_places(n))
-        self._per_s = ttl_to_ms(per, "per") / 1000
+        self.per_ms = ttl_to_ms(per, "per")
         self._call = on.call
 
     async def take(self, most_ms: int | None) -> tuple[bool, int]:
         turn: tuple[bool, int] = self._call(
-            "take_moment", self.name, self._n, self._per_s, None if most_ms is None else most_ms / 1000
+            "take_moment", self.name, self._n, self.per_ms / 1000, None if most_ms is None else most_ms / 1000
         )
         return turn
 
@@ -112,8 +112,8 @@ class Semaphore(_Awaitable, locks.Semaphore):
 class RateLimit(locks.RateLimit):
     """A limit on the uses in any period, by the server's clock; made by `DataStore.rate_limit`.
 
-    A context manager that waits on entry; with ``async with`` the agent's other tasks continue meanwhile. Each waiter has
-    reserved a use and is not overtaken. A waiter that gives up has still spent its use.
+    A context manager that waits on entry; with ``async with`` the agent's other tasks continue meanwhile. A waiter
+    reserves a use when it is at most one period ahead, and is not overtaken then. A waiter that gives up has still spent it.
     """
 
     async def __aenter__(self) -> Self:

@@ -65,6 +65,34 @@ def test_different_names_have_different_keys(user: str, other_user: str, name: s
         assert shared == ({UserKeys.of(user, hash_tag=hash_tag).registry} if user == other_user else set())
 
 
+def every_name_key(keys: UserKeys, name: str) -> set[bytes]:
+    """Return the Redis keys of all that has this name: a lock, a semaphore, a rate limit, a tag and a consumer."""
+    raw = name.encode()
+    both = (each(kind, raw) for kind in (b"lock", b"limit") for each in (keys.queue, keys.tries))
+    places = keys.lock(raw), keys.limit(raw), keys.rate(raw), keys.tag(raw), keys.consumer_lock(name, raw)
+    return {*places, *both, keys.consumer(name), keys.fence}
+
+
+@settings(max_examples=150)
+@given(users, users, users, names, names)
+@example("a", "b", "c", "x", "own:b:lock:x")
+@example("a", "b", "b:lock", "lock:x", "x")
+@example("a", "b:own", "b", "x", "own:x")
+def test_no_name_reaches_what_is_an_agents_own(
+    user: str, agent: str, other_agent: str, name: str, other_name: str
+) -> None:
+    assume(agent != other_agent)
+    for hash_tag in (False, True):
+        keys = UserKeys.of(user, hash_tag=hash_tag)
+        own = every_name_key(keys.own(agent), name)
+        assert len(own) == 11
+        others = every_name_key(keys, other_name) | every_name_key(keys.own(other_agent), other_name)
+        others |= every_key(user, other_name, hash_tag)
+        others |= {keys.namespace(other_name).flight, keys.namespace(other_name).seen, keys.barrier(other_name)}
+        assert not own & others
+        assert all(key.startswith(keys.prefix + b"own:") for key in own)
+
+
 @given(users, names)
 def test_a_namespace_stands_last_and_as_it_is(user: str, name: str) -> None:
     keys = UserKeys.of(user)

@@ -55,11 +55,16 @@ def tiers_here() -> list[str]:
 @pytest.fixture(params=isolation.TIERS)
 def tier(request: pytest.FixtureRequest) -> str:
     """Each tier of isolation; the CI machine has all of them."""
-    if request.param not in tiers_here():
+    return check_tier(str(request.param))
+
+
+def check_tier(tier: str) -> str:
+    """Return a tier, or skip the test if this machine lacks it."""
+    if tier not in tiers_here():
         if os.environ.get("CI"):
-            pytest.fail(f"CI is set, so nothing may be skipped, and this machine has no tier {request.param!r}")
-        pytest.skip(f"this machine has no tier {request.param!r}: see `sandbox doctor`")
-    return str(request.param)
+            pytest.fail(f"CI is set, so nothing may be skipped, and this machine has no tier {tier!r}")
+        pytest.skip(f"this machine has no tier {tier!r}: see `sandbox doctor`")
+    return tier
 
 
 class World:

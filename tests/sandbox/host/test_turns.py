@@ -23,8 +23,12 @@ from redis_store import (
     LockTimeout,
     connect,
 )
+from redis_store.flows.hold import pass_limit
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import UserKeys
+from redis_store.operations import operations_of
+from redis_store.ops.locks import RateLimitOps
+from sandbox.child.store.run_flows import run_flow
 from sandbox.host.held import MAX_HELD
 from sandbox.permissions import Granted, Permissions
 from sandbox.protocol.answers import CLAIMED
@@ -242,18 +246,63 @@ def _outside(inside: Brokered) -> DataStore:
 
 @pytest.mark.parametrize("wait", [0, 1])
 def test_forged_second_try_keeps_the_held_entry(inside: Brokered, store: DataStore, wait: int) -> None:
-    """Otherwise a lock with a ttl of a hundred years would outlive the run that acquired it."""
+    """Otherwise a lock with a ttl of a day would outlive the run that acquired it."""
     call = inside.channel.call
-    assert call("acquire_lock", "default", "lock", "token-of-mine", 3e9, 0)[0] is True
-    call("acquire_lock", "default", "lock", "token-of-mine", 3e9, wait)
+    assert call("acquire_lock", "default", "lock", "token-of-mine", 80_000, 0)[0] is True
+    call("acquire_lock", "default", "lock", "token-of-mine", 80_000, wait)
     with pytest.raises(ValueError, match="ttl"):
         call("acquire_lock", "default", "lock", "token-of-mine", -1, wait)
-    assert call("claim_value", "default", "key", "token-of-mine", None, None, 3e9, 0) == [0]
-    call("claim_value", "default", "key", "token-of-mine", None, None, 3e9, 0)
+    assert call("claim_value", "default", "key", "token-of-mine", None, None, 80_000, 0) == [0]
+    call("claim_value", "default", "key", "token-of-mine", None, None, 80_000, 0)
     assert len(inside.held) == 2
     inside.held.release(store)
     with store.lock("lock", timeout=0):
         assert store.get_or_set("key", lambda: "mine") == "mine"
+
+
+def test_turn_further_ahead_than_a_period_is_requested_again(inside: Brokered, store: DataStore) -> None:
+    of_host = operations_of(store)
+    for _ in range(3):
+        of_host.run(RateLimitOps.of(of_host.scope, "api", 1, 1000).take(None))
+    for timeout in (None, 1e6):
+        taken, wait_ms = inside.channel.call("take_moment", "default", "api", 1, 1000, timeout)
+        assert taken is False
+        assert 2_900_000 < wait_ms <= 3_000_000
+
+    class Scripted:
+        name, per_ms, answers = "api", 5, [(False, 20), (False, 9), (True, 3)]
+
+        async def take(self, most_ms: int | None) -> tuple[bool, int]:
+            return self.answers.pop(0)
+
+    run_flow(pass_limit(Scripted(), None))
+    assert Scripted.answers == []
+    Scripted.answers = [(False, 2000)]
+    with pytest.raises(LockTimeout):
+        run_flow(pass_limit(Scripted(), 1.9))
+
+
+def test_terms_of_a_limit_are_those_of_its_first_agent_or_the_host(inside: Brokered, store: DataStore) -> None:
+    for both in (inside.store, store):
+        assert both.rate_limit("api", 9, per=1000).try_acquire()
+    for n, per in ((9, 1), (8, 1000), (10, 1000)):
+        with pytest.raises(
+            InvalidInput, match=rf"'api' is in use with n=9 and per=1000, not with n={n} and per={per}: nothing"
+        ):
+            inside.store.rate_limit("api", n, per=per).try_acquire()
+    assert store.rate_limit("api", 3, per=2000).try_acquire()
+    assert not inside.store.rate_limit("api", 3, per=2000).try_acquire()
+    with pytest.raises(InvalidInput, match="per=86401 is out of range for an agent: give at most 86,400 seconds"):
+        inside.store.rate_limit("api", 3, per=86_401).try_acquire()
+    with inside.store.semaphore("gpu", 3), store.semaphore("gpu", 3):
+        with pytest.raises(
+            InvalidInput, match="The semaphore 'gpu' is in use with n=3, not with n=4: nothing was taken"
+        ):
+            inside.store.semaphore("gpu", 4).acquire()
+        with store.semaphore("gpu", 4), inside.store.semaphore("gpu", 4):
+            pass
+    with inside.store.semaphore("gpu", 1):
+        pass
 
 
 def test_rate_limits_are_shared_with_the_host(inside: Brokered, store: DataStore) -> None:
@@ -347,8 +396,10 @@ def test_read_only_access_is_enforced_by_host_and_handle(inside: Brokered, store
     if name == "invalidate_tag":
         inside.store.get_or_set("key", lambda: 1, tags=["tag"])
         narrowed = inside.store.restricted(read=["*"], write=["elsewhere"])
-    else:
-        narrowed = inside.store.read_only()
+        assert CALLS[name](narrowed) == 0
+        assert store.get_all() == {"key": 1}
+        return
+    narrowed = inside.store.read_only()
     before = store.get_all()
     with pytest.raises(AccessDenied) as caught:
         CALLS[name](narrowed)
@@ -358,7 +409,7 @@ def test_read_only_access_is_enforced_by_host_and_handle(inside: Brokered, store
 
 @pytest.mark.parametrize("name", CALLS)
 def test_operations_are_granted_by_method_name(store: DataStore, name: str) -> None:
-    reads = {"get"} if name in ("update", "get_or_set") else set()
+    reads = {"get"} if name in ("update", "get_or_set", "pop") else set()
     for operations in ({name} | reads, {"set"}):
         granted = Permissions(operations=operations).granted({})
         with brokered(store, FakeTree(store, granted)) as bound:
