@@ -26,6 +26,7 @@ from redis_store.values.codec import VALUES, Values
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
+    scope.check_changeable()
     field, text = encode_key(key), encode_value(scope, key, value)
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
     written = bool(await run_put(REPLACE, scope, arguments, field) == 1)
@@ -70,6 +71,7 @@ async def take(scope: Scope, field: bytes, there: bytes | None) -> Literal[True]
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:
+    scope.check_changeable()
     field, moved = encode_key(key), encode_key(new)
     return bool(await run_move(RENAME, scope, (scope.writer.agent_json, field, moved), moved))
 

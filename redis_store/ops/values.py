@@ -236,9 +236,11 @@ def _name(name: object) -> str | None:
 
 
 async def expire(scope: Scope, key: str, ttl: float | timedelta) -> bool:
+    scope.check_changeable()
     field, ttl_ms = encode_key(key), ttl_to_ms(ttl)
     return bool(await run_write(EXPIRE, scope, (field, ttl_ms)))
 
 
 async def persist(scope: Scope, key: str) -> bool:
+    scope.check_changeable()
     return bool(await run_write(EXPIRE, scope, (encode_key(key), "")))

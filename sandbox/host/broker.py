@@ -128,8 +128,9 @@ class Broker:
 
     def _carry_out(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> Answered:
         tree = self._tree
-        tree.granted.check(operation)
         row = OPERATIONS[operation]
+        if tree.granted.operations is not None:
+            tree.granted.check(operation, row.needed(arguments, max_keys is not None))
         written, noted = row.bytes_written(arguments), row.bytes_noted(arguments)
         # Without the right to write, the store refuses and writes nothing. A transaction names its namespaces in its arguments.
         if written and (row.of_user or tree.granted.access.may_write(namespace)):

@@ -196,6 +196,14 @@ def _texts_of_sets(parts: Sequence[Any]) -> list[bytes]:
     return [text for what, text in zip(parts[::5], parts[3::5], strict=True) if what == SET and text is not None]
 
 
+_NEEDS_OF_STEPS = {READ: "get", DELETE: "delete", BOUND: "delete"}
+
+
+def needs_of_steps(parts: Sequence[Any]) -> set[str]:
+    """Return the operations that the steps of a transaction need besides it."""
+    return {_NEEDS_OF_STEPS[what] for what in parts[::5] if what in _NEEDS_OF_STEPS}
+
+
 def _as_it_is(kinds: Kinds) -> Argument:
     return Argument((kinds,), lambda _, part: part)
 

@@ -60,6 +60,7 @@ from sandbox.protocol.arguments import (
     WAIT_S,
     Argument,
     Caller,
+    needs_of_steps,
     size_of,
 )
 from sandbox.protocol.frames import FrameError, Part
@@ -86,6 +87,8 @@ class Row:
     """Whether it can add keys to the namespace, so that it takes a maximum number of keys."""
     stores: bool = False
     """Whether the bytes of its arguments are stored in a namespace."""
+    needs: tuple[str, ...] = ()
+    """Further operations that the agent must be allowed to use, because of what the answer reveals."""
     notes: bool = False
     """Whether names among its arguments are stored beside the data: those of locks, rate limits and tags."""
     shape: Shape = field(init=False)
@@ -115,6 +118,12 @@ class Row:
     def of_user(self) -> bool:
         """Whether it concerns no namespace, or several."""
         return not self.reads and not self.writes
+
+    def needed(self, parts: list[Any], bounded: bool) -> Iterable[str]:
+        """Return the further operations that a call needs: for its answer, its steps, or its eviction of other keys."""
+        if TRANSACTION in self.arguments:
+            return needs_of_steps(parts)
+        return (*self.needs, "delete") if bounded else self.needs
 
     def encode(self, caller: Caller, arguments: tuple[Any, ...]) -> list[Part]:
         """Return the parts of a call, in the agent. Arguments that are left out are None; further ones are not sent."""
@@ -189,43 +198,50 @@ OPERATIONS: dict[str, Row] = {
     "info": Row((KEY,), INFO, reads=True),
     "contains": Row((KEY,), DONE, reads=True),
     "count": Row((), COUNT, reads=True),
-    "expire": Row((KEY, SECONDS), DONE, writes=True, changes=True),
-    "persist": Row((KEY,), DONE, writes=True, changes=True),
+    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True),
+    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True),
     "increment": Row((KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True),
     "append": Row((KEY, VALUES, MAX_ITEMS, TTL), EMPTY, reads=True, writes=True, changes=True, adds=True, stores=True),
-    "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, writes=True, changes=True, adds=True, stores=True),
+    "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
     "compare_and_set": Row(
         (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
     ),
-    "rename": Row((OLD_KEY, KEY), DONE, writes=True, changes=True, adds=True, stores=True),
+    "rename": Row((OLD_KEY, KEY), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
     # the value was counted when it was written, and is stored only once
     #
     # Steps between which the agent process calls the agent's own functions, or waits.
-    "pop": Row((KEY, TEXT_EXPECTED), POPPED, reads=True, writes=True, changes=True),
+    "pop": Row((KEY, TEXT_EXPECTED), POPPED, reads=True, writes=True, needs=("get",), changes=True),
     "replace": Row(
         (KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL),
         REPLACED,
         reads=True,
         writes=True,
+        needs=("get",),
         changes=True,
         adds=True,
         stores=True,
     ),
     "claim_value": Row(
-        (OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS), CLAIM, reads=True, writes=True, notes=True
+        (OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS),
+        CLAIM,
+        reads=True,
+        writes=True,
+        needs=("get",),
+        notes=True,
     ),
-    "renew_value": Row((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, notes=True),
+    "renew_value": Row((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, needs=("get",), notes=True),
     "commit_value": Row(
         (KEY, TOKEN, TEXT_OF_VALUE, LIFETIME_S, LIFETIME_S, TAGS),
         DONE,
         reads=True,
         writes=True,
+        needs=("get",),
         changes=True,
         adds=True,
         stores=True,
         notes=True,
     ),
-    "fail_value": Row((OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True),
+    "fail_value": Row((OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True, needs=("get",)),
     "invalidate_tag": Row((TAG, ACCESS), COUNT),
     "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True),
     "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes=True),

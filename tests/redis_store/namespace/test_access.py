@@ -35,10 +35,6 @@ WRITES: dict[str, tuple[Any, ...]] = {
     "delete": ("k",),
     "delete_many": (["k"],),
     "clear": (),
-    "expire": ("k", 5),
-    "persist": ("k",),
-    "set_if_absent": ("new", 1),
-    "rename": ("k", "new"),
 }
 CHANGES: dict[str, tuple[Any, ...]] = {
     "increment": ("k",),
@@ -46,9 +42,13 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "update": ("k", lambda value: 1),
     "pop": ("k",),
     "compare_and_set": ("k", 0, 1),
+    "expire": ("k", 5),
+    "persist": ("k",),
+    "set_if_absent": ("new", 1),
+    "rename": ("k", "k"),
     "get_or_set": ("k", lambda: 1),
 }
-"""Operations that read and write, and so need both rights."""
+"""Operations that read and write, or whose answers tell what is there, and so need both rights."""
 OF_THE_USER: dict[str, tuple[Any, ...]] = {
     "lock": ("name",),
     "semaphore": ("name", 2),
