@@ -16,22 +16,26 @@ _SERVER_FIXTURES = ("server", "real_server")
 
 
 def covered_elsewhere(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests to leave out. A test keeps a pair if it does not run on another server through that side."""
+    """Return the tests to leave out. A test keeps a pair if without it, it would not run through that side or on that server."""
     found = [(item, pair) for item in items if (pair := _pair_of(item)) is not None]
-    kept = {(_function(item), side) for item, (side, is_extra) in found if not is_extra}
-    return [item for item, (side, is_extra) in found if is_extra and (_function(item), side) in kept]
+    kept = {(_function(item), part) for item, pair in found if not _is_extra(item, *pair) for part in pair}
+    return [
+        item for item, pair in found if _is_extra(item, *pair) and all((_function(item), part) in kept for part in pair)
+    ]
 
 
 def _function(item: pytest.Item) -> str:
     return item.nodeid.partition("[")[0]
 
 
-def _pair_of(item: pytest.Item) -> tuple[str, bool] | None:
-    """Return the side of a test, and whether it is covered elsewhere on the test's server; None without a side or a server."""
-    given = getattr(item, "callspec", None)
-    extras = next((rows for folder, rows in COVERED_ELSEWHERE.items() if item.nodeid.startswith(folder)), None)
-    if given is None or extras is None:
-        return None
-    side = next((given.params[name] for name in _SIDE_FIXTURES if name in given.params), None)
-    server = next((given.params[name] for name in _SERVER_FIXTURES if name in given.params), None)
-    return None if side is None or server is None else (side, side in extras.get(server, ()))
+def _pair_of(item: pytest.Item) -> tuple[str, str] | None:
+    """Return the side and the server of a test; None if it has not both."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    side = next((given[name] for name in _SIDE_FIXTURES if name in given), None)
+    server = next((given[name] for name in _SERVER_FIXTURES if name in given), None)
+    return None if side is None or server is None else (side, server)
+
+
+def _is_extra(item: pytest.Item, side: str, server: str) -> bool:
+    rows = next((rows for folder, rows in COVERED_ELSEWHERE.items() if item.nodeid.startswith(folder)), {})
+    return side in rows.get(server, ())
