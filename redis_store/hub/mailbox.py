@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -94,7 +95,11 @@ class NamespaceBudget:
 
 
 class Mailbox:
-    """The queue of one watcher. The hub's thread puts items in, and the watcher's thread takes them."""
+    """The queue of one watcher. The hub's thread puts items in, and the watcher's thread takes them.
+
+    The watcher looks at an item (`peek`) and removes it (`drop`) when it has recorded what follows from it, because a signal
+    handler may raise at any point in between.
+    """
 
     def __init__(self, *, resumes: bool = False, light: bool = False, wake: Callable[[], None] | None = None) -> None:
         self.resumes = resumes
@@ -109,10 +114,14 @@ class Mailbox:
         """Whether the watcher's beginning has already survived one broken connection."""
         self._wake = wake
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._next: deque[Item] = deque()
+        """The item at the front, once the watcher has seen it."""
         self._put_changes = self._put_bytes = 0
         self._taken_changes = self._taken_bytes = 0
-        self._full = False
-        self._missed = 0
+        self.full = False
+        """Whether deliveries are dropped, until the watcher has seen the `Overflow`."""
+        self.missed = 0
+        """Number of changes dropped since then."""
         self.closed = False
 
     def put(self, item: Item) -> None:
@@ -126,37 +135,50 @@ class Mailbox:
 
         One delivery is added whole, so that a transaction bigger than the limit causes no overflow.
         """
-        if self._full:
-            self._missed += delivery.changes
+        if self.full:
+            self.missed += delivery.changes
             return
         if (
             self._put_changes - self._taken_changes >= MOST_CHANGES
             or self._put_bytes - self._taken_bytes >= MAILBOX_BYTES
         ):
-            self._full = True
-            self._missed = delivery.changes
+            self.full = True
+            self.missed = delivery.changes
             self.put(Overflow())
             return
         self._put_changes += delivery.changes
         self._put_bytes += delivery.size_bytes
         self.put(delivery)
 
-    def take(self, timeout_s: float | None) -> Item | None:
+    def peek(self, timeout_s: float | None) -> Item | None:
         """Return the next item, or None if none arrives in time. A timeout of 0 does not wait."""
-        try:
-            item = self._queue.get(timeout_s != 0, timeout_s)
-        except queue.Empty:
-            return None
-        if type(item) is Delivery:
-            self._taken_changes += item.changes
-            self._taken_bytes += item.size_bytes
+        if not self._next:
+            try:
+                # One call of C moves the item, so that no signal handler can raise while it is in neither place.
+                self._next.extend(map(self._queue.get, (timeout_s != 0,), (timeout_s,)))
+            except queue.Empty:
+                return None
+        return self._next[0]
+
+    def drop(self, item: Item) -> None:
+        """Remove an item that was peeked at. Repeating it is harmless."""
+        if self._next and self._next[0] is item:
+            if type(item) is Delivery:
+                self._taken_changes += item.changes
+                self._taken_bytes += item.size_bytes
+            self._next.popleft()
+
+    def take(self, timeout_s: float | None) -> Item | None:
+        """Return the next item as `peek` does, and remove it."""
+        item = self.peek(timeout_s)
+        if item is not None:
+            self.drop(item)
         return item
 
-    def reopen(self) -> int:
-        """Accept deliveries again after an overflow. Return the number of dropped changes."""
-        missed, self._missed = self._missed, 0
-        self._full = False
-        return missed
+    def reopen(self) -> None:
+        """Accept deliveries again after an overflow."""
+        self.missed = 0
+        self.full = False
 
     def close(self) -> None:
         """End the mailbox, and wake its reader."""

@@ -27,7 +27,7 @@ from redis_store.protocol.drive import drive_async
 from redis_store.types import Change, Json
 from redis_store.watch.request import WatchRequest, check_most
 from redis_store.watch.wait_for import Waiting
-from redis_store.watch.watcher import Watching
+from redis_store.watch.watcher import Watching, second_taker
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class _Bell:
         """Return the next item, or None when the deadline passes."""
         while True:
             self._rung = False
-            item = mailbox.take(0)
+            item = mailbox.peek(0)
             if item is not None:
                 return item
             left_s = None if deadline is None else deadline - clock()
@@ -71,8 +71,8 @@ class AsyncWatch(AsyncIterator[Change]):
     """An asynchronous iterator over the changes of one namespace, or of all namespaces of a user.
 
     Made by `AsyncDataStore.watch` and `watch_all`; also a context manager. It begins with ``async with``, with `begin`, or with
-    the first request for a change; earlier writes are not seen. One task at a time may take changes; a cancelled task loses
-    none. The watch waits while the server is unavailable, and continues after a restart.
+    the first request for a change; earlier writes are not seen. One task at a time may take changes: a second one gets
+    `InvalidInput`. A cancelled task loses none. The watch waits while the server is unavailable, and continues after a restart.
     """
 
     def __init__(self, driver: AsyncDriver, source: Source, plan: WatchRequest) -> None:
@@ -82,6 +82,7 @@ class AsyncWatch(AsyncIterator[Change]):
         self._bell: _Bell | None = None
         self._watching: Watching | None = None
         self._closed = asyncio.Event()
+        self._beginning = False
         driver.watches.add(self)
 
     @property
@@ -93,7 +94,10 @@ class AsyncWatch(AsyncIterator[Change]):
         """Begin to watch. Every write after this returns is seen. Repeating it is harmless."""
         if self._closed.is_set():
             raise StoreClosed("The watch is closed.")
+        if self._beginning:
+            raise second_taker()
         if self._watching is None:
+            self._beginning = True
             self._bell = _Bell()
             self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
             weakref.finalize(self, self._watching.leave)
@@ -105,6 +109,8 @@ class AsyncWatch(AsyncIterator[Change]):
                     with contextlib.suppress(DataStoreError):
                         await self._driver.run(self._plan.release())
                 raise
+            finally:
+                self._beginning = False
         return self
 
     async def take(self, most: int = 1, timeout: float | None = None) -> list[Change]:
@@ -115,8 +121,19 @@ class AsyncWatch(AsyncIterator[Change]):
         The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
         once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
+        most, deadline = check_most(most), _deadline(timeout)
         watching = await self._begun()
-        return await self._drive(watching, watching.take(check_most(most), _deadline(timeout)))
+        if watching.busy:
+            raise second_taker()
+        watching.busy = True
+        try:
+            found = await self._drive(watching, watching.take(most, deadline))
+            watching.taken = found  # no call may come after this
+            if found.error is not None:
+                raise found.error
+            return found.changes
+        finally:
+            watching.busy = False
 
     async def done(self, change: Change) -> None:
         """Move the consumer's cursor past this change. Does nothing without a consumer's name."""
@@ -125,8 +142,19 @@ class AsyncWatch(AsyncIterator[Change]):
 
     async def next_change(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None after `timeout` seconds. The change returned before counts as done."""
+        deadline = _deadline(timeout)
         watching = await self._begun()
-        return await self._drive(watching, watching.next_change(_deadline(timeout)))
+        if watching.busy:
+            raise second_taker()
+        watching.busy = True
+        try:
+            found = await self._drive(watching, watching.next_change(deadline))
+            watching.taken = found  # no call may come after this
+            if found.error is not None:
+                raise found.error
+            return found.changes[0] if found.changes else None
+        finally:
+            watching.busy = False
 
     async def close(self) -> None:
         """End the watch. A task that waits for the next change gets none. Repeating it is harmless."""
@@ -156,6 +184,8 @@ class AsyncWatch(AsyncIterator[Change]):
         return f"<AsyncWatch of {self._plan}{' (closed)' if self._closed.is_set() else ''}>"
 
     async def _begun(self) -> Watching:
+        if self._beginning:
+            raise second_taker()
         if self._watching is None:
             await self.begin()
         assert self._watching is not None
@@ -202,6 +232,7 @@ async def wait_until(
                 driver.near.note_read_beside()
             if item is None:
                 raise waiting.too_late(timeout)
+            mailbox.drop(item)
             if waiting.concerns(item, mailbox) and waiting.accepts(await driver.run(waiting.look())):
                 return waiting.value
             if waiting.fulfilled:

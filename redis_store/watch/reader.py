@@ -11,19 +11,24 @@ Each namespace has a track, which is in one of these phases:
 While a track is not live, nothing is taken from the mailbox, which is bounded; entries wait there in order. The exception is
 the beginning of a watcher of all namespaces, which waits for the last namespace to be opened. Entries of the others that
 arrive until then are read again, from the log or with the keys.
+
+A signal handler may raise between any two instructions that follow a call or a jump backwards. No change is lost by that, because
+each step works out its result first, and then *commits* it: a series of assignments that ends with the one call that adds the
+changes, as a method of C. A step that was interrupted before is repeated. `accepted` tells an item that is committed, and
+perhaps still in the mailbox.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from redis_store.changelog import ops as says
 from redis_store.changelog.entry import Cursor, CursorFormat, LogEntry, Position, id_order, parse_entry
 from redis_store.changelog.ops import LOG_PAGE
 from redis_store.errors import DataStoreError
-from redis_store.hub.mailbox import Delivery, HistoryGone, Item, Opened, Overflow
+from redis_store.hub.mailbox import Delivery, HistoryGone, Item, Mailbox, Opened, Overflow
 from redis_store.limits import MAX_VALUE_BYTES
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
 from redis_store.ops.listing import SNAPSHOT_KEYS, START
@@ -35,6 +40,11 @@ Phase: TypeAlias = Literal["waiting", "catching up", "listing", "live"]
 Order: TypeAlias = "tuple[int, int]"
 
 ONE_PAGE_KEYS = 2 * SNAPSHOT_KEYS
+
+FORGET_AFTER = 1000
+"""Number of given changes that the queue keeps before it is shortened."""
+
+_NEVER: Order = (0, 0)
 
 CATCH_UP_BYTES = MAX_VALUE_BYTES
 """Limit on the total size of the values read together while catching up, in bytes. One entry with more leads to a reset."""
@@ -57,9 +67,8 @@ class Ready(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The next change for a watcher's caller, or the error of its value."""
+    """A change for a watcher's caller, or the error of its value."""
 
-    ready: Ready
     track: Track
     cursor: str
     change: Change | DataStoreError
@@ -91,23 +100,9 @@ class Track:
         """Return the text of a cursor at a position, or of a reset for None."""
         return self.cursors.reset if position is None else self.cursors.write(self.epoch, position)
 
-    def list_all(self) -> None:
-        """Begin to give every key; later changes follow."""
-        self.phase = "listing"
-        self.page_cursor, self.page_keys = START, 0
-        self.listed_from = None
-        self.page_of = {}
-        self.held_back = None
 
-    def move(self, position: Position, order: Order) -> None:
-        """Set the watcher's position."""
-        self.position, self.order = position, order
-        if self.page_of and order > self.listed_to:
-            self.page_of = {}
-
-    def is_listed(self, field: bytes, order: Order) -> bool:
-        """Whether a key was read after an entry, so that the entry adds nothing for it."""
-        return bool(self.page_of) and order <= self.page_of.get(field, (0, 0))
+def _reset_of(track: Track, missed: int | None = None) -> Ready:
+    return Ready(track, "reset", None, None, None, "snapshot", missed=missed)
 
 
 class Follower:
@@ -127,9 +122,16 @@ class Follower:
         self._prefix_raw = prefix.encode()
         self._initial = initial
         self.tracks: dict[bytes, Track] = {}
+        self.at = 0
+        """Number of the changes in `_ready` that the caller has got."""
+        self.accepted: Item | None = None
+        """The item whose effects were committed last."""
         self._busy: deque[Track] = deque()
+        """The tracks for which pages must be read, in order. One may be in it twice, or no longer need it."""
         self._starts: Mapping[bytes, Cursor | None] | None = None
-        self._ready: deque[Ready] = deque()
+        self._ready: list[Ready] = []
+        self._listed: tuple[dict[bytes, Order], dict[bytes, Order]] | None = None
+        """What the last commit leaves to `_settle`: a track's `page_of`, and the keys to add to it."""
         self.gone: set[bytes] = set()
         """Empty namespaces without changes since their cursors."""
 
@@ -137,17 +139,10 @@ class Follower:
         """Resume from these cursors by namespace (None stands for a reset). Without cursors, begin at the hub's position."""
         self._starts = cursors
 
-    def add(self, keys: NamespaceKeys) -> Track:
-        """Follow a namespace."""
-        track = self.tracks.get(keys.data)
-        if track is None:
-            track = self.tracks[keys.data] = Track(self._user, keys)
-        return track
-
     @property
     def busy(self) -> bool:
         """Whether pages must be read before the next item is taken from the mailbox."""
-        while self._busy and self._busy[0].phase == "live":
+        while self._busy and self._busy[0].phase in ("waiting", "live"):
             self._busy.popleft()
         return bool(self._busy)
 
@@ -156,18 +151,17 @@ class Follower:
         track = self._busy[0]
         return self._list_page(track) if track.phase == "listing" else self._catch_up(track)
 
-    @property
-    def has_ready(self) -> bool:
-        """Whether there is a change to be given."""
-        return bool(self._ready)
+    def has(self, at: int) -> bool:
+        """Whether there is a change to be given at a place of the queue, counted as `at` is."""
+        return at < len(self._ready)
 
-    def next_track(self) -> Track:
-        """Return the track of the next change."""
-        return self._ready[0].track
+    def track_at(self, at: int) -> Track:
+        """Return the track of a change in the queue."""
+        return self._ready[at].track
 
-    def pop(self) -> Given:
-        """Return the next change, or the error of its value."""
-        ready = self._ready.popleft()
+    def change_at(self, at: int) -> Given:
+        """Return a change in the queue, or the error of its value."""
+        ready = self._ready[at]
         track = ready.track
         key = None if ready.field is None else decode_name(ready.field)
         cursor = track.cursor_of(ready.position)
@@ -176,23 +170,27 @@ class Follower:
             try:
                 value = self._codec.decode(ready.text, track.name, key or "")
             except DataStoreError as error:
-                return Given(ready, track, cursor, error)
+                return Given(track, cursor, error)
         change = Change(track.name, key, ready.op, value, cursor, ready.source, ready.agent, ready.run, ready.root)
-        return Given(ready, track, cursor, change)
+        return Given(track, cursor, change)
 
-    def put_back(self, given: Given) -> None:
-        """Return a popped change to the front of the queue."""
-        self._ready.appendleft(given.ready)
+    def forget_given(self) -> None:
+        """Remove the changes that the caller has got from the queue."""
+        if self.at == len(self._ready) or self.at >= FORGET_AFTER:
+            # No call comes between the two assignments.
+            self._ready, self.at = self._ready[self.at :], 0
 
-    def accept(self, item: Item, missed: int | None = None) -> None:
-        """Take an item from the hub."""
+    def accept(self, item: Item, mailbox: Mailbox) -> None:
+        """Take an item from the hub, unless it is `accepted` already."""
+        self._settle()
+        if item is self.accepted:
+            return
         if type(item) is Delivery:
             track = self.tracks.get(item.feed)
             if track is None:
                 pass
             elif track.phase == "live":
-                for entry in item.entries:
-                    self._give(track, entry)
+                self._give(track, item.entries, item, track.phase)
             elif track.phase == "catching up":
                 self._catch_up_to(track, item)
         elif isinstance(item, Opened):
@@ -201,108 +199,163 @@ class Follower:
             track = self.tracks.get(item.feed)
             if track is not None:
                 track.epoch = item.epoch
-                self._reset(track, None)
+                self._reset(track, item)
         elif isinstance(item, Overflow):
-            for track in self.tracks.values():
-                if track.phase != "waiting":
-                    self._reset(track, missed)
+            self._overflow(item, mailbox)
+
+    def _settle(self) -> None:
+        """Finish the last commit."""
+        if self._listed is not None:
+            page_of, listed = self._listed
+            page_of.update(listed)
+            self._listed = None
 
     def _open(self, opened: Opened) -> None:
-        track = self.add(opened.keys)
         name = opened.keys.name
+        track = self.tracks.get(opened.keys.data)
+        if track is None:
+            track = self.tracks[opened.keys.data] = Track(self._user, opened.keys)
         track.epoch = opened.epoch
-        track.move(opened.position, id_order(opened.position.id))
-        self._busy.append(track)
+        position, order, until = opened.position, id_order(opened.position.id), (0, 0)
+        phase: Phase = "live"
+        resets: list[Ready] = []
         if self._starts is not None and name in self._starts:
             start = self._starts[name]
             if start is None or start.epoch != opened.epoch:
-                self._reset(track, None)
+                phase = "listing"
+                resets.append(_reset_of(track))
             else:
-                if opened.empty and start.position == opened.position:
+                if opened.empty and start.position == position:
                     self.gone.add(name)
-                track.until = track.order
-                track.move(start.position, id_order(start.position.id))
-                track.phase = "catching up"
+                phase, until = "catching up", order
+                position, order = start.position, id_order(start.position.id)
         elif self._initial or opened.fresh or self._starts is not None:
             # A watcher that resumes without a cursor for this namespace gets every key of it.
-            track.list_all()
-        else:
-            track.phase = "live"
+            phase = "listing"
+        self._busy.append(track)
+        # The commit:
+        track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = START, 0, None, {}, None
+        track.position, track.order, track.until, track.phase = position, order, until, phase
+        self.accepted = opened
+        self._ready.extend(resets)
 
     def _catch_up_to(self, track: Track, delivery: Delivery) -> None:
         """Extend catching up to a delivery that came while a watcher of all namespaces waited for the last one to open."""
         self.gone.discard(track.keys.name)
         last = delivery.entries[-1]
         if last.local:
-            self._reset(track, None)  # the log does not have it
+            self._reset(track, delivery)  # the log does not have it
         else:
             track.until = max(track.until, last.order)
 
-    def _reset(self, track: Track, missed: int | None) -> None:
-        self._ready.append(Ready(track, "reset", None, None, None, "snapshot", missed=missed))
-        track.list_all()
-        if track not in self._busy:
-            self._busy.append(track)
+    def _reset(self, track: Track, item: Item | None) -> None:
+        """Queue a reset, and begin to give every key."""
+        reset = _reset_of(track)
+        self._busy.append(track)
+        # The commit:
+        track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = START, 0, None, {}, None
+        track.phase = "listing"
+        self.accepted = self.accepted if item is None else item
+        self._ready.append(reset)
 
-    def _give(self, track: Track, entry: LogEntry) -> None:
-        """Queue an entry's changes, except those given already and those of keys on pages read later."""
-        order = entry.order
-        taken = 0
-        if not entry.local:
-            here = track.order
-            if order < here or (order == here and track.position.taken < 0):
-                return
-            if order == here:
-                taken = track.position.taken
-            track.move(Position(entry.id, entry.mark), order)
-        source: ChangeSource = "found" if entry.found else "log"
-        last = len(entry.news) - 1
-        for at, news in enumerate(entry.news):
-            if news is None or at < taken:
-                continue
-            op, field, text = news
-            if field is None:
-                # The namespace was cleared, so give keys written after this again, even if a page had them.
-                track.page_of = {}
-            elif not self._wants(field) or track.is_listed(field, order):
-                continue
-            position = Position(entry.id, entry.mark, -1 if at == last else at + 1)
-            self._ready.append(Ready(track, op, field, text, position, source, entry.agent, entry.run, entry.root))
+    def _overflow(self, item: Overflow, mailbox: Mailbox) -> None:
+        """Reset every namespace, and accept deliveries again."""
+        tracks = [track for track in self.tracks.values() if track.phase != "waiting"]
+        resets = [_reset_of(track, mailbox.missed) for track in tracks]
+        self._busy.extend(tracks)
+        for track in tracks:
+            track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = (
+                START,
+                0,
+                None,
+                {},
+                None,
+            )
+            track.phase = "listing"
+        # The commit:
+        self.accepted = item
+        mailbox.missed = 0
+        mailbox.full = False
+        self._ready.extend(resets)
+
+    def _give(self, track: Track, entries: Iterable[LogEntry], item: Item | None, phase: Phase) -> None:
+        """Queue the changes of entries, except those given already and those of keys on pages read later."""
+        position, here, page_of = track.position, track.order, track.page_of
+        found: list[Ready] = []
+        for entry in entries:
+            order = entry.order
+            taken = 0
+            if not entry.local:
+                if order < here or (order == here and position.taken < 0):
+                    continue
+                if order == here:
+                    taken = position.taken
+                position, here = Position(entry.id, entry.mark), order
+                if page_of and order > track.listed_to:
+                    page_of = {}
+            source: ChangeSource = "found" if entry.found else "log"
+            last = len(entry.news) - 1
+            for at, news in enumerate(entry.news):
+                if news is None or at < taken:
+                    continue
+                op, field, text = news
+                if field is None:
+                    # The namespace was cleared, so give keys written after this again, even if a page had them.
+                    page_of = {}
+                elif not self._wants(field) or (page_of and order <= page_of.get(field, _NEVER)):
+                    continue  # not wanted, or read after the entry, which adds nothing then
+                after = Position(entry.id, entry.mark, -1 if at == last else at + 1)
+                found.append(Ready(track, op, field, text, after, source, entry.agent, entry.run, entry.root))
+        # The commit:
+        track.position, track.order, track.page_of, track.phase = position, here, page_of, phase
+        self.accepted = self.accepted if item is None else item
+        self._ready.extend(found)
 
     def _wants(self, field: bytes) -> bool:
         return field.startswith(self._prefix_raw)
 
     async def _list_page(self, track: Track) -> None:
+        self._settle()
         if not track.page_keys:
             track.page_keys = await says.page_size(track.keys, ONE_PAGE_KEYS)
         page = await says.page(track.keys, track.page_cursor, track.page_keys, None, self._prefix)
-        track.page_cursor = page.cursor
         last = parse_entry(page.entries[0]) if page.entries else None
-        if track.listed_from is None:
-            track.listed_from = Position(b"0-0", 0) if last is None else Position(last.id, last.mark)
-        order = track.listed_to = (0, 0) if last is None else last.order
-        whole = page.cursor == START and not track.page_of
+        listed_from = track.listed_from
+        if listed_from is None:
+            listed_from = Position(b"0-0", 0) if last is None else Position(last.id, last.mark)
+        order = (0, 0) if last is None else last.order
+        ends = page.cursor == START
+        whole = ends and not track.page_of
+        found: list[Ready] = []
+        listed: dict[bytes, Order] = {}
+        held_back = track.held_back
         for field, text in page.texts.items():
             if not self._wants(field) or field in track.page_of:
                 continue
             if not whole:
-                track.page_of[field] = order
-            if track.held_back is not None:
-                self._ready.append(track.held_back)
-            track.held_back = Ready(track, "set", field, text, None, "snapshot")
-        if page.cursor == START:
-            self._end_listing(track)
-
-    def _end_listing(self, track: Track) -> None:
-        """End the listing. The last key, or the reset if there is no key, gets the cursor that continues after the listing."""
-        assert track.listed_from is not None
-        track.phase = "live"
-        track.move(track.listed_from, id_order(track.listed_from.id))
-        last, track.held_back = track.held_back, None
-        if last is not None:
-            self._ready.append(last._replace(position=track.position))
-        elif self._ready and self._ready[-1].track is track and self._ready[-1].op == "reset":
-            self._ready.append(self._ready.pop()._replace(position=track.position))
+                listed[field] = order
+            if held_back is not None:
+                found.append(held_back)
+            held_back = Ready(track, "set", field, text, None, "snapshot")
+        position, here = track.position, track.order
+        if ends:
+            # The last key gets the cursor that continues after the listing.
+            position, here = listed_from, id_order(listed_from.id)
+            if held_back is not None:
+                found.append(held_back._replace(position=position))
+                held_back = None
+        phase: Phase = "live" if ends else "listing"
+        # The commit:
+        track.page_cursor, track.listed_from, track.listed_to, track.held_back = (
+            page.cursor,
+            listed_from,
+            order,
+            held_back,
+        )
+        track.position, track.order, track.phase = position, here, phase
+        self._listed = (track.page_of, listed)
+        self._ready.extend(found)
+        self._settle()
 
     async def _catch_up(self, track: Track) -> None:
         raw = await says.log_between(track.keys, track.position.id, b"+", LOG_PAGE + 1)
@@ -319,10 +372,8 @@ class Follower:
                 self._reset(track, None)
                 return
             more = more[: len(more) // 2]
-        for entry in more:
-            if entry.gap and entry.id != known.id:
-                self._reset(track, None)
-                return
-            self._give(track, entry)
-        if len(more) == len(wanted) and (len(wanted) < len(news) or len(raw) <= LOG_PAGE):
-            track.phase = "live"
+        gap = next((at for at, entry in enumerate(more) if entry.gap and entry.id != known.id), None)
+        ends = gap is None and len(more) == len(wanted) and (len(wanted) < len(news) or len(raw) <= LOG_PAGE)
+        self._give(track, more[:gap], None, "live" if ends else track.phase)
+        if gap is not None:
+            self._reset(track, None)

@@ -25,7 +25,7 @@ from redis_store.protocol.drive import drive
 from redis_store.types import Change, Json
 from redis_store.watch.request import WatchRequest, check_most
 from redis_store.watch.wait_for import Waiting
-from redis_store.watch.watcher import Watching
+from redis_store.watch.watcher import Watching, second_taker
 
 T = TypeVar("T")
 
@@ -33,8 +33,9 @@ T = TypeVar("T")
 class Watch(Iterator[Change]):
     """An iterator over the changes of one namespace, or of all namespaces of a user. Made by `DataStore.watch` and `watch_all`.
 
-    It waits for the next change, and is a context manager. `close`, from any thread, ends it. One thread at a time may take
-    changes. The watch waits while the server is unavailable, and continues after a restart.
+    It waits for the next change, and is a context manager. One thread at a time may take changes: a second one gets
+    `InvalidInput`. `close`, from any thread, ends it. An exception that a signal handler raises loses no change. The watch waits
+    while the server is unavailable, and continues after a restart.
     """
 
     def __init__(self, driver: SyncDriver, source: Source, plan: WatchRequest) -> None:
@@ -63,7 +64,19 @@ class Watch(Iterator[Change]):
         The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
         once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
-        return self._drive(self._watching.take(check_most(most), _deadline(timeout)))
+        most, deadline = check_most(most), _deadline(timeout)
+        watching = self._watching
+        if watching.busy:
+            raise second_taker()
+        watching.busy = True
+        try:
+            found = self._drive(watching.take(most, deadline))
+            watching.taken = found  # no call may come after this
+            if found.error is not None:
+                raise found.error
+            return found.changes
+        finally:
+            watching.busy = False
 
     def done(self, change: Change) -> None:
         """Move the consumer's cursor past this change. Does nothing without a consumer's name."""
@@ -71,7 +84,19 @@ class Watch(Iterator[Change]):
 
     def next_change(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None after `timeout` seconds. The change returned before counts as done."""
-        return self._drive(self._watching.next_change(_deadline(timeout)))
+        deadline = _deadline(timeout)
+        watching = self._watching
+        if watching.busy:
+            raise second_taker()
+        watching.busy = True
+        try:
+            found = self._drive(watching.next_change(deadline))
+            watching.taken = found  # no call may come after this
+            if found.error is not None:
+                raise found.error
+            return found.changes[0] if found.changes else None
+        finally:
+            watching.busy = False
 
     def close(self) -> None:
         """End the watch. A thread that waits for the next change gets none. Repeating it is harmless."""
@@ -105,7 +130,7 @@ class Watch(Iterator[Change]):
 
     def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Receive):
-            item = self._watching.mailbox.take(_left(step.deadline))
+            item = self._watching.mailbox.peek(_left(step.deadline))
             if self._driver.near is not None:
                 self._driver.near.note_read_beside()
             return item

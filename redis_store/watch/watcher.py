@@ -2,6 +2,10 @@
 
 Its ``async def`` methods are flows (`flows/flow.py`), which a facade (`watch/sync.py`, `watch/aio.py`) runs: it also carries out
 `Receive`, and ends a `Pause` when the watch is closed. While the server is away, a watcher waits for it.
+
+A call may be interrupted at any point, by a cancellation or by a signal handler that raises. So a flow removes no change from
+the queue: it returns `Selection`, and the facade assigns that to `taken` in its last instruction before it returns. What was not
+returned comes again.
 """
 
 from __future__ import annotations
@@ -10,17 +14,18 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.errors import (
     DataStoreError,
+    InvalidInput,
     ServerReadOnly,
     StoreClosed,
     StoreUnavailable,
 )
 from redis_store.flows.flow import Do, Now, Pause, Receive, may_pass
-from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Opened, Overflow, Replaced, WatchFailed
+from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Opened, Replaced, WatchFailed
 from redis_store.hub.run_hub import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
@@ -31,6 +36,16 @@ _log = logging.getLogger("redis_store.watch.sync")
 T = TypeVar("T")
 
 _WATCH_RETRY_S = 0.2
+
+
+class Selection(NamedTuple):
+    """The changes that a call returns, or the error that it raises, and the watcher's state after that."""
+
+    changes: list[Change]
+    error: DataStoreError | None
+    at: int
+    under_way: dict[str, str]
+    given: Change | None
 
 
 class Watching:
@@ -46,9 +61,15 @@ class Watching:
         self._timeout_s = timeout_s
         self._wake = wake
         self._pid = os.getpid()
+        self.busy = False
+        """Whether a call takes changes. The facade sets it, and refuses a second one."""
+        self.taken: Selection | None = None
+        """What the last call has returned, until the next one records it."""
         self._given: Change | None = None
+        """The last change returned, until it is done."""
         self._under_way: dict[str, str] = {}
         """For a consumer: by namespace, the cursor of the last change returned, until that change is done."""
+        self._joined = False
         self._passed = 0
         self._waits = False
         """Whether it is waiting for the server, and has logged so."""
@@ -62,53 +83,86 @@ class Watching:
         else:
             self._stand_by()
 
-    async def take(self, most: int, deadline: float | None) -> list[Change]:
-        """Return one to `most` changes, or none when the deadline passes."""
-        found: list[Change] = []
-        while not found:
+    async def take(self, most: int, deadline: float | None) -> Selection:
+        """Find one to `most` changes, or none when the deadline passes."""
+        self._record_taken()
+        while True:
             await self._make_ready(deadline)
-            if not self._follower.has_ready:
-                return found
+            at = self._follower.at
+            if not self._follower.has(at):
+                return self._nothing()
             if not await self._keep_first_cursor(deadline):
                 if self.standing_by:
                     continue
-                return found
-            # Once a change is in `found`, nothing more is awaited: cancelling the caller must not lose changes.
-            while len(found) < most and self._more_is_there() and self._has_cursor():
-                ready = self._follower.pop()
-                if isinstance(ready.change, DataStoreError):
-                    if found:
-                        self._follower.put_back(ready)
-                        return found
-                    if ready.track.name not in self._under_way:
-                        await self._advance({ready.track.keys.name: ready.cursor}, None)
-                    raise ready.change
-                found.append(ready.change)
-                if self.plan.consumer is not None:
-                    self._under_way[ready.change.namespace] = ready.change.cursor
-        return found
+                return self._nothing()
+            taken = self._gather(most)
+            if taken.error is not None:
+                track = self._follower.track_at(at)
+                if track.name not in self._under_way:
+                    await self._advance({track.keys.name: self._follower.change_at(at).cursor}, deadline)
+                    if self.standing_by:
+                        continue
+            return taken
 
-    async def next_change(self, deadline: float | None) -> Change | None:
-        """Return the next change. The change returned before is done."""
-        if self._given is not None:
-            await self._done(self._given, deadline)
+    async def next_change(self, deadline: float | None) -> Selection:
+        """Find the next change. The change returned before is done."""
+        self._record_taken()
+        # If the deadline passes, changes that are ready are returned all the same: the next one moves the cursor past both.
+        if self._given is not None and await self._done(self._given, deadline):
             self._given = None
         found = await self.take(1, deadline)
-        if found:
-            self._given = found[0]
-        return self._given
+        changes = found.changes
+        return Selection(changes, found.error, found.at, found.under_way, changes[0]) if changes else found
+
+    def _record_taken(self) -> None:
+        """Record what the last call has returned. Repeating it is harmless."""
+        taken = self.taken
+        if taken is None:
+            self._follower.forget_given()
+            return
+        self._follower.at = taken.at
+        self._under_way = taken.under_way
+        self._given = taken.given
+        self.taken = None
+        self._follower.forget_given()
+
+    def _gather(self, most: int) -> Selection:
+        """Look up to `most` changes that can be returned without waiting, or the error of the first one's value."""
+        follower = self._follower
+        changes: list[Change] = []
+        consumes = self.plan.consumer is not None
+        under_way = dict(self._under_way) if consumes else self._under_way
+        at = follower.at
+        while len(changes) < most and self._more_is_there(at) and self._has_cursor(at):
+            _, cursor, change = follower.change_at(at)
+            if isinstance(change, DataStoreError):
+                if changes:
+                    break
+                return Selection([], change, at + 1, self._under_way, self._given)
+            at += 1
+            changes.append(change)
+            if consumes:
+                under_way[change.namespace] = cursor
+        return Selection(changes, None, at, under_way, self._given)
+
+    def _nothing(self) -> Selection:
+        return Selection([], None, self._follower.at, self._under_way, self._given)
 
     async def done(self, change: Change) -> None:
         """Move the consumer's cursor past a change. The change must be one that this watcher can have returned."""
         self.plan.check_done(change)
+        self._record_taken()
         await self._done(change, None)
 
-    async def _done(self, change: Change, deadline: float | None) -> None:
+    async def _done(self, change: Change, deadline: float | None) -> bool:
+        """Move the consumer's cursor past a change. False if the deadline passes."""
         if self.plan.consumer is not None:
             name = self.plan.scope.user.namespace(change.namespace).name
-            await self._advance({name: change.cursor}, deadline)
+            if not await self._advance({name: change.cursor}, deadline):
+                return False
             if self._under_way.get(change.namespace) == change.cursor:
-                del self._under_way[change.namespace]
+                self._under_way = {at: cursor for at, cursor in self._under_way.items() if at != change.namespace}
+        return True
 
     def end(self) -> bool:
         """End the watcher. Return True if the caller must release its consumer's lock."""
@@ -123,40 +177,50 @@ class Watching:
         leave(self.mailbox)
 
     async def _join(self) -> None:
-        plan, mailbox = self.plan, self.mailbox
+        plan = self.plan
+        self._joined = False
+        self.leave()  # of a beginning that was interrupted
+        self.mailbox = mailbox = Mailbox(wake=self._wake)
         self._follower = plan.new_follower()
         if plan.consumer is not None:
             mailbox.lock = (plan.consumer.lock, plan.consumer.cursors, plan.consumer.holder)
         mailbox.resumes = plan.since is not None
         mailbox.budget = plan.budget
+        if self.closing:
+            raise StoreClosed("The watch is closed.")
         join(plan.request(mailbox), self._source, self._timeout_s)
         until = Listed if plan.everywhere else Opened
         item: Item | None = None
         while not isinstance(item, until):
             item = await Receive(None)
-            self._refuse_end(item)
-            if isinstance(item, WatchFailed):
-                if not may_pass(item.error):
-                    self.mailbox.put(item)  # kept, so that every later call raises it
+            if item is None:
+                continue
+            if isinstance(item, WatchFailed) and may_pass(item.error):
+                mailbox.drop(item)
                 raise item.error
-            if item is not None:
-                self._accept(item)
-            if self.standing_by:
+            self._accept(item)
+            if mailbox is not self.mailbox:  # another process has become the consumer
                 return
         if plan.consumer is None:
+            self._joined = True
             return
         moved = plan.first_cursors(self._follower.tracks)
         if plan.everywhere:  # a consumer of one namespace keeps its cursor, or it would begin at the log's end
             moved.update(dict.fromkeys(self._follower.gone, ""))  # so that cursors of emptied namespaces do not pile up
         if moved:
-            await self._advance(moved, None)
+            await self._run_patiently(lambda: plan.advance(moved), None)
+            if plan.lost:
+                self._replaced()
+                return
+        self.standing_by = False
+        self._joined = True
 
     async def _make_ready(self, deadline: float | None) -> None:
         """Work and wait until a change is ready or the deadline passes."""
-        while not self._follower.has_ready:
+        while not self._follower.has(self._follower.at):
             if self.closing:
                 raise StoreClosed("The watch is closed.")
-            if self.standing_by:
+            if self.standing_by or not self._joined:
                 if not await self._try_to_take_over(deadline):
                     return
             elif self._follower.busy:
@@ -169,28 +233,33 @@ class Watching:
                 self._accept(item)
                 await self._save_passed(item)
 
-    def _more_is_there(self) -> bool:
-        """Whether another change can be returned without waiting."""
-        while not self._follower.has_ready:
-            if self._follower.busy or self.standing_by or (item := self.mailbox.take(0)) is None:
+    def _more_is_there(self, at: int) -> bool:
+        """Whether the queue has a change at this place, or gets one without waiting."""
+        while not self._follower.has(at):
+            if self._follower.busy or self.standing_by:
                 return False
-            if isinstance(item, WatchFailed):
-                self.mailbox.put(item)  # for the next call, because this one has changes to return
-                return False
+            item = self.mailbox.peek(0)
+            if item is None or isinstance(item, (WatchFailed, Closed, Replaced)):
+                return False  # for the next call, because this one has changes to return
             self._accept(item)
         return True
 
     def _accept(self, item: Item) -> None:
-        self._refuse_end(item)
+        """Take an item from the mailbox; a refusal and the end stay in it, so that every later call raises them."""
+        mailbox = self.mailbox
+        if isinstance(item, Closed):
+            if self.closing:
+                raise StoreClosed("The watch is closed.")
+            raise StoreClosed(
+                "This watch has ended, or it belongs to the process that this one was forked from: open a new one."
+            )
         if isinstance(item, WatchFailed):
-            self.mailbox.put(item)  # kept, so that every later call raises it
             raise item.error
         if isinstance(item, Replaced):
             self._replaced()
-        elif isinstance(item, Overflow):
-            self._follower.accept(item, self.mailbox.reopen())
-        else:
-            self._follower.accept(item)
+            return
+        self._follower.accept(item, mailbox)
+        mailbox.drop(item)
 
     async def _run_patiently(self, make: Callable[[], Op[T]], deadline: float | None) -> bool:
         """Run an operation until the server is back, making a new one for each try. False if the deadline passes."""
@@ -217,29 +286,33 @@ class Watching:
         await Pause(max(0.0, min(seconds, left_s)))
         return left_s > seconds
 
-    async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> None:
+    async def _advance(self, moved: dict[bytes, str], deadline: float | None) -> bool:
+        """Move the consumer's cursors. False if the deadline passes."""
         if self.plan.consumer is None or self.standing_by:
-            return
+            return True
         self._passed = 0
-        if await self._run_patiently(lambda: self.plan.advance(moved), deadline) and self.plan.lost:
+        if not await self._run_patiently(lambda: self.plan.advance(moved), deadline):
+            return False
+        if self.plan.lost:
             self._replaced()
+        return True
 
-    def _has_cursor(self) -> bool:
-        """Whether a cursor is stored for the namespace of the next change, in case the consumer is killed with that change.
+    def _has_cursor(self, at: int) -> bool:
+        """Whether a cursor is stored for the namespace of a change, in case the consumer is killed with that change.
 
         True without a consumer's name.
         """
-        return self.plan.consumer is None or self._follower.next_track().keys.name in self.plan.stored
+        return self.plan.consumer is None or self._follower.track_at(at).keys.name in self.plan.stored
 
     async def _keep_first_cursor(self, deadline: float | None) -> bool:
         """Store a cursor for the namespace of the next change if it has none, for example because it is new.
 
         Return False if the deadline passes, or if another process has become the consumer.
         """
-        if not self._has_cursor():
-            track = self._follower.next_track()
+        if not self._has_cursor(self._follower.at):
+            track = self._follower.track_at(self._follower.at)
             await self._advance({track.keys.name: track.cursors.reset}, deadline)
-        return self._follower.has_ready and self._has_cursor()
+        return self._follower.has(self._follower.at) and self._has_cursor(self._follower.at)
 
     async def _save_passed(self, item: Item) -> None:
         """Save the cursor periodically while entries are irrelevant to this consumer."""
@@ -247,7 +320,7 @@ class Watching:
             return
         self._passed += len(item.entries)
         track = self._follower.tracks.get(item.feed)
-        if self._passed < SAVE_AFTER or track is None or self._follower.has_ready:
+        if self._passed < SAVE_AFTER or track is None or self._follower.has(self._follower.at):
             return
         if track.name not in self._under_way:
             await self._advance({track.keys.name: track.cursor_of(track.position)}, None)
@@ -259,18 +332,20 @@ class Watching:
 
     def _replaced(self) -> None:
         """Discard everything pending and stand by, because another process has become the consumer."""
+        # First, without a call: a taken-over watch begins anew even if the rest is interrupted.
+        self.standing_by = True
+        self._joined = False
+        self._given = None
+        self._under_way = {}
         self.leave()
         self.mailbox = Mailbox(wake=self._wake)
         self._follower = self.plan.new_follower()
-        self._given = None
-        self._under_way = {}
         self._stand_by()
 
     async def _try_to_take_over(self, deadline: float | None) -> bool:
         """Try to become the consumer, and otherwise wait. False if the deadline passes."""
         try:
-            if await Do(self.plan.claim()):
-                self.standing_by = False
+            if self.plan.consumer is None or await Do(self.plan.claim()):
                 await self._join()
                 return True
         except (StoreUnavailable, ServerReadOnly) as error:
@@ -280,11 +355,9 @@ class Watching:
             self.standing_by = True
         return await self._pause(STAND_BY_S, deadline)
 
-    def _refuse_end(self, item: Item | None) -> None:
-        if isinstance(item, Closed):
-            self.mailbox.put(item)
-            if self.closing:
-                raise StoreClosed("The watch is closed.")
-            raise StoreClosed(
-                "This watch has ended, or it belongs to the process that this one was forked from: open a new one."
-            )
+
+def second_taker() -> InvalidInput:
+    """Return the error for a call on a watch from which another call takes changes."""
+    return InvalidInput(
+        "Another thread, task or signal handler is taking changes from this watch, and one at a time may: open a watch for each."
+    )
