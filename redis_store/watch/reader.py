@@ -44,8 +44,6 @@ ONE_PAGE_KEYS = 2 * SNAPSHOT_KEYS
 FORGET_AFTER = 1000
 """Number of given changes that the queue keeps before it is shortened."""
 
-_NEVER: Order = (0, 0)
-
 CATCH_UP_BYTES = MAX_VALUE_BYTES
 """Limit on the total size of the values read together while catching up, in bytes. One entry with more leads to a reset."""
 
@@ -302,7 +300,7 @@ class Follower:
                 if field is None:
                     # The namespace was cleared, so give keys written after this again, even if a page had them.
                     page_of = {}
-                elif not self._wants(field) or (page_of and order <= page_of.get(field, _NEVER)):
+                elif not self._wants(field) or (page_of and order <= page_of.get(field, (0, 0))):
                     continue  # not wanted, or read after the entry, which adds nothing then
                 after = Position(entry.id, entry.mark, -1 if at == last else at + 1)
                 found.append(Ready(track, op, field, text, after, source, entry.agent, entry.run, entry.root))

@@ -52,7 +52,7 @@ class DataChannel:
         raise error_of(*parts[2:])
 
     def close(self) -> None:
-        """Close the socket, in a forked copy of this process or after a partly sent request."""
+        """Close the socket, in a forked copy of this process."""
         if self._channel is not None:
             self._channel.socket.close()
             self._channel = None
@@ -72,12 +72,11 @@ class DataChannel:
                 size_bytes=error.size_bytes,
             ) from None
         try:
-            channel.socket.sendall(frame)
+            channel.send_frame(frame)
         except OSError as error:
+            if error.errno is None:  # the agent's signal handler raised it
+                raise
             raise _lost(f"The channel to the store is broken: {error.strerror}") from None
-        except BaseException:  # the agent's signal handler raised: part of a frame may be sent
-            self.close()
-            raise
         return self._answer(channel, request[0])
 
     def _answer(self, channel: Channel, number: Part) -> list[Any]:
@@ -85,7 +84,13 @@ class DataChannel:
             try:
                 body = channel.receive()
                 parts = [] if body is None else unpack(body, _ANY_NUMBER_OF_PARTS)
-            except (OSError, FrameError) as error:
+            except FrameError as error:
+                if error.__cause__ is not None:  # the agent's signal handler raised it, as the host's frames are valid
+                    raise error.__cause__ from None
+                raise _lost(f"The channel to the store is broken: {error}") from None
+            except OSError as error:
+                if error.errno is None:  # the agent's signal handler raised it
+                    raise
                 raise _lost(f"The channel to the store is broken: {error}") from None
             if not parts:
                 raise _lost("The host has closed the channel to the store")

@@ -86,7 +86,7 @@ def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
     except FrameError:
         raise
     except Exception as error:
-        raise FrameError(f"a part that cannot be read ({type(error).__name__})") from None
+        raise FrameError(f"a part that cannot be read ({type(error).__name__})") from error
     if len(parts) != count or read != size:
         raise FrameError("a frame whose length does not fit its parts")
     return parts
@@ -121,34 +121,39 @@ class FrameBuffer:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._received = bytearray()
+        self.received = bytearray()
+        """The bytes of which no body was made yet."""
         self._size: int | None = None
 
     def feed(self, data: bytes) -> None:
         """Add bytes received from the socket."""
-        self._received += data
+        self.received += data
 
     def next_body(self) -> bytes | None:
         """Return the next complete body, or None if more bytes are needed."""
         if self._size is None:
-            if len(self._received) < HEADER_BYTES:
+            if len(self.received) < HEADER_BYTES:
                 return None
-            size = int.from_bytes(self._received[:HEADER_BYTES], "little")
+            size = int.from_bytes(self.received[:HEADER_BYTES], "little")
             if not 0 < size <= self.max_bytes:
                 raise FrameError(f"a frame of {size:,} bytes, where at most {self.max_bytes:,} are allowed")
             self._size = size
         end = HEADER_BYTES + self._size
-        if len(self._received) < end:
+        if len(self.received) < end:
             return None
-        with memoryview(self._received) as view:
+        with memoryview(self.received) as view:
             body = bytes(view[HEADER_BYTES:end])
-        del self._received[:end]
+        del self.received[:end]
         self._size = None
         return body
 
 
 class Channel:
-    """A blocking socket that carries frames in both directions."""
+    """A blocking socket that carries frames in both directions.
+
+    A signal handler may raise at any point of `send` and `receive`: the next call continues where it was interrupted. So one
+    call of C moves bytes and records that (`extend` of `map`), and no call comes between assignments that belong together.
+    """
 
     _spinning = False
 
@@ -157,6 +162,12 @@ class Channel:
         self.max_bytes = max_bytes
         self._spin_ns = spin_us * 1000
         self._buffer = FrameBuffer(max_bytes)
+        self._arrived: list[bytes] = []
+        """What was read from the socket last, until it is in the buffer."""
+        self._frame: bytes = b""
+        """The frame that is being sent."""
+        self._sent: list[int] = []
+        """The sizes of its parts that were sent."""
         self._spinner = Spinner()
         poller = select.poll()
         poller.register(sock, select.POLLIN)
@@ -164,16 +175,31 @@ class Channel:
 
     def send(self, parts: list[Part]) -> None:
         """Send one frame; block until all of it is sent."""
-        self.socket.sendall(pack(parts, self.max_bytes))
+        self.send_frame(pack(parts, self.max_bytes))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame that is packed already. First, send the rest of one of which a part was sent."""
+        if self._sent:
+            self._send_rest()
+        self._frame = frame
+        self._send_rest()
+
+    def _send_rest(self) -> None:
+        frame = self._frame
+        while (done := sum(self._sent)) < len(frame):
+            self._sent.extend(map(self.socket.send, (memoryview(frame)[done:] if done else frame,)))
+        self._frame, self._sent = b"", []
 
     def receive(self) -> bytes | None:
         """Wait for one frame and return its body, or None if the peer has closed the socket."""
         while (body := self._buffer.next_body()) is None:
-            self._wait()
-            data = self.socket.recv(RECEIVE_BYTES)
-            if not data:
+            if not self._arrived:
+                self._wait()
+                self._arrived.extend(map(self.socket.recv, (RECEIVE_BYTES,)))
+            if not self._arrived[0]:
                 return None
-            self._buffer.feed(data)
+            self._buffer.received += self._arrived[0]
+            self._arrived = []
         return body
 
     def _wait(self) -> None:

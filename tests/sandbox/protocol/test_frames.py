@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -143,3 +144,51 @@ def test_channel_carries_frames_bigger_than_any_buffer() -> None:
         sender.join()
         ours.shutdown(socket.SHUT_WR)
         assert far.receive() is None
+
+
+class Interrupted(BaseException):
+    """Raised by the signal handler of an agent."""
+
+
+class _Cut:
+    """A socket whose calls are cut short: each moves a few bytes, and every second one is interrupted."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._calls = 0
+        self.fileno = sock.fileno
+
+    def _cut(self) -> None:
+        self._calls += 1
+        if self._calls % 2 == 0:
+            raise Interrupted
+
+    def send(self, data: bytes) -> int:
+        self._cut()
+        return self._sock.send(data[:3])
+
+    def recv(self, size: int) -> bytes:
+        self._cut()
+        return self._sock.recv(min(size, 5))
+
+
+def test_an_interrupted_call_of_a_channel_is_continued_by_the_next() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        sender, receiver = Channel(_Cut(here), 1000, 0), Channel(_Cut(there), 1000, 0)  # type: ignore[arg-type]
+        for number in range(3):
+            for _ in range(20):
+                try:
+                    sender.send([number, "request"])
+                    break
+                except Interrupted:
+                    pass
+        here.shutdown(socket.SHUT_WR)
+        found = []
+        while not found or found[-1] is not None:
+            with suppress(Interrupted):
+                found.append(receiver.receive())
+        bodies = [unpack(body) for body in found if body is not None]
+        # Interrupted calls may have been sent, each of them whole.
+        assert {tuple(body) for body in bodies} == {(0, "request"), (1, "request"), (2, "request")}
+        assert [body[0] for body in bodies] == sorted(body[0] for body in bodies)
