@@ -260,6 +260,7 @@ class _OpenWatch:
         # A consumer's cursor moves past the changes sent for the last request, so each answer holds one change.
         self._most = 1 if asked.consumer is not None else _CHANGES_PER_ANSWER
         self._requests: queue.SimpleQueue[tuple[int, float | None] | None] = queue.SimpleQueue()
+        self._asked_last = 0
         self._under_way = False
         self._left: deque[Change] = deque()
         self._given: Change | None = None
@@ -267,10 +268,16 @@ class _OpenWatch:
         self._closed = False
 
     def ask(self, number: int, timeout_s: float | None) -> None:
-        """Request the next changes. This also confirms the changes that were sent last."""
+        """Request the next changes. This also confirms the changes that were sent last.
+
+        A request that is repeated is ignored: an agent that was interrupted does not know whether it has sent it.
+        """
+        if number == self._asked_last:
+            return
         if self._under_way:
             raise FrameError("a request to a watch that is still answering another request")
         self._under_way = True
+        self._asked_last = number
         self._requests.put((number, timeout_s))
 
     def close(self) -> None:

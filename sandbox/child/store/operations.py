@@ -238,8 +238,14 @@ def _wait_until(
     limit_s = check_timeout(timeout)
     on.check(reads=True)
     if predicate is None:
-        _, answer = on.waits.ask("wait", on.namespace, key_text(key), limit_s)
-        return on.decode(answer.result()[0], key)
+        text = on.waits.value(on.namespace, key_text(key), limit_s)
+        if text is None:
+            raise WaitTimeout(
+                f"The key {key!r} in namespace {on.namespace!r} was not there within {limit_s:g} seconds.",
+                namespace=on.namespace,
+                key=key,
+            )
+        return on.decode(text, key)
     deadline = None if limit_s is None else monotonic() + limit_s
     if not callable(predicate):
         raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")

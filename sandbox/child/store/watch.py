@@ -1,22 +1,74 @@
-"""Watching and waiting in an agent: requests on the control channel, where a wait blocks no store call."""
+"""Watching and waiting in an agent: requests on the control channel, where a wait blocks no store call.
+
+The agent's signal handlers may raise at any point. What was not returned comes again: a reply stays in its `Reply`, and a change
+in its watch, until the last instruction of the call that returns it. A request that may have been sent is sent again under its
+number, and the host ignores the second one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import queue
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Self
 
-from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, StoreClosed
 from redis_store.limits import check_timeout
 from redis_store.types import Change, Json
 from sandbox.child.channels import ControlChannel, error_of
 from sandbox.protocol.frames import Part
 
 _PARTS = 9
+
+GRACE_S = 1.0
+"""Time by which the host's answer may come later than a timeout, in seconds, before the agent gives up by its own clock."""
+
+
+class Reply:
+    """The reply to one request. The control thread sets it; one thread or task waits for it."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.error: DataStoreError | None = None
+        self._is_set = False
+        # An Event has a lock, which a handler that raises may leave held.
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake: Callable[[], object] | None = None
+
+    def set(self, parts: list[Any], error: DataStoreError | None) -> None:
+        self.parts, self.error = parts, error
+        self._is_set = True
+        self._rings.put(None)
+        if self._wake is not None:
+            self._wake()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until it is set. Return False if that takes longer than the timeout."""
+        if not self._is_set:
+            with suppress(queue.Empty):
+                self._rings.get(timeout=timeout_s)
+        return self._is_set
+
+    async def wait_async(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and its waiting task is gone
+                loop.call_soon_threadsafe(done)
+
+        self._wake = wake
+        if not self._is_set:  # looked at after `_wake` was set, as `set` does it the other way round
+            await future
 
 
 class Waits:
@@ -25,39 +77,60 @@ class Waits:
     def __init__(self, control: ControlChannel) -> None:
         self._control = control
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[list[Any]]] = {}
+        self._waiting: dict[int, Reply] = {}
+        self.dropped: deque[int] = deque()
+        """The numbers of watches that were garbage-collected. A finalizer may run at any point, so it sends nothing itself."""
 
-    def ask(self, kind: str, *parts: Part) -> tuple[int, Future[list[Any]]]:
-        """Send a request to the host and return its number and a future of the reply."""
+    def expect(self) -> tuple[int, Reply]:
+        """Return the number of a new request, and its reply."""
         number = next(self._numbers)
-        future = self._waiting[number] = Future()
-        self.tell(kind, number, *parts)
-        return number, future
+        reply = self._waiting[number] = Reply()
+        return number, reply
 
     def tell(self, kind: str, number: int, *parts: Part) -> None:
-        """Send a message that gets no reply."""
+        """Send a message."""
         try:
+            with suppress(IndexError):  # raised when another thread has sent the last one
+                while self.dropped:
+                    dropped = self.dropped[0]
+                    self._control.send("unwatch", dropped)
+                    with suppress(ValueError):
+                        self.dropped.remove(dropped)
             self._control.send(kind, number, *parts)
-        except OSError:
+        except OSError as error:
+            if error.errno is None:  # the agent's signal handler raised it
+                raise
             raise ConnectionLost("This process has no channel to the host (a fork of the agent has none).") from None
+
+    def value(self, namespace: str, key: str, timeout_s: float | None) -> bytes | None:
+        """Wait until a key exists, and return its value. None if the host has not answered in time."""
+        number, reply = self.expect()
+        self.tell("wait", number, namespace, key, timeout_s)
+        if not reply.wait(None if timeout_s is None else timeout_s + GRACE_S):
+            self._waiting.pop(number, None)
+            return None
+        if reply.error is not None:
+            raise reply.error
+        value: bytes = reply.parts[0]
+        return value
 
     def answered(self, message: list[Any]) -> None:
         """Take a reply: ``["changes" or "value", number, part...]`` or ``["refused", number, class, message, facts]``."""
         kind, number, *parts = message
-        future = self._waiting.pop(number, None)
-        if future is None:
+        reply = self._waiting.pop(number, None)
+        if reply is None:
             return
-        with suppress(InvalidStateError):
-            if kind == "refused":
-                future.set_exception(error_of(*parts))
-            else:
-                future.set_result(parts)
+        if kind == "refused":
+            reply.set([], error_of(*parts))
+        else:
+            reply.set(parts, None)
 
 
 class Watch(Iterator[Change], AsyncIterator[Change]):
     """An iterator over the changes of one namespace, or of all of a user's, for ``for`` and ``async for``.
 
-    It ends with `close`, with its ``with`` block, or with the run. One thread or task at a time may take changes.
+    It ends with `close`, with its ``with`` block, with the run, or when nothing refers to it any more. One thread or task at a
+    time may take changes: a second one gets `InvalidInput`. An exception that a signal handler raises loses no change.
     """
 
     def __init__(self, waits: Waits, decode: Callable[[bytes, str, str], Json], namespace: str, *asked: Part) -> None:
@@ -65,16 +138,33 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         self._decode = decode
         self._shown = "all namespaces" if asked[0] else repr(namespace)
         self._closed = False
-        self._ready: deque[list[Any]] = deque()
-        self._request: Future[list[Any]] | None = None
-        self._number, opened = waits.ask("watch", namespace, *asked)
-        opened.result()
+        self._busy = False
+        self._ready: list[list[Any]] = []
+        self._at = 0
+        self._request: tuple[int, Reply, float | None] | None = None
+        self._sent = False
+        """Whether the request has certainly been sent."""
+        self._number, opened = waits.expect()
+        self._finalizer = weakref.finalize(self, waits.dropped.append, self._number)
+        waits.tell("watch", self._number, namespace, *asked)
+        opened.wait(None)
+        if opened.error is not None:
+            raise opened.error
 
     def next_change(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None after `timeout` seconds. The previous change counts as processed."""
-        if not self._ready:
-            self._take(self._ask(check_timeout(timeout)).result())
-        return self._pop()
+        limit_s = check_timeout(timeout)
+        if self._busy:
+            raise _second_taker()
+        self._busy = True
+        try:
+            if not self._find(limit_s):
+                return None
+            change = self._change()
+            self._at += 1  # no call may come after this
+            return change
+        finally:
+            self._busy = False
 
     def close(self) -> None:
         """End the watch. Closing it again has no effect."""
@@ -82,6 +172,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
             self._closed = True
             with suppress(DataStoreError):
                 self._waits.tell("unwatch", self._number)
+            self._finalizer.detach()
 
     def __next__(self) -> Change:
         if self._closed:
@@ -93,12 +184,19 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     async def __anext__(self) -> Change:
         if self._closed:
             raise StopAsyncIteration
-        while not self._ready:
-            # Shielded, so that a cancelled wait loses no change: the next one takes the reply.
-            self._take(await asyncio.shield(asyncio.wrap_future(self._ask(None))))
-        change = self._pop()
-        assert change is not None
-        return change
+        if self._busy:
+            raise _second_taker()
+        self._busy = True
+        try:
+            while self._at >= len(self._ready):
+                # A cancelled wait loses no change: the next one takes the reply.
+                await self._ask(None).wait_async()
+                self._take()
+            change = self._change()
+            self._at += 1  # no call may come after this
+            return change
+        finally:
+            self._busy = False
 
     def __iter__(self) -> Self:
         return self
@@ -121,21 +219,56 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     def __repr__(self) -> str:
         return f"<Watch of {self._shown}{' (closed)' if self._closed else ''}>"
 
-    def _ask(self, timeout: float | None) -> Future[list[Any]]:
+    def _find(self, limit_s: float | None) -> bool:
+        """Wait for a change. Return False if the time is over."""
+        deadline = None if limit_s is None else monotonic() + limit_s
+        while self._at >= len(self._ready):
+            is_new = self._request is None
+            left_s = None if deadline is None else max(0.0, deadline - monotonic())
+            if not self._ask(left_s).wait(None if left_s is None else left_s + GRACE_S):
+                return False
+            self._take()
+            if is_new and self._at >= len(self._ready):
+                return False
+        return True
+
+    def _ask(self, timeout_s: float | None) -> Reply:
+        """Return the reply to the request that is under way, or to a new one."""
         if self._closed:
             raise StoreClosed("The watch is closed.")
-        if self._request is None or (self._request.done() and self._request.exception() is not None):
-            _, self._request = self._waits.ask("next", self._number, timeout)
-        return self._request
+        if self._request is None:
+            self._sent = False
+            self._request = (*self._waits.expect(), timeout_s)
+        number, reply, timeout_s = self._request
+        if not self._sent:
+            self._waits.tell("next", number, self._number, timeout_s)
+            self._sent = True
+        return reply
 
-    def _take(self, parts: list[Any]) -> None:
-        self._request = None
-        self._ready.extend(parts[at : at + _PARTS] for at in range(0, len(parts), _PARTS))
+    def _take(self) -> None:
+        """Take the changes of the reply, which is there, or raise its error."""
+        assert self._request is not None
+        _, reply, _ = self._request
+        parts = reply.parts
+        ready = [parts[at : at + _PARTS] for at in range(0, len(parts), _PARTS)]
+        self._request = None  # no call may come between this and the next assignments
+        if reply.error is not None:
+            raise reply.error
+        self._ready = ready
+        self._at = 0
 
-    def _pop(self) -> Change | None:
-        if not self._ready:
-            return None
-        namespace, key, op, value, *others = self._ready.popleft()
+    def _change(self) -> Change:
+        namespace, key, op, value, cursor, source, agent, run, root = self._ready[self._at]
         if isinstance(value, bytes):
-            value = self._decode(value, namespace, key or "")
-        return Change(namespace, key, op, value, *others)
+            try:
+                value = self._decode(value, namespace, key or "")
+            except DataStoreError:
+                self._at += 1
+                raise
+        return Change(namespace, key, op, value, cursor, source, agent, run, root)
+
+
+def _second_taker() -> InvalidInput:
+    return InvalidInput(
+        "Another thread, task or signal handler is taking changes from this watch, and one at a time may: open a watch for each."
+    )
