@@ -6,6 +6,7 @@ It waits by polling. A time-out of the kernel (``SO_RCVTIMEO``) would start anew
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import select
 import socket
@@ -13,7 +14,7 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable, Sequence
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 import hiredis
@@ -59,13 +60,17 @@ class HeldConnection:
         "busy",
         "most_bytes",
         "standing",
+        "until",
     )
 
-    def __init__(self, address: Address, spinner: Spinner) -> None:
+    def __init__(self, address: Address, spinner: Spinner, most_s: float | None = None) -> None:
         self._address = address
         self._spinner = spinner
         self.standing = Standing(address.known)
         self._redis = address.new_connection()
+        if most_s is not None:
+            for name in ("socket_connect_timeout", "socket_timeout"):
+                setattr(self._redis, name, min(most_s, getattr(self._redis, name)))
         try:
             self._redis.connect()
         except (redis_errors.RedisError, OSError, ValueError) as error:
@@ -86,6 +91,7 @@ class HeldConnection:
         poller.register(self._sock, _HAS_NEWS)
         self._poll = poller.poll
         self.busy = False
+        self.limit(most_s)
         self.most_bytes = ANY_SIZE
         """Maximum size of one reply, in bytes. A larger one raises `LimitExceeded`, and the connection becomes unusable."""
 
@@ -93,6 +99,12 @@ class HeldConnection:
     def shown(self) -> str:
         """The server's url without secrets, for messages."""
         return self._address.shown
+
+    def limit(self, most_s: float | None) -> None:
+        """Wait for replies for this long from now, if that is less than the time-out; None for the time-out alone."""
+        self.until = None if most_s is None else monotonic() + most_s
+        if self._tls:
+            self._sock.settimeout(self._address.timeout_s if most_s is None else self._left_ms() / 1000 + 0.001)
 
     def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands together and return the reply, or the list of replies if there are several commands.
@@ -167,9 +179,13 @@ class HeldConnection:
                 rest = memoryview(data)
                 while sent < len(data):
                     sent += self._send_some(rest[sent:])
-        except TimeoutError:
+        except TimeoutError as error:
+            if self._is_a_handlers(error):
+                raise
             raise self._timed_out("did not accept the whole request", writes and (sent > 0 or self._tls)) from None
         except (OSError, ValueError) as error:  # the latter if the store was closed meanwhile
+            if isinstance(error, OSError) and self._is_a_handlers(error):
+                raise
             # TLS may have sent a part of a record before it failed.
             raise self._lost(str(error), writes and (sent > 0 or self._tls)) from error
         self._unsent = unsent_bytes(self._sock.fileno()) if sent > UPLOAD_BYTES else 0
@@ -186,12 +202,13 @@ class HeldConnection:
                 poller.register(self._sock, select.POLLOUT)
                 if poller.poll(self._timeout_ms):
                     continue
-            except TimeoutError:
-                pass
+            except TimeoutError as error:
+                if self._is_a_handlers(error):
+                    raise
             # A socket becomes writable when a third of its buffer is free, which may take longer.
             before, unsent = unsent, unsent_bytes(self._sock.fileno())
             if not (unsent < before if before else self._tls and unsent > 0):
-                raise TimeoutError
+                raise TimeoutError(errno.ETIMEDOUT, "the request is not accepted")
 
     def _read(self, writes: bool) -> Any:
         gets = self._reader.gets
@@ -208,10 +225,14 @@ class HeldConnection:
             except BlockingIOError:
                 self._wait(writes)
                 continue
-            except TimeoutError:
+            except TimeoutError as error:
+                if self._is_a_handlers(error):
+                    raise
                 self._check_progress(writes)
                 continue
             except OSError as error:
+                if self._is_a_handlers(error):
+                    raise
                 raise self._lost(str(error), writes) from error
             if size == 0:
                 raise self._lost("the server closed it", writes)
@@ -237,14 +258,30 @@ class HeldConnection:
             else:
                 spinner.paid()
                 return
-        while not poll(self._timeout_ms):
+        while not poll(self._timeout_ms if self.until is None else self._left_ms()):
             self._check_progress(writes)
+
+    def _left_ms(self) -> float:
+        assert self.until is not None
+        return max(0.0, min(self._timeout_ms, (self.until - monotonic()) * 1000))
 
     def _check_progress(self, writes: bool) -> None:
         """Raise `StoreTimeout`, unless some of a big request was sent since the last look."""
+        if self.until is not None and monotonic() >= self.until:
+            raise StoreTimeout(
+                f"The server at {self._address.shown} did not reply in the caller's time{afterwards(writes)}",
+                outcome_unknown=writes,
+            )
         unsent, self._unsent = self._unsent, unsent_bytes(self._sock.fileno()) if self._unsent else 0
         if self._unsent >= unsent:
             raise self._timed_out("did not reply", writes)
+
+    def _is_a_handlers(self, error: OSError) -> bool:
+        """Whether a signal handler has raised the error, such as a `TimeoutError` of its own: those of the system have a number.
+
+        Not known with TLS, whose time-out has none.
+        """
+        return error.errno is None and not self._tls
 
     def _lost(self, reason: str, outcome_unknown: bool) -> ConnectionLost:
         return ConnectionLost(

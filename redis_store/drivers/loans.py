@@ -21,10 +21,13 @@ _MOST_IDLE = 64
 class Loans(Protocol):
     """Lends connections, each to one thread at a time. Thread-safe."""
 
-    def take(self) -> HeldConnection:
-        """Lend a connection, an idle one if there is one; raises `StoreClosed` or `StoreUnavailable`."""
+    def take(self, most_s: float | None = None) -> HeldConnection:
+        """Lend a connection, an idle one if there is one; raises `StoreClosed` or `StoreUnavailable`.
 
-    def take_new(self) -> HeldConnection:
+        It waits at most this long for the server, if that is less than its time-out.
+        """
+
+    def take_new(self, most_s: float | None = None) -> HeldConnection:
         """Lend a new connection after one broke."""
 
     def put_back(self, held: HeldConnection) -> None:
@@ -53,26 +56,29 @@ class OwnConnections:
         self._spinner = Spinner()
         self._cores_allow = self._spinner.enabled
 
-    def take(self) -> HeldConnection:
+    def take(self, most_s: float | None = None) -> HeldConnection:
         if self._closed:
             raise StoreClosed("The store is closed: connect again.")
         try:
             while (held := self._idle.pop()).standing.generation.over:
                 self.drop(held)
         except IndexError:
-            held = self._connect()
+            held = self._connect(most_s)
+        else:
+            if most_s is not None:
+                held.limit(most_s)
         # Polling would take the interpreter from other threads at work.
         self._spinner.enabled = self._cores_allow and len(self._every) - len(self._idle) <= 1
         return held
 
-    def take_new(self) -> HeldConnection:
+    def take_new(self, most_s: float | None = None) -> HeldConnection:
         """Lend a new connection after one broke. The idle ones are dropped, as they most likely broke too."""
         while self._idle:
             try:
                 self.drop(self._idle.pop())
             except IndexError:
                 break
-        return self._connect()
+        return self._connect(most_s)
 
     def put_back(self, held: HeldConnection) -> None:
         if self._asks_policy and not held.busy and not self._closed:
@@ -80,6 +86,8 @@ class OwnConnections:
         if held.busy or held.standing.generation.over or self._closed or len(self._idle) >= _MOST_IDLE:
             self.drop(held)
         else:
+            if held.until is not None:
+                held.limit(None)
             self._idle.append(held)
 
     def drop(self, held: HeldConnection) -> None:
@@ -102,11 +110,11 @@ class OwnConnections:
         for connection in inherited:
             connection.close()
 
-    def _connect(self) -> HeldConnection:
+    def _connect(self, most_s: float | None = None) -> HeldConnection:
         if self._closed:
             raise StoreClosed("The store is closed: connect again.")
         address = self._resolver.address()
-        held = HeldConnection(address, self._spinner)
+        held = HeldConnection(address, self._spinner, most_s)
         logger.debug("connected to %s", address.shown)
         with self._lock:
             self._every.add(held)
@@ -139,14 +147,14 @@ class LentConnections:
         self._lock = threading.RLock()
         self._in_use: set[HeldConnection] = set()
 
-    def take(self) -> HeldConnection:
+    def take(self, most_s: float | None = None) -> HeldConnection:
         self._refuse_if_closed()
-        return self._lent(self._owner.take())
+        return self._lent(self._owner.take(most_s))
 
-    def take_new(self) -> HeldConnection:
+    def take_new(self, most_s: float | None = None) -> HeldConnection:
         # The connection may have been closed by our own `close`; then the call must not be tried again on a silent server.
         self._refuse_if_closed()
-        return self._lent(self._owner.take_new())
+        return self._lent(self._owner.take_new(most_s))
 
     def put_back(self, held: HeldConnection) -> None:
         with self._lock:

@@ -63,14 +63,14 @@ class SyncDriver:
         self.near.threads.open(self)
         self.around = self.near.watching
 
-    def run(self, op: Op[T]) -> T:
-        """Run an operation and return its result."""
+    def run(self, op: Op[T], most_s: float | None = None) -> T:
+        """Run an operation and return its result. It waits at most this long, or the time-out."""
         if self.around is not None:
             op = self.around(op)
         held: HeldConnection | None = None
         try:
             call = op.send(None)
-            held = self.loans.take()
+            held = self.loans.take(most_s)
             while True:
                 if type(call) is not Call:
                     raise not_a_call(call)
@@ -80,7 +80,7 @@ class SyncDriver:
                     except ConnectionLost as error:
                         if not call.repeatable and error.outcome_unknown:
                             raise
-                        held = self._replace(held)
+                        held = self._replace(held, most_s)
                         reply = held.exchange(call.commands, call.repeatable)
                 except Exception as error:
                     call = op.throw(error)
@@ -150,14 +150,14 @@ class SyncDriver:
             near.leave(self)  # other stores go on using the cached values
         self.keeper.close()
 
-    def _replace(self, broken: HeldConnection) -> HeldConnection:
+    def _replace(self, broken: HeldConnection, most_s: float | None) -> HeldConnection:
         """Drop a broken connection and return a new one.
 
         If connecting fails, the caller keeps the broken one, which refuses further use.
         """
         logger.info("a connection broke, and no write can have happened; trying once more on a new one")
         self.loans.drop(broken)
-        return self.loans.take_new()
+        return self.loans.take_new(most_s)
 
     def leave_to_parent(self) -> None:
         """In a forked child, stop using what the parent goes on using."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
-from redis_store.flows.clock import clock
-from redis_store.flows.flow import Flow, Pause, Receive, Step
+from redis_store.flows.clock import clock, time_for_reply
+from redis_store.flows.flow import Do, Flow, Pause, Receive, Step
 from redis_store.flows.run_async import carry_out
 from redis_store.hub.mailbox import Item, Mailbox
 from redis_store.hub.run_hub import join, leave
@@ -107,7 +107,7 @@ class AsyncWatch(AsyncIterator[Change]):
                 watching, self._watching = self._watching, None
                 if watching.end() and not isinstance(error, (ConnectionLost, StoreTimeout, GeneratorExit)):
                     with contextlib.suppress(DataStoreError):
-                        await self._driver.run(self._plan.release())
+                        await _within(time_for_reply(clock()), self._driver.run(self._plan.release()))
                 raise
             finally:
                 self._beginning = False
@@ -122,12 +122,12 @@ class AsyncWatch(AsyncIterator[Change]):
         once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
         most, deadline = check_most(most), _deadline(timeout)
-        watching = await self._begun()
+        watching = await self._begun(deadline)
         if watching.busy:
             raise second_taker()
         watching.busy = True
         try:
-            found = await self._drive(watching, watching.take(most, deadline))
+            found = await self._drive(watching, watching.take(most, deadline), deadline)
             watching.taken = found  # no call may come after this
             if found.error is not None:
                 raise found.error
@@ -143,12 +143,12 @@ class AsyncWatch(AsyncIterator[Change]):
     async def next_change(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None after `timeout` seconds. The change returned before counts as done."""
         deadline = _deadline(timeout)
-        watching = await self._begun()
+        watching = await self._begun(deadline)
         if watching.busy:
             raise second_taker()
         watching.busy = True
         try:
-            found = await self._drive(watching, watching.next_change(deadline))
+            found = await self._drive(watching, watching.next_change(deadline), deadline)
             watching.taken = found  # no call may come after this
             if found.error is not None:
                 raise found.error
@@ -183,18 +183,20 @@ class AsyncWatch(AsyncIterator[Change]):
     def __repr__(self) -> str:
         return f"<AsyncWatch of {self._plan}{' (closed)' if self._closed.is_set() else ''}>"
 
-    async def _begun(self) -> Watching:
+    async def _begun(self, deadline: float | None = None) -> Watching:
         if self._beginning:
             raise second_taker()
         if self._watching is None:
-            await self.begin()
+            await _within(time_for_reply(deadline), self.begin())
         assert self._watching is not None
         return self._watching
 
-    async def _drive(self, watching: Watching, flow: Flow[T]) -> T:
-        return await drive_async(flow, partial(self._carry_out, watching), Exception)
+    async def _drive(self, watching: Watching, flow: Flow[T], deadline: float | None = None) -> T:
+        return await drive_async(flow, partial(self._carry_out, watching, deadline), Exception)
 
-    async def _carry_out(self, watching: Watching, step: Step) -> Any:
+    async def _carry_out(self, watching: Watching, deadline: float | None, step: Step) -> Any:
+        if isinstance(step, Do):
+            return await _within(time_for_reply(deadline), self._driver.run(step.op))
         if isinstance(step, Receive):
             assert self._bell is not None
             item = await self._bell.receive(watching.mailbox, step.deadline)
@@ -219,7 +221,16 @@ async def wait_until(
     """Wait until a key exists and its value satisfies the predicate, and return the value."""
     waiting = Waiting(scope, key, predicate)
     deadline = _deadline(timeout)
-    if waiting.accepts(await driver.run(waiting.look())):
+
+    async def look() -> bool:
+        try:
+            return waiting.accepts(await _within(time_for_reply(deadline), driver.run(waiting.look())))
+        except StoreTimeout:
+            if deadline is None or clock() < deadline:
+                raise
+            raise waiting.too_late(timeout) from None
+
+    if await look():
         return waiting.value
     bell = _Bell()
     mailbox = Mailbox(light=True, wake=bell.ring)
@@ -233,12 +244,23 @@ async def wait_until(
             if item is None:
                 raise waiting.too_late(timeout)
             mailbox.drop(item)
-            if waiting.concerns(item, mailbox) and waiting.accepts(await driver.run(waiting.look())):
+            if waiting.concerns(item, mailbox) and await look():
                 return waiting.value
             if waiting.fulfilled:
                 return waiting.value
     finally:
         leave(mailbox)
+
+
+async def _within(most_s: float | None, running: Coroutine[Any, Any, T]) -> T:
+    """Await an operation. Raise `StoreTimeout` after this time; the server's reply is discarded then."""
+    try:
+        async with asyncio.timeout(most_s) as limit:
+            return await running
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise StoreTimeout("The server did not reply in the caller's time.", outcome_unknown=True) from None
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.wakeups import Alarm
-from redis_store.errors import DataStoreError, StoreClosed
-from redis_store.flows.clock import clock
-from redis_store.flows.flow import Flow, Pause, Receive, Step
+from redis_store.errors import DataStoreError, StoreClosed, StoreTimeout
+from redis_store.flows.clock import clock, time_for_reply
+from redis_store.flows.flow import Do, Flow, Pause, Receive, Step
 from redis_store.flows.run_sync import carry_out
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.run_hub import join, leave
@@ -70,7 +71,7 @@ class Watch(Iterator[Change]):
             raise second_taker()
         watching.busy = True
         try:
-            found = self._drive(watching.take(most, deadline))
+            found = self._drive(watching.take(most, deadline), deadline)
             watching.taken = found  # no call may come after this
             if found.error is not None:
                 raise found.error
@@ -90,7 +91,7 @@ class Watch(Iterator[Change]):
             raise second_taker()
         watching.busy = True
         try:
-            found = self._drive(watching.next_change(deadline))
+            found = self._drive(watching.next_change(deadline), deadline)
             watching.taken = found  # no call may come after this
             if found.error is not None:
                 raise found.error
@@ -125,10 +126,12 @@ class Watch(Iterator[Change]):
     def __repr__(self) -> str:
         return f"<Watch of {self._watching.plan}{' (closed)' if self._closed else ''}>"
 
-    def _drive(self, flow: Flow[T]) -> T:
-        return drive(flow, self._carry_out, Exception)
+    def _drive(self, flow: Flow[T], deadline: float | None = None) -> T:
+        return drive(flow, partial(self._carry_out, deadline), Exception)
 
-    def _carry_out(self, step: Step) -> Any:
+    def _carry_out(self, deadline: float | None, step: Step) -> Any:
+        if isinstance(step, Do):
+            return self._driver.run(step.op, time_for_reply(deadline))
         if isinstance(step, Receive):
             item = self._watching.mailbox.peek(_left(step.deadline))
             if self._driver.near is not None:
@@ -156,9 +159,19 @@ def wait_until(
     turn = turn or contextlib.nullcontext()
     waiting = Waiting(scope, key, predicate)
     deadline = _deadline(timeout)
-    with turn:
-        if waiting.accepts(driver.run(waiting.look())):
-            return waiting.value
+
+    def look() -> None:
+        try:
+            with turn:
+                waiting.accepts(driver.run(waiting.look(), time_for_reply(deadline)))
+        except StoreTimeout:
+            if deadline is None or clock() < deadline:
+                raise
+            raise waiting.too_late(timeout) from None
+
+    look()
+    if waiting.fulfilled:
+        return waiting.value
     mailbox = Mailbox(light=True)
     driver.watches.add(mailbox)
     join(waiting.request(mailbox), driver.source, driver.timeout_s)
@@ -170,8 +183,7 @@ def wait_until(
             if item is None:
                 raise waiting.too_late(timeout)
             if waiting.concerns(item, mailbox):
-                with turn:
-                    waiting.accepts(driver.run(waiting.look()))
+                look()
             if waiting.fulfilled:
                 return waiting.value
     finally:

@@ -47,6 +47,8 @@ PLACES = {
     "age of an unwatched change log": "redis_store.limits:LogBounds.days",
     "`log_days` itself": "redis_store.limits:MAX_LOG_DAYS",
     "`max_keys`, `max_items`, a `version`, and every bound on bytes or entries that a caller sets": "redis_store.limits:MAX_BOUND",
+    "wait for a reply of the server, in a call whose `timeout=` is shorter": "redis_store.flows.clock:LEAST_REPLY_S",
+    "wait of an agent for the host's answer, after the `timeout=` of its call": "sandbox.child.store.watch:GRACE_S",
     "changes that wait for a watcher": "redis_store.hub.mailbox:MOST_CHANGES",
     "bytes of changes that wait for a watcher, about": "redis_store.hub.mailbox:MAILBOX_BYTES",
     "values over 1 KiB that a watching process reads at once, together": "redis_store.hub.watched_namespace:MOST_NEWS_BYTES",

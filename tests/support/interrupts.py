@@ -57,15 +57,15 @@ def _handled_at(code: CodeType, *offsets: int) -> bool:
 
 
 @contextmanager
-def raising_at(left: int) -> Iterator[None]:
-    """Raise `Interrupted` at the given one of the places where a handler may raise; do nothing if there are fewer."""
+def raising_at(left: int, error: type[BaseException] = Interrupted) -> Iterator[None]:
+    """Raise an error at the given one of the places where a handler may raise; do nothing if there are fewer."""
 
     def handle(may_raise: bool) -> None:
         nonlocal left
         if may_raise:
             left -= 1
             if left == 0:
-                raise Interrupted
+                raise error
 
     with interrupted(handle):
         yield

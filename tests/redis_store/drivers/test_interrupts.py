@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redis_store import DataStore, connect
-from tests.support.interrupts import Interrupted, interrupted
+from tests.support.interrupts import Interrupted, interrupted, raising_at
 from tests.support.servers import Server
 from tests.support.threads import in_thread
 
@@ -113,3 +113,23 @@ def test_a_handler_that_raises_leaves_the_near_cache_in_order(
         near.get("k")
         assert near.stats().near_hits > hits, "the cache is in use"
     assert at > 100
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_time_limit_of_the_caller_is_not_taken_for_the_sockets(
+    one_server: Server, user: str, open_store: Any
+) -> None:
+    store = open_store(one_server.url, user)
+    store.set("k", 1)
+    place, ended = 0, False
+    raised = set()
+    while not ended:
+        place += 1
+        try:
+            with raising_at(place, TimeoutError):
+                store.get("k")
+            ended = True
+        except TimeoutError as error:
+            raised.add(type(error))
+        assert store.get("k") == 1
+    assert raised == {TimeoutError}

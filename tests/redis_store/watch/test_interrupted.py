@@ -24,8 +24,8 @@ pytestmark = [
 KEYS = ["a", "b", "c"]
 OPTIONS: dict[str, dict[str, Any]] = {"plain": {}, "consumer": {"consumer": "c"}, "initial": {"initial": True}}
 
-STEP = 11
-"""The calls are interrupted at every eleventh place, so that the test is short."""
+STEP = 17
+"""The calls are interrupted at every seventeenth place, so that the test is short."""
 
 
 def _next(watch: Watch) -> list[Change]:

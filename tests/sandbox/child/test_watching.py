@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -493,3 +494,37 @@ def test_alarms_cost_no_change(run: Run, kind: str, consumer: str | None) -> Non
     assert said["alarms"]
     # An alarm may ring in the agent's own line, right after a change was returned.
     assert len(said["missing"]) <= 2
+
+
+def test_timeouts_hold_while_the_server_hangs(run: Run, own_server: Any) -> None:
+    result = run(
+        """
+        import time
+        from redis_store import WaitTimeout
+
+        def run(input_dict, tools):
+            watch = data_store.watch(consumer="c")
+            data_store.set("k", 1)
+            watch.next_change(timeout=20)
+            tools["hang"]()
+            began = time.monotonic()
+            took = []
+            found = watch.next_change(timeout=0.1)
+            took.append(time.monotonic() - began)
+            try:
+                data_store.wait_for("absent", timeout=0.1)
+            except WaitTimeout:
+                took.append(time.monotonic() - began)
+            tools["go_on"]()
+            data_store.set("k", 2)
+            return {"found": found, "took": took, "next": watch.next_change(timeout=20).value}
+        """,
+        url=own_server.url,
+        tools={
+            "hang": lambda: own_server.process.send_signal(signal.SIGSTOP),
+            "go_on": lambda: own_server.process.send_signal(signal.SIGCONT),
+        },
+    )
+    said = result.check()
+    assert (said["found"], said["next"]) == (None, 2)
+    assert said["took"][1] < 4.5  # less than the store's time-out of 5 s
