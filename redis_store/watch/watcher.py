@@ -29,6 +29,7 @@ from redis_store.hub.mailbox import Closed, Delivery, Item, Listed, Mailbox, Ope
 from redis_store.hub.run_hub import join, leave
 from redis_store.protocol.call import Op
 from redis_store.types import Change
+from redis_store.watch.reader import Track
 from redis_store.watch.request import SAVE_AFTER, STAND_BY_S, WatchRequest
 
 _log = logging.getLogger("redis_store.watch.sync")
@@ -69,6 +70,8 @@ class Watching:
         """The last change returned, until it is done."""
         self._under_way: dict[str, str] = {}
         """For a consumer: by namespace, the cursor of the last change returned, until that change is done."""
+        self._finished: dict[str, str] = {}
+        """By namespace, the cursor of the last change that is done: apart, as another thread may call `done` beside the taker."""
         self._joined = False
         self._passed = 0
         self._waits = False
@@ -98,7 +101,7 @@ class Watching:
             taken = self._gather(most)
             if taken.error is not None:
                 track = self._follower.track_at(at)
-                if track.name not in self._under_way:
+                if not self._is_under_way(track):
                     await self._advance({track.keys.name: self._follower.change_at(at).cursor}, deadline)
                     if self.standing_by:
                         continue
@@ -121,7 +124,7 @@ class Watching:
             self._follower.forget_given()
             return
         self._follower.at = taken.at
-        self._under_way = taken.under_way
+        self._under_way = {name: at for name, at in taken.under_way.items() if at != self._finished.get(name)}
         self._given = taken.given
         self.taken = None
         self._follower.forget_given()
@@ -145,13 +148,17 @@ class Watching:
                 under_way[change.namespace] = cursor
         return Selection(changes, None, at, under_way, self._given)
 
+    def _is_under_way(self, track: Track) -> bool:
+        """Whether a change of this namespace was returned and is not done."""
+        cursor = self._under_way.get(track.name)
+        return cursor is not None and cursor != self._finished.get(track.name)
+
     def _nothing(self) -> Selection:
         return Selection([], None, self._follower.at, self._under_way, self._given)
 
     async def done(self, change: Change) -> None:
         """Move the consumer's cursor past a change. The change must be one that this watcher can have returned."""
         self.plan.check_done(change)
-        self._record_taken()
         await self._done(change, None)
 
     async def _done(self, change: Change, deadline: float | None) -> bool:
@@ -160,8 +167,7 @@ class Watching:
             name = self.plan.scope.user.namespace(change.namespace).name
             if not await self._advance({name: change.cursor}, deadline):
                 return False
-            if self._under_way.get(change.namespace) == change.cursor:
-                self._under_way = {at: cursor for at, cursor in self._under_way.items() if at != change.namespace}
+            self._finished[change.namespace] = change.cursor
         return True
 
     def end(self) -> bool:
@@ -322,7 +328,7 @@ class Watching:
         track = self._follower.tracks.get(item.feed)
         if self._passed < SAVE_AFTER or track is None or self._follower.has(self._follower.at):
             return
-        if track.name not in self._under_way:
+        if not self._is_under_way(track):
             await self._advance({track.keys.name: track.cursor_of(track.position)}, None)
 
     def _stand_by(self) -> None:
@@ -337,6 +343,7 @@ class Watching:
         self._joined = False
         self._given = None
         self._under_way = {}
+        self._finished = {}
         self.leave()
         self.mailbox = Mailbox(wake=self._wake)
         self._follower = self.plan.new_follower()

@@ -155,3 +155,22 @@ def test_a_second_task_is_refused(one_server: Server, user: str) -> None:
             await watch.close()
 
     asyncio.run(main())
+
+
+def test_done_beside_a_take(one_server: Server, user: str) -> None:
+    async def main() -> None:
+        async with connect_async(one_server.url, user=user) as store:
+            async with store.watch(consumer="c") as watch:
+                await store.set_many(dict.fromkeys(KEYS, 1))
+                first, second, third = await watch.take(3, PATIENCE_S)
+                taking = asyncio.create_task(watch.take(timeout=PATIENCE_S))
+                await asyncio.sleep(0)
+                for change in (first, second):
+                    await watch.done(change)
+                await store.set("d", 1)
+                assert said(await taking) == [("set", "d", 1)]
+            async with store.watch(consumer="c") as watch:
+                found = await watch.take(9, PATIENCE_S)
+                assert said(found) == [*said([third]), ("set", "d", 1)]
+
+    asyncio.run(main())
