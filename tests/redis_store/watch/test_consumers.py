@@ -155,10 +155,18 @@ def test_unrelated_entries_move_cursor(side: WatchSide, raw: redis.Redis, data: 
     watch = side.watch(prefix="mine:", consumer="c")
     side.set("mine:1", 1)
     assert watch.next().key == "mine:1"
-    for _ in range(3):
-        for i in range(300):
-            side.set("other", i)
+    assert watch.run(watch.watch.next_change(0)) is None
+    cursors = data.replace(":ns:default", ":consumer:c")
+    saved = raw.hgetall(cursors)
+    assert saved
+    for i in range(900):
+        side.set("other", i)
+
+    def moved() -> bool:
         assert watch.run(watch.watch.next_change(0.05)) is None
+        return bool(raw.hgetall(cursors) != saved)
+
+    wait_until(moved, "the cursor moves")
     watch.close()
     raw.xtrim(data.replace(":ns:", ":log:"), maxlen=500, approximate=False)
     again = side.watch(prefix="mine:", consumer="c")
