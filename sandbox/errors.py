@@ -4,7 +4,7 @@
     ├── InvalidInput (ValueError)              raised before anything starts: fix the argument
     │   ├── InvalidType (TypeError)            an argument has the wrong type
     │   └── AgentNotFound (FileNotFoundError)  the agent's file does not exist
-    ├── StartFailed (RuntimeError)             raised: the agent process could not be started
+    ├── StartFailed (RuntimeError)             raised: the host could not start the agent process; the run can be repeated
     ├── IsolationUnavailable (RuntimeError)    raised: the system offers no tier of isolation, or not the requested one
     ├── AgentError                             in `RunResult.error`: the agent failed
     │   ├── InvalidAgent (ValueError)          not valid Python, or without a `run` that can be called
@@ -77,9 +77,13 @@ class SandboxError(Exception):
 
     `loading_failed` is True if the agent could not be loaded, so that its `run` was never called: its file cannot be read or
     compiled, has no callable `run`, or raised on import.
+
+    `host_failed` is True if the host lacked something that the run needs, for example memory, and the agent is not at fault: the
+    run can be repeated.
     """
 
     loading_failed: bool = False
+    host_failed: bool = False
 
     def __init__(self, message: str = "", /, **facts: Any) -> None:
         super().__init__(message)
@@ -107,9 +111,14 @@ class AgentNotFound(InvalidInput, FileNotFoundError):
 
 
 class StartFailed(SandboxError, RuntimeError):
-    """The agent process ended before any of the agent's code ran. Attributes: `output`, the text that it printed."""
+    """The agent process could not be started, for example because the host had no memory or descriptor left.
 
-    output: str
+    None of the agent's code ran, unless the process that failed is of an agent that it called. Attributes: `output`, the text
+    that the process printed.
+    """
+
+    output: str = ""
+    host_failed = True
 
 
 class IsolationUnavailable(SandboxError, RuntimeError):
@@ -160,7 +169,10 @@ class AgentExited(AgentError):
 
 
 class AgentCrashed(AgentError):
-    """A signal ended the agent process. Attributes: `signal`, its name."""
+    """A signal ended the agent process. Attributes: `signal`, its name.
+
+    `host_failed` is True if the process that starts agents was killed, and the agent process with it.
+    """
 
     signal: str
 
@@ -227,6 +239,8 @@ class BrokerLost(SandboxError, RuntimeError):
 
     Completed writes stay, possibly including one whose reply had not arrived. The result does not list the calls of the store.
     """
+
+    host_failed = True
 
 
 class ProtocolViolation(SandboxError):

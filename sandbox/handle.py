@@ -116,7 +116,7 @@ class RunHandle:
         try:
             result = self._execute(self)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         self._settle(result)
         self._tree = None  # to free its memory: the result holds all that is needed
@@ -127,6 +127,11 @@ class RunHandle:
         if self._has_place or (self._ticket is not None and not self._ticket.withdraw() and self._has_place):
             slots.leave()
         self._settle(self._without_a_start())  # only if the wait was interrupted: otherwise the outcome is set already
+
+    def fail(self, error: BaseException) -> None:
+        """Store the error with which the run has failed, unless its outcome is known already."""
+        with suppress(InvalidStateError):
+            self._future.set_exception(error)
 
     def when_done(self, callback: Callable[[RunHandle], None]) -> None:
         """Call a function when the run is over."""
@@ -139,7 +144,3 @@ class RunHandle:
     def _settle(self, result: RunResult) -> None:
         with suppress(InvalidStateError):  # the outcome is set already
             self._future.set_result(result)
-
-    def _fail(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):
-            self._future.set_exception(error)

@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 
 import redis_store
 from redis_store.options import shows
-from sandbox.errors import InvalidInput, InvalidType, RunCancelled
+from sandbox.errors import InvalidInput, InvalidType, RunCancelled, StartFailed
 from sandbox.given.given import make_given
 from sandbox.given.job import Task, make_task
 from sandbox.given.options import SandboxOptions, StartOptions
@@ -23,6 +23,7 @@ from sandbox.given.sources import SourceOrPath
 from sandbox.handle import RunHandle
 from sandbox.host.execute import Loop, execute
 from sandbox.host.remote_broker import BrokerProcess
+from sandbox.isolation.lacks import start_failures, start_thread
 from sandbox.result import RunResult
 from sandbox.running.background_loop import background_loop
 from sandbox.running.slots import Slots
@@ -51,7 +52,8 @@ class Sandbox:
     def __init__(
         self, *, concurrency: int | None = None, broker: str = "thread", **options: Unpack[SandboxOptions]
     ) -> None:
-        self._given = make_given(options)
+        with start_failures():
+            self._given = make_given(options)
         self._url = options.get("url")
         self._broker = BrokerProcess(self._url) if _checked_broker(broker) == "process" else None
         self._slots = Slots(_checked_concurrency(concurrency))
@@ -114,7 +116,15 @@ class Sandbox:
                 handle.finish(self._slots)
 
         name = f"sandbox-run-{handle.run}"
-        handle.wait_for(self._slots, lambda: threading.Thread(target=work, name=name, daemon=True).start())
+
+        def begin() -> None:
+            try:
+                start_thread(threading.Thread(target=work, name=name, daemon=True))
+            except StartFailed as error:  # this may be the thread of another run, which has freed the slot
+                handle.fail(error)
+                handle.finish(self._slots)
+
+        handle.wait_for(self._slots, begin)
         return handle
 
     def close(self) -> None:
@@ -149,7 +159,10 @@ class Sandbox:
             self.close()
             closed.set_result(None)
 
-        threading.Thread(target=close, name="sandbox-close", daemon=True).start()
+        try:
+            start_thread(threading.Thread(target=close, name="sandbox-close", daemon=True))
+        except StartFailed:
+            close()
         await asyncio.shield(asyncio.wrap_future(closed))
 
     def __repr__(self) -> str:
@@ -159,10 +172,12 @@ class Sandbox:
     def _handle(self, task: Task, loop: Loop) -> RunHandle:
         """Return the handle of a run that has not started."""
         context = contextvars.copy_context()
-        handle = RunHandle(
-            task,
-            lambda own: execute(task, self._given, self._shared_store(), loop, context, own.attach, self._broker),
-        )
+
+        def carry_out(own: RunHandle) -> RunResult:
+            with start_failures():
+                return execute(task, self._given, self._shared_store(), loop, context, own.attach, self._broker)
+
+        handle = RunHandle(task, carry_out)
         with self._lock:
             if self._closed:
                 raise RunCancelled("The sandbox is closed: make another.")

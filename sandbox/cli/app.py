@@ -30,6 +30,7 @@ from sandbox.cli.reload import POLL_S, Saves, run_on_every_save
 from sandbox.cli.watch import watch
 from sandbox.handle import RunHandle
 from sandbox.isolation import doctor as isolation_doctor
+from sandbox.isolation.lacks import start_failures
 from sandbox.pool import Sandbox
 from sandbox.result import RunResult
 
@@ -136,7 +137,8 @@ def doctor(
       0  isolation is available
       1  isolation is not available, and agents are refused
     """
-    report = isolation_doctor.examine()
+    with leaving_on_errors(), start_failures():
+        report = isolation_doctor.examine()
     write_to(sys.stdout.buffer, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
     if report.tier == "none":
         raise typer.Exit(FAILED)

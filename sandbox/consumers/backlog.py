@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from redis_store.errors import CorruptValue, StoredDataError
 from redis_store.types import Change, Json
 from redis_store.values import rules
 
@@ -20,7 +21,7 @@ class Item:
     """One change, from the time when it is taken until the cursor has passed it."""
 
     change: Change
-    """The change; its value is JSON text as bytes, or None."""
+    """The change; its value is JSON text as bytes, the error of stored bytes that cannot be unpacked, or None."""
     done: bool = False
 
     @property
@@ -29,9 +30,16 @@ class Item:
         return len(self.change.value) if isinstance(self.change.value, bytes) else 0
 
     def as_json(self) -> dict[str, Json]:
-        """Return the change as an agent gets it; raises `ValueError` if the value is not JSON."""
+        """Return the change as an agent gets it; raises `StoredDataError` if the value is not JSON."""
         change = self.change
-        value = rules.load(change.value) if isinstance(change.value, bytes) else change.value
+        if isinstance(change.value, StoredDataError):
+            raise change.value
+        try:
+            value = rules.load(change.value) if isinstance(change.value, bytes) else change.value
+        except (ValueError, RecursionError, MemoryError):
+            raise CorruptValue(
+                f"The value of {(change.key or '')[:200]!r} is not JSON: set it again, or delete it."
+            ) from None
         return {
             "namespace": change.namespace,
             "key": change.key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -12,27 +13,27 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    retry_if_exception_type,
     stop_never,
 )
 from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from redis_store import AsyncDataStore
-from redis_store.errors import CorruptValue, ServerRefused, StoreUnavailable
+from redis_store.errors import DataStoreError, ServerRefused, StoredDataError, StoreUnavailable
 from redis_store.types import Json
 from sandbox.consumers.backlog import Item
 from sandbox.consumers.dead_letters import DeadLetters, namespace_of
 from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
-from sandbox.given.options import RunOptions
+from sandbox.given.options import RunOptions, split
 from sandbox.given.sources import SourceOrPath
+from sandbox.pool import Sandbox
 from sandbox.result import RunResult
-from sandbox.runner import arun
 
 T = TypeVar("T")
+logger = logging.getLogger("sandbox")
 EventKind: TypeAlias = Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
 
-_NOT_THE_AGENT = (StoreUnavailable, ServerRefused, StartFailed, AgentNotFound)
-"""Errors raised before the agent ran: the consumer waits until they pass, without a time limit, and counts no try."""
+_HOST = (StoreUnavailable, ServerRefused, AgentNotFound)
+"""Errors of what a run needs, beside those with `SandboxError.host_failed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,16 @@ class Reaction:
         self.tell(ConsumerEvent(kind, self.consumer, keys, error=told, traceback=lines, **facts))
 
 
+def _is_hosts(error: BaseException) -> bool:
+    """Whether the host lacks something that a run needs: the consumer waits for it, without a time limit, and counts no try."""
+    return isinstance(error, _HOST) or (isinstance(error, SandboxError) and error.host_failed)
+
+
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, SandboxError) and (error.loading_failed or not isinstance(error, InvalidInput))
+    """Whether another try may succeed: not if the input of the run is invalid."""
+    if isinstance(error, SandboxError):
+        return error.loading_failed or not isinstance(error, InvalidInput)
+    return not isinstance(error, (DataStoreError, Left)) and isinstance(error, Exception)
 
 
 def _fails_every_run(error: BaseException | None) -> bool:
@@ -124,7 +133,7 @@ class Reactor:
     async def carry_out(self, batch: list[Item]) -> bool:
         """Process a batch; False if the consumer stops first and the batch is not done.
 
-        Raises the `SandboxError` that prevents every run, whatever the changes.
+        Raises the error that prevents every run, whatever the changes.
         """
         try:
             readable = await self._sort_out(batch)
@@ -140,8 +149,7 @@ class Reactor:
         for item in batch:
             try:
                 readable.append((item, item.as_json()))
-            except (ValueError, RecursionError):
-                error = CorruptValue(f"The value of {item.change.key!r} is not JSON: set it again, or delete it.")
+            except StoredDataError as error:
                 await self._bury(item, None, error, 0)
         return readable
 
@@ -166,6 +174,12 @@ class Reactor:
             try:
                 result = await self._patiently(partial(self._run, changes), keys)
             except SandboxError as error:  # the run did not begin: its input may be too big, for example
+                self._reaction.say("failed", keys, error=error, attempt=attempt)
+                raise
+            except (DataStoreError, Left):
+                raise
+            except Exception as error:  # unforeseen, and perhaps due to a change, which must not end the consumer
+                logger.exception("a run of the consumer %r failed unexpectedly", self._reaction.consumer)
                 self._reaction.say("failed", keys, error=error, attempt=attempt)
                 raise
             self._reaction.say(
@@ -193,20 +207,39 @@ class Reactor:
         )
         try:
             await retrying(run_once)
-        except SandboxError as error:
+        except (DataStoreError, Left):
+            raise
+        except Exception as error:
             if _fails_every_run(error):
                 raise
             return error
         return None
 
     async def _run(self, changes: list[dict[str, Json]]) -> RunResult:
+        """Run the agent once; raise an error with `host_failed` if the host lacks something."""
         if self._stopping.is_set():
             raise Left
         asked = self._reaction
-        return await arun(asked.source_or_path, {"changes": changes}, user=asked.user, **asked.options)
+        of_start, of_sandbox = split(asked.options)
+        try:
+            box = Sandbox(**of_sandbox)
+        except AgentNotFound:
+            raise
+        except InvalidInput as error:  # valid when the consumer began: the packages or the agents' files have changed
+            raise StartFailed(str(error), output="") from error
+        async with box:
+            result = await box.arun(asked.source_or_path, {"changes": changes}, user=asked.user, **of_start)
+        if result.error is not None and result.error.host_failed:
+            raise result.error
+        return result
 
-    async def _patiently(self, do: Callable[[], Coroutine[Any, Any, T]], keys: tuple[str | None, ...]) -> T:
-        """Retry `do` until it no longer raises one of `_NOT_THE_AGENT`."""
+    async def _patiently(
+        self,
+        do: Callable[[], Coroutine[Any, Any, T]],
+        keys: tuple[str | None, ...],
+        passes: Callable[[BaseException], bool] = _is_hosts,
+    ) -> T:
+        """Retry `do` until it no longer raises an error that passes."""
 
         def say(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -216,16 +249,17 @@ class Reactor:
         retrying = AsyncRetrying(
             stop=stop_never,
             wait=self._wait(),
-            retry=retry_if_exception_type(_NOT_THE_AGENT),
+            retry=retry_if_exception(passes),
             sleep=self._pause,
             before_sleep=say,
         )
         return await retrying(do)
 
     async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
-        """Store a change as a dead letter, with its error."""
+        """Store a change as a dead letter, with its error. Waits as long as the store refuses it, because nothing may be lost."""
         keys = (item.change.key,)
-        await self._patiently(partial(self._dead_letters.write, item.change, change, error, tries), keys)
+        write = partial(self._dead_letters.write, item.change, change, error, tries)
+        await self._patiently(write, keys, lambda refusal: isinstance(refusal, DataStoreError))
         self._reaction.say("dead letter", keys, error=error, attempt=tries)
 
     def _wait(self) -> wait_base:

@@ -18,6 +18,7 @@ from sandbox.given.given import make_given
 from sandbox.given.job import make_task
 from sandbox.given.options import RunOptions, split
 from sandbox.given.sources import Source, SourceOrPath
+from sandbox.isolation.lacks import start_failures, start_thread
 
 logger = logging.getLogger("sandbox")
 
@@ -51,7 +52,7 @@ def on_change(
     A failed run is retried `retries` times: after `first_wait` seconds, then after twice as long each time, up to
     `longest_wait`. Then the changes of its batch are tried alone, and those that fail are stored in the namespace
     ``dead-letter:<consumer>``. If the agent cannot be loaded, the consumer ends with the error instead and stores no dead
-    letters.
+    letters. What the host lacks for a moment, such as memory or a file of `agents`, uses up no retries: the consumer waits.
 
     `consumer` is the name under which Redis keeps the cursor, by default that of the agent's file. Of several processes with
     one name, one works and the others stand by. With `initial`, a new consumer begins with every existing key.
@@ -64,7 +65,8 @@ def on_change(
     of_start, of_sandbox = split(options)
     if isinstance(of_sandbox["packages"], Iterator):
         of_sandbox["packages"] = tuple(of_sandbox["packages"])  # for every run
-    task = make_task(make_given(of_sandbox), source_or_path, {"changes": []}, user, of_start)
+    with start_failures():
+        task = make_task(make_given(of_sandbox), source_or_path, {"changes": []}, user, of_start)
     name = consumer if consumer is not None else _name(task.job.source, of_start["agent"])
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
     of_start["agent"] = agent = of_start["agent"] or name
@@ -120,14 +122,16 @@ class Consumer:
         Raises the store's error if the server cannot be used at the start. Raises the run's error (with
         `SandboxError.loading_failed`) if the agent cannot be loaded; its changes are delivered again at the next start.
         """
-        asyncio.run(self.arun())
+        with start_failures():
+            asyncio.run(self.arun())
 
     async def arun(self) -> None:
         """Work until `stop`, like `run`, on the running event loop; async tools run on it too.
 
         Cancelling it ends the runs under way.
         """
-        await self._work.run(self._begun.set)
+        with start_failures():
+            await self._work.run(self._begun.set)
 
     def stop(self, *, now: bool = False) -> None:
         """Stop: start no more runs, finish those under way and save the cursor. May be called from any thread, at any time.
@@ -139,7 +143,7 @@ class Consumer:
     def __enter__(self) -> Self:
         """Start working in a thread; return when every later write will be seen, or when the consumer stands by."""
         self._thread = threading.Thread(target=self._run_in_thread, name=f"sandbox-consumer-{self.name}", daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
         self._begun.wait()
         if self._error is not None:
             self._thread.join()

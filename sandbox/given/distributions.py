@@ -6,6 +6,7 @@ A RECORD comes with a wheel, and installers keep its rows as they are: what it s
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +15,8 @@ from functools import lru_cache
 from importlib.machinery import all_suffixes
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+
+from sandbox.isolation.lacks import is_lack
 
 _METADATA_FOLDERS = (".dist-info", ".egg-info")
 _MOST_RECORDS_KEPT = 1024
@@ -44,7 +47,15 @@ class Installed:
 
 
 def list_installed() -> list[Installed]:
-    """Return the distributions that the host can import, in the order of its `sys.path`."""
+    """Return the distributions that the host can import, in the order of its `sys.path`.
+
+    Raises `OSError` if no descriptor is left, which the search itself takes for an empty folder.
+    """
+    try:
+        os.close(os.open("/", os.O_RDONLY))
+    except OSError:
+        importlib.invalidate_caches()  # they keep what an earlier search found until the folder changes
+        raise
     return list(filter(None, map(_installed, distributions())))
 
 
@@ -90,8 +101,12 @@ def _rows(record: str) -> frozenset[str] | None:
 
 @lru_cache(_MOST_RECORDS_KEPT)
 def _parsed(record: str, mtime_ns: int, size: int) -> frozenset[str] | None:
-    with suppress(OSError, csv.Error), open(record, encoding="utf-8", errors="replace", newline="") as file:  # noqa: PTH123
-        return frozenset(_files(csv.reader(file)))
+    try:
+        with suppress(csv.Error), open(record, encoding="utf-8", errors="replace", newline="") as file:  # noqa: PTH123
+            return frozenset(_files(csv.reader(file)))
+    except OSError as error:
+        if is_lack(error):
+            raise  # not kept, unlike what is returned
     return None
 
 

@@ -81,6 +81,8 @@ def find_packages(names: object) -> Packages:
         asked.append(one := named(wanted.name, known) or _imported(wanted.name, known))
         _collect(wanted, one, found, known)
     chosen = list(dict.fromkeys(found.values()))
+    for one in chosen:
+        _check_is_there(one)
     packages = _Layer(chosen, known).packages()
     for one in asked:
         _check_not_only_others(one, chosen, known, packages)
@@ -130,6 +132,16 @@ def _collect(asked: Requirement, one: Installed, found: dict[str, Installed], kn
             needed = named(wanted.name, known)
             if needed is not None:
                 _collect(wanted, needed, found, known)
+
+
+def _check_is_there(one: Installed) -> None:
+    """Raise `InvalidInput` if none of the modules that a package lists is there, as while it is being upgraded."""
+    modules = [row for row in one.rows or () if row.endswith(_SUFFIXES)]
+    if modules and not any(os.path.lexists(f"{one.site}/{row}") for row in modules):
+        raise InvalidInput(
+            f"The package {one.name!r} is installed without its files, such as {modules[0]!r}: run"
+            f" `pip install --force-reinstall {one.name}`."
+        )
 
 
 def _check_not_only_others(one: Installed, chosen: list[Installed], known: list[Installed], packages: Packages) -> None:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from redis_store.errors import DataStoreError
 from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name
 from sandbox.errors import AgentNotFound, InvalidInput, InvalidType
+from sandbox.isolation.lacks import is_lack, start_failure
 from sandbox.permissions import DEFAULT_AGENT
 
 SourceOrPath: TypeAlias = str | os.PathLike[str]
@@ -91,6 +92,7 @@ def _read_folder(folder: Path) -> dict[str, Source]:
             f"{str(folder)!r} is not a folder: pass the Path of a folder of agents, or a dict of names and paths."
         ) from None
     except (OSError, ValueError) as error:
+        _pass_on_lack(error)
         raise InvalidInput(f"The folder of agents {str(folder)!r} cannot be read: {_reason(error)}.") from None
     found = [read_source(path) for path in paths if not path.name.startswith(("_", "."))]
     if not found:
@@ -125,6 +127,7 @@ def _read(source_or_path: object) -> tuple[bytes, Path | None]:
             f"{str(path)!r} is a folder: pass the path of the agent's file.", loading_failed=True
         ) from None
     except (OSError, ValueError) as error:
+        _pass_on_lack(error)
         raise InvalidInput(
             f"The agent's file {str(path)!r} cannot be read: {_reason(error)}.", loading_failed=True
         ) from None
@@ -151,6 +154,12 @@ def _path(given: os.PathLike[str]) -> Path:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+
+
+def _pass_on_lack(error: OSError | ValueError) -> None:
+    """Raise `StartFailed` if the file may be readable a moment later."""
+    if isinstance(error, OSError) and is_lack(error):
+        raise start_failure(error) from error
 
 
 def _reason(error: OSError | ValueError) -> object:

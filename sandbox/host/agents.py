@@ -12,11 +12,12 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
-from sandbox.errors import RunCancelled, SandboxError, UnknownAgent
+from sandbox.errors import RunCancelled, SandboxError, StartFailed, UnknownAgent
 from sandbox.given.job import Job, new_run_id
 from sandbox.host.outbox import OpenCalls
 from sandbox.host.outcome import Returned
 from sandbox.host.tools import describe, load_json
+from sandbox.isolation.lacks import start_failures, start_thread
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Begun, Who
 from sandbox.running.slots import Ticket
@@ -94,25 +95,38 @@ class NestedHost:
         """Take a free slot and start a thread for the run; this is called in the thread that freed the slot."""
         with self._lock:
             if self._calls.is_given_up(number):
-                failure: BaseException = RunCancelled("The call was given up before it began.")
+                failure: SandboxError = RunCancelled("The call was given up before it began.")
             elif not self._calls.outbox.closed:
-                stop = Stop()
-                thread = threading.Thread(
-                    target=self._work, args=(number, job, stop), name=f"sandbox-run-{job.who.run}", daemon=True
-                )
-                self._running[number] = stop, thread
                 try:
-                    thread.start()
-                except RuntimeError as error:  # the system has no more threads
-                    del self._running[number]
-                    stop.close()
+                    self._start(number, job)
+                except StartFailed as error:
                     failure = error
                 else:
                     return
             else:
                 failure = _caller_ended()
         self._tree.level(job.depth).leave()
+        self._end_tree_on(failure)
         self._answer(number, failure)
+
+    def _start(self, number: int, job: Job) -> None:
+        with start_failures():
+            stop = Stop()
+        thread = threading.Thread(
+            target=self._work, args=(number, job, stop), name=f"sandbox-run-{job.who.run}", daemon=True
+        )
+        self._running[number] = stop, thread
+        try:
+            start_thread(thread)
+        except StartFailed:
+            del self._running[number]
+            stop.close()
+            raise
+
+    def _end_tree_on(self, failure: BaseException) -> None:
+        """End the tree if the host failed: its agents are not at fault, and cannot do anything about it."""
+        if isinstance(failure, StartFailed):
+            self._tree.end(failure)
 
     def _work(self, number: int, job: Job, stop: Stop) -> None:
         begun = Begun()
@@ -127,7 +141,10 @@ class NestedHost:
         except Exception as error:
             logger.exception("a nested run failed")
             outcome = error
-        failed = type(outcome).__name__ if isinstance(outcome, BaseException) else None
+        failed = None
+        if isinstance(outcome, BaseException):
+            self._end_tree_on(outcome)
+            failed = type(outcome).__name__
         self._tree.timeline.note_call(self._job.who, begun, "agent", job.who.agent, failed, job.who.run)
         try:
             sent = self._answer(number, outcome)

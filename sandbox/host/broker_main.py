@@ -49,8 +49,13 @@ def _serve_host(control: socket.socket, trees: Trees) -> None:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
         if not message:
             return
-        data, link = (socket.socket(fileno=one) for one in descriptors)
-        threading.Thread(target=_attend, args=(data, link, trees), daemon=True).start()
+        received = [socket.socket(fileno=one) for one in descriptors]
+        try:
+            data, link = received  # fewer than two if this process may open no more
+            threading.Thread(target=_attend, args=(data, link, trees), daemon=True).start()
+        except (ValueError, RuntimeError):  # this run ends with `BrokerLost`; the others go on
+            for sock in received:
+                sock.close()
 
 
 def _attend(data: socket.socket, link: socket.socket, trees: Trees) -> None:

@@ -65,9 +65,14 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
 
 
-def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits) -> SandboxError:
-    """Return the error for an agent process that ended on its own without a last message."""
+def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits, was_lost: bool = False) -> SandboxError:
+    """Return the error for an agent process that ended without a last message, on its own or with its zygote."""
     who = f"Agent {agent!r}"
+    if was_lost:
+        message = (
+            f"{who} was ended by the end of its zygote, the process that starts agents; what it had written stays."
+        )
+        return AgentCrashed(message, agent=agent, signal=signal.SIGKILL.name, host_failed=True)
     if code == -signal.SIGKILL and cpu_s > limits.cpu_s * _CPU_SHARE:
         return exceeded(limits, "cpu_s")
     if code == LOST_CHANNEL_EXIT_CODE:

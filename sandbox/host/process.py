@@ -8,13 +8,14 @@ from contextlib import suppress
 
 from redis_store import DataStore
 from redis_store.brokers.lease import addresses_of
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxError, StartFailed
 from sandbox.given.job import Job
 from sandbox.host.broker import Broker
 from sandbox.host.outcome import Returned
 from sandbox.host.supervisor import Supervisor
 from sandbox.isolation import start_child
 from sandbox.isolation.child import Child
+from sandbox.isolation.lacks import start_failures, start_thread
 from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
 
@@ -26,6 +27,7 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
     """Run one agent in its own process and return its output or its error."""
     given = tree.given
     with (
+        start_failures(),
         tree.store_of(job) as store,  # refuses invalid names before anything is started
         start_child(given.isolation, given.limits, tuple(given.packages.paths)) as process,
     ):
@@ -33,7 +35,11 @@ def carry_out(job: Job, tree: Tree, stop: Stop) -> Returned | SandboxError:
         broker = _broker(job, tree, process, stop, store)
         supervisor = Supervisor(job, tree, process, stop, store, carry_out)
         server = threading.Thread(target=_serve, args=(broker, stop), name=f"sandbox-broker-{job.who.run}", daemon=True)
-        server.start()
+        try:
+            start_thread(server)
+        except StartFailed:
+            broker.close()
+            raise
         try:
             return supervisor.run()
         finally:

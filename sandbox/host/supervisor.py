@@ -99,8 +99,8 @@ class Supervisor:
         process = self._process
         process.control.setblocking(False)
         process.output.setblocking(False)
-        self._outbox.write_to(process.control)  # so that the process finds its agent when it starts
         with selectors.DefaultSelector() as selector:
+            self._outbox.write_to(process.control)  # so that the process finds its agent when it starts
             selector.register(process.output, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
             if process.pidfd is not None:
@@ -246,13 +246,13 @@ class Supervisor:
         while self._outcome is None and (data := _receive(self._process.control)):
             self._buffer.feed(data)
             self._hear(has_ended=True)
-        code = self._process.kill()
-        if self._outcome is None:
-            self._outcome = (
-                host_outcome.from_exit_code(code, self._process.cpu_s, self._job.who.agent, self._tree.given.limits)
-                if self._started
-                else self._not_started(code)
-            )
+        process, agent = self._process, self._job.who.agent
+        code = process.kill()
+        if self._outcome is None and self._started:
+            limits = self._tree.given.limits
+            self._outcome = host_outcome.from_exit_code(code, process.cpu_s, agent, limits, process.was_lost)
+        elif self._outcome is None:
+            self._outcome = self._not_started(code)
 
     def _not_started(self, code: int) -> StartFailed:
         self._drain()

@@ -6,6 +6,7 @@ at a time: the next is sent, and for a wait also read, when the agent has receiv
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ from sandbox.host.outbox import Outbox
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
+
+logger = logging.getLogger("sandbox")
 
 MOST_WATCHES = 32
 """Limit of one process's open watches."""
@@ -136,7 +139,7 @@ class WatchHost:
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             self._threads.discard(thread)
             raise LimitExceeded(
                 "The host has no threads left for watches and waits: close some watches.", limit="threads"
@@ -158,6 +161,10 @@ class WatchHost:
             except DataStoreError as error:
                 self.note(begun, *one.seen, error=type(error).__name__)
                 self.refuse(one.number, error)
+            except Exception as error:  # the agent waits for an answer
+                logger.exception("a watch or a wait of an agent failed")
+                self.note(begun, *one.seen, error=type(error).__name__)
+                self.refuse(one.number, DataStoreError(f"The host cannot serve this call ({type(error).__name__})."))
 
         try:
             self._tree.granted.check(one.seen.operation)

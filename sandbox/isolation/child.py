@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,8 @@ class Child(Protocol):
     """Whether `overused` must be called periodically, because the kernel does not enforce every limit."""
     cpu_s: float
     """Processor time used, in seconds; set when the process has ended."""
+    was_lost: bool
+    """Whether the process that started it was killed, and this process with it; set when the process has ended."""
 
     @property
     def pidfd(self) -> int | None:
@@ -64,6 +66,17 @@ def _threads_of(pid: int | None) -> int:
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
     return 0
+
+
+def socket_pairs(*kinds: socket.SocketKind) -> list[tuple[socket.socket, socket.socket]]:
+    """Return a connected pair of sockets of each kind; if the system lacks one, close all of them and raise `OSError`."""
+    with ExitStack() as made:
+        pairs = []
+        for kind in kinds:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+            pairs.append((made.enter_context(ours), made.enter_context(theirs)))
+        made.pop_all()
+    return pairs
 
 
 def is_ready(descriptor: int | socket.socket, timeout_s: float) -> bool:

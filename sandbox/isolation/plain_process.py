@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandbox.child.scratch import remove_folder
 from sandbox.isolation import layout
-from sandbox.isolation.child import is_ready, overused
+from sandbox.isolation.child import is_ready, overused, socket_pairs
 from sandbox.limits import Limits
 
 _KILL_PATIENCE_S = 1.0
@@ -31,14 +31,18 @@ class Process:
     isolation = "unsafe-process"
     in_a_room = False
     is_watched = True
+    was_lost = False
 
     def __init__(self, limits: Limits) -> None:
         self.cpu_s = 0.0
-        self.data, data = socket.socketpair()
-        self.control, control = socket.socketpair()
-        self.output, output = socket.socketpair()
         self.pidfd: int | None = None
         self._folder = tempfile.mkdtemp(prefix="sandbox-")
+        try:
+            pairs = socket_pairs(*[socket.SOCK_STREAM] * 3)
+        except BaseException:
+            remove_folder(self._folder)
+            raise
+        (self.data, data), (self.control, control), (self.output, output) = pairs
         try:
             with data, control, output:
                 self._popen = subprocess.Popen(

@@ -17,6 +17,7 @@ from sandbox.errors import InvalidInput, InvalidType, IsolationUnavailable
 from sandbox.isolation import zygotes
 from sandbox.isolation.advice import advice, surroundings
 from sandbox.isolation.child import Child
+from sandbox.isolation.lacks import start_failures
 from sandbox.isolation.layout import Pair
 from sandbox.isolation.plain_process import Process
 from sandbox.isolation.recipes import Recipe, recipes
@@ -52,14 +53,16 @@ def start_child(isolation: str | None, limits: Limits, packages: tuple[Pair, ...
 
     Raises `IsolationUnavailable` if the system offers no tier or not the requested one, and `StartFailed`.
     """
-    if isolation == UNSAFE:
-        return Process(limits)
-    return zygotes.bear(_recipe_of(isolation), packages, limits)
+    with start_failures():
+        if isolation == UNSAFE:
+            return Process(limits)
+        return zygotes.bear(_recipe_of(isolation), packages, limits)
 
 
 def available(isolation: str | None = None) -> str:
-    """Return the tier that runs get, or raise `IsolationUnavailable`."""
-    return _recipe_of(isolation).tier
+    """Return the tier that runs get, or raise `IsolationUnavailable`, or `StartFailed` if it cannot be tested at the moment."""
+    with start_failures():
+        return _recipe_of(isolation).tier
 
 
 def _recipe_of(isolation: str | None) -> Recipe:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from sandbox.child.scratch import remove_folder
-from sandbox.isolation.child import is_ready
+from sandbox.isolation.child import is_ready, socket_pairs
+from sandbox.isolation.lacks import is_lack
 from sandbox.isolation.layout import Pair
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote_child import BornChild, receive
@@ -32,18 +33,36 @@ class ZygoteGone(Exception):
     """The zygote takes no more requests: it was idle for too long, or has reached its number of children."""
 
 
+def files_at(paths: tuple[Pair, ...]) -> dict[str, tuple[int, int] | None]:
+    """Return the identities of the files at some paths of the host; None where there is none."""
+    found: dict[str, tuple[int, int] | None] = {}
+    for path, _ in paths:
+        found[path] = None
+        with suppress(OSError):
+            stat = os.stat(path)  # noqa: PTH116  # there may be thousands
+            found[path] = stat.st_dev, stat.st_ino
+    return found
+
+
 class Zygote:
     """One zygote. Any thread may request children. Once superseded, it ends with its last child."""
 
     def __init__(self, recipe: Recipe, packages: tuple[Pair, ...] = (), **settings: Any) -> None:
         self.recipe = recipe
+        self.files = files_at(packages)
+        """The files of the packages that its children see, even if others have replaced them since."""
         self._lock = threading.RLock()
         self._children = 0
         self._superseded = False
         self.is_closed = False
         self._pidfd: int | None = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors, write = os.pipe()
+        try:
+            errors, write = os.pipe()
+        except BaseException:
+            self._socket.close()
+            theirs.close()
+            raise
         try:
             with theirs:
                 command, environment = recipe.command(theirs.fileno(), packages, settings)
@@ -60,7 +79,7 @@ class Zygote:
         except BaseException as error:
             os.close(errors)
             self._socket.close()
-            if isinstance(error, (OSError, ValueError)):
+            if isinstance(error, (OSError, ValueError)) and not (isinstance(error, OSError) and is_lack(error)):
                 raise ZygoteFailed(str(error)) from None
             raise
         finally:
@@ -126,16 +145,15 @@ class Zygote:
         self._close_pidfd()
 
     def _ask(self, request: dict[str, Any], folder: str | None) -> BornChild:
-        pairs = [socket.socketpair() for _ in range(3)]
-        birth, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours = [pair[0] for pair in pairs]
-        given = [pair[1] for pair in pairs] + [theirs]
+        *channels, last = socket_pairs(*[socket.SOCK_STREAM] * 3, socket.SOCK_SEQPACKET)
+        ours, birth = [pair[0] for pair in channels], last[0]
+        given = [pair[1] for pair in (*channels, last)]
         try:
             socket.send_fds(self._socket, [json.dumps(request).encode()], [one.fileno() for one in given])
         except BaseException as error:
             for sock in (*ours, birth):
                 sock.close()
-            if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError) and not is_lack(error):
                 raise ConnectionError(str(error)) from None  # the socket is closed: the zygote was just superseded
             raise
         finally:

@@ -45,6 +45,7 @@ class BornChild:
         self.in_a_room = recipe.in_a_room
         self.is_watched = not (recipe.counts_threads and recipe.in_a_room)
         self.cpu_s = 0.0
+        self.was_lost = False
         self._birth = birth
         self._folder = folder
         self._release = release
@@ -118,6 +119,7 @@ class BornChild:
                 self.cpu_s = message["cpu_s"]
                 return int(message["code"])
         is_ready(self.pidfd, _END_TIMEOUT_S)
+        self.was_lost = True
         return _NEVER_BORN
 
 

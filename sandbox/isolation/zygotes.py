@@ -8,9 +8,10 @@ import threading
 
 from sandbox.errors import StartFailed
 from sandbox.isolation import zygote_child
+from sandbox.isolation.lacks import is_lack
 from sandbox.isolation.layout import Pair
 from sandbox.isolation.recipes import Recipe
-from sandbox.isolation.zygote import Zygote, ZygoteFailed, ZygoteGone
+from sandbox.isolation.zygote import Zygote, ZygoteFailed, ZygoteGone, files_at
 from sandbox.isolation.zygote_child import BornChild
 from sandbox.limits import Limits
 
@@ -23,16 +24,27 @@ _superseded: list[Zygote] = []
 
 
 def bear(recipe: Recipe, packages: tuple[Pair, ...], limits: Limits) -> BornChild:
-    """Return a child of the zygote for a recipe and packages; start a zygote if there is none or the old one has retired."""
+    """Return a child of the zygote for a recipe and packages.
+
+    Starts a zygote if there is none, the old one has retired, or other files have come to the paths of the packages.
+
+    Raises `StartFailed`, and a bare `OSError` for what the system lacks at the moment.
+    """
     for _ in range(_ATTEMPTS):
         try:
             zygote = _zygote_of(recipe, packages)
         except ZygoteFailed as error:
             raise StartFailed(f"The zygote that starts agents ({recipe.tier}) failed: {error}", output="") from None
+        now = files_at(packages)
+        gone = [path for path, before in zygote.files.items() if before is not None and now[path] is None]
+        if gone:
+            raise StartFailed(f"The file {gone[0]!r} of a package is missing: install the package again.", output="")
         try:
-            return zygote.bear(limits)
+            if zygote.files == now:
+                return zygote.bear(limits)
         except ZygoteGone:
-            _replace(recipe, packages, zygote)
+            pass
+        _replace(recipe, packages, zygote)
     raise StartFailed(f"The zygote that starts agents ({recipe.tier}) ended {_ATTEMPTS} times in a row.", output="")
 
 
@@ -47,7 +59,10 @@ def try_out(recipe: Recipe) -> None:
 
 
 def trial(zygote: Zygote) -> None:
-    """Make a trial run, which tests every layer and has no agent; raise `ZygoteFailed` if a layer fails the test."""
+    """Make a trial run, which tests every layer and has no agent; raise `ZygoteFailed` if a layer fails the test.
+
+    Raises a bare `OSError` if the system lacks something at the moment, which says nothing about the layers.
+    """
     said = b""
     try:
         with zygote.bear(Limits(), trial=True) as child:
@@ -58,6 +73,8 @@ def trial(zygote: Zygote) -> None:
     except ZygoteGone:
         raise ZygoteFailed("the zygote ended before the first run") from None
     except (StartFailed, OSError) as error:
+        if isinstance(error, OSError) and is_lack(error):
+            raise  # nothing is known about the tier
         raise ZygoteFailed(str(error)) from None
     if said != b"ok":
         raise ZygoteFailed(said.decode(errors="replace") or "the trial run ended without a message")

@@ -17,9 +17,14 @@ def background_loop() -> asyncio.AbstractEventLoop:
     global _loop, _thread
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
-            _thread = threading.Thread(target=_run, args=(_loop,), name="sandbox-tools", daemon=True)
-            _thread.start()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_run, args=(loop,), name="sandbox-tools", daemon=True)
+            try:
+                thread.start()
+            except BaseException:  # the system has no more threads; the next call tries again
+                loop.close()
+                raise
+            _loop, _thread = loop, thread
         return _loop
 
 

@@ -452,7 +452,7 @@ def test_missing_isolation_ends_the_consumer(
     async def refuse(*_: Any, **__: Any) -> None:
         raise sandbox.IsolationUnavailable("no tier", reasons={})
 
-    monkeypatch.setattr("sandbox.consumers.batches.arun", refuse)
+    monkeypatch.setattr("sandbox.pool.Sandbox.arun", refuse)
     consumer = on_change(COLLECT, retries=1)
     with pytest.raises(sandbox.IsolationUnavailable), consumer:  # noqa: PT012  # it is raised where the block ends
         store.set("a", 1)
