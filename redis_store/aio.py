@@ -446,9 +446,13 @@ class AsyncDataStore:
         """
         return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)), self._on_error)
 
-    def as_json_text(self) -> AsyncDataStore:
-        """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them."""
-        return AsyncDataStore(self._driver, self._scope.as_json_text(), self._on_error)
+    def as_json_text(self, *, errors_as_values: bool = False) -> AsyncDataStore:
+        """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them.
+
+        With `errors_as_values`, a watch of this handle returns the `StoredDataError` of a value that cannot be unpacked as the
+        change's value, instead of raising it.
+        """
+        return AsyncDataStore(self._driver, self._scope.as_json_text(errors_as_values), self._on_error)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""

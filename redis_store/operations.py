@@ -121,8 +121,8 @@ class ServerOperations:
     def narrowed(self, access: Access) -> ServerOperations:
         return replace(self, scope=self.scope.narrowed(access))
 
-    def as_json_text(self) -> ServerOperations:
-        return replace(self, scope=self.scope.as_json_text())
+    def as_json_text(self, errors_as_values: bool) -> ServerOperations:
+        return replace(self, scope=self.scope.as_json_text(errors_as_values))
 
     def draft(self, begun: bool = False) -> Draft:
         return Draft(self.scope, new_id(), begun=begun)

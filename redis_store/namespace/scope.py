@@ -121,9 +121,9 @@ class Scope:
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 
-    def as_json_text(self) -> Scope:
+    def as_json_text(self, errors_as_values: bool = False) -> Scope:
         """Return this scope with values as JSON text."""
-        return replace(self, codec=JsonText(self.codec.packing, self.max_read_bytes))
+        return replace(self, codec=JsonText(self.codec.packing, self.max_read_bytes, errors_as_values))
 
     def packed(self, text: bytes, field: bytes) -> bytes:
         """Return the bytes to store for a JSON text, or raise `LimitExceeded` if it is too long for one value."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import orjson
 import ormsgpack
 
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue
+from redis_store.errors import CorruptValue, InvalidType, InvalidValue, StoredDataError
 from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Compression
@@ -143,6 +143,8 @@ class JsonText:
     packing: Compression = PLAIN
     max_read_bytes: int = ANY_SIZE
     """Bound on texts that are unpacked together, in bytes."""
+    errors_as_values: bool = False
+    """Whether `decode` returns the error of an unreadable value instead of raising it."""
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, bytes):
@@ -155,8 +157,13 @@ class JsonText:
             rules.dump(_load_or_refuse(value))
         return value
 
-    def decode(self, text: bytes, namespace: str, key: str) -> bytes:
-        return self.packing.plain(text, namespace, key)
+    def decode(self, text: bytes, namespace: str, key: str) -> bytes | StoredDataError:
+        try:
+            return self.packing.plain(text, namespace, key)
+        except StoredDataError as error:
+            if self.errors_as_values:
+                return error
+            raise
 
     def decode_again(self, text: bytes) -> bytes:
         return text

@@ -16,6 +16,7 @@ _FRAMES_AT_AN_END = 100
 """Frames of a traceback that are kept at its beginning, and at its end."""
 _MOST_CAUSES = 100
 """Exceptions of a chain or group that are shown."""
+_CLASS_NAME = type.__dict__["__name__"]
 _HOW_TO_GIVE = (
     "An agent can import the standard library and what the host gives it: installed packages with packages=[...]"
     " (--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n"
@@ -47,15 +48,15 @@ class Reports:
             text = "".join(found.format())
             if isinstance(error, ModuleNotFoundError):
                 text += _HOW_TO_GIVE
-            message = _text_of(error)
+            message = text_of(error)
             for said, advice in _ASYNC_SLIPS.items() if isinstance(error, TypeError) else ():
                 if said in message:
                     message, text = f"{message}: {advice}", text + advice[:1].upper() + advice[1:] + "\n"
         except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
-            text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})\n"
+            text = f"{class_name(error)} (its traceback cannot be shown: {class_name(failure)})\n"
             message = ""
         bases = " ".join(builtin_bases(type(error)))
-        return ["raised", _clean(type(error).__name__, 200), _clean(message, _MAX_MESSAGE), bases, _tail(text)]
+        return ["raised", _clean(class_name(error), 200), _clean(message, _MAX_MESSAGE), bases, _tail(text)]
 
     def unreadable(self, error: Exception) -> list[Part]:
         """Return the message about source that does not compile, with line and caret."""
@@ -113,9 +114,16 @@ def _shorten_traceback(trace: TracebackType | None) -> None:
     trace.tb_next = rest
 
 
-def _text_of(error: BaseException) -> str:
+def class_name(value: object) -> str:
+    """Return the name of a value's class, past what its metaclass may say."""
+    name: str = _CLASS_NAME.__get__(type(value))
+    return name
+
+
+def text_of(value: object) -> str:
+    """Return ``str(value)`` as an exact str, whatever the agent's class does."""
     try:
-        return str(error)
+        return str.__str__(str(value))
     except BaseException:
         return "<its text is unavailable>"
 

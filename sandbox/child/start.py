@@ -20,10 +20,10 @@ from sandbox.child.awaitables import accept_values
 from sandbox.child.channels import ControlChannel, DataChannel
 from sandbox.child.functions import Calls, Tools, renamed
 from sandbox.child.given import put_in_place, tools_of
-from sandbox.child.reports import Reports
+from sandbox.child.reports import Reports, class_name, text_of
 from sandbox.child.store.operations import ChannelOperations
 from sandbox.child.store.watch import Waits
-from sandbox.protocol.frames import Part
+from sandbox.protocol.frames import FrameTooBig, Part
 from sandbox.protocol.messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 
 _LARGEST_FRAME = 2**32 - 1
@@ -55,10 +55,16 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
     pid = os.getpid()
     operations: Any = ChannelOperations(data, waits, user, namespace)  # Any: its `Watch` has the methods of the store's
     module = make_module(name, filename, source, {"data_store": DataStore(operations), **names})
-    message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
+    try:
+        message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
+    except BaseException as odd:  # an exception whose own methods raise while it is reported
+        message = _unsaid(odd)
     _flush()
     try:
-        control.send(*message)
+        try:
+            control.send(*message)
+        except (ValueError, OverflowError, MemoryError, FrameTooBig) as odd:
+            control.send(*_unsaid(odd))
     except BaseException:  # the agent has closed the socket, or this is a forked copy that ran to its end
         os._exit(LOST_CHANNEL_EXIT_CODE if os.getpid() == pid else 1)
     _wait_for_the_end()
@@ -102,13 +108,18 @@ def _result(value: Any, result_bytes: int) -> list[Part]:
 def _exited(code: object) -> list[Part]:
     if code is None or isinstance(code, int):
         return ["exited", int(code or 0) & 0xFF, ""]
-    return ["exited", 1, str(code)[:1000].encode(errors="backslashreplace").decode()]
+    return ["exited", 1, text_of(code)[:1000].encode(errors="backslashreplace").decode()]
+
+
+def _unsaid(odd: BaseException) -> list[Part]:
+    """Return the message about an outcome that cannot be reported."""
+    return ["raised", class_name(odd)[:200], "the outcome of the agent cannot be reported", "", "", False]
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(BaseException):
-            stream.flush()
+    for name in ("stdout", "stderr"):
+        with suppress(BaseException):  # the agent may have closed, replaced or deleted it
+            getattr(sys, name).flush()
 
 
 def _wait_for_the_end() -> None:

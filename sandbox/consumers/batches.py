@@ -20,6 +20,7 @@ from tenacity.wait import wait_base, wait_exponential, wait_random
 from redis_store import AsyncDataStore
 from redis_store.errors import DataStoreError, ServerRefused, StoredDataError, StoreUnavailable
 from redis_store.types import Json
+from sandbox.child.reports import text_of
 from sandbox.consumers.backlog import Item
 from sandbox.consumers.dead_letters import DeadLetters, namespace_of
 from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
@@ -96,7 +97,7 @@ class Reaction:
         self, kind: EventKind, keys: tuple[str | None, ...] = (), *, error: BaseException | None = None, **facts: Any
     ) -> None:
         """Pass an event to `on_event`."""
-        told = None if error is None else str(error)
+        told = None if error is None else text_of(error)
         lines = getattr(error, "traceback", None) or getattr(error, "details", None)
         self.tell(ConsumerEvent(kind, self.consumer, keys, error=told, traceback=lines, **facts))
 
@@ -256,10 +257,10 @@ class Reactor:
         return await retrying(do)
 
     async def _bury(self, item: Item, change: dict[str, Json] | None, error: Exception, tries: int) -> None:
-        """Store a change as a dead letter, with its error. Waits as long as the store refuses it, because nothing may be lost."""
+        """Store a change as a dead letter, with its error. Waits while that fails, whatever the reason: nothing may be lost."""
         keys = (item.change.key,)
         write = partial(self._dead_letters.write, item.change, change, error, tries)
-        await self._patiently(write, keys, lambda refusal: isinstance(refusal, DataStoreError))
+        await self._patiently(write, keys, lambda failure: isinstance(failure, Exception))
         self._reaction.say("dead letter", keys, error=error, attempt=tries)
 
     def _wait(self) -> wait_base:

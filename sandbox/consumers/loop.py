@@ -34,7 +34,7 @@ class Work:
         self._asked: list[bool] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._standing_by = False
-        self._failure: SandboxError | None = None
+        self._failure: SandboxError | DataStoreError | None = None
         """The error that prevents every run, whatever the change."""
 
     def stop(self, now: bool) -> None:
@@ -47,7 +47,7 @@ class Work:
                 loop.call_soon_threadsafe(self._heed)
 
     async def run(self, begun: Callable[[], None]) -> None:
-        """Work until told to stop; raises the `SandboxError` that prevents every run."""
+        """Work until told to stop; raises the error that prevents every run."""
         asked = self._reaction
         self._stopping = asyncio.Event()
         with self._lock:
@@ -61,8 +61,9 @@ class Work:
             configure_server=asked.configure_server,
         ) as store:
             self._reactor = Reactor(asked, store, self._stopping)
-            # Values as text, so that one that is not JSON becomes a dead letter.
-            watch = store.as_json_text().watch(asked.prefix, consumer=asked.consumer, initial=asked.initial)
+            # Values as text, and errors as values, so that a change with an unreadable value becomes a dead letter.
+            texts = store.as_json_text(errors_as_values=True)
+            watch = texts.watch(asked.prefix, consumer=asked.consumer, initial=asked.initial)
             async with watch:
                 self._look(watch, begun=True)
                 begun()
@@ -123,7 +124,7 @@ class Work:
             batch = self._runs.pop(run)
             try:
                 done = not run.cancelled() and run.result()
-            except SandboxError as error:
+            except (SandboxError, DataStoreError) as error:
                 done, self._failure = False, self._failure or error
                 self._stopping.set()  # the other runs may finish
             if done:

@@ -29,7 +29,7 @@ class Outbox:
         """Queue a message. If it is awaited, return an event that is set when all of it has been sent, or no longer can be."""
         try:
             frame = pack(message, 2**32 - 1)
-        except (FrameTooBig, ValueError, OverflowError) as error:
+        except (FrameTooBig, ValueError, OverflowError, MemoryError) as error:
             frame = pack(["failed", message[1], f"the answer cannot be sent: {type(error).__name__}"], 2**32 - 1)
         sent = threading.Event() if awaited else None
         with self._lock:

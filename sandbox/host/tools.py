@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
+from sandbox.child.reports import class_name
 from sandbox.errors import ResultLimitExceeded, builtin_bases
 from sandbox.given.functions import Function, is_async
 from sandbox.host.outbox import OpenCalls
@@ -58,7 +59,7 @@ class ToolHost:
         )
         try:
             worker.start()
-        except RuntimeError as error:  # the system has no more threads
+        except (RuntimeError, MemoryError) as error:  # the system has no more threads
             self._answer(call, error)
 
     def cancel(self, number: int) -> None:
@@ -89,15 +90,26 @@ class ToolHost:
     def _await(self, call: _ToolCall, value: Any) -> None:
         with self._lock:
             wanted = not self._calls.outbox.closed and not self._calls.is_given_up(call.number)
+            failure: BaseException = asyncio.CancelledError()
+            awaited = self._awaited(call, value)
             if wanted:
-                task = asyncio.run_coroutine_threadsafe(self._awaited(call, value), self._tree.loop())
-                self._tasks[call.number] = task
+                try:
+                    task = asyncio.run_coroutine_threadsafe(awaited, self._tree.loop())
+                except (
+                    OSError,
+                    RuntimeError,
+                    MemoryError,
+                ) as error:  # the loop is closed, or the system has none to give
+                    wanted, failure = False, error
+                else:
+                    self._tasks[call.number] = task
         if wanted:
             task.add_done_callback(lambda _: self._forget(call.number, task))
             return
+        awaited.close()
         if inspect.iscoroutine(value):
             value.close()
-        self._answer(call, asyncio.CancelledError())
+        self._answer(call, failure)
 
     def _forget(self, number: int, task: Future[None]) -> None:
         with self._lock:
@@ -130,7 +142,7 @@ class ToolHost:
             text = rules.dump(value)
         except InvalidValue as refusal:
             return "failed", str(refusal).replace("value", "the tool's result", 1), _name_of(refusal)
-        except Exception as odd:  # for example, the host changed a dict meanwhile; the agent still waits
+        except BaseException as odd:  # for example, the host changed a dict meanwhile; the agent still waits
             return "failed", f"the tool's result cannot be read ({describe(odd)})", _name_of(odd)
         if len(text) > self._tree.given.limits.result_bytes:
             said = f"the tool's result takes {len(text):,} bytes as JSON, over the limit"
@@ -149,14 +161,14 @@ async def _invoke(function: Function, args: list[Any], kwargs: dict[str, Any]) -
 
 
 def _name_of(error: BaseException) -> str:
-    return type(error).__name__
+    return class_name(error)[:_MAX_MESSAGE]
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's name and message, and nothing else about the host."""
+    """Return an exception's name and message, and nothing else about the host. Never raises."""
     try:
-        message = str(error)
-    except Exception:
+        message = str.__str__(str(error))[:_MAX_MESSAGE]
+    except BaseException:  # its `__str__` raises, or returns something else
         message = ""
     text = f"{_name_of(error)}: {message}" if message else _name_of(error)
     return text[:_MAX_MESSAGE].encode(errors="backslashreplace").decode()

@@ -112,7 +112,7 @@ class ChannelOperations:
     def narrowed(self, access: Access) -> ChannelOperations:
         return replace(self, access=self.access.narrowed(access))
 
-    def as_json_text(self) -> NoReturn:
+    def as_json_text(self, errors_as_values: bool) -> NoReturn:
         _belongs_to_the_host("as_json_text")
 
     def stats(self) -> NoReturn:

@@ -105,6 +105,34 @@ def test_exceptions_of_every_kind(run: Any, body: str, name: str) -> None:
     assert 'File "<agent>", line 2' in error.traceback
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("class Kind(type): __name__ = property(lambda c: 1 / 0)\n    raise Kind('Odd', (Exception,), {})", "Odd"),
+        (
+            "class Text(str): __len__ = lambda s: 1 / 0\n    class Odd(Exception): __str__ = lambda e: Text('x')\n    raise Odd",
+            "Odd",
+        ),
+        ("class Exit(SystemExit): code = property(lambda e: 1 / 0)\n    raise Exit", "ZeroDivisionError"),
+    ],
+)
+def test_exceptions_that_cannot_be_described(run: Any, body: str, name: str) -> None:
+    error = failure(run(f"def run(input_dict, tools):\n    {body}\n"))
+    assert isinstance(error, sandbox.AgentRaised)
+    assert error.type_name == name
+
+
+@pytest.mark.parametrize("what", ["del sys.stdout, sys.stderr", "sys.stdout.close(); sys.stderr = None"])
+def test_result_of_an_agent_without_streams(run: Any, what: str) -> None:
+    assert run(f"import sys\ndef run():\n    {what}\n    return {{'n': 1}}\n").check() == {"n": 1}
+
+
+def test_exit_with_an_object_without_a_text(run: Any) -> None:
+    error = failure(run("def run():\n    raise SystemExit(type('Odd', (), {'__str__': lambda s: 1 / 0})())\n"))
+    assert isinstance(error, sandbox.AgentExited)
+    assert error.code == 1
+
+
 def test_long_chain_of_causes(run: Any) -> None:
     error = failure(
         run(

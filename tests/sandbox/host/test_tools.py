@@ -408,3 +408,78 @@ def test_calls_that_are_given_up_take_no_places(run: Any) -> None:
     )
     assert result.check()["ended"] >= 256
     assert len(forever.begun) <= 3 * 256
+
+
+class OddText(str):
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        raise KeyboardInterrupt
+
+    def __format__(self, _: str) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("text_of", "said"),
+    [
+        (lambda error: 1 / 0, "Odd"),
+        (lambda error: exit(1), "Odd"),
+        (lambda error: 5, "Odd"),
+        (lambda error: OddText("text"), "Odd: text"),
+        (lambda error: "x" * 10_000_000, "Odd: " + "x" * (64 * 1024 - 5)),
+    ],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_error_of_a_tool_that_cannot_be_said(run: Any, text_of: Any, said: str, is_async: bool) -> None:
+    """The agent waits for an answer, whatever the exception does."""
+
+    def fail() -> None:
+        raise type("Odd", (Exception,), {"__str__": text_of, "__repr__": text_of})
+
+    async def fail_later() -> None:
+        fail()
+
+    source = """
+        async def run(input_dict, tools):
+            try:
+                answer = tools["tool"]()
+                await answer
+            except Exception as error:
+                return {"said": str(error)}
+    """
+    limits = sandbox.Limits(timeout_s=10)
+    assert run(source, tools={"tool": fail_later if is_async else fail}, limits=limits).check() == {"said": said}
+
+
+def test_result_of_a_tool_that_raises_while_it_is_read(run: Any) -> None:
+    class Odd(dict[str, int]):
+        def items(self) -> Any:
+            raise SystemExit("no")
+
+    source = """
+        def run(input_dict, tools):
+            try:
+                tools["tool"]()
+            except Exception as error:
+                return {"said": str(error)}
+    """
+    result = run(source, tools={"tool": lambda: Odd(a=1)}, limits=sandbox.Limits(timeout_s=10))
+    assert result.check() == {"said": "the tool's result cannot be read (SystemExit: no)"}
+
+
+def test_async_tool_when_its_loop_is_closed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tool() -> None: ...
+
+    def no_loop() -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("sandbox.pool.background_loop", no_loop)
+    source = """
+        async def run(input_dict, tools):
+            try:
+                await tools["tool"]()
+            except Exception as error:
+                return {"said": str(error)}
+    """
+    assert run(source, tools={"tool": tool}).check() == {"said": "OSError: [Errno 24] Too many open files"}
