@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from redis_store.errors import InvalidInput, InvalidType, LimitExceeded
@@ -16,6 +16,9 @@ MAX_VALUE_BYTES = 64 * 1024 * 1024
 """Default bound on a value, in bytes of JSON text."""
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
+
+MAX_VALUES = 1_000_000
+"""Limit of the JSON values in a text that is decoded for an agent; each costs the host up to 200 bytes."""
 
 LOG_ENTRIES = 10_000
 
@@ -66,6 +69,16 @@ def too_much_at_once(limit_bytes: int) -> LimitExceeded:
     )
 
 
+def too_many_values(limit_count: int) -> LimitExceeded:
+    """Return the error for a text that is not decoded, because it has more JSON values than its reader decodes."""
+    return LimitExceeded(
+        f"The value has more than {limit_count:,} JSON values in it, the most that are decoded here: nothing was written."
+        " Store it in parts, or as one string.",
+        limit="max_values",
+        limit_count=limit_count,
+    )
+
+
 def ttl_to_ms(ttl: object, what: str = "ttl") -> int:
     """Return a ttl, given in seconds or as a timedelta, in whole milliseconds, at least 1.
 
@@ -93,6 +106,12 @@ class Limits:
     max_value_bytes: int = MAX_VALUE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
     max_metadata_bytes: int = 64 * 1024
+    max_values: int = ANY_SIZE
+    """Bound on the JSON values in one text that is decoded to check or to change it."""
+
+    def for_agent(self) -> Limits:
+        """Return these limits with the bounds of an agent's store, whose calls may be meant to harm others."""
+        return replace(self, max_values=MAX_VALUES)
 
 
 @dataclass(frozen=True, slots=True)

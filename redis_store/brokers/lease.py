@@ -31,7 +31,8 @@ def lease(
 
     `root` is the agent of the outermost run, if `run` is nested.
 
-    A call that would read more than `max_read_bytes` raises `LimitExceeded`. Closing the lease closes only the connections that
+    With `max_read_bytes` it has the bounds of an agent's store (`Limits.for_agent`), and a call that would read more bytes raises
+    `LimitExceeded`. Closing the lease closes only the connections that
     it has in use at that moment, which ends calls that still wait for the server.
     """
     on = operations_of(store)
@@ -46,7 +47,7 @@ def lease(
         namespace,
         Writer.of(agent, run, root),
         Values(scope.codec.packing),
-        scope.limits,
+        scope.limits if max_read_bytes == ANY_SIZE else scope.limits.for_agent(),
         scope.log,
         access=access,
         counters=scope.counters,

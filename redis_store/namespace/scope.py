@@ -123,7 +123,8 @@ class Scope:
 
     def as_json_text(self, errors_as_values: bool = False) -> Scope:
         """Return this scope with values as JSON text."""
-        return replace(self, codec=JsonText(self.codec.packing, self.max_read_bytes, errors_as_values))
+        codec = JsonText(self.codec.packing, self.max_read_bytes, self.limits.max_values, errors_as_values)
+        return replace(self, codec=codec)
 
     def packed(self, text: bytes, field: bytes) -> bytes:
         """Return the bytes to store for a JSON text, or raise `LimitExceeded` if it is too long for one value."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.flows.flow import Ask, Do, Rand
 from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of, pop_value
+from redis_store.limits import ANY_SIZE
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put
@@ -23,6 +24,7 @@ from redis_store.scripts import APPEND, INCREMENT, RENAME, REPLACE, TAKE
 from redis_store.types import MISSING, Json, Missing, Ttl
 from redis_store.values import rules
 from redis_store.values.codec import VALUES, Values
+from redis_store.values.count import check_values, has_more_values
 
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
@@ -111,7 +113,7 @@ async def append(
     added = _list_text(scope, key, items)[1:-1]
 
     async def extend(there: bytes | None) -> bytes:
-        known = [] if there is None else _values(scope).decode(there, scope.namespace, key)
+        known = [] if there is None else _value(scope, key, there)
         if not isinstance(known, list):
             raise _wrongkind_of(scope, key, known, "Only a list can be appended to")
         known += VALUES.decode(b"[%b]" % added, scope.namespace, key)
@@ -189,16 +191,20 @@ def _list_text(scope: Scope, key: str, items: Sequence[Any]) -> bytes:
     """Return the JSON text of a list of values. An error about an item names its position in the list (`value[0]`)."""
     if isinstance(scope.codec, Values):
         return VALUES.encode(list(items))
-    return VALUES.encode([VALUES.decode(scope.codec.encode(item), scope.namespace, key) for item in items])
+    return scope.codec.encode(b"[%b]" % b",".join(map(scope.codec.encode, items)))
 
 
-def _values(scope: Scope) -> Values:
-    """Return a codec that decodes stored bytes to values, also in a store of JSON texts."""
-    return Values(scope.codec.packing)
+def _value(scope: Scope, key: str, there: bytes) -> Json:
+    """Return the value of stored bytes, also in a store of JSON texts, if it has no more parts than may be decoded."""
+    codec = scope.codec.packing
+    if scope.limits.max_values < ANY_SIZE:
+        check_values(codec.plain(there, scope.namespace, key), scope.limits.max_values)
+    value: Json = Values(codec).decode(there, scope.namespace, key)
+    return value
 
 
 def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
-    known = _values(scope).decode(there, scope.namespace, key)
+    known = _value(scope, key, there)
     if not _is_number(known):
         raise _wrongkind_of(scope, key, known, "Only a number can be incremented")
     try:
@@ -214,7 +220,10 @@ def _sum(scope: Scope, key: str, there: bytes, by: float) -> bytes:
 def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
     """Whether stored bytes and a text mean the same JSON value. Python's own comparison takes true for 1 and 1 for 1.0."""
     try:
-        values = [rules.load(plain) for plain in (scope.codec.packing.plain(there, scope.namespace, key), text)]
+        plain = scope.codec.packing.plain(there, scope.namespace, key)
+        if has_more_values(plain, scope.limits.max_values):
+            return False  # `text` has fewer
+        values = [rules.load(plain), rules.load(text)]
     except (ValueError, RecursionError):
         return False
     first, second = (json.dumps(value, sort_keys=True) for value in values)

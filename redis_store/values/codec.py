@@ -19,6 +19,7 @@ from redis_store.errors import CorruptValue, InvalidType, InvalidValue, StoredDa
 from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Compression
+from redis_store.values.count import check_values
 
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _EXACT_TYPES = (
@@ -143,12 +144,16 @@ class JsonText:
     packing: Compression = PLAIN
     max_read_bytes: int = ANY_SIZE
     """Bound on texts that are unpacked together, in bytes."""
+    max_values: int = ANY_SIZE
+    """Bound on the JSON values in a text that is checked, which takes decoding it."""
     errors_as_values: bool = False
     """Whether `decode` returns the error of an unreadable value instead of raising it."""
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, bytes):
             raise InvalidType(f"This store takes JSON text as bytes, not {type(value).__name__}.")
+        if len(value) > self.max_values:  # as many bytes at least
+            check_values(value, self.max_values)
         try:
             parsed = orjson.loads(value)
             if _may_be_deep(value):

@@ -36,6 +36,9 @@ _log = logging.getLogger("redis_store.watch.sync")
 
 T = TypeVar("T")
 
+_BIG_TEXT_BYTES = 1024 * 1024
+"""JSON text of a value, in bytes, above which a change is the last that is returned at once."""
+
 _WATCH_RETRY_S = 0.2
 
 
@@ -146,6 +149,8 @@ class Watching:
             changes.append(change)
             if consumes:
                 under_way[change.namespace] = cursor
+            if isinstance(change.value, bytes) and len(change.value) > _BIG_TEXT_BYTES:
+                break  # compressed, thousands of such texts may be ready
         return Selection(changes, None, at, under_way, self._given)
 
     def _is_under_way(self, track: Track) -> bool:

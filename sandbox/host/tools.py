@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 import threading
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
+from redis_store.limits import MAX_VALUES
 from redis_store.values import rules
+from redis_store.values.count import has_more_values
 from sandbox.child.reports import class_name
 from sandbox.errors import ResultLimitExceeded, builtin_bases
 from sandbox.given.functions import Function, is_async
@@ -18,12 +19,6 @@ from sandbox.host.outbox import OpenCalls
 from sandbox.protocol.frames import FrameError
 from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
-
-MAX_VALUES = 1_000_000
-"""Limit of the JSON values in one result or in the arguments of one call; each costs the host up to 200 bytes."""
-
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-"""Matches unterminated strings too, and never backtracks: a hostile text could make that slow."""
 
 _MAX_MESSAGE = 64 * 1024
 
@@ -179,7 +174,7 @@ def load_json(text: bytes, kind: type) -> Any:
 
     Raises `FrameError`, or `ResultLimitExceeded` for more than `MAX_VALUES` values.
     """
-    if _has_too_many(text):
+    if has_more_values(text):
         raise ResultLimitExceeded(
             f"The agent sent more than {MAX_VALUES:,} JSON values at once, as its result or to a tool or an agent: put them"
             " into the store and pass the key.",
@@ -193,13 +188,3 @@ def load_json(text: bytes, kind: type) -> Any:
     if not isinstance(value, kind):
         raise FrameError(f"a JSON text that is not a {kind.__name__}")
     return value
-
-
-def _has_too_many(text: bytes) -> bool:
-    """Whether there are more values than the host decodes; decoded empty lists take seventy times their text's size."""
-    return _separators(text) > MAX_VALUES and _separators(_STRING.sub(b"", text)) > MAX_VALUES
-
-
-def _separators(text: bytes) -> int:
-    """Return an upper bound of the number of values; separators inside strings count as well."""
-    return sum(text.count(one) for one in (b",", b"[", b"{"))

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from redis_store import Change, DataStore, Watch
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
+from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.values import rules
+from redis_store.values.count import has_more_values
 from sandbox.host.broker import error_parts
 from sandbox.host.outbox import Outbox
 from sandbox.protocol.frames import FrameError, Part
@@ -32,6 +34,9 @@ MOST_WATCHES = 32
 
 MOST_NAMESPACES = 2000
 """Limit of the namespaces that one process's `watch_all` calls follow together; each takes at least 6 KB in the host."""
+
+MAX_SINCE_BYTES = 4 * 1024 * 1024
+"""Limit of the cursors that a watch resumes from, as JSON text; an open watch keeps them."""
 
 MOST_WAITS = 64
 """Limit of one process's concurrent waits."""
@@ -168,6 +173,7 @@ class WatchHost:
 
         try:
             self._tree.granted.check(one.seen.operation)
+            one.check()
             if len(others) >= most:
                 raise LimitExceeded(
                     f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
@@ -193,6 +199,7 @@ class _Working(Protocol):
     number: int
     seen: _Seen
 
+    def check(self) -> None: ...
     def work(self) -> None: ...
 
 
@@ -211,6 +218,10 @@ class _Wait:
         self._timeout_s = timeout_s
         self.number = number
         self.seen = _Seen("wait_for", namespace, key)
+
+    def check(self) -> None:
+        """Raise the store's error for a key that is none, so that it is not kept."""
+        encode_key(self._key)
 
     def work(self) -> None:
         """Wait, and send the value."""
@@ -236,19 +247,24 @@ class _Asked(NamedTuple):
     consumer: str | None
     initial: bool
 
+    def check(self) -> None:
+        """Raise `LimitExceeded` for more cursors than a watch resumes from, before they are decoded."""
+        text = self.since_text or b""
+        # Each namespace gets a change log, even if it is empty. The cursors are an object: they have one brace and their commas.
+        if len(text) > MAX_SINCE_BYTES or has_more_values(text, MOST_NAMESPACES):
+            raise LimitExceeded(
+                f"watch_all in an agent resumes from the cursors of at most {MOST_NAMESPACES:,} namespaces and"
+                f" {MAX_SINCE_BYTES:,} bytes of JSON: give a prefix and fewer cursors, or a consumer.",
+                limit="watched_namespaces",
+                limit_count=MOST_NAMESPACES,
+            )
+
     def open(self, store: DataStore, budget: NamespaceBudget) -> Watch:
         """Open the watch; raises the store's errors for invalid arguments."""
         try:
             since: Any = None if self.since_text is None else rules.load(self.since_text)
         except (ValueError, RecursionError):
             since = b""  # the store refuses this as a cursor
-        if isinstance(since, dict) and len(since) > MOST_NAMESPACES:  # each gets a change log, even if it is empty
-            raise LimitExceeded(
-                f"watch_all in an agent resumes from the cursors of at most {MOST_NAMESPACES:,} namespaces, not of"
-                f" {len(since):,}: give a prefix and fewer cursors, or a consumer.",
-                limit="watched_namespaces",
-                limit_count=MOST_NAMESPACES,
-            )
         there = store.use_namespace(self.namespace)
         if not self.everywhere:
             return there.watch(self.prefix, since, self.consumer, self.initial)
@@ -294,6 +310,11 @@ class _OpenWatch:
         if self._watch is not None:
             with suppress(DataStoreError):
                 self._watch.close()
+
+    def check(self) -> None:
+        """Raise `LimitExceeded` for arguments that are not kept or decoded."""
+        encode_prefix(self._asked.prefix)
+        self._asked.check()
 
     def work(self) -> None:
         """Open the watch and answer requests until it is closed."""

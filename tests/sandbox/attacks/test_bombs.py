@@ -316,6 +316,39 @@ class TestBombs:
         wins(one)
 
 
+COUNTED = [
+    Attack(
+        "values of empty lists, decoded in the host",
+        """
+        from redis_store.errors import LimitExceeded
+        text = b"[" + b"[]," * 1_000_000 + b"[]]"
+        send = data_store._operations.send
+        for call in (("set", "k", text, None, None), ("set_many", None, None, "a", b"1", "k", text), ("append", "k", None, None, text),
+                     ("compare_and_set", "k", text, b"1", None), ("replace", "k", text, b"1", None), ("increment", "k", text, None),
+                     ("set_if_absent", "k", text, None), ("commit_transaction", 1, "default", "k", text, None),
+                     ("commit_value", "k", "token-of-mine", text, None, None)):
+            try:
+                won = won or call[0] + " " + str(send(*call))
+            except LimitExceeded as error:
+                assert error.limit == "max_values", error
+        for cursors in (text, b'{"a":"' + b"x" * 5_000_000 + b'"}'):
+            _, answer = data_store._operations.waits.ask("watch", "default", True, None, cursors, None, False)
+            try:
+                won = won or answer.result()
+            except LimitExceeded as error:
+                assert error.limit == "watched_namespaces", error
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+]
+
+
+@pytest.mark.parametrize("one", COUNTED, ids=lambda one: one.name)
+def test_texts_are_counted_before_the_host_decodes_them(one: Attack, tier: str, holds: Any) -> None:
+    result = holds(one, tier)
+    assert result.check() == {"won": False}
+
+
 _ENDED: dict[str, dict[str, sandbox.RunResult]] = {}
 
 
