@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox soak histories clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm soak histories clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -65,6 +65,9 @@ histories: .venv/.test ## random histories under faults, checked, for ten minute
 
 bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
 	@$(BIN)/python -m benchmarks.sandbox $(ARGS)
+
+bench-harm: .venv/.test ## for how long a call of an agent keeps the server from others; ARGS="/path/to/redis-server ..."
+	@$(BIN)/python -m benchmarks.harm $(ARGS)
 
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg

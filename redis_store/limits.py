@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from redis_store.errors import InvalidInput, InvalidType, LimitExceeded
@@ -19,6 +19,11 @@ MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 MAX_VALUES = 1_000_000
 """Limit of the JSON values in a text that is decoded for an agent; each costs the host up to 200 bytes."""
+
+MAX_CALL_KEYS = 15_000
+MAX_READ_BYTES = 64 * 1024 * 1024
+MAX_SCRIPT_BYTES = 8 * 1024 * 1024
+"""Limits of one call of an agent: with each of them the server stands still for about 50 ms at most (benchmarks/harm.py)."""
 
 LOG_ENTRIES = 10_000
 
@@ -106,12 +111,56 @@ class Limits:
     max_value_bytes: int = MAX_VALUE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
     max_metadata_bytes: int = 64 * 1024
-    max_values: int = ANY_SIZE
-    """Bound on the JSON values in one text that is decoded to check or to change it."""
 
-    def for_agent(self) -> Limits:
-        """Return these limits with the bounds of an agent's store, whose calls may be meant to harm others."""
-        return replace(self, max_values=MAX_VALUES)
+
+@dataclass(frozen=True, slots=True)
+class CallBounds:
+    """Bounds on what one call makes the host and the server do at a time. Only the stores of agents have any."""
+
+    values: int = ANY_SIZE
+    """Number of JSON values in one text that is decoded to check or to change it."""
+    keys: int = ANY_SIZE
+    """Number of keys that one call names."""
+    read_bytes: int = ANY_SIZE
+    """Size of the values that one command reads, in bytes as they are stored."""
+    script_bytes: int = ANY_SIZE
+    """Size of the values that one script gets or reads, in bytes as they are stored; it copies each several times."""
+
+    @classmethod
+    def of_agent(cls) -> CallBounds:
+        """Return the bounds for an agent's store, whose calls may be meant to harm others."""
+        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_READ_BYTES, MAX_SCRIPT_BYTES)
+
+    def check_keys(self, count: int) -> None:
+        """Raise `LimitExceeded` if a call names too many keys."""
+        if count > self.keys:
+            raise LimitExceeded(
+                f"The call names {count:,} keys, and at most {self.keys:,} are allowed at once here: nothing was done."
+                " Split it.",
+                limit="max_call_keys",
+                limit_count=self.keys,
+                size_bytes=count,
+            )
+
+    def check_script(self, size_bytes: int) -> None:
+        """Raise `LimitExceeded` if a script would copy too many bytes."""
+        if size_bytes > self.script_bytes:
+            raise LimitExceeded(
+                f"The call would move {size_bytes:,} bytes in one step of the server, and at most {self.script_bytes:,} are"
+                " allowed here, because others wait meanwhile: nothing was written. Use smaller values, or get and set"
+                " without a ttl and metadata.",
+                limit="max_script_bytes",
+                limit_bytes=self.script_bytes,
+                size_bytes=size_bytes,
+            )
+
+    def check_read(self, size_bytes: int) -> None:
+        """Raise `LimitExceeded` if a command would read too many bytes."""
+        if size_bytes > self.read_bytes:
+            raise too_much_at_once(self.read_bytes)
+
+
+UNBOUNDED = CallBounds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.loans import LentConnections
 from redis_store.drivers.sync import SyncDriver
-from redis_store.limits import ANY_SIZE
+from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
@@ -31,7 +31,7 @@ def lease(
 
     `root` is the agent of the outermost run, if `run` is nested.
 
-    With `max_read_bytes` it has the bounds of an agent's store (`Limits.for_agent`), and a call that would read more bytes raises
+    With `max_read_bytes` it has the bounds of an agent's store (`CallBounds`), and a call that would read more bytes raises
     `LimitExceeded`. Closing the lease closes only the connections that
     it has in use at that moment, which ends calls that still wait for the server.
     """
@@ -47,11 +47,12 @@ def lease(
         namespace,
         Writer.of(agent, run, root),
         Values(scope.codec.packing),
-        scope.limits if max_read_bytes == ANY_SIZE else scope.limits.for_agent(),
+        scope.limits,
         scope.log,
         access=access,
         counters=scope.counters,
         max_read_bytes=max_read_bytes,
+        bounds=UNBOUNDED if max_read_bytes == ANY_SIZE else CallBounds.of_agent(),
     )
     return DataStore(ServerOperations(driver, lent))
 

@@ -35,6 +35,9 @@ MAX_PERIOD_S = 86_400
 A host that is killed releases none of them, so others would wait for as long.
 """
 
+_BIG_VALUE_BYTES = 1024 * 1024
+"""Size of a value, in bytes of JSON text, above which an agent's `set` is a batch of one."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -44,8 +47,17 @@ def carry_out(store: DataStore, operation: str, *arguments: Any) -> Any:
     if operation == "invalidate_tag":
         tag, access = arguments
         return on.narrowed(access).call(operation, tag)
+    if operation == "set" and _goes_beside(on.scope, *arguments):
+        key, value, *_ = arguments
+        on.call("set_many", {key: value}, None, None)
+        return None
     step = _STEPS.get(operation)
     return on.call(operation, *arguments) if step is None else on.run(step(on.scope, *arguments))
+
+
+def _goes_beside(scope: Scope, key: str, value: bytes, metadata: object = None, ttl: Ttl = None) -> bool:
+    """Whether a value is so big that it is set as a batch, beside the script, which would copy it."""
+    return len(value) > _BIG_VALUE_BYTES and not metadata and ttl is None and scope.max_keys is None
 
 
 async def _claim_value(
@@ -199,6 +211,7 @@ _STEPS: dict[str, Callable[..., Op[Any]]] = {
     "renew_value": _renew_value,
     "commit_value": _commit_value,
     "fail_value": _fail_value,
+    "rename": updates.rename_sized,
     "pop": _pop,
     "replace": _replace,
     "acquire_lock": _acquire_lock,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redis_store.errors import LimitExceeded
-from redis_store.limits import ANY_SIZE, Limits, LogBounds
+from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds, Limits, LogBounds
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, decode_name, encode_name
 from redis_store.stats import Counters
@@ -54,6 +54,8 @@ class Scope:
     """The counters of the store."""
     max_read_bytes: int = ANY_SIZE
     """Bound on the bytes that one call may read; set by stores that read for others (`brokers/lease.py`)."""
+    bounds: CallBounds = UNBOUNDED
+    """Bounds on single calls; set by the same stores."""
     keys: NamespaceKeys = field(init=False)
     readable: bool = field(init=False)
     writable: bool = field(init=False)
@@ -82,7 +84,8 @@ class Scope:
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""
         same = self.writer, self.codec, self.limits, self.log
-        return Scope(self.user, namespace, *same, ttl_ms, self.access, max_keys, self.counters, self.max_read_bytes)
+        read = self.max_read_bytes, self.bounds
+        return Scope(self.user, namespace, *same, ttl_ms, self.access, max_keys, self.counters, *read)
 
     def narrowed(self, access: Access) -> Scope:
         """Return this scope with only those of its rights that `access` includes."""
@@ -123,7 +126,7 @@ class Scope:
 
     def as_json_text(self, errors_as_values: bool = False) -> Scope:
         """Return this scope with values as JSON text."""
-        codec = JsonText(self.codec.packing, self.max_read_bytes, self.limits.max_values, errors_as_values)
+        codec = JsonText(self.codec.packing, self.max_read_bytes, self.bounds.values, errors_as_values)
         return replace(self, codec=codec)
 
     def packed(self, text: bytes, field: bytes) -> bytes:

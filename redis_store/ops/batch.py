@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
+from redis_store.limits import UNBOUNDED
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
@@ -14,7 +15,7 @@ from redis_store.ops.values import check_metadata, encode_metadata, merge_metada
 from redis_store.protocol.call import Alone, Call, Op, as_is, watch
 from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.read import Read
-from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, WRITE, Script
+from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, SIZES, WRITE, Script
 from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
@@ -26,6 +27,12 @@ INLINE_BYTES = 1024
 SMALL_READ_KEYS = 100
 """A read of more keys than this counts as bulk, so that small calls do not wait behind it."""
 
+MIXED_BYTES = 4 * 1024 * 1024
+"""Bytes of a batch from which its big values go beside the script even if it has small ones."""
+
+SMALL_READ_BYTES = 64 * 1024
+"""Bytes of values that the script which measures them returns at once."""
+
 BATCH_TRIES = 50
 """Limit of tries to store a batch with metadata while other callers write to the same namespace."""
 
@@ -35,6 +42,14 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
     fields = fields_of(keys)
     if not fields:
         return {}
+    if scope.bounds is not UNBOUNDED:
+        scope.bounds.check_keys(len(fields))
+        size_bytes, found, _ = await run_script(
+            SIZES, (scope.keys.data,), (SMALL_READ_BYTES, "", *fields), repeatable=True
+        )
+        if found:
+            return _got_many(scope, fields.values(), None, found)
+        scope.bounds.check_read(size_bytes)
     texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
     return _got_many(scope, fields.values(), None, texts)
 
@@ -63,6 +78,7 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
     fields = list(fields_of(keys))
     if not fields:
         return 0
+    scope.bounds.check_keys(len(fields))
     return int(await run_delete(DELETE, scope, (tx, *fields)))
 
 
@@ -90,29 +106,44 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
     texts = _texts(scope, items)
     if not texts:
         return 0
-    beside = ttl_ms == "" and scope.max_keys is None and min(map(len, texts.values())) > INLINE_BYTES
-    if beside and await _set_beside_script(scope, texts, tx):
-        scope.counters.bytes_written += sum(map(len, texts.values()))
-        return len(texts)
+    size_bytes = sum(map(len, texts.values()))
+    small = {field: text for field, text in texts.items() if len(text) <= INLINE_BYTES}
+    beside = (
+        ttl_ms == ""
+        and scope.max_keys is None
+        and (not small or size_bytes > min(MIXED_BYTES, scope.bounds.script_bytes))
+    )
+    for _ in range(1 if size_bytes <= scope.bounds.script_bytes else BATCH_TRIES):
+        if beside and await _set_beside_script(scope, small, texts, tx):
+            scope.counters.bytes_written += size_bytes
+            return len(texts)
+    scope.bounds.check_script(size_bytes)
     flat = _flat(texts)
     parts = list(_parts(flat, 2 * KEYS_PER_SCRIPT))
     await _write_parts(scope, tx, parts, ttl_ms, "keep", texts)
-    scope.counters.bytes_written += sum(map(len, texts.values()))
+    scope.counters.bytes_written += size_bytes
     return len(texts)
 
 
-async def _set_beside_script(scope: Scope, texts: dict[bytes, bytes], tx: str) -> bool:
-    """Store big values by plain commands beside a script, which would copy each of them in and out.
+async def _set_beside_script(scope: Scope, small: dict[bytes, bytes], texts: dict[bytes, bytes], tx: str) -> bool:
+    """Store big values by plain commands beside a script, which would copy each of them in and out; `small` ones go through it.
 
     One round trip, except for a store's first such call, and all or nothing as always. Return False if another caller wrote to
     the namespace meanwhile, or the login lacks a right; then the caller stores the batch by the script.
     """
-    fields = list(_parts(list(texts), KEYS_PER_SCRIPT))
-    values = _parts(_flat(texts), 2 * KEYS_PER_SCRIPT)
-    scripts = _commands(WRITE, scope.script_keys, _arguments(scope, tx, fields, "", "beside"))
+    big = {field: text for field, text in texts.items() if field not in small}
+    parts = [*_parts(_flat(small), 2 * KEYS_PER_SCRIPT)]
+    modes = ["keep"] * len(parts)
+    parts += _parts(list(big), KEYS_PER_SCRIPT)
+    modes += ["beside"] * (len(parts) - len(modes))
+    values = _parts(_flat(big), 2 * KEYS_PER_SCRIPT)
     commands: list[Command] = []
-    for script, part in zip(scripts, values, strict=True):
-        commands += [script, ("HSET", scope.keys.data, *part)]
+    for mode, script in zip(
+        modes, _commands(WRITE, scope.script_keys, _arguments(scope, tx, parts, "", modes)), strict=True
+    ):
+        commands.append(script)
+        if mode == "beside":
+            commands.append(("HSET", scope.keys.data, *next(values)))
     return await write_transaction(scope, commands, scope.user.barrier(tx)) is not None
 
 
@@ -129,6 +160,7 @@ async def _set_many_with_metadata(
     texts = _texts(scope, items)
     if not texts:
         return 0
+    scope.bounds.check_script(sum(map(len, texts.values())) + len(texts) * len(added))
     field_parts = list(_parts(list(texts), KEYS_PER_SCRIPT))
     for _ in range(BATCH_TRIES):
         # One script compares the old metadata itself; one of several could refuse after another has written.
@@ -160,7 +192,7 @@ async def _write_parts(
     scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str, stay: Collection[bytes]
 ) -> list[Any] | None:
     """Write all parts in one transaction; in a namespace with a bound, the last part evicts other keys."""
-    arguments, bound = _arguments(scope, tx, parts, ttl_ms, mode), bound_of(scope, stay)
+    arguments, bound = _arguments(scope, tx, parts, ttl_ms, [mode] * len(parts)), bound_of(scope, stay)
     if bound is None:
         return await write_transaction(scope, _commands(WRITE, scope.script_keys, arguments))
     bound.check_room(scope.namespace)
@@ -171,11 +203,11 @@ async def _write_parts(
 
 
 def _arguments(
-    scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, mode: str
+    scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, modes: list[str]
 ) -> list[tuple[Argument, ...]]:
     """Return the script's arguments for each part."""
-    heads = _heads(scope, tx, len(parts))
-    return [(*head, scope.writer.agent_json, ttl_ms, mode, *part) for head, part in zip(heads, parts, strict=True)]
+    heads, agent = _heads(scope, tx, len(parts)), scope.writer.agent_json
+    return [(*head, agent, ttl_ms, mode, *part) for head, mode, part in zip(heads, modes, parts, strict=True)]
 
 
 def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]]) -> list[Command]:
@@ -219,6 +251,7 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
     """Check a whole batch before anything is sent, and return its fields and JSON texts."""
     if not isinstance(items, Mapping):
         raise InvalidType(f"A batch must be a dict of keys and values, not {type(items).__name__}.")
+    scope.bounds.check_keys(len(items))
     encode, limit_bytes = scope.codec.encode, scope.limits.max_value_bytes
     texts = {}
     total_bytes = 0

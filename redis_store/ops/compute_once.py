@@ -30,6 +30,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.values import GET, get, wanted_ttl
+from redis_store.protocol.call import read
 from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
@@ -107,8 +108,20 @@ class ComputePlan:
             FLIGHT_CLAIM,
             (keys.data, keys.info, keys.flight, *self.tags),
             (b"hash", b"hash", b"hash", *[b"zset"] * len(self.tags)),
-            (self.field, token, self.lock_ms, self.stale_ms, expires, since, self.member),
+            (
+                self.field,
+                token,
+                self.lock_ms,
+                self.stale_ms,
+                expires,
+                since,
+                self.member,
+                self.scope.bounds.script_bytes,
+            ),
         )
+        if what == b"big":
+            there = await read("HGET", keys.data, self.field)
+            return await self.claim(token, since_ms) if there is None else Found(there)
         if what == b"value":
             return Found(rest[0])
         if what == b"busy":
@@ -126,12 +139,14 @@ class ComputePlan:
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
         """Store a computed value. Return whether it was stored, and if not, the stored bytes."""
         scope, bound = self.scope, bound_of(self.scope, (self.field,))
+        scope.bounds.check_script(len(text))
         reply = await run_checked(
             FLIGHT_COMMIT if bound is None else BOUNDED[FLIGHT_COMMIT.name],
             (*scope.delete_keys, *self.tags),
             (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(self.tags)),
             (
                 *(*scope.script_head, scope.writer.agent_json, self.field, text, self.ttl_ms, token, self.tags_json),
+                scope.bounds.script_bytes,
                 *(() if bound is None else ending(*bound.arguments())),
             ),
         )

@@ -32,6 +32,9 @@ LISTING_PAGE_KEYS = 2000
 SNAPSHOT_TRIES = 3
 """Limit of tries to read a big namespace as a snapshot while other callers write to it."""
 
+FIELD_BYTES = 64
+"""Bytes that a name or a value counts beside its own, for a reader with a bound: its reader has to keep and sort them."""
+
 NAMESPACES_PER_SCRIPT = 500
 NAMESPACES_PER_TRIP = 10_000
 REGISTRY_PAGE = 20_000
@@ -161,7 +164,7 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
         while True:
             cursor, more = await page(scope, cursor, prefix, page_keys)
             found += more
-            size += sum(map(len, more))
+            size += sum(map(len, more)) + FIELD_BYTES * len(more)
             _check_read_size(scope, size)
             if cursor == START:
                 break
@@ -216,7 +219,7 @@ async def _registered(scope: Scope) -> set[bytes]:
     while True:
         raw, found = await read("SSCAN", scope.keys.registry, cursor, "COUNT", REGISTRY_PAGE, bulk=True)
         names.update(found)
-        size += sum(map(len, found))
+        size += sum(map(len, found)) + FIELD_BYTES * len(found)
         _check_read_size(scope, size)
         cursor = raw.decode()
         if cursor == START:

@@ -21,10 +21,11 @@ async def invalidate_tag(scope: Scope, tag: str) -> int:
     """The flow of `DataStore.invalidate_tag`: values in namespaces that may not be written are kept, and no error names them."""
     redis_key = tag_key(scope, tag)
     scope.check_writes_somewhere()
-    places = [(scope.moved(decode_name(name)), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
-    tagged = [(place, fields) for place, fields in places if place.writable]
+    places = [(decode_name(name), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
+    tagged = [(name, fields) for name, fields in places if scope.access.may_write(name)]
     with DeletedSoFar() as deleted:
-        for place, fields in tagged:
+        for name, fields in tagged:
+            place = scope.moved(name)
             for start in range(0, len(fields), KEYS_PER_SCRIPT):
                 deleted.add(await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT])))
     return deleted.count

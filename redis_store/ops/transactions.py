@@ -121,6 +121,8 @@ async def commit_parts(
 ) -> Place | None:
     """Write if the fields in `reads` hold the given bytes. Return None if written, else the first field that holds others."""
     _check_rights(scope, reads, writes)
+    read_bytes = sum(len(text or b"") for text in reads.values())
+    scope.bounds.check_script(read_bytes + sum(len(write.text or b"") for write in writes.values()))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
     places = [scope.user.namespace(decode_name(name)) for name in numbers]
     keys = tuple(key for at in places for key in (at.data, at.registry, at.info, at.log, at.flight))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.flows.flow import Ask, Do, Rand
 from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of, pop_value
-from redis_store.limits import ANY_SIZE
+from redis_store.limits import UNBOUNDED
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put
@@ -26,10 +26,14 @@ from redis_store.values import rules
 from redis_store.values.codec import VALUES, Values
 from redis_store.values.count import check_values, has_more_values
 
+APPEND_COPIES = 2
+"""How many times as often as other scripts the one that extends a list copies it."""
+
 
 async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> bool:
     scope.check_changeable()
     field, text = encode_key(key), encode_value(scope, key, value)
+    scope.bounds.check_script(len(text))
     arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
     written = bool(await run_put(REPLACE, scope, arguments, field) == 1)
     scope.counters.bytes_written += len(text) if written else 0
@@ -65,17 +69,30 @@ async def pop(scope: Scope, key: str, default: Any = MISSING) -> Json | Missing:
 async def take(scope: Scope, field: bytes, there: bytes | None) -> Literal[True] | bytes | None:
     """Delete a field if it holds these bytes, and return True. Otherwise, and with None, return the bytes that are stored."""
     scope.check_readable()
+    if there is not None:
+        scope.bounds.check_script(len(there))
     reply = await run_delete(TAKE, scope, (field,) if there is None else (field, there))
     if reply == 1:
         return True
+    if reply == 0:
+        return await stored(scope, field)
     found: bytes | None = reply[0]
     return found
 
 
 async def rename(scope: Scope, key: str, new: str) -> bool:
+    return await rename_sized(scope, key, new) is not None
+
+
+async def rename_sized(scope: Scope, key: str, new: str) -> int | None:
+    """Do `rename`. Return the size of the moved value, in bytes as it is stored, or None if there is none."""
     scope.check_changeable()
     field, moved = encode_key(key), encode_key(new)
-    return bool(await run_move(RENAME, scope, (scope.writer.agent_json, field, moved), moved))
+    arguments = (scope.writer.agent_json, field, moved, scope.bounds.script_bytes)
+    done, size_bytes = await run_move(RENAME, scope, arguments, moved)
+    if done is None:
+        scope.bounds.check_script(size_bytes)
+    return size_bytes if done else None
 
 
 async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: Rand) -> Json:
@@ -90,9 +107,10 @@ async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: R
         return added if there is None else _sum(scope, key, there, number)
 
     ttl_ms = wanted_ttl(scope, ttl)
-    head = (scope.writer.agent_json, field, added, ttl_ms)
+    head = (scope.writer.agent_json, field, added, ttl_ms, scope.bounds.script_bytes)
     reply = await Do(run_put(INCREMENT, scope, head, field))
     if isinstance(reply, list):
+        _check_copied(scope, reply, 1)
         text = await _change(scope, key, field, add, reply[0], ttl_ms, rand)
     else:
         text = reply
@@ -102,14 +120,14 @@ async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: R
 
 async def append(
     scope: Scope, key: str, items: Sequence[Any], max_items: int | None = None, ttl: Ttl = None, *, rand: Rand
-) -> None:
-    """The flow of `DataStore.append`."""
+) -> int:
+    """The flow of `DataStore.append`. Returns the size of the list, in bytes as it is stored; 0 if nothing is appended."""
     scope.check_changeable()
     field = encode_key(key)
     if max_items is not None:
         check_max_items(max_items)
     if not items:
-        return
+        return 0
     added = _list_text(scope, key, items)[1:-1]
 
     async def extend(there: bytes | None) -> bytes:
@@ -122,15 +140,18 @@ async def append(
     ttl_ms = wanted_ttl(scope, ttl)
     there: bytes | None
     if max_items is None:
-        head = (scope.writer.agent_json, field, added, ttl_ms, scope.limits.max_value_bytes)
+        most = scope.bounds.script_bytes // APPEND_COPIES
+        scope.bounds.check_script(APPEND_COPIES * len(added))
+        head = (scope.writer.agent_json, field, added, ttl_ms, scope.limits.max_value_bytes, most)
         reply = await Do(run_put(APPEND, scope, head, field))
-        if reply == 1:
+        if isinstance(reply, int):
             scope.counters.bytes_written += len(added)
-            return
+            return reply
+        _check_copied(scope, reply, APPEND_COPIES)
         there = reply[0]
     else:
         there = await Do(stored(scope, field))
-    await _change(scope, key, field, extend, there, ttl_ms, rand)
+    return len(await _change(scope, key, field, extend, there, ttl_ms, rand))
 
 
 async def update(scope: Scope, key: str, function: Callable[[Any], Any], default: Any = None, *, rand: Rand) -> Json:
@@ -172,6 +193,7 @@ async def replace(
 ) -> Literal[True] | bytes | None:
     """Write if the stored bytes equal `there` (None: the field is missing). Return True, else the bytes that are stored."""
     scope.check_readable()
+    scope.bounds.check_script(len(text) + len(there or b""))
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:
@@ -181,6 +203,12 @@ async def replace(
         return await stored(scope, field)
     found: bytes | None = reply[0]
     return found
+
+
+def _check_copied(scope: Scope, reply: list[Any], times: int) -> None:
+    """Raise `LimitExceeded` if a script has refused to copy bytes, of which it returned the size."""
+    if len(reply) > 1:
+        scope.bounds.check_script(times * reply[1])
 
 
 def encode_value(scope: Scope, key: str, value: Any) -> bytes:
@@ -197,8 +225,8 @@ def _list_text(scope: Scope, key: str, items: Sequence[Any]) -> bytes:
 def _value(scope: Scope, key: str, there: bytes) -> Json:
     """Return the value of stored bytes, also in a store of JSON texts, if it has no more parts than may be decoded."""
     codec = scope.codec.packing
-    if scope.limits.max_values < ANY_SIZE:
-        check_values(codec.plain(there, scope.namespace, key), scope.limits.max_values)
+    if scope.bounds is not UNBOUNDED:
+        check_values(codec.plain(there, scope.namespace, key), scope.bounds.values)
     value: Json = Values(codec).decode(there, scope.namespace, key)
     return value
 
@@ -221,7 +249,7 @@ def _same(scope: Scope, key: str, there: bytes, text: bytes) -> bool:
     """Whether stored bytes and a text mean the same JSON value. Python's own comparison takes true for 1 and 1 for 1.0."""
     try:
         plain = scope.codec.packing.plain(there, scope.namespace, key)
-        if has_more_values(plain, scope.limits.max_values):
+        if has_more_values(plain, scope.bounds.values):
             return False  # `text` has fewer
         values = [rules.load(plain), rules.load(text)]
     except (ValueError, RecursionError):

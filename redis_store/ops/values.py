@@ -91,6 +91,7 @@ async def set_value(
     scope.check_writable()
     field = encode_key(key)
     text = scope.packed(scope.codec.encode(value), field)
+    scope.bounds.check_script(len(text))
     if not metadata:
         check_metadata(metadata)
         ttl_ms = "" if ttl is None and scope.ttl_ms is None else wanted_ttl(scope, ttl)

@@ -128,11 +128,11 @@ local function evict_by_pages(bound)
   until cursor == '0' or excess <= 0
 end
 
--- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts about MOST keys at most,
--- or as many as were written if that is more. An expired key counts until the server has removed it.
+-- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts about MOST keys at most.
+-- An expired key counts until the server has removed it.
 local function evict(bound)
   enter(bound)
-  local budget, misses = math.max(MOST, bound.count), 0
+  local budget, misses = MOST, 0
   while true do
     local excess = call('HLEN', data) - bound.max_keys
     if excess <= 0 then return 0 end

@@ -11,7 +11,8 @@
 -- ARGV[5]   '1' if the value is to expire, or ''
 -- ARGV[6]   when the caller began to wait for another caller's computation, in ms since 1970, or ''
 -- ARGV[7]   the key's member of a tag
--- Reply     {'value', bytes}
+-- ARGV[8]   limit of the value, in bytes: it is copied
+-- Reply     {'value', bytes}; {'big'} for a value over the limit, stale or not
 --           {'claimed'}
 --           {'error', JSON about the error} if another caller failed while this one waited
 --           {'busy', ms until the other claim expires, the server's clock in ms since 1970}
@@ -20,6 +21,7 @@
 local data, info, flight = KEYS[1], KEYS[2], KEYS[3]
 local field, token, lock_ms, stale_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
+if call('HSTRLEN', data, field) > tonumber(ARGV[8]) then return {'big'} end
 local value = call('HGET', data, field)
 if ARGV[5] == '1' and redis.pcall('HPTTL', data, 'FIELDS', 1, field).err then
   return redis.error_reply('UNSUPPORTED hash field expiry')

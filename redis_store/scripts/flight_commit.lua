@@ -9,12 +9,14 @@
 -- ARGV[8]   time to live, in ms, or ''
 -- ARGV[9]   token
 -- ARGV[10]  the tags' Redis keys in the form of info_text.lua, or ''
--- Reply     1; or {the stored bytes, or false} if nothing was written
+-- ARGV[11]  limit of the stored bytes, which are copied
+-- Reply     1; or {the stored bytes, or false} if nothing was written; {false} if they are over the limit
 -- Errors    UNSUPPORTED: the server has no hash field expiry
 
 local flight, now = KEYS[5], now_ms()
 local field, value = ARGV[6], ARGV[7]
 
+if call('HSTRLEN', data, field) > tonumber(ARGV[11]) then return {false} end
 local there = call('HGET', data, field)
 look()
 for i = 6, #KEYS do call('ZCARD', KEYS[i]) end

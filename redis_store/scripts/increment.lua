@@ -4,7 +4,9 @@
 -- ARGV[6]  field
 -- ARGV[7]  increment, as digits
 -- ARGV[8]  time to live of a new field, in ms, or ''
--- Reply    the sum as text; or {the stored bytes} if the sum cannot be made in 64 bits, and nothing was written
+-- ARGV[9]  limit of the stored bytes, which are copied
+-- Reply    the sum as text; or {the stored bytes} if the sum cannot be made in 64 bits, and nothing was written; or {false,
+--          their size} if they are over the limit
 -- Errors   UNSUPPORTED: the server has no hash field expiry
 
 local field, by = ARGV[6], ARGV[7]
@@ -14,6 +16,8 @@ local function fits(text)
   return #text <= MOST_DIGITS and (text == '0' or find(text, '^%-?[1-9]%d*$') ~= nil)
 end
 
+local bytes = call('HSTRLEN', data, field)
+if bytes > tonumber(ARGV[9]) then return {false, bytes} end
 local old = call('HGET', data, field)
 if not old then
   store(field, by, false, ARGV[8])

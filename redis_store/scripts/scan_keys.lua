@@ -3,10 +3,18 @@
 -- KEYS[1]  data hash
 -- ARGV[1]  cursor
 -- ARGV[2]  glob pattern
--- ARGV[3]  COUNT of HSCAN
+-- ARGV[3]  COUNT of HSCAN, at most
 -- Reply    {next cursor, array of fields}
 
-local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
-local fields = {}
-for i = 1, #page[2], 2 do fields[#fields + 1] = page[2][i] end
-return {page[1], fields}
+local PAGE_BYTES = 1048576
+
+-- The values come along here, so pages of big ones are smaller.
+local fields = redis.call('HLEN', KEYS[1])
+local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', fields <= 1000 and 0 or 1000)
+local count = tonumber(ARGV[3])
+if type(bytes) == 'number' then count = math.max(1, math.min(count, math.floor(PAGE_BYTES * fields / bytes))) end
+
+local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'MATCH', ARGV[2], 'COUNT', count)
+local names = {}
+for i = 1, #page[2], 2 do names[#names + 1] = page[2][i] end
+return {page[1], names}

@@ -7,11 +7,13 @@
 -- Reply     {total bytes, array of values or false, array of times to live as HPTTL returns them or false};
 --           a missing field counts 0 bytes
 
-local data, fields = KEYS[1], {unpack(ARGV, 3)}
-local bytes = 0
-for _, field in ipairs(fields) do
-  bytes = bytes + redis.call('HSTRLEN', data, field)
+local MOST_FIELDS = 7000 -- unpack fails at 8,000 arguments
+
+local data, bytes = KEYS[1], 0
+for i = 3, #ARGV do
+  bytes = bytes + redis.call('HSTRLEN', data, ARGV[i])
 end
-if ARGV[1] == '0' or bytes > tonumber(ARGV[1]) then return {bytes, false, false} end
+if ARGV[1] == '0' or bytes > tonumber(ARGV[1]) or #ARGV > MOST_FIELDS then return {bytes, false, false} end
+local fields = {unpack(ARGV, 3)}
 local ttls = ARGV[2] == '1' and redis.call('HPTTL', data, 'FIELDS', #fields, unpack(fields))
 return {bytes, redis.call('HMGET', data, unpack(fields)), ttls}

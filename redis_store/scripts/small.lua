@@ -9,7 +9,9 @@
 
 local fields = redis.call('HLEN', KEYS[1])
 if fields == 0 then return {0, 0, {}} end
-local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 32)
+-- All fields are measured before they are read at once, and enough of others that no page of 1 MiB becomes one of hundreds.
+local samples = tonumber(ARGV[2]) > 0 and fields <= 10000 and 0 or 1000
+local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', samples)
 if type(bytes) ~= 'number' then bytes = -1 end
 if fields > tonumber(ARGV[2]) or bytes > tonumber(ARGV[3]) then return {fields, bytes, false} end
 return {fields, bytes, redis.call(ARGV[1] == 'keys' and 'HKEYS' or 'HGETALL', KEYS[1])}

@@ -30,9 +30,10 @@ end
 for i = 0, compared - 1 do
   local at = FIRST_COMPARED + 4 * i
   enter(tonumber(ARGV[at]))
-  local value = call('HGET', data, ARGV[at + 1])
   local expected = ARGV[at + 2] == 'is' and ARGV[at + 3]
-  if value ~= expected then return {i} end
+  -- Bytes of another length are others, and are not copied.
+  if call('HSTRLEN', data, ARGV[at + 1]) ~= #(expected or '') then return {i} end
+  if call('HGET', data, ARGV[at + 1]) ~= expected then return {i} end
 end
 
 for at = FIRST_WRITE, #ARGV, 5 do

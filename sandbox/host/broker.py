@@ -27,6 +27,12 @@ from sandbox.running.tree import Tree
 
 _NAMESPACES_KEPT = 256
 
+_BYTES_OF_PART = 512
+"""Bytes that a key or another argument counts as moved, beside its own: it takes the server as long as copying them."""
+
+_MOVED_UNCOUNTED = 1024 * 1024
+"""Bytes that are moved before the run's pace is asked, so that small calls do not ask."""
+
 logger = logging.getLogger("sandbox")
 
 
@@ -49,6 +55,7 @@ class Broker:
         self._who = who
         self._tree = tree
         self._hidden = hidden
+        self._moved_bytes = 0
         self.held = Held()
         """What the process has acquired and not released yet, for the clean-up after its end."""
 
@@ -57,9 +64,12 @@ class Broker:
         try:
             while (body := self._channel.receive()) is not None:
                 number, operation, namespace, max_keys, arguments = read_request(unpack(body))
+                self._moved_bytes += 2 * len(body) + _BYTES_OF_PART * len(arguments)
                 del body
                 self._tree.spend_operation()
                 self._reply(number, self._record(operation, namespace, max_keys, arguments))
+                if self._moved_bytes > _MOVED_UNCOUNTED:
+                    self._keep_pace()
         except FrameError as error:
             return ProtocolViolation(f"The agent's process sent {error} on its data channel.")
         except (OSError, SandboxError):  # the socket is closed, or a limit has ended the tree
@@ -79,9 +89,16 @@ class Broker:
         """Close the store, from another thread; this wakes a call that still waits for the server."""
         self._store.close()
 
+    def _keep_pace(self) -> None:
+        """Wait if the run has moved many bytes lately, so that the server serves others meanwhile, or until the run ends."""
+        wait_s = self._tree.pace.spend(self._moved_bytes)
+        self._moved_bytes = 0
+        if wait_s:
+            self._channel.wait_for_end(wait_s)
+
     def _reply(self, number: int, parts: list[Part]) -> None:
         try:
-            self._channel.send([number, *parts])
+            self._moved_bytes += self._channel.send([number, *parts])
         except FrameTooBig as error:
             self._channel.send([number, *error_parts(_answer_too_big(error.size_bytes, error.limit_bytes))])
 
@@ -92,6 +109,7 @@ class Broker:
         try:
             done = self._carry_out(operation, namespace, max_keys, arguments)
             parts = [1, *done.parts]
+            self._moved_bytes += done.moved_bytes
         except DataStoreError as error:
             told = self._told(error)
             done, parts, failed = _NOTHING, error_parts(told, self._hidden), type(told).__name__
@@ -129,6 +147,7 @@ class Broker:
     def _carry_out(self, operation: str, namespace: str, max_keys: int | None, arguments: list[Any]) -> Answered:
         tree = self._tree
         row = OPERATIONS[operation]
+        row.check_counts(arguments)
         if tree.granted.operations is not None:
             tree.granted.check(operation, row.needed(arguments, max_keys is not None))
         written, noted = row.bytes_written(arguments), row.bytes_noted(arguments)

@@ -33,6 +33,8 @@ class Answered(NamedTuple):
     size: int = 0
     value: bytes | None = None
     """The value that was read or written, as JSON text; the first one if there are several."""
+    moved_bytes: int = 0
+    """The bytes that the server copied, beyond those of the call and the answer."""
 
 
 class Answer(NamedTuple):
@@ -134,6 +136,11 @@ EMPTY = Answer(lambda _: Answered([]), lambda *_: None)
 DONE = Answer(lambda done: Answered([done], int(done), done), lambda _, parts, __: _first(parts))
 STEP = Answer(lambda done: Answered([done], 0, done), DONE.decode)
 COUNT = Answer(lambda count: Answered([count], count), DONE.decode)
+RENAMED = Answer(
+    lambda size: Answered([size is not None], int(size is not None), size is not None, moved_bytes=4 * (size or 0)),
+    DONE.decode,
+)
+APPENDED = EMPTY._replace(encode=lambda size: Answered([], moved_bytes=6 * (size or 0)))
 VALUE_OR_DEFAULT = Answer(
     _found,
     lambda caller, parts, arguments: caller.decode(parts[0], arguments[0]) if parts else arguments[1],

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Protocol
 from redis_store.errors import InvalidType, InvalidValue, LimitExceeded
 from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.optimistic import TransactionParts, check_max_items, check_parts
-from redis_store.limits import check_cursor, ttl_to_ms
+from redis_store.limits import MAX_CALL_KEYS, check_cursor, ttl_to_ms
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.types import MISSING, NEVER, Json, Ttl
 from redis_store.values import rules
-from sandbox.protocol.frames import FrameError, Part
+from sandbox.protocol.frames import MAX_PARTS, FrameError, Part
 from sandbox.protocol.messages import (
     JSON,
     JSON_OR_NONE,
@@ -28,6 +28,13 @@ from sandbox.protocol.messages import (
 
 MAX_TAGS = 1000
 """Limit of the tags of one value in the sandbox; the server is blocked while it stores them."""
+
+MAX_PATTERNS = 100
+"""Limit of the patterns of a handle made by `restricted` with which an agent invalidates a tag: each is compared with each
+namespace that has the tag."""
+
+MAX_ITEMS_ADDED = 100_000
+"""Limit of the items of one `append`, each of which the host checks."""
 
 MAX_METADATA_TEXT_BYTES = 1024 * 1024
 """Size limit of metadata as JSON text, the one argument that the host decodes, in bytes.
@@ -71,6 +78,22 @@ class Argument(NamedTuple):
     """The bytes that the part or parts take in a namespace."""
     texts: Callable[[Sequence[Any]], Sequence[bytes]] | None = None
     """The values among the part or parts, as JSON text."""
+    most: int = MAX_PARTS
+    """Limit of the repetitions, which both sides check before they do anything with them."""
+    what: str = ""
+    """What is repeated, for the error."""
+
+    def check_count(self, parts: int) -> None:
+        """Raise `LimitExceeded` for too many parts of a repeated argument."""
+        count = parts // len(self.kinds)
+        if count > self.most:
+            raise LimitExceeded(
+                f"The call has {count:,} {self.what}, and at most {self.most:,} are allowed inside the sandbox: nothing was"
+                " done. Use fewer, or split the call.",
+                limit=self.what,
+                limit_count=self.most,
+                size_bytes=count,
+            )
 
 
 def size_of(part: str | bytes) -> int:
@@ -147,17 +170,6 @@ def _max_items(_: Caller, most: int | None) -> int | None:
     return None if most is None else min(check_max_items(most), LARGEST_INT)
 
 
-def _tags(tags: list[str]) -> list[str]:
-    if len(tags) > MAX_TAGS:
-        raise LimitExceeded(
-            f"A value has {len(tags):,} tags, and at most {MAX_TAGS:,} are allowed inside the sandbox: use fewer.",
-            limit="tags",
-            limit_count=MAX_TAGS,
-            size_bytes=len(tags),
-        )
-    return tags
-
-
 def _access_parts(access: Access) -> list[Part]:
     patterns = [(_MAY_READ, one) for one in access.read] + [(_MAY_WRITE, one) for one in access.write]
     return [part for right, pattern in patterns for part in (right, str(pattern))]
@@ -210,7 +222,7 @@ def _as_it_is(kinds: Kinds) -> Argument:
 
 KEY = Argument((TEXT,), lambda _, key: key_text(key), stored=size_of)
 OLD_KEY = KEY._replace(stored=None)
-KEYS = Argument((TEXT,), _keys, repeated=True)
+KEYS = Argument((TEXT,), _keys, repeated=True, most=MAX_CALL_KEYS, what="keys")
 JSON_VALUE = Argument((JSON,), lambda _, value: rules.dump(value), stored=len, texts=lambda text: [text])  # type: ignore[list-item]
 TEXT_OF_VALUE = JSON_VALUE._replace(encode=lambda _, text: text)
 VALUES = Argument(
@@ -219,6 +231,8 @@ VALUES = Argument(
     repeated=True,
     stored=lambda texts: sum(map(len, texts)),
     texts=lambda texts: texts,
+    most=MAX_ITEMS_ADDED,
+    what="items",
 )
 ITEMS = Argument(
     (TEXT, JSON),
@@ -227,6 +241,8 @@ ITEMS = Argument(
     repeated=True,
     stored=lambda parts: sum(map(size_of, parts)),
     texts=lambda parts: parts[1::2],
+    most=MAX_CALL_KEYS,
+    what="keys",
 )
 EXPECTED = Argument(
     (JSON_OR_NONE,),
@@ -245,9 +261,16 @@ NUMBER_OF = _as_it_is(WHOLE)
 PERIOD_S = _as_it_is(NUMBER)
 WAIT_S = _as_it_is(NUMBER_OR_NONE)
 LIFETIME_S = _as_it_is(NUMBER_OR_NONE)
-TAGS = Argument((TEXT,), lambda _, tags: [*tags], _tags, repeated=True)
+TAGS = Argument((TEXT,), lambda _, tags: [*tags], repeated=True, most=MAX_TAGS, what="tags")
 TAG = Argument((TEXT,), lambda _, tag: encode_tag(tag).decode())
-ACCESS = Argument((WHOLE, TEXT), lambda caller, _: _access_parts(caller.access), _access, repeated=True)
+ACCESS = Argument(
+    (WHOLE, TEXT),
+    lambda caller, _: _access_parts(caller.access),
+    _access,
+    repeated=True,
+    most=MAX_PATTERNS,
+    what="patterns",
+)
 """The rights of the agent's handle, which may be less than those of its run; never an argument of the method."""
 TRANSACTION = Argument(
     (WHOLE, TEXT, TEXT, JSON_OR_NONE, NUMBER_OR_NONE),

@@ -173,9 +173,11 @@ class Channel:
         poller.register(sock, select.POLLIN)
         self._poll = poller.poll
 
-    def send(self, parts: list[Part]) -> None:
-        """Send one frame; block until all of it is sent."""
-        self.send_frame(pack(parts, self.max_bytes))
+    def send(self, parts: list[Part]) -> int:
+        """Send one frame, and return its size; block until all of it is sent."""
+        frame = pack(parts, self.max_bytes)
+        self.send_frame(frame)
+        return len(frame)
 
     def send_frame(self, frame: bytes) -> None:
         """Send a frame that is packed already. First, send the rest of one of which a part was sent."""
@@ -189,6 +191,12 @@ class Channel:
         while (done := sum(self._sent)) < len(frame):
             self._sent.extend(map(self.socket.send, (memoryview(frame)[done:] if done else frame,)))
         self._frame, self._sent = b"", []
+
+    def wait_for_end(self, timeout_s: float) -> None:
+        """Wait until the socket is shut down, on either side, or the time is over."""
+        poller = select.poll()
+        poller.register(self.socket, getattr(select, "POLLRDHUP", 0))
+        poller.poll(timeout_s * 1000)
 
     def receive(self) -> bytes | None:
         """Wait for one frame and return its body, or None if the peer has closed the socket."""

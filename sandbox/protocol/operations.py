@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.protocol.answers import (
+    APPENDED,
     CLAIM,
     COMMITTED,
     COUNT,
@@ -25,6 +26,7 @@ from sandbox.protocol.answers import (
     PAGE_OF_ITEMS,
     PAGE_OF_KEYS,
     POPPED,
+    RENAMED,
     REPLACED,
     STEP,
     SUM,
@@ -133,9 +135,15 @@ class Row:
         for argument, value in zip(self.arguments, given, strict=False):
             if argument.repeated:
                 more = argument.encode(caller, value)
+                argument.check_count(len(more))
             else:
                 parts.append(argument.encode(caller, value))
         return parts + more
+
+    def check_counts(self, parts: list[Any]) -> None:
+        """Raise `LimitExceeded` if the repeated argument has too many parts, on the host."""
+        if self.repeated_at >= 0:
+            self.arguments[self.repeated_at].check_count(len(parts) - len(self.fixed))
 
     def decode(self, parts: list[Any]) -> list[Any]:
         """Return the arguments of a call, on the host."""
@@ -201,12 +209,14 @@ OPERATIONS: dict[str, Row] = {
     "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True),
     "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True),
     "increment": Row((KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True),
-    "append": Row((KEY, VALUES, MAX_ITEMS, TTL), EMPTY, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "append": Row(
+        (KEY, VALUES, MAX_ITEMS, TTL), APPENDED, reads=True, writes=True, changes=True, adds=True, stores=True
+    ),
     "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
     "compare_and_set": Row(
         (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
     ),
-    "rename": Row((OLD_KEY, KEY), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True),
     # the value was counted when it was written, and is stored only once
     #
     # Steps between which the agent process calls the agent's own functions, or waits.

@@ -22,6 +22,7 @@ from sandbox.given.job import Job, Task
 from sandbox.limits import exceeded
 from sandbox.record.timeline import Timeline
 from sandbox.running.output import Delivery, Transcript
+from sandbox.running.pace import Pace
 from sandbox.running.quota import Quota
 from sandbox.running.slots import Slots
 from sandbox.running.stop import Stop
@@ -82,6 +83,7 @@ class Tree:
         self._tool_calls = itertools.count(1)
         self._nested_runs = itertools.count(1)
         self._bytes_written = 0
+        self.pace = Pace()
         self._levels = [Slots(given.limits.nested_at_once) for _ in range(given.limits.nested_depth)]
 
     def store_of(self, job: Job) -> redis_store.DataStore:

@@ -21,6 +21,7 @@ from sandbox.host.broker import Broker
 from sandbox.host.held import Held
 from sandbox.permissions import Granted
 from sandbox.record.timeline import Timeline, Who
+from sandbox.running.pace import Pace
 from sandbox.running.quota import Quota
 from tests.support.sides import SyncSide
 
@@ -35,6 +36,7 @@ class FakeTree:
         self.granted = granted or Granted()
         self.timeline = Timeline(10_000)
         self.quota = Quota(self.granted, lambda: store)
+        self.pace = Pace()
         self.operations = itertools.count()
         self.written = 0
 

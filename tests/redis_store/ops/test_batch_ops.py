@@ -91,6 +91,24 @@ def test_inline_log_values_use_script(items: dict[str, Any]) -> None:
     assert played.names[0][0] == "MULTI"
 
 
+def test_small_values_of_a_big_batch_go_through_the_script_and_the_big_ones_beside_it() -> None:
+    items = {"small": 1, **{f"key-{number}": "x" * 5000 for number in range(1200)}, "other": 2}
+    checked = [b"OK", 1, b"OK", *[b"QUEUED"] * 5, [1, 1, 1000, 1, 200]]
+    played = play(batch.set_many(scope_of(), items, None, None, "the-tx"), 1, checked)
+    assert played.result == 1202
+    assert played.names[1] == ["WATCH", "EVAL", "MULTI", "EVAL", "EVALSHA", "HSET", "EVALSHA", "HSET", "EXEC"]
+    small, first, big, *_ = played.calls[1].commands[3:]
+    assert (small[13:], first[13], big[2::2][:2]) == (
+        ("keep", b"small", b"1", b"other", b"2"),
+        "beside",
+        (b"key-0", b"key-1"),
+    )
+    heads = [
+        json.loads(str(command[8]) + '"n":1}') for command in played.calls[1].commands[3:-1] if command[0] != "HSET"
+    ]
+    assert [head["tx"] for head in heads] == [["the-tx", part, 3] for part in (1, 2, 3)]
+
+
 def test_big_values_with_ttl_use_script() -> None:
     played = play(batch.set_many(scope_of(), BIG, None, 10, "the-tx"), queued(1, 1))
     assert played.names == [["MULTI", "EVAL", "EVALSHA", "EXEC"]]

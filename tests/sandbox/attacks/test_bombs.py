@@ -340,11 +340,28 @@ COUNTED = [
         """,
         NO_CONTROL_NEEDED,
     ),
+    Attack(
+        "more parts than the host or the server should look at",
+        """
+        from redis_store.errors import LimitExceeded
+        data_store.set("k", "x" * 8_500_000)
+        call = data_store._operations.channel.call
+        for parts, operation, *more in (((1, "p*"), "invalidate_tag", "tag"), (("k",), "get_many"), (("k",), "delete_many"),
+                                        (("k", b"1"), "set_many", None, None), ((b"1",), "append", "k", None, None),
+                                        (("tag",), "commit_value", "k", "token-of-mine", b"1", None, None),
+                                        ((2, "default", "k", None, None), "commit_transaction"), ((), "rename", "k", "new")):
+            try:
+                won = won or (operation, call(operation, "default", *more, *parts * (101_000 if operation == "append" else 16_000)))
+            except LimitExceeded:
+                pass
+        """,
+        NO_CONTROL_NEEDED,
+    ),
 ]
 
 
 @pytest.mark.parametrize("one", COUNTED, ids=lambda one: one.name)
-def test_texts_are_counted_before_the_host_decodes_them(one: Attack, tier: str, holds: Any) -> None:
+def test_what_an_agent_sends_is_counted_before_anything_is_done(one: Attack, tier: str, holds: Any) -> None:
     result = holds(one, tier)
     assert result.check() == {"won": False}
 

@@ -340,3 +340,22 @@ def test_locks_of_a_run_are_released(shared: Sandbox, store: DataStore, user: st
     shared.run("def run():\n    data_store.lock('l', ttl=600).acquire()\n    return {}\n", {}, user=user).check()
     with store.lock("l", timeout=20):
         pass
+
+
+def test_bounds_on_calls_hold_in_it(make: Callable[..., Sandbox], user: str) -> None:
+    source = """
+from redis_store.errors import LimitExceeded
+
+def run():
+    data_store.set("big", "x" * 9_000_000)
+    found = []
+    send, call = data_store._operations.send, data_store._operations.channel.call
+    for work in (lambda: send("set", "k", b"[" + b"[]," * 1_000_000 + b"1]", None, None), lambda: send("rename", "big", "k"),
+                 lambda: call("invalidate_tag", "default", "tag", *[1, "p*"] * 101)):
+        try:
+            found.append(repr(work()))
+        except LimitExceeded as error:
+            found.append(error.limit)
+    return {"found": found}
+"""
+    assert make().run(source, {}, user=user).check() == {"found": ["max_values", "max_script_bytes", "patterns"]}
