@@ -19,11 +19,11 @@ from redis_store.brokers import steps
 from redis_store.brokers.lease import lease
 from redis_store.errors import UnsupportedByServer
 from redis_store.flows.optimistic import MAX_PARTS, TransactionParts
-from redis_store.limits import MAX_CALL_KEYS, MAX_READ_BYTES, MAX_SCRIPT_BYTES, MAX_VALUE_BYTES
+from redis_store.limits import MAX_CALL_KEYS, MAX_READ_BYTES, MAX_SCRIPT_BYTES, MAX_STEP_BYTES, MAX_VALUE_BYTES
 from redis_store.ops.updates import APPEND_COPIES
 from sandbox.protocol.arguments import MAX_TAGS
 
-REPEATS = 5
+REPEATS = 4
 TOKEN = "token-of-a-claim"
 PING = r"""
 import select, socket, sys, time
@@ -84,6 +84,7 @@ def calls(host: DataStore) -> dict[str, tuple[Callable[[DataStore], object], Cal
     items = text_of(MAX_SCRIPT_BYTES // APPEND_COPIES - 100)
     tags = [f"tag-{number}" for number in range(MAX_TAGS)]
     many = dict.fromkeys(keys[:8000], text_of(MAX_READ_BYTES // 8000))
+    batch = dict.fromkeys(keys[:8000], text_of(MAX_STEP_BYTES // 8000 - 16))
 
     def put(**values: bytes) -> Callable[[DataStore], object]:
         return lambda store: host.use_namespace(store.namespace).as_json_text().set_many(values)
@@ -114,7 +115,7 @@ def calls(host: DataStore) -> dict[str, tuple[Callable[[DataStore], object], Cal
             lambda store: store.set_many(small, metadata={"a": 1}),
         ),
         f"set_many with a ttl, {len(keys):,} small values": (put(), lambda store: store.set_many(small, ttl=9)),
-        "set_many, 8,000 keys, 64 MiB": (put(), lambda store: store.set_many(many)),
+        f"set_many, 8,000 keys, {MAX_STEP_BYTES:,} bytes": (put(), lambda store: store.set_many(batch)),
         f"get_many, {len(keys):,} small values": (put(**small), lambda store: store.get_many(keys)),
         f"delete_many, {len(keys):,} keys": (put(**small), lambda store: store.delete_many(keys)),
         f"rename, {len(most):,} bytes": (put(key=most), lambda store: store.rename("key", "new")),

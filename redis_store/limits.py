@@ -22,6 +22,7 @@ MAX_VALUES = 1_000_000
 
 MAX_CALL_KEYS = 15_000
 MAX_READ_BYTES = 64 * 1024 * 1024
+MAX_STEP_BYTES = 32 * 1024 * 1024
 MAX_SCRIPT_BYTES = 8 * 1024 * 1024
 """Limits of one call of an agent: with each of them the server stands still for about 50 ms at most (benchmarks/harm.py)."""
 
@@ -123,13 +124,15 @@ class CallBounds:
     """Number of keys that one call names."""
     read_bytes: int = ANY_SIZE
     """Size of the values that one command reads, in bytes as they are stored."""
+    batch_bytes: int = ANY_SIZE
+    """Size of the keys and values of one batch of several keys, in bytes of JSON text."""
     script_bytes: int = ANY_SIZE
     """Size of the values that one script gets or reads, in bytes as they are stored; it copies each several times."""
 
     @classmethod
     def of_agent(cls) -> CallBounds:
         """Return the bounds for an agent's store, whose calls may be meant to harm others."""
-        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_READ_BYTES, MAX_SCRIPT_BYTES)
+        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_READ_BYTES, MAX_STEP_BYTES, MAX_SCRIPT_BYTES)
 
     def check_keys(self, count: int) -> None:
         """Raise `LimitExceeded` if a call names too many keys."""
@@ -140,6 +143,17 @@ class CallBounds:
                 limit="max_call_keys",
                 limit_count=self.keys,
                 size_bytes=count,
+            )
+
+    def check_batch(self, count: int, size_bytes: int) -> None:
+        """Raise `LimitExceeded` if a batch of several keys takes too many bytes."""
+        if count > 1 and size_bytes > self.batch_bytes:
+            raise LimitExceeded(
+                f"The batch takes {size_bytes:,} bytes, and at most {self.batch_bytes:,} are allowed at once here: nothing was"
+                " written. Store it in parts.",
+                limit="max_batch_bytes",
+                limit_bytes=self.batch_bytes,
+                size_bytes=size_bytes,
             )
 
     def check_script(self, size_bytes: int) -> None:

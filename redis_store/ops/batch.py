@@ -265,6 +265,7 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
             check_value_size(text, limit_bytes, field)
         texts[field] = scope.codec.packing.pack(text)
         total_bytes += len(field) + len(text)
+    scope.bounds.check_batch(len(texts), total_bytes)
     if total_bytes > scope.limits.max_batch_bytes:
         raise LimitExceeded(
             f"The batch takes {total_bytes:,} bytes, and at most {scope.limits.max_batch_bytes:,} are allowed: store it in"

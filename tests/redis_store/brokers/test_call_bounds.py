@@ -28,6 +28,7 @@ def texts(store: DataStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[DataSto
     """The store of an agent whose scripts may copy little."""
     monkeypatch.setattr(limits, "MAX_SCRIPT_BYTES", MOST)
     monkeypatch.setattr(limits, "MAX_READ_BYTES", 2 * MOST)
+    monkeypatch.setattr(limits, "MAX_STEP_BYTES", 4 * MOST)
     monkeypatch.setattr(limits, "MAX_CALL_KEYS", 10)
     with lease(store, user=store.user, namespace=store.namespace, max_read_bytes=10**9) as leased:
         yield leased.as_json_text()
@@ -129,6 +130,11 @@ def test_keys_of_one_call_are_counted(store: DataStore, texts: DataStore) -> Non
         with pytest.raises(LimitExceeded) as caught:
             work()
         assert (caught.value.limit, caught.value.facts["limit_count"]) == ("max_call_keys", 10)
+    with pytest.raises(LimitExceeded) as caught:
+        texts.set_many(dict.fromkeys(keys[:5], BIG))
+    assert (caught.value.limit, caught.value.facts["limit_bytes"]) == ("max_batch_bytes", 4 * MOST)
+    assert texts.set_many({"one": b'"%b"' % (b"x" * 5 * MOST)}) == 1
+    assert texts.delete("one") is True
     assert texts.set_many(dict.fromkeys(keys[:10], b"1")) == 10
     assert len(texts.get_many(keys[:10])) == texts.delete_many(keys[:10]) == 10
 
