@@ -291,6 +291,9 @@ class DataStore(StoreMapping):
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> Lock:
         """Return a mutual-exclusion lock, scoped to the user and shared by all namespaces, to be used as a context manager.
 
+        In an agent with limited namespaces its name is the agent's own, unless ``Permissions(locks=...)`` shares it; so with
+        semaphores, and in the same way with rate limits, tags and consumers.
+
         Renewed while the holder and its object are alive; expires `ttl` seconds after that, by the server's clock. If that clock
         jumps forward, another caller may acquire it: only `fence` tells the two apart until the next renewal. Each holder needs
         an object of its own. Waiters acquire it in FIFO order. `timeout` is in seconds: `LockTimeout` is raised if the lock was
