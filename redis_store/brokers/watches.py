@@ -36,7 +36,11 @@ def wait_in_turn(
     predicate: Callable[[Json], bool],
     timeout_s: float | None,
     turn: AbstractContextManager[object],
+    opened: Callable[[Callable[[], None]], None],
 ) -> Json:
-    """Return what `DataStore.wait_until` returns. `turn` is held while the key is read and while `predicate` runs."""
+    """Return what `DataStore.wait_until` returns. `turn` is held while the key is read and while `predicate` runs.
+
+    `opened` gets a function that ends the wait, from any thread: `StoreClosed` is raised then.
+    """
     on = operations_of(store)
-    return wait_until(on.driver, on.scope, key, predicate, timeout_s, turn)
+    return wait_until(on.driver, on.scope, key, predicate, timeout_s, turn, opened)

@@ -151,10 +151,12 @@ def wait_until(
     predicate: Callable[[Json], bool] | None,
     timeout: float | None,
     turn: contextlib.AbstractContextManager[object] | None = None,
+    opened: Callable[[Callable[[], None]], None] | None = None,
 ) -> Json:
     """Wait until a key exists and its value satisfies the predicate, and return the value.
 
-    `turn` is entered while the key is read and the predicate is called with the value read.
+    `turn` is entered while the key is read and the predicate is called with the value read. `opened` gets a function that ends
+    the wait, from any thread.
     """
     turn = turn or contextlib.nullcontext()
     waiting = Waiting(scope, key, predicate)
@@ -173,6 +175,8 @@ def wait_until(
     if waiting.fulfilled:
         return waiting.value
     mailbox = Mailbox(light=True)
+    if opened is not None:
+        opened(mailbox.close)
     driver.watches.add(mailbox)
     join(waiting.request(mailbox), driver.source, driver.timeout_s)
     try:

@@ -77,21 +77,14 @@ def wait_for_result(awaitable: Awaitable[Any], name: str) -> Any:
         )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop,), name="agent-awaits", daemon=True)
-    try:
+    try:  # a signal handler of the agent may raise anywhere
         thread.start()
-    except RuntimeError:  # the agent has used up its threads
-        loop.close()
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
-        raise
-    future = asyncio.run_coroutine_threadsafe(_result_of(awaitable), loop)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+        return asyncio.run_coroutine_threadsafe(_result_of(awaitable), loop).result()
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        if thread.ident is None:  # the agent has used up its threads
+            loop.close()
+        else:
+            loop.call_soon_threadsafe(loop.stop)
 
 
 async def _result_of(awaitable: Awaitable[Any]) -> Any:
@@ -102,7 +95,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        cancel_rest(loop)
+        cancel_rest(loop)  # among them what is awaited, if the wait for it was given up
     finally:
         loop.close()
 

@@ -76,6 +76,11 @@ class Calls:
 
     def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
         """Send a call, once less is under way, and return a future of its reply. Cancelling the future ends the call."""
+        future: Future[bytes] = Future()
+        self._start(future, kind, what, texts)
+        return future
+
+    def _start(self, future: Future[bytes], kind: str, what: str, texts: tuple[bytes, ...]) -> None:
         size = sum(map(len, texts))
         if size > self._max_bytes:
             raise ToolError(
@@ -83,7 +88,6 @@ class Calls:
                 f" {self._max_bytes:,} are allowed: pass less, or raise Limits.result_bytes"
             )
         number = next(self._numbers)
-        future: Future[bytes] = Future()
         future.add_done_callback(lambda done: self._give_up(number) if done.cancelled() else None)
         try:
             with self._lock:
@@ -94,12 +98,12 @@ class Calls:
         except BaseException:  # the agent's signal handler raised
             future.cancel()
             raise
-        return future
 
     def reply(self, kind: str, what: str, *texts: bytes) -> bytes:
         """Send a call and wait for its reply. The call ends if a signal handler of the agent ends the wait."""
-        future = self.start(kind, what, *texts)
+        future: Future[bytes] = Future()
         try:
+            self._start(future, kind, what, texts)
             return future.result()
         except BaseException:
             future.cancel()

@@ -79,9 +79,9 @@ class WatchHost:
         """Handle a message from the agent; raises `FrameError` for one that breaks the protocol."""
         number = parts[0]
         if kind == "unwatch":
-            watch = self._watches.pop(number, None)
-            if watch is not None:
-                watch.close()
+            ended = self._watches.pop(number, None) or self._waits.get(number)
+            if ended is not None:
+                ended.close()
             return
         self._tree.spend_operation()
         if kind == "watch":
@@ -216,6 +216,8 @@ class _Wait:
         self._store = store
         self._key = key
         self._timeout_s = timeout_s
+        self._end: Callable[[], None] | None = None
+        self._given_up = False
         self.number = number
         self.seen = _Seen("wait_for", namespace, key)
 
@@ -232,9 +234,19 @@ class _Wait:
             self._host.answer_in_turn("value", self.number, len(text), text)
             return True
 
-        wait_in_turn(
-            self._store.use_namespace(self.seen.namespace), self._key, answer, self._timeout_s, self._host.turn
-        )
+        there = self._store.use_namespace(self.seen.namespace)
+        wait_in_turn(there, self._key, answer, self._timeout_s, self._host.turn, self._opened)
+
+    def close(self) -> None:
+        """End the wait: the agent has given it up."""
+        self._given_up = True
+        if self._end is not None:
+            self._end()
+
+    def _opened(self, end: Callable[[], None]) -> None:
+        self._end = end
+        if self._given_up:
+            end()
 
 
 class _Asked(NamedTuple):

@@ -54,7 +54,7 @@ FROM_CHILD: dict[str, Shape] = {
     "watch": Shape((WHOLE, TEXT, FLAG, TEXT_OR_NONE, JSON_OR_NONE, TEXT_OR_NONE, FLAG)),
     # id, namespace, whether all namespaces, prefix, since, consumer, whether initial
     "next": Shape((WHOLE, WHOLE, NUMBER_OR_NONE)),  # id, the watch's id, timeout
-    "unwatch": Shape((WHOLE,)),  # the watch's id
+    "unwatch": Shape((WHOLE,)),  # the id of a watch, or of a wait that the agent has given up
     "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
     "result": Shape((JSON,)),
     "raised": Shape((TEXT, TEXT, TEXT, TEXT, FLAG)),

@@ -53,7 +53,7 @@ class ChannelOperations:
 
     def call(self, operation: str, *arguments: Any) -> Any:
         if is_awaited(sys._getframe(1).f_back):  # that of the agent, which has called a method of `DataStore`
-            raise InvalidType(f"data_store is not awaited: remove `await` from the call of {operation}.")
+            raise TypeError(f"data_store is not awaited: remove `await` from the call of {operation}.")
         here = _HERE.get(operation)
         if here is not None:
             return here(self, *arguments)

@@ -87,6 +87,12 @@ class Waits:
         reply = self._waiting[number] = Reply()
         return number, reply
 
+    def end(self, number: int) -> None:
+        """Expect no reply to a watch or a wait any more, and tell the host."""
+        self._waiting.pop(number, None)
+        with suppress(DataStoreError):
+            self.tell("unwatch", number)
+
     def tell(self, kind: str, number: int, *parts: Part) -> None:
         """Send a message."""
         try:
@@ -105,9 +111,14 @@ class Waits:
     def value(self, namespace: str, key: str, timeout_s: float | None) -> bytes | None:
         """Wait until a key exists, and return its value. None if the host has not answered in time."""
         number, reply = self.expect()
-        self.tell("wait", number, namespace, key, timeout_s)
-        if not reply.wait(None if timeout_s is None else timeout_s + GRACE_S):
-            self._waiting.pop(number, None)
+        try:
+            self.tell("wait", number, namespace, key, timeout_s)
+            has_come = reply.wait(None if timeout_s is None else timeout_s + GRACE_S)
+        except BaseException:  # such as the agent's signal handler's
+            self.end(number)
+            raise
+        if not has_come:
+            self.end(number)
             return None
         if reply.error is not None:
             raise reply.error
@@ -146,8 +157,12 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         """Whether the request has certainly been sent."""
         self._number, opened = waits.expect()
         self._finalizer = weakref.finalize(self, waits.dropped.append, self._number)
-        waits.tell("watch", self._number, namespace, *asked)
-        opened.wait(None)
+        try:
+            waits.tell("watch", self._number, namespace, *asked)
+            opened.wait(None)
+        except BaseException:  # such as the agent's signal handler's
+            self._finalizer()
+            raise
         if opened.error is not None:
             raise opened.error
 

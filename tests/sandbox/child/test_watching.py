@@ -14,6 +14,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import DataStore
+from sandbox.host import watches
 from sandbox.host.outbox import Outbox
 from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
 from sandbox.permissions import Granted
@@ -285,6 +286,40 @@ def test_concurrent_waits_are_limited(store: DataStore) -> None:
     store.close()
     host.join(20)
     assert host.under_way == 0
+
+
+def test_wait_that_is_given_up_frees_its_place(store: DataStore, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "MOST_WAITS", 1)
+    store.set("there", 1)
+    result = run(
+        """
+        import signal, time
+        from redis_store import LimitExceeded
+
+        waiting = True
+
+        def ring(*_):
+            global waiting
+            if waiting:
+                waiting = False
+                raise KeyError
+
+        def run(input_dict):
+            signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)  # again: one could come just before the call blocks
+            try:
+                data_store.wait_for("never")
+            except KeyError:
+                pass
+            while True:
+                try:
+                    return {"there": data_store.wait_for("there")}
+                except LimitExceeded:
+                    time.sleep(0.01)  # the host has not yet ended the other
+        """,
+        limits=sandbox.Limits(timeout_s=10),
+    )
+    assert result.check() == {"there": 1}
 
 
 def test_number_in_use_or_second_request_is_a_frame_error(store: DataStore) -> None:
