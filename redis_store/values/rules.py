@@ -21,6 +21,53 @@ MAX_INT_DIGITS = 4300
 _INT_LIMIT = 10**MAX_INT_DIGITS
 
 
+_NOT_JSON = "JSON has null, booleans, numbers, strings, lists and objects only"
+_INSTEAD = {
+    "datetime.date": "use its .isoformat()",
+    "datetime.time": "use its .isoformat()",
+    "datetime.timedelta": "use its .total_seconds()",
+    "builtins.set": "use a list of its elements, such as sorted(...)",
+    "builtins.frozenset": "use a list of its elements, such as sorted(...)",
+    "decimal.Decimal": "use str(...) or float(...) of it",
+    "fractions.Fraction": "use str(...) or float(...) of it",
+    "builtins.complex": "use a list of its parts",
+    "builtins.bytes": "use its .decode() if it is text, or encode it with base64",
+    "builtins.bytearray": "use its .decode() if it is text, or encode it with base64",
+    "builtins.memoryview": "encode it with base64",
+    "uuid.UUID": "use str(...) of it",
+    "pathlib.PurePath": "use str(...) of it",
+    "pathlib._local.PurePath": "use str(...) of it",
+    "builtins.coroutine": "write await before the call that returned it",
+    "_asyncio.Future": "write await before it",
+    "asyncio.futures.Future": "write await before it",
+    "builtins.generator": "use list(...) of it",
+    "builtins.range": "use list(...) of it",
+    "collections.deque": "use list(...) of it",
+    "builtins.dict_keys": "use list(...) of it",
+    "builtins.dict_values": "use list(...) of it",
+    "builtins.dict_items": "use dict(...) of it",
+    "builtins.map": "use list(...) of it",
+    "builtins.filter": "use list(...) of it",
+    "builtins.zip": "use list(...) of it",
+}
+"""Advice about values of common classes, by their full names: of other modules none is imported here."""
+_INSTEAD_BY_ATTRIBUTE = {
+    "__dataclass_fields__": "use dataclasses.asdict(...) of it",
+    "model_dump": "use its .model_dump(mode='json')",
+    "to_dict": "use its .to_dict()",
+    "tolist": "use its .tolist()",
+}
+
+
+def instead_of(kind: type) -> str:
+    """Return advice about a value of a class that JSON cannot represent."""
+    for base in kind.__mro__:
+        advice = _INSTEAD.get(f"{base.__module__}.{base.__qualname__}")
+        if advice is not None:
+            return advice
+    return next((advice for name, advice in _INSTEAD_BY_ATTRIBUTE.items() if hasattr(kind, name)), _NOT_JSON)
+
+
 def to_plain(value: object) -> Any:
     """Return `value` rebuilt from exact builtin types only, with dict keys as text, as `json` writes them.
 
@@ -76,7 +123,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         if depth == MAX_DEPTH:
             raise _refusal(path, f"is nested deeper than {MAX_DEPTH} levels", "flatten it (is it circular?)")
         return _plain_dict(value, path, depth + 1) if isinstance(value, dict) else _plain_list(value, path, depth + 1)
-    raise _refusal(path, f"is a {kind.__name__}", "JSON has null, booleans, numbers, strings, lists and objects only")
+    raise _refusal(path, f"is a {kind.__name__}", instead_of(kind))
 
 
 def _plain_list(items: Any, path: str, depth: int) -> list[Any]:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -25,6 +25,7 @@ SHARED = {
     "redis_store.values": ("rules", "typed"),
     "sandbox": ("errors",),
     "sandbox.child": (
+        "advice",
         "agent",
         "agents",
         "awaitables",
@@ -32,6 +33,7 @@ SHARED = {
         "channels",
         "functions",
         "given",
+        "refusals",
         "reports",
         "scratch",
         "start",
@@ -77,19 +79,24 @@ class SharedFinder:
         return PathFinder.find_spec(name, [folder])
 
 
-def public_name(name: str) -> object:
-    """Return a public name of `redis_store` that agents have too: an error, a type, `MISSING` or `NEVER`."""
+_PUBLIC = {"redis_store": ("redis_store.errors", "redis_store.types"), "sandbox": ("sandbox.errors",)}
+
+
+def public_name(package: str, name: str) -> object:
+    """Return a public name of a package that agents have too: an error, a type, `MISSING` or `NEVER`."""
+    modules = [import_module(module) for module in _PUBLIC[package]]
     if name == "__all__":
-        return [public for module in _public_modules() for public in module.__all__]
-    if not name.startswith("_") and name not in SHARED["redis_store"]:
-        for module in _public_modules():
+        return [public for module in modules for public in module.__all__]
+    if not name.startswith("_") and name not in SHARED[package]:
+        for module in modules:
             if name in module.__all__:
                 return getattr(module, name)
-    raise AttributeError(f"module 'redis_store' has no attribute {name!r} in an agent", name=name)
+    from sandbox.child.advice import of_the_host
 
-
-def _public_modules() -> Iterable[ModuleType]:
-    return map(import_module, ("redis_store.errors", "redis_store.types"))
+    advice = of_the_host(package, name)
+    raise AttributeError(
+        f"module {package!r} has no attribute {name!r} in an agent{advice and ': '}{advice}", name=name
+    )
 
 
 def reset_signals() -> None:
@@ -113,7 +120,8 @@ def main() -> None:
         parent, _, name = package.rpartition(".")
         if parent:
             setattr(sys.modules[parent], name, stub)
-    vars(sys.modules["redis_store"])["__getattr__"] = public_name
+    for package in _PUBLIC:
+        vars(sys.modules[package])["__getattr__"] = partial(public_name, package)
     sys.meta_path.insert(0, SharedFinder(folders))
     sys.argv[:] = [""]
     sys.orig_argv[:] = sys.orig_argv[:1]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from redis_store.errors import InvalidValue
 from redis_store.values import rules
+from sandbox.child.advice import did_you_mean
 from sandbox.child.awaitables import is_awaited
 from sandbox.child.channels import ControlChannel
 from sandbox.errors import SandboxError, ToolError
@@ -226,4 +227,9 @@ class Tools(dict[str, Callable[..., Any]]):
 
     def __missing__(self, name: object) -> Any:
         known = ", ".join(map(repr, self)) or "none were given"
-        raise KeyError(f"there is no tool {name!r}; there are: {known}")
+        raise KeyError(f"there is no tool {name!r}; there are: {known}. {did_you_mean(name, self)}".rstrip(". "))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            raise AttributeError(f"tools is a dict: call tools[{name!r}](...)", name=name)
+        raise AttributeError(f"'Tools' object has no attribute {name!r}", name=name, obj=self)

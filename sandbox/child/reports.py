@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import linecache
 import traceback
+from collections.abc import Iterator
 from pathlib import PurePath
 from types import TracebackType
 
+from sandbox.child.advice import advice_for
+from sandbox.child.refusals import is_refusal
 from sandbox.errors import builtin_bases
 from sandbox.protocol.frames import Part
 
 _MAX_MESSAGE = 64 * 1024
+_MAX_ADVICE = 1024
 _MAX_TRACEBACK = 256 * 1024
 _FRAMES_AT_AN_END = 100
 """Frames of a traceback that are kept at its beginning, and at its end."""
 _MOST_CAUSES = 100
 """Exceptions of a chain or group that are shown."""
 _CLASS_NAME = type.__dict__["__name__"]
-_HOW_TO_GIVE = (
-    "An agent can import the standard library and what the host gives it: installed packages with packages=[...]"
-    " (--package NAME), modules of the host with modules={...} (--modules MODULE:ATTRIBUTE).\n"
-)
-
-_ASYNC_SLIPS = {
-    "can't be used in 'await' expression": "a value is not awaited, and all calls of data_store return one: remove `await`.",
-    "'async for' requires an object with __aiter__ method": "data_store is not asynchronous: remove `async`.",
-    "does not support the asynchronous context manager protocol": (
-        "data_store and its transactions are not asynchronous: remove `async`."
-    ),
-}
-"""What Python says when an agent awaits what is not asynchronous, and what to do."""
 
 
 class Reports:
@@ -41,22 +32,21 @@ class Reports:
 
     def raised(self, error: BaseException) -> list[Part]:
         """Return the message about an exception that the agent's code did not catch."""
+        message = advice = ""
         try:
             _shorten(error)
             found = traceback.TracebackException.from_exception(error, compact=True)
             self._strip(found)
-            text = "".join(found.format())
-            if isinstance(error, ModuleNotFoundError):
-                text += _HOW_TO_GIVE
             message = text_of(error)
-            for said, advice in _ASYNC_SLIPS.items() if isinstance(error, TypeError) else ():
-                if said in message:
-                    message, text = f"{message}: {advice}", text + advice[:1].upper() + advice[1:] + "\n"
+            if any(map(is_refusal, _chain(error))):
+                self._keep_agents_frames(found)
+            text = "".join(found.format())
+            advice = advice_for(error)
         except BaseException as failure:  # such as a MemoryError, or an exception whose own methods raise
             text = f"{class_name(error)} (its traceback cannot be shown: {class_name(failure)})\n"
-            message = ""
         bases = " ".join(builtin_bases(type(error)))
-        return ["raised", _clean(class_name(error), 200), _clean(message, _MAX_MESSAGE), bases, _tail(text)]
+        name = _clean(class_name(error), 200)
+        return ["raised", name, _clean(message, _MAX_MESSAGE), _clean(advice, _MAX_ADVICE), bases, _tail(text)]
 
     def unreadable(self, error: Exception) -> list[Part]:
         """Return the message about source that does not compile, with line and caret."""
@@ -80,6 +70,13 @@ class Reports:
             others = (one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ()))
             waiting += [other for other in others if other is not None]
 
+    def _keep_agents_frames(self, found: traceback.TracebackException) -> None:
+        """Remove the library's frames below the agent's last one, and its causes: the walls refused what the agent asked for."""
+        own = [number for number, frame in enumerate(found.stack) if frame.filename == self._filename]
+        if own:
+            found.stack = traceback.StackSummary.from_list(found.stack[: own[-1] + 1])
+            found.__cause__ = found.__context__ = None
+
     def _is_agents(self, filename: str) -> bool:
         return filename == self._filename or not filename.startswith(self._folders)
 
@@ -98,6 +95,15 @@ def _shorten(error: BaseException) -> None:
             continue
         grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         waiting += [other for other in (one.__cause__, one.__context__, *grouped) if other is not None]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    one: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if one is None:
+            return
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def _shorten_traceback(trace: TracebackType | None) -> None:

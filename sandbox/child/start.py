@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -34,6 +35,7 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
 
     `scratch` is a folder that this process removes if the host dies, because no other process would.
     """
+    sys.modules.pop("msgpack", None)  # an empty package, whose modules are imported already
     control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME, scratch)
     _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *described = control.receive()
     data = DataChannel(socket.socket(fileno=data_fd), frame_bytes)
@@ -96,7 +98,11 @@ def _outcome(
 
 def _result(value: Any, result_bytes: int) -> list[Part]:
     if not isinstance(value, dict):
-        return ["invalid_result", f"result is a {type(value).__name__}: return a dict.", "result"]
+        advice = "return a dict"
+        if inspect.iscoroutine(value):
+            value.close()
+            advice = rules.instead_of(type(value))
+        return ["invalid_result", f"result is a {type(value).__name__}: {advice}.", "result"]
     try:
         text = rules.dump(value)
     except InvalidValue as error:

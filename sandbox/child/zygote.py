@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.child import birth
+from sandbox.child import birth, refusals
 from sandbox.child.scratch import remove_folder
 from sandbox.child.walls import landlock, rlimits, seccomp, walls
 
@@ -276,6 +276,8 @@ def main(descriptor: int, settings: dict[str, Any], folders: dict[str, str]) -> 
 
         mimetypes.knownfiles.clear()  # it reads the files that exist; these exist here, but may not be read
     _check_room(settings["shown"])
+    if "seccomp" not in settings["left_out"]:
+        refusals.explain()
     zygote = ZygoteLoop(sock, settings, folders)
     gc.collect()
     gc.freeze()

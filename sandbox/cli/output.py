@@ -72,8 +72,17 @@ def _show_outcome(result: RunResult, out: Output) -> int:
 
 
 def explained(failure: errors.SandboxError) -> str:
-    """Return the message of an error, after the agent's traceback or offending lines if it has any."""
+    """Return the message of an error, after the agent's traceback or offending lines if it has any.
+
+    The line of the traceback that the message repeats is left out.
+    """
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
+    if isinstance(failure, errors.AgentRaised):
+        said = f"{failure.type_name}: {failure.message}" if failure.message else failure.type_name
+        before, found, after = details.rpartition(said)
+        start, _, qualifier = before.rpartition("\n")
+        if found and " " not in qualifier and after[:1] in ("", "\n"):
+            details = f"{start}{after}"
     return (details.rstrip() + "\n" if details else "") + str(failure)
 
 

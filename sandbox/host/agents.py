@@ -12,6 +12,7 @@ from typing import Any
 
 from redis_store.errors import DataStoreError
 from sandbox import errors as sandbox_errors
+from sandbox.child.advice import did_you_mean
 from sandbox.errors import RunCancelled, SandboxError, StartFailed, UnknownAgent
 from sandbox.given.job import Job, new_run_id
 from sandbox.host.outbox import OpenCalls
@@ -177,7 +178,8 @@ def _caller_ended() -> RunCancelled:
 def _unknown(name: str, known: list[str]) -> UnknownAgent:
     shown = name if len(name) <= 80 else name[:77] + "..."
     there = ", ".join(map(repr, known)) if known else "none were given"
-    return UnknownAgent(f"There is no agent {shown!r}; there are: {there}.", name=shown, known=known)
+    meant = did_you_mean(name, known)
+    return UnknownAgent(f"There is no agent {shown!r}; there are: {there}. {meant}".rstrip(), name=shown, known=known)
 
 
 def _error_parts(error: SandboxError) -> list[Part]:

@@ -47,13 +47,13 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
     if kind == "result_too_big":
         return exceeded(limits, "result_bytes", size=parts[0])
     if kind == "raised":
-        name, message, bases, trace, loading = parts
+        name, message, advice, bases, trace, loading = parts
         if name == "MemoryError":
             return exceeded(limits, "memory_bytes", {"traceback": trace, "loading_failed": loading})
         raised = f"{name}: {message}" if message else name
         told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
         told["bases"] = bases.split()[:_MOST_BASES]
-        return AgentRaised(f"{who} raised {raised}", agent=agent, **told)
+        return AgentRaised(f"{who} raised {_advised(raised, advice)}", agent=agent, **told)
     if kind == "invalid_agent":
         return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
     if kind == "invalid_result":
@@ -63,6 +63,12 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
         message = f"{who} called sys.exit with code {parts[0]}{said}."
         return AgentExited(message, agent=agent, code=parts[0], loading_failed=parts[2])
     return ProtocolViolation(f"The agent's process sent the message {kind!r} out of turn.")
+
+
+def _advised(raised: str, advice: str) -> str:
+    if not advice:
+        return raised
+    return f"{raised}{'' if raised.endswith(('.', '?', '!')) else '.'} {advice}"
 
 
 def from_exit_code(code: int, cpu_s: float, agent: str, limits: Limits, was_lost: bool = False) -> SandboxError:

@@ -57,8 +57,8 @@ FROM_CHILD: dict[str, Shape] = {
     "unwatch": Shape((WHOLE,)),  # the id of a watch, or of a wait that the agent has given up
     "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
     "result": Shape((JSON,)),
-    "raised": Shape((TEXT, TEXT, TEXT, TEXT, FLAG)),
-    # type, message, builtin classes with spaces between, traceback, whether before its `run` was called
+    "raised": Shape((TEXT, TEXT, TEXT, TEXT, TEXT, FLAG)),
+    # type, message, advice, builtin classes with spaces between, traceback, whether before its `run` was called
     "invalid_agent": Shape((TEXT, TEXT)),  # message, details
     "invalid_result": Shape((TEXT, TEXT)),  # message, path
     "result_too_big": Shape((WHOLE,)),  # bytes

@@ -279,7 +279,7 @@ def run(input_dict):
 
 def test_unknown_agent_error_lists_the_agents(run: Any) -> None:
     result = run(CALL, {"name": "serch"}, agents={"search": "def run(): return {}", "b": "def run(): return {}"})
-    assert str(result.error).endswith("There is no agent 'serch'; there are: 'search', 'b'.")
+    assert str(result.error).endswith("There is no agent 'serch'; there are: 'search', 'b'. Did you mean 'search'?")
     result = run(
         "async def run(i):\n    try:\n        await agents.call('x')\n    except LookupError as e: return {'said': str(e)}\n"
     )
