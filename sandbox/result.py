@@ -66,7 +66,8 @@ class Hint:
     """A suggestion for the author of an agent, derived from its calls of the store."""
 
     kind: str
-    """``single_gets``, ``empty_namespace``, ``near_limit`` or ``useless_cache``."""
+    """``single_gets``, ``empty_namespace``, ``near_limit``, ``useless_cache``, ``refused_writes``, ``changed_copy`` or
+    ``forgotten_await``."""
     message: str
     agent: str
     namespace: str | None = None

@@ -28,6 +28,8 @@ class DataChannel:
         self._lock = threading.RLock()
         self._calling = False
         self._number = 0
+        self.known_error: DataStoreError | None = None
+        """The last error that the host knows of."""
 
     def call(self, operation: str, namespace: str, *arguments: Part) -> list[Any]:
         """Return the parts of the host's reply, or raise the error in it."""
@@ -49,7 +51,8 @@ class DataChannel:
                 self._calling = False
         if parts[1] == 1:
             return parts[2:]
-        raise error_of(*parts[2:])
+        self.known_error = error_of(*parts[2:])
+        raise self.known_error
 
     def close(self) -> None:
         """Close the socket, in a forked copy of this process."""

@@ -18,7 +18,8 @@ from sandbox.given.job import Task
 from sandbox.host.outcome import Returned
 from sandbox.host.process import carry_out
 from sandbox.record import telemetry
-from sandbox.record.hints import find_hints
+from sandbox.record.hints import find_hints, refused_writes
+from sandbox.record.source_hints import changed_copies, forgotten_awaits
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
 from sandbox.running.output import Delivery
@@ -80,7 +81,7 @@ def execute(
         started=moment(started),
         calls=tree.timeline.calls(),
         # No hints after a cancellation: they query the server, which may not reply, and the caller wants the run to end.
-        hints=[] if isinstance(outcome, RunCancelled) else _hints(tree, operations),
+        hints=[] if isinstance(outcome, RunCancelled) else _hints(task, tree, operations, outcome),
         operations_left_out=tree.timeline.done.left_out,
     )
 
@@ -104,8 +105,14 @@ def _deliver_the_rest(tree: Tree, delivery: Delivery) -> None:
             return
 
 
-def _hints(tree: Tree, operations: list[Operation]) -> list[Hint]:
-    try:
-        return find_hints(operations, tree.given.limits, tree.open_for_questions)
-    except DataStoreError:  # the run is over, and its result matters more than hints
-        return []
+def _hints(task: Task, tree: Tree, operations: list[Operation], outcome: Returned | SandboxError | None) -> list[Hint]:
+    called = {call.name for call in tree.timeline.calls() if call.kind == "agent"}
+    sources = {name: one.text for name, one in tree.given.agents.items() if name in called}
+    sources[task.job.who.agent] = task.job.source.text
+    hints = [hint for name, text in sources.items() for hint in changed_copies(name, text)]
+    hints += forgotten_awaits(task.job.who.agent, tree.transcript.text)
+    if isinstance(outcome, Returned):
+        hints += refused_writes(operations)
+    with suppress(DataStoreError):  # the run is over, and its result matters more than hints
+        hints += find_hints(operations, tree.given.limits, tree.open_for_questions)
+    return hints

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from redis_store import DataStore
+from redis_store import errors as store_errors
 from redis_store.brokers.lease import addresses_of
 from sandbox.errors import SandboxError, StartFailed
 from sandbox.given.job import Job
@@ -22,6 +23,8 @@ from sandbox.isolation.child import Child
 from sandbox.limits import exceeded
 from sandbox.protocol.frames import RECEIVE_BYTES, FrameBuffer, FrameError, unpack
 from sandbox.protocol.messages import CALLS, MOST_HELD, MOST_UNDER_WAY, WATCHING, read_from_child
+from sandbox.protocol.operations import REFUSABLE
+from sandbox.record.timeline import Begun
 from sandbox.running.output import Output
 from sandbox.running.stop import Stop
 from sandbox.running.tree import Tree
@@ -222,6 +225,8 @@ class Supervisor:
             self._cancel(*parts)
         elif kind in WATCHING:
             self.watches.heard(kind, parts)
+        elif kind == "refused_write":
+            self._note_refusal(*parts)
         else:
             self._outcome = host_outcome.from_message(kind, parts, self._job.who.agent, self._tree.given.limits)
 
@@ -230,6 +235,13 @@ class Supervisor:
         if self._calls.give_up(number):
             self._tools.cancel(number)
             self._nested.cancel(number)
+
+    def _note_refusal(self, operation: str, namespace: str, key: str | None, error: str) -> None:
+        """Record a write that the agent process refused itself. It counts as a call of the store, which bounds how many come."""
+        if operation not in REFUSABLE or error not in store_errors.__all__:
+            raise FrameError("a refusal of something else than a write")
+        self._tree.spend_operation()
+        self._tree.timeline.note_operation(self._job.who, Begun(), operation, namespace, key, error=error)
 
     def _after_close(self) -> None:
         """Handle a closed control channel: the process has ended, or it has broken the protocol."""

@@ -56,6 +56,7 @@ FROM_CHILD: dict[str, Shape] = {
     "next": Shape((WHOLE, WHOLE, NUMBER_OR_NONE)),  # id, the watch's id, timeout
     "unwatch": Shape((WHOLE,)),  # the id of a watch, or of a wait that the agent has given up
     "wait": Shape((WHOLE, TEXT, TEXT, NUMBER_OR_NONE)),  # id, namespace, key, timeout
+    "refused_write": Shape((TEXT, TEXT, TEXT_OR_NONE, TEXT)),  # operation, namespace, key, error class
     "result": Shape((JSON,)),
     "raised": Shape((TEXT, TEXT, TEXT, TEXT, TEXT, FLAG)),
     # type, message, advice, builtin classes with spaces between, traceback, whether before its `run` was called

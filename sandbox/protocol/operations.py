@@ -267,6 +267,9 @@ OPERATIONS: dict[str, Row] = {
 WRITES = frozenset(name for name, row in OPERATIONS.items() if row.changes)
 """Operations that can change data."""
 
+REFUSABLE = WRITES | {"update", "get_or_set"}
+"""Calls whose refusal in the agent process is told to the host, for the timeline."""
+
 OF_THE_USER = frozenset(name for name, row in OPERATIONS.items() if row.of_user)
 """Operations that concern no namespace, or several."""
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 from redis_store.limits import MAX_VALUE_BYTES
 from sandbox.limits import Limits
-from sandbox.protocol.operations import OF_THE_USER, WRITES
+from sandbox.protocol.operations import OF_THE_USER, REFUSABLE, WRITES
 from sandbox.result import Hint, Operation
 
 GETS_IN_A_ROW = 20
@@ -60,6 +60,25 @@ def find_hints(operations: list[Operation], limits: Limits, open_store: Callable
             hints += _empty_namespaces(empty, store)
             hints += _useless_caches(caches, store)
     return hints
+
+
+def refused_writes(operations: list[Operation]) -> Iterator[Hint]:
+    """Yield a hint for each agent, namespace and error of writes that were refused, for a run that went on all the same."""
+    refused: dict[tuple[str, str, str], list[Operation]] = {}
+    for one in operations:
+        if one.error is not None and one.operation in REFUSABLE:
+            refused.setdefault((one.agent, one.namespace, one.error), []).append(one)
+    for (agent, namespace, error), group in islice(refused.items(), MOST_OF_A_KIND):
+        times = "a write" if len(group) == 1 else f"{len(group):,} writes"
+        first = group[0].key
+        key = "" if first is None else f" of {first[:64]!r}{'' if len(group) == 1 else ' and others'}"
+        yield Hint(
+            "refused_writes",
+            f"{agent} went on after {times}{key} in namespace {namespace!r} raised {error}, and nothing was stored: handle"
+            " the error, or let it end the run.",
+            agent,
+            namespace,
+        )
 
 
 def _place(operation: Operation) -> tuple[str, str]:

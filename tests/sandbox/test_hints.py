@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import sandbox
 from redis_store import DataStore
 from sandbox.record.hints import find_hints
+from sandbox.record.source_hints import changed_copies
 from sandbox.result import Operation
+from sandbox.trace import trace_tree
 
 
 def hints(run: Any, source: str, **options: Any) -> list[tuple[str, str]]:
@@ -84,7 +88,8 @@ def test_refused_and_computed_calls_are_not_reads(run: Any) -> None:
             return {}
     """
     operations = sandbox.Permissions(operations=["get", "get_or_set"])
-    ((_, text),) = hints(run, source, permissions=operations)
+    refused, (_, text) = hints(run, source, permissions=operations)
+    assert refused[0] == "refused_writes"
     assert "read from namespace 'default' 1 time," in text
 
 
@@ -200,3 +205,122 @@ def test_many_long_names_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [hint.kind for hint in found] == ["empty_namespace"] * 10 + ["useless_cache"] * 10
     assert compared == [(501, 48)] * 10
     assert store.asked == 10
+
+
+SWALLOWED = """
+def run(input_dict):
+    cache = data_store.use_namespace("cache")
+    def quietly(write):
+        try:
+            write()
+        except Exception:
+            pass
+    quietly(lambda: data_store.set("a", {1}))
+    quietly(lambda: data_store.set("b", b"x"))
+    quietly(lambda: cache.__setitem__("k\\n" * 3000, b"x"))
+    quietly(lambda: cache.read_only().delete("c"))
+    quietly(lambda: cache.update("d", lambda value: {1}, default=1))
+    quietly(lambda: data_store.use_namespace("other").set("e", 1))
+    with data_store.transaction() as work:
+        quietly(lambda: work.set("f", {1}))
+    return {}
+"""
+
+
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_refused_writes_that_the_agent_swallowed(user: str, server_url: str, broker: Any) -> None:
+    """Whether the agent's process or the host refuses a write, it is in the record, once."""
+    permissions = sandbox.Permissions(read=["*"], write=["default", "cache"])
+    with sandbox.Sandbox(url=server_url, broker=broker, permissions=permissions) as runs:
+        result = runs.run(SWALLOWED, {}, user=user)
+    result.check()
+    refused = [(one.operation, one.namespace, one.key, one.error) for one in result.operations if one.error]
+    assert sorted(refused, key=str) == sorted(
+        [
+            ("set", "default", "a", "InvalidValue"),
+            ("set", "default", "b", "InvalidValue"),
+            ("set", "cache", ("k\n" * 128)[:255] + "\u2026", "InvalidValue"),
+            ("delete", "cache", "c", "AccessDenied"),
+            ("update", "cache", "d", "InvalidValue"),
+            ("set", "other", "e", "AccessDenied"),
+            ("set", "default", "f", "InvalidValue"),
+        ],
+        key=str,
+    )
+    found = {hint.namespace: str(hint) for hint in result.hints if hint.kind == "refused_writes"}
+    assert found.keys() == {"default", "cache", "other"}
+    assert found["default"].startswith(
+        "agent went on after 3 writes of 'a' and others in namespace 'default' raised InvalidValue, and nothing was stored"
+    )
+    said = io.StringIO()
+    Console(file=said, width=200).print(trace_tree(result))
+    assert said.getvalue().count("InvalidValue") >= 4
+
+
+def test_refused_writes_count_towards_the_limit(run: Any) -> None:
+    source = """
+        def run():
+            for _ in range(50):
+                try:
+                    data_store.set("a", {1})
+                except ValueError:
+                    pass
+            return {}
+    """
+    assert isinstance(run(source, limits=sandbox.Limits(operations=20)).error, sandbox.OperationLimitExceeded)
+
+
+def test_no_hint_about_a_refused_write_that_ended_the_run(run: Any) -> None:
+    result = run("def run(): data_store.set('a', {1})")
+    assert [one.error for one in result.operations] == ["InvalidValue"]
+    assert result.hints == []
+
+
+@pytest.mark.parametrize(
+    ("line", "line_number"),
+    [
+        ("data_store['k']['n'] = 1", 3),
+        ("data_store['k']['n'] += 1", 3),
+        ("data_store['k']['a']['b'] = 1", 3),
+        ("data_store.get('k', {})['n'] = 1", 3),
+        ("data_store.get('list', []).append(1)", 3),
+        ("notes['k']['n'] = 1", 3),
+        ("data_store['n'] = 1", None),
+        ("data_store['k']['n'] == 1", None),
+        ("found = data_store['k']['n']", None),
+        ("data_store.get('list', []).index(1)", None),
+        ("# data_store['k']['n'] = 1", None),
+    ],
+)
+def test_a_change_of_what_a_read_returned(line: str, line_number: int | None) -> None:
+    source = f"def run():\n    notes = data_store.use_namespace('notes')\n    {line}\n    return {{}}\n"
+    found = list(changed_copies("agent", source.encode()))
+    if line_number is None:
+        assert found == []
+    else:
+        assert [hint.kind for hint in found] == ["changed_copy"]
+        assert str(found[0]).startswith(f"agent changes in line {line_number} a value that it has read from ")
+        assert f"{line.partition('[')[0].partition('.')[0]}.update(key, function)" in str(found[0])
+
+
+@pytest.mark.parametrize("text", [b"data_store" + b"[0]" * 500_000, b"data_store[" * 200_000, b" " * 1_000_000])
+def test_searching_a_hostile_source_ends(text: bytes) -> None:
+    """No pattern looks twice at more than a line: the square of a million would end this test by its time limit."""
+    assert list(changed_copies("agent", text)) == []
+
+
+def test_a_forgotten_await(run: Any) -> None:
+    source = """
+        async def fetch(): pass
+        async def run():
+            fetch()
+            data_store.set("notes", {"n": 1})
+            data_store["notes"]["n"] = 2
+            return {}
+    """
+    found = hints(run, source)
+    assert [kind for kind, _ in found] == ["changed_copy", "forgotten_await"]
+    assert (
+        found[1][1]
+        == "agent: a call of 'fetch' was never awaited, so that it did nothing: write await before the call."
+    )

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Literal, NoReturn, TypeVar
 
 from redis_store import memo
-from redis_store.errors import CorruptValue, InvalidType, UnsupportedEncoding, WaitTimeout
+from redis_store.errors import CorruptValue, DataStoreError, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.flows.compute_once import get_or_set
 from redis_store.flows.flow import Ask, Do, Flow
 from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts, pop_value
@@ -32,7 +32,7 @@ from sandbox.child.store.run_flows import DRIVER, run_flow
 from sandbox.child.store.watch import Waits, Watch
 from sandbox.protocol.arguments import BOUND, DELETE, LARGEST_INT, READ, SET, TTL, key_text
 from sandbox.protocol.frames import Part
-from sandbox.protocol.operations import BOUNDED, OPERATIONS
+from sandbox.protocol.operations import BOUNDED, OPERATIONS, REFUSABLE
 
 T = TypeVar("T")
 
@@ -52,15 +52,25 @@ class ChannelOperations:
     max_keys: int | None = None
 
     def call(self, operation: str, *arguments: Any) -> Any:
-        if is_awaited(sys._getframe(1).f_back):  # that of the agent, which has called a method of `DataStore`
-            raise TypeError(f"data_store is not awaited: remove `await` from the call of {operation}.")
-        here = _HERE.get(operation)
-        if here is not None:
-            return here(self, *arguments)
-        row = OPERATIONS.get(operation)
-        if row is None:
-            _belongs_to_the_host(operation)
-        return row.answer.decode(self, self.send(operation, *row.encode(self, arguments)), arguments)
+        try:
+            if is_awaited(sys._getframe(1).f_back):  # that of the agent, which has called a method of `DataStore`
+                raise InvalidType(f"data_store is not awaited: remove `await` from the call of {operation}.")
+            here = _HERE.get(operation)
+            if here is not None:
+                return here(self, *arguments)
+            row = OPERATIONS.get(operation)
+            if row is None:
+                _belongs_to_the_host(operation)
+            return row.answer.decode(self, self.send(operation, *row.encode(self, arguments)), arguments)
+        except DataStoreError as error:
+            self.tell_refused(operation, arguments[0] if arguments else None, error)
+            raise
+
+    def tell_refused(self, operation: str, key: object, error: DataStoreError) -> None:
+        """Tell the host of an error that it does not know, if the call was to write."""
+        if operation in REFUSABLE and error is not self.channel.known_error:
+            self.channel.known_error = error
+            self.waits.tell_refused(operation, self.namespace, key, error)
 
     def send(self, operation: str, *parts: Part) -> list[Any]:
         """Send the parts of a call to the host, and return the parts of the answer."""
@@ -308,9 +318,13 @@ class ChannelDraft:
         return default if text is None else scope.decode(text, key)
 
     def set(self, scope: ChannelOperations, key: str, value: Any, ttl: Ttl) -> None:
-        scope.check(writes=True)
-        check_open(self.begun, self.over)
-        self.writes[scope.namespace, key_text(key)] = rules.dump(value), TTL.encode(scope, ttl)
+        try:
+            scope.check(writes=True)
+            check_open(self.begun, self.over)
+            self.writes[scope.namespace, key_text(key)] = rules.dump(value), TTL.encode(scope, ttl)
+        except DataStoreError as error:
+            scope.tell_refused("set", key, error)
+            raise
         if scope.max_keys is not None:
             self.bounds[scope.namespace] = min(scope.max_keys, LARGEST_INT)
         self._check_size()

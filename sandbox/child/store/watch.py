@@ -24,6 +24,7 @@ from sandbox.child.channels import ControlChannel, error_of
 from sandbox.protocol.frames import Part
 
 _PARTS = 9
+_MOST_NAME = 1024
 
 GRACE_S = 1.0
 """Time by which the host's answer may come later than a timeout, in seconds, before the agent gives up by its own clock."""
@@ -125,6 +126,12 @@ class Waits:
         value: bytes = reply.parts[0]
         return value
 
+    def tell_refused(self, operation: str, namespace: str, key: object, error: DataStoreError) -> None:
+        """Tell the host of a write that was refused here, so that it is in the timeline also if the agent catches the error."""
+        name = _sendable(key) if isinstance(key, str) else None
+        with suppress(OSError, DataStoreError):
+            self._control.send("refused_write", operation, _sendable(namespace), name, type(error).__name__)
+
     def answered(self, message: list[Any]) -> None:
         """Take a reply: ``["changes" or "value", number, part...]`` or ``["refused", number, class, message, facts]``."""
         kind, number, *parts = message
@@ -135,6 +142,10 @@ class Waits:
             reply.set([], error_of(*parts))
         else:
             reply.set(parts, None)
+
+
+def _sendable(text: str) -> str:
+    return text[:_MOST_NAME].encode(errors="backslashreplace").decode()
 
 
 class Watch(Iterator[Change], AsyncIterator[Change]):

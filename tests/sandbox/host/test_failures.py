@@ -95,7 +95,7 @@ def test_traceback_of_a_module_level_error(run: Any) -> None:
         ("assert False", "AssertionError"),
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("input()", "EOFError"),
-        ("await data_store.get('x')", "TypeError"),
+        ("await data_store.get('x')", "InvalidType"),
     ],
 )
 def test_exceptions_of_every_kind(run: Any, body: str, name: str) -> None:
