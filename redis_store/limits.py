@@ -21,8 +21,8 @@ MAX_VALUES = 1_000_000
 """Limit of the JSON values in a text that is decoded for an agent; each costs the host up to 200 bytes."""
 
 MAX_CALL_KEYS = 15_000
-MAX_READ_BYTES = 64 * 1024 * 1024
-MAX_STEP_BYTES = 32 * 1024 * 1024
+MAX_READ_BYTES = 48 * 1024 * 1024
+MAX_STEP_BYTES = 24 * 1024 * 1024
 MAX_SCRIPT_BYTES = 8 * 1024 * 1024
 """Limits of one call of an agent: with each of them the server stands still for about 50 ms at most (benchmarks/harm.py)."""
 
@@ -123,7 +123,7 @@ class CallBounds:
     keys: int = ANY_SIZE
     """Number of keys that one call names."""
     read_bytes: int = ANY_SIZE
-    """Size of the values that one command reads, in bytes as they are stored."""
+    """Size of the values of several keys that one command reads, in bytes as they are stored."""
     batch_bytes: int = ANY_SIZE
     """Size of the keys and values of one batch of several keys, in bytes of JSON text."""
     script_bytes: int = ANY_SIZE
@@ -168,9 +168,9 @@ class CallBounds:
                 size_bytes=size_bytes,
             )
 
-    def check_read(self, size_bytes: int) -> None:
-        """Raise `LimitExceeded` if a command would read too many bytes."""
-        if size_bytes > self.read_bytes:
+    def check_read(self, count: int, size_bytes: int) -> None:
+        """Raise `LimitExceeded` if a command would read too many bytes of several keys."""
+        if count > 1 and size_bytes > self.read_bytes:
             raise too_much_at_once(self.read_bytes)
 
 

@@ -49,7 +49,7 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
         )
         if found:
             return _got_many(scope, fields.values(), None, found)
-        scope.bounds.check_read(size_bytes)
+        scope.bounds.check_read(len(fields), size_bytes)
     texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
     return _got_many(scope, fields.values(), None, texts)
 

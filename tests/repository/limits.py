@@ -82,7 +82,7 @@ PLACES = {
     "keys of one `set_many`, `get_many` or `delete_many` of an agent": "redis_store.limits:MAX_CALL_KEYS",
     "items of one `append` of an agent": "sandbox.protocol.arguments:MAX_ITEMS_ADDED",
     "patterns of a handle made by `restricted`, with which an agent calls `invalidate_tag`": "sandbox.protocol.arguments:MAX_PATTERNS",
-    "values that an agent reads by one `get_many`, as they are stored": "redis_store.limits:MAX_READ_BYTES",
+    "values of several keys that an agent reads by one `get_many`, as they are stored": "redis_store.limits:MAX_READ_BYTES",
     "one `set_many` of an agent with several keys, keys and values together": "redis_store.limits:MAX_STEP_BYTES",
     "values that one script moves for an agent, as they are stored": "redis_store.limits:MAX_SCRIPT_BYTES",
     "times that a list counts as such when it is extended by `append`": "redis_store.ops.updates:APPEND_COPIES",
