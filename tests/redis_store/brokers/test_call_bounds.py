@@ -11,6 +11,8 @@ from redis_store.brokers import steps
 from redis_store.brokers.lease import lease
 from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import TransactionParts
+from redis_store.operations import operations_of
+from redis_store.ops import listing
 from tests.support.servers import Server
 
 MOST = 100_000
@@ -148,3 +150,24 @@ def test_the_host_has_no_such_bounds(store: DataStore, monkeypatch: pytest.Monke
     texts.set("list", b"[%b]" % BIG)
     texts.append("list", BIG)
     assert store.pop("list") == ["x" * MOST] * 2
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_a_few_big_values_among_many_small_ones_are_found(store: DataStore) -> None:
+    """A script that reads a small namespace whole copies it; a sample of its memory nearly always missed them."""
+    on = operations_of(store)
+    store.set_many(
+        {**{f"k{number}": number for number in range(490)}, **{f"big{n}": "x" * 6_000_000 for n in range(3)}}
+    )
+    count, memory_bytes, whole = on.driver.run(listing._small(on.scope, "items"))
+    assert (count, whole) == (493, None)
+    assert memory_bytes > 18_000_000
+    assert len(store.get_all()) == 493
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_pages_of_keys_are_small_where_their_values_come_along(store: DataStore) -> None:
+    store.set_many({f"k{number}": "x" * 100_000 for number in range(100)})
+    _, keys = store._operations.call("scan_page", "0", None)
+    assert 0 < len(keys) < 50
+    assert len(list(store.iter_keys())) == len(store.list_keys()) == 100
