@@ -119,7 +119,7 @@ def _exited(code: object) -> list[Part]:
 
 def _unsaid(odd: BaseException) -> list[Part]:
     """Return the message about an outcome that cannot be reported."""
-    return ["raised", class_name(odd)[:200], "the outcome of the agent cannot be reported", "", "", False]
+    return ["raised", class_name(odd)[:200], "the outcome of the agent cannot be reported", "", "", "", False]
 
 
 def _flush() -> None:

@@ -59,7 +59,8 @@ class Brokered:
         self._thread = threading.Thread(target=self._serve, name="brokered", daemon=True)
         self._thread.start()
         self.channel = DataChannel(self._ours, limits.frame_bytes)
-        operations: Any = ChannelOperations(self.channel, None, store.user, store.namespace)  # type: ignore[arg-type]  # nothing waits here
+        waits: Any = SimpleNamespace(tell_refused=lambda *refused: None)  # nothing waits here
+        operations: Any = ChannelOperations(self.channel, waits, store.user, store.namespace)
         self.store = DataStore(operations)
 
     @property
