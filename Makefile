@@ -51,7 +51,7 @@ format: .venv/.test ## put the code into shape
 bench: .venv/.bench ## every figure: redis-py, other libraries, growth up to a million keys; in five minutes
 	@$(BIN)/python -m benchmarks.full $(ARGS)
 
-bench-quick: .venv/.test ## the speed of get, set and batches beside redis-py, in a minute
+bench-quick: .venv/.test ## get, set and batches of real documents beside redis-py, in a minute; ARGS="/path/to/redis-server ..."
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
 
 bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREAD BLOCK

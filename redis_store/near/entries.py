@@ -38,7 +38,7 @@ class Entry:
     It is kept as text so that no caller sees what another does to a value.
     """
 
-    __slots__ = ("data", "expires_at", "key", "plain", "size_bytes", "space", "text", "turn")
+    __slots__ = ("data", "expires_at", "key", "size_bytes", "space", "text", "turn")
 
     def __init__(self, data: bytes, space: Space, key: str, text: bytes | None, expires_at: float) -> None:
         self.data = data
@@ -47,8 +47,6 @@ class Entry:
         self.text = text
         self.expires_at = expires_at
         self.turn = 0
-        self.plain: bool | None = None
-        """Whether orjson alone decodes the text (`values.codec.is_plain`); None until the first hit."""
         self.size_bytes = ENTRY_BYTES + len(key) + len(text or b"")
 
 

@@ -20,7 +20,7 @@ from redis_store.protocol.read import Read
 from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 from redis_store.values import rules
-from redis_store.values.codec import VALUES, is_plain
+from redis_store.values.codec import VALUES
 
 _YEAR_9999_MS = 253_370_764_800_000
 """Start of the year 9999, the last that a datetime can represent, in ms since 1970."""
@@ -53,10 +53,6 @@ def _got_again(scope: Scope, key: str, default: Any, kept: Any) -> Any:
         counters.misses += 1
         return default
     counters.hits += 1
-    if kept.plain is None:
-        kept.plain = is_plain(text)
-    if kept.plain:
-        return scope.codec.decode_again(text)
     return scope.codec.decode(text, scope.namespace, key)
 
 

@@ -1,4 +1,4 @@
-"""Encoding of values as bytes and back: by orjson where it agrees with `values/rules.py`, else by the rules themselves.
+"""Encoding of values as bytes, by orjson, and back, by msgspec, where these agree with `values/rules.py`, else by the rules.
 
 Values that orjson accepts but the rules do not are found by work in C: `ormsgpack`, told to, encodes exact builtin types only (no
 UUID, enum, tuple or subclass), and its bytes keep a NaN, which orjson writes as ``null``. orjson's own bound on nesting is the
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 import ormsgpack
 
@@ -32,21 +34,12 @@ _EXACT_TYPES = (
 )
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """Finds each NaN and infinity in MessagePack, as a float of 64 bits whose exponent is all ones, and rarely other bytes."""
-_UNSAFE_DIGITS = 19
+_load = msgspec.json.decode
+_NOT_LOADED = (msgspec.MsgspecError, ValueError, RecursionError)
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * _UNSAFE_DIGITS
-_SAMPLE = 9
-_SAMPLED_LONG_NUMBER = b"0" * (_UNSAFE_DIGITS // _SAMPLE)
-_MOST_LOOKS = 32
-_TEXTS_AT_ONCE = 64
-_BYTES_AT_ONCE = 256 * 1024
-"""Bytes of text to scan together at most: enough to share the cost of a scan, and little to join for it."""
-_LONG_TEXT = 512
-"""Bytes of text above which it is cheaper to see that a flat value has no float (a rounded number is one) than to scan it."""
+_LONG_NUMBER = b"0" * 19
 _ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
-_FEW = 16
 _RESERVED = bytes([RESERVED_FIRST_BYTE])
-_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 class Codec(Protocol):
@@ -61,9 +54,6 @@ class Codec(Protocol):
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         """Return the value of stored bytes, or raise a `StoredDataError` that names the namespace and key."""
-
-    def decode_again(self, text: bytes, /) -> Any:
-        """Return the value of a text that is plain (`is_plain`) and that `decode` has accepted before."""
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         """Return the values of the texts that are not None, by their keys."""
@@ -93,39 +83,19 @@ class Values:
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         try:
-            value = orjson.loads(text)
-            if len(text) > _LONG_TEXT and _is_plain_and_flat(value):
-                return value
-            return rules.load(text) if _has_long_number(text) else value
-        except (ValueError, RecursionError):
+            return _load(text)
+        except _NOT_LOADED:
             return self._decode_slowly(text, namespace, key)
 
-    decode_again = staticmethod(orjson.loads)
-
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
-        all_keys, all_texts = list(keys), list(texts)
-        if None in all_texts:
-            all_keys = [key for key, text in zip(all_keys, all_texts, strict=True) if text is not None]
-        there = [text for text in all_texts if text is not None]
-        values: list[Any] = []
-        for start in range(0, len(there), _TEXTS_AT_ONCE):
-            part = there[start : start + _TEXTS_AT_ONCE]
-            try:
-                values += self._decode_part(part)
-            except ValueError:  # decoded one by one, the error names the key
-                part_keys = all_keys[start : start + _TEXTS_AT_ONCE]
-                values += [self.decode(text, namespace, key) for key, text in zip(part_keys, part, strict=True)]
-        return dict(zip(all_keys, values, strict=True))
-
-    def _decode_part(self, texts: list[bytes]) -> list[Any]:
-        values = list(map(orjson.loads, texts))
-        size_bytes = sum(map(len, texts))
-        if size_bytes > _LONG_TEXT * len(texts) and all(map(_is_plain_and_flat, values)):
-            return values
-        looked_at = texts if size_bytes > _BYTES_AT_ONCE else [b",".join(texts)]
-        if any(map(_has_long_number, looked_at)):
-            raise ValueError("orjson may have rounded a number")
-        return values
+        found: dict[str, Any] = {}
+        for key, text in zip(keys, texts, strict=True):
+            if text is not None:
+                try:
+                    found[key] = _load(text)
+                except _NOT_LOADED:
+                    found[key] = self._decode_slowly(text, namespace, key)
+        return found
 
     def _decode_slowly(self, text: bytes, namespace: str, key: str) -> Any:
         if text[:1] == _RESERVED:
@@ -170,9 +140,6 @@ class JsonText:
                 return error
             raise
 
-    def decode_again(self, text: bytes) -> bytes:
-        return text
-
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
         plain = self.packing.plain
         found: dict[str, bytes] = {}
@@ -189,62 +156,11 @@ class JsonText:
 VALUES: Codec = Values()
 
 
-def _is_plain_and_flat(value: Any) -> bool:
-    """Whether a check of a few elements shows that orjson encodes `value` exactly, as it does most documents."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is dict:
-        parts = value.values()
-    elif kind is list:
-        parts = value
-    else:
-        return False
-    if len(parts) > _FEW:
-        return False
-    for part in parts:
-        kind = type(part)
-        if kind in _SCALARS:
-            continue
-        if (kind is not list and kind is not dict) or len(part) > _FEW:
-            return False
-        for leaf in part if kind is list else part.values():
-            if type(leaf) not in _SCALARS:
-                return False
-    return True
-
-
-def is_plain(text: bytes) -> bool:
-    """Whether orjson alone decodes a text exactly."""
-    if _has_long_number(text):
-        return False
-    try:
-        orjson.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _load_or_refuse(text: bytes) -> Any:
     try:
         return rules.load(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValue(f"The text is not JSON: {error}.", path="value") from None
-
-
-def _has_long_number(text: bytes) -> bool:
-    """Whether a text contains a run of 19 digits, which orjson may have rounded."""
-    # A run contains at least two consecutive samples of every ninth byte; only where both are digits is it scanned fully.
-    sample = text[::_SAMPLE].translate(_DIGITS_AS_ZERO)
-    at = sample.find(_SAMPLED_LONG_NUMBER)
-    for _ in range(_MOST_LOOKS):
-        if at < 0:
-            return False
-        around = text[max(0, _SAMPLE * (at - 1)) : _SAMPLE * (at - 1) + _SAMPLE + _UNSAFE_DIGITS]
-        if _LONG_NUMBER in around.translate(_DIGITS_AS_ZERO):
-            return True
-        at = sample.find(_SAMPLED_LONG_NUMBER, at + 1)
-    return _LONG_NUMBER in text.translate(_DIGITS_AS_ZERO)
 
 
 def _may_be_deep(text: bytes) -> bool:
@@ -255,12 +171,24 @@ def _may_be_deep(text: bytes) -> bool:
 def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
     try:
         return rules.load(text)
-    except (ValueError, RecursionError):
-        first = text[:32]
-        raise CorruptValue(
-            f"The value of {key!r} in namespace {namespace!r} is not JSON (it begins with {first!r}): set it again, or"
-            " delete it.",
-            namespace=namespace,
-            key=key,
-            first_bytes=first,
-        ) from None
+    except RecursionError:
+        with suppress(ValueError):
+            return _load_on_a_full_stack(text)
+    except ValueError:
+        pass
+    first = text[:32]
+    raise CorruptValue(
+        f"The value of {key!r} in namespace {namespace!r} is not JSON (it begins with {first!r}): set it again, or"
+        " delete it.",
+        namespace=namespace,
+        key=key,
+        first_bytes=first,
+    )
+
+
+def _load_on_a_full_stack(text: bytes) -> Any:
+    """Load a value whose nesting exceeds the rest of the caller's stack: orjson has a bound of its own, but rounds integers."""
+    value = orjson.loads(text)
+    if _LONG_NUMBER in text.translate(_DIGITS_AS_ZERO):
+        raise ValueError("a number may have been rounded")
+    return value
