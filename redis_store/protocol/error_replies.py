@@ -74,7 +74,10 @@ def wrong_type_of(key: Argument | Opening) -> WrongKeyType:
 
 
 def _wrong_type(detail: str, commands: Sequence[Command]) -> DataStoreError:
-    return wrong_type_of(commands[0][1] if commands and len(commands[0]) > 1 else b"?")
+    first = commands[0] if commands else ()
+    if first and isinstance(first[0], Opening) and first[0].keys:
+        return wrong_type_of(first[0].keys[0])
+    return wrong_type_of(first[1] if len(first) > 1 else b"?")
 
 
 def _unsupported(detail: str, commands: Sequence[Command]) -> DataStoreError:
