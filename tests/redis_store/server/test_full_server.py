@@ -105,11 +105,11 @@ def test_locks_slots_and_claims_are_renewed(full: tuple[DataStore, NamespaceView
     steps, token = Steps(store), "token-of-mine"
     view.raw.config_set("maxmemory", 0)
     assert steps.acquire_lock("name", token).acquired
-    assert steps.acquire_place("name", token, 1).acquired
+    assert steps.acquire_place("name", token, 2).acquired
     assert steps.claim_value("computed", token, tags=["tag"]).state == "claimed"
     view.raw.config_set("maxmemory", 1)
     with pytest.raises(ServerFull):
         steps.acquire_place("name", "token-of-another", 2)
     assert steps.renew_lock("name", token)
-    assert steps.renew_place("name", token, 1)
+    assert steps.renew_place("name", token, 2)
     assert steps.renew_value("computed", token, tags=["tag"])
