@@ -28,6 +28,7 @@ from redis_store.types import (
     Never,
     Ttl,
 )
+from redis_store.values.printable import PrintableRecords
 from redis_store.watch.aio import AsyncWatch
 from redis_store.watch.sync import Watch
 
@@ -67,3 +68,5 @@ __all__ += errors.__all__
 __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+logging.getLogger(__name__).addFilter(PrintableRecords())
+logging.getLogger(f"{__name__}.watch.sync").addFilter(PrintableRecords())  # a filter sees its own logger's records only

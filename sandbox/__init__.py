@@ -3,6 +3,7 @@
 import logging
 
 from redis_store import __version__ as __version__
+from redis_store.values.printable import PrintableRecords
 from sandbox import errors
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
@@ -36,3 +37,4 @@ __all__ = [
 __all__ += errors.__all__
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+logging.getLogger(__name__).addFilter(PrintableRecords())

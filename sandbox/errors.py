@@ -144,10 +144,11 @@ class InvalidAgent(AgentError, ValueError):
 
 
 class AgentRaised(AgentError):
-    """The agent's code raised an exception.
+    """The agent's code raised an exception. The text is one line, with control characters as escapes.
 
-    Attributes: `type_name` and `message` of the exception; `bases`, the names of its builtin classes, nearest first;
-    `traceback`, the text that Python would print, reduced to the agent's own frames and with the exceptions that caused it.
+    Attributes: `type_name` and `message` of the exception, unchanged; `bases`, the names of its builtin classes, nearest
+    first; `traceback`, the text that Python would print, reduced to the agent's own frames and with the exceptions that
+    caused it. Its control characters are escapes, but its lines may be made up by the exceptions' texts.
     """
 
     type_name: str

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from redis_store.types import Json, brief
+from redis_store.values.printable import quoted
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
@@ -112,7 +113,7 @@ class RunResult:
             return self.output or {}
         lines = getattr(error, "traceback", "") or getattr(error, "details", "")
         if lines and not getattr(error, "__notes__", ()):
-            error.add_note(f"In the agent:\n{lines.rstrip()}")
+            error.add_note(f"In the agent:\n{quoted(lines)}")
         raise error
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from redis_store.values.printable import json_text, one_line
 from sandbox.result import Call, Operation, RunResult
 
 MOST_LINES = 200
@@ -62,7 +62,7 @@ def trace_events(result: RunResult) -> dict[str, Any]:
 
 def write_trace(result: RunResult, path: str | os.PathLike[str]) -> None:
     """Write the events of a run to a file that https://ui.perfetto.dev and chrome://tracing can open."""
-    Path(path).write_text(json.dumps(trace_events(result), ensure_ascii=False), encoding="utf-8")
+    Path(path).write_text(json_text(trace_events(result)), encoding="utf-8")
 
 
 def _by_run(result: RunResult) -> dict[str, list[Operation | Call]]:
@@ -97,22 +97,22 @@ def _shortened(happened: list[Operation | Call]) -> Iterator[Operation | Call | 
 
 
 def _headline(name: str, what: str, duration_ms: float, failed: str) -> Text:
-    line = Text.assemble((name, "bold"), " ", (what, "dim"), f"  {duration_ms:,.1f} ms")
+    line = Text.assemble((one_line(name), "bold"), " ", (what, "dim"), f"  {duration_ms:,.1f} ms")
     if failed:
-        line.append(f"  {failed}", "red")
+        line.append(f"  {one_line(failed)}", "red")
     return line
 
 
 def _operation_line(one: Operation) -> Text:
     what = _shown(one.key) if one.key is not None else f"{one.count:,} {'key' if one.count == 1 else 'keys'}"
-    line = Text.assemble((one.operation, "cyan"), f" {_shown(one.namespace)} {what}")
+    line = Text.assemble((one_line(one.operation), "cyan"), f" {_shown(one.namespace)} {what}")
     if one.hit is not None:
         line.append(" hit" if one.hit else " miss", "green" if one.hit else "yellow")
     line.append(f"  {one.bytes:,} B  {one.duration_ms:.2f} ms" if one.bytes else f"  {one.duration_ms:.2f} ms", "dim")
     if one.error is not None:
-        line.append(f"  {one.error}", "red")
+        line.append(f"  {one_line(one.error)}", "red")
     elif one.preview is not None:
-        line.append(f"  {_printable(one.preview)}", "dim italic")
+        line.append(f"  {one_line(one.preview)}", "dim italic")
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 
@@ -120,11 +120,6 @@ def _operation_line(one: Operation) -> Text:
 def _shown(name: str) -> str:
     text = repr(name)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _printable(text: str) -> str:
-    """Return an agent's text with non-printable characters, which could control the terminal, replaced."""
-    return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def _threads(result: RunResult) -> dict[str, tuple[int, str]]:

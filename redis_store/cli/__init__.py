@@ -13,6 +13,7 @@ import typer
 from redis_store.cli import raw, server
 from redis_store.cli.streams import safe_streams
 from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.values.printable import message
 
 __all__ = ["app", "main"]
 
@@ -31,9 +32,9 @@ raw.register(app)
 
 def main() -> None:
     """Run the command with this process's arguments and exit with its code. A `DataStoreError` is printed as one line."""
-    try:
-        with safe_streams("redis-store"):
+    with safe_streams("redis-store"):
+        try:
             app(prog_name="redis-store")
-    except DataStoreError as error:
-        print(f"redis-store: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+        except DataStoreError as error:
+            print(message(f"redis-store: {error}"), file=sys.stderr)
+            sys.exit(2 if isinstance(error, InvalidInput) else 1)

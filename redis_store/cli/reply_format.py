@@ -1,4 +1,6 @@
-"""Formatting of replies as `redis-cli` does, byte for byte: one format for people at a terminal, one for programs in a pipe.
+"""Formatting of replies as `redis-cli` does: one format for people at a terminal, one for programs in a pipe.
+
+It is the same byte for byte, except that control characters of errors and statuses are shown as escapes to people.
 
 Client libraries return a status (``+OK``) and a string (``$2 OK``) alike, but redis-cli shows them differently. So replies are
 parsed from the bytes here.
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, TypeAlias
+
+from redis_store.values.printable import one_line
 
 
 class StatusReply(bytes):
@@ -101,11 +105,16 @@ def _lines(reply: Reply, indent: bytes) -> Iterator[bytes]:
     elif isinstance(reply, int):
         yield b"(integer) %d\n" % reply
     elif isinstance(reply, ErrorReply):
-        yield b"(error) " + reply + b"\n"
+        yield b"(error) " + _printable(reply) + b"\n"
     elif isinstance(reply, StatusReply):
-        yield reply + b"\n"
+        yield _printable(reply) + b"\n"
     else:
         yield b'"' + b"".join([_QUOTED[byte] for byte in reply]) + b'"\n'
+
+
+def _printable(reply: bytes) -> bytes:
+    """Return the text of a reply without control characters, which redis-cli passes to the terminal."""
+    return one_line(reply.decode(errors="backslashreplace")).encode()
 
 
 def _list_lines(elements: list[Reply], indent: bytes) -> Iterator[bytes]:

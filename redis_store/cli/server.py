@@ -13,6 +13,7 @@ import typer
 from redis_store import server
 from redis_store.server import ServerStatus
 from redis_store.server_config import Durability
+from redis_store.values.printable import message, one_line
 
 NOT_RUNNING = 3
 
@@ -71,7 +72,7 @@ def status(
         typer.echo(json.dumps(facts, indent=2))
     else:
         for name, fact in facts.items():
-            typer.echo(f"{name.replace('_', ' '):<12} {_shown(fact)}")
+            typer.echo(f"{name.replace('_', ' '):<12} {one_line(_shown(fact))}")
     if not known.running:
         raise typer.Exit(NOT_RUNNING)
 
@@ -123,4 +124,4 @@ def _shown(fact: object) -> str:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(message(text), err=True)

@@ -7,8 +7,11 @@ import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol, TextIO
+
+from redis_store.values.printable import traceback_of
 
 _NOBODY_READS = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
 """Errors of a stream that was closed: its pipe or socket has no reader, or its terminal is gone."""
@@ -48,15 +51,22 @@ class _Drain(io.FileIO):
 
 @contextlib.contextmanager
 def safe_streams(command: str) -> Iterator[None]:
-    """Open the standard streams for a command, and say in one line if stdout cannot take the output."""
+    """Open the standard streams for a command, and say in one line if stdout cannot take the output.
+
+    Tracebacks of errors that nobody expected are quoted, because they may hold the text of an agent.
+    """
     open_streams()
+    before, threading.excepthook = threading.excepthook, _show_failed_thread
     try:
         yield
-    except OSError as error:
-        if not stdout_failed():
-            raise
-        print(f"{command}: the output cannot be written: {error.strerror}.", file=sys.stderr)
+    except Exception as error:
+        if isinstance(error, OSError) and stdout_failed():
+            print(f"{command}: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        else:
+            print(traceback_of(error), file=sys.stderr)
         sys.exit(1)
+    finally:
+        threading.excepthook = before
 
 
 def open_streams() -> None:
@@ -117,6 +127,11 @@ def write_to(output: Output, text: str) -> None:
     while rest:
         rest = rest[output.write(rest) or 0 :]
     output.flush()
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value is not None and not isinstance(failed.exc_value, SystemExit):
+        print(traceback_of(failed.exc_value), file=sys.stderr)
 
 
 def _drain_of(stream: TextIO) -> _Drain | None:

@@ -42,6 +42,7 @@ from redis_store.limits import check_timeout, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
+from redis_store.values.printable import one_line
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
@@ -342,9 +343,13 @@ def _too_late(plan: Computation, timeout_s: float) -> WaitTimeout:
     )
 
 
+def _described(failed: Failed) -> str:
+    return one_line(f"{failed.error_type} ({failed.message})")  # the text of another process, perhaps an agent's
+
+
 def _failed(plan: Computation, failed: Failed) -> ComputeFailed:
     return ComputeFailed(
-        f"Another caller computed {plan.key!r} and failed with {failed.error_type} ({failed.message}): nothing was cached."
+        f"Another caller computed {plan.key!r} and failed with {_described(failed)}: nothing was cached."
         " Call again to compute it here.",
         key=plan.key,
         error_type=failed.error_type,

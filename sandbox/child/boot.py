@@ -22,7 +22,7 @@ SHARED = {
     "redis_store.flows": ("clock", "compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
     "redis_store.namespace": ("access", "keys"),
     "redis_store.protocol": ("drive",),
-    "redis_store.values": ("rules", "typed"),
+    "redis_store.values": ("printable", "rules", "typed"),
     "sandbox": ("errors",),
     "sandbox.child": (
         "advice",

@@ -23,8 +23,8 @@ from sandbox.cli.output import (
     leave,
     leaving_on_errors,
     library_warnings,
+    pass_on,
     show,
-    to_stderr,
 )
 from sandbox.cli.reload import POLL_S, Saves, run_on_every_save
 from sandbox.cli.watch import watch
@@ -109,7 +109,7 @@ def run(
     def run_once(out: Output, saves: Saves | None = None) -> int:
         with Sandbox(**read_given(given)) as box:
             result = _attended(
-                box.start(agent_file, input_dict, user=user, namespace=namespace, agent=agent, on_output=to_stderr),
+                box.start(agent_file, input_dict, user=user, namespace=namespace, agent=agent, on_output=pass_on),
                 saves,
             )
         return 0 if result is None else show(result, out, trace, trace_file)

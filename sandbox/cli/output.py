@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from redis_store.cli.streams import Output, write_to
 from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.values import printable
 from sandbox import errors
 from sandbox.protocol.operations import WRITES
 from sandbox.result import RunResult
@@ -62,50 +62,65 @@ def _show_outcome(result: RunResult, out: Output) -> int:
     if failure is None:
         indent = 2 if out.isatty() else None
         try:
-            write_to(out, json.dumps(result.output, ensure_ascii=False, indent=indent) + "\n")
+            write_to(out, printable.json_text(result.output, indent) + "\n")
         except OSError as error:
             say(f"The result cannot be written: {error.strerror}. What the agent had stored stays.")
             return FAILED
         return 0
-    say(explained(failure))
+    say_printable(explained(failure))
     return FAILED
 
 
 def explained(failure: errors.SandboxError) -> str:
-    """Return the message of an error, after the agent's traceback or offending lines if it has any.
+    """Return the message of an error, after the agent's traceback or offending lines, quoted, if it has any.
 
     The line of the traceback that the message repeats is left out.
     """
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
     if isinstance(failure, errors.AgentRaised):
-        said = f"{failure.type_name}: {failure.message}" if failure.message else failure.type_name
+        said = printable.escaped(f"{failure.type_name}: {failure.message}" if failure.message else failure.type_name)
         before, found, after = details.rpartition(said)
-        start, _, qualifier = before.rpartition("\n")
-        if found and " " not in qualifier and after[:1] in ("", "\n"):
+        start, _, qualifier = before.rpartition("
+")
+        if found and " " not in qualifier and after[:1] in ("", "
+"):
             details = f"{start}{after}"
-    return (details.rstrip() + "\n" if details else "") + str(failure)
+    return (printable.quoted(details) + "
+" if details.rstrip() else "") + printable.message(str(failure))
 
 
-def to_stderr(text: str) -> None:
-    sys.stderr.flush()
-    write_to(sys.stderr.buffer, text)
+def pass_on(text: str) -> None:
+    """Write on stderr what the agent prints; at a terminal, which it could control, with control characters as escapes."""
+    _write(printable.escaped(text) if sys.stderr.isatty() else text)
 
 
 def say(text: str) -> None:
-    to_stderr(text + "\n")
+    """Write a message on stderr. None of its lines, whoever's text they hold, can be mistaken for another message."""
+    say_printable(printable.message(text))
+
+
+def say_printable(text: str) -> None:
+    """Write a text on stderr that is `printable` already, such as that of `explained`."""
+    _write(text + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stderr.flush()
+    write_to(sys.stderr.buffer, text)
 
 
 class _Handler(logging.Handler):
     """Shows records as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.lower()}: {self.format(record)}")
+        say_printable(f"{record.levelname.lower()}: {self.format(record)}")
 
 
 @contextmanager
 def library_warnings() -> Iterator[None]:
     """Show on stderr what the library warns of, such as a server that evicts or sends no keyspace events."""
     handler = _Handler(logging.WARNING)
+    handler.addFilter(printable.PrintableRecords())
     loggers = [logging.getLogger(name) for name in ("redis_store", "sandbox")]
     for logger in loggers:
         logger.addHandler(handler)
@@ -124,7 +139,8 @@ def leaving_on_errors() -> Iterator[None]:
     except (errors.InvalidInput, InvalidInput) as error:
         leave(str(error), CALLED_WRONGLY)
     except errors.SandboxError as error:
-        leave(explained(error), FAILED)
+        say_printable(explained(error))
+        raise typer.Exit(FAILED) from None
     except DataStoreError as error:
         leave(str(error), FAILED)
 

@@ -1,6 +1,5 @@
 """The command `sandbox watch`."""
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ import typer
 
 from redis_store.cli.streams import Output, stdout_for_results, takes_no_more, write_to
 from redis_store.options import shows
+from redis_store.values.printable import json_text, message, quoted
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
-from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, library_warnings, to_stderr
+from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, library_warnings, pass_on, say, say_printable
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
 
@@ -96,7 +96,7 @@ def watch(
             own_writes=own_writes,
             agent=agent,
             configure_server=configure_server,
-            on_output=to_stderr,
+            on_output=pass_on,
             on_event=partial(_as_json, out) if json_lines else _as_line,
             **read_given(given),
         )
@@ -117,8 +117,8 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
         reacting.stop(now=asked > 1)
         if asked == 1:
             # In a thread, because the signal may have interrupted the writing of another line.
-            text = "Finishing the runs under way; press Ctrl-C again to end them at once.\n"
-            threading.Thread(target=to_stderr, args=(text,), daemon=True).start()
+            text = "Finishing the runs under way; press Ctrl-C again to end them at once."
+            threading.Thread(target=say, args=(text,), daemon=True).start()
 
     before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -129,17 +129,18 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
 
 
 def _as_line(event: ConsumerEvent) -> None:
-    lines = f"{event.traceback.rstrip()}\n" if event.kind == "failed" and event.traceback else ""
-    to_stderr(f"{lines}{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}\n")
+    lines = f"{quoted(event.traceback)}\n" if event.kind == "failed" and event.traceback else ""
+    said = message(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}")
+    say_printable(lines + said)
 
 
 def _as_json(out: Output, event: ConsumerEvent) -> None:
     if takes_no_more(out):
         return
     with suppress(OSError):  # the disk is full
-        write_to(out, json.dumps(asdict(event), ensure_ascii=False) + "\n")
+        write_to(out, json_text(asdict(event)) + "\n")
     if takes_no_more(out):
-        to_stderr("Stdout takes no more, so further events are not written. The consumer continues.\n")
+        say("Stdout takes no more, so further events are not written. The consumer continues.")
 
 
 def _say(event: ConsumerEvent) -> str:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis_store.types import Json
+from redis_store.values.printable import escaped, one_line
 from sandbox.errors import (
     AgentCrashed,
     AgentExited,
@@ -48,16 +49,18 @@ def from_message(kind: str, parts: list[Any], agent: str, limits: Limits) -> Ret
         return exceeded(limits, "result_bytes", size=parts[0])
     if kind == "raised":
         name, message, advice, bases, trace, loading = parts
+        trace = escaped(trace)
         if name == "MemoryError":
             return exceeded(limits, "memory_bytes", {"traceback": trace, "loading_failed": loading})
         raised = f"{name}: {message}" if message else name
         told = {"type_name": name, "message": message, "traceback": trace, "loading_failed": loading}
         told["bases"] = bases.split()[:_MOST_BASES]
-        return AgentRaised(f"{who} raised {_advised(raised, advice)}", agent=agent, **told)
+        return AgentRaised(f"{who} raised {one_line(_advised(raised, advice))}", agent=agent, **told)
     if kind == "invalid_agent":
-        return InvalidAgent(f"{who} {parts[0]}", agent=agent, details=parts[1])
+        return InvalidAgent(f"{who} {one_line(parts[0])}", agent=agent, details=escaped(parts[1]))
     if kind == "invalid_result":
-        return InvalidResult(f"{who} did not return a JSON object: {parts[0]}", agent=agent, path=parts[1])
+        said = one_line(parts[0])
+        return InvalidResult(f"{who} did not return a JSON object: {said}", agent=agent, path=parts[1])
     if kind == "exited":
         said = f" and the message {parts[1]!r}" if parts[1] else ""
         message = f"{who} called sys.exit with code {parts[0]}{said}."

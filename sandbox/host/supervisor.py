@@ -11,6 +11,7 @@ from typing import Any
 from redis_store import DataStore
 from redis_store import errors as store_errors
 from redis_store.brokers.lease import addresses_of
+from redis_store.values.printable import one_line
 from sandbox.errors import SandboxError, StartFailed
 from sandbox.given.job import Job
 from sandbox.host import outcome as host_outcome
@@ -270,7 +271,9 @@ class Supervisor:
         self._drain()
         said = self._output.text.strip()
         last = said.splitlines()[-1] if said else "it printed nothing"
-        return StartFailed(f"The process for the agent ended with code {code} before it began: {last}", output=said)
+        return StartFailed(
+            f"The process for the agent ended with code {code} before it began: {one_line(last)}", output=said
+        )
 
 
 def _receive(sock: socket.socket) -> bytes | None:

@@ -179,9 +179,9 @@ def test_failed_agent_exits_1_with_its_traceback(command: Any, tmp_path: Path) -
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().splitlines() == [
         "before",
-        "Traceback (most recent call last):",
-        f'  File "{path}", line 3, in run',
-        "    raise ValueError('no')",
+        "| Traceback (most recent call last):",
+        f'|   File "{path}", line 3, in run',
+        "|     raise ValueError('no')",
         "Agent 'failing' raised ValueError: no",
     ]
     path.write_text("def run(:\n")

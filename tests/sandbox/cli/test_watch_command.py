@@ -223,11 +223,11 @@ def test_shows_tracebacks_and_what_the_library_warns_of(own_server: Server, tmp_
     assert len(failed) == 1
     assert lines[failed[0]].endswith("1 change ('k'): try 1 failed: Agent 'failing' raised KeyError: 'k'")
     assert lines[failed[0] - 5 : failed[0] - 2] == [
-        "Traceback (most recent call last):",
-        f'  File "{path}", line 2, in run',
-        "    return {}[input_dict['changes'][0]['key']]",
+        "| Traceback (most recent call last):",
+        f'|   File "{path}", line 2, in run',
+        "|     return {}[input_dict['changes'][0]['key']]",
     ]
-    assert lines[failed[0] - 1] == "KeyError: 'k'"
+    assert lines[failed[0] - 1] == "| KeyError: 'k'"
 
 
 def test_agent_that_cannot_be_loaded_exits_1(
