@@ -329,6 +329,20 @@ def test_cli_page_has_every_command_and_option(words: tuple[str, ...], command: 
     assert inspect.cleandoc(command.help or ""), f"{title} has no help"
 
 
+def test_every_attacker_is_shown_by_tests() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    table = page.partition("## Who attacks")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 8
+    for attacker, _, tests, _ in rows:
+        shown = re.findall(r"`([^`]+)`", tests)
+        assert shown, attacker
+        for name in shown:
+            path, _, function = name.partition("::")
+            text = (ROOT / "tests" / path).read_text(encoding="utf-8")
+            assert not function or f"def {function}(" in text, f"{name} is not there"
+
+
 def rows_of_limits() -> list[tuple[str, str]]:
     page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
