@@ -15,6 +15,7 @@ import redis
 from redis_store import (
     MISSING,
     AccessDenied,
+    Conflict,
     DataStore,
     InvalidInput,
     InvalidType,
@@ -23,6 +24,7 @@ from redis_store import (
     ServerFull,
     UnsupportedByServer,
     WrongKeyType,
+    WrongValueType,
     connect_async,
 )
 from redis_store.ops.bounds import Bound
@@ -240,6 +242,32 @@ def test_a_namespace_that_others_have_filled(open_bounded: Any, view: NamespaceV
     free.set("one", 1)
     store.set_many({**batch, "batch-0": "again"})
     assert fields(view) == set(batch)
+
+
+@pytest.mark.parametrize("server", ["valkey9"], indirect=True)
+def test_calls_that_write_nothing_evict_nothing(open_bounded: Any, view: NamespaceView) -> None:
+    free, store = open_bounded("sync", None).store, open_bounded("sync", 2).store
+    before = {"text": "a", "other": 1, "third": 1}
+    free.set_many(before)
+
+    def transact() -> None:
+        with store.transaction() as transaction:
+            transaction.set("text", transaction.get("other"))
+            free.set("other", 1 + before["other"])  # type: ignore[operator]
+
+    assert not store.set_if_absent("text", 1)
+    assert not store.compare_and_set("text", "b", "c")
+    assert not store.rename("missing", "text")
+    for call, error in (
+        (lambda: store.increment("text"), WrongValueType),
+        (lambda: store.append("text", 1), WrongValueType),
+        (transact, Conflict),
+    ):
+        with pytest.raises(error):
+            call()
+    assert fields(view) == set(before)
+    store.set("text", "d")
+    check(view, 2)
 
 
 def test_batch_over_the_bound_is_refused_whole(open_bounded: Any, view: NamespaceView) -> None:
