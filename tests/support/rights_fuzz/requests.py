@@ -1,0 +1,186 @@
+"""The names of the world, random permissions, and random requests of agents, right and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from sandbox.permissions import KNOWN_OPERATIONS, Permissions
+from sandbox.protocol.arguments import BOUND, DELETE, READ, SET
+from sandbox.protocol.operations import BOUNDED, OPERATIONS
+
+NAMESPACES = ("default", "a", "a:x", "ab", "a*", "zq-hidden-1", "zq-hidden-2")
+NAMESPACE_PATTERNS = ("*", "*", "a*", "a:*", "a", "ab", "default", "none", "def*")
+KEYS = ("k", "k2", "n", "n2", "list", "list2", "new")
+SHARED = ("gpu", "llm", "t", "own:ann", "x")
+"""Names of locks, limits, tags and consumers."""
+SHARED_PATTERNS = ("*", "gpu", "l*", "t", "x", "own:*")
+AGENTS = ("ann", "bob", "own", "ann:lock")
+
+_LONG_S = 3000
+"""Lifetime of what is held, in seconds, so that nothing expires during a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request: an operation with its parts, and a bound on the keys of its namespace, if any."""
+
+    operation: str
+    namespace: str
+    parts: tuple[Any, ...]
+    max_keys: int | None = None
+
+    def message(self, number: int) -> list[Any]:
+        head = (self.operation,) if self.max_keys is None else (self.max_keys, self.operation)
+        before = (
+            [number, self.operation, self.namespace] if self.max_keys is None else [number, BOUNDED, self.namespace]
+        )
+        return [*before, *(head if self.max_keys is not None else ()), *self.parts]
+
+    @property
+    def steps(self) -> list[tuple[Any, ...]]:
+        """The steps of a transaction."""
+        return [self.parts[start : start + 5] for start in range(0, len(self.parts), 5)]
+
+
+def random_permissions(rng: random.Random) -> Permissions:
+    """Return permissions of every kind, each given or not."""
+
+    def some(patterns: tuple[str, ...], likely: float) -> list[str] | None:
+        return rng.sample(patterns, rng.choice([0, 1, 2, 3])) if rng.random() < likely else None
+
+    limited = rng.random() < 0.8
+    operations = rng.sample(sorted(KNOWN_OPERATIONS), len(KNOWN_OPERATIONS) * 3 // 4) if rng.random() < 0.4 else None
+    return Permissions(
+        read=some(NAMESPACE_PATTERNS, 0.6) if limited else None,
+        write=some(NAMESPACE_PATTERNS, 0.5) if limited else None,
+        namespaces=some(NAMESPACE_PATTERNS, 0.5) if limited else None,
+        locks=some(SHARED_PATTERNS, 0.3),
+        limits=some(SHARED_PATTERNS, 0.3),
+        tags=some(SHARED_PATTERNS, 0.3),
+        consumers=some(SHARED_PATTERNS, 0.3),
+        quota_bytes=rng.choice([None] * 6 + [1, 100_000_000]),
+        operations=operations,
+    )
+
+
+class Requests:
+    """Random requests of one run; every text in a value is made once, so that it tells where it has been."""
+
+    def __init__(self, rng: random.Random, tokens: tuple[str, ...], others: tuple[str, ...], unique: Callable[[], str]):
+        self._rng = rng
+        self._tokens, self._others = tokens, others
+        self._unique = unique
+
+    def next(self, stored: Callable[[str, str], Any]) -> Asked:
+        """Return a request of the right shape; `stored` tells the value of a key, so that some comparisons succeed."""
+        rng = self._rng
+        operation = rng.choice(list(OPERATIONS))
+        namespace = rng.choice(NAMESPACES)
+        parts = tuple(self._parts(operation, namespace, stored))
+        bounded = OPERATIONS[operation].adds and rng.random() < 0.2
+        return Asked(operation, namespace, parts, rng.randint(1, 3) if bounded else None)
+
+    def wrong(self, right: list[Any]) -> bytes:
+        """Return the body of a frame that a request becomes when parts or bytes of it are changed."""
+        rng = self._rng
+        odd = (None, True, -1, 2**63, 1.5, "", "\0", "a*", b"", b"[", b"1", [], {}, "__class__", *right)
+        for _ in range(rng.randint(1, 2)):
+            at = rng.randrange(len(right) + 1)
+            right[at : at + rng.randint(0, 1)] = rng.sample(odd, rng.randint(0, 1))
+        body = bytearray(msgpack.packb(right, use_bin_type=True))
+        if rng.random() < 0.3:
+            at = rng.randrange(len(body))
+            body[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        return bytes(body)
+
+    def text(self) -> bytes:
+        """Return a value of some kind, as JSON."""
+        value = self._rng.choice([self._unique(), self._rng.randint(0, 9), [self._unique()], {"in": self._unique()}])
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    def _expected(self, namespace: str, key: str, stored: Callable[[str, str], Any]) -> bytes | None:
+        current = stored(namespace, key)
+        chosen = self._rng.choice([current, current, None, self.text()])
+        assert chosen is None or isinstance(chosen, bytes)
+        return chosen
+
+    def _token(self) -> str:
+        return self._rng.choice(self._tokens if self._rng.random() < 0.8 else self._others)
+
+    def _tags(self) -> list[str]:
+        return self._rng.sample(SHARED, self._rng.choice([0, 0, 1, 2]))
+
+    def _access(self) -> list[Any]:
+        """Return rights as an agent's handle sends them: it may claim more than it has."""
+        rng = self._rng
+        if rng.random() < 0.5:
+            return [0, "*", 1, "*"]
+        return [part for _ in range(rng.randint(0, 3)) for part in (rng.randint(0, 1), rng.choice(NAMESPACE_PATTERNS))]
+
+    def _parts(self, operation: str, namespace: str, stored: Callable[[str, str], Any]) -> list[Any]:
+        rng = self._rng
+        key, name = rng.choice(KEYS), rng.choice(SHARED)
+        keys = rng.sample(KEYS, rng.randint(0, 3))
+        prefix = rng.choice([None, "k", "a", "n", "zq"])
+        made: dict[str, Callable[[], list[Any]]] = {
+            "get": lambda: [key],
+            "set": lambda: [key, self.text(), rng.choice([None, b'{"m":"%s"}' % self._unique().encode()]), None],
+            "delete": lambda: [key],
+            "delete_many": lambda: keys,
+            "list_keys": lambda: [prefix],
+            "scan_page": lambda: ["0", prefix],
+            "scan_items_page": lambda: ["0", prefix],
+            "list_namespaces": lambda: [prefix],
+            "get_many": lambda: keys,
+            "get_all": lambda: [prefix],
+            "set_many": lambda: [None, None, *(part for one in keys for part in (one, self.text()))],
+            "clear": list,
+            "info": lambda: [key],
+            "contains": lambda: [key],
+            "count": list,
+            "expire": lambda: [key, _LONG_S],
+            "persist": lambda: [key],
+            "increment": lambda: [rng.choice(["n", "n2", key]), b"%d" % rng.randint(-3, 9), None],
+            "append": lambda: [rng.choice(["list", "list2", key]), rng.choice([None, 1, 3]), None, self.text()],
+            "set_if_absent": lambda: [key, self.text(), None],
+            "compare_and_set": lambda: [key, self._expected(namespace, key, stored), self.text(), None],
+            "rename": lambda: [key, rng.choice(KEYS)],
+            "pop": lambda: [key, self._expected(namespace, key, stored)],
+            "replace": lambda: [key, self._expected(namespace, key, stored), self.text(), None],
+            "claim_value": lambda: [key, self._token(), None, None, _LONG_S, rng.choice([0, 1]), *self._tags()],
+            "renew_value": lambda: [key, self._token(), _LONG_S, *self._tags()],
+            "commit_value": lambda: [key, self._token(), self.text(), None, None, *self._tags()],
+            "fail_value": lambda: [key, self._token(), rng.choice(["", "Error"]), self._unique()],
+            "invalidate_tag": lambda: [name, *self._access()],
+            "commit_transaction": lambda: self._steps(stored),
+            "acquire_lock": lambda: [name, self._token(), _LONG_S, rng.choice([0, 0, 1])],
+            "renew_lock": lambda: [name, self._token(), _LONG_S],
+            "release_lock": lambda: [name, self._token()],
+            "acquire_place": lambda: [name, self._token(), rng.choice([2, 2, 3]), _LONG_S, rng.choice([0, 0, 1])],
+            "renew_place": lambda: [name, self._token(), 2, _LONG_S],
+            "release_place": lambda: [name, self._token(), 2],
+            "take_moment": lambda: [name, rng.choice([2, 2, 3]), _LONG_S, 0],
+        }
+        return made[operation]()
+
+    def _steps(self, stored: Callable[[str, str], Any]) -> list[Any]:
+        rng = self._rng
+        places = rng.sample([(one, key) for one in NAMESPACES for key in KEYS], rng.randint(1, 3))
+        steps: list[Any] = []
+        for namespace, key in places:
+            kind = rng.choice([READ, READ, SET, SET, DELETE, BOUND])
+            if kind == READ:
+                steps += [READ, namespace, key, self._expected(namespace, key, stored), None]
+            elif kind == SET:
+                steps += [SET, namespace, key, self.text(), None]
+            elif kind == DELETE:
+                steps += [DELETE, namespace, key, None, None]
+            else:
+                steps += [SET, namespace, key, self.text(), None, BOUND, namespace, "", None, rng.randint(1, 3)]
+        return steps
