@@ -80,13 +80,10 @@ def explained(failure: errors.SandboxError) -> str:
     if isinstance(failure, errors.AgentRaised):
         said = printable.escaped(f"{failure.type_name}: {failure.message}" if failure.message else failure.type_name)
         before, found, after = details.rpartition(said)
-        start, _, qualifier = before.rpartition("
-")
-        if found and " " not in qualifier and after[:1] in ("", "
-"):
+        start, _, qualifier = before.rpartition("\n")
+        if found and " " not in qualifier and after[:1] in ("", "\n"):
             details = f"{start}{after}"
-    return (printable.quoted(details) + "
-" if details.rstrip() else "") + printable.message(str(failure))
+    return (printable.quoted(details) + "\n" if details.rstrip() else "") + printable.message(str(failure))
 
 
 def pass_on(text: str) -> None:
