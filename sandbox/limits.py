@@ -28,9 +28,10 @@ class Limits:
     operations: int = 250_000
     """Number of calls of the store."""
     bytes_written: int = 1024 * _MIB
-    """Size of the data that the agents send to the store, in bytes.
+    """Size of what the agents store, in bytes: keys, values as JSON text, metadata, and charges for what the server adds.
 
-    Counts keys, values as JSON text, metadata, and the names of locks, rate limits and tags.
+    The charge for a key is 200 bytes and its name; docs/limits.md has the others, for namespaces, tags, locks and logs.
+    Together this is about the memory that the server takes.
     """
     tool_calls: int = 100_000
     """Number of calls of tools and of the other host functions given to agents."""
@@ -113,7 +114,7 @@ _EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {
     ),
     "bytes_written": (
         errors.WriteLimitExceeded,
-        "The agent wrote more than {value:,} bytes: raise Limits.bytes_written, or write less.",
+        "The agent wrote more than {value:,} bytes, charges included: raise Limits.bytes_written, or write less.",
     ),
     "tool_calls": (
         errors.ToolCallLimitExceeded,

@@ -81,7 +81,10 @@ class Permissions:
     consumers: Iterable[str] | None = None
     """Patterns of the consumers that are shared, whose cursors the agent may move."""
     quota_bytes: int | None = None
-    """Server memory that all writable namespaces together may take, in bytes, by the server's estimate; None for no quota."""
+    """Server memory that all writable namespaces together may take, in bytes, by the server's estimate; None for no quota.
+
+    It counts data, info, claims and change logs of the namespaces that hold data.
+    """
     operations: Collection[str] | None = None
     """Names of the allowed operations, such as ``get``; None for all."""
 

@@ -57,7 +57,7 @@ SHARED = {
         "syscalls",
         "walls",
     ),
-    "sandbox.protocol": ("answers", "arguments", "frames", "messages", "operations"),
+    "sandbox.protocol": ("answers", "arguments", "charges", "frames", "messages", "operations"),
 }
 """The modules that an agent process may import, by their package. A package's own ``__init__`` is never executed there."""
 

@@ -20,8 +20,9 @@ from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host.held import Held
 from sandbox.masking import PREVIEW_SOURCE_BYTES
 from sandbox.protocol.answers import Answered
+from sandbox.protocol.arguments import charge_of_namespaces
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
-from sandbox.protocol.operations import OPERATIONS, read_request
+from sandbox.protocol.operations import OPERATIONS, Row, read_request
 from sandbox.record.timeline import NAMESPACE_CHARACTERS, OperationDone, Who, shortened
 from sandbox.running.tree import Tree
 
@@ -150,13 +151,11 @@ class Broker:
         row.check_counts(arguments)
         if tree.granted.operations is not None:
             tree.granted.check(operation, row.needed(arguments, max_keys is not None))
-        written, noted = row.bytes_written(arguments), row.bytes_noted(arguments)
         # Without the right to write, the store refuses and writes nothing. A transaction names its namespaces in its arguments.
-        if written and (row.of_user or tree.granted.access.may_write(namespace)):
-            tree.quota.check(written)
-            tree.spend_written(written + noted)
-        elif noted:
-            tree.spend_written(noted)
+        if row.stores and (row.of_user or tree.granted.access.may_write(namespace)):
+            self._charge(row, namespace, arguments)
+        elif row.notes or row.tells:
+            tree.spend_written(row.bytes_noted(namespace, arguments))
         store = self._namespace(namespace, max_keys)
         news = self.held.begin(operation, namespace, arguments)
         try:
@@ -165,7 +164,21 @@ class Broker:
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
+        if row.frees and done.keys:
+            tree.quota.note_change()
         return done
+
+    def _charge(self, row: Row, namespace: str, arguments: list[Any]) -> None:
+        """Count what a call would store, and raise `LimitExceeded` if it is too much."""
+        tree = self._tree
+        size = row.bytes_written(arguments)
+        namespaces = row.written_namespaces(namespace, arguments) if size else ()
+        if size and tree.granted.quota_bytes is not None:
+            tree.quota.check(size + charge_of_namespaces(namespaces), self._store)
+        new = tree.uncharged(namespaces)
+        tree.spend_written(size + row.bytes_noted(namespace, arguments) + charge_of_namespaces(new))
+        if new:
+            tree.note_charged(new)
 
     def _namespace(self, name: str, max_keys: int | None) -> DataStore:
         store = self._namespaces.get((name, max_keys))

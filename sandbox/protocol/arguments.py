@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from redis_store.errors import InvalidType, InvalidValue, LimitExceeded
@@ -13,6 +13,7 @@ from redis_store.namespace.access import Access
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.types import MISSING, NEVER, Json, Ttl
 from redis_store.values import rules
+from sandbox.protocol import charges
 from sandbox.protocol.frames import MAX_PARTS, FrameError, Part
 from sandbox.protocol.messages import (
     JSON,
@@ -75,7 +76,7 @@ class Argument(NamedTuple):
     """On the host: return the argument from its part or parts; None for a part that is the argument."""
     repeated: bool = False
     stored: Callable[[Any], int] | None = None
-    """The bytes that the part or parts take in a namespace."""
+    """The bytes that the part or parts take in a namespace, about."""
     texts: Callable[[Sequence[Any]], Sequence[bytes]] | None = None
     """The values among the part or parts, as JSON text."""
     most: int = MAX_PARTS
@@ -99,6 +100,16 @@ class Argument(NamedTuple):
 def size_of(part: str | bytes) -> int:
     """Return the size of a name or text in bytes; every text of a message can be encoded as UTF-8."""
     return len(part) if isinstance(part, bytes) or part.isascii() else len(part.encode())
+
+
+def charge_of_key(key: str) -> int:
+    """Return the bytes that a key takes beside its value: as a field of the data and of the info."""
+    return charges.KEY_BYTES + 2 * size_of(key)
+
+
+def charge_of_namespaces(names: Collection[str]) -> int:
+    """Return the bytes that namespaces take beside their keys: each name is in two Redis keys and in the registry."""
+    return charges.NAMESPACE_BYTES * len(names) + 3 * sum(map(size_of, names))
 
 
 def key_text(key: object) -> str:
@@ -201,7 +212,12 @@ def _transaction(parts: list[Any]) -> TransactionParts:
 
 def _size_of_sets(parts: list[Any]) -> int:
     sets = zip(parts[::5], parts[2::5], parts[3::5], strict=True)
-    return sum(size_of(key) + len(text or b"") for what, key, text in sets if what == SET)
+    return sum(charge_of_key(key) + len(text or b"") for what, key, text in sets if what == SET)
+
+
+def namespaces_of_sets(parts: Sequence[Any]) -> set[str]:
+    """Return the namespaces that a transaction writes values in."""
+    return {name for what, name in zip(parts[::5], parts[1::5], strict=True) if what == SET}
 
 
 def _texts_of_sets(parts: Sequence[Any]) -> list[bytes]:
@@ -220,7 +236,7 @@ def _as_it_is(kinds: Kinds) -> Argument:
     return Argument((kinds,), lambda _, part: part)
 
 
-KEY = Argument((TEXT,), lambda _, key: key_text(key), stored=size_of)
+KEY = Argument((TEXT,), lambda _, key: key_text(key), stored=charge_of_key)
 OLD_KEY = KEY._replace(stored=None)
 KEYS = Argument((TEXT,), _keys, repeated=True, most=MAX_CALL_KEYS, what="keys")
 JSON_VALUE = Argument((JSON,), lambda _, value: rules.dump(value), stored=len, texts=lambda text: [text])  # type: ignore[list-item]
@@ -239,7 +255,7 @@ ITEMS = Argument(
     _items,
     _pairs,
     repeated=True,
-    stored=lambda parts: sum(map(size_of, parts)),
+    stored=lambda parts: sum(map(charge_of_key, parts[::2])) + sum(map(len, parts[1::2])),
     texts=lambda parts: parts[1::2],
     most=MAX_CALL_KEYS,
     what="keys",

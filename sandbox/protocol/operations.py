@@ -6,10 +6,11 @@ it follow the messages: fixed parts in the same order, then the repeated ones. N
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox.protocol import charges
 from sandbox.protocol.answers import (
     APPENDED,
     CLAIM,
@@ -62,6 +63,7 @@ from sandbox.protocol.arguments import (
     WAIT_S,
     Argument,
     Caller,
+    namespaces_of_sets,
     needs_of_steps,
     size_of,
 )
@@ -89,10 +91,14 @@ class Row:
     """Whether it can add keys to the namespace, so that it takes a maximum number of keys."""
     stores: bool = False
     """Whether the bytes of its arguments are stored in a namespace."""
+    tells: bool = False
+    """Whether it stores, or tells watchers, something that is not among its arguments."""
     needs: tuple[str, ...] = ()
     """Further operations that the agent must be allowed to use, because of what the answer reveals."""
     notes: bool = False
-    """Whether names among its arguments are stored beside the data: those of locks, rate limits and tags."""
+    """Whether names among its arguments are stored beside the data: those of locks, rate limits, claims and tags."""
+    frees: bool = field(init=False)
+    """Whether it can make room by deleting or replacing data."""
     shape: Shape = field(init=False)
     fixed: tuple[Argument, ...] = field(init=False)
     repeated_at: int = field(init=False)
@@ -108,6 +114,7 @@ class Row:
         fixed = tuple(argument for argument in self.arguments if not argument.repeated)
         at = next((at for at, argument in enumerate(self.arguments) if argument.repeated), -1)
         repeated = () if at < 0 else self.arguments[at].kinds
+        object.__setattr__(self, "frees", self.changes or TAG in fixed)
         object.__setattr__(self, "fixed", fixed)
         object.__setattr__(self, "repeated_at", at)
         object.__setattr__(self, "shape", Shape(tuple(argument.kinds[0] for argument in fixed), repeated))
@@ -167,22 +174,34 @@ class Row:
         return answered._replace(size=sum(map(len, texts)), value=texts[0] if texts else None)
 
     def bytes_written(self, parts: list[Any]) -> int:
-        """Return how many bytes a call would store in namespaces: keys, values and metadata."""
+        """Return about how many bytes a call would store in namespaces that exist: keys, values, metadata, info."""
         if not self.stores:
             return 0
         size = sum(argument.stored(given) for argument, given in self._parts(parts) if argument.stored is not None)
         if self.metadata_at >= 0:
             items = (len(parts) - len(self.fixed)) // 2
             size += (items - 1) * len(parts[self.metadata_at] or b"")
+        return size + charges.LOGGED_BYTES if self.tells else size
+
+    def bytes_noted(self, namespace: str, parts: list[Any]) -> int:
+        """Return about how many bytes a call would store beside the data: for locks, limits, claims and tags, and in logs."""
+        size = charges.LOGGED_BYTES + size_of(parts[0]) if self.tells and not self.stores else 0
+        if not self.notes:
+            return size
+        tags = parts[len(self.fixed) :] if self.repeated_at >= 0 else []
+        if tags:
+            member = charges.TAG_BYTES + size_of(namespace) + size_of(parts[0])  # each tag stores the key
+            size += sum(2 * size_of(tag) + member for tag in tags)
+        if not self.stores:
+            others = sum(size_of(part) for part in parts[1 : len(self.fixed)] if isinstance(part, str))
+            size += charges.HELD_BYTES + 3 * size_of(parts[0]) + 2 * others
         return size
 
-    def bytes_noted(self, parts: list[Any]) -> int:
-        """Return how many bytes of names a call would store beside the data: names of locks, rate limits and tags."""
-        if not self.notes:
-            return 0
-        name = size_of(parts[0])
-        tags = parts[len(self.fixed) :] if self.repeated_at >= 0 else []
-        return (0 if self.stores else name) + sum(size_of(tag) + name for tag in tags)  # each tag stores the key
+    def written_namespaces(self, namespace: str, parts: list[Any]) -> Collection[str]:
+        """Return the namespaces in which a call stores something."""
+        if not self.stores:
+            return ()
+        return namespaces_of_sets(parts) if TRANSACTION in self.arguments else (namespace,)
 
     def _parts(self, parts: list[Any]) -> Iterable[tuple[Argument, Any]]:
         yield from zip(self.fixed, parts, strict=False)
@@ -206,17 +225,26 @@ OPERATIONS: dict[str, Row] = {
     "info": Row((KEY,), INFO, reads=True),
     "contains": Row((KEY,), DONE, reads=True),
     "count": Row((), COUNT, reads=True),
-    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True),
-    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True),
-    "increment": Row((KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True, tells=True),
+    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True, tells=True),
+    "increment": Row(
+        (KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True
+    ),
     "append": Row(
-        (KEY, VALUES, MAX_ITEMS, TTL), APPENDED, reads=True, writes=True, changes=True, adds=True, stores=True
+        (KEY, VALUES, MAX_ITEMS, TTL),
+        APPENDED,
+        reads=True,
+        writes=True,
+        changes=True,
+        adds=True,
+        stores=True,
+        tells=True,
     ),
     "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
     "compare_and_set": Row(
         (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
     ),
-    "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True),
+    "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True),
     # the value was counted when it was written, and is stored only once
     #
     # Steps between which the agent process calls the agent's own functions, or waits.
@@ -251,7 +279,9 @@ OPERATIONS: dict[str, Row] = {
         stores=True,
         notes=True,
     ),
-    "fail_value": Row((OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True, needs=("get",)),
+    "fail_value": Row(
+        (OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True, needs=("get",), notes=True
+    ),
     "invalidate_tag": Row((TAG, ACCESS), COUNT),
     "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True),
     "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes=True),

@@ -8,7 +8,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import redis_store
 from redis_store.brokers.lease import lease
 from redis_store.limits import MAX_VALUE_BYTES
 from redis_store.namespace.access import Access
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
@@ -26,6 +27,9 @@ from sandbox.running.pace import Pace
 from sandbox.running.quota import Quota
 from sandbox.running.slots import Slots
 from sandbox.running.stop import Stop
+
+MOST_CHARGED = 10_000
+"""Limit of the namespaces that a run is known to have been charged for."""
 
 
 class ProcessBroker(Protocol):
@@ -72,7 +76,7 @@ class Tree:
         self.deadline = time.monotonic() + given.limits.timeout_s
         self.isolation = ""
         """Tier of isolation; empty until the first process has started."""
-        self.quota = Quota(task.granted, self.open_unrestricted)
+        self.quota = Quota(task.granted)
         self._store = store
         # Twice the bytes that reach an agent: sizes are unknown before a read, and part of a page may be read already.
         self._max_read_bytes = 2 * max(given.limits.frame_bytes, MAX_VALUE_BYTES)
@@ -84,6 +88,7 @@ class Tree:
         self._nested_runs = itertools.count(1)
         self._bytes_written = 0
         self.pace = Pace()
+        self._charged: set[str] = set()
         self._levels = [Slots(given.limits.nested_at_once) for _ in range(given.limits.nested_depth)]
 
     def store_of(self, job: Job) -> redis_store.DataStore:
@@ -162,6 +167,17 @@ class Tree:
             over = self._bytes_written > self.given.limits.bytes_written
         if over:
             self._over("bytes_written")
+
+    def uncharged(self, namespaces: Iterable[str]) -> list[str]:
+        """Return those of the namespaces that this run is not known to have been charged for."""
+        return [name for name in namespaces if name not in self._charged]
+
+    def note_charged(self, namespaces: Sequence[str]) -> None:
+        """Remember namespaces that this run has been charged for; some of very many are forgotten, and charged again."""
+        with self._lock:
+            if len(self._charged) + len(namespaces) > MOST_CHARGED:
+                self._charged.clear()
+            self._charged.update(name for name in namespaces if len(name) <= MAX_NAMESPACE_BYTES)
 
     def spend_tool_call(self) -> None:
         """Count a call of a host function; above the limit, end the tree and raise `LimitExceeded`."""

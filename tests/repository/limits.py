@@ -67,7 +67,7 @@ PLACES = {
     "printed output of the agent": "sandbox.limits:Limits.output_bytes",
     "the result": "sandbox.limits:Limits.result_bytes",
     "store calls": "sandbox.limits:Limits.operations",
-    "bytes sent to be stored: keys, values, metadata; names of locks and tags, and the key again for each tag": "sandbox.limits:Limits.bytes_written",
+    "bytes stored, by their [charges](#charges)": "sandbox.limits:Limits.bytes_written",
     "tool calls": "sandbox.limits:Limits.tool_calls",
     "depth of nested agent calls": "sandbox.limits:Limits.nested_depth",
     "agent calls": "sandbox.limits:Limits.nested_runs",

@@ -9,6 +9,7 @@ import redis
 
 import sandbox
 from redis_store import AccessDenied, DataStore
+from redis_store.brokers.usage import stored_bytes
 from redis_store.namespace.keys import UserKeys
 from sandbox import Permissions
 from sandbox.permissions import KNOWN_OPERATIONS
@@ -269,6 +270,32 @@ def test_quota_counts_existing_data_of_writable_namespaces(run: Any, store: Data
     result = run(source, permissions=permissions)
     assert isinstance(result.error, sandbox.AgentRaised)
     assert "exceed the quota of 20,000 bytes, of which 0 are left" in result.error.message
+
+
+MANY_NAMESPACES = """
+    def run():
+        for turn in range(20):
+            with data_store.transaction() as t:
+                for number in range(40):
+                    t.use_namespace(f"files{turn}-{number}-" + "n" * 900).set("k", 1)
+"""
+
+SMALL_VALUES = """
+    def run():
+        for turn in range(20):
+            data_store.use_namespace("files").set_many({f"{turn}-{number}": 1 for number in range(100)})
+"""
+
+
+@pytest.mark.parametrize("source", [MANY_NAMESPACES, SMALL_VALUES], ids=["namespaces", "small values"])
+def test_quota_is_near_what_the_server_stores(run: Any, store: DataStore, source: str) -> None:
+    quota = 200_000
+    permissions = Permissions(namespaces=["files*"], quota_bytes=quota)
+    for turn in range(2):  # the second run finds what the first one has written
+        result = run(source.replace("files", f"files{turn}"), permissions=permissions)
+        assert isinstance(result.error, sandbox.AgentRaised)
+        assert "exceed the quota" in result.error.message
+    assert quota * 0.5 < stored_bytes(store, lambda name: name.startswith("files"), 10 * quota) < quota
 
 
 def test_nested_agents_have_the_same_permissions(run: Any, filled: DataStore) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -35,16 +35,23 @@ class FakeTree:
         self.given = SimpleNamespace(limits=limits or sandbox.Limits())
         self.granted = granted or Granted()
         self.timeline = Timeline(10_000)
-        self.quota = Quota(self.granted, lambda: store)
+        self.quota = Quota(self.granted)
         self.pace = Pace()
         self.operations = itertools.count()
         self.written = 0
+        self.charged: set[str] = set()
 
     def spend_operation(self) -> None:
         next(self.operations)
 
     def spend_written(self, size: int) -> None:
         self.written += size
+
+    def uncharged(self, namespaces: Iterable[str]) -> list[str]:
+        return [name for name in namespaces if name not in self.charged]
+
+    def note_charged(self, namespaces: Sequence[str]) -> None:
+        self.charged.update(namespaces)
 
 
 class Brokered:

@@ -33,6 +33,7 @@ from sandbox.host.held import MAX_HELD
 from sandbox.permissions import Granted, Permissions
 from sandbox.protocol.answers import CLAIMED
 from sandbox.protocol.arguments import MAX_TAGS
+from sandbox.protocol.charges import HELD_BYTES, KEY_BYTES, LOGGED_BYTES, NAMESPACE_BYTES
 from tests.sandbox.conftest import wait_until
 from tests.support.brokered_side import Brokered, FakeTree, brokered
 from tests.support.steps import Steps
@@ -426,7 +427,7 @@ def test_every_write_counts_its_bytes(store: DataStore) -> None:
     with brokered(store.use_namespace("other").restricted(namespaces=["other"]), tree) as bound:
         step = (1, "other", "key", b"12345", None)
         bound.channel.call("commit_transaction", "no right to this one", *step)
-        assert tree.written == 8
+        assert tree.written == KEY_BYTES + 6 + 5 + NAMESPACE_BYTES + 3 * 5
         with pytest.raises(AccessDenied):
             bound.channel.call("commit_transaction", "other", 1, "default", "key", b"12345", None)
         tree.written = 0
@@ -437,11 +438,18 @@ def test_every_write_counts_its_bytes(store: DataStore) -> None:
         other.set_if_absent("new", True)
         assert other.get_or_set("made", lambda: "x") == "x"
         other.update("number", lambda n: n + 1)
-        assert tree.written == (6 + 1) + (4 + 6) + (6 + 2) + (3 + 4) + (4 + 4 + 3) + (6 + 2)
+        claim = HELD_BYTES + 3 * 4
+        token = tree.written - sum(
+            (
+                *(KEY_BYTES + LOGGED_BYTES + 12 + 1, KEY_BYTES + LOGGED_BYTES + 8 + 6, KEY_BYTES + 12 + 2),
+                *(KEY_BYTES + 6 + 4, claim, KEY_BYTES + 8 + 3, KEY_BYTES + 12 + 2),
+            )
+        )
+        assert 2 * 8 <= token <= 2 * 64  # of the claim
         tree.written = 0
         with other.lock("lock"):
             pass
-        assert tree.written == 4
+        assert tree.written == claim + token  # a lock has a token of the same length
     assert store.use_namespace("other").get("key") == 12345
 
 

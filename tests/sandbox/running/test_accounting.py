@@ -8,7 +8,9 @@ import pytest
 
 import sandbox
 from redis_store import DataStore
+from sandbox.protocol.charges import HELD_BYTES, KEY_BYTES, LOGGED_BYTES, NAMESPACE_BYTES, TAG_BYTES
 from sandbox.protocol.operations import OPERATIONS
+from tests.support.brokered_side import brokered
 
 TOKEN = "token-of-mine"
 
@@ -16,35 +18,81 @@ TOKEN = "token-of-mine"
 @pytest.mark.parametrize(
     ("operation", "arguments", "written", "noted"),
     [
-        ("set", ["k", b"1", None, None], 2, 0),
-        ("set", ["é", b"1", b"{}", None], 5, 0),
-        ("set_many", [b"{}", None, "a", b"1", "€", b"22"], 4 + 7, 0),
-        ("append", ["é", None, None, b"1", b"2"], 4, 0),
-        ("increment", ["k", b"12", None], 3, 0),
-        ("rename", ["k", "éé"], 4, 0),
-        ("commit_transaction", [1, "ns", "é", b"1", None, 2, "ns", "gone", None, None], 3, 0),
-        ("acquire_lock", ["é", TOKEN, 1, 0], 0, 2),
-        ("claim_value", ["key", TOKEN, None, None, 1, 0], 0, 3),
-        ("claim_value", ["key", TOKEN, None, None, 1, 0, "é", "b"], 0, 3 + 5 + 4),
-        ("renew_value", ["key", TOKEN, 1, "a", "b"], 0, 3 + 4 + 4),
-        ("commit_value", ["key", TOKEN, b"12", None, None, "a", "b"], 5, 4 + 4),
+        ("set", ["k", b"1", None, None], KEY_BYTES + 2 + 1, 0),
+        ("set", ["é", b"1", b"{}", None], KEY_BYTES + 4 + 1 + 2, 0),
+        ("set_many", [b"{}", None, "a", b"1", "€", b"22"], 2 * (KEY_BYTES + 2) + 2 + 6 + 3, 0),
+        ("append", ["é", None, None, b"1", b"2"], KEY_BYTES + LOGGED_BYTES + 4 + 2, 0),
+        ("increment", ["k", b"12", None], KEY_BYTES + LOGGED_BYTES + 2 + 2, 0),
+        ("rename", ["k", "éé"], KEY_BYTES + LOGGED_BYTES + 8, 0),
+        ("expire", ["é", 5], 0, LOGGED_BYTES + 2),
+        ("persist", ["k"], 0, LOGGED_BYTES + 1),
+        ("commit_transaction", [1, "other", "é", b"1", None, 2, "gone", "k", None, None], KEY_BYTES + 4 + 1, 0),
+        ("acquire_lock", ["é", TOKEN, 1, 0], 0, HELD_BYTES + 6 + 2 * len(TOKEN)),
+        ("acquire_place", ["é", TOKEN, 1, 1, 0], 0, HELD_BYTES + 6 + 2 * len(TOKEN)),
+        ("take_moment", ["é", 1, 1, None], 0, HELD_BYTES + 6),
+        ("claim_value", ["key", TOKEN, None, None, 1, 0], 0, HELD_BYTES + 9 + 2 * len(TOKEN)),
+        (
+            "claim_value",
+            ["key", TOKEN, None, None, 1, 0, "é", "b"],
+            0,
+            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 * (TAG_BYTES + 5) + 4 + 2,
+        ),
+        (
+            "renew_value",
+            ["key", TOKEN, 1, "a", "b"],
+            0,
+            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 * (TAG_BYTES + 5) + 2 + 2,
+        ),
+        ("commit_value", ["key", TOKEN, b"12", None, None, "a", "b"], KEY_BYTES + 6 + 2, 2 * (TAG_BYTES + 5) + 4),
+        ("fail_value", ["key", TOKEN, "E", "message"], 0, HELD_BYTES + 9 + 2 * (len(TOKEN) + 8)),
+        ("delete", ["k"], 0, 0),
         ("get", ["k"], 0, 0),
     ],
 )
 def test_bytes_of_a_call(operation: str, arguments: list[Any], written: int, noted: int) -> None:
     row = OPERATIONS[operation]
     assert row.shape.fits(arguments)
-    assert (row.bytes_written(arguments), row.bytes_noted(arguments)) == (written, noted)
+    assert (row.bytes_written(arguments), row.bytes_noted("ns", arguments)) == (written, noted)
+
+
+def test_namespaces_of_a_call() -> None:
+    transaction = [1, "a", "k", b"1", None, 1, "b", "k", b"1", None, 2, "c", "k", None, None, 0, "d", "k", None, None]
+    assert set(OPERATIONS["commit_transaction"].written_namespaces("ns", transaction)) == {"a", "b"}
+    assert list(OPERATIONS["set"].written_namespaces("ns", ["k", b"1", None, None])) == ["ns"]
+    assert not OPERATIONS["get"].written_namespaces("ns", ["k"])
+
+
+def test_a_run_is_charged_once_for_each_namespace(store: DataStore) -> None:
+    with brokered(store) as bound:
+        charged = []
+        for name in ("a", "a", "b", "a"):
+            before = bound.tree.written
+            bound.store.use_namespace(name).set("k", 1)
+            charged.append(bound.tree.written - before)
+    first, again = KEY_BYTES + 2 + 1 + NAMESPACE_BYTES + 3, KEY_BYTES + 2 + 1
+    assert charged == [first, again, first, again]
 
 
 @pytest.mark.parametrize(
     "body",
     [
         "data_store.set('a', 1)\nfor n in range(10): data_store.rename('a' if n == 0 else str(n - 1) * 1000, str(n) * 1000)",
+        "for n in range(5): data_store.use_namespace(str(n) * 1000).set('k', 1)",
+        "for n in range(13): data_store.use_namespace(str(n)).set('k', 1)",
+        "data_store.set_many({str(n): 1 for n in range(25)})",
+        "data_store.set('k', 1)\nfor n in range(12): data_store.append('list', [1])",
         "data_store._operations.send('claim_value', 'k' * 100, 'token-of-mine', None, None, 30, 0, *map(str, range(60)))",
         "data_store.set('\U0001f600' * 1500, 1)",
     ],
-    ids=["new names", "tags", "keys that are not ASCII"],
+    ids=[
+        "new names",
+        "long namespaces",
+        "namespaces",
+        "small keys",
+        "logged values",
+        "tags",
+        "keys that are not ASCII",
+    ],
 )
 def test_write_limit_counts_names(run: Any, store: DataStore, body: str) -> None:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
