@@ -381,9 +381,9 @@ class AsyncDataStore:
         `prefix` selects keys that begin with it. `since` continues after the change with that `cursor`; a cursor of another
         namespace raises `InvalidInput`. `initial` yields every key first.
 
-        `consumer` names a consumer: its cursor is kept in Redis and is saved when the next change is requested. A process that
-        is killed therefore gets the change that it was working on again. Of several processes with the same name, one works
-        and the others stand by.
+        `consumer` names a consumer: its cursor is saved in Redis when the next change is requested, and kept for 90 days. A
+        process that is killed therefore gets the change that it was working on again. Of several processes with the same name,
+        one works and the others stand by.
 
         For asyncio, "now" is when the watch is entered (``async with``) or the first change is requested.
         """

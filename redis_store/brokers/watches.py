@@ -13,7 +13,21 @@ from redis_store.types import Json
 from redis_store.watch.request import WatchRequest
 from redis_store.watch.sync import Watch, wait_until
 
-__all__ = ["NamespaceBudget", "wait_in_turn", "watch_all_within"]
+__all__ = ["NamespaceBudget", "wait_in_turn", "watch_all_within", "watch_within"]
+
+
+def watch_within(
+    store: DataStore,
+    budget: NamespaceBudget,
+    prefix: str | None,
+    since: str | None,
+    consumer: str | None,
+    initial: bool,
+) -> Watch:
+    """Return what `DataStore.watch` returns, with a budget of namespaces that several watches share."""
+    on = operations_of(store)
+    plan = WatchRequest.of_namespace(on.scope, prefix, since, consumer, initial, new_id(), budget)
+    return Watch(on.driver, on.driver.source, plan)
 
 
 def watch_all_within(
@@ -37,10 +51,12 @@ def wait_in_turn(
     timeout_s: float | None,
     turn: AbstractContextManager[object],
     opened: Callable[[Callable[[], None]], None],
+    budget: NamespaceBudget,
 ) -> Json:
     """Return what `DataStore.wait_until` returns. `turn` is held while the key is read and while `predicate` runs.
 
-    `opened` gets a function that ends the wait, from any thread: `StoreClosed` is raised then.
+    `budget` counts the namespace while it is watched. `opened` gets a function that ends the wait, from any thread:
+    `StoreClosed` is raised then.
     """
     on = operations_of(store)
-    return wait_until(on.driver, on.scope, key, predicate, timeout_s, turn, opened)
+    return wait_until(on.driver, on.scope, key, predicate, timeout_s, turn, opened, budget)

@@ -9,10 +9,20 @@ from redis_store.scripts import CLAIM, RELEASE
 LOCK_MS = 6000
 """Time to live of a consumer's lock, by the server's clock, in ms. A process that does not renew it in time counts as dead."""
 
+CURSORS_DAYS = 90
+"""Time for which the cursors of a consumer that does not run are kept, in days; longer if change logs are."""
 
-async def claim(lock: bytes, cursors: bytes, holder: str, namespaces: tuple[bytes, ...]) -> list[bytes | None] | None:
-    """Become the consumer. Return the cursors of some namespaces, or None if another process is the consumer."""
-    return await _claim(lock, cursors, holder, dict.fromkeys(namespaces, "?"))
+CURSORS_MS = CURSORS_DAYS * 86_400_000
+
+
+async def claim(
+    lock: bytes, cursors: bytes, holder: str, namespaces: tuple[bytes, ...], life_ms: int = CURSORS_MS
+) -> list[bytes | None] | None:
+    """Become the consumer. Return the cursors of some namespaces, or None if another process is the consumer.
+
+    All cursors are kept for `life_ms` from now.
+    """
+    return await _claim(lock, cursors, holder, dict.fromkeys(namespaces, "?"), life_ms)
 
 
 async def all_cursors(cursors: bytes) -> dict[bytes, bytes]:
@@ -29,15 +39,17 @@ async def names_of(cursors: bytes, namespaces: tuple[bytes, ...]) -> set[bytes]:
     return {name for name, text in zip(namespaces, texts, strict=True) if text is not None}
 
 
-async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> bool:
+async def advance(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str], life_ms: int = CURSORS_MS) -> bool:
     """Save cursors and delete empty ones. Return False, and write nothing, if another process has become the consumer."""
-    return await _claim(lock, cursors, holder, moved) is not None
+    return await _claim(lock, cursors, holder, moved, life_ms) is not None
 
 
-async def _claim(lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str]) -> list[bytes | None] | None:
+async def _claim(
+    lock: bytes, cursors: bytes, holder: str, moved: dict[bytes, str], life_ms: int
+) -> list[bytes | None] | None:
     """Run `scripts/claim.lua`. Return the cursors of the namespaces with ``?``, or None if another process is the consumer."""
     pairs = (part for pair in moved.items() for part in pair)
-    found: list[bytes | None] | None = await run_script(CLAIM, (lock, cursors), (holder, LOCK_MS, *pairs))
+    found: list[bytes | None] | None = await run_script(CLAIM, (lock, cursors), (holder, LOCK_MS, life_ms, *pairs))
     return found
 
 

@@ -21,6 +21,8 @@ FIELDS_PER_NOTE = 500
 FIELDS_PER_READ = 100
 FIELDS_PER_SIZING = 1000
 LOG_PAGE = 500
+BLANK_LIFE_MS = 30_000
+"""Time for which a blank log is kept without a watcher, in ms; watchers postpone its expiry."""
 SEEN_HEAD_BYTES = 16 + 8 + 42
 
 
@@ -39,6 +41,8 @@ class Attached(NamedTuple):
     made: bool
     last: LogEntry
     seen: Seen | None
+    blank: bool
+    """Whether nothing was ever written while the log was there, and the namespace holds nothing."""
 
 
 class Tail(NamedTuple):
@@ -71,14 +75,20 @@ def probe(key: bytes, token: int) -> Call[list[Any] | None]:
 
 
 async def attach(
-    namespaces: Sequence[tuple[NamespaceKeys, LogBounds]], epochs: Sequence[bytes], channel: bytes | None, token: int
+    namespaces: Sequence[tuple[NamespaceKeys, LogBounds, bool]],
+    epochs: Sequence[bytes],
+    channel: bytes | None,
+    token: int,
 ) -> list[Attached]:
-    """Create missing logs of namespaces, return the state of all of them, and publish a token at the same moment."""
+    """Create missing logs of namespaces, return the state of all of them, and publish a token at the same moment.
+
+    A blank log expires soon, unless the third item of a namespace says that it lasts: a consumer goes on from it.
+    """
     commands: list[Command] = []
-    for (keys, bounds), epoch in zip(namespaces, epochs, strict=True):
+    for (keys, bounds, lasts), epoch in zip(namespaces, epochs, strict=True):
         # The first command sends the script's text, so that the server knows its digest in the later ones.
         say = ATTACH.by_digest if commands else ATTACH.by_text
-        commands.append(say((keys.log, keys.seen), (epoch, bounds.life_ms)))
+        commands.append(say((keys.log, keys.seen, keys.data), (epoch, bounds.life_ms, "" if lasts else BLANK_LIFE_MS)))
     if channel is not None:
         commands.append(("PUBLISH", channel, token))
     replies = await _at_one_moment(commands)
@@ -208,6 +218,11 @@ def save_seen(keys: NamespaceKeys, seen: Seen, life_ms: int) -> Command:
     return ("SET", keys.seen, raw, "PX", life_ms)
 
 
+def keep_blank(keys: NamespaceKeys) -> Command:
+    """Return the command that keeps a blank log for its watchers, which does not shorten a longer life."""
+    return ("PEXPIRE", keys.log, BLANK_LIFE_MS, "GT")
+
+
 def registry_page(user: UserKeys, cursor: str) -> Call[tuple[str, list[bytes]]]:
     return Call((("SSCAN", user.registry, cursor, "COUNT", 1000),), lambda reply: (reply[0].decode(), reply[1]), True)
 
@@ -228,8 +243,8 @@ def _flags(reply: Any) -> str:
 
 
 def _attached(reply: Any) -> Attached:
-    epoch, made, last, seen = reply
-    return Attached(epoch, bool(made), parse_entry(last), None if seen is None else _seen(seen))
+    epoch, made, last, seen, blank = reply
+    return Attached(epoch, bool(made), parse_entry(last), None if seen is None else _seen(seen), bool(blank))
 
 
 def _seen(raw: bytes) -> Seen | None:

@@ -83,8 +83,8 @@ class Doubts:
             await self._note(feed, names, "e")
 
     def save(self, feed: WatchedNamespace) -> list[Command]:
-        """Return the command that saves a namespace's state, or nothing while a comparison is pending."""
-        if not feed.sure:
+        """Return the command that saves a namespace's state; nothing while a comparison is pending, or if the log is passing."""
+        if not feed.sure or feed.is_passing:
             return []
         feed.saved_at, feed.saved_position = self.now, feed.position.id
         seen = Seen(feed.epoch, feed.position, feed.digests.sketch())

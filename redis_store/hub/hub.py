@@ -21,6 +21,8 @@ How it works:
   that resume from before the gap get a reset.
 - Expiry times come from the log (`x`) and from the server (``HPEXPIRETIME``). They are kept in a heap; keys that are due are
   read.
+- A log is *blank* if nothing was ever written while it was there. Without a consumer it expires half a minute after its last
+  watcher has left: nobody has a cursor in it, and reading names that hold nothing must not fill the server.
 - Every log is read once a second in any case, because ``FLUSHDB`` fires no event.
 - Without events (`counts_events` is False) the listening connection blocks in ``XREAD``. The hub then compares when the number
   of keys disagrees, and after a reconnect.
@@ -59,6 +61,9 @@ SAVE_S = 5.0
 
 REFRESH_S = 3600.0
 
+BLANK_REFRESH_S = says.BLANK_LIFE_MS / 1000 / 4
+"""Interval at which the expiry of blank logs is postponed, in seconds."""
+
 
 class Hub:
     """The state of a hub, and the calls that it makes."""
@@ -73,7 +78,7 @@ class Hub:
         self._now = 0.0
         self._read_at = 0.0
         self._tick_at = 0.0
-        self._refresh_at = 0.0
+        self._refresh_at = self._blank_at = 0.0
         self._turn = 0
 
     # Called by the runner.
@@ -126,6 +131,11 @@ class Hub:
     async def _work(self) -> bool:
         """Do the most urgent work. Return False if there is none."""
         agenda = self.members.agenda
+        if agenda.kept:
+            kept = agenda.first(agenda.kept, FEEDS_PER_TICK)
+            await say([("PEXPIRE", feed.keys.log, feed.bounds.life_ms) for feed in kept])
+            for feed in kept:
+                agenda.kept.pop(feed, None)
         for feed in [feed for feed in agenda.left if feed.may_end(self._now)]:
             self.members.end(feed)
         if self.members.ended:
@@ -196,7 +206,7 @@ class Hub:
         epochs = [self._random_hex(8).encode() for _ in feeds]
         channel = self._listening.barrier if self._listening.counts_events else None
         token = self._listening.new_token(feeds)
-        found = await says.attach([(feed.keys, feed.bounds) for feed in feeds], epochs, channel, token)
+        found = await says.attach([(feed.keys, feed.bounds, feed.lasts) for feed in feeds], epochs, channel, token)
         if channel is not None:
             await self._listening.token_back(token)
         return found
@@ -298,7 +308,11 @@ class Hub:
         if self._now >= self._refresh_at:
             self._refresh_at = self._now + REFRESH_S
             for feed in feeds:
-                commands += [("PEXPIRE", key, feed.bounds.life_ms) for key in (feed.keys.log, feed.keys.seen)]
+                if not feed.is_passing:
+                    commands += [("PEXPIRE", key, feed.bounds.life_ms) for key in (feed.keys.log, feed.keys.seen)]
+        if self._now >= self._blank_at:
+            self._blank_at = self._now + BLANK_REFRESH_S
+            commands += [says.keep_blank(feed.keys) for feed in feeds if feed.is_passing]
         await say(commands)
         await self._keep_locks()
         await self._listening.recheck()
@@ -317,7 +331,7 @@ class Hub:
             return
         lock, cursors, holder = mailbox.lock
         with contextlib.suppress(ServerRefused, PermissionDenied, WrongKeyType):
-            if not await advance(lock, cursors, holder, moved):
+            if not await advance(lock, cursors, holder, moved, mailbox.cursors_ms):
                 mailbox.lock = None
                 mailbox.put(Replaced())
             elif mailbox.closed:  # closed meanwhile: it may have released the lock before this call acquired it again

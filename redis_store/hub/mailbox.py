@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import queue
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
+from redis_store.changelog.consumers import CURSORS_MS
 from redis_store.changelog.entry import LogEntry, Position
-from redis_store.errors import DataStoreError
+from redis_store.errors import DataStoreError, LimitExceeded
 from redis_store.namespace.keys import NamespaceKeys
 
 MOST_CHANGES = 10_000
@@ -86,12 +87,41 @@ Item: TypeAlias = Opened | Delivery | HistoryGone | Suspicion | Listed | Overflo
 class NamespaceBudget:
     """A limit on the number of namespaces that several watchers follow together. Namespaces emptied meanwhile still count.
 
-    Only the hub changes `taken`. A watcher of all namespaces that would need more than `most` is refused.
+    Only the hub changes `taken`. A watcher that would need more than `most` is refused.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        within: NamespaceBudget | None = None,
+        spend: Callable[[Sequence[bytes]], None] | None = None,
+    ) -> None:
+        """`within` is a budget that holds for further watchers. `spend` is told the names, and raises to refuse them."""
         self.most = most
         self.taken = 0
+        self._within = within
+        self._spend = spend
+
+    def take(self, names: Sequence[bytes]) -> None:
+        """Take namespaces by their names; raises `LimitExceeded` and takes none if there are too many."""
+        if self.taken + len(names) > self.most:
+            raise LimitExceeded(
+                f"At most {self.most:,} namespaces can be watched at once here, and there are more: pass a longer prefix, or"
+                " watch one namespace at a time.",
+                limit="watched_namespaces",
+                limit_count=self.most,
+            )
+        if self._spend is not None:
+            self._spend(names)
+        if self._within is not None:
+            self._within.take(names)
+        self.taken += len(names)
+
+    def give_back(self) -> None:
+        """Give back a namespace."""
+        self.taken -= 1
+        if self._within is not None:
+            self._within.give_back()
 
 
 class Mailbox:
@@ -108,6 +138,8 @@ class Mailbox:
         """Whether the watcher reads keys itself on a suspicion, so that the hub needs no digests for it."""
         self.lock: tuple[bytes, bytes, str] | None = None
         """For a consumer: the Redis keys of its lock and its cursors, and its holder. The hub renews the lock."""
+        self.cursors_ms = CURSORS_MS
+        """For a consumer: the time for which its cursors are kept, in ms."""
         self.budget: NamespaceBudget | None = None
         """The limit on the watcher's namespaces, or None for no limit."""
         self.spared = False

@@ -8,7 +8,7 @@ from redis_store.errors import DataStoreError, LimitExceeded
 from redis_store.hub.mailbox import Mailbox, WatchFailed
 from redis_store.hub.requests import Join, JoinAll, Leave, Request
 from redis_store.hub.watched_namespace import Agenda, WatchedNamespace
-from redis_store.namespace.keys import UserKeys
+from redis_store.namespace.keys import NamespaceKeys, UserKeys
 
 
 @dataclass(slots=True)
@@ -69,7 +69,8 @@ class Members:
             elif request.mailbox.closed:
                 continue
             elif isinstance(request, Join):
-                self.join(request, fresh=False)
+                if self._afford(request.mailbox, [request.keys]):
+                    self.join(request, fresh=False)
             else:
                 self._join_all(request)
 
@@ -81,8 +82,6 @@ class Members:
             feed = WatchedNamespace(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
             self.feeds[join.keys.data] = self.by_channel[channel] = feed
         feed.follow(join.mailbox)
-        if join.mailbox.budget is not None:
-            join.mailbox.budget.taken += 1
 
     def missing(self, registry: Registry, names: set[bytes]) -> None:
         """Add each watcher of all namespaces to those that it does not follow yet. A watcher over its budget is refused."""
@@ -95,12 +94,9 @@ class Members:
                 feed = self.feeds.get(keys.data)
                 if feed is None or not feed.is_followed_by(join.mailbox):
                     new.append(keys)
-            budget = join.mailbox.budget
-            if budget is not None and budget.taken + len(new) > budget.most:
-                self.refuse([join.mailbox], _too_many_namespaces(budget.most))
-                continue
-            for keys in new:
-                self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
+            if self._afford(join.mailbox, new):
+                for keys in new:
+                    self.join(Join(join.mailbox, join.user, keys, join.bounds), fresh=fresh)
 
     def has_opened(self, join: JoinAll) -> bool:
         """Whether all namespaces of a watcher are open."""
@@ -148,6 +144,17 @@ class Members:
             registry.subscribed = False
             registry.dirty = True
 
+    def _afford(self, mailbox: Mailbox, namespaces: list[NamespaceKeys]) -> bool:
+        """Whether a watcher's budget has room for namespaces, which are taken; otherwise the watcher is refused."""
+        if mailbox.budget is None or not namespaces:
+            return True
+        try:
+            mailbox.budget.take([keys.name for keys in namespaces])
+        except LimitExceeded as error:
+            self.refuse([mailbox], error)
+            return False
+        return True
+
     def _join_all(self, request: JoinAll) -> None:
         registry = self.registries.get(request.user.prefix)
         if registry is None:
@@ -166,7 +173,7 @@ class Members:
             if feed.is_followed_by(mailbox):
                 feed.unfollow(mailbox)
                 if mailbox.budget is not None:
-                    mailbox.budget.taken -= 1
+                    mailbox.budget.give_back()
                 if not feed.followers:
                     self.agenda.left[feed] = None
 
@@ -175,12 +182,3 @@ class Members:
         del self.feeds[feed.keys.data], self.by_channel[feed.channel]
         self.agenda.strike(feed)
         self.ended.append(feed)
-
-
-def _too_many_namespaces(most: int) -> LimitExceeded:
-    return LimitExceeded(
-        f"At most {most:,} namespaces can be watched at once here, and there are more: pass a longer prefix, or watch one"
-        " namespace at a time.",
-        limit="watched_namespaces",
-        limit_count=most,
-    )

@@ -76,6 +76,10 @@ class WatchedNamespace:
         self.position = Position(b"0-0", 0)
         self.seen: Seen | None = None
         self.made_here = False
+        self.blank = False
+        """Whether nothing was ever written while the log was there, so that the log expires soon without a watcher."""
+        self.lasts = False
+        """Whether a consumer follows it, so that a blank log is kept as long as others."""
         self.digests = Digests()
         self.knows = False
         """Whether the digests are complete, so that a scan can be compared with them."""
@@ -119,6 +123,9 @@ class WatchedNamespace:
         """Deliver changes to a watcher from now on."""
         self.followers.append(mailbox)
         self.wants_digests = self.wants_digests or not mailbox.light
+        if mailbox.lock is not None and not self.lasts:
+            self.lasts = True
+            self._keep()
         self._agenda.left.pop(self, None)
         self._left_at = None
         if mailbox.resumes and not self.checked:
@@ -162,7 +169,8 @@ class WatchedNamespace:
         self.counted = self.told = 0
         self.epoch = attached.epoch
         self.position = Position(attached.last.id, attached.last.mark)
-        self.made_here, self.seen = attached.made, attached.seen
+        self.blank = attached.blank
+        self.made_here, self.seen = attached.made or attached.blank, attached.seen
         self.wake()
         self._learn()
 
@@ -174,6 +182,16 @@ class WatchedNamespace:
         self.events = self.counted = self.told = 0
         if self.knows:
             self.suspect(0.0)
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the log is there only while it is watched."""
+        return self.blank and not self.lasts
+
+    def _keep(self) -> None:
+        """Schedule that a log that was blank, or has a consumer now, is kept as long as others."""
+        if self.blank:
+            self._agenda.kept[self] = None
 
     def wake(self) -> None:
         """Schedule a read of the log."""
@@ -211,6 +229,8 @@ class WatchedNamespace:
         All in one step, so that a connection that breaks while values are read leaves nothing undelivered.
         """
         if entries:
+            self._keep()
+            self.blank = False
             if not self._catching_up:
                 self.told += sum(entry.events for entry in entries)
             self.position = Position(entries[-1].id, entries[-1].mark)
@@ -378,6 +398,8 @@ class Agenda:
         """Namespaces to learn or to compare."""
         self.expiring: dict[WatchedNamespace, None] = {}
         """Namespaces with keys that will expire."""
+        self.kept: dict[WatchedNamespace, None] = {}
+        """Namespaces whose logs were to expire soon, and must be kept as long as others."""
         self.left: dict[WatchedNamespace, None] = {}
         """Namespaces without watchers. They end once their state is complete and can be saved for later watchers."""
 
@@ -387,5 +409,5 @@ class Agenda:
 
     def strike(self, feed: WatchedNamespace) -> None:
         """Remove a namespace from every list."""
-        for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.left):
+        for feeds in (self.unopened, self.dirty, self.doubtful, self.expiring, self.kept, self.left):
             feeds.pop(feed, None)

@@ -54,13 +54,20 @@ class WatchRequest:
 
     @classmethod
     def of_namespace(
-        cls, scope: Scope, prefix: str | None, since: str | None, consumer: str | None, initial: bool, holder: str
+        cls,
+        scope: Scope,
+        prefix: str | None,
+        since: str | None,
+        consumer: str | None,
+        initial: bool,
+        holder: str,
+        budget: NamespaceBudget | None = None,
     ) -> WatchRequest:
         """Check the arguments of `watch`."""
         scope.check_readable()
         start = None if since is None else {scope.keys.name: _format(scope, scope.keys.name).read(since)}
         who = _consumer(scope, consumer, holder, scope.keys.name)
-        return cls(scope, False, encode_prefix(prefix), _initial(initial, since), start, who)
+        return cls(scope, False, encode_prefix(prefix), _initial(initial, since), start, who, budget)
 
     @classmethod
     def of_all(
@@ -111,12 +118,17 @@ class WatchRequest:
             return JoinAll(mailbox, scope.user, self.prefix.encode(), scope.log, frozenset(self.since or ()))
         return Join(mailbox, scope.user, scope.keys, scope.log)
 
+    @property
+    def cursors_ms(self) -> int:
+        """Time for which the consumer's cursors are kept, in ms: not less than the change logs."""
+        return max(consumers.CURSORS_MS, self.scope.log.life_ms)
+
     async def claim(self) -> bool:
         """Become the consumer and load its cursors. Return False if another process holds it."""
         who = self.consumer
         assert who is not None
         wanted = () if self.everywhere else (self.scope.keys.name, b"")
-        found = await consumers.claim(who.lock, who.cursors, who.holder, wanted)
+        found = await consumers.claim(who.lock, who.cursors, who.holder, wanted, self.cursors_ms)
         if found is None:
             names = await consumers.names_of(who.cursors, wanted)
             self.left_by_others = (self._mine(names) if self.everywhere else names) or self.left_by_others
@@ -149,7 +161,7 @@ class WatchRequest:
         """Move the consumer's cursors and delete empty ones. Sets `lost` if another process has become the consumer."""
         who = self.consumer
         assert who is not None
-        self.lost = not await consumers.advance(who.lock, who.cursors, who.holder, moved)
+        self.lost = not await consumers.advance(who.lock, who.cursors, who.holder, moved, self.cursors_ms)
         for name, cursor in moved.items():
             if cursor:
                 self.stored.add(name)

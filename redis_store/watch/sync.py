@@ -18,7 +18,7 @@ from redis_store.errors import DataStoreError, StoreClosed, StoreTimeout
 from redis_store.flows.clock import clock, time_for_reply
 from redis_store.flows.flow import Do, Flow, Pause, Receive, Step
 from redis_store.flows.run_sync import carry_out
-from redis_store.hub.mailbox import Mailbox
+from redis_store.hub.mailbox import Mailbox, NamespaceBudget
 from redis_store.hub.run_hub import join, leave
 from redis_store.limits import check_timeout
 from redis_store.namespace.scope import Scope
@@ -152,11 +152,12 @@ def wait_until(
     timeout: float | None,
     turn: contextlib.AbstractContextManager[object] | None = None,
     opened: Callable[[Callable[[], None]], None] | None = None,
+    budget: NamespaceBudget | None = None,
 ) -> Json:
     """Wait until a key exists and its value satisfies the predicate, and return the value.
 
     `turn` is entered while the key is read and the predicate is called with the value read. `opened` gets a function that ends
-    the wait, from any thread.
+    the wait, from any thread. The namespace counts in the `budget` while it is watched.
     """
     turn = turn or contextlib.nullcontext()
     waiting = Waiting(scope, key, predicate)
@@ -175,6 +176,7 @@ def wait_until(
     if waiting.fulfilled:
         return waiting.value
     mailbox = Mailbox(light=True)
+    mailbox.budget = budget
     if opened is not None:
         opened(mailbox.close)
     driver.watches.add(mailbox)

@@ -195,6 +195,7 @@ class Watching:
         self._follower = plan.new_follower()
         if plan.consumer is not None:
             mailbox.lock = (plan.consumer.lock, plan.consumer.cursors, plan.consumer.holder)
+            mailbox.cursors_ms = plan.cursors_ms
         mailbox.resumes = plan.since is not None
         mailbox.budget = plan.budget
         if self.closing:

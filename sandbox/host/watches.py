@@ -16,13 +16,15 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis_store import Change, DataStore, Watch
-from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within
+from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within, watch_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.values import rules
 from redis_store.values.count import has_more_values
 from sandbox.host.broker import error_parts
 from sandbox.host.outbox import Outbox
+from sandbox.protocol.arguments import size_of
+from sandbox.protocol.charges import HELD_BYTES
 from sandbox.protocol.frames import FrameError, Part
 from sandbox.record.timeline import Begun, Who
 from sandbox.running.tree import Tree
@@ -33,7 +35,7 @@ MOST_WATCHES = 32
 """Limit of one process's open watches."""
 
 MOST_NAMESPACES = 2000
-"""Limit of the namespaces that one process's `watch_all` calls follow together; each takes at least 6 KB in the host."""
+"""Limit of the namespaces that one process's watches and waits follow together; each takes at least 6 KB in the host."""
 
 MAX_SINCE_BYTES = 4 * 1024 * 1024
 """Limit of the cursors that a watch resumes from, as JSON text; an open watch keeps them."""
@@ -60,8 +62,8 @@ class WatchHost:
         self._watches: dict[int, _OpenWatch] = {}
         self._waits: dict[int, _Wait] = {}
         self._threads: set[threading.Thread] = set()
-        self.budget = NamespaceBudget(MOST_NAMESPACES)
-        """The namespaces that this process's `watch_all` calls may follow."""
+        self.budget = NamespaceBudget(MOST_NAMESPACES, tree.watched)
+        """The namespaces that this process's watches and waits may follow."""
         self.turn = threading.RLock()
         """Held while a big answer is read and until it has been sent, so that there is only one at a time."""
 
@@ -174,6 +176,7 @@ class WatchHost:
         try:
             self._tree.granted.check(one.seen.operation)
             one.check()
+            self._tree.spend_written(one.noted_bytes)
             if len(others) >= most:
                 raise LimitExceeded(
                     f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
@@ -198,6 +201,8 @@ class _Working(Protocol):
 
     number: int
     seen: _Seen
+    noted_bytes: int
+    """The charge for what it stores beside the change logs."""
 
     def check(self) -> None: ...
     def work(self) -> None: ...
@@ -220,6 +225,7 @@ class _Wait:
         self._given_up = False
         self.number = number
         self.seen = _Seen("wait_for", namespace, key)
+        self.noted_bytes = 0
 
     def check(self) -> None:
         """Raise the store's error for a key that is none, so that it is not kept."""
@@ -235,7 +241,7 @@ class _Wait:
             return True
 
         there = self._store.use_namespace(self.seen.namespace)
-        wait_in_turn(there, self._key, answer, self._timeout_s, self._host.turn, self._opened)
+        wait_in_turn(there, self._key, answer, self._timeout_s, self._host.turn, self._opened, self._host.budget)
 
     def close(self) -> None:
         """End the wait: the agent has given it up."""
@@ -279,7 +285,7 @@ class _Asked(NamedTuple):
             since = b""  # the store refuses this as a cursor
         there = store.use_namespace(self.namespace)
         if not self.everywhere:
-            return there.watch(self.prefix, since, self.consumer, self.initial)
+            return watch_within(there, budget, self.prefix, since, self.consumer, self.initial)
         return watch_all_within(there, budget, self.prefix, since, self.consumer, self.initial)
 
 
@@ -292,6 +298,7 @@ class _OpenWatch:
         self._asked = asked
         self.number = number
         self.seen = _Seen("watch_all" if asked.everywhere else "watch", asked.namespace, asked.prefix)
+        self.noted_bytes = 0 if asked.consumer is None else HELD_BYTES + 3 * size_of(asked.consumer)
         # A consumer's cursor moves past the changes sent for the last request, so each answer holds one change.
         self._most = 1 if asked.consumer is not None else _CHANGES_PER_ANSWER
         self._requests: queue.SimpleQueue[tuple[int, float | None] | None] = queue.SimpleQueue()

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import redis_store
 from redis_store.brokers.lease import lease
+from redis_store.errors import LimitExceeded
 from redis_store.limits import MAX_VALUE_BYTES
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
@@ -21,12 +22,14 @@ from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.limits import exceeded
+from sandbox.protocol.charges import WATCH_BYTES
 from sandbox.record.timeline import Timeline
 from sandbox.running.output import Delivery, Transcript
 from sandbox.running.pace import Pace
 from sandbox.running.quota import Quota
 from sandbox.running.slots import Slots
 from sandbox.running.stop import Stop
+from sandbox.running.watched import budget_of_run
 
 MOST_CHARGED = 10_000
 """Limit of the namespaces that a run is known to have been charged for."""
@@ -89,6 +92,9 @@ class Tree:
         self._bytes_written = 0
         self.pace = Pace()
         self._charged: set[str] = set()
+        self._watched: set[bytes] = set()
+        self.watched = budget_of_run(store.url, task.user, self._spend_watched)
+        """Limits the namespaces that all agents of the run watch."""
         self._levels = [Slots(given.limits.nested_at_once) for _ in range(given.limits.nested_depth)]
 
     def store_of(self, job: Job) -> redis_store.DataStore:
@@ -178,6 +184,18 @@ class Tree:
             if len(self._charged) + len(namespaces) > MOST_CHARGED:
                 self._charged.clear()
             self._charged.update(name for name in namespaces if len(name) <= MAX_NAMESPACE_BYTES)
+
+    def _spend_watched(self, names: Sequence[bytes]) -> None:
+        """Count what watching namespaces takes in the server, once for each; raises the store's `LimitExceeded`."""
+        new = [name for name in names if name not in self._watched]
+        try:
+            self.spend_written(sum(WATCH_BYTES + 3 * len(name) for name in new))
+        except SandboxError as error:
+            raise LimitExceeded(str(error), limit="bytes_written") from None
+        with self._lock:
+            if len(self._watched) + len(new) > MOST_CHARGED:
+                self._watched.clear()
+            self._watched.update(new)
 
     def spend_tool_call(self) -> None:
         """Count a call of a host function; above the limit, end the tree and raise `LimitExceeded`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import sandbox
 from redis_store import DataStore
+from redis_store.brokers.watches import NamespaceBudget
 from sandbox.child.channels import DataChannel
 from sandbox.child.store.operations import ChannelOperations
 from sandbox.host.broker import Broker
@@ -40,6 +41,7 @@ class FakeTree:
         self.operations = itertools.count()
         self.written = 0
         self.charged: set[str] = set()
+        self.watched = NamespaceBudget(1000)
 
     def spend_operation(self) -> None:
         next(self.operations)

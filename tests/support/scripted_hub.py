@@ -28,6 +28,8 @@ class ScriptedServer:
         self.logs: dict[bytes, list[list[Any]]] = {}
         self.epochs: dict[bytes, bytes] = {}
         self.strings: dict[bytes, bytes] = {}
+        self.expiries: list[tuple[Any, ...]] = []
+        """The `PEXPIRE`s that it got, in order."""
         self.heard: list[Any] = []
         self.subscribed: set[bytes] = set()
         self.events = True
@@ -135,6 +137,7 @@ class ScriptedServer:
         return [b"notify-keyspace-events", b"Khgxe" if self.events else b""]
 
     def _do_pexpire(self, *arguments: Any) -> int:
+        self.expiries.append(("PEXPIRE", *arguments))
         return 1
 
     def _do_xadd(self, log: bytes, *rest: Any) -> Any:
@@ -157,13 +160,14 @@ class ScriptedServer:
         return self._attach(arguments[:count], arguments[count:])
 
     def _attach(self, keys: Any, rest: Any) -> Any:
-        log, seen = keys
+        log, seen, data = keys
         made = log not in self.logs
         if made:
             self.logs[log] = []
             self.epochs[log] = rest[0]
             self.append(log, b'{"n":0,"epoch":"%s"}' % rest[0], [])
-        return [self.epochs[log], int(made), self.logs[log][-1], self.strings.get(seen)]
+        blank = len(self.logs[log]) == 1 and not self.hashes.get(data)
+        return [self.epochs[log], int(made), self.logs[log][-1], self.strings.get(seen), int(blank)]
 
     def _note(self, keys: Any, rest: Any) -> int:
         data, _, log = keys

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from redis_store.changelog.ops import BLANK_LIFE_MS
 from redis_store.errors import ConnectionLost
 from redis_store.hub.compare import NOTES_REFUSED
 from redis_store.hub.mailbox import MOST_CHANGES, WatchFailed
+from redis_store.limits import LogBounds
 from tests.support.scripted_hub import KEYS, ScriptedRunner, ScriptedServer, items, told
 
 
@@ -309,3 +311,20 @@ def test_unexplained_difference_is_a_gap(server: ScriptedServer, runner: Scripte
     assert told(resumed) == ["Opened", "HistoryGone"]
     assert told(new) == ["Opened"]
     assert server.logs[KEYS.log][-1][1][1] == b'{"n":0,"gap":1}'
+
+
+def test_blank_log_is_renewed_until_something_is_written(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    renewals = ("PEXPIRE", KEYS.log, BLANK_LIFE_MS, "GT")
+
+    def renewed() -> int:
+        return sum(call == renewals for call in server.expiries)
+
+    runner.join()
+    runner.run(BLANK_LIFE_MS / 1000)
+    assert renewed() >= 3
+    server.write((b"a", b"1"))
+    runner.run()
+    assert server.expiries[-1] == ("PEXPIRE", KEYS.log, LogBounds().life_ms)
+    before = renewed()
+    runner.run(BLANK_LIFE_MS / 1000)
+    assert renewed() == before

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from redis_store import ConnectionLost, DataStore, StoreClosed, connect, connect_async
+from redis_store.changelog.consumers import CURSORS_DAYS
+from redis_store.changelog.ops import BLANK_LIFE_MS
 from redis_store.connections import forks
 from tests.support.servers import Server, wait_until
 
@@ -219,8 +221,64 @@ def test_watching_writes_only_documented_redis_keys(own: Server) -> None:
 
 def test_unwatched_log_expires_after_days(own: Server) -> None:
     day_ms = 24 * 3600 * 1000
-    with connect(own.url, user="u", configure_server=True, log_days=3) as store, own.client() as raw, store.watch():
-        assert 2 * day_ms < raw.pttl("user:u:log:default") <= 3 * day_ms
+    with connect(own.url, user="u", configure_server=True, log_days=3) as store, own.client() as raw:
+        store.set("k", 1)
+        with store.watch():
+            assert 2 * day_ms < raw.pttl("user:u:log:default") <= 3 * day_ms
+
+
+def test_a_log_of_nothing_is_there_only_while_it_is_watched(own: Server) -> None:
+    log, seen = "user:u:log:n", "user:u:seen:n"
+    with connect(own.url, user="u", configure_server=True) as store, own.client() as raw:
+        there = store.use_namespace("n")
+        for _ in range(2):  # the second hub finds the log of the first one, and adds nothing to it
+            with there.watch(), there.watch("a"):
+                assert 0 < raw.pttl(log) <= BLANK_LIFE_MS
+            wait_until(lambda: not threads(), "the hub ends")
+            assert 0 < raw.pttl(log) <= BLANK_LIFE_MS
+            assert raw.xlen(log) == 1
+            assert not raw.exists(seen), "nobody could go on from it"
+        raw.pexpire(log, 5 * BLANK_LIFE_MS)
+        with there.watch():
+            assert raw.pttl(log) > 4 * BLANK_LIFE_MS, "another watcher may need it"
+
+
+@pytest.mark.parametrize("change", ["a write", "an external write", "a consumer"])
+def test_a_log_lasts_once_somebody_may_go_on_from_it(own: Server, change: str) -> None:
+    log = "user:u:log:n"
+    with connect(own.url, user="u", configure_server=True) as store, own.client() as raw:
+        there = store.use_namespace("n")
+        with there.watch() as watch:
+            assert raw.pttl(log) <= BLANK_LIFE_MS
+            if change == "a write":
+                there.set("k", 1)
+            elif change == "an external write":
+                raw.hset("user:u:ns:n", "k", "1")
+            else:
+                there.watch(consumer="c").close()
+            wait_until(lambda: raw.pttl(log) > 6 * 86_400_000, "the log is kept")
+            if change != "a consumer":
+                cursor = next(watch).cursor
+                there.delete("k")
+        wait_until(lambda: not threads(), "the hub ends")
+        assert raw.exists("user:u:seen:n")
+        there.set("k", 2)
+        if change == "a consumer":
+            assert there.watch(consumer="c").next_change(20).value == 2
+        else:
+            assert [change.op for change in there.watch(since=cursor).take(9, 20)] == ["delete", "set"]
+        assert raw.pttl(log) > 6 * 86_400_000
+
+
+def test_cursors_of_a_consumer_expire_after_its_last_run(own: Server) -> None:
+    day_ms = 86_400_000
+    with own.client() as raw:
+        for days, expected in ((7, CURSORS_DAYS), (1000, 1000)):
+            with connect(own.url, user="u", log_days=days) as store, store.watch(consumer="c"):
+                assert (expected - 1) * day_ms < raw.pttl("user:u:consumer:c") <= expected * day_ms
+                if days == 7:
+                    raw.pexpire("user:u:consumer:c", day_ms)
+                    wait_until(lambda: raw.pttl("user:u:consumer:c") > day_ms, "it is renewed while the consumer runs")
 
 
 def test_two_concurrent_hubs_share_the_log(own: Server) -> None:

@@ -7,19 +7,24 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import redis
 
 import redis_store
 import sandbox
-from redis_store import DataStore
+from redis_store import DataStore, LimitExceeded
+from redis_store.brokers.watches import NamespaceBudget
+from redis_store.changelog.entry import CursorFormat
+from redis_store.namespace.keys import UserKeys
+from sandbox import Permissions
 from sandbox.host import watches
 from sandbox.host.outbox import Outbox
 from sandbox.host.watches import MOST_WAITS, MOST_WATCHES, WatchHost
-from sandbox.permissions import Granted
 from sandbox.protocol.frames import FrameError
-from sandbox.record.timeline import Timeline, Who
+from sandbox.record.timeline import Who
+from sandbox.running.watched import MOST_OF_A_RUN, MOST_OF_A_USER, budget_of_run
 from tests.sandbox.conftest import wait_until
 from tests.support.brokered_side import FakeTree
 
@@ -46,7 +51,7 @@ def test_one_big_reply_at_a_time_is_in_memory(store: DataStore) -> None:
         heard.append(message[1])
         return sent
 
-    tree: Any = SimpleNamespace(spend_operation=lambda: None, granted=Granted(), timeline=Timeline(10))
+    tree: Any = FakeTree()
     outbox: Any = SimpleNamespace(post=post, wake=lambda: None)
     host = WatchHost(tree, Who("agent", "run"), store.as_json_text(), outbox)
     for number in range(6):
@@ -563,3 +568,68 @@ def test_timeouts_hold_while_the_server_hangs(run: Run, own_server: Any) -> None
     said = result.check()
     assert (said["found"], said["next"]) == (None, 2)
     assert said["took"][1] < 4.5  # less than the store's time-out of 5 s
+
+
+READING = {
+    "watches": "for n in range(50): data_store.use_namespace(f'none-{n}').watch().close()",
+    "waits": "for n in range(50):\n"
+    "        with contextlib.suppress(TimeoutError): data_store.use_namespace(f'none-{n}').wait_for('k', 0.2)",
+    "cursors": "data_store.watch_all('none', since=input_dict['since'])",
+    "consumers": "for n in range(50): data_store.use_namespace('there').watch(consumer=f'c{n}').close()",
+}
+
+
+@pytest.mark.parametrize(("reading", "broker"), [*((name, "thread") for name in READING), ("watches", "process")])
+def test_what_watching_stores_is_counted(
+    user: str, store: DataStore, server_url: str, reading: str, broker: Literal["thread", "process"]
+) -> None:
+    store.use_namespace("there").set("k", 1)
+    names = [f"none-{n}" for n in range(50)]
+    since = {name: CursorFormat(UserKeys.of(user), name.encode()).reset for name in names}
+    source = f"import contextlib\ndef run(input_dict):\n    {READING[reading]}\n    return {{}}\n"
+    limits = sandbox.Limits(bytes_written=20_000, timeout_s=20)
+    with sandbox.Sandbox(url=server_url, limits=limits, permissions=Permissions(read=["*"]), broker=broker) as box:
+        result = box.run(source, {"since": since}, user=user)
+    assert isinstance(result.error, sandbox.WriteLimitExceeded), result
+    with redis.Redis.from_url(server_url) as raw:
+        made = [key for kind in ("log", "own:*:consumer") for key in raw.keys(f"user:{user}:{kind}:*")]
+    assert len(made) <= 40_000 // 400
+
+
+def test_a_watched_namespace_is_counted_once(run: Run, store: DataStore) -> None:
+    source = """
+        def run():
+            there = data_store.use_namespace("there")
+            for n in range(20):
+                with there.watch():
+                    pass
+                try:
+                    there.wait_for("none", timeout=0.001)
+                except TimeoutError:
+                    pass
+            return {}
+    """
+    run(source, limits=sandbox.Limits(bytes_written=12_000, timeout_s=20)).check()
+
+
+def test_namespaces_that_a_user_watches_are_bounded() -> None:
+    told: list[bytes] = []
+    one = budget_of_run("redis://somewhere", "alice", told.extend)
+    two, other = (budget_of_run("redis://somewhere", user, told.extend) for user in ("alice", "bob"))
+    mine = NamespaceBudget(MOST_OF_A_RUN, one)
+    with pytest.raises(LimitExceeded, match=f"At most {MOST_OF_A_RUN:,} namespaces"):
+        one.take([b"n"] * (MOST_OF_A_RUN + 1))
+    assert not told
+    mine.take([b"n"] * 3)
+    assert (mine.taken, one.taken, len(told)) == (3, 3, 3)
+    with pytest.raises(LimitExceeded):
+        mine.take([b"n"] * (MOST_OF_A_RUN - 2))
+    runs = [budget_of_run("redis://somewhere", "alice", told.extend) for _ in range(MOST_OF_A_USER // MOST_OF_A_RUN)]
+    for run in runs[1:]:
+        run.take([b"n"] * MOST_OF_A_RUN)
+    two.take([b"n"] * (MOST_OF_A_RUN - 3))
+    with pytest.raises(LimitExceeded, match=f"At most {MOST_OF_A_USER:,} namespaces"):
+        runs[0].take([b"n"])
+    other.take([b"n"])
+    mine.give_back()
+    runs[0].take([b"n"])
