@@ -10,6 +10,7 @@ process ids may differ. Comments, each in the line before a block, change this:
     <!-- input: {"name": "Ada"} --> the agent's input
 
 ``<!-- server: embedded -->`` anywhere on a page removes REDIS_URL, so that an embedded server in the page's own folder is used.
+``<!-- packages: fastapi -->`` names packages of the test extra that the page needs. Without them it is not run, except in CI.
 """
 
 from __future__ import annotations
@@ -236,6 +237,9 @@ def test_examples_of_page_run(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
+    if "CI" not in os.environ:
+        for package in packages_of(page):
+            pytest.importorskip(package, reason=f"{page.name} needs {package}, of the test extra")
     monkeypatch.delenv("REDIS_URL", raising=False)
     environment.pop("REDIS_URL", None)
     with contextlib.ExitStack() as cleaning:
@@ -252,6 +256,11 @@ def test_examples_of_page_run(
             if isinstance(store, DataStore):
                 store.close()
             assert not isinstance(store, AsyncDataStore), f"{page.name} leaves an AsyncDataStore open"
+
+
+def packages_of(page: Path) -> list[str]:
+    """Return the packages that a page's examples import, besides ours."""
+    return " ".join(re.findall(r"<!-- packages: (.*?) -->", page.read_text(encoding="utf-8"))).split()
 
 
 def recipe(page: str, word: str) -> str:
