@@ -89,10 +89,10 @@ async def rename_sized(scope: Scope, key: str, new: str) -> int | None:
     scope.check_changeable()
     field, moved = encode_key(key), encode_key(new)
     arguments = (scope.writer.agent_json, field, moved, scope.bounds.script_bytes)
-    done, size_bytes = await run_move(RENAME, scope, arguments, moved)
-    if done is None:
-        scope.bounds.check_script(size_bytes)
-    return size_bytes if done else None
+    reply = await run_move(RENAME, scope, arguments, moved)
+    if isinstance(reply, list):
+        scope.bounds.check_script(reply[0])
+    return reply or None
 
 
 async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: Rand) -> Json:

@@ -4,17 +4,17 @@
 -- ARGV[6]  field
 -- ARGV[7]  its new name
 -- ARGV[8]  limit of the value, in bytes: it is copied
--- Reply    {1, bytes of the value}; {0, 0} if the field does not exist; {false, bytes} if they are over the limit, and nothing
---          was written
+-- Reply    bytes of the value, at least 1; 0 if the field does not exist; {bytes} if they are over the limit, and nothing was
+--          written
 
 local field, new = ARGV[6], ARGV[7]
 
 local bytes = call('HSTRLEN', data, field)
-if bytes > tonumber(ARGV[8]) then return {false, bytes} end
+if bytes > tonumber(ARGV[8]) then return {bytes} end
 local value = call('HGET', data, field)
 look_around()
-if not value then return {0, 0} end
-if field == new then return {1, bytes} end
+if not value then return 0 end
+if field == new then return math.max(bytes, 1) end
 
 local expires, text, tags = plan_put(field, true, '', true, server_time())
 must_be_allowed_to_remove()
@@ -26,4 +26,4 @@ if tags ~= '' then
   for key in pairs(cjson.decode(tags)) do redis.pcall('ZREM', key, #name .. ':' .. name .. ':' .. field) end
 end
 if watched then tell(events, expires, {field, 'd', new, news_of(value, 0)}) end
-return {1, bytes}
+return math.max(bytes, 1)

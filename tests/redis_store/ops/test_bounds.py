@@ -266,8 +266,9 @@ def test_calls_that_write_nothing_evict_nothing(open_bounded: Any, view: Namespa
         with pytest.raises(error):
             call()
     assert fields(view) == set(before)
-    store.set("text", "d")
+    assert store.rename("text", "new")
     check(view, 2)
+    assert "new" in fields(view)
 
 
 def test_batch_over_the_bound_is_refused_whole(open_bounded: Any, view: NamespaceView) -> None:

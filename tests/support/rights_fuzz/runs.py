@@ -82,12 +82,12 @@ class Run:
 
     def watch(self, namespace: str, everywhere: bool, consumer: str | None) -> list[list[Any]]:
         """Watch for a moment, from the beginning, and return the messages that this led to."""
-        number, request = self.next_number(), self.next_number()
+        number = self.next_number()
         said = []
         self._watches.heard("watch", [number, namespace, everywhere, None, None, consumer, True])
         said.append(self._outbox.next())
         while said[-1][0] == "changes" and (len(said) == 1 or len(said[-1]) > 2) and len(said) < 4:
-            self._watches.heard("next", [request, number, 0])
+            self._watches.heard("next", [self.next_number(), number, 0])
             said.append(self._outbox.next())
         self._watches.heard("unwatch", [number])
         self._watches.join(DEADLINE_S)
