@@ -94,7 +94,7 @@ def test_warnings_are_ours(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_errors_of_agents_are_one_line_each() -> None:
     parts = {
-        "raised": ["Bad\nError", MADE_UP, "", "ValueError", f"Traceback:\n{MADE_UP}", False],
+        "raised": ["Bad\nError", MADE_UP, MADE_UP, "ValueError", f"Traceback:\n{MADE_UP}", False],
         "invalid_agent": [MADE_UP, MADE_UP],
         "invalid_result": [MADE_UP, MADE_UP],
         "exited": [1, MADE_UP, False],
