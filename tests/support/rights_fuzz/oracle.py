@@ -343,15 +343,17 @@ class Oracle:
     def _claim(self, user: str, asked: Asked, raw: Raw, found: dict[str, Any], data: Data) -> Expected:
         key, token = asked.parts[:2]
         claims = raw.get(f"user:{user}:flight:{asked.namespace}".encode(), {})
-        claim = claims.get(b"c" + key.encode(), b"").split(b" ")[-1].decode()
+        claim = claims.get(b"c" + key.encode(), b"- ").split(b" ")[1].decode()
         if asked.operation == "claim_value":
             if key in found:
                 return Expected(lambda got: got == [3, compact(found[key])], data)
-            return Expected(lambda got: got[0] in ((0, 2) if claim in ("", token) else (1, 2)), data)
+            return Expected(lambda got: got[0] in ((1, 2) if claim else (0, 2)), data)
         if claim != token:
             return Expected(lambda got: got == [False], data)
         if asked.operation != "commit_value":
             return Expected(lambda got: got == [True], data)
+        if key in found:  # set meanwhile
+            return Expected(lambda got: got == [False], data)
         value = json.loads(asked.parts[2])
         return Expected(lambda got: got == [True], {**data, asked.namespace: {**found, key: value}})
 

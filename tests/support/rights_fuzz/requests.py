@@ -17,6 +17,8 @@ from sandbox.protocol.operations import BOUNDED, OPERATIONS
 NAMESPACES = ("default", "a", "a:x", "ab", "a*", "zq-hidden-1", "zq-hidden-2")
 NAMESPACE_PATTERNS = ("*", "*", "a*", "a:*", "a", "ab", "default", "none", "def*")
 KEYS = ("k", "k2", "n", "n2", "list", "list2", "new")
+COMPUTED = ("k2", "new")
+"""Keys whose values are claimed and computed."""
 SHARED = ("gpu", "llm", "t", "own:ann", "x")
 """Names of locks, limits, tags and consumers."""
 SHARED_PATTERNS = ("*", "gpu", "l*", "t", "x", "own:*")
@@ -69,22 +71,46 @@ def random_permissions(rng: random.Random) -> Permissions:
     )
 
 
+_FOLLOWING = {
+    "claim_value": ("renew_value", "commit_value", "fail_value"),
+    "acquire_lock": ("renew_lock", "release_lock"),
+    "acquire_place": ("renew_place", "release_place"),
+}
+"""The requests about what a request may have taken."""
+
+
 class Requests:
     """Random requests of one run; every text in a value is made once, so that it tells where it has been."""
 
-    def __init__(self, rng: random.Random, tokens: tuple[str, ...], others: tuple[str, ...], unique: Callable[[], str]):
+    def __init__(
+        self,
+        rng: random.Random,
+        tokens: tuple[str, ...],
+        others: tuple[str, ...],
+        unique: Callable[[], str],
+        taken: list[Asked],
+    ) -> None:
+        """`tokens` are the run's, `others` those of other runs; `taken` has its last requests that may have taken something."""
         self._rng = rng
         self._tokens, self._others = tokens, others
         self._unique = unique
+        self._taken = taken
 
     def next(self, stored: Callable[[str, str], Any]) -> Asked:
         """Return a request of the right shape; `stored` tells the value of a key, so that some comparisons succeed."""
         rng = self._rng
-        operation = rng.choice(list(OPERATIONS))
-        namespace = rng.choice(NAMESPACES)
+        operation, namespace = rng.choice(list(OPERATIONS)), rng.choice(NAMESPACES)
+        taken = rng.choice(self._taken) if self._taken and rng.random() < 0.2 else None
+        if taken is not None:
+            operation, namespace = rng.choice(_FOLLOWING[taken.operation]), taken.namespace
         parts = tuple(self._parts(operation, namespace, stored))
+        if taken is not None:
+            parts = (*taken.parts[:2], *parts[2:])
         bounded = OPERATIONS[operation].adds and rng.random() < 0.2
-        return Asked(operation, namespace, parts, rng.randint(1, 3) if bounded else None)
+        asked = Asked(operation, namespace, parts, rng.randint(1, 3) if bounded else None)
+        if operation in _FOLLOWING:
+            self._taken[:] = [*self._taken[-4:], asked]
+        return asked
 
     def wrong(self, right: list[Any]) -> bytes:
         """Return the body of a frame that a request becomes when parts or bytes of it are changed."""
@@ -125,7 +151,7 @@ class Requests:
 
     def _parts(self, operation: str, namespace: str, stored: Callable[[str, str], Any]) -> list[Any]:
         rng = self._rng
-        key, name = rng.choice(KEYS), rng.choice(SHARED)
+        key, name, computed = rng.choice(KEYS), rng.choice(SHARED), rng.choice(COMPUTED)
         keys = rng.sample(KEYS, rng.randint(0, 3))
         prefix = rng.choice([None, "k", "a", "n", "zq"])
         made: dict[str, Callable[[], list[Any]]] = {
@@ -153,16 +179,16 @@ class Requests:
             "rename": lambda: [key, rng.choice(KEYS)],
             "pop": lambda: [key, self._expected(namespace, key, stored)],
             "replace": lambda: [key, self._expected(namespace, key, stored), self.text(), None],
-            "claim_value": lambda: [key, self._token(), None, None, _LONG_S, rng.choice([0, 1]), *self._tags()],
-            "renew_value": lambda: [key, self._token(), _LONG_S, *self._tags()],
-            "commit_value": lambda: [key, self._token(), self.text(), None, None, *self._tags()],
-            "fail_value": lambda: [key, self._token(), rng.choice(["", "Error"]), self._unique()],
+            "claim_value": lambda: [computed, self._token(), None, None, _LONG_S, rng.choice([0, 1]), *self._tags()],
+            "renew_value": lambda: [computed, self._token(), _LONG_S, *self._tags()],
+            "commit_value": lambda: [computed, self._token(), self.text(), None, None, *self._tags()],
+            "fail_value": lambda: [computed, self._token(), rng.choice(["", "Error"]), self._unique()],
             "invalidate_tag": lambda: [name, *self._access()],
             "commit_transaction": lambda: self._steps(stored),
             "acquire_lock": lambda: [name, self._token(), _LONG_S, rng.choice([0, 0, 1])],
             "renew_lock": lambda: [name, self._token(), _LONG_S],
             "release_lock": lambda: [name, self._token()],
-            "acquire_place": lambda: [name, self._token(), rng.choice([2, 2, 3]), _LONG_S, rng.choice([0, 0, 1])],
+            "acquire_place": lambda: [name, self._token(), rng.choice([2, 2, 3]), _LONG_S, 0],
             "renew_place": lambda: [name, self._token(), 2, _LONG_S],
             "release_place": lambda: [name, self._token(), 2],
             "take_moment": lambda: [name, rng.choice([2, 2, 3]), _LONG_S, 0],

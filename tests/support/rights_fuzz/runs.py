@@ -28,6 +28,7 @@ from sandbox.running.background_loop import background_loop
 from sandbox.running.stop import Stop
 from sandbox.running.tree import ProcessBroker, Tree
 from tests.support.rights_fuzz.oracle import Rights
+from tests.support.rights_fuzz.requests import Asked
 from tests.support.servers import DEADLINE_S
 
 _LIMITS = sandbox.Limits(operations=2**31, bytes_written=2**31)
@@ -39,6 +40,8 @@ class Run:
     def __init__(self, store: DataStore, process: BrokerProcess | None, rights: Rights, user: str, number: int) -> None:
         self.rights, self.user, self.name = rights, user, f"run{number}"
         self.tokens = tuple(f"token-{number}-{each}" for each in "ab")
+        self.taken: list[Asked] = []
+        """The last requests that may have taken something."""
         granted = rights.given.granted({}, rights.agent)
         job = Job(Who(rights.agent, self.name), Source("", "", "", b""), b"")
         task = Task(job, user, "default", granted, None)
