@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from redis_store.types import Json, brief
-from redis_store.values.printable import quoted
+from redis_store.values.printable import one_line, quoted
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
@@ -74,7 +74,7 @@ class Hint:
     namespace: str | None = None
 
     def __str__(self) -> str:
-        return self.message
+        return one_line(self.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from redis_store.errors import LimitExceeded
 from redis_store.limits import MAX_VALUE_BYTES
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
+from redis_store.values.printable import one_line
 from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
@@ -205,7 +206,7 @@ class Tree:
     def spend_nested_run(self, callers: tuple[str, ...]) -> None:
         """Count a call of an agent by the last of `callers`; above a limit, end the tree and raise `LimitExceeded`."""
         if len(callers) > self.given.limits.nested_depth:
-            self._over("nested_depth", path=" → ".join([*callers[:3], "…"] if len(callers) > 3 else callers))
+            self._over("nested_depth", path=one_line(" → ".join([*callers[:3], "…"] if len(callers) > 3 else callers)))
         if next(self._nested_runs) > self.given.limits.nested_runs:
             self._over("nested_runs")
 

@@ -99,6 +99,7 @@ def test_errors_of_agents_are_one_line_each() -> None:
         "invalid_result": [MADE_UP, MADE_UP],
         "exited": [1, MADE_UP, False],
     }
+    assert str(sandbox.Hint("near_limit", MADE_UP, "evil")) == SHOWN
     for kind, sent in parts.items():
         error = from_message(kind, sent, "evil", sandbox.Limits())
         assert isinstance(error, sandbox.SandboxError)
