@@ -17,6 +17,7 @@ from redis_store.cli.streams import Output, write_to
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.values import printable
 from sandbox import errors
+from sandbox.consumers.batches import TOLD_AS_EVENT
 from sandbox.protocol.operations import WRITES
 from sandbox.result import RunResult
 from sandbox.trace import trace_tree, write_trace
@@ -118,6 +119,7 @@ def library_warnings() -> Iterator[None]:
     """Show on stderr what the library warns of, such as a server that evicts or sends no keyspace events."""
     handler = _Handler(logging.WARNING)
     handler.addFilter(printable.PrintableRecords())
+    handler.addFilter(lambda record: not hasattr(record, TOLD_AS_EVENT))  # `sandbox watch` has a line for each event
     loggers = [logging.getLogger(name) for name in ("redis_store", "sandbox")]
     for logger in loggers:
         logger.addHandler(handler)

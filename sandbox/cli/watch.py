@@ -1,5 +1,6 @@
 """The command `sandbox watch`."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
 
 _KEYS_SHOWN = 3
+_MESSAGE_LINES = 20
+"""Lines at the end of a traceback among which the message of the exception is looked for."""
 
 
 @shows(GivenOptions)
@@ -129,9 +132,21 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
 
 
 def _as_line(event: ConsumerEvent) -> None:
-    lines = f"{quoted(event.traceback)}\n" if event.kind == "failed" and event.traceback else ""
+    lines = ""
+    if event.kind == "failed" and event.traceback:
+        lines = f"{quoted(_details(event.traceback, event.error or ''))}\n"
     said = message(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}")
     say_printable(lines + said)
+
+
+def _details(traceback: str, error: str) -> str:
+    """Return the lines of a traceback, without the exception at its end if the error says it too."""
+    lines = traceback.rstrip().split("\n")
+    for start in range(max(0, len(lines) - _MESSAGE_LINES), len(lines)):
+        if re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", "\n".join(lines[start:])) in error:
+            del lines[start:]
+            break
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(out: Output, event: ConsumerEvent) -> None:

@@ -23,7 +23,7 @@ from redis_store.types import Json
 from sandbox.child.reports import text_of
 from sandbox.consumers.backlog import Item
 from sandbox.consumers.dead_letters import DeadLetters, namespace_of
-from sandbox.errors import AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
+from sandbox.errors import AgentError, AgentNotFound, InvalidInput, IsolationUnavailable, SandboxError, StartFailed
 from sandbox.given.options import RunOptions, split
 from sandbox.given.sources import SourceOrPath
 from sandbox.pool import Sandbox
@@ -31,6 +31,9 @@ from sandbox.result import RunResult
 
 T = TypeVar("T")
 logger = logging.getLogger("sandbox")
+TOLD_AS_EVENT = "told_as_event"
+"""Attribute of log records about what `on_event` is told too."""
+
 EventKind: TypeAlias = Literal["watching", "standing by", "ran", "failed", "dead letter", "waiting", "stopped"]
 
 _HOST = (StoreUnavailable, ServerRefused, AgentNotFound)
@@ -96,10 +99,24 @@ class Reaction:
     def say(
         self, kind: EventKind, keys: tuple[str | None, ...] = (), *, error: BaseException | None = None, **facts: Any
     ) -> None:
-        """Pass an event to `on_event`."""
+        """Pass an event to `on_event`, and warn of what an operator should know."""
+        if kind == "dead letter":
+            self._warn("could not process %r, and stored a dead letter in %r: %s", keys[0], self.dead_letters, _kind(error))
+        elif kind == "waiting":
+            self._warn("waits, and tries again in %.1f s: %s", facts["wait_s"], _kind(error))
         told = None if error is None else text_of(error)
         lines = getattr(error, "traceback", None) or getattr(error, "details", None)
         self.tell(ConsumerEvent(kind, self.consumer, keys, error=told, traceback=lines, **facts))
+
+    def _warn(self, what: str, *facts: object) -> None:
+        logger.warning(f"the consumer %r {what}", self.consumer, *facts, extra={TOLD_AS_EVENT: True})
+
+
+def _kind(error: BaseException | None) -> str:
+    """Return the kind of an error for the log: the text of an agent's may hold what the user has stored."""
+    if error is None or isinstance(error, AgentError):
+        return repr(getattr(error, "type_name", type(error).__name__))
+    return text_of(error)
 
 
 def _is_hosts(error: BaseException) -> bool:

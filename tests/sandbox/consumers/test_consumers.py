@@ -155,7 +155,9 @@ def test_oversized_dead_letter_omits_the_value(
     assert record["error"]["message"] == "Agent 'c' raised ValueError: bad"
 
 
-def test_change_that_always_fails_becomes_a_dead_letter(on_change: OnChange, store: DataStore, seen: DataStore) -> None:
+def test_change_that_always_fails_becomes_a_dead_letter(
+    on_change: OnChange, store: DataStore, seen: DataStore, caplog: pytest.LogCaptureFixture
+) -> None:
     with on_change(FAIL_ON_BAD, retries=1) as consumer:
         store.set_many({"a": 1, "b": "bad", "c": 3})
         store.set("d", 4)
@@ -168,6 +170,9 @@ def test_change_that_always_fails_becomes_a_dead_letter(on_change: OnChange, sto
     assert record["error"]["message"] == "Agent 'c' raised ValueError: bad value"
     assert "line 5" in record["error"]["traceback"]
     assert record["agent"] == "c"
+    assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
+        ("sandbox", "WARNING", "the consumer 'c' could not process 'b', and stored a dead letter in 'dead-letter:c': 'ValueError'")
+    ]
     with on_change(FAIL_ON_BAD):
         store.set("e", 5)
         wait_until(lambda: seen.get("e") == 5, "it goes on behind the dead letter")
@@ -331,6 +336,7 @@ def test_waits_for_a_missing_file_and_for_the_server(
     server_url: str,
     user: str,
     events: list[sandbox.ConsumerEvent],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "agent.py"
     path.write_text(textwrap.dedent(COLLECT))
@@ -345,6 +351,8 @@ def test_waits_for_a_missing_file_and_for_the_server(
         (tmp_path / "away.py").rename(path)
         assert seen.wait_for("a", 20) == [1]
     assert len(store.use_namespace("dead-letter:agent")) == 0
+    assert len(caplog.records) == kinds(events).count("waiting")
+    assert "the consumer 'agent' waits, and tries again in 0.0 s: There is no agent file at " in caplog.text
 
 
 @pytest.mark.parametrize(
