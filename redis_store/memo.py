@@ -265,7 +265,7 @@ class _Naming:
             raise InvalidInput(
                 f"{template!r} cannot be filled with the arguments of {self.name} ({type(error).__name__}: {error}):"
                 f" there are {', '.join(bound) or 'none'}; write {{{{ and }}}} for braces."
-            ) from error
+            ) from None
         return "".join(texts)
 
     def _check_filled(self, template: str, name: str, value: Any, text: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from redis_store.types import Json, brief
-from redis_store.values.printable import one_line, quoted
+from redis_store.values.printable import escaped, one_line, quoted
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
@@ -62,6 +63,12 @@ class Call:
     """Id of the run that the call started; None for a tool."""
 
 
+_MESSAGE_LINES = 200
+"""Lines at the end of a traceback among which the exception is looked for."""
+_MODULES = re.compile(r"\A(?:[\w<>]+\.)+(?=\w+(?::|\Z))")
+"""What stands before the name of an exception's class: that of its module, or of the function that defines it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
     """A suggestion for the author of an agent, derived from its calls of the store."""
@@ -75,6 +82,17 @@ class Hint:
 
     def __str__(self) -> str:
         return one_line(self.message)
+
+
+def lines_above(message: str, traceback: str) -> str:
+    """Return the lines of a traceback without the exception at its end, if the message that follows says it too."""
+    message = escaped(message)  # as the traceback is
+    lines = traceback.rstrip().split("\n") if traceback else []
+    for start in range(max(0, len(lines) - _MESSAGE_LINES), len(lines)):
+        if _MODULES.sub("", "\n".join(lines[start:])) in message:
+            del lines[start:]
+            break
+    return "".join(f"{line}\n" for line in lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +131,7 @@ class RunResult:
             return self.output or {}
         lines = getattr(error, "traceback", "") or getattr(error, "details", "")
         if lines and not getattr(error, "__notes__", ()):
-            error.add_note(f"In the agent:\n{quoted(lines)}")
+            error.add_note(f"In the agent:\n{quoted(lines_above(str(error), lines))}")
         raise error
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Optimistic updates: computed from the current value, written if it is still current, tried again if not.
 
 The caller supplies the single steps: `ops` runs them on a server, the sandbox's child through its broker. For the child's sake
-this module imports only `errors`, `types` and `flows.flow`.
+this module imports only `errors`, `types`, `flows.flow` and `values.rules`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceede
 from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
 from redis_store.limits import MAX_BOUND, shown
 from redis_store.types import MISSING, Missing
+from redis_store.values.rules import one
 
 if TYPE_CHECKING:
     from redis_store.protocol.call import Op
@@ -172,4 +173,4 @@ def changed_since_read(namespace: str, key: str) -> Conflict:
 
 def kind_of(value: object) -> str:
     """Return a value's type as part of a sentence, such as ``a list``."""
-    return "null" if value is None else f"a {type(value).__name__}"
+    return "null" if value is None else one(type(value))

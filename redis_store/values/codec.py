@@ -70,16 +70,16 @@ class Values:
             text = orjson.dumps(value, None, _STRICT)
             packed = ormsgpack.packb(value, None, _EXACT_TYPES)
             # Two searches for a single byte are faster than the pattern, and spare most values the other two.
-            if (
+            if not (
                 (packed.find(0x7F) >= 0 or packed.find(0xFF) >= 0)
                 and text.rfind(b"null") >= 0
                 and _NOT_FINITE(packed) is not None
             ):
-                return rules.dump(value)
+                return text
         except (TypeError, ValueError, RecursionError):
-            # The rules encode what orjson refuses needlessly (tuples, subclasses, big ints, number keys), or give the reason.
-            return rules.dump(value)
-        return text
+            pass  # not in here, so that the error for the caller has no context of ours
+        # The rules encode what orjson refuses needlessly (tuples, subclasses, big ints, number keys), or give the reason.
+        return rules.dump(value)
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         try:
@@ -128,8 +128,10 @@ class JsonText:
             parsed = orjson.loads(value)
             if _may_be_deep(value):
                 orjson.dumps(parsed)
+            return value
         except (ValueError, TypeError, RecursionError):
-            rules.dump(_load_or_refuse(value))
+            pass
+        rules.dump(_load_or_refuse(value))
         return value
 
     def decode(self, text: bytes, namespace: str, key: str) -> bytes | StoredDataError:

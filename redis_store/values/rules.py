@@ -68,6 +68,11 @@ def instead_of(kind: type) -> str:
     return next((advice for name, advice in _INSTEAD_BY_ATTRIBUTE.items() if hasattr(kind, name)), _NOT_JSON)
 
 
+def one(kind: type) -> str:
+    """Return the name of a class with its article."""
+    return f"{'an' if kind.__name__[:1] in 'AEIOaeio' else 'a'} {kind.__name__}"
+
+
 def to_plain(value: object) -> Any:
     """Return `value` rebuilt from exact builtin types only, with dict keys as text, as `json` writes them.
 
@@ -123,7 +128,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         if depth == MAX_DEPTH:
             raise _refusal(path, f"is nested deeper than {MAX_DEPTH} levels", "flatten it (is it circular?)")
         return _plain_dict(value, path, depth + 1) if isinstance(value, dict) else _plain_list(value, path, depth + 1)
-    raise _refusal(path, f"is a {kind.__name__}", instead_of(kind))
+    raise _refusal(path, f"is {one(kind)}", instead_of(kind))
 
 
 def _plain_list(items: Any, path: str, depth: int) -> list[Any]:
@@ -154,7 +159,7 @@ def _key_text(key: object, path: str) -> str:
     if isinstance(key, float):
         return float.__repr__(_checked_float(key, path, where))
     raise _refusal(
-        path, f"has a {type(key).__name__} as a key", "keys are strings (int, float, bool, None become text)"
+        path, f"has {one(type(key))} as a key", "keys are strings (int, float, bool, None become text)"
     )
 
 

@@ -14,6 +14,7 @@ from redis_store.limits import shown
 from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
+from redis_store.values.rules import one
 from redis_store.watch.reader import Follower, Track
 
 STAND_BY_S = 1.0
@@ -86,7 +87,7 @@ class WatchRequest:
             raise scope.access.refusal("read", f"{names}*")
         if since is not None and not isinstance(since, Mapping):
             raise InvalidType(
-                f"watch_all goes on from a dict of namespaces and cursors, not from a {type(since).__name__}."
+                f"watch_all goes on from a dict of namespaces and cursors, not from {one(type(since))}."
             )
         start: dict[bytes, Cursor | None] | None = None
         if since is not None:

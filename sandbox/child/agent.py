@@ -16,6 +16,7 @@ from io import BytesIO
 from types import ModuleType
 from typing import Any
 
+from redis_store.values.rules import one
 from sandbox.child.awaitables import cancel_rest
 
 _GIVEN = ("agents", "asyncio", "data_store", "gofannon_client", "json", "re")
@@ -73,7 +74,7 @@ def find_run(module: ModuleType) -> Callable[..., Any]:
             "has no function 'run': define `async def run(input_dict, tools)` at the top level of its source"
         )
     if not callable(run):
-        raise NotAnAgent(f"has a 'run' that is a {type(run).__name__}: it must be a function of input_dict and tools")
+        raise NotAnAgent(f"has a 'run' that is {one(type(run))}: it must be a function of input_dict and tools")
     return run  # type: ignore[no-any-return]
 
 

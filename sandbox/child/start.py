@@ -98,11 +98,13 @@ def _outcome(
 
 def _result(value: Any, result_bytes: int) -> list[Part]:
     if not isinstance(value, dict):
+        if value is None:
+            return ["invalid_result", "run returned nothing: return a dict.", "result"]
         advice = "return a dict"
         if inspect.iscoroutine(value):
             value.close()
             advice = rules.instead_of(type(value))
-        return ["invalid_result", f"result is a {type(value).__name__}: {advice}.", "result"]
+        return ["invalid_result", f"result is {rules.one(type(value))}: {advice}.", "result"]
     try:
         text = rules.dump(value)
     except InvalidValue as error:

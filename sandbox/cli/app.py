@@ -190,5 +190,5 @@ def _read_input(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         leave(f"{where} is not JSON: {error}.", CALLED_WRONGLY)
     if not isinstance(value, dict):
-        leave(f'{where} must be a JSON object such as {{"repo": "..."}}, not a {type(value).__name__}.', CALLED_WRONGLY)
+        leave(f'{where} must be a JSON object such as {{"repo": "..."}}, not {rules.one(type(value))}.', CALLED_WRONGLY)
     return value

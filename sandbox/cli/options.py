@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypedDict
 import typer
 
 from redis_store.options import Default
+from redis_store.values import rules
 from sandbox.errors import InvalidInput
 from sandbox.given.functions import check_tools
 from sandbox.given.options import SandboxOptions
@@ -110,7 +111,7 @@ def read_tools(places: list[str]) -> dict[str, Callable[..., Any]]:
             tools[getattr(found, "__name__", place.rpartition(":")[2])] = found
         else:
             raise InvalidInput(
-                f"--tools {place} is a {type(found).__name__}: it must be a function, or a dict of names and functions."
+                f"--tools {place} is {rules.one(type(found))}: it must be a function, or a dict of names and functions."
             )
     return tools
 
@@ -122,7 +123,7 @@ def read_modules(places: list[str]) -> dict[str, Any]:
         found = _attribute("--modules", place)
         if not isinstance(found, Mapping):
             raise InvalidInput(
-                f"--modules {place} is a {type(found).__name__}: it must be a dict of names and contents, as in"
+                f"--modules {place} is {rules.one(type(found))}: it must be a dict of names and contents, as in"
                 " {'services.llm_service': {'ask': ask}}."
             )
         modules |= found

@@ -19,7 +19,7 @@ from redis_store.values import printable
 from sandbox import errors
 from sandbox.consumers.batches import TOLD_AS_EVENT
 from sandbox.protocol.operations import WRITES
-from sandbox.result import RunResult
+from sandbox.result import RunResult, lines_above
 from sandbox.trace import trace_tree, write_trace
 
 FAILED = 1
@@ -78,13 +78,8 @@ def explained(failure: errors.SandboxError) -> str:
     The line of the traceback that the message repeats is left out.
     """
     details = getattr(failure, "traceback", "") or getattr(failure, "details", "")
-    if isinstance(failure, errors.AgentRaised):
-        said = printable.escaped(f"{failure.type_name}: {failure.message}" if failure.message else failure.type_name)
-        before, found, after = details.rpartition(said)
-        start, _, qualifier = before.rpartition("\n")
-        if found and " " not in qualifier and after[:1] in ("", "\n"):
-            details = f"{start}{after}"
-    return (printable.quoted(details) + "\n" if details.rstrip() else "") + printable.message(str(failure))
+    lines = lines_above(str(failure), details)
+    return (printable.quoted(lines) + "\n" if lines else "") + printable.message(str(failure))
 
 
 def pass_on(text: str) -> None:

@@ -1,6 +1,5 @@
 """The command `sandbox watch`."""
 
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,10 +18,9 @@ from sandbox.cli.options import AgentFile, GivenOptions, read_given
 from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, library_warnings, pass_on, say, say_printable
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
+from sandbox.result import lines_above
 
 _KEYS_SHOWN = 3
-_MESSAGE_LINES = 20
-"""Lines at the end of a traceback among which the message of the exception is looked for."""
 
 
 @shows(GivenOptions)
@@ -132,21 +130,9 @@ def _signals(reacting: Consumer) -> Iterator[Callable[[], bool]]:
 
 
 def _as_line(event: ConsumerEvent) -> None:
-    lines = ""
-    if event.kind == "failed" and event.traceback:
-        lines = f"{quoted(_details(event.traceback, event.error or ''))}\n"
+    lines = lines_above(event.error or "", event.traceback) if event.kind == "failed" and event.traceback else ""
     said = message(f"{datetime.now():%H:%M:%S} {event.consumer}: {_say(event)}")
-    say_printable(lines + said)
-
-
-def _details(traceback: str, error: str) -> str:
-    """Return the lines of a traceback, without the exception at its end if the error says it too."""
-    lines = traceback.rstrip().split("\n")
-    for start in range(max(0, len(lines) - _MESSAGE_LINES), len(lines)):
-        if re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", "\n".join(lines[start:])) in error:
-            del lines[start:]
-            break
-    return "".join(f"{line}\n" for line in lines)
+    say_printable((f"{quoted(lines)}\n" if lines else "") + said)
 
 
 def _as_json(out: Output, event: ConsumerEvent) -> None:

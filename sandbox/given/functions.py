@@ -31,7 +31,7 @@ def check_tools(tools: object) -> dict[str, Function]:
     for name, tool in checked.items():
         check_name_is_str("tool", name)
         if not callable(tool):
-            raise InvalidType(f"The tool {name!r} is a {type(tool).__name__}, which cannot be called.")
+            raise InvalidType(f"The tool {name!r} is {rules.one(type(tool))}, which cannot be called.")
     return checked
 
 

@@ -31,6 +31,23 @@ def test_agent_returns_its_output(run: Any, store: DataStore) -> None:
     assert 0 < result.duration < 20
 
 
+def test_checked_error_is_shown_once(run: Any) -> None:
+    result = run(
+        """
+        def run():
+            class Odd(ValueError): pass
+            raise Odd("one\\ntwo")
+        """
+    )
+    for _ in range(2):
+        with pytest.raises(sandbox.AgentRaised) as caught:
+            result.check()
+        assert str(caught.value) == "Agent 'agent' raised Odd: one\ntwo"
+        (note,) = caught.value.__notes__
+        assert note.startswith("In the agent:\n| Traceback (most recent call last):\n")
+        assert note.endswith('line 4, in run\n|     raise Odd("one\\ntwo")')
+
+
 def test_store_records_run_and_agent(run: Any, store: DataStore) -> None:
     run(QUICK_START, {"text": ""}, agent="greeter").check()
     info = store.info("greeting")

@@ -161,7 +161,7 @@ class ChannelOperations:
             raise self.access.refusal("read", f"{names}*")
         if since is not None and not isinstance(since, Mapping):
             raise InvalidType(
-                f"watch_all goes on from a dict of namespaces and cursors, not from a {type(since).__name__}."
+                f"watch_all goes on from a dict of namespaces and cursors, not from {rules.one(type(since))}."
             )
         return self._watch(True, names, None if since is None else dict(since), consumer, initial)
 

@@ -127,7 +127,7 @@ def test_circular_values_are_refused() -> None:
         (["\ud800"], "value[0]", "lone surrogate at character 0"),
         ({"x": {"\ud800": 1}}, 'value["x"]', 'a key of value["x"] has a lone surrogate'),
         ({"x": {(1,): 1}}, 'value["x"]', 'value["x"] has a tuple as a key'),
-        ({"x" * 500: object()}, None, "is a object"),
+        ({"x" * 500: object()}, None, "is an object"),
         (float("-inf"), "value", "value is -inf"),
     ],
 )
@@ -137,6 +137,7 @@ def test_a_refusal_names_the_path(value: Any, path: str | None, message: str) ->
             encode(value)
         assert message in str(caught.value)
         assert len(str(caught.value)) < 400
+        assert caught.value.__context__ is None or caught.value.__suppress_context__  # its traceback shows no other
         if path is not None:
             assert caught.value.path == path
 
@@ -223,10 +224,12 @@ def test_reading_any_bytes_gives_value_or_located_error(text: bytes) -> None:
             assert repr(read(text)) == repr(meant)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2"])
+@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2", b"[" * 300 + b"]" * 300])
 def test_invalid_json_text_is_refused(text: bytes) -> None:
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue) as caught:
         JSON_TEXT.encode(text)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("value", [None, "text", {"a": 1}, 1, bytearray(b"1")])

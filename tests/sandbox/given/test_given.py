@@ -280,7 +280,7 @@ def test_invalid_options_are_refused(run: Any, options: Any, expected: str) -> N
     ("tool", "message"),
     [
         (lambda: {1}, "the tool's result is a set"),
-        (lambda: object(), "the tool's result is a object"),
+        (lambda: object(), "the tool's result is an object"),
         (lambda: float("inf"), "the tool's result is inf"),
         (lambda: "x" * 3000, "the tool's result takes 3,002 bytes"),
         (lambda: 1 / 0, "ZeroDivisionError: division by zero"),

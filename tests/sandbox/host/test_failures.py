@@ -186,7 +186,7 @@ def test_file_that_is_not_utf8(run: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message", "path"),
     [
-        ("None", "result is a NoneType: return a dict", "result"),
+        ("None", "run returned nothing: return a dict", "result"),
         ("[1]", "result is a list: return a dict", "result"),
         ("(x for x in [])", "result is a generator", "result"),
         ("{'a': [1, {'b': {2}}]}", 'result["a"][1]["b"] is a set', 'result["a"][1]["b"]'),
