@@ -5,7 +5,6 @@ Tools: fetch(url), plain or async. Without the tool the result is computed here,
 """
 
 import hashlib
-import inspect
 
 
 async def run(input_dict: dict, tools: dict) -> dict:
@@ -15,21 +14,17 @@ async def run(input_dict: dict, tools: dict) -> dict:
         return {"error": 'Say what to fetch: {"url": "https://..."}.'}
 
     cache = data_store.use_namespace("cache:fetch")
-    if not input_dict.get("refresh") and (cached := cache.get(url)) is not None:
-        return {"url": url, "answer": cached, "source": "cache"}
+    if input_dict.get("refresh"):
+        cache.delete(url)
+    source = "cache"
 
-    if "fetch" in tools:
-        answer, source = await call(tools["fetch"], url), "fetched"
-    else:
-        answer, source = fingerprint(url), "computed"
-    cache.set(url, answer, metadata={"source": source})
+    def make():
+        nonlocal source
+        source = "fetched" if "fetch" in tools else "computed"
+        return tools["fetch"](url) if "fetch" in tools else fingerprint(url)
+
+    answer = cache.get_or_set(url, make)  # awaits what an async tool returns; concurrent runs fetch once
     return {"url": url, "answer": answer, "source": source}
-
-
-async def call(tool, *args):
-    """Call a tool, whether it is plain or async."""
-    result = tool(*args)
-    return await result if inspect.isawaitable(result) else result
 
 
 def fingerprint(text: str) -> str:

@@ -17,7 +17,15 @@ from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow
 from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
-from redis_store.memo import AsyncCacheDecorator, KeyMaker, Options, TagMaker, async_decorator
+from redis_store.memo import (
+    AsyncCacheDecorator,
+    AsyncCachedFunction,
+    KeyMaker,
+    Options,
+    TagMaker,
+    async_decorator,
+    bare,
+)
 from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
@@ -191,6 +199,11 @@ class AsyncDataStore:
         plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error)
         return await self._run_flow(get_or_set(plan, make, new_id, random))
 
+    @overload
+    def cached(self, ttl: Callable[P, Awaitable[R]], /) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def cached(self, ttl: Callable[P, R], /) -> AsyncCachedFunction[P, R]: ...
+    @overload
     def cached(
         self,
         ttl: Ttl = None,
@@ -201,7 +214,18 @@ class AsyncDataStore:
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         timeout: float | None = None,
         on_error: OnError | None = None,
-    ) -> AsyncCacheDecorator:
+    ) -> AsyncCacheDecorator: ...
+    def cached(
+        self,
+        ttl: Ttl | Callable[..., Any] = None,
+        key: KeyMaker = None,
+        version: str | int | None = None,
+        tags: TagMaker = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        timeout: float | None = None,
+        on_error: OnError | None = None,
+    ) -> AsyncCacheDecorator | AsyncCachedFunction[..., Any]:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
         By default the key is made of the function's name, `version` and the arguments, which must be JSON values. In a script or
@@ -209,11 +233,12 @@ class AsyncDataStore:
         such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a list of such templates, or a
         function. With a new `version`, old results are ignored and expire with their ttl.
         `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
-        and ``invalidate_all()``.
+        and ``invalidate_all()``. Without options the brackets may be left out: ``@data_store.cached``.
         """
-        return async_decorator(
-            self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
-        )
+        function, ttl = bare(ttl)
+        options = Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
+        decorate = async_decorator(self, options)
+        return decorate if function is None else decorate(function)
 
     async def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces that this handle may write, and return how many were deleted.

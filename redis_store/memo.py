@@ -152,6 +152,13 @@ class Options:
             )
 
 
+def bare(ttl: Ttl | Callable[..., Any]) -> tuple[Callable[..., Any] | None, Ttl]:
+    """Return the function that ``@data_store.cached`` without brackets was given in the place of a ttl, and the ttl."""
+    if callable(ttl) or isinstance(ttl, (classmethod, staticmethod)):
+        return ttl, None
+    return None, ttl
+
+
 _FORMATTER = string.Formatter()
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

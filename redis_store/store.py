@@ -21,7 +21,7 @@ from redis_store.flows.flow import Flow
 from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
-from redis_store.memo import CacheDecorator, KeyMaker, Options, TagMaker
+from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker, bare
 from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.stats import StoreStats
 from redis_store.transaction import PendingTransaction, Transaction
@@ -234,6 +234,9 @@ class DataStore(StoreMapping):
         """
         return self._call("get_or_set", key, make, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error)
 
+    @overload
+    def cached(self, ttl: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    @overload
     def cached(
         self,
         ttl: Ttl = None,
@@ -244,7 +247,18 @@ class DataStore(StoreMapping):
         lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
         timeout: float | None = None,
         on_error: OnError | None = None,
-    ) -> CacheDecorator:
+    ) -> CacheDecorator: ...
+    def cached(
+        self,
+        ttl: Ttl | Callable[..., Any] = None,
+        key: KeyMaker = None,
+        version: str | int | None = None,
+        tags: TagMaker = None,
+        stale: Ttl = None,
+        lock_timeout: float | timedelta = LOCK_TIMEOUT_S,
+        timeout: float | None = None,
+        on_error: OnError | None = None,
+    ) -> CacheDecorator | CachedFunction[..., Any]:
         """Decorate a function so that its results are cached in this namespace, as with `get_or_set`.
 
         By default the key is made of the function's name, `version` and the arguments, which must be JSON values. In a script or
@@ -252,11 +266,12 @@ class DataStore(StoreMapping):
         such as ``"user:{user_id}"``, filled with the arguments, or a function of them. `tags` is a list of such templates, or a
         function. With a new `version`, old results are ignored and expire with their ttl.
         `timeout` and `on_error` are those of `get_or_set`. The decorated function has ``cache_key(...)``, ``invalidate(...)``
-        and ``invalidate_all()``.
+        and ``invalidate_all()``. Without options the brackets may be left out: ``@data_store.cached``.
         """
-        return self._operations.cached(
-            self, Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
-        )
+        function, ttl = bare(ttl)
+        options = Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
+        decorate = self._operations.cached(self, options)
+        return decorate if function is None else decorate(function)
 
     def invalidate_tag(self, tag: str) -> int:
         """Delete the values with a tag, in all namespaces that this handle may write, and return how many were deleted.

@@ -38,6 +38,7 @@ from redis_store.flows.flow import (
     spread,
     take_back,
 )
+from redis_store.flows.optimistic import not_a_function
 from redis_store.limits import check_timeout, ttl_to_ms
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 from redis_store.stats import Counters
@@ -185,7 +186,7 @@ def encode_tag(tag: str) -> bytes:
 async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Callable[[], str], rand: Rand) -> Json:
     """Return the value of a key, computing it once if it is missing: the flow of `DataStore.get_or_set`."""
     if not callable(make):
-        raise InvalidType(f"A value must be computed by a function, not by {type(make).__name__}.")
+        raise not_a_function("get_or_set", "a function that computes the value", make, "write `lambda: ...` around it")
     if not plan.trouble.computes_alone:
         return await _get_or_compute(plan, make, new_token, rand)
     begun = False

@@ -7,6 +7,7 @@ this module imports only `errors`, `types`, `flows.flow` and `values.rules`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
@@ -110,7 +111,7 @@ async def transact(
 ) -> T:
     """The flow of `DataStore.transact`: call a function with a new draft until it commits, at most `UPDATE_TRIES` times."""
     if not callable(function):
-        raise InvalidType(f"transact needs a function of a transaction, not {kind_of(function)}.")
+        raise not_a_function("transact", "a function of a transaction", function, "write `lambda tx: ...`, or a def")
     pause_s = FIRST_PAUSE_S / 2
     for attempt in range(UPDATE_TRIES):
         if attempt >= TRIES_AT_ONCE:
@@ -127,10 +128,18 @@ async def transact(
     raise last
 
 
+def not_a_function(name: str, wanted: str, given: object, advice: str) -> InvalidType:
+    """Return the error for a value in the place of a function; a coroutine that nobody can await is closed."""
+    if isinstance(given, CoroutineType):
+        given.close()
+    what = "None" if given is None else one(type(given))
+    return InvalidType(f"{name} takes {wanted}, not {what}: {advice}.")
+
+
 def check_function(function: object) -> None:
     """Raise `InvalidType` if the function of an update is not callable."""
     if not callable(function):
-        raise InvalidType(f"A key is updated by a function of its value, not by {kind_of(function)}.")
+        raise not_a_function("update", "a function of the value", function, "write `lambda value: ...`, or use set")
 
 
 def check_max_items(value: object) -> int:

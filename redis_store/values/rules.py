@@ -158,9 +158,7 @@ def _key_text(key: object, path: str) -> str:
         return int.__repr__(_checked_int(key, path, where))
     if isinstance(key, float):
         return float.__repr__(_checked_float(key, path, where))
-    raise _refusal(
-        path, f"has {one(type(key))} as a key", "keys are strings (int, float, bool, None become text)"
-    )
+    raise _refusal(path, f"has {one(type(key))} as a key", "keys are strings (int, float, bool, None become text)")
 
 
 def _checked_str(text: str, path: str, where: str = "") -> str:

@@ -86,9 +86,7 @@ class WatchRequest:
         if not scope.access.may_read_all(names):
             raise scope.access.refusal("read", f"{names}*")
         if since is not None and not isinstance(since, Mapping):
-            raise InvalidType(
-                f"watch_all goes on from a dict of namespaces and cursors, not from {one(type(since))}."
-            )
+            raise InvalidType(f"watch_all goes on from a dict of namespaces and cursors, not from {one(type(since))}.")
         start: dict[bytes, Cursor | None] | None = None
         if since is not None:
             start = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_store.errors import InvalidType, StoreClosed, WaitTimeout
+from redis_store.errors import StoreClosed, WaitTimeout
+from redis_store.flows.optimistic import not_a_function
 from redis_store.hub.mailbox import (
     Closed,
     Delivery,
@@ -31,7 +32,7 @@ class Waiting:
 
     def __init__(self, scope: Scope, key: str, predicate: Callable[[Json], bool] | None) -> None:
         if predicate is not None and not callable(predicate):
-            raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")
+            raise not_a_function("wait_until", "a function of the value", predicate, "write `lambda value: ...`")
         self._scope = scope
         self._key = key
         self._field = encode_key(key)

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
+from redis_store.errors import DataStoreError
+from redis_store.store import DataStore
+
 _MOST_NAMES = 2000
 
 _NO_MODULE = (
@@ -20,6 +23,11 @@ _NO_FILE = (
     " put the data into data_store."
 )
 _NO_AWAIT = "Write await before the call that returned the coroutine."
+_A_COROUTINE = re.compile(r"(?<!\ba )\bcoroutine\b")
+"""How Python names a coroutine that stands in the place of its result: a function that takes one says "a coroutine"."""
+_ARGUMENTS_OF_RUN = (
+    "{} is an argument of run: pass it on to this function, or define the function inside run, which sees it."
+)
 _NO_TERMINAL = "An agent has no terminal: pass what it asks for in the input."
 
 
@@ -41,6 +49,28 @@ _ASYNC_SLIPS = {
     ),
 }
 """What Python says when an agent awaits what is not asynchronous, and what to do."""
+_OF_OTHER_STORES = {
+    **dict.fromkeys(("exists", "has", "has_key", "contains", "hexists"), "key in data_store"),
+    **dict.fromkeys(("size", "count", "length", "hlen"), "len(data_store)"),
+    **dict.fromkeys(("put", "save", "store", "insert", "write", "hset"), "data_store.set(key, value)"),
+    **dict.fromkeys(("load", "read", "fetch", "find", "hget"), "data_store.get(key)"),
+    **dict.fromkeys(("remove", "discard", "unset", "hdel"), "data_store.delete(key)"),
+    **dict.fromkeys(("list", "hkeys"), "data_store.list_keys()"),
+    **dict.fromkeys(("scan", "scan_iter", "hscan_iter"), "data_store.iter_items()"),
+    **dict.fromkeys(("all", "hgetall"), "data_store.get_all()"),
+    **dict.fromkeys(("flush", "flushdb", "flushall"), "data_store.clear()"),
+    **dict.fromkeys(("incr", "incrby", "hincrby"), "data_store.increment(key, by=1)"),
+    **dict.fromkeys(("decr", "decrby", "decrement"), "data_store.increment(key, -1)"),
+    **dict.fromkeys(("push", "rpush", "lpush"), "data_store.append(key, item)"),
+    **dict.fromkeys(("mget", "hmget", "get_multi"), "data_store.get_many(keys)"),
+    **dict.fromkeys(("mset", "hmset", "set_multi"), "data_store.set_many(items)"),
+    **dict.fromkeys(("cache", "memoize"), "@data_store.cached(ttl=60)"),
+    **dict.fromkeys(("publish", "subscribe"), "data_store.watch()"),
+    "setex": "data_store.set(key, value, ttl=60)",
+    "setnx": "data_store.set_if_absent(key, value)",
+    "ttl": "data_store.info(key)",
+}
+"""Names of methods that other stores have, and what to write here."""
 _CANNOT_IMPORT = re.compile(r"cannot import name '(\w{1,200})' from '([\w.]{1,200})'")
 
 
@@ -56,8 +86,12 @@ def advice_for(error: BaseException) -> str:
         return _NO_MODULE
     if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename is not None:
         return _NO_FILE
-    if isinstance(error, (TypeError, AttributeError)) and "'coroutine' object" in str(error):
+    if isinstance(error, DataStoreError):
+        return ""  # its message is ours, and says what to do
+    if isinstance(error, (TypeError, AttributeError)) and _A_COROUTINE.search(str(error)):
         return _NO_AWAIT
+    if isinstance(error, NameError) and error.name in ("input_dict", "tools"):
+        return _ARGUMENTS_OF_RUN.format(error.name)
     if isinstance(error, TypeError):
         return next((advice for said, advice in _ASYNC_SLIPS.items() if said in str(error)), "")
     if isinstance(error, EOFError) and str(error) == "EOF when reading a line":
@@ -67,6 +101,8 @@ def advice_for(error: BaseException) -> str:
         module = sys.modules.get(package)
         instead = of_the_host(package, name)
         return f"{instead[:1].upper()}{instead[1:]}." if instead else did_you_mean(name, _public_names(module))
+    if isinstance(error, AttributeError) and isinstance(error.obj, DataStore) and error.name in _OF_OTHER_STORES:
+        return f"Write `{_OF_OTHER_STORES[error.name]}`."
     if isinstance(error, (AttributeError, NameError)):
         return did_you_mean(error.name, _known_names(error))
     return ""

@@ -1,4 +1,4 @@
-"""Reports to the host on how an agent failed: the agent's own frames and lines, without the sandbox's."""
+"""Reports to the host on how an agent failed: frames of the agent and its packages, without the sandbox's and the library's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _FRAMES_AT_AN_END = 100
 """Frames of a traceback that are kept at its beginning, and at its end."""
 _MOST_CAUSES = 100
 """Exceptions of a chain or group that are shown."""
+_STANDARD_LIBRARY = (str(PurePath(linecache.__file__).parent) + "/", "<frozen ")
+"""Beginnings of the names of its files. Its frames, between those of the agent, tell the agent's author nothing."""
 _CLASS_NAME = type.__dict__["__name__"]
 
 
@@ -78,7 +80,11 @@ class Reports:
             found.__cause__ = found.__context__ = None
 
     def _is_agents(self, filename: str) -> bool:
-        return filename == self._filename or not filename.startswith(self._folders)
+        if filename == self._filename:
+            return True
+        return not filename.startswith(self._folders) and (
+            "-packages/" in filename or not filename.startswith(_STANDARD_LIBRARY)
+        )
 
 
 def _shorten(error: BaseException) -> None:

@@ -28,6 +28,8 @@ from sandbox.protocol.frames import FrameTooBig, Part
 from sandbox.protocol.messages import ANSWERS_TO_WAITS, LOST_CHANNEL_EXIT_CODE
 
 _LARGEST_FRAME = 2**32 - 1
+_KEPT: list[object] = []
+"""A result that was refused: a coroutine in it, when it is deleted, would warn on stderr of what the error says."""
 
 
 def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | None = None) -> None:
@@ -102,12 +104,13 @@ def _result(value: Any, result_bytes: int) -> list[Part]:
             return ["invalid_result", "run returned nothing: return a dict.", "result"]
         advice = "return a dict"
         if inspect.iscoroutine(value):
-            value.close()
             advice = rules.instead_of(type(value))
+        _KEPT.append(value)
         return ["invalid_result", f"result is {rules.one(type(value))}: {advice}.", "result"]
     try:
         text = rules.dump(value)
     except InvalidValue as error:
+        _KEPT.append(value)
         error = renamed(error, "result")
         return ["invalid_result", str(error), error.path]
     return ["result", text] if len(text) <= result_bytes else ["result_too_big", len(text)]

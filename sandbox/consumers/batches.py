@@ -101,7 +101,9 @@ class Reaction:
     ) -> None:
         """Pass an event to `on_event`, and warn of what an operator should know."""
         if kind == "dead letter":
-            self._warn("could not process %r, and stored a dead letter in %r: %s", keys[0], self.dead_letters, _kind(error))
+            self._warn(
+                "could not process %r, and stored a dead letter in %r: %s", keys[0], self.dead_letters, _kind(error)
+            )
         elif kind == "waiting":
             self._warn("waits, and tries again in %.1f s: %s", facts["wait_s"], _kind(error))
         told = None if error is None else text_of(error)

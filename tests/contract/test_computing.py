@@ -123,6 +123,12 @@ def test_bad_input(store: Side) -> None:
     for call, error in calls:
         with pytest.raises(error):
             call()
+    with pytest.raises(
+        InvalidType, match=r"get_or_set takes a function .*, not a str: write `lambda: \.\.\.` around it"
+    ):
+        store.get_or_set("key", "value")
+    with pytest.raises(InvalidType, match=r"update takes a function of the value, not an int: write `lambda value: "):
+        store.update("key", 5)
     assert store.list_namespaces() == []
 
 

@@ -47,6 +47,34 @@ def test_a_result_is_kept_for_its_arguments(store: DataStore) -> None:
     assert store.get(work.cache_key(1)) == [1, 2, [], {}]
 
 
+def test_decorator_without_brackets(store: DataStore, server: Server, user: str) -> None:
+    calls = []
+
+    @store.cached
+    def work(a: int) -> int:
+        calls.append(a)
+        return a
+
+    assert [work(1), work(1), work(2)] == [1, 1, 2]
+    assert calls == [1, 2]
+    assert work.invalidate(1) is True
+    with pytest.raises(InvalidType, match="below @classmethod"):
+        store.cached(classmethod(work))  # type: ignore[arg-type]
+
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as other:
+
+            @other.cached
+            async def waits(a: int) -> int:
+                calls.append(a)
+                return a
+
+            assert [await waits(7), await waits(7)] == [7, 7]
+
+    asyncio.run(main())
+    assert calls == [1, 2, 7]
+
+
 def test_results_are_forgotten(store: DataStore) -> None:
     calls = []
 

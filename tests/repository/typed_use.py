@@ -74,6 +74,11 @@ async def awaited(store: AsyncDataStore) -> None:
     def plain(number: int) -> str:
         return ""
 
+    @store.cached
+    async def bare(a: int) -> str:
+        return str(a)
+
+    assert_type(await bare(1), str)
     assert_type(await waits(1), str)
     assert_type(await plain(1), str)
     assert_type(await waits.invalidate(1), bool)
@@ -105,6 +110,8 @@ def returned(store: DataStore, async_store: AsyncDataStore) -> None:
     assert_type(async_store.rate_limit("r", 2, 1), redis_store.AsyncRateLimit)
     assert_type(async_store.transaction(), redis_store.AsyncTransaction)
     assert_type(async_store.watch(), redis_store.AsyncWatch)
+    assert_type(store.cached(str_of)(1), str)
+    store.no_such_method()  # type: ignore[attr-defined]
     decorate: redis_store.CacheDecorator = store.cached()
     count: redis_store.CachedFunction[[int], str] = decorate(str_of)
     assert_type(count(1), str)

@@ -17,7 +17,14 @@ from redis_store import memo
 from redis_store.errors import CorruptValue, DataStoreError, InvalidType, UnsupportedEncoding, WaitTimeout
 from redis_store.flows.compute_once import get_or_set
 from redis_store.flows.flow import Ask, Do, Flow
-from redis_store.flows.optimistic import change_value, check_function, check_open, check_parts, pop_value
+from redis_store.flows.optimistic import (
+    change_value,
+    check_function,
+    check_open,
+    check_parts,
+    not_a_function,
+    pop_value,
+)
 from redis_store.limits import check_timeout
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
@@ -258,7 +265,7 @@ def _wait_until(
         return on.decode(text, key)
     deadline = None if limit_s is None else monotonic() + limit_s
     if not callable(predicate):
-        raise InvalidType(f"A predicate must be callable, not {type(predicate).__name__}.")
+        raise not_a_function("wait_until", "a function of the value", predicate, "write `lambda value: ...`")
     name = key_text(key)
     with on.watch(name, None, None, False) as changes:
         change: Change | None = None

@@ -224,7 +224,11 @@ def test_reading_any_bytes_gives_value_or_located_error(text: bytes) -> None:
             assert repr(read(text)) == repr(meant)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2", b"[" * 300 + b"]" * 300])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"nope", b"[NaN]", b"1e999", b'"\xff"', b'"\\ud800"', b"\x01", b"1 2", b"[" * 300 + b"]" * 300],
+    ids=lambda text: repr(text[:8]),
+)
 def test_invalid_json_text_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidValue) as caught:
         JSON_TEXT.encode(text)

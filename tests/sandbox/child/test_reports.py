@@ -138,6 +138,26 @@ SLIPS = {
     " input, give a tool that reads the file, or put the data into data_store.",
     "async def f(): return {}\nasync def run():\n    x = f()\n    x['a']": "object is not subscriptable. Write await before the"
     " call that returned the coroutine.",
+    **{
+        f"async def f(): return 1\nasync def run():\n    x = f()\n    {slip}": "Write await before the call that returned the"
+        " coroutine."
+        for slip in (
+            "len(x)",
+            "'page: ' + x",
+            "json.dumps(x)",
+            "1 + x",
+            "x < 2",
+            "'a' in x",
+            "''.join([x])",
+            "int(x)",
+            "x.upper()",
+        )
+    },
+    "async def f(): return 1\nasync def run(): data_store.get_or_set('k', f())": "get_or_set takes a function that computes the"
+    " value, not a coroutine: write `lambda: ...` around it.",
+    "def page(): return tools['fetch']('x')\ndef run(): page()": "name 'tools' is not defined. tools is an argument of run: pass"
+    " it on to this function, or define the function inside run, which sees it.",
+    "def run(): data_store.exists('x')": "object has no attribute 'exists'. Write `key in data_store`.",
     "def run(): input()": "reading a line. An agent has no terminal: pass what it asks for in the input.",
     "def run(): return 1 / 0": "ZeroDivisionError: division by zero",
 }
