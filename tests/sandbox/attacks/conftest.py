@@ -296,3 +296,19 @@ def wins(
 
     yield check
     world.restore()
+
+
+@pytest.fixture(params=[*sandbox.isolation.TIERS, "broker process"])
+def strike(request: pytest.FixtureRequest, world: Any, user: str, server_url: str) -> Callable[..., sandbox.RunResult]:
+    """Run an attack in each tier, and with a broker in a process of its own."""
+    if request.param == "broker process":
+        options: dict[str, Any] = {"broker": "process"}
+    else:
+        options = {"isolation": check_tier(request.param)}
+
+    def call(one: Attack, permissions: sandbox.Permissions, **more: Any) -> sandbox.RunResult:
+        facts = {**world.facts, "user": user, "repo": "x"}
+        with sandbox.Sandbox(url=server_url, permissions=permissions, **options, **more) as box:
+            return box.run(one.source, facts, user=user)
+
+    return call

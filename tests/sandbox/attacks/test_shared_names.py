@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-import sandbox
 from redis_store import DataStore, LockTimeout, connect
 from redis_store.namespace.keys import UserKeys
 from sandbox import Permissions
 from tests.support.steps import Steps
 
-from .conftest import check_tier
 from .corpus import NO_CONTROL_NEEDED, Attack
 
 OWN = Permissions(namespaces=["scratch"], read=["jobs"])
@@ -115,22 +113,6 @@ def shared(store: DataStore, user: str) -> Callable[[], dict[bytes, bytes]]:
     hold.acquire_place("gpu", "token-of-the-host", 2, 1000)
     hold.acquire_lock("deploy", "token-of-the-host", 1000)
     return held
-
-
-@pytest.fixture(params=[*sandbox.isolation.TIERS, "broker process"])
-def strike(request: pytest.FixtureRequest, world: Any, user: str, server_url: str) -> Callable[..., sandbox.RunResult]:
-    """Run an attack in each tier, and with a broker in a process of its own."""
-    if request.param == "broker process":
-        options: dict[str, Any] = {"broker": "process"}
-    else:
-        options = {"isolation": check_tier(request.param)}
-
-    def call(one: Attack, permissions: Permissions) -> sandbox.RunResult:
-        facts = {**world.facts, "user": user, "repo": "x"}
-        with sandbox.Sandbox(url=server_url, permissions=permissions, **options) as box:
-            return box.run(one.source, facts, user=user)
-
-    return call
 
 
 def test_names_of_a_restricted_agent_are_its_own(strike: Any, store: DataStore, shared: Any) -> None:

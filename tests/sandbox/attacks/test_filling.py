@@ -1,0 +1,82 @@
+"""Attacks that fill the server beyond the limits: with names that nobody counts, with reads, and beside a quota."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+import sandbox
+from redis_store import DataStore
+from redis_store.brokers.usage import stored_bytes
+from sandbox import Limits, Permissions
+
+from .corpus import NO_CONTROL_NEEDED, Attack
+
+QUOTA = 100_000
+LIMIT = 50_000
+
+NAMES = Attack(
+    "long names of namespaces, with next to no data",
+    """
+    for n in range(1000):
+        data_store.use_namespace(f"q{n}" + "n" * 1000).set("k", 1)
+    """,
+    NO_CONTROL_NEEDED,
+)
+
+READS = Attack(
+    "watches of names that never existed, with consumers and without",
+    """
+    import hashlib
+    def since(name):
+        tag = hashlib.blake2b(f"user:{world['user']}:ns:{name}".encode(), digest_size=6).hexdigest()
+        return f"1.{tag}.reset"
+    for turn in range(20):
+        for n in range(5):
+            data_store.use_namespace(f"n{turn}-{n}").watch(consumer=f"c{turn}-{n}" if n % 2 else None).close()
+        try:
+            data_store.watch_all(f"n{turn}-", since={f"n{turn}-{n}": since(f"n{turn}-{n}") for n in range(1000)})
+        except ValueError:
+            pass  # a cursor is more than that
+    """,
+    NO_CONTROL_NEEDED,
+)
+
+TURNS = Attack(
+    "a quota passed by overwriting, deleting and beginning again, and by tiny values",
+    """
+    from redis_store.errors import LimitExceeded
+    for turn in range(3):
+        for n in range(60):
+            try:
+                with data_store.transaction() as t:
+                    for m in range(20):
+                        t.use_namespace(f"q{turn}-{n}-{m}").set("k", 1)
+                data_store.use_namespace("q").set_many({f"{turn}-{n}-{m}": 1 for m in range(50)})
+                data_store.use_namespace("q").set(f"{turn}", "x" * 1000 * n)
+            except LimitExceeded:
+                data_store.use_namespace("q").delete(f"{turn}")
+    """,
+    NO_CONTROL_NEEDED,
+)
+
+
+def memory(url: str) -> int:
+    with redis.Redis.from_url(url) as raw:
+        return int(raw.info("memory")["used_memory"])
+
+
+@pytest.mark.parametrize("attack", [NAMES, READS], ids=["names", "reads"])
+def test_names_and_reads_fill_no_more_than_the_limit(strike: Any, server_url: str, attack: Attack) -> None:
+    before = memory(server_url)
+    permissions = Permissions(read=["*"], write=["q*"] if attack is NAMES else [])
+    result = strike(attack, permissions, limits=Limits(bytes_written=LIMIT))
+    assert isinstance(result.error, sandbox.WriteLimitExceeded)
+    assert memory(server_url) - before < 1_000_000, "the server, its connections and scripts"
+
+
+def test_quota_is_not_passed(strike: Any, store: DataStore) -> None:
+    assert strike(TURNS, Permissions(namespaces=["q*"], quota_bytes=QUOTA)).check() == {"won": False}
+    assert stored_bytes(store, lambda _: True, 10 * QUOTA) < 1.2 * QUOTA
