@@ -221,8 +221,9 @@ class Round:
         what = f"a watch of {'all' if everywhere else namespace} as {consumer!r}"
         said = run.watch(namespace, everywhere, consumer)
         self.report.answers["watches"] += 1
-        readable = {name for name in NAMESPACES if run.rights.may("read", name)}
-        watched = set(NAMESPACES) if everywhere else {namespace}
+        names = {*NAMESPACES, *data_of(self._before, run.user)}  # a wrong frame may have named another
+        readable = {name for name in names if run.rights.may("read", name)}
+        watched = names if everywhere else {namespace}
         answer = b"".join(msgpack.packb(one, use_bin_type=True) for one in said)
         named = consumer is None or run.rights.has_own("consumers") or run.rights.shares("consumers", consumer)
         allowed = run.rights.may_call("watch_all" if everywhere else "watch") and named
@@ -254,7 +255,8 @@ class Round:
                 tagged = self._namespaces_of_entries(key, after)
                 # A value that is deleted or renamed takes its entries with it, in anybody's tags.
                 may = tagged <= touched or (may and all(run.rights.may("write", namespace) for namespace in tagged))
-            self._require(may, run, what, reply, f"It changed {key!r}: {self._before.get(key)} to {after.get(key)}.")
+            old, new = (f"{state.get(key)!r:.300}" for state in (self._before, after))
+            self._require(may, run, what, reply, f"It changed {key!r}: {old} to {new}.")
         self._note(self._before, after)
         return after
 
