@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from redis_store.types import Json, brief
-from redis_store.values.printable import escaped, one_line, quoted
+from redis_store.values.printable import one_line, quoted
 from sandbox.errors import SandboxError
 from sandbox.masking import Hidden
 
@@ -86,10 +86,10 @@ class Hint:
 
 def lines_above(message: str, traceback: str) -> str:
     """Return the lines of a traceback without the exception at its end, if the message that follows says it too."""
-    message = escaped(message)  # as the traceback is
     lines = traceback.rstrip().split("\n") if traceback else []
     for start in range(max(0, len(lines) - _MESSAGE_LINES), len(lines)):
-        if _MODULES.sub("", "\n".join(lines[start:])) in message:
+        said = _MODULES.sub("", "\n".join(lines[start:]))
+        if f" raised {one_line(said)}" in message:
             del lines[start:]
             break
     return "".join(f"{line}\n" for line in lines)

@@ -42,7 +42,7 @@ def test_checked_error_is_shown_once(run: Any) -> None:
     for _ in range(2):
         with pytest.raises(sandbox.AgentRaised) as caught:
             result.check()
-        assert str(caught.value) == "Agent 'agent' raised Odd: one\ntwo"
+        assert str(caught.value) == "Agent 'agent' raised Odd: one\\ntwo"
         (note,) = caught.value.__notes__
         assert note.startswith("In the agent:\n| Traceback (most recent call last):\n")
         assert note.endswith('line 4, in run\n|     raise Odd("one\\ntwo")')
