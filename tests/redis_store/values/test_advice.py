@@ -43,7 +43,7 @@ async def forgotten() -> None: ...
         (pathlib.Path(), "Path: use str(...) of it."),
         (range(3), "is a range: use list(...) of it."),
         (Point(), "is a Point: use dataclasses.asdict(...) of it."),
-        (OfNumPy(), "is a OfNumPy: use its .tolist()."),
+        (OfNumPy(), "is an OfNumPy: use its .tolist()."),
         (forgotten, "is a function: JSON has null, booleans, numbers, strings, lists and objects only."),
     ],
     ids=lambda one: type(one).__name__,
@@ -52,7 +52,7 @@ def test_advice_about_values_of_common_classes(value: Any, advice: str) -> None:
     for write in (codec.VALUES.encode, rules.dump):
         with pytest.raises(InvalidValue) as caught:
             write({"a": [value]})
-        assert str(caught.value).startswith('value["a"][0] is a ')
+        assert str(caught.value).startswith('value["a"][0] is a')
         assert str(caught.value).endswith(advice)
 
 

@@ -61,7 +61,7 @@ def test_input_that_is_not_a_json_object(input_dict: Any, expected: str, user: s
     ("options", "expected"),
     [
         ({"tools": ["x"]}, "tools must be a dict of callables, not list"),
-        ({"tools": {"x": 1}}, "The tool 'x' is a int, which cannot be called"),
+        ({"tools": {"x": 1}}, "The tool 'x' is an int, which cannot be called"),
         ({"tools": {1: print}}, "The name of a tool must be a str, not int: 1"),
         ({"limits": 5}, "limits must be a sandbox.Limits, not int"),
         ({"on_output": "x"}, "on_output must be a plain function"),
