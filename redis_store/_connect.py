@@ -108,7 +108,7 @@ def connect_async(url: str | None = None, *, user: str, **options: Unpack[Connec
 
 def _prepared(url: str | None, user: str, options: ConnectOptions) -> tuple[Settings, Scope]:
     """Check the options and combine them: those that concern the server, and those that concern the user and the values."""
-    given = settle(options, _DEFAULTS)
+    given = settle(options, _DEFAULTS, ("url", "user"))
     for name, value in given.items():
         if name in _COUNTS:
             check_count(name, value, *((MAX_LOG_DAYS,) if name == "log_days" else ()))

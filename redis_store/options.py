@@ -7,13 +7,16 @@ defaults are part of them.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Options = TypeVar("Options", bound=Mapping[str, object])
+NOWHERE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,40 @@ def defaults_of(kind: type[Options]) -> Options:
     return cast(Options, {one.name: one.default for one in _parameters(kind)})
 
 
-def settle(options: Options, defaults: Options) -> Options:
-    """Return the options, and the defaults of those not given. Raise `TypeError` for an unknown option."""
-    if not options.keys() <= defaults.keys():
-        unknown = next(name for name in options if name not in defaults)
-        near = difflib.get_close_matches(unknown, defaults, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, defaults))}."
-        raise TypeError(f"There is no option {unknown!r}: {hint}")
+def settle(
+    options: Options, defaults: Options, own: Iterable[str] = (), elsewhere: Mapping[str, str] = NOWHERE
+) -> Options:
+    """Return the options, and the defaults of those not given. Raise `TypeError` for an unknown option.
+
+    `own` are the function's parameters besides these options, and `elsewhere` says where other options belong.
+    """
+    check_names(options, tuple(dict.fromkeys((*own, *defaults))), elsewhere)
     return cast(Options, {**defaults, **options})
+
+
+def check_names(given: Iterable[str], known: Collection[str], elsewhere: Mapping[str, str] = NOWHERE) -> None:
+    """Raise `TypeError` for an option that is not known, with all that are."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = elsewhere.get(name) or (f"did you mean {near[0]!r}?" if near else "")
+            there_are = f"here are {', '.join(map(repr, known))}."
+            raise TypeError(f"There is no option {name!r}: {f'{advice} T' if advice else 't'}{there_are}")
+
+
+def names_its_fields(kind: type[T]) -> type[T]:
+    """Let a dataclass refuse an unknown field with the names of all of them."""
+    made: Any = kind
+    make = made.__init__
+    known = tuple(inspect.signature(kind).parameters)
+
+    @functools.wraps(make)
+    def init(self: T, *args: Any, **given: Any) -> None:
+        check_names(given, known)
+        make(self, *args, **given)
+
+    made.__init__ = init
+    return kind
 
 
 def shows(kind: type[Mapping[str, object]]) -> Callable[[F], F]:

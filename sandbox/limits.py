@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from redis_store.options import names_its_fields
 from sandbox import errors
 from sandbox.errors import InvalidInput, InvalidType, LimitExceeded
 
 _MIB = 1024 * 1024
 
 
+@names_its_fields
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one run, shared with all runs nested in it. The host enforces them by ending the run, which no agent can catch.

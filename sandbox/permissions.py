@@ -9,6 +9,7 @@ from typing import Any
 
 from redis_store.errors import AccessDenied, DataStoreError
 from redis_store.namespace.access import EVERYTHING, Access, Names, Pattern, Patterns
+from redis_store.options import names_its_fields
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.protocol.messages import WATCHES
 from sandbox.protocol.operations import OPERATIONS
@@ -51,6 +52,7 @@ DEFAULT_AGENT = "agent"
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+@names_its_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
     """Namespaces that an agent may read and write, names that it shares, the operations that it may use, and a quota.

@@ -82,6 +82,12 @@ class Address:
             ) from None
 
 
+_BARE_HOST = re.compile(
+    r"(?:localhost|[\w-]+(?:\.[\w-]+)+|(?:[\w.-]+|\[[0-9A-Fa-f:]+\])(?=:))(:\d{1,5})?(?:/\d*)?", re.ASCII
+)
+"""What can only be meant as a host, by its port or its dots."""
+
+
 def parse_address(url: str, timeout_s: float | None) -> Address:
     """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
@@ -89,7 +95,10 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
     if not url.startswith(tuple(f"{scheme}://" for scheme in _KINDS)):
         schemes = ", ".join(f"{scheme}://" for scheme in _KINDS)
-        raise InvalidSettings(f"The url {shown} cannot be used: it must begin with {schemes}.")
+        is_host = _BARE_HOST.fullmatch(url) is not None
+        typed = f" {url!r}" if is_host else f" {shown}" if "://" in url else ""  # any other text may hold a password
+        meant = f"'redis://{url}'" if is_host else "a url such as 'redis://localhost:6379'"
+        raise InvalidSettings(f"The url{typed} cannot be used: it must begin with {schemes}. Write {meant}.")
     try:
         parts = _split(url)
         server = _server(parts)

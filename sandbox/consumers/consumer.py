@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def on_change(
     `RunOptions`.
     """
     tell = _guarded(on_event)
-    of_start, of_sandbox = split(options)
+    of_start, of_sandbox = split(options, inspect.signature(on_change).parameters)
     if isinstance(of_sandbox["packages"], Iterator):
         of_sandbox["packages"] = tuple(of_sandbox["packages"])  # for every run
     with start_failures():

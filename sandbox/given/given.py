@@ -13,7 +13,7 @@ from redis_store.options import settle
 from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.functions import Function, check_name_is_str, check_tools, checked_dict, describe_function
-from sandbox.given.options import SANDBOX_DEFAULTS, SandboxOptions
+from sandbox.given.options import OUTSIDE_SANDBOX, SANDBOX_DEFAULTS, SandboxOptions
 from sandbox.given.packages import Packages, find_packages
 from sandbox.given.sources import Source, read_agents
 from sandbox.isolation import tiers
@@ -42,7 +42,7 @@ class Given:
 
 def make_given(options: SandboxOptions) -> Given:
     """Check the caller's options; raise `InvalidInput` for an invalid one."""
-    options = settle(options, SANDBOX_DEFAULTS)
+    options = settle(options, SANDBOX_DEFAULTS, ("concurrency", "broker"), OUTSIDE_SANDBOX)
     functions: dict[str, Function] = {}
     tools = check_tools(options["tools"])
     sources = read_agents(options["agents"])

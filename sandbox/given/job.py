@@ -14,7 +14,7 @@ from redis_store.options import settle
 from redis_store.values import rules
 from sandbox.errors import InvalidInput, InvalidType
 from sandbox.given.given import Given
-from sandbox.given.options import START_DEFAULTS, StartOptions
+from sandbox.given.options import OUTSIDE_START, START_DEFAULTS, StartOptions
 from sandbox.given.sources import Source, read_source
 from sandbox.permissions import Granted
 from sandbox.record.timeline import Who
@@ -56,7 +56,7 @@ class Task:
 
 def make_task(given: Given, source_or_path: object, input_dict: object, user: str, options: StartOptions) -> Task:
     """Check the caller's arguments; raise `InvalidInput` for an invalid one."""
-    options = settle(options, START_DEFAULTS)
+    options = settle(options, START_DEFAULTS, ("user",), OUTSIDE_START)
     agent, on_output = options["agent"], options["on_output"]
     if agent is not None and not isinstance(agent, str):
         raise InvalidType(f"agent must be a str, not {type(agent).__name__}.")

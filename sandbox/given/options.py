@@ -62,9 +62,26 @@ SANDBOX_DEFAULTS = defaults_of(SandboxOptions)
 _RUN_DEFAULTS = defaults_of(RunOptions)
 
 
-def split(options: RunOptions) -> tuple[StartOptions, SandboxOptions]:
+_A_LIMIT = "pass limits=sandbox.Limits(timeout_s=...)."
+_OF_A_RUN = "it belongs to one run: pass it to the sandbox's run, arun or start."
+_OF_ALL_RUNS = (
+    "all runs of a sandbox share it: pass it to sandbox.Sandbox(...), or to sandbox.run(...) for a single run."
+)
+OUTSIDE_START = {"timeout": _A_LIMIT, "timeout_s": _A_LIMIT, **dict.fromkeys(SANDBOX_DEFAULTS, _OF_ALL_RUNS)}
+"""Where options belong that one run in a sandbox does not have."""
+OUTSIDE_SANDBOX = {
+    "timeout": _A_LIMIT,
+    "timeout_s": _A_LIMIT,
+    "user": _OF_A_RUN,
+    **dict.fromkeys(START_DEFAULTS, _OF_A_RUN),
+}
+"""The same for a sandbox."""
+_OUTSIDE_RUN = {"timeout": _A_LIMIT, "timeout_s": _A_LIMIT}
+
+
+def split(options: RunOptions, own: Iterable[str] = ("user",)) -> tuple[StartOptions, SandboxOptions]:
     """Return the options of one run, and those of its sandbox, all with their defaults; raise `TypeError` for an unknown one."""
-    given: Mapping[str, object] = settle(options, _RUN_DEFAULTS)
+    given: Mapping[str, object] = settle(options, _RUN_DEFAULTS, own, _OUTSIDE_RUN)
     of_start = {name: given[name] for name in START_DEFAULTS}
     of_sandbox = {name: given[name] for name in SANDBOX_DEFAULTS}
     return cast(StartOptions, of_start), cast(SandboxOptions, of_sandbox)

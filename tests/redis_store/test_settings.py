@@ -58,7 +58,8 @@ def test_bad_settings(options: dict[str, Any]) -> None:
 def test_unknown_options(function: Any) -> None:
     with pytest.raises(TypeError, match=r"There is no option 'near_cach': did you mean 'near_cache'\?"):
         function("redis://h", user="alice", near_cach=True)
-    with pytest.raises(TypeError, match="There is no option 'x': there are 'namespace', 'agent', 'run', 'timeout', "):
+    names = "there are 'url', 'user', 'namespace', 'agent', 'run', 'timeout', "
+    with pytest.raises(TypeError, match=f"There is no option 'x': {names}"):
         function("redis://h", user="alice", x=1)
     with pytest.raises(TypeError, match="user"):
         function("redis://h")
@@ -253,3 +254,21 @@ def test_data_dir_may_be_text_or_a_path(tmp_path: Path, server_url: str) -> None
     for folder in (tmp_path, str(tmp_path)):
         connect(server_url, user="alice", data_dir=folder).close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "localhost:6379", "redis.example.com:7/0", "redis.example.com", "[::1]:6379"]
+)
+def test_host_without_a_scheme(url: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        connect(url, user="alice")
+    assert str(caught.value) == (
+        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, unix://. Write 'redis://{url}'."
+    )
+
+
+@pytest.mark.parametrize("url", ["alice:hunter2@localhost:6379", "hunter2", ":hunter2@localhost", "alice:hunter2"])
+def test_text_that_may_be_a_password_is_not_shown(url: str) -> None:
+    with pytest.raises(InvalidSettings, match="Write a url such as 'redis://localhost:6379'") as caught:
+        connect(url, user="alice")
+    assert "hunter2" not in str(caught.value)

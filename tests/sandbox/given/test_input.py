@@ -244,8 +244,24 @@ def test_unknown_options_and_limits(user: str) -> None:
         sandbox.run(AGENT, {}, user=user, concurrency=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="user"):
         sandbox.run(AGENT, {})  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="operation"):
+    with pytest.raises(TypeError, match="There is no option 'operation': did you mean 'operations'"):
         sandbox.Limits(operation=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="There is no option 'reads': did you mean 'read'"):
+        sandbox.Permissions(reads=["a"])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="There is no option 'prefx': did you mean 'prefix'"):
+        sandbox.on_change(AGENT, user=user, prefx="a")  # type: ignore[call-arg]
+
+
+def test_options_of_another_function_are_explained() -> None:
+    with pytest.raises(TypeError, match=r"'timeout': pass limits=sandbox\.Limits\(timeout_s=\.\.\.\)"):
+        sandbox.run(AGENT, {}, user="alice", timeout=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"'user': it belongs to one run: .* There are 'concurrency', 'broker', 'url', "):
+        sandbox.Sandbox(user="alice")  # type: ignore[call-arg]
+    with (
+        sandbox.Sandbox() as box,
+        pytest.raises(TypeError, match=r"'tools': all runs .* pass it to sandbox\.Sandbox\("),
+    ):
+        box.run(AGENT, {}, user="alice", tools={})  # type: ignore[call-arg]
 
 
 def test_logger_is_silent_until_configured() -> None:
