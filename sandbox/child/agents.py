@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -34,8 +33,7 @@ class Agents:
         if not isinstance(given, dict):
             raise InvalidType(f"input_dict must be a dict, not {type(given).__name__}.")
         name = agent_name.encode(errors="backslashreplace").decode()
-        future = self._calls.start("agent", name, dump(given, "input_dict"))
-        text: bytes = await asyncio.wrap_future(future)
+        text = await self._calls.reply_async("agent", name, dump(given, "input_dict"))
         return rules.load(text)  # type: ignore[no-any-return]  # the host has checked that it is an object
 
     def __iter__(self) -> Iterator[str]:

@@ -34,6 +34,7 @@ SHARED = {
         "functions",
         "given",
         "refusals",
+        "reply",
         "reports",
         "scratch",
         "start",

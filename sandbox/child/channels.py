@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from sandbox.protocol.frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, Fram
 
 _ERRORS: dict[str, type[DataStoreError]] = {name: getattr(store_errors, name) for name in store_errors.__all__}
 _ANY_NUMBER_OF_PARTS = 2**32
+_BROKEN = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.EBADF, errno.ENOTSOCK})
 
 
 class DataChannel:
@@ -42,7 +44,7 @@ class DataChannel:
             )
         with self._lock:
             if self._calling:
-                raise _interrupted()
+                raise interrupted()
             self._calling = True
             try:
                 self._number += 1
@@ -77,7 +79,7 @@ class DataChannel:
         try:
             channel.send_frame(frame)
         except OSError as error:
-            if error.errno is None:  # the agent's signal handler raised it
+            if not is_broken(error):  # the agent's signal handler raised it
                 raise
             raise _lost(f"The channel to the store is broken: {error.strerror}") from None
         return self._answer(channel, request[0])
@@ -92,7 +94,7 @@ class DataChannel:
                     raise error.__cause__ from None
                 raise _lost(f"The channel to the store is broken: {error}") from None
             except OSError as error:
-                if error.errno is None:  # the agent's signal handler raised it
+                if not is_broken(error):  # the agent's signal handler raised it
                     raise
                 raise _lost(f"The channel to the store is broken: {error}") from None
             if not parts:
@@ -106,6 +108,11 @@ def _lost(what: str) -> ConnectionLost:
     return ConnectionLost(f"{what}: a write may or may not have happened.", outcome_unknown=True)
 
 
+def is_broken(error: OSError) -> bool:
+    """Whether an error of a socket means that it is closed; otherwise the agent's signal handler raised it."""
+    return error.errno in _BROKEN
+
+
 def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
     """Return the store error that the host sent."""
     known: dict[str, Any] = {
@@ -115,7 +122,7 @@ def error_of(kind: str, message: str, facts: bytes) -> DataStoreError:
     return _ERRORS.get(kind, DataStoreError)(message, **known)
 
 
-def _interrupted() -> InvalidInput:
+def interrupted() -> InvalidInput:
     """Return the error for a signal handler that has interrupted a call in its own thread, whose frame another would break."""
     return InvalidInput(
         "A signal handler has interrupted a call to the host, and cannot make another one: note the signal in the handler, and"
@@ -148,14 +155,18 @@ class ControlChannel:
             os._exit(1)
         return unpack(body, _ANY_NUMBER_OF_PARTS)
 
-    def send(self, *parts: Part) -> None:
-        """Send one message; raise `OSError` if the socket is closed."""
+    def send(self, *parts: Part, sent: list[int] | None = None) -> None:
+        """Send one message; raise `OSError` if the socket is closed.
+
+        `sent` records the bytes of it that were sent. If a signal handler interrupts that, the next message is sent after the
+        rest of this one.
+        """
         with self._lock:
             if self._sending:
-                raise _interrupted()
+                raise interrupted()
             self._sending = True
             try:
-                self._channel.send([*parts])
+                self._channel.send([*parts], sent)
             finally:
                 self._sending = False
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import inspect
 import itertools
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from redis_store.errors import InvalidValue
+from redis_store.errors import DataStoreError, InvalidValue
 from redis_store.values import rules
 from sandbox.child.advice import did_you_mean
 from sandbox.child.awaitables import is_awaited
-from sandbox.child.channels import ControlChannel
+from sandbox.child.channels import ControlChannel, interrupted, is_broken
+from sandbox.child.reply import Reply
 from sandbox.errors import SandboxError, ToolError
 from sandbox.protocol.frames import Part
 from sandbox.protocol.messages import MOST_HELD, MOST_UNDER_WAY
@@ -27,16 +26,19 @@ _BUILTIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, 
 
 
 class _Call(NamedTuple):
-    future: Future[bytes]
+    number: int
+    reply: Reply
     message: list[Part]
     size: int
+    sent: list[int]
+    """The sizes of the parts of its message that were sent."""
 
 
 class Calls:
     """Calls in progress. Each has a number, which its reply repeats.
 
-    A call whose future is cancelled ends in the host too. It keeps its place among those under way until the host has answered:
-    the host bounds its own work in the same way.
+    A call that nobody waits for any more ends in the host too. It keeps its place among those under way until the host has
+    answered: the host bounds its own work in the same way. The agent's signal handlers may raise at any point.
     """
 
     def __init__(self, control: ControlChannel, max_bytes: int) -> None:
@@ -44,6 +46,7 @@ class Calls:
         self._max_bytes = max_bytes
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
+        self._sending = False
         self._queued: dict[int, _Call] = {}
         self._under_way: dict[int, _Call] = {}
         self._held_bytes = 0
@@ -60,11 +63,10 @@ class Calls:
                 return
             self._held_bytes -= call.size
             self._send_queued()
-        with suppress(InvalidStateError):  # the agent gave up waiting
-            if kind == "answer":
-                call.future.set_result(content[0])
-            else:
-                call.future.set_exception(self._error(kind, content))
+        if kind == "answer":
+            call.reply.set(content, None)
+        else:
+            call.reply.set([], self._error(kind, content))
 
     def _error(self, kind: str, content: list[Any]) -> Exception:
         try:
@@ -75,13 +77,29 @@ class Calls:
         except BaseException as error:  # such as a lack of memory; the caller waits for some answer
             return ToolError(f"the error of the call cannot be shown: {type(error).__name__}")
 
-    def start(self, kind: str, what: str, *texts: bytes) -> Future[bytes]:
-        """Send a call, once less is under way, and return a future of its reply. Cancelling the future ends the call."""
-        future: Future[bytes] = Future()
-        self._start(future, kind, what, texts)
-        return future
+    def reply(self, kind: str, what: str, *texts: bytes) -> bytes:
+        """Send a call and wait for its reply. The call ends if a signal handler of the agent ends the wait."""
+        call = self._call(kind, what, texts)
+        try:
+            self._send(call)
+            call.reply.wait(None)
+        except BaseException:
+            self._give_up(call.number)
+            raise
+        return _content(call.reply)
 
-    def _start(self, future: Future[bytes], kind: str, what: str, texts: tuple[bytes, ...]) -> None:
+    async def reply_async(self, kind: str, what: str, *texts: bytes) -> bytes:
+        """Send a call and await its reply. The call ends if that is cancelled."""
+        call = self._call(kind, what, texts)
+        try:
+            self._send(call)
+            await call.reply.wait_async()
+        except BaseException:
+            self._give_up(call.number)
+            raise
+        return _content(call.reply)
+
+    def _call(self, kind: str, what: str, texts: tuple[bytes, ...]) -> _Call:
         size = sum(map(len, texts))
         if size > self._max_bytes:
             raise ToolError(
@@ -89,47 +107,50 @@ class Calls:
                 f" {self._max_bytes:,} are allowed: pass less, or raise Limits.result_bytes"
             )
         number = next(self._numbers)
-        future.add_done_callback(lambda done: self._give_up(number) if done.cancelled() else None)
+        return _Call(number, Reply(), [kind, number, what, *texts], size, [])
+
+    def _send(self, call: _Call) -> None:
+        """Send a call, once less is under way."""
         try:
             with self._lock:
-                self._queued[number] = _Call(future, [kind, number, what, *texts], size)
+                self._queued[call.number] = call
                 self._send_queued()
-        except OSError:
+        except OSError as error:
+            if not is_broken(error):  # the agent's signal handler raised it
+                raise
             raise ToolError("the channel to the host is broken (a fork of the agent has none)") from None
-        except BaseException:  # the agent's signal handler raised
-            future.cancel()
-            raise
-
-    def reply(self, kind: str, what: str, *texts: bytes) -> bytes:
-        """Send a call and wait for its reply. The call ends if a signal handler of the agent ends the wait."""
-        future: Future[bytes] = Future()
-        try:
-            self._start(future, kind, what, texts)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
 
     def _send_queued(self) -> None:
         """Send the calls that wait, until too much is under way. The lock is held, so that no call is sent after its end."""
+        if self._sending:
+            raise interrupted()
         most_bytes = MOST_HELD * self._max_bytes
-        while self._queued and len(self._under_way) < MOST_UNDER_WAY and self._held_bytes < most_bytes:
-            number = next(iter(self._queued))
-            call = self._under_way[number] = self._queued.pop(number)
-            self._held_bytes += call.size
-            try:
-                self._control.send(*call.message)
-            except BaseException:  # the host may never have heard of it
-                del self._under_way[number]
-                self._held_bytes -= call.size
-                call.future.cancel()
-                raise
-            call.message.clear()
+        self._sending = True
+        try:
+            while self._queued and len(self._under_way) < MOST_UNDER_WAY and self._held_bytes < most_bytes:
+                number, call = next(iter(self._queued.items()))
+                # A handler that raises runs after a call: there is none between these, nor below where they are taken back.
+                self._under_way[number] = call
+                self._held_bytes += call.size
+                del self._queued[number]
+                try:
+                    self._control.send(*call.message, sent=call.sent)
+                except BaseException:
+                    if not call.sent:  # the host will never hear of it
+                        del self._under_way[number]
+                        self._held_bytes -= call.size
+                        self._queued = {number: call, **self._queued}
+                    raise
+                call.message.clear()
+        finally:
+            self._sending = False
 
     def _give_up(self, number: int) -> None:
-        with self._lock, suppress(OSError):
-            if self._queued.pop(number, None) is None:
-                self._control.send("cancel", number)
+        """Tell the host that nobody waits for a call; also send what an interrupted call of this thread left unsent."""
+        with suppress(OSError, DataStoreError), self._lock:
+            self._queued.pop(number, None)
+            self._control.send("cancel", number)
+            self._send_queued()
 
     def function(self, described: dict[str, Any]) -> Callable[..., Any]:
         """Return a stand-in for a function, from the host's description. One for a plain function can be awaited too."""
@@ -141,11 +162,17 @@ class Calls:
             return rules.load(self.reply("call", address, dump(list(args), "args"), dump(kwargs, "kwargs")))
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            future = self.start("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
-            answer: bytes = await asyncio.wrap_future(future)
+            answer = await self.reply_async("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
             return rules.load(answer)
 
         return _dressed(awaited if described["async"] else plain, described)
+
+
+def _content(reply: Reply) -> bytes:
+    if reply.error is not None:
+        raise reply.error
+    content: bytes = reply.parts[0]
+    return content
 
 
 def of_both_kinds(kind: type[SandboxError], name: str, bases: list[str], message: str, /, **facts: Any) -> SandboxError:

@@ -173,17 +173,17 @@ class Channel:
         poller.register(sock, select.POLLIN)
         self._poll = poller.poll
 
-    def send(self, parts: list[Part]) -> int:
-        """Send one frame, and return its size; block until all of it is sent."""
+    def send(self, parts: list[Part], sent: list[int] | None = None) -> int:
+        """Send one frame, and return its size; block until all of it is sent. `sent` gets the sizes of its parts that were."""
         frame = pack(parts, self.max_bytes)
-        self.send_frame(frame)
+        self.send_frame(frame, sent)
         return len(frame)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: bytes, sent: list[int] | None = None) -> None:
         """Send a frame that is packed already. First, send the rest of one of which a part was sent."""
         if self._sent:
             self._send_rest()
-        self._frame = frame
+        self._frame, self._sent = frame, [] if sent is None else sent
         self._send_rest()
 
     def _send_rest(self) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 _CHECKED_AFTER = {"CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
 """The instructions that end with a look for signals, so that a handler may raise from them."""
 
+_WHERE = {"redis_store", "sandbox", "threading.py", "futures"}
+"""Parts of the names of the files whose code is interrupted."""
+
 
 class Interrupted(BaseException):
     """Raised by a handler, as `KeyboardInterrupt` is."""
@@ -21,12 +24,12 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupted(handler: Callable[[bool], None]) -> Iterator[None]:
-    """Call a function before each instruction of the store's code, with whether it may raise there."""
+    """Call a function before each instruction of our code, with whether it may raise there."""
     before: dict[FrameType, int] = {}
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         parts = Path(frame.f_code.co_filename).parts
-        if "tests" in parts or not {"redis_store", "threading.py"}.intersection(parts):
+        if "tests" in parts or not _WHERE.intersection(parts):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False

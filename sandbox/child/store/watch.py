@@ -7,9 +7,7 @@ number, and the host ignores the second one.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import queue
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +18,8 @@ from typing import Any, Self
 from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, StoreClosed
 from redis_store.limits import check_timeout
 from redis_store.types import Change, Json
-from sandbox.child.channels import ControlChannel, error_of
+from sandbox.child.channels import ControlChannel, error_of, is_broken
+from sandbox.child.reply import Reply
 from sandbox.protocol.frames import Part
 
 _PARTS = 9
@@ -28,48 +27,6 @@ _MOST_NAME = 1024
 
 GRACE_S = 1.0
 """Time by which the host's answer may come later than a timeout, in seconds, before the agent gives up by its own clock."""
-
-
-class Reply:
-    """The reply to one request. The control thread sets it; one thread or task waits for it."""
-
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-        self.error: DataStoreError | None = None
-        self._is_set = False
-        # An Event has a lock, which a handler that raises may leave held.
-        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._wake: Callable[[], object] | None = None
-
-    def set(self, parts: list[Any], error: DataStoreError | None) -> None:
-        self.parts, self.error = parts, error
-        self._is_set = True
-        self._rings.put(None)
-        if self._wake is not None:
-            self._wake()
-
-    def wait(self, timeout_s: float | None) -> bool:
-        """Wait until it is set. Return False if that takes longer than the timeout."""
-        if not self._is_set:
-            with suppress(queue.Empty):
-                self._rings.get(timeout=timeout_s)
-        return self._is_set
-
-    async def wait_async(self) -> None:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def done() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and its waiting task is gone
-                loop.call_soon_threadsafe(done)
-
-        self._wake = wake
-        if not self._is_set:  # looked at after `_wake` was set, as `set` does it the other way round
-            await future
 
 
 class Waits:
@@ -105,7 +62,7 @@ class Waits:
                         self.dropped.remove(dropped)
             self._control.send(kind, number, *parts)
         except OSError as error:
-            if error.errno is None:  # the agent's signal handler raised it
+            if not is_broken(error):  # the agent's signal handler raised it
                 raise
             raise ConnectionLost("This process has no channel to the host (a fork of the agent has none).") from None
 
