@@ -255,7 +255,9 @@ def test_unknown_options_and_limits(user: str) -> None:
 def test_options_of_another_function_are_explained() -> None:
     with pytest.raises(TypeError, match=r"'timeout': pass limits=sandbox\.Limits\(timeout_s=\.\.\.\)"):
         sandbox.run(AGENT, {}, user="alice", timeout=5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"'user': it belongs to one run: .* There are 'concurrency', 'broker', 'url', "):
+    with pytest.raises(
+        TypeError, match=r"'user': it belongs to one run: .* There are 'concurrency', 'broker', 'url', "
+    ):
         sandbox.Sandbox(user="alice")  # type: ignore[call-arg]
     with (
         sandbox.Sandbox() as box,
