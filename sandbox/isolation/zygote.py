@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sandbox.child.scratch import remove_folder
@@ -25,8 +28,18 @@ _END_TIMEOUT_S = 5.0
 _SCRATCH_IN_A_ROOM = "/tmp"
 
 
+_MISSING_MODULE = re.compile(r"No module named '(\w+)")
+
+
 class ZygoteFailed(Exception):
     """A zygote or its children could not be started; the message says what the system refused."""
+
+    def __init__(self, said: str) -> None:
+        missing = _MISSING_MODULE.search(said)
+        if missing is not None and missing[1] in sys.stdlib_module_names:
+            folder = Path(os.__file__).parent
+            said += f" (the likely cause: the user that agents run as may not read {folder}, Python's own folder)"
+        super().__init__(said)
 
 
 class ZygoteGone(Exception):

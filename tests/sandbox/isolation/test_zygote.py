@@ -205,3 +205,10 @@ def test_children_are_isolated_from_each_other(run: Any) -> None:
     assert [found["open"] for found in results] == [[0, 1, 2, 3, 4]] * 8
     if TIER != "restricted":
         assert {found["pid"] for found in results} == {1}
+
+
+def test_python_that_agents_may_not_read_is_named() -> None:
+    assert f"may not read {Path(os.__file__).parent}" in str(
+        ZygoteFailed("ModuleNotFoundError: No module named 'mimetypes'")
+    )
+    assert str(ZygoteFailed("ModuleNotFoundError: No module named 'of_ours'")).endswith("'of_ours'")
