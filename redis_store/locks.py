@@ -1,25 +1,25 @@
 """Locks, semaphores and rate limits of a user, as context managers for threads and for asyncio.
 
 A lock or slot is renewed while its holder is alive: by a thread of the store, or by a task of the same event loop. It expires
-`ttl` seconds after the last renewal, if the process dies or is stopped, or if nothing refers to the object any more. It may
-also expire if an event loop is blocked for more than two thirds of `ttl`. Then `lost` is True, and releasing it raises
-`LockLost`.
+`ttl` seconds after the last renewal, if the process dies or is stopped, or if nothing refers to an object of asyncio any more;
+one of threads is released then. It may also expire if an event loop is blocked for more than two thirds of `ttl`. Then `lost`
+is True, and releasing it raises `LockLost`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from redis_store.errors import InvalidInput, LockLost
+from redis_store.errors import DataStoreError, InvalidInput, LockLost
 from redis_store.flows import run_async, run_sync
 from redis_store.flows.clock import clock
-from redis_store.flows.flow import Flow, Keeping
+from redis_store.flows.flow import Flow, Keeping, Undo, Undoing, take_back
 from redis_store.flows.hold import Holdable, Limiting, Taken, give_back, hold, pass_limit
 from redis_store.flows.run_sync import FlowDriver
 from redis_store.limits import check_timeout
@@ -57,9 +57,10 @@ class _Holder:
     def __init__(self, wanted: Holdable, timeout: float | None) -> None:
         self._wanted = wanted
         self._timeout_s = check_timeout(timeout)
-        self._claim = threading.Lock()
+        self._claims: list[None] = [None]
+        """The one claim, unless an acquisition has it. One call of C moves it, and no signal handler comes between."""
         self._token = ""
-        """The token of the acquisition that has the claim."""
+        """The token of the acquisition that has the claim; empty if there is none."""
         self._holdings: list[_Held] = []
         """The holding, if there is one. Removing it from the list is atomic, so that it is released once."""
 
@@ -88,13 +89,15 @@ class _Holder:
         if self.lost:
             raise self._was_lost()
 
-    def _begin(self, *, tied: bool) -> Flow[tuple[Taken, Keeping]]:
-        """Claim this object for one acquisition, and return its flow."""
-        if not self._claim.acquire(blocking=False):
+    def _begin(self, claim: list[None], *, tied: bool) -> Flow[tuple[Taken, Keeping]]:
+        """Move the claim of this object to an acquisition, and return its flow."""
+        try:
+            claim.extend(map(self._claims.pop, (0,)))
+        except IndexError:
             raise InvalidInput(
                 f"This object already holds the {self._wanted.what} {self.name!r} or waits for it: make one object for each"
                 " holder."
-            )
+            ) from None
         self._token = os.urandom(8).hex()
         return hold(self._wanted, self._token, self._timeout_s, tied, _is_wanted(self, self._token), random)
 
@@ -103,22 +106,33 @@ class _Holder:
         self._holdings.append(_Held(self._token, taken.fence, keeping, os.getpid()))
         return taken.fence
 
-    def _give_up(self) -> None:
-        """Free this object after an acquisition that failed or was interrupted."""
+    def _give_up(self, claim: list[None]) -> str:
+        """Free this object after an acquisition that failed, and return the token that it had."""
+        if not claim:
+            return ""
+        token, self._token = self._token, ""
         self._holdings.clear()
-        self._token = ""
-        self._claim.release()
+        self._claims.append(None)
+        return token
 
-    def _end(self) -> Flow[bool] | None:
-        """Stop renewing, and return the flow that releases; None in a forked child, which has nothing to release."""
+    def _end(self, ending: list[_Held]) -> Flow[bool] | None:
+        """Stop renewing, and return the flow that releases; None in a forked child, which has nothing to release.
+
+        `ending` gets the holding, in one call of C, so that an interrupted release can be completed.
+        """
         try:
-            held = self._holdings.pop()
+            ending.extend(map(self._holdings.pop, (0,)))
         except IndexError:
             raise self._was_lost() from None
-        held.keeping.stop()
+        held = ending[0]
         self._token = ""
-        self._claim.release()
+        self._claims.append(None)
+        held.keeping.stop()
         return give_back(self._wanted, held.token, held.keeping) if held.process == os.getpid() else None
+
+    def _take_back(self, token: str) -> Flow[None]:
+        wanted = self._wanted
+        return take_back(lambda: wanted.release(token), wanted.ttl_ms / 1000)
 
     def _fence(self) -> int:
         for held in self._holdings:
@@ -135,24 +149,77 @@ class _Holder:
         return f"<{type(self).__name__} {self.name!r}, {'held' if self.held else 'not held'}>"
 
 
+class _Drop:
+    """Releases in the background what is still held when its holder is dropped, as after a ``with`` whose end was interrupted.
+
+    At a release its class becomes `_Released`: a signal handler that raises in a `__del__` would raise nothing.
+    """
+
+    def __init__(self, driver: FlowDriver, wanted: Holdable, token: str) -> None:
+        self._driver = driver
+        self._wanted = wanted
+        self._token = token
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter is ending, or a signal handler has interrupted `__init__`
+            wanted, token = self._wanted, self._token
+            if self._process == os.getpid():
+                undo = Undo(lambda: wanted.release(token), wanted.ttl_ms / 1000, clock())
+                self._driver.keeper.repeat(Undoing(undo), tied=False)
+
+
+class _Released:
+    """What needs no release any more."""
+
+
 class _SyncHolder(_Holder):
+    _drop: _Drop | None = None
+
     def __init__(self, driver: FlowDriver, wanted: Holdable, timeout: float | None) -> None:
         super().__init__(wanted, timeout)
         self._driver = driver
 
     def release(self) -> None:
         """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
-        flow = self._end()
-        if flow is not None and not run_sync.run_flow(self._driver, flow):
-            raise self._was_lost()
+        ending: list[_Held] = []
+        try:
+            flow = self._end(ending)
+            self._keep_released()
+            if flow is None or run_sync.run_flow(self._driver, flow):
+                return
+        except DataStoreError:
+            raise
+        except BaseException:  # such as a signal handler's: the flow may not have begun
+            for held in ending:
+                if held.process == os.getpid():
+                    run_sync.run_flow(self._driver, self._take_back(held.token))
+            raise
+        raise self._was_lost()
 
     def _acquire(self, *, tied: bool) -> int:
-        flow = self._begin(tied=tied)
+        claim: list[None] = []
         try:
+            flow = self._begin(claim, tied=tied)
             return self._took(run_sync.run_flow(self._driver, flow))
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            token = self._give_up(claim)
+            if token:
+                self._keep_released()
+            if token and not isinstance(
+                error, DataStoreError
+            ):  # the flow may have ended before a signal handler raised
+                run_sync.run_flow(self._driver, self._take_back(token))
             raise
+
+    def _took(self, result: tuple[Taken, Keeping]) -> int:
+        self._drop = _Drop(self._driver, self._wanted, self._token)
+        return super()._took(result)
+
+    def _keep_released(self) -> None:
+        if self._drop is not None:
+            self._drop.__class__ = _Released  # type: ignore[assignment]
+            self._drop = None
 
     def __enter__(self) -> Self:
         self._acquire(tied=True)
@@ -239,16 +306,17 @@ class _AsyncHolder(_Holder):
 
     async def release(self) -> None:
         """Release it. Raises `LockLost` if it is not held, or was lost meanwhile."""
-        flow = self._end()
+        flow = self._end([])
         if flow is not None and not await run_async.run_flow(self._driver, flow):
             raise self._was_lost()
 
     async def _acquire(self, *, tied: bool) -> int:
-        flow = self._begin(tied=tied)
+        claim: list[None] = []
         try:
+            flow = self._begin(claim, tied=tied)
             return self._took(await run_async.run_flow(self._driver, flow))
         except BaseException:
-            self._give_up()
+            self._give_up(claim)
             raise
 
     async def __aenter__(self) -> Self:

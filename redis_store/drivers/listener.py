@@ -12,7 +12,6 @@ import logging
 import math
 import select
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from redis_store.connections.resolver import Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
+from redis_store.flows.renewing import start_thread
 from redis_store.protocol.command import Command, ReplyError
 
 _log = logging.getLogger("redis_store.watch.sync")
@@ -93,7 +93,7 @@ class Listener:
         self._connected_at = 0.0
         self._retry_s = _FIRST_RETRY_S
         forks.inherited.add(self)
-        threading.Thread(target=self._run, name="redis-store-listener", daemon=True).start()
+        start_thread(self._run, "redis-store-listener")
 
     def ask(self, request: Callable[[], object]) -> None:
         """Have the thread call a function. Takes no lock, because a finalizer may call this at any point."""

@@ -207,12 +207,26 @@ async def get_or_set(plan: Computation, make: Callable[[], Any], new_token: Call
 
 
 async def _get_or_compute(plan: Computation, make: Callable[[], Any], new_token: Callable[[], str], rand: Rand) -> Json:
-    counters = plan.counters
     if plan.stale_ms == "":
         value = await plan.look()
         if value is not MISSING:
             return value
     token = new_token()
+    owed = [token]
+    try:
+        return await _claim_or_wait(plan, make, token, owed, rand)
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        # A signal handler may raise between the answer to a claim and the computation, which gives it back by itself.
+        if owed and not isinstance(error, DataStoreError):
+            await take_back(lambda: plan.fail(token, None), plan.lock_ms / 1000)
+        raise
+
+
+async def _claim_or_wait(plan: Computation, make: Callable[[], Any], token: str, owed: list[str], rand: Rand) -> Json:
+    """Claim the computation or wait for another's. `owed` is empty once the claim is given back by what carries it out."""
+    counters = plan.counters
     since_ms: int | None = None
     began = 0.0
     pause_s = FIRST_PAUSE_S
@@ -226,7 +240,7 @@ async def _get_or_compute(plan: Computation, make: Callable[[], Any], new_token:
         if isinstance(answer, Claimed):
             counters.computes += 1
             counters.misses += plan.stale_ms != "" and since_ms is None
-            return plan.decode(await _compute(plan, make, token, asked))
+            return plan.decode(await _compute(plan, make, token, owed, asked))
         if isinstance(answer, Failed):
             raise _failed(plan, answer)
         if any(one.place == plan.place and not one.over for one in _under_way.get()):
@@ -274,7 +288,7 @@ _under_way: ContextVar[tuple[_UnderWay, ...]] = ContextVar("_under_way", default
 """The computations that this thread or task is part of."""
 
 
-async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked: float) -> bytes:
+async def _compute(plan: Computation, make: Callable[[], Any], token: str, owed: list[str], asked: float) -> bytes:
     """Compute the value under a claim requested at `asked`, store it, and return the bytes that callers get.
 
     The cache is only a cache: a result that the store cannot keep is returned all the same.
@@ -284,6 +298,7 @@ async def _compute(plan: Computation, make: Callable[[], Any], token: str, asked
     before = _under_way.set((*_under_way.get(), computation))
     made = False
     try:
+        owed.clear()
         value = await Ask[Any](make)
         text = plan.encode(value)
         made = True

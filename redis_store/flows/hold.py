@@ -89,7 +89,8 @@ async def hold(
     try:
         while True:
             asked = await Now()
-            answer = await Do(wanted.acquire(token, timeout_s != 0))
+            op = wanted.acquire(token, timeout_s != 0)
+            answer = await Do(op)
             if isinstance(answer, Taken):
                 return answer, await Renew(lambda: wanted.renew(token), wanted.ttl_ms / 1000, asked, tied, still_wanted)
             left_s = math.inf if timeout_s is None else began + timeout_s - await Now()
@@ -119,8 +120,9 @@ async def give_back(wanted: Holdable, token: str, keeping: Keeping) -> bool:
 
 
 async def _release(wanted: Holdable, token: str, *, again: bool = False) -> bool:
+    op = wanted.release(token)
     try:
-        return await Do(wanted.release(token))
+        return await Do(op)
     except GeneratorExit:
         raise
     except ConnectionLost:
@@ -133,6 +135,7 @@ async def _release(wanted: Holdable, token: str, *, again: bool = False) -> bool
         raise
     except BaseException:
         # Cancelled or interrupted, perhaps before anything was sent.
+        op.close()
         await _let_go(wanted, token, silent=False)
         raise
 

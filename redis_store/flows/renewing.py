@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import heapq
 import threading
 from collections.abc import Callable
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 KEEPER_LINGER_S = 5.0
 """Time for which the idle renewing thread waits for more to renew before it ends, in seconds."""
+
+
+def start_thread(work: Callable[[], object], name: str) -> None:
+    """Start a daemon thread, also where a signal handler may raise: one that interrupts `Thread.start` breaks the new thread.
+
+    So another thread starts it, as handlers run in the main thread only.
+    """
+
+    def start() -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):  # the system has no more threads: this one works, without its name
+            work()
+
+    _thread.start_new_thread(start, ())
 
 
 class Keeper:
@@ -37,7 +54,7 @@ class Keeper:
         self._due: list[tuple[float, int, Repeated, threading.Thread | None]] = []
         self._count = 0
         self._looks_at = 0.0
-        self._thread: threading.Thread | None = None
+        self._working = False
         self._closed = False
 
     def repeat(self, repeated: Repeated, *, tied: bool) -> None:
@@ -45,9 +62,13 @@ class Keeper:
         with self._lock:
             due = clock() + repeated.first_s
             self._put(due, repeated, threading.current_thread() if tied else None)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="redis-store-keeper", daemon=True)
-                self._thread.start()
+            if not self._working:
+                self._working = True
+                try:
+                    start_thread(self._work, "redis-store-keeper")
+                except (RuntimeError, MemoryError):  # the system has no more threads
+                    self._working = False
+                    raise
             elif due < self._looks_at:
                 self._news.notify()
 
@@ -85,7 +106,7 @@ class Keeper:
                     return repeated, holder
                 if not self._news.wait(wait_s) and not self._due:
                     break
-            self._thread = None
+            self._working = False
             return None
 
     def _try(self, repeated: Repeated) -> float | None:

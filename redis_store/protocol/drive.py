@@ -20,11 +20,12 @@ def drive(
         step = steps.send(None)
         while True:
             try:
-                answer = carry_out(step)
+                step = steps.send(carry_out(step))
             except thrown as error:
+                if getattr(steps, "cr_frame", None) is None:  # it has ended; else a signal handler may have raised
+                    raise
+                close_op(step)
                 step = steps.throw(error)
-            else:
-                step = steps.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -44,6 +45,7 @@ async def drive_async(
             try:
                 answer = await carry_out(step)
             except thrown as error:
+                close_op(step)
                 step = steps.throw(error)
             else:
                 step = steps.send(answer)
@@ -52,3 +54,9 @@ async def drive_async(
         return result
     finally:
         steps.close()
+
+
+def close_op(step: Any) -> None:
+    """Close the operation of a step that was interrupted before it began: Python would warn of one that never ran."""
+    if (op := getattr(step, "op", None)) is not None:
+        op.close()

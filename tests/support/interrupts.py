@@ -46,6 +46,7 @@ def interrupted(handler: Callable[[bool], None]) -> Iterator[None]:
         yield
     finally:
         sys.settrace(None)
+        before.clear()  # it would keep what the frames refer to
 
 
 @functools.cache

@@ -81,11 +81,12 @@ class _Awaitable(locks._SyncHolder):
     """A holder that also works with ``async with``; the agent's other tasks continue while it waits."""
 
     async def __aenter__(self) -> Self:
-        flow = self._begin(tied=True)
+        claim: list[None] = []
+        flow = self._begin(claim, tied=True)
         try:
             self._took(await run_flow_async(flow))
         except BaseException:
-            self._give_up()
+            self._give_up(claim)
             raise
         return self
 

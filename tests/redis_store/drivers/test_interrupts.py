@@ -133,3 +133,38 @@ def test_a_time_limit_of_the_caller_is_not_taken_for_the_sockets(
             raised.add(type(error))
         assert store.get("k") == 1
     assert raised == {TimeoutError}
+
+
+def _in_a_lock(store: DataStore) -> None:
+    with store.lock("l"):
+        pass
+
+
+def _in_a_place(store: DataStore) -> None:
+    with store.semaphore("s", 1):
+        pass
+
+
+def _compute(store: DataStore) -> None:
+    store.get_or_set("k", lambda: 1)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("use", [_in_a_lock, _in_a_place, _compute])
+def test_what_a_handler_interrupts_is_given_back_at_once(
+    use: Callable[[DataStore], None], one_server: Server, user: str, open_store: Any
+) -> None:
+    store, other = open_store(one_server.url, user), open_store(one_server.url, user)
+    at, was_interrupted = 1, True
+    while was_interrupted:
+        at += 4
+        was_interrupted = False
+        store.delete("k")
+        try:
+            with raising_at(at):
+                use(store)
+        except Interrupted:
+            was_interrupted = True
+        with other.lock("l", timeout=5), other.semaphore("s", 1, timeout=5):
+            assert other.get_or_set("k", lambda: 1, timeout=5) == 1
+    assert at > 30
