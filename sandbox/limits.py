@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from redis_store.limits import shown
 from redis_store.options import names_its_fields
 from sandbox import errors
 from sandbox.errors import InvalidInput, InvalidType, LimitExceeded
@@ -89,9 +89,9 @@ def _check(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise InvalidType(f"Limits.{name} must be {'an int' if whole else 'a number'}, not {type(value).__name__}.")
     smallest, largest = _SMALLEST.get(name, 0), _LARGEST.get(name, 2**40)
-    if not math.isfinite(value) or not smallest <= value <= largest or value == 0:
+    if not smallest <= value <= largest or value == 0:  # so for nan too
         at_least = f"at least {smallest:,}" if smallest else "more than 0"
-        raise InvalidInput(f"Limits.{name}={value!r} cannot be used: give {at_least} and at most {largest:,}.")
+        raise InvalidInput(f"Limits.{name}={shown(value)} cannot be used: give {at_least} and at most {largest:,}.")
 
 
 _EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {

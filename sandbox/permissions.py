@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redis_store.errors import AccessDenied, DataStoreError
+from redis_store.limits import MAX_BOUND, shown
 from redis_store.namespace.access import EVERYTHING, Access, Names, Pattern, Patterns
 from redis_store.options import names_its_fields
 from sandbox.errors import InvalidInput, InvalidType
@@ -183,9 +184,10 @@ def _check_quota(quota: object) -> None:
         return
     if isinstance(quota, bool) or not isinstance(quota, int):
         raise InvalidType(f"Permissions.quota_bytes must be an int or None, not {type(quota).__name__}.")
-    if quota < 1:
+    if not 1 <= quota <= MAX_BOUND:
         raise InvalidInput(
-            f"Permissions.quota_bytes={quota} cannot be used: give at least 1, or grant no write access."
+            f"Permissions.quota_bytes={shown(quota)} cannot be used: give at least 1 and at most 2**53, or None for no quota."
+            " To forbid writing, grant no write access."
         )
 
 

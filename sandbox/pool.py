@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Self, Unpack
 
 import redis_store
+from redis_store.limits import shown
 from redis_store.options import shows
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled, StartFailed
 from sandbox.given.given import make_given
@@ -207,13 +208,20 @@ def _checked_broker(broker: object) -> object:
     return broker
 
 
+_MOST_AT_ONCE = 1_000_000
+"""Bound on the number of concurrent runs."""
+
+
 def _checked_concurrency(concurrency: object) -> int | None:
     if concurrency is None:
         return None
     if isinstance(concurrency, bool) or not isinstance(concurrency, int):
         raise InvalidType(f"concurrency must be an int or None, not {type(concurrency).__name__}.")
-    if concurrency < 1:
-        raise InvalidInput(f"concurrency={concurrency} cannot be used: give at least 1, or None for no bound.")
+    if not 1 <= concurrency <= _MOST_AT_ONCE:
+        raise InvalidInput(
+            f"concurrency={shown(concurrency)} cannot be used: give at least 1 and at most {_MOST_AT_ONCE:,}, or None"
+            " for no bound."
+        )
     return concurrency
 
 

@@ -20,6 +20,7 @@ from sandbox.limits import Limits
 from sandbox.permissions import PATTERNS, Permissions
 
 _LISTS = (*PATTERNS, "operations")
+_MOST_DIGITS = 20
 
 AgentFile: TypeAlias = Annotated[
     Path, typer.Argument(metavar="AGENT.PY", help="The agent: a Python file with a run function.")
@@ -199,6 +200,11 @@ def read_permissions(settings: list[str]) -> Permissions | None:
 
 
 def _number(setting: str, text: str) -> int | float:
+    if len(text) > _MOST_DIGITS and text.removeprefix("-").isdecimal():
+        name = setting.partition("=")[0]
+        raise InvalidInput(
+            f"{name} was given a number of {len(text):,} digits, which is out of range: give one of fewer digits."
+        )
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)

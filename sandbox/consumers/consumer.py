@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, Unpack
 
+from redis_store.limits import shown
 from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
 from redis_store.options import shows
 from sandbox.consumers.batches import ConsumerEvent, Reaction
@@ -201,7 +202,7 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidType(f"{name} must be an int, not {type(value).__name__}.")
     if not least <= value <= most:
-        raise InvalidInput(f"{name}={value} cannot be used: give at least {least} and at most {most}.")
+        raise InvalidInput(f"{name}={shown(value)} cannot be used: give at least {least} and at most {most}.")
     return value
 
 
@@ -209,5 +210,5 @@ def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidType(f"{name} must be a number of seconds, not {type(value).__name__}.")
     if not 0 < value <= 86400:
-        raise InvalidInput(f"{name}={value!r} cannot be used: give more than 0 and at most 86,400 seconds.")
+        raise InvalidInput(f"{name}={shown(value)} cannot be used: give more than 0 and at most 86,400 seconds.")
     return float(value)

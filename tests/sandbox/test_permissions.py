@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from redis_store import AccessDenied, DataStore
 from redis_store.brokers.usage import stored_bytes
 from redis_store.namespace.keys import UserKeys
 from sandbox import Permissions
+from sandbox.cli.options import read_limits
 from sandbox.permissions import KNOWN_OPERATIONS
 
 from .test_hostile import attack
@@ -363,3 +366,24 @@ def test_access_denied_is_a_permission_error(filled: DataStore) -> None:
     with pytest.raises(PermissionError):
         filled.restricted(read=["shared"]).get("k")
     assert issubclass(AccessDenied, ValueError)
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 10**400], ids=["huge", "negative", "400 digits"])
+def test_huge_ints_are_refused_by_every_option(value: int) -> None:
+    options: list[Callable[[], object]] = [
+        lambda: Permissions(quota_bytes=value),
+        lambda: sandbox.Sandbox(concurrency=value),
+        *(lambda name=field.name: sandbox.Limits(**{name: value}) for field in fields(sandbox.Limits)),  # type: ignore[misc]
+        *(
+            lambda name=name: sandbox.on_change("def run(): ...", user="u", agent="a", **{name: value})  # type: ignore[misc]
+            for name in ("batch", "concurrency", "retries", "first_wait", "longest_wait")
+        ),
+    ]
+    for option in options:
+        with pytest.raises(sandbox.errors.InvalidInput, match="cannot be used: give"):
+            option()
+
+
+def test_a_limit_of_many_digits_on_the_command_line() -> None:
+    with pytest.raises(sandbox.errors.InvalidInput, match="5,000 digits, which is out of range"):
+        read_limits(["operations=" + "9" * 5000], 1.0)
