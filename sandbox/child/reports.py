@@ -36,8 +36,9 @@ class Reports:
         """Return the message about an exception that the agent's code did not catch."""
         message = advice = ""
         try:
-            _shorten(error)
-            found = traceback.TracebackException.from_exception(error, compact=True)
+            found = traceback.TracebackException.from_exception(
+                _shorten(error), compact=True, max_group_width=_MOST_CAUSES + 1
+            )
             self._strip(found)
             message = text_of(error)
             if any(map(is_refusal, _chain(error))):
@@ -87,8 +88,31 @@ class Reports:
         )
 
 
-def _shorten(error: BaseException) -> None:
-    """Remove the middle of a long traceback, and the far end of a long chain of causes, before each frame becomes text."""
+def _narrowed(error: BaseException, left: list[int]) -> BaseException:
+    """Return a group with its first exceptions only, `left[0]` of all groups; any other exception as it is."""
+    left[0] -= 1
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    kept: list[BaseException] = []
+    for one in error.exceptions:
+        if left[0] <= 0:
+            kept.append(Exception(f"{len(error.exceptions) - len(kept):,} more exceptions are left out"))
+            break
+        kept.append(_narrowed(one, left))
+    name, facts = class_name(error), {"__module__": type(error).__module__, "__str__": lambda _: text_of(error)}
+    copy: BaseException = type(name, (BaseExceptionGroup,), facts)("", kept)
+    copy.__cause__, copy.__context__, copy.__traceback__ = error.__cause__, error.__context__, error.__traceback__
+    copy.__suppress_context__ = error.__suppress_context__
+    for note in getattr(error, "__notes__", ()):
+        copy.add_note(note)
+    return copy
+
+
+def _shorten(error: BaseException) -> BaseException:
+    """Remove the middle of a long traceback, the far end of a long chain of causes, and most of a wide group, before each frame
+    becomes text. Return the exception, or a copy of a group."""
+    left = [_MOST_CAUSES]
+    error = _narrowed(error, left)
     waiting, seen = [error], 0
     while waiting:
         one = waiting.pop()
@@ -96,11 +120,14 @@ def _shorten(error: BaseException) -> None:
         _shorten_traceback(one.__traceback__)
         if seen > _MOST_CAUSES:
             one.__cause__ = one.__context__ = None
-            if isinstance(one, BaseExceptionGroup):
-                raise OverflowError("too many exceptions")
             continue
+        if isinstance(one.__context__, BaseExceptionGroup):
+            one.__context__ = _narrowed(one.__context__, left)
+        if isinstance(one.__cause__, BaseExceptionGroup):
+            one.__cause__ = _narrowed(one.__cause__, left)
         grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         waiting += [other for other in (one.__cause__, one.__context__, *grouped) if other is not None]
+    return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -118,6 +118,23 @@ def test_a_long_chain_and_a_group_in_a_circle_are_cut() -> None:
     assert "ValueError: first" in str(text)
 
 
+def test_a_wide_group_is_cut_before_it_becomes_text() -> None:
+    """Also one that is a cause, and one in a group; what comes first is kept."""
+    wide = ExceptionGroup("wide", [ValueError(number) for number in range(100_000)])
+    for error in (wide, ExceptionGroup("around", [KeyError("k"), wide])):
+        _, name, message, *_, text = Reports("agent", []).raised(error)
+        assert (name, message) == ("ExceptionGroup", str(error))
+        assert "ValueError: 0\n" in str(text)
+        assert "more exceptions are left out" in str(text)
+        assert len(str(text)) < 20_000
+    after = RuntimeError("after")
+    after.__cause__ = wide
+    *_, text = Reports("agent", []).raised(after)
+    assert "ValueError: 0\n" in str(text)
+    assert "RuntimeError: after" in str(text)
+    assert len(str(text)) < 20_000
+
+
 SLIPS = {
     "def run(): data_store.get_mny(['a'])": "'DataStore' object has no attribute 'get_mny'. Did you mean 'get_many'?",
     "def run():\n    result = 1\n    return reslt": "name 'reslt' is not defined. Did you mean 'result'?",
