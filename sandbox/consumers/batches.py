@@ -279,7 +279,22 @@ class Reactor:
         """Store a change as a dead letter, with its error. Waits while that fails, whatever the reason: nothing may be lost."""
         keys = (item.change.key,)
         write = partial(self._dead_letters.write, item.change, change, error, tries)
-        await self._patiently(write, keys, lambda failure: isinstance(failure, Exception))
+
+        told: set[str] = set()
+
+        def passes(failure: BaseException) -> bool:
+            if isinstance(failure, DataStoreError) and not isinstance(failure, StoreUnavailable) and not told:
+                told.add(text_of(failure))  # once is enough
+                logger.warning(
+                    "a dead letter of consumer %r is refused, and the consumer waits: %s. Correct or delete what is in the way"
+                    " in namespace %r.",
+                    self._reaction.consumer,
+                    text_of(failure).rstrip("."),
+                    namespace_of(self._reaction.consumer),
+                )
+            return isinstance(failure, Exception)
+
+        await self._patiently(write, keys, passes)
         self._reaction.say("dead letter", keys, error=error, attempt=tries)
 
     def _wait(self) -> wait_base:

@@ -99,6 +99,7 @@ def test_consumer_waits_while_a_dead_letter_is_refused(
     server_url: str,
     user: str,
     events: list[sandbox.ConsumerEvent],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     dead = f"user:{user}:ns:dead-letter:c"
     with on_change(AGENT, retries=0), redis.Redis.from_url(server_url) as raw:
@@ -109,6 +110,13 @@ def test_consumer_waits_while_a_dead_letter_is_refused(
         wait_until(lambda: "b" in seen, "other keys go on")
         raw.delete(dead)
         wait_until(lambda: "dead letter" in kinds(events), "now it can")
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if "a dead letter of consumer 'c' is refused" in record.getMessage()
+    ]
+    assert len(said) == 1
+    assert "delete what is in the way in namespace 'dead-letter:c'" in said[0]
     assert [record["change"]["key"] for record in store.use_namespace("dead-letter:c").get_all().values()] == ["a"]
 
 
