@@ -1,9 +1,9 @@
 """Locks, semaphores and rate limits of a user, as context managers for threads and for asyncio.
 
 A lock or slot is renewed while its holder is alive: by a thread of the store, or by a task of the same event loop. It expires
-`ttl` seconds after the last renewal, if the process dies or is stopped, or if nothing refers to an object of asyncio any more;
-one of threads is released then. It may also expire if an event loop is blocked for more than two thirds of `ttl`. Then `lost`
-is True, and releasing it raises `LockLost`.
+`ttl` seconds after the last renewal, if the process dies or is stopped, or if nothing refers to the object any more. It may
+also expire if an event loop is blocked for more than two thirds of `ttl`. Then `lost` is True, and releasing it raises
+`LockLost`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Holder:
 
 
 class _Drop:
-    """Releases in the background what is still held when its holder is dropped, as after a ``with`` whose end was interrupted.
+    """Releases in the background what a ``with`` still holds when its holder is dropped: the end of it was interrupted.
 
     At a release its class becomes `_Released`: a signal handler that raises in a `__del__` would raise nothing.
     """
@@ -201,20 +201,18 @@ class _SyncHolder(_Holder):
         claim: list[None] = []
         try:
             flow = self._begin(claim, tied=tied)
-            return self._took(run_sync.run_flow(self._driver, flow))
+            taken = run_sync.run_flow(self._driver, flow)
+            if tied:
+                self._drop = _Drop(self._driver, self._wanted, self._token)
+            return self._took(taken)
         except BaseException as error:
             token = self._give_up(claim)
             if token:
                 self._keep_released()
-            if token and not isinstance(
-                error, DataStoreError
-            ):  # the flow may have ended before a signal handler raised
+            # The flow may have ended before a signal handler raised.
+            if token and not isinstance(error, DataStoreError):
                 run_sync.run_flow(self._driver, self._take_back(token))
             raise
-
-    def _took(self, result: tuple[Taken, Keeping]) -> int:
-        self._drop = _Drop(self._driver, self._wanted, self._token)
-        return super()._took(result)
 
     def _keep_released(self) -> None:
         if self._drop is not None:

@@ -69,7 +69,7 @@ def test_a_timeout(side: WatchSide, timeout: Any) -> None:
 
 
 def test_a_predicate(side: WatchSide) -> None:
-    with pytest.raises(InvalidType, match="predicate"):
+    with pytest.raises(InvalidType, match="wait_until takes a function"):
         side.wait_until("k", "not callable")
     with pytest.raises(InvalidInput, match="key"):
         side.wait_for("")
