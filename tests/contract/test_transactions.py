@@ -248,5 +248,5 @@ def test_transact_retries_until_no_conflict(server: Server, user: str, side: str
 
 
 def test_transact_takes_a_function(store: Side) -> None:
-    with pytest.raises(InvalidType, match="transact needs a function of a transaction, not an int"):
+    with pytest.raises(InvalidType, match="transact takes a function of a transaction, not an int"):
         store.transact(3)
