@@ -33,11 +33,11 @@ _NO_TERMINAL = "An agent has no terminal: pass what it asks for in the input."
 
 _HOST_ONLY = {
     "redis_store": (
-        ("connect", "connect_async", "DataStore", "AsyncDataStore"),
+        ("connect", "connect_async", "DataStore", "AsyncDataStore", "server"),
         "an agent opens no store: it has data_store, which is open already, without an import",
     ),
     "sandbox": (
-        ("run", "arun", "Sandbox"),
+        ("run", "arun", "Sandbox", "on_change", "Limits", "Permissions"),
         "an agent starts no runs: await agents.call(name, input_dict) runs another agent",
     ),
 }

@@ -35,6 +35,10 @@ _SHOWN_METADATA = ("METADATA", "PKG-INFO", "entry_points.txt", "top_level.txt")
 _SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
+_OURS = ("redis_store", "sandbox")
+"""Our own packages, parts of which every agent has."""
+
+
 @dataclass(slots=True)
 class ModuleFiles:
     """The file of a module, and the folders of a package; a namespace package has no file."""
@@ -104,6 +108,12 @@ def _requirement(text: str) -> Requirement | None:
 
 def _imported(name: str, known: list[Installed]) -> Installed:
     """Return the only distribution that has a module of this name."""
+    if name in sys.stdlib_module_names:
+        raise InvalidInput(f"{name!r} is a module of the standard library, which agents have: remove it from packages.")
+    if name in _OURS:
+        raise InvalidInput(
+            f"{name!r} is there in every agent, with what agents may use of it: remove it from packages."
+        )
     found = providers(name, known)
     if len(found) == 1:
         return found[0]

@@ -12,21 +12,28 @@ _MOST_HANDLES = 20
 _MOST_PLACES = 3
 
 _HANDLE = re.compile(rb"(?m)^[ \t]*(\w{1,60})[ \t]*=[ \t]*data_store(?:\.use_namespace\(|[ \t]*$)")
-_READ_VALUE = rb"(?:\[[^\[\]\n]{1,200}\]|\.get\([^()\n]{1,200}\))"
+_ITEM = rb"\[[^\[\]\n]{1,200}\]"
+_NAMESPACE = rb"(?:\.use_namespace\([^()\n]{1,200}\))?"
+_READ_VALUE = rb"(?:" + _ITEM + rb"|\.get\([^()\n]{1,200}\)|\.get_many\([^()\n]{1,200}\)" + _ITEM + rb")"
 _CHANGE_OF_IT = (
-    rb"(?:(?:\[[^\[\]\n]{1,200}\]){1,8}[ \t]*(?:[-+*/%|&^]|//|\*\*)?=(?!=)"
-    rb"|\.(?:append|extend|insert|update|remove|sort|reverse|setdefault|clear)\()"
+    rb"(?:(?:" + _ITEM + rb"){1,8}[ \t]*(?:[-+*/%|&^]|//|\*\*)?=(?!=)"
+    rb"|(?:" + _ITEM + rb"){0,8}\.(?:append|extend|insert|update|remove|sort|reverse|setdefault|clear|pop|popitem)\()"
 )
+_REMOVED_FROM_IT = rb"(?:" + _ITEM + rb"){1,8}"
 _NEVER_AWAITED = re.compile(r"RuntimeWarning: coroutine '([^'\n]{1,200})' was never awaited")
 
 
 def changed_copies(agent: str, source: bytes) -> Iterator[Hint]:
     """Yield a hint for each of the first lines that change what a read has returned, as in ``data_store[key][name] = value``."""
     names = [b"data_store", *dict.fromkeys(found[1] for found in islice(_HANDLE.finditer(source), _MOST_HANDLES))]
-    change = re.compile(rb"(?m)^[ \t]*(" + b"|".join(names) + rb")" + _READ_VALUE + _CHANGE_OF_IT)
+    read = rb"((?:" + b"|".join(names) + rb")" + _NAMESPACE + rb")" + _READ_VALUE
+    change = re.compile(
+        rb"(?m)(?:^|;)[ \t]*(?:" + read + _CHANGE_OF_IT + rb"|del[ \t]+" + read + _REMOVED_FROM_IT + rb")"
+    )
     for found in islice(change.finditer(source), _MOST_PLACES):
-        line = source.count(b"\n", 0, found.start(1)) + 1
-        handle = found[1].decode(errors="replace")
+        at = found.lastindex or 1
+        line = source.count(b"\n", 0, found.start(at)) + 1
+        handle = found[at].decode(errors="replace")
         yield Hint(
             "changed_copy",
             f"{agent} changes in line {line} a value that it has read from {handle}, which is a copy, so that nothing is stored:"

@@ -263,6 +263,8 @@ def test_nested_agents_get_the_same_options(run: Any) -> None:
         ({"packages": "rich"}, "packages must be a list of names, not str"),
         ({"packages": [5]}, "The name of a package must be a str, not int"),
         ({"packages": ["no-such-package-here"]}, "'no-such-package-here' is not installed in the host's environment"),
+        ({"packages": ["json"]}, "'json' is a module of the standard library, which agents have"),
+        ({"packages": ["redis_store"]}, "'redis_store' is there in every agent"),
         ({"packages": ["rich>=13"]}, "'rich>=13' is not a package name"),
         ({"packages": ["../etc"]}, "'../etc' is not a package name"),
         ({"tools": {"\ud800": print}}, "has a lone surrogate"),
