@@ -5,6 +5,7 @@ A RECORD comes with a wheel, and installers keep its rows as they are: what it s
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib
 import os
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.machinery import all_suffixes
+from importlib.machinery import EXTENSION_SUFFIXES, all_suffixes
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sandbox.isolation.lacks import is_lack
 
 _METADATA_FOLDERS = (".dist-info", ".egg-info")
 _MOST_RECORDS_KEPT = 1024
+_MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,25 @@ class Installed:
     rows: frozenset[str] | None = field(compare=False)
     """Paths of its files below `site`, without metadata and bytecode; None if it has no RECORD."""
 
-    def has_path_file(self) -> bool:
-        """Whether it adds folders to `sys.path` from a ``.pth`` file, as an editable install does."""
-        return any(row.endswith(".pth") and Path(self.site, row).is_file() for row in self.rows or ())
+    def place_of(self, module: str) -> str | None:
+        """Return the folder or file of a module that is not among its rows, or None if it is no real module, or a link.
+
+        Without a RECORD it is beside the metadata. For an editable install it is where the install's own files say: below a
+        folder that its ``.pth`` file names, or in the mapping of its finder.
+        """
+        if self.rows is None:
+            return _module_in(self.site, module)
+        for row in sorted(self.rows):
+            if "/" not in row and row.endswith(".pth"):
+                found = next(filter(None, (_module_in(folder, module) for folder in _folders_of(self.site, row))), None)
+            elif "/" not in row and row.startswith("__editable__") and row.endswith("_finder.py"):
+                folder, name = os.path.split(_mapping_of(f"{self.site}/{row}").get(module, ""))
+                found = _module_in(folder, name.removesuffix(".py")) if name else None
+            else:
+                continue
+            if found is not None:
+                return found
+        return None
 
     def provides(self, module: str) -> bool:
         """Whether it lists a file of a module."""
@@ -89,6 +107,46 @@ def _installed(known: Distribution) -> Installed | None:
     name, _, _ = folder.name.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")
     site, info = os.path.split(os.path.realpath(folder))
     return Installed(name, known, site, info, _rows(f"{site}/{info}/RECORD"))
+
+
+def _module_in(folder: str, name: str) -> str | None:
+    """Return the folder or file of a module in a folder that is not the root of the file system."""
+    folder = os.path.realpath(folder)
+    if folder == os.sep:
+        return None
+    for place, file in (
+        (f"{folder}/{name}", f"{folder}/{name}/__init__.py"),
+        *((f"{folder}/{name}{suffix}",) * 2 for suffix in _MODULE_SUFFIXES),
+    ):
+        if Path(file).is_file() and not Path(file).is_symlink() and not Path(place).is_symlink():
+            return place
+    return None
+
+
+def _folders_of(site: str, row: str) -> list[str]:
+    """Return the folders that a ``.pth`` file names."""
+    try:
+        text = Path(site, row).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        if is_lack(error):
+            raise
+        return []
+    lines = [line.strip() for line in text.splitlines()]
+    return [
+        str(Path(site, line)) for line in lines if line and "\0" not in line and not line.startswith(("#", "import"))
+    ]
+
+
+def _mapping_of(file: str) -> dict[str, str]:
+    """Return the modules and their places that a finder of setuptools has, as literals of its source."""
+    with suppress(OSError, SyntaxError, ValueError, RecursionError):
+        for one in ast.parse(Path(file).read_bytes()).body:
+            target = one.target if isinstance(one, ast.AnnAssign) else None
+            if isinstance(target, ast.Name) and target.id == "MAPPING" and isinstance(one, ast.AnnAssign) and one.value:
+                found = ast.literal_eval(one.value)
+                if isinstance(found, dict):
+                    return {name: at for name, at in found.items() if isinstance(name, str) and isinstance(at, str)}
+    return {}
 
 
 def _rows(record: str) -> frozenset[str] | None:

@@ -7,14 +7,13 @@ are shown as whole folders where a folder holds nothing else, else one by one.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -252,21 +251,16 @@ class _Layer:
 
     def _add_by_name(self, one: Installed) -> None:
         """Add a distribution that lists no module: an editable install, or one without a RECORD."""
-        if one.rows is not None and not one.has_path_file():
-            return
         listed = (one.metadata.read_text("top_level.txt") or "").split() or [normal(one.name).replace("-", "_")]
         for name in listed:
             if not name.isidentifier() or name in sys.stdlib_module_names:
                 continue
-            for place in map(os.path.realpath, _places(_found(name))):
-                site, last = os.path.split(place)
-                is_beside_metadata = site == one.site
-                if (
-                    is_beside_metadata == (one.rows is None)
-                    and Path(place).exists()
-                    and not self._is_others(site, last)
-                ):
-                    self._add(site, last)
+            place = one.place_of(name)
+            if place is None:
+                continue
+            site, last = os.path.split(place)
+            if (site == one.site) == (one.rows is None) and not self._is_others(site, last):
+                self._add(site, last)
 
     def _is_others(self, site: str, path: str) -> bool:
         return any(
@@ -334,16 +328,3 @@ def _is_bytecode(folder: str) -> bool:
     with suppress(OSError), os.scandir(folder) as entries:
         return all(one.is_file(follow_symlinks=False) and one.name.endswith(".pyc") for one in entries)
     return False
-
-
-def _found(name: str) -> ModuleSpec | None:
-    with suppress(ImportError, ValueError):
-        return importlib.util.find_spec(name)
-    return None
-
-
-def _places(spec: ModuleSpec | None) -> list[str]:
-    """Return the folders of a package, or the file of a module."""
-    if spec is None:
-        return []
-    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin and spec.has_location else []))

@@ -191,6 +191,37 @@ def test_a_listed_name_gives_no_module_of_others(
     assert find_packages(["alpha"]).modules == {}
 
 
+@pytest.mark.parametrize("content", ["/\n", "{host}\n", "import os\n{host}\n"])
+def test_a_path_file_gives_no_folder_that_is_no_package(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    """The names in top_level.txt are looked up where the package's own files say, and only real modules count."""
+    host, app = tmp_path / "host", tmp_path / "app"
+    (host / "private").mkdir(parents=True)
+    (host / "private" / "keys.txt").write_text("secret")
+    (app / "host_app").mkdir(parents=True)
+    (app / "host_app" / "__init__.py").touch()
+    (host / "linked").symlink_to(app / "host_app")
+    for folder in ("/", str(host), str(app)):
+        monkeypatch.syspath_prepend(folder)
+    install(site, "alpha", {"alpha.pth": ""})
+    (site / "alpha.pth").write_text(content.format(host=host))
+    (site / "alpha-1.0.dist-info" / "top_level.txt").write_text("etc proc root home tmp private linked host_app")
+    assert find_packages(["alpha"]).modules == {}
+    shown = {pair[0] for pair in find_packages(["alpha"]).paths}
+    assert all(path.startswith(f"{site}/") for path in shown)
+
+
+def test_the_mapping_of_a_finder_is_followed(site: Path, tmp_path: Path) -> None:
+    """As setuptools installs a package whose folder is not named as it is."""
+    (tmp_path / "src" / "mapped").mkdir(parents=True)
+    (tmp_path / "src" / "mapped" / "__init__.py").touch()
+    install(site, "mapped", {"__editable__.mapped-1.0.pth": "", "__editable___mapped_1_0_finder.py": ""})
+    finder = f"MAPPING: dict[str, str] = {{'mapped': {str(tmp_path / 'src' / 'mapped')!r}}}\n"
+    (site / "__editable___mapped_1_0_finder.py").write_text(finder)
+    assert find_packages(["mapped"]).modules.keys() == {"mapped"}
+
+
 def test_a_package_without_a_list_of_files_is_found_by_name(site: Path) -> None:
     """As in the packages of some Linux distributions."""
     install(site, "Alpha-Beta", {"alpha_beta/__init__.py": ""})
