@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,6 +22,10 @@ MAX_VALUES = 1_000_000
 """Limit of the JSON values in a text that is decoded for an agent; each costs the host up to 200 bytes."""
 
 MAX_CALL_KEYS = 15_000
+
+MAX_CALL_NAME_BYTES = 4 * 1024 * 1024
+"""Limit of the names of several keys in one call of an agent, in bytes; a script copies each of them for the info and the log."""
+
 MAX_READ_BYTES = 48 * 1024 * 1024
 MAX_STEP_BYTES = 24 * 1024 * 1024
 MAX_SCRIPT_BYTES = 8 * 1024 * 1024
@@ -122,6 +127,8 @@ class CallBounds:
     """Number of JSON values in one text that is decoded to check or to change it."""
     keys: int = ANY_SIZE
     """Number of keys that one call names."""
+    name_bytes: int = ANY_SIZE
+    """Size of the names of several keys that one call names, in bytes."""
     read_bytes: int = ANY_SIZE
     """Size of the values of several keys that one command reads, in bytes as they are stored."""
     batch_bytes: int = ANY_SIZE
@@ -132,7 +139,7 @@ class CallBounds:
     @classmethod
     def of_agent(cls) -> CallBounds:
         """Return the bounds for an agent's store, whose calls may be meant to harm others."""
-        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_READ_BYTES, MAX_STEP_BYTES, MAX_SCRIPT_BYTES)
+        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_CALL_NAME_BYTES, MAX_READ_BYTES, MAX_STEP_BYTES, MAX_SCRIPT_BYTES)
 
     def check_keys(self, count: int) -> None:
         """Raise `LimitExceeded` if a call names too many keys."""
@@ -143,6 +150,18 @@ class CallBounds:
                 limit="max_call_keys",
                 limit_count=self.keys,
                 size_bytes=count,
+            )
+
+    def check_names(self, fields: Collection[bytes]) -> None:
+        """Raise `LimitExceeded` if a call names too many keys, or several whose names are too long together."""
+        self.check_keys(len(fields))
+        if len(fields) > 1 and (size_bytes := sum(map(len, fields))) > self.name_bytes:
+            raise LimitExceeded(
+                f"The names of the keys take {size_bytes:,} bytes, and at most {self.name_bytes:,} are allowed at once here:"
+                " nothing was done. Split the call.",
+                limit="max_call_name_bytes",
+                limit_bytes=self.name_bytes,
+                size_bytes=size_bytes,
             )
 
     def check_batch(self, count: int, size_bytes: int) -> None:

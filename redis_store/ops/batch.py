@@ -43,7 +43,7 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
     if not fields:
         return {}
     if scope.bounds is not UNBOUNDED:
-        scope.bounds.check_keys(len(fields))
+        scope.bounds.check_names(fields)
         size_bytes, found, _ = await run_script(
             SIZES, (scope.keys.data,), (SMALL_READ_BYTES, "", *fields), repeatable=True
         )
@@ -78,7 +78,8 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
     fields = list(fields_of(keys))
     if not fields:
         return 0
-    scope.bounds.check_keys(len(fields))
+    if scope.bounds is not UNBOUNDED:
+        scope.bounds.check_names(fields)
     return int(await run_delete(DELETE, scope, (tx, *fields)))
 
 
@@ -265,7 +266,9 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
             check_value_size(text, limit_bytes, field)
         texts[field] = scope.codec.packing.pack(text)
         total_bytes += len(field) + len(text)
-    scope.bounds.check_batch(len(texts), total_bytes)
+    if scope.bounds is not UNBOUNDED:
+        scope.bounds.check_names(texts)
+        scope.bounds.check_batch(len(texts), total_bytes)
     if total_bytes > scope.limits.max_batch_bytes:
         raise LimitExceeded(
             f"The batch takes {total_bytes:,} bytes, and at most {scope.limits.max_batch_bytes:,} are allowed: store it in"

@@ -81,6 +81,7 @@ PLACES = {
     "lines of one run in `--trace`": "sandbox.trace:MOST_LINES",
     "parts of one message that the host accepts": "sandbox.protocol.frames:MAX_PARTS",
     "one store call, or its reply": "sandbox.limits:Limits.frame_bytes",
+    "names of the keys of one `set_many`, `get_many` or `delete_many` of an agent, together": "redis_store.limits:MAX_CALL_NAME_BYTES",
     "keys of one `set_many`, `get_many` or `delete_many` of an agent": "redis_store.limits:MAX_CALL_KEYS",
     "items of one `append` of an agent": "sandbox.protocol.arguments:MAX_ITEMS_ADDED",
     "patterns of a handle made by `restricted`, with which an agent calls `invalidate_tag`": "sandbox.protocol.arguments:MAX_PATTERNS",

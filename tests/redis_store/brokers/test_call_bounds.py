@@ -122,6 +122,25 @@ def test_reads_are_measured_before_the_server_builds_its_reply(store: DataStore,
 
 
 @pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+def test_names_of_the_keys_of_one_call_are_measured(
+    store: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_CALL_NAME_BYTES", 1000)
+    names = ["a" * 600, "b" * 600]
+    with lease(store, user=user, namespace=store.namespace, max_read_bytes=10**9) as leased:
+        for refused in (
+            lambda: leased.set_many(dict.fromkeys(names, 1)),
+            lambda: leased.get_many(names),
+            lambda: leased.delete_many(names),
+        ):
+            with pytest.raises(LimitExceeded) as caught:
+                refused()
+            assert caught.value.limit == "max_call_name_bytes"
+        leased.set("a" * 2000, 1)
+        leased.set_many(dict.fromkeys([names[0], "b" * 400], 1))
+    assert len(store.list_keys()) == 3
+
+
 def test_keys_of_one_call_are_counted(store: DataStore, texts: DataStore) -> None:
     keys = [f"k{number}" for number in range(11)]
     for work in (
