@@ -120,7 +120,7 @@ _EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {
     ),
     "tool_calls": (
         errors.ToolCallLimitExceeded,
-        "The agent called tools more than {value:,} {times}: raise Limits.tool_calls.",
+        "The agent called tools more than {value:,} {times}: call them less often, or raise Limits.tool_calls.",
     ),
     "nested_depth": (
         errors.NestingLimitExceeded,
@@ -138,10 +138,13 @@ _EXCEEDED: dict[str, tuple[type[LimitExceeded], str]] = {
         errors.MemoryLimitExceeded,
         "The agent ran out of memory: its limit is {value:,} bytes; raise Limits.memory_bytes.",
     ),
-    "threads": (errors.ThreadLimitExceeded, "The agent had more than {value:,} threads: raise Limits.threads."),
+    "threads": (
+        errors.ThreadLimitExceeded,
+        "The agent had more than {value:,} threads: start fewer, or raise Limits.threads.",
+    ),
     "scratch_bytes": (
         errors.ScratchLimitExceeded,
-        "The agent stored more than {value:,} bytes in its folder: raise Limits.scratch_bytes.",
+        "The agent stored more than {value:,} bytes in its folder: delete files earlier, or raise Limits.scratch_bytes.",
     ),
 }
 

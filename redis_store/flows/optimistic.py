@@ -163,7 +163,8 @@ def check_parts(count: int) -> None:
     """Raise `LimitExceeded` if a transaction has too many reads and writes."""
     if count > MAX_PARTS:
         raise LimitExceeded(
-            f"The transaction has more than {MAX_PARTS:,} reads and writes: make it smaller, or use set_many.",
+            f"The transaction has {count:,} reads and writes, and at most {MAX_PARTS:,} are allowed: divide it into several, or"
+            " use set_many.",
             limit="max_transaction_parts",
             limit_count=MAX_PARTS,
             size_bytes=count,

@@ -77,7 +77,7 @@ class Draft:
         if self.size_bytes > limit_bytes:
             raise LimitExceeded(
                 f"The transaction's reads and writes take {self.size_bytes:,} bytes, and at most {limit_bytes:,} are"
-                " allowed: make it smaller, or raise max_batch_bytes.",
+                " allowed: divide it into several, or raise max_batch_bytes.",
                 limit="max_batch_bytes",
                 limit_bytes=limit_bytes,
                 size_bytes=self.size_bytes,

@@ -52,7 +52,8 @@ class Held:
             return None
         if len(self._places) >= MAX_HELD:
             raise LimitExceeded(
-                f"This agent holds or waits for {MAX_HELD:,} locks, slots and computed values already: release some first.",
+                f"This agent holds or waits for {MAX_HELD:,} locks, slots and computed values already, the most that is"
+                " allowed: release some first.",
                 limit="held",
                 limit_count=MAX_HELD,
                 size_bytes=MAX_HELD + 1,

@@ -43,6 +43,11 @@ MAX_SINCE_BYTES = 4 * 1024 * 1024
 MOST_WAITS = 64
 """Limit of one process's concurrent waits."""
 
+_INSTEAD = {
+    "watches": "follow many namespaces with one watch_all(prefix=)",
+    "waits": "follow many keys with one watch(prefix=)",
+}
+
 _CHANGES_PER_ANSWER = 64
 _BIG_ANSWER_BYTES = 1024 * 1024
 
@@ -149,7 +154,9 @@ class WatchHost:
         except (RuntimeError, MemoryError):
             self._threads.discard(thread)
             raise LimitExceeded(
-                "The host has no threads left for watches and waits: close some watches.", limit="threads"
+                "The host has no threads left for watches and waits: close some, or follow many namespaces with one"
+                " watch_all(prefix=).",
+                limit="threads",
             ) from None
 
     def _begin(self, one: _W, others: dict[int, _W], most: int, what: str) -> None:
@@ -179,7 +186,11 @@ class WatchHost:
             self._tree.spend_written(one.noted_bytes)
             if len(others) >= most:
                 raise LimitExceeded(
-                    f"At most {most} {what} of one agent may be open at once: close some.", limit=what, limit_count=most
+                    f"This agent has {len(others)} open {what}, and at most {most} are allowed at once: close some, or"
+                    f" {_INSTEAD[what]}.",
+                    limit=what,
+                    limit_count=most,
+                    size_bytes=len(others) + 1,
                 )
             others[one.number] = one
             self.start(work, one.number)

@@ -152,7 +152,8 @@ def _metadata(text: bytes | None) -> dict[str, Any] | None:
         return None
     if len(text) > MAX_METADATA_TEXT_BYTES:
         raise LimitExceeded(
-            f"The metadata takes {len(text):,} bytes as JSON: store it as a value.",
+            f"The metadata takes {len(text):,} bytes as JSON, and at most {MAX_METADATA_TEXT_BYTES:,} are read inside the"
+            " sandbox: store it as a value.",
             limit="max_metadata_bytes",
             limit_bytes=MAX_METADATA_TEXT_BYTES,
             size_bytes=len(text),

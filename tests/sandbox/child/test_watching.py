@@ -279,6 +279,16 @@ def test_errors_match_the_host(run: Run, call: str, error: str) -> None:
     assert ended.type_name == error
 
 
+def test_one_watch_too_many_names_the_watch_of_many_namespaces(run: Run) -> None:
+    source = "def run():\n    held = [data_store.use_namespace(str(n)).watch() for n in range(33)]\n    return {}\n"
+    ended = run(source).error
+    assert isinstance(ended, sandbox.AgentRaised)
+    assert ended.message == (
+        "This agent has 32 open watches, and at most 32 are allowed at once: close some, or follow many namespaces with one"
+        " watch_all(prefix=)."
+    )
+
+
 def test_concurrent_waits_are_limited(store: DataStore) -> None:
     told: list[list[Any]] = []
     tree: Any = FakeTree()
@@ -287,6 +297,8 @@ def test_concurrent_waits_are_limited(store: DataStore) -> None:
     for number in range(MOST_WAITS + 1):
         host.heard("wait", [number, "default", "never", None])
     assert [answer[:3] for answer in told] == [["refused", MOST_WAITS, "LimitExceeded"]]
+    assert told[0][3].startswith("This agent has 64 open waits, and at most 64 are allowed at once: ")
+    assert told[0][3].endswith("or follow many keys with one watch(prefix=).")
     host.close()
     store.close()
     host.join(20)
