@@ -67,8 +67,9 @@ class Values:
 
     def encode(self, value: Any) -> bytes:
         try:
-            text = orjson.dumps(value, None, _STRICT)
+            # First, because orjson has no bound on the nesting of tuples: a circle of them ends the process.
             packed = ormsgpack.packb(value, None, _EXACT_TYPES)
+            text = orjson.dumps(value, None, _STRICT)
             # Two searches for a single byte are faster than the pattern, and spare most values the other two.
             if not (
                 (packed.find(0x7F) >= 0 or packed.find(0xFF) >= 0)

@@ -112,9 +112,20 @@ def test_circular_values_are_refused() -> None:
     loop: dict[str, Any] = {"a": []}
     loop["a"].append(loop)
     two = [loop, own]
-    for value in (own, loop, two, (own,), {1: own}):
+    inner: list[Any] = []
+    tuples = (inner,)
+    inner.append(tuples)  # orjson would follow it until the process ends
+    for value in (own, loop, two, (own,), {1: own}, tuples, inner):
         assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
         assert outcome(VALUES.encode, value)[0] == "refused"
+
+
+def test_deep_tuples_are_refused() -> None:
+    value: Any = ()
+    for _ in range(100_000):
+        value = (value,)
+    assert outcome(VALUES.encode, value) == outcome(rules.dump, value)
+    assert outcome(VALUES.encode, value)[0] == "refused"
 
 
 @pytest.mark.parametrize(
