@@ -37,6 +37,11 @@ _KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 """redis-py's connection classes, blocking and asyncio, by scheme."""
 
+_OTHER_NAMES = {"valkey": "redis", "valkeys": "rediss"}
+"""Other names of these schemes, as Valkey's own clients take them."""
+
+_SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -46,6 +51,7 @@ class Address:
     shown: str
     """The url without user name, password and options, for messages."""
     scheme: str
+    """The key of `_KINDS`."""
     timeout_s: float
     options: Mapping[str, Any]
     known: Known
@@ -93,8 +99,8 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
     shown = without_secrets(url)
     if url.startswith(("redis+sentinel://", "redis+cluster://")):
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
-    if not url.startswith(tuple(f"{scheme}://" for scheme in _KINDS)):
-        schemes = ", ".join(f"{scheme}://" for scheme in _KINDS)
+    if not url.startswith(_SCHEMES):
+        schemes = ", ".join(_SCHEMES)
         is_host = _BARE_HOST.fullmatch(url) is not None
         typed = f" {url!r}" if is_host else f" {shown}" if "://" in url else ""  # any other text may hold a password
         meant = f"'redis://{url}'" if is_host else "a url such as 'redis://localhost:6379'"
@@ -118,7 +124,7 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
         "decode_responses": False,
         "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
     }
-    return Address(url, shown, parts.scheme, timeout, options, known_of(_place(options)))
+    return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)))
 
 
 class _Refused(ValueError):
@@ -135,6 +141,11 @@ def _split(url: str) -> SplitResult:
     if "#" in url:
         raise _Refused(f"it has a '#', which means nothing here. {_ADVICE}")
     return parts
+
+
+def _kind(parts: SplitResult) -> str:
+    """Return the key of `_KINDS` of a url."""
+    return _OTHER_NAMES.get(parts.scheme, parts.scheme)
 
 
 def _server(parts: SplitResult) -> dict[str, Any]:
@@ -175,8 +186,8 @@ def _options(parts: SplitResult, server: Mapping[str, Any], *, names_may_show: b
             raise _Refused(f"{shown} has no effect here: {_NOT_OURS[name]}")
         read = _OPTIONS.get(name) or (_OPTIONS_OF_TCP.get(name) if parts.scheme != "unix" else None)
         if read is None and name in _OPTIONS_OF_TLS:
-            if parts.scheme != "rediss":
-                raise _Refused(f"{shown} is for rediss:// urls.")
+            if _kind(parts) != "rediss":
+                raise _Refused(f"{shown} is for rediss:// and valkeys:// urls.")
             read = _OPTIONS_OF_TLS[name]
         if read is None:
             if name in _OPTIONS_OF_TCP:

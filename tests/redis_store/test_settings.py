@@ -117,6 +117,8 @@ def test_which_timeout_counts(url: str, timeout_s: float | None, expected: float
             "ssl_include_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
             "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF],
         }),
+        ("valkey://bob:pw@h:7/3", {"username": "bob", "password": "pw", "host": "h", "port": 7, "db": 3}),
+        ("valkeys://h?ssl_check_hostname=no", {"host": "h", "port": 6379, "ssl_check_hostname": False}),
         ("unix:///a%20b/redis.sock?db=2", {"path": "/a b/redis.sock", "db": 2}),
         ("unix://bob:pw@/path/to.sock", {"path": "/path/to.sock", "username": "bob", "password": "pw"}),
     ],
@@ -132,7 +134,7 @@ def test_what_a_url_says(url: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://h", "must begin with redis://, rediss://, unix://"),
+        ("http://h", "must begin with redis://, rediss://, valkey://, valkeys://, unix://"),
         ("h:6379", "must begin with"),
         ("", "must be a non-empty str"),
         ("redis", "must begin with"),
@@ -184,8 +186,10 @@ def test_what_a_url_says(url: str, expected: dict[str, Any]) -> None:
         ("redis://h?socket_connect_timeout=0", "'socket_connect_timeout' must be"),
         ("redis://h?socket_keepalive=off", "'socket_keepalive' must be yes or no"),
         ("unix:///s?socket_keepalive=yes", "not for sockets on this machine"),
-        ("redis://h?ssl_ca_certs=/a", "for rediss:// urls"),
-        ("unix:///s?ssl_cert_reqs=none", "for rediss:// urls"),
+        ("redis://h?ssl_ca_certs=/a", "for rediss:// and valkeys:// urls"),
+        ("unix:///s?ssl_cert_reqs=none", "for rediss:// and valkeys:// urls"),
+        ("valkey://h?ssl_ca_certs=/a", "for rediss:// and valkeys:// urls"),
+        ("valkey://h/prod", "its path is no database"),
         ("rediss://h?ssl_cert_reqs=never", "none, optional or required"),
         ("rediss://h?ssl_check_hostname=maybe", "yes or no"),
         ("rediss://h?ssl_min_version=1.2", "771 for TLS 1.2"),
@@ -231,6 +235,7 @@ def test_the_options_of_a_url_reach_the_server(server_url: str, user: str, raw_o
         ("redis://bob:secret@h:1/3?password=secret", "redis://h:1/3"),
         ("redis://:secret@[::1]:7/0", "redis://[::1]:7/0"),
         ("rediss://h", "rediss://h"),
+        ("valkeys://bob:secret@h:1/3?password=secret", "valkeys://h:1/3"),
         ("unix://bob:secret@/a/b.sock?password=secret", "unix:///a/b.sock"),
         ("redis://:12?secret@h", "redis://..."),
         ("redis://:12#secret@h", "redis://..."),
@@ -263,7 +268,8 @@ def test_host_without_a_scheme(url: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         connect(url, user="alice")
     assert str(caught.value) == (
-        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, unix://. Write 'redis://{url}'."
+        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, valkey://, valkeys://, unix://."
+        f" Write 'redis://{url}'."
     )
 
 
