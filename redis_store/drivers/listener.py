@@ -149,12 +149,15 @@ class Listener:
         self._subscribed.send(command)
         self._unanswered.append((heard, len(command) - 1))
 
-    def give_up_connection(self, heard: Heard) -> HeldConnection:
-        """Return a connection without subscriptions, on which the tenant may block. Waiting flows get a new one."""
-        connection, self._subscribed = self._subscribed or self.connect(), None
-        connection.send(("UNSUBSCRIBE",))
+    def connect_to_block(self, heard: Heard) -> HeldConnection:
+        """Return a connection on which the tenant may block, in place of its subscriptions. Waiting flows subscribe anew."""
+        subscribed, self._subscribed = self._subscribed, None
+        if subscribed is not None:
+            del self._connections[subscribed]
+            subscribed.close()
+            self._silence()
+        connection = self.connect()
         self._connections[connection] = heard
-        self._silence()
         return connection
 
     def look_up(self) -> None:

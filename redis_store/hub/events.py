@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis_store.changelog import ops as says
 from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
-from redis_store.hub.requests import HubPause, Tell
+from redis_store.hub.requests import HubPause, Tell, say
 from redis_store.hub.subscribers import Members
 from redis_store.hub.watched_namespace import WatchedNamespace
 from redis_store.namespace.keys import UserKeys
-from redis_store.protocol.call import Call
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.error_replies import translate
 from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
@@ -23,6 +21,11 @@ TOKEN_S = 3.0
 BLOCK_MS = 500
 """Longest time that one ``XREAD`` blocks, in ms: shorter than any socket timeout, and short enough for new watchers to wait."""
 
+WAKE_LIFE_MS = 10_000
+"""Time for which an entry that ends an ``XREAD`` is kept, in ms."""
+
+LOGS_PER_BLOCK = 1900
+"""Logs that one ``XREAD`` follows, so that no command has more than 3,900 arguments; of more logs, each has its turn."""
 
 RECHECK_S = 5.0
 
@@ -44,8 +47,11 @@ class Listening:
         self._token = 0
         self._token_heard = -1
         self._settling: dict[int, Sequence[WatchedNamespace]] = {}
-        self._listener_id: int | None = None
+        self._wake: bytes | None = None
+        self._woken_id = b"0"
+        """The stream to which the hub appends to end its own ``XREAD``, and the last entry that was read there."""
         self._blocked = False
+        self._turn = 0
         self._lacks_flags = False
         self._recheck_at = 0.0
         self._may_ask = True
@@ -59,7 +65,6 @@ class Listening:
         self._settling.clear()
         self._token_heard = -1
         self._blocked = False
-        self._listener_id = None
 
     def heard(self, reply: Any) -> None:
         """Take a message."""
@@ -86,7 +91,8 @@ class Listening:
     async def begin(self, user: UserKeys, configures: bool) -> None:
         """Subscribe on new connections, and find out by a probe whether the server sends events."""
         if self.barrier is None:
-            self.barrier = user.barrier(self._random_hex(8))
+            random = self._random_hex(8)
+            self.barrier, self._wake = user.barrier(random), user.wake(random)
         if configures:
             await self._configure()
         self.counts_events = True
@@ -96,9 +102,9 @@ class Listening:
             come = await self._events_come()
         except ServerFull:
             # A full server refuses the probe, so rely on its configuration.
-            if not missing_flags(await says.read_flags()):
+            if await self._are_configured():
                 return
-            self._warn_once("it is full, and its notify-keyspace-events lacks flags")
+            self._warn_once("it is full, and its notify-keyspace-events lacks flags or may not be read")
         except (ServerRefused, PermissionDenied) as error:
             self._warn_once(f"it does not let this user publish or subscribe ({error})")
         else:
@@ -107,7 +113,12 @@ class Listening:
             self._lacks_flags = True
             self._warn_once(f"its notify-keyspace-events lacks some of the flags {NEEDED_FLAGS}")
         self.counts_events = False
-        await Tell(("CLIENT", "ID"), blocks=True)
+
+    async def _are_configured(self) -> bool:
+        try:
+            return not missing_flags(await says.read_flags())
+        except (ServerRefused, PermissionDenied):
+            return False
 
     async def _events_come(self) -> bool:
         """Whether the events of a probe key come back. The connection is subscribed to them."""
@@ -168,15 +179,19 @@ class Listening:
         if self._blocked:
             return
         self._blocked = True
+        assert self._wake is not None
         feeds = list(feeds)
+        start = self._turn if self._turn < len(feeds) else 0
+        self._turn = start + LOGS_PER_BLOCK
+        feeds = feeds[start : self._turn]
         logs, ids = [feed.keys.log for feed in feeds], [feed.position.id for feed in feeds]
-        await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *logs, *ids), blocks=True)
+        streams = (self._wake, *logs, self._woken_id, *ids)
+        await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *streams), blocks=True)
 
     async def unblock(self) -> None:
-        """End the blocking ``XREAD``, because the set of logs has changed."""
-        if self._blocked and self._listener_id is not None:
-            with contextlib.suppress(ServerRefused, PermissionDenied):
-                await Call((("CLIENT", "UNBLOCK", self._listener_id),), lambda reply: reply)
+        """End the blocking ``XREAD``, because the set of logs has changed. If the server refuses that, it ends by itself."""
+        if self._blocked and self._wake is not None:
+            await say([("XADD", self._wake, "MAXLEN", 1, "*", "", ""), ("PEXPIRE", self._wake, WAKE_LIFE_MS)])
 
     def _raise_refusal(self) -> None:
         refusal, self._refusal = self._refusal, None
@@ -208,9 +223,9 @@ class Listening:
             self._warn(
                 f"The server sends no keyspace events: {reason}. Watching continues with XREAD: changes arrive as before, but"
                 " external writes that overwrite a value (HSET of an existing key) are missed. Other external writes,"
-                " expiries and evictions are noticed after about a second; new watchers and namespaces wait up to"
-                f" {BLOCK_MS / 1000:g} s. To enable events, set the server's notify-keyspace-events to {WISHED_FLAGS}, or"
-                " connect with configure_server=True (`sandbox watch --configure-server`)."
+                " expiries and evictions are noticed after about a second. To enable events, set the server's"
+                f" notify-keyspace-events to {WISHED_FLAGS}, or connect with configure_server=True"
+                " (`sandbox watch --configure-server`)."
             )
 
     def _heard_token(self, token: int) -> None:
@@ -226,11 +241,11 @@ class Listening:
                 registry.dirty = True
 
     def _heard_unblocked(self, reply: Any) -> None:
-        if isinstance(reply, int):
-            self._listener_id = reply
-        elif reply is None or (isinstance(reply, list) and reply and isinstance(reply[0], list)):
+        if reply is None or (isinstance(reply, list) and reply and isinstance(reply[0], list)):
             self._blocked = False
-            logs = {log for log, _ in reply or ()}
+            logs = dict(reply or ())
+            if self._wake in logs:
+                self._woken_id = logs[self._wake][-1][0]
             for feed in self._members.feeds.values():
                 if feed.keys.log in logs:
                     feed.wake()

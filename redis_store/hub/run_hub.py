@@ -104,7 +104,7 @@ class HubRunner:
             self._listener.tell(step.command, self.heard)
             return
         if self._blocking is None:
-            self._blocking = self._listener.give_up_connection(self.heard)
+            self._blocking = self._listener.connect_to_block(self.heard)
         self._blocking.send(step.command)
 
     def _disconnect(self) -> None:

@@ -123,6 +123,10 @@ class UserKeys:
         """Return the channel of one watching process, which is also the Redis key that it probes with."""
         return self.prefix + b"w:" + random.encode()
 
+    def wake(self, random: str) -> bytes:
+        """Return the Redis key of the stream with which one watching process ends its own ``XREAD``."""
+        return self.barrier(random) + b":wake"
+
     def consumer(self, name: str) -> bytes:
         """Check a consumer's name and return the Redis key of its cursors."""
         return self.prefix + b"consumer:" + encode_name(name, "consumer name", MAX_AGENT_BYTES)

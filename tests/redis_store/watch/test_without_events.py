@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,15 @@ def _written(side: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("rights", ["+@all -config", "+@all -config -publish", "+@all -config resetchannels"])
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "+@all -config -client",
+        "+@all -config -publish",
+        "+@all -config -subscribe -unsubscribe",
+        "+@all -config resetchannels",
+    ],
+)
 def test_user_without_config_right(
     silent: Server, open_watch_side: OpenWatchSide, rights: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,8 +114,16 @@ def test_user_without_config_right(
     watch = side.watch()
     side.set("a", 1)
     assert said([watch.next()]) == [("set", "a", 1)]
+    with connect(silent.url, user="u") as writer:
+        for key in ("b", "c"):
+            later = threading.Timer(0.02, writer.set, (key, 2))
+            later.start()
+            assert side.wait_for(key, timeout=20) == 2
+            later.join()
+    assert said([watch.next(), watch.next()]) == [("set", "b", 2), ("set", "c", 2)]
     assert "no keyspace events" in caplog.text
     assert "secret" not in caplog.text
+    assert "interrupted" not in caplog.text
 
 
 def test_documented_rights_suffice(
