@@ -1,15 +1,19 @@
 """Distributions installed in the host's environment, with the files that their RECORD lists, found by name or by import name.
 
-A RECORD comes with a wheel, and installers keep its rows as they are: what it says about other files is not believed.
+A RECORD comes with a wheel, and installers keep its rows as they are: what it says about other files is not believed. Of
+several distributions that list one file, those own it whose row has the file's checksum: their authors knew what is in it.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import csv
+import hashlib
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +25,7 @@ from sandbox.isolation.lacks import is_lack
 
 _METADATA_FOLDERS = (".dist-info", ".egg-info")
 _MOST_RECORDS_KEPT = 1024
+_CHECKSUMS = ("sha256", "sha384", "sha512")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
@@ -34,8 +39,8 @@ class Installed:
     """Real path of the folder that it is installed in."""
     info: str
     """Name of the folder of its metadata in `site`."""
-    rows: frozenset[str] | None = field(compare=False)
-    """Paths of its files below `site`, without metadata and bytecode; None if it has no RECORD."""
+    rows: Mapping[str, str] | None = field(compare=False)
+    """Paths of its files below `site` with their checksums, without metadata and bytecode; None if it has no RECORD."""
 
     def place_of(self, module: str) -> str | None:
         """Return the folder or file of a module that is not among its rows, or None if it is no real module, or a link.
@@ -63,6 +68,13 @@ class Installed:
         files = {path + suffix for suffix in all_suffixes()}
         return any(row in files or row.startswith(f"{path}/") for row in self.rows or ())
 
+    def owns(self, row: str, listed_by_others: Container[str]) -> bool:
+        """Whether it owns a file that it lists: no other one lists it, or its own row has the checksum."""
+        if row not in listed_by_others:
+            return True
+        algorithm, _, digest = (self.rows or {}).get(row, "").partition("=")
+        return algorithm in _CHECKSUMS and digest == _checksum(f"{self.site}/{row}", algorithm)
+
 
 def list_installed() -> list[Installed]:
     """Return the distributions that the host can import, in the order of its `sys.path`.
@@ -84,13 +96,29 @@ def named(name: str, known: Iterable[Installed]) -> Installed | None:
 
 
 def providers(module: str, known: Iterable[Installed]) -> list[Installed]:
-    """Return the distributions that list a module of this import name, one of each name."""
+    """Return the distributions that have a module of this import name, one of each name.
+
+    If only one owns the module's own file, that is it: others may list the file as well, or have files in its folder.
+    """
     found: dict[str, Installed] = {}
     for one in known:
         listed = (one.metadata.read_text("top_level.txt") or "").split() if not one.rows else ()
         if one.provides(module) or module in listed:
             found.setdefault(normal(one.name), one)
-    return list(found.values())
+    several = list(found.values())
+    path = module.replace(".", "/")
+    files = {start + suffix for start in (path, f"{path}/__init__") for suffix in all_suffixes()}
+    owners = []
+    for one in several:
+        others = listed_by((other for other in several if other is not one), one.site)
+        if any(one.owns(row, others) for row in files.intersection(one.rows or ())):
+            owners.append(one)
+    return owners if len(owners) == 1 else several
+
+
+def listed_by(known: Iterable[Installed], site: str) -> frozenset[str]:
+    """Return the files in a folder that distributions list."""
+    return frozenset().union(*(one.rows or () for one in known if one.site == site))
 
 
 def normal(name: str) -> str:
@@ -149,7 +177,7 @@ def _mapping_of(file: str) -> dict[str, str]:
     return {}
 
 
-def _rows(record: str) -> frozenset[str] | None:
+def _rows(record: str) -> Mapping[str, str] | None:
     try:
         found = os.stat(record)  # noqa: PTH116
     except OSError:
@@ -158,22 +186,43 @@ def _rows(record: str) -> frozenset[str] | None:
 
 
 @lru_cache(_MOST_RECORDS_KEPT)
-def _parsed(record: str, mtime_ns: int, size: int) -> frozenset[str] | None:
+def _parsed(record: str, mtime_ns: int, size: int) -> Mapping[str, str] | None:
     try:
         with suppress(csv.Error), open(record, encoding="utf-8", errors="replace", newline="") as file:  # noqa: PTH123
-            return frozenset(_files(csv.reader(file)))
+            return dict(_files(csv.reader(file)))
     except OSError as error:
         if is_lack(error):
             raise  # not kept, unlike what is returned
     return None
 
 
-def _files(rows: Iterable[list[str]]) -> Iterator[str]:
-    """Yield the relative paths that stay below the folder."""
+def _files(rows: Iterable[list[str]]) -> Iterator[tuple[str, str]]:
+    """Yield the relative paths that stay below the folder, with their checksums."""
     for row in rows:
         path = row[0] if row else ""
         parts = path.split("/")
         if "" in parts or "." in parts or ".." in parts or "__pycache__" in parts or "\0" in path:
             continue  # absolute, or not as installers write it
         if not parts[0].endswith(_METADATA_FOLDERS):
-            yield path
+            yield path, row[1] if len(row) > 1 else ""
+
+
+def _checksum(path: str, algorithm: str) -> str | None:
+    """Return the checksum of a file as a RECORD has it, or None if it is no file that can be read."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return _computed(path, algorithm, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+
+@lru_cache(_MOST_RECORDS_KEPT)
+def _computed(path: str, algorithm: str, mtime_ns: int, size: int) -> str | None:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            digest = hashlib.file_digest(file, algorithm).digest()
+    except OSError as error:
+        if is_lack(error):
+            raise  # not kept, unlike what is returned
+        return None
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

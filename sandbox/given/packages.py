@@ -1,7 +1,8 @@
 """Installed packages of the host's environment that an agent may import: which of their files it can see.
 
-An agent sees files that are listed by a named distribution and by no other one, and nothing else that is beside them. They
-are shown as whole folders where a folder holds nothing else, else one by one.
+An agent sees files that a named distribution owns: those that it lists and no other one does, or that it lists with their
+checksum. It sees nothing else that is beside them. They are shown as whole folders where a folder holds nothing else, else one
+by one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.errors import InvalidInput, InvalidType
-from sandbox.given.distributions import Installed, list_installed, named, normal, providers
+from sandbox.given.distributions import Installed, list_installed, listed_by, named, normal, providers
 from sandbox.given.functions import check_name_is_str
 from sandbox.isolation.layout import Pair, package_in_a_room
 
@@ -79,10 +80,15 @@ def find_packages(names: object) -> Packages:
     for name in names:
         check_name_is_str("package", name)
         wanted = _requirement(name)
-        if wanted is None or wanted.specifier or wanted.marker or wanted.url:
+        if wanted is None and all(part.isidentifier() for part in name.split(".")):
+            extras: set[str] = set()  # a module whose name no package can have, such as '_pytest'
+            asked.append(one := _imported(name, known, is_module=True))
+        elif wanted is None or wanted.specifier or wanted.marker or wanted.url:
             raise InvalidInput(f"{name!r} is not a package name: write it as in 'numpy' or 'httpx[http2]'.")
-        asked.append(one := named(wanted.name, known) or _imported(wanted.name, known))
-        _collect(wanted, one, found, known)
+        else:
+            extras = wanted.extras
+            asked.append(one := named(wanted.name, known) or _imported(wanted.name, known))
+        _collect(extras, one, found, known)
     chosen = list(dict.fromkeys(found.values()))
     for one in chosen:
         _check_is_there(one)
@@ -105,8 +111,8 @@ def _requirement(text: str) -> Requirement | None:
     return None
 
 
-def _imported(name: str, known: list[Installed]) -> Installed:
-    """Return the only distribution that has a module of this name."""
+def _imported(name: str, known: list[Installed], *, is_module: bool = False) -> Installed:
+    """Return the only distribution that has a module of this name; `is_module` tells that no distribution has the name."""
     if name in sys.stdlib_module_names:
         raise InvalidInput(f"{name!r} is a module of the standard library, which agents have: remove it from packages.")
     if name in _OURS:
@@ -122,6 +128,11 @@ def _imported(name: str, known: list[Installed]) -> Installed:
             f"The module {name!r} is in {len(found)} packages of the host's environment: name the one that is meant:"
             f" {several}."
         )
+    if is_module:
+        raise InvalidInput(
+            f"No package in the host's environment has a module {name!r}: install the one that has it, or remove it from"
+            " packages."
+        )
     near = difflib.get_close_matches(normal(name), sorted({normal(one.name) for one in known}), n=3)
     meant = f"did you mean {' or '.join(map(repr, near))}? If not, " if near else ""
     raise InvalidInput(
@@ -130,17 +141,17 @@ def _imported(name: str, known: list[Installed]) -> Installed:
     )
 
 
-def _collect(asked: Requirement, one: Installed, found: dict[str, Installed], known: list[Installed]) -> None:
+def _collect(extras: set[str], one: Installed, found: dict[str, Installed], known: list[Installed]) -> None:
     """Add a distribution and its requirements. Skip a requirement that is not installed: this environment works without it."""
-    key = f"{normal(one.name)}{sorted(asked.extras)}"
+    key = f"{normal(one.name)}{sorted(extras)}"
     if key in found:
         return
     found[key] = one
     for wanted in filter(None, map(_requirement, one.metadata.requires or ())):
-        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in asked.extras or {""}):
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras or {""}):
             needed = named(wanted.name, known)
             if needed is not None:
-                _collect(wanted, needed, found, known)
+                _collect(wanted.extras, needed, found, known)
 
 
 def _check_is_there(one: Installed) -> None:
@@ -159,7 +170,7 @@ def _check_not_only_others(one: Installed, chosen: list[Installed], known: list[
     if not tops or tops & {name.partition(".")[0] for name in packages.modules}:
         return
     others = sorted(
-        {normal(other.name) for other in _others(chosen, known) if (other.rows or set()) & (one.rows or set())}
+        {normal(other.name) for other in _others(chosen, known) if set(other.rows or ()) & set(one.rows or ())}
     )
     if others:
         raise InvalidInput(
@@ -196,12 +207,9 @@ class _Layer:
         return made
 
     def _own(self, site: str) -> set[str]:
-        """Return the files in a folder that the chosen distributions list and no other one does."""
-        own: set[str] = set().union(*(one.rows or () for one in self._chosen if one.site == site))
-        for other in self._others:
-            if other.site == site and other.rows:
-                own -= other.rows
-        return own
+        """Return the files in a folder that the chosen distributions own."""
+        others = listed_by(self._others, site)
+        return {row for one in self._chosen if one.site == site for row in one.rows or () if one.owns(row, others)}
 
     @staticmethod
     def _lists_a_module(one: Installed) -> Iterator[bool]:

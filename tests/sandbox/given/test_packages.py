@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import stat
 import textwrap
@@ -118,6 +120,11 @@ def install(site: Path, name: str, files: dict[str, str], rows: tuple[str, ...] 
     (info / "direct_url.json").write_text('{"url": "file:///home/somebody"}')
 
 
+def checksum(text: str) -> str:
+    """Return a text's checksum as a RECORD has it."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+
+
 def shown(names: list[str], site: Path) -> set[str]:
     return {str(Path(path).relative_to(site)) for path, _ in find_packages(names).paths}
 
@@ -157,6 +164,57 @@ def test_a_row_gives_nothing_of_another_distribution(site: Path) -> None:
     with pytest.raises(sandbox.InvalidInput, match="'beta' lists only files that 'alpha' and 'private' list as well"):
         find_packages(["beta"])
     assert "private" in shown(["alpha", "private", "beta"], site)
+
+
+def test_a_list_of_the_files_of_a_good_package_does_not_stop_it(site: Path) -> None:
+    """A file that several list belongs to those with its checksum; it is no secret to its authors."""
+    code = {"good/__init__.py": "", "good/core.py": "CORE = 1\n", "good_one.py": "ONE = 1\n"}
+    install(site, "good", code)
+    (site / "good-1.0.dist-info" / "RECORD").write_text(
+        "".join(f"{path},{checksum(text)},{len(text)}\n" for path, text in code.items())
+    )
+    whole = {"good", "good_one.py", "good-1.0.dist-info/METADATA"}
+    assert shown(["good"], site) == whole
+    wrong = f"good/core.py,{checksum('CORE = 2')}"
+    install(site, "evil", {"evil.py": ""}, ("good/__init__.py", wrong, "good_one.py,md5=x", "good"))
+    assert shown(["good"], site) == whole
+    assert find_packages(["good.core"]) == find_packages(["good_one"]) == find_packages(["good"])
+    assert find_packages(["good"]).modules.keys() == {"good", "good_one"}
+    assert shown(["evil"], site) == {"evil.py", "evil-1.0.dist-info/METADATA"}
+    install(site, "evil", {"evil.py": ""}, tuple(f"{path},{checksum(text)}" for path, text in code.items()))
+    assert shown(["good"], site) == whole, "whatever another one knows"
+    (site / "good/core.py").write_text("KEY = 's3cret'\n")  # by the host
+    assert shown(["evil"], site) == {"evil.py", "good_one.py", "good/__init__.py", "evil-1.0.dist-info/METADATA"}
+
+
+def test_a_module_belongs_to_the_owner_of_its_file(site: Path) -> None:
+    install(site, "PyGood", {"good/__init__.py": "", "good/core.py": ""})
+    install(site, "beside", {"good/beside.py": ""})
+    assert find_packages(["good"]) == find_packages(["pygood"])
+    assert "good/beside.py" not in shown(["good"], site)
+
+
+def test_names_of_modules_that_no_package_can_have(site: Path) -> None:
+    install(
+        site, "alpha", {"alpha/__init__.py": "", "_alpha/__init__.py": "", "_one.py": "", "two_.py": "", "ä.py": ""}
+    )
+    for name in ("_alpha", "_one", "two_", "ä", "_alpha.inner"):
+        if name == "_alpha.inner":
+            install(site, "alpha", {"alpha/__init__.py": "", "_alpha/inner.py": ""})
+        assert find_packages([name]) == find_packages(["alpha"])
+    for name, said in {
+        "_socket": "is a module of the standard library",
+        "_zzz": "No package in the host's environment has a module '_zzz'",
+        "_": "has a module '_'",
+        "_alpha[extra]": "'_alpha[extra]' is not a package name",
+        "_alpha/inner": "is not a package name",
+        "._alpha": "is not a package name",
+        "": "is not a package name",
+        "..": "is not a package name",
+    }.items():
+        with pytest.raises(sandbox.InvalidInput) as caught:
+            find_packages([name])
+        assert said in str(caught.value)
 
 
 def test_a_folder_with_files_of_others_is_shown_file_by_file(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
