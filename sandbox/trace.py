@@ -100,6 +100,8 @@ def _headline(name: str, what: str, duration_ms: float, failed: str) -> Text:
     line = Text.assemble((one_line(name), "bold"), " ", (what, "dim"), f"  {duration_ms:,.1f} ms")
     if failed:
         line.append(f"  {one_line(failed)}", "red")
+    # What a long name would put into the next row could look like another line.
+    line.no_wrap, line.overflow = True, "ellipsis"
     return line
 
 

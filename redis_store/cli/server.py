@@ -109,7 +109,7 @@ def _chosen(data_dir: Path | None) -> Path:
 
 
 def _agrees(question: str) -> bool:
-    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # `typer.confirm` would write to stdout
+    typer.echo(f"{one_line(question)} [y/N] ", err=True, nl=False)  # `typer.confirm` would write to stdout
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -12,7 +12,10 @@ import re
 import traceback
 
 MARK = "| "
-"""Beginning of each line of a quoted text, and of each line after the first of a message."""
+"""Beginning of each line of a quoted text, of each line after the first of a message, and of each further row of a long line."""
+
+_FEWEST_COLUMNS = 10
+"""Width up to which a terminal's rows are told from ours."""
 
 _CONTROLS = (
     "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
@@ -43,6 +46,27 @@ def quoted(text: str) -> str:
 def message(text: str) -> str:
     """Return a message, escaped, with `MARK` before each line but the first."""
     return escaped(text).replace("\n", f"\n{MARK}")
+
+
+def folded(text: str, columns: int) -> str:
+    """Return a text with `MARK` before each row but the first that a long line takes on a terminal; with 0 columns, as it is.
+
+    Otherwise a line could be as long as it takes for its end to look like a line of its own.
+    """
+    return "\n".join(f"\n{MARK}".join(_rows(line, columns)) for line in text.split("\n")) if columns else text
+
+
+def _rows(line: str, columns: int) -> list[str]:
+    """Return a line in pieces that fit into a row of a terminal, the later ones behind `MARK`."""
+    line = line.expandtabs()
+    rows, start, used = [], 0, 0
+    for at, character in enumerate(line):
+        cells = 1 if character.isascii() else 2  # at most
+        if used + cells > max(columns, _FEWEST_COLUMNS):
+            rows.append(line[start:at])
+            start, used = at, len(MARK)
+        used += cells
+    return [*rows, line[start:]]
 
 
 def json_text(value: object, indent: int | None = None) -> str:

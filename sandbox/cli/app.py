@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from redis_store.cli.streams import Output, safe_streams, stdout_for_results, write_to
 from redis_store.options import shows
 from redis_store.values import rules
+from redis_store.values.printable import escaped
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
 from sandbox.cli.output import (
     CALLED_WRONGLY,
@@ -139,7 +140,9 @@ def doctor(
     """
     with leaving_on_errors(), start_failures():
         report = isolation_doctor.examine()
-    write_to(sys.stdout.buffer, isolation_doctor.as_json(report) if json_output else isolation_doctor.text(report))
+    write_to(
+        sys.stdout.buffer, isolation_doctor.as_json(report) if json_output else escaped(isolation_doctor.text(report))
+    )
     if report.tier == "none":
         raise typer.Exit(FAILED)
 

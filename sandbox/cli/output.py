@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +28,9 @@ FAILED = 1
 CALLED_WRONGLY = 2
 INTERRUPTED = 130
 
+_LONGEST_REST = 4096
+"""Size of the beginning of a line that is kept until its end is printed, in characters; more is shown as a line."""
+
 
 def kept(result: RunResult) -> str:
     """Return a clause about the writes of an interrupted run."""
@@ -44,6 +49,7 @@ def kept(result: RunResult) -> str:
 
 def show(result: RunResult, out: Output, trace: bool, trace_file: Path | None) -> int:
     """Show the outcome of a run, and return the exit code."""
+    finish_output()
     if trace:
         Console(stderr=True, highlight=False).print(trace_tree(result))
     if trace_file is not None:
@@ -82,9 +88,49 @@ def explained(failure: errors.SandboxError) -> str:
     return (printable.quoted(lines) + "\n" if lines else "") + printable.message(str(failure))
 
 
+class _Printed:
+    """What agents print at a terminal, in whole lines, each behind `MARK`: a line without it is the command's own.
+
+    Other programs and threads write there too, so the end of a line that is not complete would not show whose it is.
+    """
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._lock = threading.RLock()
+
+    def add(self, text: str) -> None:
+        """Write the lines that are complete."""
+        with self._lock:
+            *lines, rest = (self._rest + text).split("\n")
+            self._rest = "" if len(rest) > _LONGEST_REST else rest
+            self._write_lines([*lines, rest] if len(rest) > _LONGEST_REST else lines)
+
+    def finish(self) -> None:
+        """Write the rest as a line."""
+        with self._lock:
+            rest, self._rest = self._rest, ""
+            self._write_lines([rest] if rest else [])
+
+    @staticmethod
+    def _write_lines(lines: list[str]) -> None:
+        if lines:
+            _write(_in_rows(printable.MARK + printable.message("\n".join(lines))) + "\n")
+
+
+_printed = _Printed()
+
+
 def pass_on(text: str) -> None:
-    """Write on stderr what the agent prints; at a terminal, which it could control, with control characters as escapes."""
-    _write(printable.escaped(text) if sys.stderr.isatty() else text)
+    """Write on stderr what an agent prints; at a terminal, which it could control, escaped and with a mark before each line."""
+    if sys.stderr.isatty():
+        _printed.add(text)
+    else:
+        _write(text)
+
+
+def finish_output() -> None:
+    """Write what agents have printed last, if that is no whole line yet."""
+    _printed.finish()
 
 
 def say(text: str) -> None:
@@ -94,7 +140,15 @@ def say(text: str) -> None:
 
 def say_printable(text: str) -> None:
     """Write a text on stderr that is `printable` already, such as that of `explained`."""
-    _write(text + "\n")
+    finish_output()
+    _write(_in_rows(text) + "\n")
+
+
+def _in_rows(text: str) -> str:
+    columns = 0
+    with suppress(OSError, ValueError):  # no terminal, or a stream of a test runner's
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    return printable.folded(text, columns)
 
 
 def _write(text: str) -> None:

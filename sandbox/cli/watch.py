@@ -15,7 +15,16 @@ from redis_store.cli.streams import Output, stdout_for_results, takes_no_more, w
 from redis_store.options import shows
 from redis_store.values.printable import json_text, message, quoted
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
-from sandbox.cli.output import INTERRUPTED, leave, leaving_on_errors, library_warnings, pass_on, say, say_printable
+from sandbox.cli.output import (
+    INTERRUPTED,
+    finish_output,
+    leave,
+    leaving_on_errors,
+    library_warnings,
+    pass_on,
+    say,
+    say_printable,
+)
 from sandbox.consumers.batches import ConsumerEvent
 from sandbox.consumers.consumer import Consumer, on_change
 from sandbox.result import lines_above
@@ -136,6 +145,7 @@ def _as_line(event: ConsumerEvent) -> None:
 
 
 def _as_json(out: Output, event: ConsumerEvent) -> None:
+    finish_output()
     if takes_no_more(out):
         return
     with suppress(OSError):  # the disk is full
