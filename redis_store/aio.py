@@ -245,6 +245,9 @@ class AsyncDataStore:
 
         One namespace is done after the other, in steps of 1,000 keys. An error after the first step has `outcome_unknown=True`
         and says how many values were deleted; a cancelled call may have deleted a part. Calling it again deletes the rest.
+
+        Values in other namespaces are kept, without an error. For an agent, `sandbox.Operation.kept` and a hint of the run say
+        how many; the agent itself is not told, nor where they are.
         """
         return await self._run_flow(invalidate_tag(self._scope, tag))
 

@@ -36,6 +36,11 @@ class Operation:
     run: str = ""
     """Id of the run that made the call: that of the result, or of a nested run."""
     value: Hidden | None = field(default=None, repr=False, compare=False)
+    kept: int = 0
+    """Number of values that `invalidate_tag` did not delete, because the agent may not write in their namespaces.
+
+    It can include values that have expired or were deleted lately.
+    """
 
     @property
     def preview(self) -> str | None:
@@ -74,8 +79,8 @@ class Hint:
     """A suggestion for the author of an agent, derived from its calls of the store."""
 
     kind: str
-    """``single_gets``, ``empty_namespace``, ``near_limit``, ``useless_cache``, ``refused_writes``, ``changed_copy`` or
-    ``forgotten_await``."""
+    """``single_gets``, ``empty_namespace``, ``near_limit``, ``useless_cache``, ``refused_writes``, ``kept_values``,
+    ``changed_copy`` or ``forgotten_await``."""
     message: str
     agent: str
     namespace: str | None = None

@@ -111,6 +111,8 @@ def _operation_line(one: Operation) -> Text:
     if one.hit is not None:
         line.append(" hit" if one.hit else " miss", "green" if one.hit else "yellow")
     line.append(f"  {one.bytes:,} B  {one.duration_ms:.2f} ms" if one.bytes else f"  {one.duration_ms:.2f} ms", "dim")
+    if one.kept:
+        line.append(f"  {one.kept:,} kept", "yellow")
     if one.error is not None:
         line.append(f"  {one_line(one.error)}", "red")
     elif one.preview is not None:
@@ -155,6 +157,7 @@ def _facts(one: Operation) -> Iterator[tuple[str, Any]]:
     yield "count", one.count
     yield "hit", one.hit
     yield "bytes", one.bytes
+    yield "kept", one.kept or None
     yield "preview", one.preview
     yield "error", one.error
 

@@ -19,7 +19,7 @@ from redis_store.limits import check_max_keys, check_timeout
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
-from redis_store.ops import updates
+from redis_store.ops import tags, updates
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed
@@ -46,7 +46,8 @@ def carry_out(store: DataStore, operation: str, *arguments: Any) -> Any:
     on = operations_of(store)
     if operation == "invalidate_tag":
         tag, access = arguments
-        return on.narrowed(access).call(operation, tag)
+        narrowed = on.narrowed(access)
+        return narrowed.run_flow(tags.invalidate(narrowed.scope, tag))
     if operation == "set" and _goes_beside(on.scope, *arguments):
         key, value, *_ = arguments
         on.call("set_many", {key: value}, None, None)

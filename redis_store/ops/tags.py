@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import NamedTuple
 
 from redis_store.errors import DeletedSoFar
 from redis_store.flows.flow import Do
@@ -17,8 +18,20 @@ PAGE = 1000
 KEYS_PER_SCRIPT = 1000
 
 
+class Invalidated(NamedTuple):
+    """The number of values that were deleted, and of entries kept in namespaces that may not be written; some may be stale."""
+
+    deleted: int
+    kept: int
+
+
 async def invalidate_tag(scope: Scope, tag: str) -> int:
-    """The flow of `DataStore.invalidate_tag`: values in namespaces that may not be written are kept, and no error names them."""
+    """The flow of `DataStore.invalidate_tag`."""
+    return (await invalidate(scope, tag)).deleted
+
+
+async def invalidate(scope: Scope, tag: str) -> Invalidated:
+    """Delete the values with a tag. Those in namespaces that may not be written are kept, and no error names them."""
     redis_key = tag_key(scope, tag)
     scope.check_writes_somewhere()
     places = [(decode_name(name), fields) for name, fields in (await Do(_tagged(redis_key))).items()]
@@ -28,7 +41,9 @@ async def invalidate_tag(scope: Scope, tag: str) -> int:
             place = scope.moved(name)
             for start in range(0, len(fields), KEYS_PER_SCRIPT):
                 deleted.add(await Do(_delete(place, redis_key, fields[start : start + KEYS_PER_SCRIPT])))
-    return deleted.count
+    return Invalidated(
+        deleted.count, sum(len(fields) for _, fields in places) - sum(len(fields) for _, fields in tagged)
+    )
 
 
 async def _tagged(redis_key: bytes) -> dict[bytes, list[bytes]]:

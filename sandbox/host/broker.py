@@ -135,6 +135,7 @@ class Broker:
                 duration_ms,
                 failed,
                 None if done.value is None else done.value[: PREVIEW_SOURCE_BYTES + 1],
+                done.kept,
             )
         )
         return parts

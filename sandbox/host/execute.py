@@ -18,7 +18,7 @@ from sandbox.given.job import Task
 from sandbox.host.outcome import Returned
 from sandbox.host.process import carry_out
 from sandbox.record import telemetry
-from sandbox.record.hints import find_hints, refused_writes
+from sandbox.record.hints import find_hints, kept_values, refused_writes
 from sandbox.record.source_hints import changed_copies, forgotten_awaits
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
@@ -113,6 +113,7 @@ def _hints(task: Task, tree: Tree, operations: list[Operation], outcome: Returne
     hints += forgotten_awaits(task.job.who.agent, tree.transcript.text)
     if isinstance(outcome, Returned):
         hints += refused_writes(operations)
+    hints += kept_values(operations)
     with suppress(DataStoreError):  # the run is over, and its result matters more than hints
         hints += find_hints(operations, tree.given.limits, tree.open_for_questions)
     return hints

@@ -35,6 +35,8 @@ class Answered(NamedTuple):
     """The value that was read or written, as JSON text; the first one if there are several."""
     moved_bytes: int = 0
     """The bytes that the server copied, beyond those of the call and the answer."""
+    kept: int = 0
+    """The number of values that were not deleted, because the agent may not write in their namespaces. It is not told."""
 
 
 class Answer(NamedTuple):
@@ -136,6 +138,7 @@ EMPTY = Answer(lambda _: Answered([]), lambda *_: None)
 DONE = Answer(lambda done: Answered([done], int(done), done), lambda _, parts, __: _first(parts))
 STEP = Answer(lambda done: Answered([done], 0, done), DONE.decode)
 COUNT = Answer(lambda count: Answered([count], count), DONE.decode)
+INVALIDATED = COUNT._replace(encode=lambda done: Answered([done.deleted], done.deleted, kept=done.kept))
 RENAMED = Answer(
     lambda size: Answered([size is not None], int(size is not None), size is not None, moved_bytes=4 * (size or 0)),
     DONE.decode,

@@ -21,6 +21,7 @@ from sandbox.protocol.answers import (
     FOUND_ITEMS,
     HELD,
     INFO,
+    INVALIDATED,
     KEY_NAMES,
     MOMENT,
     NAMESPACE_NAMES,
@@ -282,7 +283,7 @@ OPERATIONS: dict[str, Row] = {
     "fail_value": Row(
         (OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True, needs=("get",), notes=True
     ),
-    "invalidate_tag": Row((TAG, ACCESS), COUNT),
+    "invalidate_tag": Row((TAG, ACCESS), INVALIDATED),
     "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True),
     "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes=True),
     "renew_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S), STEP),

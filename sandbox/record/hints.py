@@ -81,6 +81,18 @@ def refused_writes(operations: list[Operation]) -> Iterator[Hint]:
         )
 
 
+def kept_values(operations: list[Operation]) -> Iterator[Hint]:
+    """Yield a hint for each agent and tag whose values it could not all delete; it does not say where the others are."""
+    kept = {(one.agent, one.key): one.kept for one in operations if one.kept}
+    for (agent, tag), count in islice(kept.items(), MOST_OF_A_KIND):
+        yield Hint(
+            "kept_values",
+            f"{agent} invalidated the tag {(tag or '')[:64]!r}, and {count:,} {'value' if count == 1 else 'values'} of it stayed,"
+            " in namespaces that it may not write: grant these with Permissions(write=), or call invalidate_tag in the host.",
+            agent,
+        )
+
+
 def _place(operation: Operation) -> tuple[str, str]:
     return operation.agent, operation.namespace
 

@@ -41,6 +41,7 @@ class OperationDone(NamedTuple):
     duration_ms: float
     error: str | None
     value: bytes | None
+    kept: int = 0
 
 
 class Called(NamedTuple):
@@ -147,7 +148,7 @@ def shortened(text: str, most: int = KEY_CHARACTERS) -> str:
 
 def _operation(done: OperationDone) -> Operation:
     value = None if done.value is None else Hidden(done.value, done.key)
-    return Operation(moment(done.time), done.who.agent, *done[2:10], done.who.run, value)
+    return Operation(moment(done.time), done.who.agent, *done[2:10], done.who.run, value, done.kept)
 
 
 def _call(called: Called) -> Call:

@@ -93,6 +93,32 @@ def test_refused_and_computed_calls_are_not_reads(run: Any) -> None:
     assert "read from namespace 'default' 1 time," in text
 
 
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_values_that_an_invalidation_kept(broker: Any, store: DataStore, user: str) -> None:
+    """The host is told how many, the agent is not, and nobody where they are."""
+    for name in ("mine", "hidden", "hidden-too"):
+        for key in ("a", "b"):
+            store.use_namespace(name).get_or_set(key, lambda: 1, tags=["page", "all"])
+    source = """
+def run():
+    return {"gone": [data_store.restricted(write=["other"]).invalidate_tag("all"), data_store.invalidate_tag("page")]}
+"""
+    granted = sandbox.Permissions(namespaces=["mine", "other"], tags=["*"])
+    with sandbox.Sandbox(url=store.url, permissions=granted, broker=broker) as box:
+        result = box.run(source, {}, user=user, agent="tagger")
+    assert result.check() == {"gone": [0, 2]}
+    assert [(one.key, one.count, one.kept) for one in result.operations] == [("all", 0, 6), ("page", 2, 4)]
+    assert [hint.kind for hint in result.hints] == ["kept_values", "kept_values"]
+    assert str(result.hints[1]).startswith(
+        "tagger invalidated the tag 'page', and 4 values of it stayed, in namespaces"
+    )
+    assert "hidden" not in repr(result)
+    Console(file=(said := io.StringIO()), width=200).print(trace_tree(result))
+    assert "4 kept" in said.getvalue()
+    assert "hidden" not in said.getvalue()
+    assert store.use_namespace("hidden").list_keys() == ["a", "b"]
+
+
 def test_user_without_data(run: Any) -> None:
     assert hints(run, "def run(): data_store.get('k'); return {}")[0][1].endswith("the user has no data yet.")
 
