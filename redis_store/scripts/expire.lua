@@ -28,8 +28,7 @@ for _, key in ipairs({data, info}) do
     call('HPEXPIREAT', key, expires, 'FIELDS', 1, field)
   end
 end
-local at = find(text, '":{', 1, true) -- as in info_text.lua
-local tags = at and sub(text, at - 6, at - 1) == ',"tags' and match(text, '^{[^}]*}', at + 2)
+local tags = tags_in(text)
 if tags then
   for key in pairs(cjson.decode(tags)) do pcall(tag, key, #name .. ':' .. name .. ':' .. field, expires, now) end
 end

@@ -49,4 +49,5 @@ claim_for(flight, field, state_of(data, info, field, value), token, now, lock_ms
 sweep(flight, now)
 -- Tagged already now, so that invalidating a tag also reaches a value being computed.
 for i = 4, #KEYS do tag(KEYS[i], ARGV[7], digits(now + lock_ms), digits(now)) end
+if #KEYS > 3 then pcall(sweep_tags, registry_of(KEYS[4]), #KEYS - 3, digits(now)) end
 return {'claimed'}

@@ -39,4 +39,5 @@ local events = put(field, value, expires, text, tags)
 call('HDEL', flight, 'c' .. field, 'e' .. field)
 if watched then tell(events, expires, {field, news_of(value, 0)}) end
 wake(flight, field)
+if #KEYS > 5 then pcall(sweep_tags, registry_of(KEYS[6]), #KEYS - 5, digits(now)) end
 return 1
