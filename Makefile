@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-charges soak histories fuzz clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-charges soak histories fuzz fuzz-values clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -65,6 +65,9 @@ histories: .venv/.test ## random histories under faults, checked, for ten minute
 
 fuzz: .venv/.test ## random requests under random permissions, judged, for ten minutes; ARGS="--seconds 3600 --seed N"
 	@$(BIN)/python -m tests.support.rights_fuzz $(ARGS)
+
+fuzz-values: .venv/.test ## a million random values and texts, here and in the sandbox, judged; ARGS="--count N --seed N"
+	@$(BIN)/python -m tests.support.values_fuzz $(ARGS)
 
 bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpreter, calls beside redis-py
 	@$(BIN)/python -m benchmarks.sandbox $(ARGS)
