@@ -31,6 +31,9 @@ MAX_STEP_BYTES = 24 * 1024 * 1024
 MAX_SCRIPT_BYTES = 8 * 1024 * 1024
 """Limits of one call of an agent: with each of them the server stands still for about 50 ms at most (benchmarks/harm.py)."""
 
+MOST_ARGUMENTS = 3900
+"""Limit of the arguments of one command. Managed services allow little more: ElastiCache Serverless 3,999."""
+
 LOG_ENTRIES = 10_000
 
 LOG_BYTES = 8 * 1024 * 1024
@@ -77,6 +80,17 @@ def too_much_at_once(limit_bytes: int) -> LimitExceeded:
         " for example with iter_items.",
         limit="max_read_bytes",
         limit_bytes=limit_bytes,
+    )
+
+
+def too_many_arguments(count: int) -> LimitExceeded:
+    """Return the error for a command that is not sent, because it has more arguments than managed services take."""
+    return LimitExceeded(
+        f"The call needs a command of {count:,} arguments, and at most {MOST_ARGUMENTS:,} are sent, because managed servers"
+        " take no more: nothing was done. Split the call.",
+        limit="max_arguments",
+        limit_count=MOST_ARGUMENTS,
+        size_bytes=count,
     )
 
 

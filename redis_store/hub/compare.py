@@ -91,18 +91,20 @@ class Doubts:
         return [says.save_seen(feed.keys, seen, feed.bounds.life_ms)]
 
     async def _learn_expiries(self, feed: WatchedNamespace, names: list[bytes]) -> None:
-        if not names or not self._fields_expire:
-            return
-        try:
-            times = await says.expiries_of(feed.keys, names)
-        except ServerRefused:
-            self._fields_expire = False
-            return
-        for name, at_ms in zip(names, times or (), strict=False):
-            if at_ms <= 0:
-                feed.expiries.forget(name)
-            else:
-                feed.expect_expiry(name, at_ms)
+        for start in range(0, len(names), says.FIELDS_PER_SIZING):
+            part = names[start : start + says.FIELDS_PER_SIZING]
+            if not self._fields_expire:
+                return
+            try:
+                times = await says.expiries_of(feed.keys, part)
+            except ServerRefused:
+                self._fields_expire = False
+                return
+            for name, at_ms in zip(part, times or (), strict=False):
+                if at_ms <= 0:
+                    feed.expiries.forget(name)
+                else:
+                    feed.expect_expiry(name, at_ms)
 
     async def _check_history(self, feed: WatchedNamespace) -> None:
         """Find out whether the log is complete since the last watcher. The namespace has been learned.

@@ -177,8 +177,9 @@ class Hub:
         await say([command for feed in ended for command in self._doubts.save(feed)])
         # A new watcher may have joined meanwhile.
         channels = [feed.channel for feed in ended if feed.subscribed and feed.channel not in self.members.by_channel]
-        if channels and self._listening.counts_events:
-            await Tell((b"UNSUBSCRIBE", *channels))
+        if self._listening.counts_events:
+            for start in range(0, len(channels), FEEDS_PER_TICK):
+                await Tell((b"UNSUBSCRIBE", *channels[start : start + FEEDS_PER_TICK]))
 
     async def _open(self, feeds: list[WatchedNamespace]) -> None:
         """Begin to follow namespaces, or resume after a reconnect."""

@@ -10,7 +10,7 @@ from redis_store.limits import UNBOUNDED
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
-from redis_store.ops.run_script import run_delete, run_script, write_transaction
+from redis_store.ops.run_script import read_together, run_delete, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.protocol.call import Alone, Call, Op, as_is, watch
 from redis_store.protocol.command import Argument, Command
@@ -19,7 +19,10 @@ from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, SIZES, WRITE, 
 from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
-"""Keys that one script call carries: ``unpack`` fails at 8,000 arguments in the servers' Lua, and metadata takes four a key."""
+"""Keys that one script call carries: ``unpack`` fails at 8,000 arguments in the servers' Lua."""
+
+KEYS_PER_READ = 3800
+"""Keys that one ``HMGET`` reads, also because of `MOST_ARGUMENTS`; more are read in one transaction."""
 
 INLINE_BYTES = 1024
 """Values up to this size are copied into the change log; a script need not see bigger ones (`scripts/write.lua`)."""
@@ -50,7 +53,11 @@ async def get_many(scope: Scope, keys: Iterable[str]) -> dict[str, Json]:
         if found:
             return _got_many(scope, fields.values(), None, found)
         scope.bounds.check_read(len(fields), size_bytes)
-    texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
+    if len(fields) <= KEYS_PER_READ:
+        texts = await Call((("HMGET", scope.keys.data, *fields),), as_is, True, len(fields) > SMALL_READ_KEYS)
+    else:
+        parts: list[Command] = [("HMGET", scope.keys.data, *part) for part in _parts(list(fields), KEYS_PER_READ)]
+        texts = [text for found in await read_together(parts) for text in found]
     return _got_many(scope, fields.values(), None, texts)
 
 
@@ -212,12 +219,17 @@ def _arguments(
 
 
 def _commands(script: Script, keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]]) -> list[Command]:
-    """Return the commands of a transaction. The first carries the script's text, so that the digests after it are known."""
-    first, *others = arguments
-    return [
-        script.by_text(keys, first),
-        *(script.by_digest(keys, more) for more in others),
-    ]
+    """Return the commands of a transaction. The first carries the script's text, so that the digests after it are known.
+
+    A part with many arguments is run by another form of the script, which has a text of its own.
+    """
+    commands = [script.by_digest(keys, part) for part in arguments]
+    known = set()
+    for at, command in enumerate(commands):
+        if command[1] not in known:
+            known.add(command[1])
+            commands[at] = script.by_text(keys, arguments[at])
+    return commands
 
 
 def _bounded_commands(keys: tuple[bytes, ...], arguments: list[tuple[Argument, ...]], bound: Bound) -> list[Command]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from redis_store.errors import PermissionDenied, WrongKeyType
+from redis_store.errors import PermissionDenied, ServerFull, WrongKeyType
 from redis_store.namespace.scope import Scope
-from redis_store.protocol.call import Call, as_is, checked_transaction, transaction
+from redis_store.protocol.call import Call, as_is, checked_transaction, last_reply, transaction
 from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.error_replies import ScriptMissing, wrong_type_of
 from redis_store.scripts import CHECK, Script
@@ -100,6 +100,18 @@ async def write_transaction(scope: Scope, commands: list[Command], probe: bytes 
             return None
     except WrongKeyType as error:
         raise await _with_key_named(scope.delete_keys, KINDS_OF_SCRIPT_KEYS, error) from None
+
+
+async def read_together(commands: list[Command]) -> list[Any]:
+    """Read by several commands at one moment, and return their replies.
+
+    A full server (Redis 7.0) refuses the transaction. Then other callers may write between the commands.
+    """
+    try:
+        replies: list[Any] = await Call((("MULTI",), *commands, ("EXEC",)), last_reply, True, True)
+    except ServerFull:
+        replies = await Call(tuple(commands), as_is, True, True)
+    return replies
 
 
 async def _with_key_named(

@@ -18,6 +18,9 @@ from redis_store.protocol.command import Argument
 from redis_store.scripts import BOUNDED, TRANSACT
 from redis_store.types import Json, Ttl
 
+MAX_NAMESPACES = 750
+"""Maximum number of namespaces in a transaction: each takes five arguments, and no command has more than `MOST_ARGUMENTS`."""
+
 Place: TypeAlias = tuple[bytes, bytes]
 """A namespace's name and a field."""
 
@@ -124,6 +127,14 @@ async def commit_parts(
     read_bytes = sum(len(text or b"") for text in reads.values())
     scope.bounds.check_script(read_bytes + sum(len(write.text or b"") for write in writes.values()))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
+    if len(numbers) > MAX_NAMESPACES:
+        raise LimitExceeded(
+            f"The transaction reads and writes {len(numbers):,} namespaces, and at most {MAX_NAMESPACES:,} are allowed:"
+            " nothing was written. Make it smaller.",
+            limit="max_transaction_namespaces",
+            limit_count=MAX_NAMESPACES,
+            size_bytes=len(numbers),
+        )
     places = [scope.user.namespace(decode_name(name)) for name in numbers]
     keys = tuple(key for at in places for key in (at.data, at.registry, at.info, at.log, at.flight))
     arguments: list[Argument] = [

@@ -85,6 +85,11 @@ def checked_transaction(keys: tuple[bytes, ...], check: Command, commands: list[
     return Call((("WATCH", *keys), check, ("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
 
+def last_reply(replies: list[Any]) -> Any:
+    """Return the last of several replies: the decoder of a transaction that watches nothing."""
+    return replies[-1]
+
+
 def _exec_reply(replies: list[Any]) -> list[Any] | None:
     result: list[Any] | None = replies[-1]
     return result

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import hiredis
 
+from redis_store.limits import MOST_ARGUMENTS, too_many_arguments
 from redis_store.protocol.command import Argument, Command, Opening
 
 _MANY_ARGUMENTS = 64
@@ -16,7 +17,10 @@ _MANY_ARGUMENTS = 64
 
 
 def pack(commands: Sequence[Command]) -> bytes:
-    """Return the commands as bytes of the wire protocol, one after the other."""
+    """Return the commands as bytes of the wire protocol, one after the other.
+
+    Raises `LimitExceeded` for a command of too many arguments. Operations send several commands instead, where they can.
+    """
     if len(commands) == 1:
         command = commands[0]
         if type(command[0]) is Opening:
@@ -28,11 +32,26 @@ def pack(commands: Sequence[Command]) -> bytes:
             return packed
     parts: list[bytes] = []
     for command in commands:
+        if len(command) > MOST_ARGUMENTS:
+            raise too_many_arguments(len(command))
         parts.append(b"*%d\r\n" % len(command))
         for argument in command:
             raw = argument if type(argument) is bytes else str(argument).encode()
             parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
     return b"".join(parts)
+
+
+def pack_texts(texts: Sequence[bytes]) -> bytes:
+    """Return texts as an array in MessagePack, in the forms that scripts can read: of one length of header each."""
+    parts: list[bytes] = [b"\xdd", len(texts).to_bytes(4, "big")]
+    for text in texts:
+        parts += (b"\xdb", len(text).to_bytes(4, "big"), text)
+    return b"".join(parts)
+
+
+def as_bytes(argument: Argument) -> bytes:
+    """Return an argument as it is sent."""
+    return argument if type(argument) is bytes else str(argument).encode()
 
 
 class CommandPacker:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
+from redis_store.limits import MOST_ARGUMENTS
 from redis_store.protocol.command import Argument, Command, Opening
-from redis_store.protocol.packing import opening
+from redis_store.protocol.packing import as_bytes, opening, pack_texts
+
+_LONG_BYTES = 1024
+"""Length of an argument, in bytes, from which it is sent by itself beside those that are packed together (`wide.lua`)."""
+
+_HEAD = 3
+"""Arguments of a command before a script's keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,10 @@ class Script:
 
     def by_digest(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Command:
         """Return the command that runs a cached script; a server that has not cached it replies ``NOSCRIPT``."""
-        return (b"EVALSHA", self.sha, len(keys), *keys, *arguments)
+        script = self
+        if (room := MOST_ARGUMENTS - _HEAD - len(keys)) < len(arguments):
+            script, arguments = _widened(self), _packed(arguments, room)
+        return (b"EVALSHA", script.sha, len(keys), *keys, *arguments)
 
     def opening(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Opening:
         """Return the start of `by_digest`, packed once for the many calls that differ only in a field and a value."""
@@ -28,7 +39,26 @@ class Script:
 
     def by_text(self, keys: tuple[bytes, ...], arguments: tuple[Argument, ...]) -> Command:
         """Return the command that runs the script on any server, which then caches it."""
-        return (b"EVAL", self.text, len(keys), *keys, *arguments)
+        script = self
+        if (room := MOST_ARGUMENTS - _HEAD - len(keys)) < len(arguments):
+            script, arguments = _widened(self), _packed(arguments, room)
+        return (b"EVAL", script.text, len(keys), *keys, *arguments)
+
+
+@cache
+def _widened(script: Script) -> Script:
+    """Return the form of a script that takes any number of arguments, packed together (`wide.lua`)."""
+    return _script(f"wide {script.name}", _read("wide") + script.text)
+
+
+def _packed(arguments: tuple[Argument, ...], room: int) -> tuple[bytes, ...]:
+    """Return the arguments of a widened script: at most `room`, but no less than 2."""
+    texts = [as_bytes(argument) for argument in arguments]
+    places = [at for at, text in enumerate(texts) if len(text) >= _LONG_BYTES][: max(0, room - 2)]
+    long = [texts[at] for at in places]
+    for at in places:
+        texts[at] = b""
+    return (pack_texts(texts), pack_texts([b"%d" % (at + 1) for at in places]), *long)
 
 
 def _load(*names: str) -> Script:

@@ -45,7 +45,7 @@ def test_a_batch_of_big_values(store: Side) -> None:
     assert (info.metadata, info.size) == ({"m": 1}, 2006)
 
 
-@pytest.mark.parametrize("count", [100, 101, 1000, 1001, 3500])
+@pytest.mark.parametrize("count", [100, 101, 1000, 1001, 4100])
 def test_get_many_of_every_size(store: Side, count: int) -> None:
     items = {f"key-{number}": number for number in range(count)}
     store.set_many(items)
@@ -116,7 +116,7 @@ def test_delete_many_counts_existing_keys(store: Side) -> None:
     assert store.info("a") is None
 
 
-@pytest.mark.parametrize("count", [1000, 1001, 3300])
+@pytest.mark.parametrize("count", [1000, 1001, 4100])
 def test_delete_many_of_every_size(store: Side, count: int) -> None:
     store.set_many({f"key-{number}": number for number in range(count)} | {"stays": 1})
     assert store.delete_many([f"key-{number}" for number in range(count + 10)]) == count

@@ -153,7 +153,8 @@ def test_metadata_of_several_parts_is_watched_and_retried() -> None:
     lost = [b"OK", *[b"QUEUED"] * 3, None]
     played = play(op, b"OK", *known, lost, b"OK", *known, queued(1, 1, 1))
     assert played.result == 2500
-    once = [["WATCH"], ["EVALSHA"], ["EVALSHA"], ["EVALSHA"], ["MULTI", "EVAL", "EVALSHA", "EVALSHA", "EXEC"]]
+    # The last part has few arguments, for which there is another form of the script: each form is sent as text once.
+    once = [["WATCH"], ["EVALSHA"], ["EVALSHA"], ["EVALSHA"], ["MULTI", "EVAL", "EVALSHA", "EVAL", "EXEC"]]
     assert played.names == once * 2
 
 
