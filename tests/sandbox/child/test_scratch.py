@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.child.scratch import folder_bytes, remove_folder
 
 
@@ -55,3 +57,16 @@ def test_folder_size(tmp_path: Path, size: int, enough: int, over: bool) -> None
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "file").write_bytes(bytes(size))
     assert (folder_bytes(str(tmp_path), enough) > enough) is over
+
+
+@pytest.mark.parametrize("tier", ["restricted", sandbox.isolation.UNSAFE])
+def test_the_folder_of_a_run_is_closed_to_other_users(run: Any, tier: str) -> None:
+    """Where it is on the host's disk, that is: else it is in the memory of a namespace of the run's own."""
+    source = (
+        "import os\ndef run():\n    return {'mode': os.stat('.').st_mode & 0o7777, 'mine': os.access('.', os.W_OK)}\n"
+    )
+    try:
+        result = run(source, isolation=tier)
+    except sandbox.IsolationUnavailable as error:
+        pytest.skip(str(error))
+    assert result.check() == {"mode": 0o700, "mine": True}
