@@ -9,8 +9,10 @@ with connect(user="alice", agent="indexer") as data_store:
 import logging
 
 from redis_store import errors
-from redis_store._connect import ConnectOptions, connect, connect_async
 from redis_store.aio import AsyncDataStore
+from redis_store.clients.aio import AsyncClient, connect_async
+from redis_store.clients.options import ClientOptions, ConnectOptions
+from redis_store.clients.sync import Client, connect
 from redis_store.errors import *  # noqa: F403
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore, Lock, RateLimit, Semaphore
 from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, CacheDecorator, CachedFunction
@@ -26,6 +28,7 @@ from redis_store.types import (
     KeyInfo,
     Missing,
     Never,
+    ServerInfo,
     Ttl,
 )
 from redis_store.values.printable import PrintableRecords
@@ -37,6 +40,7 @@ __all__ = [
     "NEVER",
     "AsyncCacheDecorator",
     "AsyncCachedFunction",
+    "AsyncClient",
     "AsyncDataStore",
     "AsyncLock",
     "AsyncRateLimit",
@@ -46,6 +50,8 @@ __all__ = [
     "CacheDecorator",
     "CachedFunction",
     "Change",
+    "Client",
+    "ClientOptions",
     "ConnectOptions",
     "DataStore",
     "Json",
@@ -56,6 +62,7 @@ __all__ = [
     "Never",
     "RateLimit",
     "Semaphore",
+    "ServerInfo",
     "StoreStats",
     "Transaction",
     "Ttl",

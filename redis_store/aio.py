@@ -52,8 +52,8 @@ R = TypeVar("R")
 class AsyncDataStore:
     """A handle of one namespace of a user, for asyncio: JSON values stored under keys.
 
-    Made by `connect_async`; an asynchronous context manager. Methods and errors are those of `DataStore`. A cancelled call may
-    or may not have been carried out; it never affects another call.
+    Made by `connect_async` or `AsyncClient.store`; an asynchronous context manager. Methods and errors are those of `DataStore`.
+    A cancelled call may or may not have been carried out; it never affects another call.
     """
 
     def __init__(self, driver: AsyncDriver, scope: Scope, on_error: OnError = "raise") -> None:
@@ -492,7 +492,8 @@ class AsyncDataStore:
     async def close(self) -> None:
         """Close the connections, for all handles of this store. May be repeated.
 
-        The embedded server stops when its last user closes.
+        A store of a client only ends its watches and waits, and refuses later calls. The embedded server stops when its last
+        user closes.
         """
         await self._driver.close()
 

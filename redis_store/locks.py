@@ -166,7 +166,7 @@ class _Drop:
             wanted, token = self._wanted, self._token
             if self._process == os.getpid():
                 undo = Undo(lambda: wanted.release(token), wanted.ttl_ms / 1000, clock())
-                self._driver.keeper.repeat(Undoing(undo), tied=False)
+                self._driver.keeper.repeat(Undoing(undo), self._driver.run, tied=False)
 
 
 class _Released:

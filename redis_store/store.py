@@ -83,9 +83,10 @@ class Operations(Protocol):
 class DataStore(StoreMapping):
     """A handle of one namespace of a user: JSON values stored under keys.
 
-    Made by `connect`; a context manager. `use_namespace` returns handles of the user's other namespaces. Methods raise an error
-    of `redis_store.errors`: `InvalidInput` before anything is sent, `StoreUnavailable` if the server cannot be reached,
-    `ServerRefused` if it reports an error, and `StoredDataError` for stored data that this package did not write.
+    Made by `connect` or `Client.store`; a context manager. `use_namespace` returns handles of the user's other namespaces.
+    Methods raise an error of `redis_store.errors`: `InvalidInput` before anything is sent, `StoreUnavailable` if the server
+    cannot be reached, `ServerRefused` if it reports an error, and `StoredDataError` for stored data that this package did not
+    write.
     """
 
     def __init__(self, operations: Operations, on_error: OnError = "raise") -> None:
@@ -509,7 +510,8 @@ class DataStore(StoreMapping):
     def close(self) -> None:
         """Close the connections, for all handles of this store. May be repeated.
 
-        The embedded server stops when its last user closes.
+        A store of a client only ends its watches and waits, and refuses later calls. The embedded server stops when its last
+        user closes.
         """
         self._operations.close()
 

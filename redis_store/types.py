@@ -97,6 +97,20 @@ class KeyInfo:
         return record_repr(self, "key", "metadata")
 
 
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server is, and what it lacks of what the store uses."""
+
+    engine: str
+    """``valkey`` or ``redis``. A service that speaks their protocol reports one of the two."""
+    version: str
+    """The engine's version, such as ``9.0.1``; empty if the server does not tell it."""
+    mode: str
+    """``standalone``, ``cluster`` or ``sentinel``."""
+    lacks: dict[str, str]
+    """What the server lacks, or refuses to this login, each with what the store does without it."""
+
+
 ChangeOp: TypeAlias = Literal["set", "delete", "clear", "expire", "reset"]
 """The kind of a change. `clear` and `reset` concern the whole namespace, the others one key."""
 

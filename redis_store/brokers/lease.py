@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.loans import LentConnections
-from redis_store.drivers.sync import SyncDriver
+from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import UserKeys
@@ -37,11 +37,11 @@ def lease(
     """
     on = operations_of(store)
     owner, scope = on.driver, on.scope
-    driver = SyncDriver(LentConnections(owner.loans, max_read_bytes), owner.source, owner.timeout_s)
+    core = SyncCore(LentConnections(owner.loans, max_read_bytes), owner.source, owner.timeout_s)
     if owner.near is not None:
-        driver.near = owner.near
+        core.near = owner.near
         # Telemetry is not lent: a run's spans come from its record, within the run's own span.
-        driver.around = owner.near.watching
+        core.around = owner.near.watching
     lent = Scope(
         UserKeys.of(user),
         namespace,
@@ -54,7 +54,7 @@ def lease(
         max_read_bytes=max_read_bytes,
         bounds=UNBOUNDED if max_read_bytes == ANY_SIZE else CallBounds.of_agent(),
     )
-    return DataStore(ServerOperations(driver, lent))
+    return DataStore(ServerOperations(SyncDriver(core, owns_core=True), lent))
 
 
 def addresses_of(url: str) -> tuple[str, ...]:

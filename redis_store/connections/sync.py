@@ -47,6 +47,7 @@ class HeldConnection:
     """A connection that one thread uses at a time. It is dropped whenever a reply may be outstanding."""
 
     __slots__ = (
+        "__weakref__",
         "_address",
         "_buffer",
         "_poll",

@@ -16,6 +16,7 @@ from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.drivers import eviction_warning
+from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, StoreClosed, StoreTimeout, StoreUnavailable
 from redis_store.namespace.scope import Scope
@@ -67,22 +68,22 @@ class _LoopState:
         return [each for each in (self.shared, self.retired, *self.idle, *self.lent) if each is not None]
 
 
-class AsyncDriver:
-    """Runs operations against one server, from any number of event loops. Each loop has connections of its own."""
+class AsyncCore:
+    """What the asyncio stores of one client share: the connections of each event loop, near cache and telemetry."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
         self._resolver = resolver
         self.timeout_s = timeout_s
         self.source = Source(resolver, configures)
         """The server's address and configuration right, for the hub."""
-        self.watches: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
-        """Watchers and pauses, which are closed with the store."""
+        self.watching: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
+        """The drivers that have watchers or pauses, which are closed with the client."""
         self.near: NearCache | None = None
-        """The near cache, if the store has one; it is asked before the server."""
+        """The near cache, if the client has one; it is asked before the server."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
+        """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
         self._closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
@@ -96,61 +97,25 @@ class AsyncDriver:
         """The server's url, including secrets."""
         return self._resolver.url
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
         self.near = join_cache(self.url, self, self._resolver, max_bytes)
         self.around = self.near.watching
 
-    async def run(self, op: Op[T]) -> T:
-        """Run an operation and return its result."""
-        return await drive_async(op if self.around is None else self.around(op), self._exchange, Exception)
-
-    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
-        """Run an operation that reads, or let the near cache answer it."""
-        if self.near is not None:
-            return self._near_side(self.near).answer(read, scope, wanted, default, self)
-        return self.run(read.ask(scope, wanted, default))
-
-    async def run_alone(self, alone: Alone[T]) -> T:
-        """Run an operation on one connection, from its first call to its last."""
-        try:
-            return await self._run_on_own(alone.make())
-        except ConnectionLost as error:
-            if error.outcome_unknown:
-                raise
-            self._state().drop_idle()
-            return await self._run_on_own(alone.make())
-
-    async def _run_on_own(self, op: Op[T]) -> T:
-        async with AsyncExitStack() as stack:
-            own: LoopConnection | None = None
-
-            async def exchange(call: Call[Any]) -> Any:
-                nonlocal own
-                if type(call) is not Call:
-                    raise not_a_call(call)
-                if own is None:
-                    own = await stack.enter_async_context(self._own_connection())
-                return await own.request(call.commands, call.repeatable)
-
-            return await drive_async(op if self.around is None else self.around(op), exchange, Exception)
-
-    def pauses(self) -> AsyncPauses:
-        """Return the pauses of a flow; they are closed with the store."""
-        pauses = AsyncPauses(self.source, self.timeout_s)
-        self.watches.add(pauses)
-        return pauses
-
     async def close(self) -> None:
         """Close the connections of every event loop and stop using the server."""
-        for watch in list(self.watches):
-            closing = watch.close()  # first, because a consumer releases its name through this driver
+        for driver in members_of(self.watching):
+            closing = driver.close()  # first, because a consumer releases its name through its driver
             if closing is not None:
                 await closing
         self._closed = True
         if self.near is not None:
             self.near.leave(self)
-            self.near = None  # other stores go on using the cached values
+            self.near = None  # other clients go on using the cached values
         states = self._states
         self._start_over()
         here = asyncio.get_running_loop()
@@ -167,7 +132,15 @@ class AsyncDriver:
         else:
             self._resolver.close()
 
-    async def _exchange(self, call: Call[Any]) -> Any:
+    def closed(self) -> AsyncCore:
+        """Return what a store has left when it closes and its client does not: no connections, and no cached values."""
+        left = copy.copy(self)
+        left._closed, left.near, left.around = True, None, None
+        left._start_over()
+        return left
+
+    async def exchange(self, call: Call[Any]) -> Any:
+        """Carry out a call on a connection of the running event loop, once more on another if that is harmless."""
         if type(call) is not Call:
             raise not_a_call(call)
         try:
@@ -181,7 +154,7 @@ class AsyncDriver:
 
     async def _request(self, call: Call[Any]) -> Any:
         if call.bulk:
-            async with self._own_connection() as own:
+            async with self.own_connection() as own:
                 return await own.request(call.commands, call.repeatable)
         state = self._state()
         connection = state.shared
@@ -202,7 +175,12 @@ class AsyncDriver:
             self._latest = state
         return state
 
-    def _near_side(self, near: NearCache) -> LoopSide:
+    def drop_idle(self) -> None:
+        """Close the idle connections of the running event loop after one broke."""
+        self._state().drop_idle()
+
+    def near_side(self, near: NearCache) -> LoopSide:
+        """Return the near cache's side of the running event loop."""
         state = self._state()
         if state.near is None or state.near.closed:
             state.near = near.loop_side(self)
@@ -251,7 +229,7 @@ class AsyncDriver:
         return self._resolver.address()
 
     @asynccontextmanager
-    async def _own_connection(self) -> AsyncIterator[LoopConnection]:
+    async def own_connection(self) -> AsyncIterator[LoopConnection]:
         """Lend a connection. It returns to the stack of idle ones only if no reply is outstanding; otherwise it is closed."""
         state = self._state()
         await self._take_place(state)
@@ -319,6 +297,107 @@ class AsyncDriver:
     def _start_over(self) -> None:
         self._states = {}
         self._latest = None
+
+
+class AsyncDriver:
+    """Runs the operations of one store against the server of its client, from any number of event loops."""
+
+    __slots__ = ("__weakref__", "_owns_core", "_watches", "core")
+
+    def __init__(self, core: AsyncCore, *, owns_core: bool = False) -> None:
+        """`owns_core` closes the connections with the store."""
+        self.core = core
+        self._owns_core = owns_core
+        self._watches: weakref.WeakSet[AsyncClosable] | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's url, including secrets."""
+        return self.core.url
+
+    @property
+    def source(self) -> Source:
+        """The server's address and configuration right, for the hub."""
+        return self.core.source
+
+    @property
+    def timeout_s(self) -> float | None:
+        return self.core.timeout_s
+
+    @property
+    def near(self) -> NearCache | None:
+        """The near cache, if the client has one."""
+        return self.core.near
+
+    @property
+    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None:
+        """The telemetry part of the wrapper of each operation."""
+        return self.core.measured
+
+    @property
+    def watches(self) -> weakref.WeakSet[AsyncClosable]:
+        """Watchers and pauses, which are closed with the store. Made when first needed: most stores have none."""
+        if self._watches is None:
+            with forks.registries_lock:
+                if self._watches is None:
+                    self._watches = weakref.WeakSet()
+            if not self._owns_core:
+                self.core.watching.add(self)
+        return self._watches
+
+    async def run(self, op: Op[T]) -> T:
+        """Run an operation and return its result."""
+        core = self.core
+        return await drive_async(op if core.around is None else core.around(op), core.exchange, Exception)
+
+    def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
+        """Run an operation that reads, or let the near cache answer it."""
+        near = self.core.near
+        if near is not None:
+            return self.core.near_side(near).answer(read, scope, wanted, default, self)
+        return self.run(read.ask(scope, wanted, default))
+
+    async def run_alone(self, alone: Alone[T]) -> T:
+        """Run an operation on one connection, from its first call to its last."""
+        try:
+            return await self._run_on_own(alone.make())
+        except ConnectionLost as error:
+            if error.outcome_unknown:
+                raise
+            self.core.drop_idle()
+            return await self._run_on_own(alone.make())
+
+    async def _run_on_own(self, op: Op[T]) -> T:
+        core = self.core
+        async with AsyncExitStack() as stack:
+            own: LoopConnection | None = None
+
+            async def exchange(call: Call[Any]) -> Any:
+                nonlocal own
+                if type(call) is not Call:
+                    raise not_a_call(call)
+                if own is None:
+                    own = await stack.enter_async_context(core.own_connection())
+                return await own.request(call.commands, call.repeatable)
+
+            return await drive_async(op if core.around is None else core.around(op), exchange, Exception)
+
+    def pauses(self) -> AsyncPauses:
+        """Return the pauses of a flow; they are closed with the store."""
+        pauses = AsyncPauses(self.source, self.timeout_s)
+        self.watches.add(pauses)
+        return pauses
+
+    async def close(self) -> None:
+        """End the store's watches and waits, and refuse later calls; close the connections if they are the store's own."""
+        for watch in members_of(self._watches or ()):
+            closing = watch.close()  # first, because a consumer releases its name through this driver
+            if closing is not None:
+                await closing
+        if self._owns_core:
+            await self.core.close()
+        elif not self.core.is_closed:
+            self.core = self.core.closed()
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
-from redis_store.drivers.loans import Loans
+from redis_store.drivers.loans import Loans, NoConnections
 from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost
 from redis_store.flows.renewing import Keeper
@@ -21,6 +22,7 @@ from redis_store.protocol.drive import drive
 from redis_store.protocol.read import Read
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 logger = logging.getLogger("redis_store")
 
@@ -31,8 +33,8 @@ class Closable(Protocol):
     def close(self) -> object: ...
 
 
-class SyncDriver:
-    """Runs operations against one server. Thread-safe."""
+class SyncCore:
+    """What the stores of one client share: connections, near cache, telemetry, and the thread that renews what they hold."""
 
     def __init__(self, loans: Loans, source: Source, timeout_s: float | None = None) -> None:
         self.loans = loans
@@ -40,16 +42,16 @@ class SyncDriver:
         self.source = source
         """The server's address and configuration right, for the hub."""
         self.timeout_s = timeout_s
-        self.watches: weakref.WeakSet[Closable] = weakref.WeakSet()
-        """Watchers and pauses, which are closed with the store."""
+        self.watching: weakref.WeakSet[Closable] = weakref.WeakSet()
+        """The drivers that have watchers or pauses, which are closed with the client."""
         self.near: NearCache | None = None
-        """The near cache, if the store has one; it is asked before the server."""
+        """The near cache, if the client has one; it is asked before the server."""
         self.around: Callable[[Op[Any]], Op[Any]] | None = None
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The telemetry part of `around`, for operations that do not run through this driver's `run`."""
-        self.keeper = Keeper(self.run)
-        """Renews what the flows of this driver hold."""
+        """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
+        self.keeper = Keeper()
+        """Renews what the flows of the stores hold."""
         forks.inherited.add(self)
 
     @property
@@ -63,14 +65,94 @@ class SyncDriver:
         self.near.threads.open(self)
         self.around = self.near.watching
 
+    def close(self) -> None:
+        """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
+        for driver in members_of(self.watching):
+            driver.close()  # first, because a consumer releases its name through its driver
+        self.loans.close()
+        near, self.near = self.near, None
+        if near is not None:
+            near.leave(self)  # other clients go on using the cached values
+        self.keeper.close()
+
+    def closed(self) -> SyncCore:
+        """Return what a store has left when it closes and its client does not: no connections, and no cached values."""
+        left = copy.copy(self)
+        left.loans, left.near, left.around = _CLOSED, None, None
+        return left
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, stop using what the parent goes on using."""
+        self.loans.leave_to_parent()
+        self.keeper.start_over()
+
+
+class SyncDriver:
+    """Runs the operations of one store against the server of its client. Thread-safe."""
+
+    __slots__ = ("__weakref__", "_owns_core", "_watches", "core")
+
+    def __init__(self, core: SyncCore, *, owns_core: bool = False) -> None:
+        """`owns_core` closes the connections with the store."""
+        self.core = core
+        self._owns_core = owns_core
+        self._watches: weakref.WeakSet[Closable] | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's url, including secrets."""
+        return self.core.url
+
+    @property
+    def loans(self) -> Loans:
+        """Where operations borrow their connections."""
+        return self.core.loans
+
+    @property
+    def source(self) -> Source:
+        """The server's address and configuration right, for the hub."""
+        return self.core.source
+
+    @property
+    def timeout_s(self) -> float | None:
+        return self.core.timeout_s
+
+    @property
+    def near(self) -> NearCache | None:
+        """The near cache, if the client has one."""
+        return self.core.near
+
+    @property
+    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None:
+        """The telemetry part of the wrapper of each operation."""
+        return self.core.measured
+
+    @property
+    def keeper(self) -> Keeper:
+        """Renews what the flows of this driver hold."""
+        return self.core.keeper
+
+    @property
+    def watches(self) -> weakref.WeakSet[Closable]:
+        """Watchers and pauses, which are closed with the store. Made when first needed: most stores have none."""
+        if self._watches is None:
+            with forks.registries_lock:
+                if self._watches is None:
+                    self._watches = weakref.WeakSet()
+            if not self._owns_core:
+                self.core.watching.add(self)
+        return self._watches
+
     def run(self, op: Op[T], most_s: float | None = None) -> T:
         """Run an operation and return its result. It waits at most this long, or the time-out."""
-        if self.around is not None:
-            op = self.around(op)
+        core = self.core
+        if core.around is not None:
+            op = core.around(op)
+        loans = core.loans
         held: HeldConnection | None = None
         try:
             call = op.send(None)
-            held = self.loans.take(most_s)
+            held = loans.take(most_s)
             while True:
                 if type(call) is not Call:
                     raise not_a_call(call)
@@ -80,7 +162,7 @@ class SyncDriver:
                     except ConnectionLost as error:
                         if not call.repeatable and error.outcome_unknown:
                             raise
-                        held = self._replace(held, most_s)
+                        held = _replace(loans, held, most_s)
                         reply = held.exchange(call.commands, call.repeatable)
                 except Exception as error:
                     call = op.throw(error)
@@ -92,27 +174,29 @@ class SyncDriver:
         finally:
             op.close()
             if held is not None:
-                self.loans.put_back(held)
+                loans.put_back(held)
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> T:
         """Run an operation that reads, or let the near cache answer it."""
-        near = self.near
+        near = self.core.near
         if near is not None:
             return near.threads.answer(read, scope, wanted, default, self)
         return self.run(read.ask(scope, wanted, default))
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
+        loans = self.core.loans
         try:
-            return self._run_on(alone.make(), self.loans.take)
+            return self._run_on(alone.make(), loans, loans.take)
         except ConnectionLost as error:
             if error.outcome_unknown:
                 raise
-            return self._run_on(alone.make(), self.loans.take_new)
+            return self._run_on(alone.make(), loans, loans.take_new)
 
-    def _run_on(self, op: Op[T], take: Callable[[], HeldConnection]) -> T:
-        if self.around is not None:
-            op = self.around(op)
+    def _run_on(self, op: Op[T], loans: Loans, take: Callable[[], HeldConnection]) -> T:
+        around = self.core.around
+        if around is not None:
+            op = around(op)
         held: HeldConnection | None = None
         done = False
 
@@ -132,7 +216,7 @@ class SyncDriver:
             if held is not None:
                 # An operation that did not finish may have left a WATCH behind.
                 held.busy = held.busy or not done
-                self.loans.put_back(held)
+                loans.put_back(held)
 
     def pauses(self) -> SyncPauses:
         """Return the pauses of a flow; they are closed with the store."""
@@ -141,25 +225,32 @@ class SyncDriver:
         return pauses
 
     def close(self) -> None:
-        """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
-        for watch in list(self.watches):
+        """End the store's watches and waits, and refuse later calls; close the connections if they are the store's own."""
+        for watch in members_of(self._watches or ()):
             watch.close()  # first, because a consumer releases its name through this driver
-        self.loans.close()
-        near, self.near = self.near, None
-        if near is not None:
-            near.leave(self)  # other stores go on using the cached values
-        self.keeper.close()
+        if self._owns_core:
+            self.core.close()
+        elif self.core.loans is not _CLOSED:
+            self.core = self.core.closed()
 
-    def _replace(self, broken: HeldConnection, most_s: float | None) -> HeldConnection:
-        """Drop a broken connection and return a new one.
 
-        If connecting fails, the caller keeps the broken one, which refuses further use.
-        """
-        logger.info("a connection broke, and no write can have happened; trying once more on a new one")
-        self.loans.drop(broken)
-        return self.loans.take_new(most_s)
+def members_of(them: Iterable[C]) -> list[C]:
+    """Return the members of a weak set, to which other threads may be adding."""
+    while True:
+        try:
+            return list(them)
+        except RuntimeError:  # it changed meanwhile
+            continue
 
-    def leave_to_parent(self) -> None:
-        """In a forked child, stop using what the parent goes on using."""
-        self.loans.leave_to_parent()
-        self.keeper.start_over()
+
+def _replace(loans: Loans, broken: HeldConnection, most_s: float | None) -> HeldConnection:
+    """Drop a broken connection and return a new one.
+
+    If connecting fails, the caller keeps the broken one, which refuses further use.
+    """
+    logger.info("a connection broke, and no write can have happened; trying once more on a new one")
+    loans.drop(broken)
+    return loans.take_new(most_s)
+
+
+_CLOSED = NoConnections()

@@ -1,6 +1,6 @@
 """OpenTelemetry spans and metrics, by its conventions for database clients, if the host has set it up.
 
-This is checked once, when a store is opened. Without a set-up, the store has no cost from telemetry.
+This is checked once, when a client is opened. Without a set-up, its stores have no cost from telemetry.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import types
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from redis_store import scripts
 from redis_store.connections.address import parse_address
-from redis_store.drivers.aio import AsyncDriver
-from redis_store.drivers.sync import SyncDriver
+from redis_store.drivers.aio import AsyncCore, AsyncDriver
+from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.errors import DataStoreError
 from redis_store.protocol.call import Call, Op, observed
 from redis_store.protocol.command import Command, Opening
@@ -41,17 +41,23 @@ _SCRIPTS = {
 }
 
 
-def set_up(driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
-    """Measure a store's operations from now on, if OpenTelemetry is set up."""
+class Totals(Protocol):
+    """The sums of the counters of all stores."""
+
+    def add(self, driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
+        """Include a store's counters."""
+
+
+def set_up(core: SyncCore | AsyncCore) -> Totals | None:
+    """Measure the operations of a client from now on, if OpenTelemetry is set up. Return the totals for its stores to join."""
     tracer, meter = _tracer(), _meter()
     if tracer is None and meter is None:
-        return
-    telemetry = Telemetry(driver.url, tracer, meter)
-    measured, around = telemetry.measured, driver.around
-    driver.measured = measured
-    driver.around = measured if around is None else lambda op: around(measured(op))
-    if meter is not None:
-        _totals_of(meter).add(driver, counters)
+        return None
+    telemetry = Telemetry(core.url, tracer, meter)
+    measured, around = telemetry.measured, core.around
+    core.measured = measured
+    core.around = measured if around is None else lambda op: around(measured(op))
+    return None if meter is None else _totals_of(meter)
 
 
 def _tracer() -> Any:
@@ -69,7 +75,7 @@ def _meter() -> Any:
 
 
 class Telemetry:
-    """The spans and durations of one store's operations."""
+    """The spans and durations of the operations of one client's stores."""
 
     def __init__(self, url: str, tracer: Any, meter: Any) -> None:
         self._tracer = tracer

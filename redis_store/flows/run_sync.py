@@ -1,4 +1,4 @@
-"""The runner of flows for threads. All holdings of a driver are renewed by one background thread."""
+"""The runner of flows for threads. One background thread renews what they hold."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class FlowDriver(Protocol):
     """What the runner needs of a driver for threads."""
 
-    keeper: Keeper
-
+    @property
+    def keeper(self) -> Keeper: ...
     def run(self, op: Op[T]) -> T: ...
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T: ...
     def pauses(self) -> FlowPauses: ...
@@ -80,10 +80,10 @@ def carry_out(driver: FlowDriver, step: Step, awaited: Callable[[Awaitable[Any],
         return clock()
     if isinstance(step, Renew):
         keeping = Keeping(step)
-        driver.keeper.repeat(keeping, tied=step.tied)
+        driver.keeper.repeat(keeping, driver.run, tied=step.tied)
         return keeping
     if isinstance(step, Undo):
-        driver.keeper.repeat(Undoing(step), tied=False)
+        driver.keeper.repeat(Undoing(step), driver.run, tied=False)
         return None
     if isinstance(step, Look):
         return driver.read(*step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from redis_store.errors import LimitExceeded
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds, Limits, LogBounds
@@ -70,16 +69,15 @@ class Scope:
         """Check the namespace's name, and work out what operations need of it."""
         keys = self.user.namespace(self.namespace)
         script_keys = (keys.data, keys.registry, keys.info, keys.log)
-        derived: dict[str, Any] = {
-            "keys": keys,
-            "readable": self.access.may_read(self.namespace),
-            "writable": self.access.may_write(self.namespace),
-            "script_keys": script_keys,
-            "delete_keys": (*script_keys, keys.flight),
-            "script_head": (keys.name, self.writer.log_head, self.log.entries, self.log.max_bytes),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+        everything = self.access is EVERYTHING
+        # Written out, because a service makes a scope for each request.
+        put = object.__setattr__
+        put(self, "keys", keys)
+        put(self, "readable", everything or self.access.may_read(self.namespace))
+        put(self, "writable", everything or self.access.may_write(self.namespace))
+        put(self, "script_keys", script_keys)
+        put(self, "delete_keys", (*script_keys, keys.flight))
+        put(self, "script_head", (keys.name, self.writer.log_head, self.log.entries, self.log.max_bytes))
 
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""

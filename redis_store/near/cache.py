@@ -58,37 +58,37 @@ class NearCache:
         """A new object for each reply to a read that came past the tracked connections."""
         self._url = url
         self._members: weakref.WeakKeyDictionary[Any, Resolver] = weakref.WeakKeyDictionary()
-        """The drivers of the open stores, with their resolvers. The driver of a lease is not among them."""
+        """The cores of the open clients, with their resolvers. The core of a lease is not among them."""
         self.threads = ThreadSide(self)
         self._loops: dict[int, LoopSide] = {}
         forks.inherited.add(self)
 
-    def join(self, driver: object, resolver: Resolver, max_bytes: int) -> None:
-        """Add a store. The largest bound that any store asked for applies."""
-        self._members[driver] = resolver
+    def join(self, core: object, resolver: Resolver, max_bytes: int) -> None:
+        """Add a client. The largest bound that any client asked for applies."""
+        self._members[core] = resolver
         self.max_bytes = max(self.max_bytes, max_bytes)
         for entries in self._all_entries():
             entries.max_bytes = self.max_bytes
 
-    def leave(self, driver: object) -> None:
-        """Remove a store that closes, and close the sides that no store uses any more. A lease only ends its own wait."""
-        if self._members.pop(driver, None) is None:
-            self.threads.interrupt(driver)
+    def leave(self, core: object) -> None:
+        """Remove a client that closes, and close the sides that no client uses any more. A lease only ends its own wait."""
+        if self._members.pop(core, None) is None:
+            self.threads.interrupt(core)
             return
-        self.threads.users.discard(driver)
+        self.threads.users.discard(core)
         if not self.threads.users:
             self.threads.close()
         for key, side in list(self._loops.items()):
-            side.users.discard(driver)
+            side.users.discard(core)
             if not side.users and self._loops.pop(key, None) is side:
                 side.close()
 
     def resolver(self) -> Resolver | None:
-        """Return the resolver of any open store, or None if there is none."""
+        """Return the resolver of any open client, or None if there is none."""
         return next(iter(list(self._members.values())), None)
 
-    def loop_side(self, driver: object) -> LoopSide:
-        """Return the side of the running event loop, and register the store as a user of it."""
+    def loop_side(self, core: object) -> LoopSide:
+        """Return the side of the running event loop, and register the client as a user of it."""
         loop = asyncio.get_running_loop()
         side = self._loops.get(id(loop))
         if side is None or side.loop is not loop:
@@ -96,7 +96,7 @@ class NearCache:
                 if other.loop.is_closed() and self._loops.pop(key, None) is other:
                     other.close()
             side = self._loops[id(loop)] = LoopSide(self, loop)
-        side.users.add(driver)
+        side.users.add(core)
         return side
 
     def watching(self, op: Op[T]) -> Op[T]:
@@ -153,13 +153,13 @@ def stats_of(scope: Scope, cache: NearCache | None) -> StoreStats:
     return scope.counters.shown(*((0, 0, False) if cache is None else cache.shown()))
 
 
-def join_cache(url: str, driver: object, resolver: Resolver, max_bytes: int) -> NearCache:
-    """Add a store to the cache for its url, which is made for the first store. The driver of the store identifies it."""
+def join_cache(url: str, core: object, resolver: Resolver, max_bytes: int) -> NearCache:
+    """Add a client to the cache for its url, which is made for the first one. The core of the client identifies it."""
     with forks.registries_lock:
         cache = _caches.get(url)
         if cache is None:
             cache = _caches[url] = NearCache(url)
-        cache.join(driver, resolver, max_bytes)
+        cache.join(core, resolver, max_bytes)
         return cache
 
 

@@ -41,7 +41,12 @@ async def begin(user: UserKeys) -> bool:
 
 async def track(user: UserKeys) -> None:
     """Track every write to a user's values, in addition to the users already tracked."""
-    await read("CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", "PREFIX", user.data(b""))
+    try:
+        await read("CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", "PREFIX", user.data(b""))
+    except ServerRefused as error:
+        # No user's prefix begins with another's. So it overlaps with itself: a cancelled call has sent it before.
+        if "overlaps with an existing prefix" not in str(error):
+            raise
 
 
 async def untrack() -> None:

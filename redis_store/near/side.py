@@ -50,16 +50,20 @@ class Owner(Protocol):
 class Reader(Protocol):
     """The driver of a store that reads."""
 
-    measured: Callable[[Op[Any]], Op[Any]] | None
+    @property
+    def core(self) -> object:
+        """The core of its client, or of its lease."""
 
+    @property
+    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None: ...
     def run(self, op: Op[T]) -> T: ...
 
 
 class AsyncReader(Protocol):
     """The driver of an asyncio store that reads."""
 
-    measured: Callable[[Op[Any]], Op[Any]] | None
-
+    @property
+    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None: ...
     async def run(self, op: Op[T]) -> T: ...
 
 
@@ -82,7 +86,7 @@ class Side(Generic[C]):
         self.cache = cache
         self.entries = Entries(cache.max_bytes)
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        """The drivers of the open stores that read through this side; the last one to leave closes it."""
+        """The cores of the open clients that read through this side; the last one to leave closes it."""
         self._connection: C | None = None
         self._level_with: object = None
         """The cache's `read_beside` when the last read on the tracked connection began: all that it stands for was heard of."""
@@ -107,8 +111,8 @@ class Side(Generic[C]):
             return
         if len(connection.users) >= MOST_USERS:
             connection.users.clear()
+            self.entries.clear()  # before a call that may be cancelled: nothing would announce writes to what is kept
             await near_ops.untrack()
-            self.entries.clear()
         await near_ops.track(user)
         connection.users.add(user.prefix)
 

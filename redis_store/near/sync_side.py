@@ -53,7 +53,7 @@ class ThreadSide(Side[TrackedConnection]):
         self._asker = 0
         """The thread that asks on the connection, or 0."""
         self._reader: object = None
-        """The driver whose call is waiting for a reply, or None."""
+        """The core whose call is waiting for a reply, or None."""
         self._closing = False
         """Whether all blocking stores are closed, so that the thread using the connection must close it."""
         self._connection: TrackedConnection | None = None
@@ -76,15 +76,15 @@ class ThreadSide(Side[TrackedConnection]):
                 return read.result(scope, wanted, default, reply)
         return reader.run(read.ask(scope, wanted, default))
 
-    def interrupt(self, reader: object) -> None:
-        """End the wait for a reply, if it is `reader` that waits; called when a leased store closes."""
+    def interrupt(self, core: object) -> None:
+        """End the wait for a reply, if it is a call of `core` that waits; called when a leased store closes."""
         connection = self._connection
-        if self._reader is reader and connection is not None:
+        if self._reader is core and connection is not None:
             connection.close()
 
-    def open(self, driver: object) -> None:
-        """Allow use of the side again, when a blocking store joins."""
-        self.users.add(driver)
+    def open(self, core: object) -> None:
+        """Allow use of the side again, when a blocking client joins."""
+        self.users.add(core)
         self._closing = False
 
     def close(self) -> None:
@@ -143,11 +143,11 @@ class ThreadSide(Side[TrackedConnection]):
 
     def _ask(self, read: Read[Any], scope: Scope, wanted: Any, reader: Reader) -> Any:
         """Read from the server on the tracked connection; `UNANSWERED` if that is not possible now."""
-        if self._connection is None and reader not in self.users:
+        if self._connection is None and reader.core not in self.users:
             # A lease may end at any time, and nothing could interrupt the wait for a connection to open.
             self._connect_beside(scope.user)
             return UNANSWERED
-        return self._in_turn(lambda: self._ask_in_turn(read, scope, wanted, reader), reader)
+        return self._in_turn(lambda: self._ask_in_turn(read, scope, wanted, reader), reader.core)
 
     def _ask_in_turn(self, read: Read[Any], scope: Scope, wanted: Any, reader: Reader) -> Any:
         connection = self._connection or (self._connect(scope.user) if self._may_connect() else None)
@@ -157,7 +157,7 @@ class ThreadSide(Side[TrackedConnection]):
         self._drive(connection, self._track(connection, scope.user))
         return self._drive(connection, self._fetch(connection, read, scope, wanted, reader))
 
-    def _in_turn(self, ask: Callable[[], Any], reader: object = None) -> Any:
+    def _in_turn(self, ask: Callable[[], Any], core: object = None) -> Any:
         """Call a function that asks on the connection; `UNANSWERED` if that fails or another thread does so now."""
         mine = 0
         try:
@@ -165,7 +165,7 @@ class ThreadSide(Side[TrackedConnection]):
                 if self.cache.off or self._closing or self._asker or self._finding:
                     return UNANSWERED
                 self._asker = mine = threading.get_ident()
-            self._reader = reader
+            self._reader = core
             return ask()
         except DataStoreError as error:
             self._failed(error)

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import connect, connect_async
+from redis_store import AsyncClient, Client, connect, connect_async
 from redis_store.namespace.keys import UserKeys
 from tests.conftest import params_of
 from tests.support.agent_side import AgentRun, AgentSide
 from tests.support.brokered_side import BrokeredSide, brokered
 from tests.support.servers import Server
 from tests.support.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
+
+WITH_SHARED_CLIENTS = ("redis8",)
+"""The servers on which every store is one of many of a client; on the others, each has a client of its own."""
 
 
 @pytest.fixture(params=params_of(SIDES))
@@ -41,6 +44,24 @@ def agent_runs() -> Iterator[Callable[[Server], AgentRun]]:
         run.close()
 
 
+@pytest.fixture(scope="session")
+def clients() -> Iterator[Callable[[type[Any], Server], Any]]:
+    """A client of each kind for each server, whose stores all tests share."""
+    made: dict[tuple[type[Any], str], Any] = {}
+
+    def client_of(kind: type[Any], server: Server) -> Any:
+        if (kind, server.url) not in made:
+            made[kind, server.url] = kind(server.url)
+        return made[kind, server.url]
+
+    yield client_of
+    for client in made.values():
+        if isinstance(client, Client):
+            client.close()
+        else:
+            asyncio.run(client.close())
+
+
 @pytest.fixture
 def raw(server: Server) -> Iterator[redis.Redis]:
     """A redis-py client of the server."""
@@ -49,16 +70,21 @@ def raw(server: Server) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> Iterator[OpenSide]:
+def open_side(side: str, server: Server, agent_runs: Any, clients: Any, raw: redis.Redis) -> Iterator[OpenSide]:
     """Open stores through one side; all are closed when the test ends.
 
     In the sandbox the user is bound to the run, so the run's user is used; its data is removed when the test ends.
     """
     with ExitStack() as stack:
         loop: asyncio.AbstractEventLoop | None = None
+        shares = server.kind in WITH_SHARED_CLIENTS
 
         def open_one(user: str, namespace: str = "default", agent: str | None = "tester") -> Side:
             nonlocal loop
+            if side == "sync" and shares:
+                return SyncSide(
+                    stack.enter_context(clients(Client, server).store(user=user, namespace=namespace, agent=agent))
+                )
             if side == "sync":
                 return SyncSide(stack.enter_context(connect(server.url, user=user, namespace=namespace, agent=agent)))
             if side == "brokered":
@@ -67,7 +93,10 @@ def open_side(side: str, server: Server, agent_runs: Any, raw: redis.Redis) -> I
             if loop is None:
                 loop = asyncio.new_event_loop()
                 stack.callback(loop.close)
-            store = connect_async(server.url, user=user, namespace=namespace, agent=agent)
+            if shares:
+                store = clients(AsyncClient, server).store(user=user, namespace=namespace, agent=agent)
+            else:
+                store = connect_async(server.url, user=user, namespace=namespace, agent=agent)
             stack.callback(lambda: loop.run_until_complete(store.close()))
             return AsyncSide(store, loop)
 

@@ -41,7 +41,7 @@ PLACES = {
     "keys that one script writes or deletes": "redis_store.ops.batch:KEYS_PER_SCRIPT",
     "keys that one command of a `get_many` reads": "redis_store.ops.batch:KEYS_PER_READ",
     "keys that one script evicts from a namespace over `max_keys`": "redis_store/scripts/bound.lua",
-    "idle connections that a `DataStore` keeps": "redis_store.drivers.loans:_MOST_IDLE",
+    "idle connections that a client, or the `DataStore` of a `connect`, keeps": "redis_store.drivers.loans:_MOST_IDLE",
     "calls under way on the shared connection of an event loop": "redis_store.connections.aio:MOST_CALLS",
     "bytes of requests under way on that connection": "redis_store.connections.aio:MOST_BYTES_UNDER_WAY",
     "concurrent large reads and batches with metadata in an event loop": "redis_store.drivers.aio:MOST_OWN_CONNECTIONS",

@@ -29,7 +29,7 @@ LAYERS = {
         {"watch"},
         {"store", "aio"},
         {"operations"},
-        {"_connect", "brokers"},
+        {"clients", "brokers"},
         {"__init__"},
         {"testing", "__main__"},
     ],

@@ -26,7 +26,7 @@ class ChannelDriver:
     """The driver of operations that call the host; its keeper renews the agent's holders from a thread."""
 
     def __init__(self) -> None:
-        self.keeper = Keeper(self.run)
+        self.keeper = Keeper()
 
     def run(self, op: Op[T]) -> T:
         """Run an operation and return its result; it must not await anything."""

@@ -212,5 +212,5 @@ show_metrics()
 
 def test_telemetry_off_adds_nothing(one_server: Server, open_store: Any, user: str) -> None:
     store: DataStore = open_store(one_server.url, user)
-    assert operations_of(store).driver.around is None
+    assert operations_of(store).driver.core.around is None
     assert operations_of(store).driver.measured is None

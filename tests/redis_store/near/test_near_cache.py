@@ -18,7 +18,16 @@ import pytest
 import redis
 
 import sandbox
-from redis_store import AccessDenied, DataStore, InvalidInput, LimitExceeded, StoreClosed, connect, connect_async
+from redis_store import (
+    AccessDenied,
+    AsyncClient,
+    DataStore,
+    InvalidInput,
+    LimitExceeded,
+    StoreClosed,
+    connect,
+    connect_async,
+)
 from redis_store.brokers.lease import lease
 from redis_store.near import side, sync_side
 from redis_store.near.connection import TrackedConnection, TrackedLoopConnection
@@ -26,7 +35,7 @@ from redis_store.near.entries import Entries
 from redis_store.operations import operations_of
 from redis_store.server import status
 from tests.redis_store.drivers.test_forks import forked
-from tests.support.proxy import Fault, proxied
+from tests.support.proxy import Fault, Proxy, proxied
 from tests.support.servers import Server, wait_until
 from tests.support.threads import all_at_once, in_thread
 
@@ -784,3 +793,48 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(TrackedConnection, "has_news", lambda self, wait_ms: False)
         patch.setattr(TrackedLoopConnection, "hear", lambda self: None)
         yield
+
+
+def test_a_cancelled_read_leaves_the_near_cache_on(one_server: Server, user: str) -> None:
+    """Cancelled while the server is told which user to track; the same is said again at the next read."""
+
+    async def main(proxy: Proxy) -> None:
+        async with connect_async(proxy.url, user=user, near_cache=True) as store:
+            rule = proxy.strike("BCAST", Fault.HOLD_REPLY)
+            reading = asyncio.ensure_future(store.get("k"))
+            assert await asyncio.to_thread(rule.struck.wait, 20)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            rule.release()
+            await store.set("k", 1)
+            assert [await store.get("k") for _ in range(3)] == [1] * 3
+            assert store.stats().near_hits > 0
+
+    with proxied(one_server) as proxy:
+        asyncio.run(main(proxy))
+
+
+def test_a_cancelled_read_of_one_user_too_many_leaves_nothing_stale(
+    one_server: Server, plain: DataStore, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the server is told to track no user any more: what is kept would never be announced as changed."""
+    monkeypatch.setattr(side, "MOST_USERS", 1)
+
+    async def main(proxy: Proxy) -> None:
+        async with AsyncClient(proxy.url, near_cache=True) as client:
+            store, other = client.store(user=user), client.store(user=f"{user}-2")
+            assert [await store.get("k") for _ in range(2)] == [1, 1]
+            rule = proxy.strike("OFF", Fault.HOLD_REPLY)
+            reading = asyncio.ensure_future(other.get("k"))
+            assert await asyncio.to_thread(rule.struck.wait, 20)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            rule.release()
+            plain.set("k", 2)
+            assert await store.get("k") == 2
+
+    plain.set("k", 1)
+    with proxied(one_server) as proxy:
+        asyncio.run(main(proxy))

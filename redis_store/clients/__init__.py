@@ -1,0 +1,1 @@
+"""Clients: connections to one server that the stores of any number of users share."""
