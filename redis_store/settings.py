@@ -14,6 +14,9 @@ from redis_store.server_config import Durability, check_durability
 URL_VARIABLE = "REDIS_URL"
 """The environment variable with the server's url, used if the caller passes none."""
 
+EMBEDDED_VARIABLE = "REDIS_STORE_EMBEDDED"
+"""The environment variable that refuses the embedded server if it is 0, unless the caller allows it."""
+
 NEAR_CACHE_BYTES = 32 * 1024 * 1024
 """Default bound on the near cache, in bytes of memory, once for all threads and once per event loop."""
 
@@ -56,13 +59,44 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def resolve_url(url: str | None) -> str | None:
-    """Return the url to use: the argument, else ``REDIS_URL``; None stands for the embedded server."""
-    if url is None:
-        return os.environ.get(URL_VARIABLE) or None
-    if not isinstance(url, str) or not url:
+def resolve_url(url: str | None, embedded: bool | None = None) -> str | None:
+    """Return the url to use: the argument, else ``REDIS_URL``; None stands for the embedded server.
+
+    Raises `InvalidSettings` instead of None if the embedded server is refused, by `embedded` or ``REDIS_STORE_EMBEDDED``.
+    """
+    if embedded is not None and not isinstance(embedded, bool):
+        raise InvalidSettings(f"embedded must be True, False or None, not {embedded!r}.")
+    if url is not None and (not isinstance(url, str) or not url):
         raise InvalidSettings(f"url must be a non-empty str or None, not {type(url).__name__}.")
+    url = url or os.environ.get(URL_VARIABLE) or None
+    if url is None and not (_embedded_by_variable() if embedded is None else embedded):
+        refused_by = f"{EMBEDDED_VARIABLE}=0" if embedded is None else "embedded=False"
+        raise InvalidSettings(
+            f"There is no server: no url is given, {URL_VARIABLE} is not set, and {refused_by} refuses the embedded server."
+            f" Set {URL_VARIABLE} to the server's url, such as redis://localhost:6379."
+        )
     return url
+
+
+def _embedded_by_variable() -> bool:
+    text = os.environ.get(EMBEDDED_VARIABLE, "").strip().lower()
+    if text not in _ALLOWS:
+        raise InvalidSettings(f"{EMBEDDED_VARIABLE} must be 0 or 1, not {text!r}.")
+    return _ALLOWS[text]
+
+
+_ALLOWS = {
+    "": True,
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+"""What the values of ``REDIS_STORE_EMBEDDED`` say."""
 
 
 def _check_positive(name: str, value: object) -> None:

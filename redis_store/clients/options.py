@@ -30,7 +30,9 @@ class ClientOptions(TypedDict, total=False):
     `timeout` is in seconds, for each reply of the server (default: the url's ``socket_timeout``, else 5). `max_value_bytes` and
     `max_batch_bytes` bound one value and one batch, as JSON text.
 
-    `data_dir` and `durability` apply to the embedded server only.
+    ``embedded=False`` refuses the embedded server: without a url and ``REDIS_URL``, `InvalidSettings` is raised. If it is not
+    given, ``REDIS_STORE_EMBEDDED`` decides: 0 refuses, 1 allows, as by default. `data_dir` and `durability` apply to the embedded
+    server only.
 
     `log_entries` and `log_bytes` bound the change log of each watched namespace; the settings of the writers apply. A change log
     that is not watched for `log_days` days is deleted. With `configure_server`, watchers may add the events that they need to
@@ -46,6 +48,7 @@ class ClientOptions(TypedDict, total=False):
     timeout: float | None
     max_value_bytes: Annotated[int, Default(MAX_VALUE_BYTES)]
     max_batch_bytes: Annotated[int, Default(MAX_BATCH_BYTES)]
+    embedded: bool | None
     data_dir: str | Path | None
     durability: Annotated[Durability, Default("everysec")]
     log_entries: Annotated[int, Default(LOG_ENTRIES)]
@@ -119,7 +122,7 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
             check_count(name, value, *((MAX_LOG_DAYS,) if name == "log_days" else ()))
     check_compress_above(given["compress_above"])
     settings = Settings(
-        resolve_url(url),
+        resolve_url(url, given["embedded"]),
         given["timeout"],
         None if given["data_dir"] is None else Path(given["data_dir"]),
         given["durability"],

@@ -287,7 +287,7 @@ _LABELLED = f"connections have the library name {LIBRARY_NAME!r}. Remove it, or 
 _OCSP = "revoked certificates are not looked up. Remove it."
 
 _NOT_OURS = {
-    "max_connections": "a connection is opened for each call under way. Remove it, or bound a redis_store.Client with it.",
+    "max_connections": "a store opens a connection for each call under way. Remove it, or bound a redis_store.Client.",
     "timeout": "there is no pool to wait for. Use socket_timeout.",
     "health_check_interval": "the store checks each connection before it writes. Remove it.",
     "retry_on_timeout": _REPEATS,

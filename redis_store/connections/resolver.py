@@ -6,16 +6,21 @@ other code would change.
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from redis_store.connections.address import Address, parse_address
 from redis_store.errors import StoreClosed
-from redis_store.settings import Settings
+from redis_store.settings import URL_VARIABLE, Settings
 
 if TYPE_CHECKING:
     from redis_store.server import EmbeddedServer
+
+
+logger = logging.getLogger("redis_store")
 
 
 class Resolver(Protocol):
@@ -81,6 +86,7 @@ class EmbeddedResolver:
                 raise StoreClosed("The store is closed: connect again.")
             if self._server is None:
                 self._server = join(self._settings.data_dir, durability=self._settings.durability)
+                _tell_once(self._server.data_dir)
             return self._server
 
     def address(self) -> Address:
@@ -93,6 +99,16 @@ class EmbeddedResolver:
             self._closed = True
             if self._server is not None:
                 self._server.close()
+
+
+_told: set[Path] = set()
+
+
+def _tell_once(data_dir: Path) -> None:
+    """Log where the data is, once for each process and folder: a store per request would log it at each."""
+    if data_dir not in _told:
+        _told.add(data_dir)
+        logger.info("using the embedded server, with its data in %s; set %s to use another", data_dir, URL_VARIABLE)
 
 
 @dataclass(frozen=True, slots=True)

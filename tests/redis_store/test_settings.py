@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import redis
 
-from redis_store import InvalidInput, InvalidSettings, connect, connect_async
+import sandbox
+from redis_store import AsyncClient, Client, InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.connections.address import DEFAULT_TIMEOUT_S, parse_address, without_secrets
 from redis_store.limits import shown
 from redis_store.namespace.scope import Writer
-from redis_store.settings import URL_VARIABLE, Settings, resolve_url
+from redis_store.settings import EMBEDDED_VARIABLE, URL_VARIABLE, Settings, resolve_url
 from tests.support.servers import Server
 
 
@@ -278,3 +280,67 @@ def test_text_that_may_be_a_password_is_not_shown(url: str) -> None:
     with pytest.raises(InvalidSettings, match="Write a url such as 'redis://localhost:6379'") as caught:
         connect(url, user="alice")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def without_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment without a server, and the folder that the embedded one would use."""
+    for variable in (URL_VARIABLE, EMBEDDED_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("REDIS_STORE_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+_WAYS = {
+    "connect": lambda **options: connect(user="alice", **options),
+    "connect_async": lambda **options: connect_async(user="alice", **options),
+    "Client": lambda **options: Client(**options),
+    "AsyncClient": lambda **options: AsyncClient(**options),
+}
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_the_embedded_server_is_refused(way: str, without_server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidSettings, match=r"embedded=False refuses the embedded server\. Set REDIS_URL"):
+        _WAYS[way](embedded=False)
+    with pytest.raises(InvalidSettings, match="embedded must be True, False or None"):
+        _WAYS[way](embedded=0)
+    for text in ("0", "no", "False", " off "):
+        monkeypatch.setenv(EMBEDDED_VARIABLE, text)
+        with pytest.raises(
+            InvalidSettings, match=r"REDIS_STORE_EMBEDDED=0 refuses the embedded server\. Set REDIS_URL"
+        ):
+            _WAYS[way](data_dir=without_server)
+    monkeypatch.setenv(EMBEDDED_VARIABLE, "maybe")
+    with pytest.raises(InvalidSettings, match="REDIS_STORE_EMBEDDED must be 0 or 1, not 'maybe'"):
+        _WAYS[way]()
+    assert not without_server.exists()
+    monkeypatch.setenv(EMBEDDED_VARIABLE, "0")
+    monkeypatch.setenv(URL_VARIABLE, "redis://localhost:1")
+    assert _WAYS[way](embedded=False).url == "redis://localhost:1"
+
+
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_a_run_does_not_fall_back_to_the_embedded_server(
+    broker: str, without_server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EMBEDDED_VARIABLE, "0")
+    with sandbox.Sandbox(broker=broker) as box, pytest.raises(InvalidSettings, match="REDIS_URL"):
+        box.run("def run(): return {}", {}, user="alice").check()
+    assert not without_server.exists()
+
+
+@pytest.mark.server
+def test_where_the_data_is_is_logged_once(
+    without_server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(EMBEDDED_VARIABLE, "0")
+    with caplog.at_level(logging.INFO, "redis_store"):
+        for _ in range(2):
+            with Client(embedded=True) as client, connect(user="alice", embedded=True) as store:
+                assert client.ping()
+                assert store.get("k") is None
+    lines = [record for record in caplog.records if "embedded server" in record.getMessage()]
+    assert [record.levelno for record in lines] == [logging.INFO]
+    assert str(without_server) in lines[0].getMessage()
+    assert "REDIS_URL" in lines[0].getMessage()

@@ -410,3 +410,14 @@ def test_messages_end_with_their_reader(folder: Path) -> None:
             sock.connect(running.url.removeprefix("unix://"))
             wait_until(lambda: sock.sendall(b"PING\r\n") or process.poll() is not None, "it ends")
         assert process.returncode == 0
+
+
+def test_commands_use_no_embedded_server_that_is_refused(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_STORE_EMBEDDED", "0")
+    refused = run("redis", "PING")
+    assert refused.code == 2
+    assert b"Set REDIS_URL" in refused.err
+    assert not folder.exists()
+    assert run("redis", "--data-dir", str(folder), "PING").out == b"PONG\n"
