@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Self, Unpack
 
 import redis_store
+from redis_store.brokers.lease import with_near_cache
 from redis_store.limits import shown
 from redis_store.options import shows
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled, StartFailed
@@ -43,7 +44,7 @@ class Sandbox:
 
     `broker` selects where the agents' calls of the store are carried out. ``"thread"`` uses a thread of this process for each
     run. ``"process"`` uses one separate process for all runs, started by the first run; choose it if the host's own threads
-    are busy computing.
+    are busy computing. It has connections of its own, also with `client`.
 
     The other options are those of `SandboxOptions`. They are checked and read once, by the constructor: later changes to an
     agent's file have no effect.
@@ -55,7 +56,7 @@ class Sandbox:
     ) -> None:
         with start_failures():
             self._given = make_given(options)
-        self._url = options.get("url")
+        self._url, self._client = _checked_server(options)
         self._broker = BrokerProcess(self._url) if _checked_broker(broker) == "process" else None
         self._slots = Slots(_checked_concurrency(concurrency))
         self._lock = threading.RLock()
@@ -195,9 +196,24 @@ class Sandbox:
         with self._lock:
             if self._closed:
                 raise RunCancelled("The sandbox is closed: make another.")
-            if self._store is None:
+            if self._store is None and self._client is not None:
+                self._store = with_near_cache(self._client.store(user="sandbox"))
+            elif self._store is None:
                 self._store = redis_store.connect(self._url, user="sandbox", near_cache=True)
             return self._store
+
+
+def _checked_server(options: SandboxOptions) -> tuple[str | None, redis_store.Client | None]:
+    url, client = options.get("url"), options.get("client")
+    if client is None:
+        return url, None
+    if not isinstance(client, redis_store.Client):
+        raise InvalidType(
+            f"client must be a redis_store.Client, not {type(client).__name__}: the store calls of agents run in threads."
+        )
+    if url is not None:
+        raise InvalidInput("Both url and client name the server: give one of them.")
+    return client.url, client
 
 
 def _checked_broker(broker: object) -> object:

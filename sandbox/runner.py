@@ -19,11 +19,11 @@ def run(
 
     The agent is Python source, as a `str`, or the path of a file, as a `pathlib.Path`. A `str` never names a file: a line that
     looks like a path is refused with `InvalidInput`, and nothing is read. The agent's `run(input_dict, tools)` is called. The
-    global `data_store` is the store of `user` on the server at `url`.
+    global `data_store` is the store of `user` on the server at `url` or of `client`.
 
     The options are those of `sandbox.RunOptions`: `namespace`, `agent` and `on_output` of the run, explained in `StartOptions`,
-    and `url`, `tools`, `agents`, `globals`, `modules`, `env`, `packages`, `permissions`, `limits` and `isolation`, explained in
-    `SandboxOptions`.
+    and `url`, `client`, `tools`, `agents`, `globals`, `modules`, `env`, `packages`, `permissions`, `limits` and `isolation`,
+    explained in `SandboxOptions`.
 
     While an event loop is running, this function blocks it; use `arun` instead.
 

@@ -12,6 +12,7 @@ from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.operations import ServerOperations, operations_of
+from redis_store.settings import NEAR_CACHE_BYTES
 from redis_store.store import DataStore
 from redis_store.values.codec import Values
 
@@ -55,6 +56,15 @@ def lease(
         bounds=UNBOUNDED if max_read_bytes == ANY_SIZE else CallBounds.of_agent(),
     )
     return DataStore(ServerOperations(SyncDriver(core, owns_core=True), lent))
+
+
+def with_near_cache(store: DataStore) -> DataStore:
+    """Return a store on the connections of another, with a near cache also if the other has none. Closing it leaves them open."""
+    on = operations_of(store)
+    if on.driver.near is not None:
+        return store
+    core = on.driver.core.with_near_cache(NEAR_CACHE_BYTES)
+    return DataStore(ServerOperations(SyncDriver(core, owns_core=True), on.scope))
 
 
 def addresses_of(url: str) -> tuple[str, ...]:

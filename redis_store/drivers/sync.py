@@ -52,12 +52,22 @@ class SyncCore:
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
         self.keeper = Keeper()
         """Renews what the flows of the stores hold."""
+        self._borrows = False
+        """Whether the connections and the keeper are another core's."""
         forks.inherited.add(self)
 
     @property
     def url(self) -> str:
         """The server's url, including secrets."""
         return self.source.resolver.url
+
+    def with_near_cache(self, max_bytes: int) -> SyncCore:
+        """Return a core with a near cache, over the connections of this one. Closing it leaves them open."""
+        core = copy.copy(self)
+        core._borrows = True
+        core.watching = weakref.WeakSet()
+        core.use_near_cache(max_bytes)
+        return core
 
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
@@ -69,11 +79,12 @@ class SyncCore:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         for driver in members_of(self.watching):
             driver.close()  # first, because a consumer releases its name through its driver
-        self.loans.close()
+        if not self._borrows:
+            self.loans.close()
+            self.keeper.close()
         near, self.near = self.near, None
         if near is not None:
             near.leave(self)  # other clients go on using the cached values
-        self.keeper.close()
 
     def closed(self) -> SyncCore:
         """Return what a store has left when it closes and its client does not: no connections, and no cached values."""

@@ -48,13 +48,13 @@ class Work:
 
     async def run(self, begun: Callable[[], None]) -> None:
         """Work until told to stop; raises the error that prevents every run."""
-        asked = self._reaction
+        asked, client = self._reaction, self._reaction.options["client"]
         self._stopping = asyncio.Event()
         with self._lock:
             self._loop = asyncio.get_running_loop()
         self._heed()
         async with connect_async(
-            asked.options["url"],
+            asked.options["url"] if client is None else client.url,
             user=asked.user,
             namespace=asked.options["namespace"],
             agent=asked.agent,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypedDict, cast
 
+from redis_store import Client
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from redis_store.options import Default, defaults_of, settle
 from sandbox.given.sources import Agents
@@ -27,7 +28,8 @@ class StartOptions(TypedDict, total=False):
 class SandboxOptions(TypedDict, total=False):
     """Options that the runs of a `Sandbox` share.
 
-    - `url`: the server, found as by `redis_store.connect`.
+    - `url`: the server, found as by `redis_store.connect`. `client`: a `redis_store.Client` instead, whose connections all store
+      calls use; it is not closed with the sandbox.
     - `tools`: host functions that the agent may call, by name. They run in this process: plain ones in threads, async ones on
       one event loop that all blocking runs share. Arguments and results are JSON. The agent sees their signatures and docstrings.
     - `agents`: agents that this one may call with ``await agents.call(name, input_dict)``. Give a dict of names and sources
@@ -42,6 +44,7 @@ class SandboxOptions(TypedDict, total=False):
     """
 
     url: str | None
+    client: Client | None
     tools: Mapping[str, Callable[..., Any]] | None
     agents: Agents | None
     globals: Mapping[str, Any] | None

@@ -20,6 +20,7 @@ from redis_store.drivers.loans import OwnConnections
 from sandbox import Sandbox
 from sandbox.running.slots import Slots
 from tests.sandbox.conftest import wait_until
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -58,6 +59,35 @@ def test_runs_share_connections(server_url: str, user: str, monkeypatch: pytest.
         for _ in range(5):
             box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check()
     assert len(made) == 1
+
+
+def test_runs_use_the_connections_of_a_client(one_server: Server, raw_of: Any, user: str) -> None:
+    raw = raw_of(one_server)
+    source = "def run(i): data_store.set('k', i['n']); return {'k': data_store.get('k'), 'again': data_store.get('k')}"
+    with redis_store.Client(one_server.url, max_connections=2, max_value_bytes=100) as client:
+        before = len(raw.client_list())
+        for box in (Sandbox(client=client), Sandbox(client=client)):
+            with box:
+                for n in range(3):
+                    assert box.run(source, {"n": n}, user=f"{user}-{n}").check() == {"k": n, "again": n}
+        assert sandbox.run(source, {"n": 7}, user=user, client=client).check()["k"] == 7
+        too_big = sandbox.run("def run(): data_store.set('k', 'x' * 200); return {}", {}, user=user, client=client)
+        assert "max_value_bytes" in str(too_big.error)
+        wait_until(lambda: len(raw.client_list()) <= before + 1, "the near cache's connection is gone")
+        assert client.store(user=user).get("k") == 7, "the client is still open"
+
+
+def test_a_client_is_checked(server_url: str, user: str) -> None:
+    with redis_store.Client(server_url) as client:
+        with pytest.raises(sandbox.InvalidInput, match="Both url and client"):
+            Sandbox(url=server_url, client=client)
+        with pytest.raises(sandbox.InvalidType, match=r"must be a redis_store\.Client, not AsyncClient"):
+            Sandbox(client=redis_store.AsyncClient(server_url))  # type: ignore[arg-type]
+        with Sandbox(client=client, broker="process") as box:
+            assert box.run("def run(): data_store.set('k', 1); return {}", {}, user=user).check() == {}
+        assert client.store(user=user).get("k") == 1
+    with Sandbox(client=client) as box, pytest.raises(redis_store.StoreClosed):
+        box.run("def run(): return {'k': data_store.get('k')}", {}, user=user).check()
 
 
 def test_users_of_one_sandbox_are_isolated(server_url: str, user: str) -> None:
