@@ -51,6 +51,16 @@ def test_changes_arrive_and_the_cursor_is_kept(on_change: OnChange, store: DataS
     assert seen.get("a") == [{"n": 1}, "delete", 3]
 
 
+def test_a_consumer_uses_the_server_of_a_client(
+    on_change: OnChange, store: DataStore, seen: DataStore, server_url: str
+) -> None:
+    with redis_store.Client(server_url) as client:
+        with on_change(COLLECT, url=None, client=client):
+            store.set("a", 1)
+            wait_until(lambda: seen.get("a") == [1], "the change was seen")
+        assert client.ping()
+
+
 def test_input_of_the_agent(on_change: OnChange, store: DataStore, user: str) -> None:
     source = """
         def run(input_dict):
