@@ -25,6 +25,7 @@ import importlib
 import inspect
 import io
 import json
+import logging
 import os
 import pty
 import re
@@ -249,6 +250,10 @@ def test_examples_of_page_run(
             url = cleaning.enter_context(empty_database(request.getfixturevalue("server_url")))
             monkeypatch.setenv("REDIS_URL", url)
             environment["REDIS_URL"] = url
+        for name in ("redis_store", "sandbox"):
+            logger = logging.getLogger(name)
+            cleaning.callback(logger.setLevel, logger.level)
+            cleaning.callback(setattr, logger, "handlers", list(logger.handlers))
         reader = Reader(folder, environment)
         for block in blocks_of(page):
             reader.read(block)
