@@ -84,7 +84,7 @@ class AsyncCore:
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
-        self._closed = False
+        self.is_closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
         self._waits_s = timeout_s or DEFAULT_TIMEOUT_S
@@ -97,10 +97,6 @@ class AsyncCore:
         """The server's url, including secrets."""
         return self._resolver.url
 
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
-
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
         self.near = join_cache(self.url, self, self._resolver, max_bytes)
@@ -112,7 +108,7 @@ class AsyncCore:
             closing = driver.close()  # first, because a consumer releases its name through its driver
             if closing is not None:
                 await closing
-        self._closed = True
+        self.is_closed = True
         if self.near is not None:
             self.near.leave(self)
             self.near = None  # other clients go on using the cached values
@@ -132,10 +128,10 @@ class AsyncCore:
         else:
             self._resolver.close()
 
-    def closed(self) -> AsyncCore:
+    def emptied(self) -> AsyncCore:
         """Return what a store has left when it closes and its client does not: no connections, and no cached values."""
         left = copy.copy(self)
-        left._closed, left.near, left.around = True, None, None
+        left.is_closed, left.near, left.around = True, None, None
         left._start_over()
         return left
 
@@ -163,7 +159,7 @@ class AsyncCore:
         return await connection.request(call.commands, call.repeatable)
 
     def _state(self) -> _LoopState:
-        if self._closed:
+        if self.is_closed:
             raise StoreClosed("The store is closed: connect again.")
         loop = asyncio.get_running_loop()
         state = self._latest
@@ -218,7 +214,7 @@ class AsyncCore:
         self._waits_s = address.timeout_s
         connection = await LoopConnection.open(address, self._spinner)
         logger.debug("connected to %s", address.shown)
-        if self._closed:
+        if self.is_closed:
             connection.close()
             raise StoreClosed("The store was closed while it connected: connect again.")
         return connection
@@ -242,7 +238,7 @@ class AsyncCore:
                 done = True
             finally:
                 state.lent.discard(connection)
-                if done and connection.usable and connection.idle and not self._closed:
+                if done and connection.usable and connection.idle and not self.is_closed:
                     state.idle.append(connection)
                 else:
                     connection.close()
@@ -336,7 +332,12 @@ class AsyncDriver:
 
     @property
     def watches(self) -> weakref.WeakSet[AsyncClosable]:
-        """Watchers and pauses, which are closed with the store. Made when first needed: most stores have none."""
+        """Watchers and pauses, which are closed with the store. Made when first needed, as most stores have none.
+
+        Raises `StoreClosed` if the store is closed.
+        """
+        if self.core.is_closed:
+            raise StoreClosed("The store is closed: connect again.")
         if self._watches is None:
             with forks.registries_lock:
                 if self._watches is None:
@@ -397,7 +398,7 @@ class AsyncDriver:
         if self._owns_core:
             await self.core.close()
         elif not self.core.is_closed:
-            self.core = self.core.closed()
+            self.core = self.core.emptied()
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

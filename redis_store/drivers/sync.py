@@ -13,7 +13,7 @@ from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
 from redis_store.drivers.loans import Loans, NoConnections
 from redis_store.drivers.wakeups import SyncPauses
-from redis_store.errors import ConnectionLost
+from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
@@ -52,6 +52,7 @@ class SyncCore:
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
         self.keeper = Keeper()
         """Renews what the flows of the stores hold."""
+        self.is_closed = False
         self._borrows = False
         """Whether the connections and the keeper are another core's."""
         forks.inherited.add(self)
@@ -79,6 +80,7 @@ class SyncCore:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         for driver in members_of(self.watching):
             driver.close()  # first, because a consumer releases its name through its driver
+        self.is_closed = True
         if not self._borrows:
             self.loans.close()
             self.keeper.close()
@@ -86,10 +88,10 @@ class SyncCore:
         if near is not None:
             near.leave(self)  # other clients go on using the cached values
 
-    def closed(self) -> SyncCore:
+    def emptied(self) -> SyncCore:
         """Return what a store has left when it closes and its client does not: no connections, and no cached values."""
         left = copy.copy(self)
-        left.loans, left.near, left.around = _CLOSED, None, None
+        left.is_closed, left.loans, left.near, left.around = True, _CLOSED, None, None
         return left
 
     def leave_to_parent(self) -> None:
@@ -145,7 +147,12 @@ class SyncDriver:
 
     @property
     def watches(self) -> weakref.WeakSet[Closable]:
-        """Watchers and pauses, which are closed with the store. Made when first needed: most stores have none."""
+        """Watchers and pauses, which are closed with the store. Made when first needed, as most stores have none.
+
+        Raises `StoreClosed` if the store is closed.
+        """
+        if self.core.is_closed:
+            raise StoreClosed("The store is closed: connect again.")
         if self._watches is None:
             with forks.registries_lock:
                 if self._watches is None:
@@ -241,8 +248,8 @@ class SyncDriver:
             watch.close()  # first, because a consumer releases its name through this driver
         if self._owns_core:
             self.core.close()
-        elif self.core.loans is not _CLOSED:
-            self.core = self.core.closed()
+        elif not self.core.is_closed:
+            self.core = self.core.emptied()
 
 
 def members_of(them: Iterable[C]) -> list[C]:

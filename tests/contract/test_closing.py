@@ -28,6 +28,9 @@ CALLS = {
     "iter_keys": lambda store: store.iter_keys(),
     "get_all": lambda store: store.get_all(),
     "clear": lambda store: store.clear(),
+    "watch": lambda store: store.watch(),
+    "watch_all": lambda store: store.watch_all(),
+    "wait_for": lambda store: store.wait_for("absent", timeout=0.1),
 }
 
 
