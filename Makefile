@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-charges soak histories fuzz fuzz-values clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges soak histories fuzz fuzz-values clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -48,10 +48,10 @@ format: .venv/.test ## put the code into shape
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: .venv/.bench ## every figure: redis-py, other libraries, growth up to a million keys; in five minutes
+bench: .venv/.bench ## every figure beside its aim, on Redis 7, Redis 8 and Valkey; memory, other libraries, growth; in a quarter of an hour
 	@$(BIN)/python -m benchmarks.full $(ARGS)
 
-bench-quick: .venv/.test ## get, set and batches of real documents beside redis-py, in a minute; ARGS="/path/to/redis-server ..."
+bench-quick: .venv/.test ## get, set and batches of real documents beside redis-py, on the three servers; ARGS="--rows set /path/to/redis-server"
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
 
 bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREAD BLOCK
@@ -74,6 +74,9 @@ bench-sandbox: .venv/.test ## what isolation costs: runs beside a bare interpret
 
 bench-harm: .venv/.test ## for how long a call of an agent keeps the server from others; ARGS="/path/to/redis-server ..."
 	@$(BIN)/python -m benchmarks.harm $(ARGS)
+
+bench-memory: .venv/.test ## the peak of memory of the biggest calls, in the host and in an agent
+	@$(BIN)/python -m benchmarks.memory $(ARGS)
 
 bench-charges: .venv/.test ## the server's memory for each byte that an agent is charged for; ARGS="/path/to/redis-server ..."
 	@$(BIN)/python -m benchmarks.charges $(ARGS)

@@ -1,6 +1,7 @@
-"""`make bench`: measure every row of the design beside redis-py, the peers, and the growth, in five minutes.
+"""`make bench`: measure every row of the table on each server, memory, the peers, and the growth.
 
-Print tables; write all figures as JSON (``--json``) and, if asked, plots (``--plots docs/images``).
+Print tables of Markdown; write all figures as JSON (``--json``) and, if asked, plots (``--plots docs/images``).
+With ``--from FILE`` print the tables of an earlier run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,40 +22,42 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import growth, peers, special, tables
+from benchmarks import growth, memory, peers, special, tables
 from benchmarks.clients import Clients, connected
-from benchmarks.race import Entrant, Finish, race
+from benchmarks.measure import measured
+from benchmarks.race import Entrant, race
 from benchmarks.rows import Row, all_rows
-from benchmarks.server import BenchServer, placed, running_server
+from benchmarks.server import BenchServer, placed, programs, running_server
 from benchmarks.wire import Traffic, counting_relay
 
-PARTS = ("rows", "special", "peers", "growth")
+PARTS = ("rows", "costs", "memory", "special", "peers", "growth")
 LIBRARIES = ("redis", "hiredis", "orjson")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen parts and print them. Return 0."""
     options = _options(arguments)
+    if options.from_file is not None:
+        _show(json.loads(options.from_file.read_text()))
+        return 0
     start = perf_counter()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     results: dict[str, Any] = {"about": _about()}
-    print(tables.heading(results["about"]))
-    if "rows" in options.only:
-        results["rows"] = _rows(loop)
-        print(tables.rows(results["rows"]))
-    if "special" in options.only:
-        results["special"] = _special(loop)
-        print(tables.special(results["special"]))
-    if "peers" in options.only:
-        results["peers"] = _peers(loop)
-        print(tables.peers(results["peers"]))
-    if "growth" in options.only:
-        results["growth"] = _growth(loop)
-        print(tables.growth(results["growth"]))
+    parts: dict[str, Callable[[], Any]] = {
+        "rows": lambda: _rows(options.rows),
+        "costs": lambda: _costs(loop),
+        "memory": lambda: [memory.as_row(one) for one in memory.measure()],
+        "special": lambda: _special(loop),
+        "peers": lambda: _peers(loop),
+        "growth": lambda: _growth(loop),
+    }
+    for part in options.only:
+        results[part] = parts[part]()
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=1) + "\n")  # after each part, so that an end loses no other
     loop.close()
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(results, indent=1) + "\n")
+    _show(results)
     print(f"All figures: {options.json}. It took {perf_counter() - start:.0f} s.")
     if options.plots is not None:
         from benchmarks import plots
@@ -63,20 +66,34 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _show(results: dict[str, Any]) -> None:
+    print(tables.heading(results["about"]))
+    shown = {
+        "rows": tables.targets,
+        "costs": tables.costs,
+        "memory": tables.memory,
+        "special": tables.special,
+        "peers": tables.peers,
+        "growth": tables.growth,
+    }
+    for part, table in shown.items():
+        if part in results:
+            print(table(results[part]))
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.full", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    parser.add_argument("--rows", default="", help="a part of the names of the rows to measure (default: all)")
+    parser.add_argument("--from", dest="from_file", type=Path, help="print the figures of this file, measure nothing")
     parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures")
     parser.add_argument("--plots", type=Path, help="folder for SVG plots (default: draw none)")
     return parser.parse_args(arguments)
 
 
 def _about() -> dict[str, Any]:
-    with running_server() as server:
-        valkey = server.version
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "server": f"Valkey {valkey}",
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": os.getloadavg()[0],
@@ -94,31 +111,21 @@ def _bench(loop: asyncio.AbstractEventLoop, *, pinned: bool) -> Iterator[tuple[B
         yield server, clients
 
 
-def _rows(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
-    for pinned in (True, False):
-        with _bench(loop, pinned=pinned) as (_, clients):
-            for row in all_rows(clients):
-                ours, theirs = race([row.ours, row.theirs], loop, row.rounds, row.calls)
-                entry = table.setdefault(row.name, {"name": row.name, "of": row.theirs.name})
-                entry["pinned" if pinned else "spread"] = _figures(row, ours, theirs, pinned=pinned)
+def _rows(matching: str) -> list[tables.Server]:
+    return [
+        tables.server_of(*(measured(program, pinned=pinned, matching=matching) for pinned in (True, False)))
+        for program in programs().values()
+    ]
+
+
+def _costs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Return the cost of one call of each row, with the first shape of document."""
+    found: dict[str, Any] = {}
     with running_server() as server, counting_relay(server.port) as (port, traffic), connected(port, loop) as clients:
         for row in all_rows(clients):
-            table[row.name]["cost"] = _cost(row, traffic, loop)
-    return list(table.values())
-
-
-def _figures(row: Row, ours: Finish, theirs: Finish, *, pinned: bool) -> dict[str, Any]:
-    goal = row.pinned_at_most if pinned or row.spread_at_most is None else row.spread_at_most
-    low, high = ours.quartiles
-    return {
-        "ratio": ours.ratio,
-        "low": low,
-        "high": high,
-        "ours_us": ours.us,
-        "theirs_us": theirs.us,
-        "at_most": goal,
-    }
+            if row.name not in found:
+                found[row.name] = _cost(row, traffic, loop)
+    return found
 
 
 def _cost(row: Row, traffic: Traffic, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

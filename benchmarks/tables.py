@@ -1,50 +1,103 @@
-"""The figures of `benchmarks.full` as text tables."""
+"""The figures of the benchmarks as tables of Markdown, as in docs/benchmarks.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.measure import Cell
 from benchmarks.peers import disciplines
+from benchmarks.targets import TIMES_MS, target
+
+Server = dict[str, Any]
+"""The figures of a server: ``name``, and ``rows`` by name and place."""
+
+PLACES = ("pinned", "spread")
 
 
 def heading(about: dict[str, Any]) -> str:
     """Return the date, versions and machine of the measurement."""
     return (
-        f"{about['date']}, {about['server']}, redis-py {about['redis']}, hiredis {about['hiredis']}, orjson"
+        f"{about['date']}, redis-py {about['redis']}, hiredis {about['hiredis']}, orjson"
         f" {about['orjson']}, Python {about['python']}, {about['cores']} cores, load {about['load']:.1f} at the start,"
-        " TCP loopback.\nratio = ours / theirs, median of interleaved rounds [quartiles]; below 1 is faster.\n"
+        " TCP loopback.\nratio = ours / theirs, median of interleaved rounds, of the slowest shape; below 1 is faster.\n"
     )
 
 
-def rows(table: list[dict[str, Any]]) -> str:
-    """Return the rows beside redis-py, pinned and spread, and the cost model of each."""
-    lines = [["", "at most", "one core", "", "µs", "at most", "spread", "", "µs"]]
-    costs = [["what a call costs: ours / theirs", "round trips", "bytes out", "bytes in", "JSON µs"]]
-    for row in table:
-        line = [row["name"]]
-        for place in ("pinned", "spread"):
-            figures = row[place]
-            goal = figures["at_most"]
-            line += [
-                "" if goal is None else f"{goal:.2f}",
-                f"{figures['ratio']:.2f}{' ' if goal is None or figures['ratio'] <= goal else '*'}",
-                f"[{figures['low']:.2f} {figures['high']:.2f}]",
-                f"{_us(figures['ours_us'])} / {_us(figures['theirs_us'])}",
-            ]
-        lines.append(line)
-        cost = row["cost"]
+def server_of(one_core: tuple[str, list[Cell]], spread: tuple[str, list[Cell]]) -> Server:
+    """Return the figures of a server, by the names of the rows, in both placements of client and server."""
+    rows: dict[str, dict[str, Cell]] = {}
+    for place, (_, cells) in (("pinned", one_core), ("spread", spread)):
+        for cell in cells:
+            rows.setdefault(cell["name"], {})[place] = cell
+    return {"name": one_core[0], "rows": rows}
+
+
+def targets(servers: list[Server]) -> str:
+    """Return the figures beside their aims, with a column for each server; and the times of the last server by shape."""
+    names = list(dict.fromkeys(name for server in servers for name in server["rows"]))
+    lines = [["one core; spread", "at most", *(server["name"] for server in servers)]]
+    parts = [[f"{servers[-1]['name']}", "ours, theirs: µs", "floor: µs", "shapes of document, slowest first"]]
+    for name in names:
+        places = [server["rows"].get(name, {}) for server in servers]
+        some = next(cell for by_place in places for cell in by_place.values())
+        shown_name = f"{name}, of {some['of']}" if some["of"] else name
+        aims = [_aim(name, pinned=pinned) for pinned in (True, False)]
+        aim = aims[0].strip("-") if aims[0] == aims[1] else "; ".join(aims)
+        lines.append(
+            [shown_name, aim, *("; ".join(_cell(by_place.get(place)) for place in PLACES) for by_place in places)]
+        )
+        measured = places[-1].get("pinned")
+        if measured is not None and measured["unit"] == "ratio":
+            floor = "" if measured["floor_us"] is None else _us(measured["floor_us"])
+            shapes = ", ".join(f"{shape} {ratio:.2f}" for shape, ratio in measured["shapes"].items())
+            parts.append([name, f"{_us(measured['ours_us'])}, {_us(measured['theirs_us'])}", floor, shapes])
+    return f"{markdown(lines)}\n{markdown(parts)}"
+
+
+def _aim(name: str, *, pinned: bool) -> str:
+    aim = target(name, pinned=pinned)
+    return "-" if aim is None else f"{aim:g} ms" if name in TIMES_MS else f"{aim:.2f}"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    over = "" if cell["at_most"] is None or cell["figure"] <= cell["at_most"] else " ✗"
+    return (f"{cell['figure']:.3g} ms" if cell["unit"] == "ms" else f"{cell['figure']:.2f}") + over
+
+
+def costs(found: dict[str, Any]) -> str:
+    """Return the cost model of each row: round trips, bytes and the time of the JSON work."""
+    lines = [["what a call costs: ours, theirs", "round trips", "bytes out", "bytes in", "JSON, µs"]]
+    for name, cost in found.items():
         pairs = [
-            f"{_count(cost['ours'][what])} / {_count(cost['theirs'][what])}"
+            f"{_count(cost['ours'][what])}, {_count(cost['theirs'][what])}"
             for what in ("round_trips", "bytes_out", "bytes_in")
         ]
-        costs.append([row["name"], *pairs, _us(cost["json_us"]) if "json_us" in cost else ""])
-    return _aligned(lines) + "* over the aim\n\n" + _aligned(costs)
+        lines.append([name, *pairs, _us(cost["json_us"]) if "json_us" in cost else ""])
+    return markdown(lines)
+
+
+def memory(measurements: list[dict[str, Any]]) -> str:
+    """Return the peaks of memory, as multiples of the text."""
+    lines = [["peak of the process, less the value itself", "at most", "text: MiB", "value: MiB", "measured"]]
+    lines += [
+        [
+            one["name"],
+            f"{one['at_most']:g}",
+            f"{one['text_mib']:.0f}",
+            f"{one['value_mib']:.0f}",
+            f"{one['times']:.2f}{' ✗' if one['times'] > one['at_most'] else ''}",
+        ]
+        for one in measurements
+    ]
+    return markdown(lines)
 
 
 def special(notes: list[dict[str, Any]]) -> str:
     """Return the rows that are not a ratio of two calls."""
-    return _aligned([["", "at most", ""], *([note["name"], note["at_most"], note["said"]] for note in notes)])
+    return markdown([["", "at most", ""], *([note["name"], note["at_most"], note["said"]] for note in notes)])
 
 
 def peers(table: list[dict[str, Any]]) -> str:
@@ -56,7 +109,7 @@ def peers(table: list[dict[str, Any]]) -> str:
             both = [row[place][name]["ratio"] for place in ("pinned", "spread") if name in row[place]]
             cells.append(" / ".join(f"{ratio:.2f}" for ratio in both) or "-")
         lines.append([row["name"], *cells, row["remark"]])
-    return _aligned(lines)
+    return markdown(lines)
 
 
 def growth(cells: list[dict[str, Any]]) -> str:
@@ -71,7 +124,7 @@ def growth(cells: list[dict[str, Any]]) -> str:
         found.setdefault((cell["dimension"], cell["call"]), {})[cell["step"]] = said
     lines = [["µs a call (ratio to redis-py)", "", *(f"{step:,}" for step in steps)]]
     lines += [[*names, *(by_step.get(step, "") for step in steps)] for names, by_step in found.items()]
-    return _aligned(lines)
+    return markdown(lines)
 
 
 def _us(us: float) -> str:
@@ -82,12 +135,12 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2f}"
 
 
-def _aligned(lines: Iterable[list[str]]) -> str:
-    table = list(lines)
-    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
-    return (
-        "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
-        )
-        + "\n"
+def markdown(lines: Iterable[list[str]]) -> str:
+    """Return lines of cells as a table of Markdown with aligned columns; the first line is its head."""
+    head, *table = lines
+    widths = [max(3, *(len(line[place]) for line in [head, *table])) for place in range(len(head))]
+    ruled = [head, ["-" * width for width in widths], *table]
+    return "".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |\n"
+        for line in ruled
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 import redis
 
-from benchmarks.rounds import compare
+from benchmarks.rounds import Figure, compare
 from benchmarks.server import BenchServer, placed, running_server
 from redis_store import connect, connect_async
 
@@ -41,7 +41,7 @@ BATCHES, BATCH = 40, 500
 def main() -> int:
     """Print the tables. Return 0."""
     with running_server() as server:
-        print(f"Valkey {server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback\n")
+        print(f"{server.version}, redis-py {redis.__version__}, Python {sys.version.split()[0]}, TCP loopback\n")
         for pinned in (False, True):
             with placed(server, pinned=pinned):
                 print("everything on one core:" if pinned else "spread over the cores:")
@@ -56,6 +56,12 @@ def main() -> int:
 
 
 def _latency(server: BenchServer) -> None:
+    for name, (p50_ms, p99_ms) in latencies(server).items():
+        print(f"  {name:30} p50 {p50_ms:6.2f} ms   p99 {p99_ms:6.2f} ms")
+
+
+def latencies(server: BenchServer, only: str = "") -> dict[str, tuple[float, float]]:
+    """Return the median and the 99th percentile of each receiver whose name contains `only`, in ms."""
     with ExitStack() as stack:
         store = stack.enter_context(connect(server.url, user=USER, agent="bench"))
         bare = stack.enter_context(redis.Redis(port=server.port))
@@ -72,30 +78,30 @@ def _latency(server: BenchServer) -> None:
             mine = store.use_namespace(namespace)
             return lambda number: mine.set("key", {**VALUE, "number": number})
 
-        contestants: dict[str, tuple[Any, int, Callable[[int], None]]] = {
-            "watch, 1 watcher": (watch_threads, 1, write_ours("one")),
-            "watch, 1 watcher, asyncio": (watch_tasks, 1, write_ours("one-async")),
-            "watch, 50 watchers, asyncio": (watch_tasks, 50, write_ours("fifty-async")),
-            "watch, 50 watchers, threads": (watch_threads, 50, write_ours("fifty")),
-            "hset + publish, pub/sub": (listen, 1, write_bare(lambda text: bare.publish(CHANNEL, text))),
+        everyone: dict[str, tuple[Any, str, int, Callable[[int], None]]] = {
+            "watch, 1 watcher": (watch_threads, "one", 1, write_ours("one")),
+            "watch, 1 watcher, asyncio": (watch_tasks, "one-async", 1, write_ours("one-async")),
+            "watch, 50 watchers, asyncio": (watch_tasks, "fifty-async", 50, write_ours("fifty-async")),
+            "watch, 50 watchers, threads": (watch_threads, "fifty", 50, write_ours("fifty")),
+            "hset + publish, pub/sub": (listen, "", 1, write_bare(lambda text: bare.publish(CHANNEL, text))),
             "hset + xadd, XREAD BLOCK": (
                 read_stream,
+                "",
                 1,
                 write_bare(lambda text: bare.xadd(STREAM, {"value": text}, maxlen=1000)),
             ),
         }
-        namespaces = ["one", "one-async", "fifty-async", "fifty", "", ""]
+        contestants = {name: contestant for name, contestant in everyone.items() if only in name}
         pipes = [
             stack.enter_context(_process(kind, server, namespace, watchers))
-            for (kind, watchers, _), namespace in zip(contestants.values(), namespaces, strict=True)
+            for kind, namespace, watchers, _ in contestants.values()
         ]
         taken: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(ROUNDS):
-            for (name, (_, watchers, write)), pipe in zip(contestants.items(), pipes, strict=True):
+            for (name, (_, _, watchers, write)), pipe in zip(contestants.items(), pipes, strict=True):
                 taken[name] += _round(write, pipe, watchers)
-    for name, seconds in taken.items():
-        percentiles = statistics.quantiles(seconds, n=100)
-        print(f"  {name:30} p50 {percentiles[49] * 1e3:6.2f} ms   p99 {percentiles[98] * 1e3:6.2f} ms")
+    percentiles = {name: statistics.quantiles(seconds, n=100) for name, seconds in taken.items()}
+    return {name: (of[49] * 1e3, of[98] * 1e3) for name, of in percentiles.items()}
 
 
 def _round(write: Callable[[int], None], pipe: Connection, watchers: int) -> list[float]:
@@ -197,22 +203,26 @@ def _write_cost(server: BenchServer) -> None:
         quiet = store.use_namespace("quiet")
         quiet.set("key", VALUE)
         print(f"  a set, no watcher              {_script_us(bare, quiet):5.1f} µs in the server")
-        for watchers in (1, 50):
-            watched = store.use_namespace(f"cost{watchers}")
-            with _process(sink, server, f"cost{watchers}", watchers):
-                in_server = _script_us(bare, watched)
-                figure = compare(
-                    f"a set, {watchers} watching",
-                    lambda watched=watched: watched.set("key", VALUE),
-                    lambda quiet=quiet: quiet.set("key", VALUE),
-                    300,
-                    21,
-                )
-            low, high = figure.spread
-            print(
-                f"  {figure.name:30} {in_server:5.1f} µs in the server; the call {figure.ours_us:5.1f} µs"
-                f" / {figure.theirs_us:5.1f} µs unwatched: {figure.ratio:4.2f} [{low:.2f} {high:.2f}]"
-            )
+    for watchers in (1, 50):
+        in_server, figure = write_cost(server, watchers)
+        low, high = figure.spread
+        print(
+            f"  {figure.name:30} {in_server:5.1f} µs in the server; the call {figure.ours_us:5.1f} µs"
+            f" / {figure.theirs_us:5.1f} µs unwatched: {figure.ratio:4.2f} [{low:.2f} {high:.2f}]"
+        )
+
+
+def write_cost(server: BenchServer, watchers: int) -> tuple[float, Figure]:
+    """Return the server's time for a set that is watched, in µs, and the comparison of the call with one that is not."""
+    with ExitStack() as stack:
+        store = stack.enter_context(connect(server.url, user=USER, agent="bench", configure_server=True))
+        bare = stack.enter_context(redis.Redis(port=server.port))
+        quiet, watched = store.use_namespace("quiet"), store.use_namespace(f"cost{watchers}")
+        stack.enter_context(_process(sink, server, f"cost{watchers}", watchers))
+        in_server_us = _script_us(bare, watched)
+        return in_server_us, compare(
+            f"a set, {watchers} watching", lambda: watched.set("key", VALUE), lambda: quiet.set("key", VALUE), 300, 21
+        )
 
 
 def _script_us(bare: Any, store: Any) -> float:

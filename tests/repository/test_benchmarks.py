@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
-from benchmarks import tables
+from benchmarks import measure, tables
 from benchmarks.clients import Clients, connected
+from benchmarks.documents import EMBEDDING, OBJECTS, SHAPES
 from benchmarks.race import Entrant, race, same
-from benchmarks.rows import _one_key, all_rows
-from benchmarks.server import running_server
-from benchmarks.wire import counting_relay
+from benchmarks.rounds import Figure
+from benchmarks.rows import _listings, _one_key, quick_rows
+from benchmarks.server import programs, running_server
+from benchmarks.targets import TARGETS, TIMES_MS
+from benchmarks.wire import Floors, counting_relay
+from tests.support.servers import MissingServer
 
 
 @pytest.fixture
@@ -90,41 +95,108 @@ def test_relay_counts_round_trips_and_bytes(port: int, loop: asyncio.AbstractEve
         clients.store.clear()
 
 
+def test_documents_are_of_their_size_and_of_all_shapes() -> None:
+    for size, least in (("100 B", 90), ("2 KB", 1750), ("100 KB", 88_000)):
+        for shape, value in SHAPES[size].items():
+            assert least < len(orjson.dumps(value)) < 1.26 * least, (size, shape)
+    assert set(SHAPES["2 KB"]) == {"record", "findings", "transcript", "text", "embedding", "answer"}
+    assert len(SHAPES["100 KB"]["answer"]) == OBJECTS == 300
+    assert {len(embedding) for embedding in SHAPES["100 KB"]["embedding"]} == {EMBEDDING} == {1536}
+    for size in SHAPES:
+        assert b"null" in orjson.dumps(SHAPES[size]["findings"])
+        assert not orjson.dumps(SHAPES[size]["transcript"]).isascii()
+
+
+def test_a_floor_sends_the_bytes_of_the_call_and_reads_its_reply(port: int) -> None:
+    with Floors(port, "floor") as floors, floors.store.use_namespace("other") as other:
+        floors.store.set("key", "x" * 1000)
+        floors.of(lambda store: store.get("key"))()
+        write = floors.of(lambda store: store.set("key", "written"))
+        other.set("other", 1)
+        floors.store.delete("key")
+        write()
+        assert floors.store.get("key") == "written"
+        assert floors.store.info("key").updated_by == "bench"
+
+
 def test_rows_are_checked_before_timing(port: int, loop: asyncio.AbstractEventLoop) -> None:
     with connected(port, loop) as clients:
-        names = [row.name for row in _one_key(clients)]
-        assert names == ["get 100 B", "get 2 KB", "get 100 KB", "get, miss", "set 100 B", "set 2 KB"]
         wrong = Clients(clients.store.use_namespace("other"), clients.astore, clients.bare, clients.abare, loop)
-        rows = _one_key(wrong)
+        rows = _one_key(wrong, None)
         wrong.bare.set("bare", "no hash")
         with pytest.raises(Exception, match="WRONGTYPE"):
             next(rows)
         clients.bare.delete("bare")
 
 
-def test_every_row_of_small_calls_runs(port: int, loop: asyncio.AbstractEventLoop) -> None:
+def test_every_row_of_the_table_is_measured(
+    port: int, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row runs once, but for those that take seconds: only their names are asked for."""
+    for name, number in (
+        ("rows.MANY", 11),
+        ("rows.PAGED", 22),
+        ("rows.BATCH", 3),
+        ("sandbox.MANY", 3),
+        ("sandbox.BATCH", 3),
+    ):
+        monkeypatch.setattr(f"benchmarks.{name}", number)
+    names = {"clear 100,000"}
     with connected(port, loop) as clients:
-        for row in all_rows(clients):
-            if row.name.startswith("set_many"):
-                break  # the big sizes take seconds
-            race([row.ours, row.theirs], loop, rounds=2, calls=1)
+        for row in quick_rows(clients):
+            if row.name not in names:
+                race([row.ours, row.theirs], loop, rounds=1, calls=1)
+            names.add(row.name)
+        names |= {row.name.replace(" 11", " 10,000").replace(" 22", " 100,000") for row in _listings(clients)}
+    figures = [Figure("", 1.0, 1.0, 1.0, (1.0, 1.0))]
+    monkeypatch.setattr(measure.watching, "write_cost", lambda server, watchers: (1.0, figures[0]))
+    monkeypatch.setattr(measure.watching, "latencies", lambda server, only: {only: (1.0, 1.0)})
+    monkeypatch.setattr(measure.agents, "_measured", lambda server, works, rounds: [[(1.0, 1.0)] * 2 for _ in works])
+    monkeypatch.setattr(measure.agents, "runs", lambda server, tier: figures[0])
+    monkeypatch.setattr(measure.agents, "run_times_ms", lambda server: (1.0, 1.0))
+    monkeypatch.setattr(measure, "STARTS", 1)
+    with running_server() as server:
+        for part in measure.PARTS:
+            names |= {cell["name"] for cell in part(server, "")}
+    assert names == set(TARGETS) | set(TIMES_MS)
 
 
-def test_table_marks_rows_over_their_target() -> None:
-    def figures(ratio: float, aim: float | None) -> dict[str, float | None]:
-        return {"ratio": ratio, "low": 0.4, "high": 0.6, "ours_us": 12.3, "theirs_us": 1234.5, "at_most": aim}
+def test_a_missing_server_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def only_valkey(kind: str) -> str:
+        if kind != "valkey9":
+            raise MissingServer(f"no {kind}: install it")
+        return "/usr/bin/it"
 
-    cost = {"round_trips": 1.0, "bytes_out": 2000.0, "bytes_in": 30.5}
-    shown = tables.rows(
-        [
-            {
-                "name": "get",
-                "pinned": figures(0.5, 0.48),
-                "spread": figures(0.3, 0.35),
-                "cost": {"ours": cost, "theirs": cost, "json_us": 0.5},
-            }
-        ]
+    monkeypatch.setattr("benchmarks.server.find_binary", only_valkey)
+    assert programs() == {"valkey9": "/usr/bin/it"}
+    assert capsys.readouterr().err == (
+        "Not measured: redis7. no redis7: install it\nNot measured: redis8. no redis8: install it\n"
     )
-    assert "get  0.48     0.50*     [0.40 0.60]  12.3 / 1,234" in shown
-    assert "0.30 " in shown
-    assert "2,000 / 2,000" in shown
+
+
+def test_table_has_a_column_for_each_server_and_marks_rows_over_their_aim() -> None:
+    def cell(figure: float, aim: float | None, **other: object) -> dict[str, object]:
+        ratio = {
+            "of": "redis-py's hget",
+            "unit": "ratio",
+            "low": 0.4,
+            "high": 0.6,
+            "ours_us": 12.3,
+            "theirs_us": 1234.5,
+        }
+        more = {"floor_us": 9.1, "shapes": {"text": figure, "record": 0.2}}
+        return {"name": "get 100 B", "figure": figure, "at_most": aim, **ratio, **more, **other}
+
+    time = cell(9.84, 4, name="watch, 50 threads: p99", unit="ms", of="")
+    one = tables.server_of(("Redis 7", [cell(0.5, 0.48)]), ("Redis 7", [cell(0.3, 0.35), time]))
+    two = tables.server_of(("Valkey 9", [cell(0.4, 0.48)]), ("Valkey 9", [cell(0.36, 0.35)]))
+    assert tables.targets([one, two]).splitlines() == [
+        "| one core; spread              | at most    | Redis 7      | Valkey 9     |",
+        "| ----------------------------- | ---------- | ------------ | ------------ |",
+        "| get 100 B, of redis-py's hget | 0.48; 0.35 | 0.50 ✗; 0.30 | 0.40; 0.36 ✗ |",
+        "| watch, 50 threads: p99        | -; 4 ms    | -; 9.84 ms ✗ | -; -         |",
+        "",
+        "| Valkey 9  | ours, theirs: µs | floor: µs | shapes of document, slowest first |",
+        "| --------- | ---------------- | --------- | --------------------------------- |",
+        "| get 100 B | 12.3, 1,234      | 9.1       | text 0.40, record 0.20            |",
+    ]
