@@ -1,7 +1,7 @@
 """`make bench`: measure every row of the table on each server, memory, the peers, and the growth.
 
 Print tables of Markdown; write all figures as JSON (``--json``) and, if asked, plots (``--plots docs/images``).
-With ``--from FILE`` print the tables of an earlier run.
+With ``--from FILE`` print the tables of an earlier run. With ``--docs docs/benchmarks.md`` put them in the page.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the chosen parts and print them. Return 0."""
     options = _options(arguments)
     if options.from_file is not None:
-        _show(json.loads(options.from_file.read_text()))
+        _show(json.loads(options.from_file.read_text()), options.docs)
         return 0
     start = perf_counter()
     loop = asyncio.new_event_loop()
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n")  # after each part, so that an end loses no other
     loop.close()
-    _show(results)
+    _show(results, options.docs)
     print(f"All figures: {options.json}. It took {perf_counter() - start:.0f} s.")
     if options.plots is not None:
         from benchmarks import plots
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _show(results: dict[str, Any]) -> None:
-    print(tables.heading(results["about"]))
+def _show(results: dict[str, Any], page: Path | None) -> None:
     shown = {
+        "about": tables.heading,
         "rows": tables.targets,
         "costs": tables.costs,
         "memory": tables.memory,
@@ -76,9 +76,10 @@ def _show(results: dict[str, Any]) -> None:
         "peers": tables.peers,
         "growth": tables.growth,
     }
-    for part, table in shown.items():
-        if part in results:
-            print(table(results[part]))
+    texts = {part: table(results[part]) for part, table in shown.items() if part in results}
+    print(*texts.values(), sep="\n")
+    if page is not None:
+        page.write_text(tables.filled(page.read_text(), texts))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -87,6 +88,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="a part of the names of the rows to measure (default: all)")
     parser.add_argument("--from", dest="from_file", type=Path, help="print the figures of this file, measure nothing")
     parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures")
+    parser.add_argument("--docs", type=Path, help="page whose tables are replaced, such as docs/benchmarks.md")
     parser.add_argument("--plots", type=Path, help="folder for SVG plots (default: draw none)")
     return parser.parse_args(arguments)
 

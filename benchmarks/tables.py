@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,20 @@ def heading(about: dict[str, Any]) -> str:
     return (
         f"{about['date']}, redis-py {about['redis']}, hiredis {about['hiredis']}, orjson"
         f" {about['orjson']}, Python {about['python']}, {about['cores']} cores, load {about['load']:.1f} at the start,"
-        " TCP loopback.\nratio = ours / theirs, median of interleaved rounds, of the slowest shape; below 1 is faster.\n"
+        " TCP loopback.\n"
+    )
+
+
+_PLACE_IN_PAGE = re.compile(r"(<!-- (?P<part>\w+): .*? -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def filled(page: str, texts: dict[str, str]) -> str:
+    """Return a page of Markdown with each part that is here put between the comments that are there for it."""
+    return _PLACE_IN_PAGE.sub(
+        lambda found: (
+            found[0] if found["part"] not in texts else f"{found[1]}\n{texts[found['part']].strip()}\n\n{found[3]}"
+        ),
+        page,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -200,3 +202,26 @@ def test_table_has_a_column_for_each_server_and_marks_rows_over_their_aim() -> N
         "| --------- | ---------------- | --------- | --------------------------------- |",
         "| get 100 B | 12.3, 1,234      | 9.1       | text 0.40, record 0.20            |",
     ]
+
+
+def test_tables_are_put_in_their_place_in_the_page() -> None:
+    page = (
+        "# A\n\n<!-- rows: how -->\n\n| old |\n\n<!-- end -->\n\ntext\n\n<!-- memory: how -->\n| kept |\n<!-- end -->\n"
+    )
+    filled = tables.filled(page, {"rows": "| new |\n"})
+    assert filled == page.replace("| old |", "| new |")
+    assert tables.filled(filled, {"rows": "| new |\n"}) == filled
+
+
+def test_every_table_of_make_bench_has_its_place_in_the_page() -> None:
+    page = Path("docs/benchmarks.md").read_text()
+    assert re.findall(r"^<!-- (\w+): ", page, re.MULTILINE) == [
+        "about",
+        "rows",
+        "memory",
+        "special",
+        "costs",
+        "peers",
+        "growth",
+    ]
+    assert page.count("<!-- end -->") == 7
