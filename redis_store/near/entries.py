@@ -15,12 +15,19 @@ from typing import Any
 import cachetools
 
 from redis_store.protocol.command import Command, Opening
+from redis_store.types import MISSING
 
 ENTRY_BYTES = 400
 """Approximate memory of an entry, besides its key and text, in bytes."""
 
 LARGEST_PART = 8
 """Divisor of the cache's bound: an entry that would take more than 1/8 of it is not kept."""
+
+DECODED_FROM_BYTES = 512
+"""Size of a text, in bytes, from which copying the decoded value is faster than decoding it again."""
+
+_PART_BYTES, _OBJECT_BYTES = 64, 184
+"""Upper estimates of the memory of an element or key besides its text, and of a small dict, in bytes."""
 
 
 class Space:
@@ -35,10 +42,11 @@ class Space:
 class Entry:
     """A value as JSON text, or None for a missing key, and the time until which it may be used.
 
-    It is kept as text so that no caller sees what another does to a value.
+    A value that is read again is also kept decoded, if there is room. Callers get copies of it, so that none sees what another
+    does to a value.
     """
 
-    __slots__ = ("data", "expires_at", "key", "size_bytes", "space", "text", "turn")
+    __slots__ = ("data", "expires_at", "keeps_value", "key", "size_bytes", "space", "text", "turn", "value")
 
     def __init__(self, data: bytes, space: Space, key: str, text: bytes | None, expires_at: float) -> None:
         self.data = data
@@ -48,6 +56,10 @@ class Entry:
         self.expires_at = expires_at
         self.turn = 0
         self.size_bytes = ENTRY_BYTES + len(key) + len(text or b"")
+        self.keeps_value: bool | None = None
+        """Whether there is room for the decoded value; None before the first hit."""
+        self.value: Any = MISSING
+        """The decoded value, or `MISSING`."""
 
 
 class Entries:
@@ -81,6 +93,8 @@ class Entries:
             # Once between two calls of `keep` is enough, as only `keep` evicts.
             entry.turn = self._turn
             self._recent.get(entry)
+        if entry.keeps_value is None:
+            self._make_room_for_value(entry)
         return entry
 
     def has(self, data: bytes, key: str) -> bool:
@@ -142,6 +156,18 @@ class Entries:
             self.drop(data)
         self._sweep()
 
+    def _make_room_for_value(self, entry: Entry) -> None:
+        """Decide whether an entry may also keep its value decoded. No other entry is evicted for it."""
+        text = entry.text or b""
+        entry.keeps_value = len(text) >= DECODED_FROM_BYTES
+        if entry.keeps_value:
+            more, most = decoded_bytes(text), self.max_bytes
+            size_bytes = entry.size_bytes + more
+            entry.keeps_value = size_bytes * LARGEST_PART <= most and self._recent.currsize + more <= most
+            if entry.keeps_value:
+                entry.size_bytes = size_bytes
+                self._recent[entry] = entry
+
     def _sweep(self) -> None:
         while self._dropped:
             for entry in self._dropped.popleft().entries.values():
@@ -155,6 +181,12 @@ class Entries:
         entry.space.entries.pop(entry.key, None)
         if not entry.space.entries and self._spaces.get(entry.data) is entry.space:
             del self._spaces[entry.data]
+
+
+def decoded_bytes(text: bytes) -> int:
+    """Return an upper estimate of the memory of a text's value, in bytes: outside ASCII, four bytes a character."""
+    parts = text.count(b",") + text.count(b":") + text.count(b"[") + text.count(b"{")
+    return len(text) * (1 if text.isascii() else 4) + parts * _PART_BYTES + text.count(b"{") * _OBJECT_BYTES
 
 
 def redis_keys_of(commands: Iterable[Command]) -> list[bytes]:

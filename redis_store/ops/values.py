@@ -46,14 +46,13 @@ def _got(scope: Scope, key: str, default: Any, text: bytes | None) -> Any:
 
 
 def _got_again(scope: Scope, key: str, default: Any, kept: Any) -> Any:
-    text: bytes | None = kept.text
     counters = scope.counters
     counters.near_hits += 1
-    if text is None:
+    if kept.text is None:
         counters.misses += 1
         return default
     counters.hits += 1
-    return scope.codec.decode(text, scope.namespace, key)
+    return scope.codec.decode_kept(kept, scope.namespace, key)
 
 
 GET: Read[Any] = Read(get, _got_again, _got)

@@ -19,6 +19,7 @@ import ormsgpack
 
 from redis_store.errors import CorruptValue, InvalidType, InvalidValue, StoredDataError
 from redis_store.limits import ANY_SIZE, too_much_at_once
+from redis_store.types import MISSING
 from redis_store.values import rules
 from redis_store.values.compression import PLAIN, RESERVED_FIRST_BYTE, Compression
 from redis_store.values.count import check_values
@@ -35,11 +36,21 @@ _EXACT_TYPES = (
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """Finds each NaN and infinity in MessagePack, as a float of 64 bits whose exponent is all ones, and rarely other bytes."""
 _load = msgspec.json.decode
+_copy = msgspec.to_builtins
+"""Copies dicts and lists, at C speed. What cannot be changed is shared by the copies."""
 _NOT_LOADED = (msgspec.MsgspecError, ValueError, RecursionError)
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
 _ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
 _RESERVED = bytes([RESERVED_FIRST_BYTE])
+
+
+class Kept(Protocol):
+    """A stored text in memory, and maybe its decoded value (`near/entries.py`)."""
+
+    text: Any
+    value: Any
+    keeps_value: bool | None
 
 
 class Codec(Protocol):
@@ -54,6 +65,9 @@ class Codec(Protocol):
 
     def decode(self, text: bytes, namespace: str, key: str) -> Any:
         """Return the value of stored bytes, or raise a `StoredDataError` that names the namespace and key."""
+
+    def decode_kept(self, kept: Kept, namespace: str, key: str) -> Any:
+        """Return the value of an entry of the near cache, for a caller that may change it."""
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         """Return the values of the texts that are not None, by their keys."""
@@ -87,6 +101,17 @@ class Values:
             return _load(text)
         except _NOT_LOADED:
             return self._decode_slowly(text, namespace, key)
+
+    def decode_kept(self, kept: Kept, namespace: str, key: str) -> Any:
+        if kept.value is MISSING:
+            value = self.decode(kept.text, namespace, key)
+            if not kept.keeps_value:
+                return value
+            kept.value = value
+        try:
+            return _copy(kept.value)
+        except RecursionError:
+            return self.decode(kept.text, namespace, key)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -142,6 +167,9 @@ class JsonText:
             if self.errors_as_values:
                 return error
             raise
+
+    def decode_kept(self, kept: Kept, namespace: str, key: str) -> bytes | StoredDataError:
+        return self.decode(kept.text, namespace, key)
 
     def decode_found(self, keys: Iterable[str], texts: Iterable[bytes | None], namespace: str) -> dict[str, bytes]:
         plain = self.packing.plain

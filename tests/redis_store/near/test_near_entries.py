@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Any
+
+from hypothesis import given
+
 from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope, Writer
-from redis_store.near.entries import ENTRY_BYTES, Entries, redis_keys_of
+from redis_store.near.entries import ENTRY_BYTES, Entries, decoded_bytes, redis_keys_of
 from redis_store.scripts import SET, TRANSACT
 from redis_store.values.codec import VALUES
+from tests.support.values import json_values
 
 A, B = b"user:a:ns:x", b"user:a:ns:y"
 
@@ -101,6 +108,46 @@ def test_oversized_entry_is_not_kept() -> None:
     keep(entries, A, "big", b"x" * 10_000)
     assert found(entries, A, "big") == []
     assert found(entries, A, "small") == [b"1"]
+
+
+def test_value_that_is_read_again_is_kept_decoded_if_there_is_room() -> None:
+    text = b"[" + b",".join([b"{}"] * 1000) + b"]"
+    size_bytes = sys.getsizeof(loaded := json.loads(text)) + sum(map(sys.getsizeof, loaded))
+    for max_bytes in (4_000_000, 400_000):
+        entries = Entries(max_bytes)
+        keep(entries, A, "k", text)
+        keep(entries, A, "small", b"{}")
+        before = entries.size_bytes
+        entry, small = entries.find(A, "k", 0), entries.find(A, "small", 0)
+        assert entry is not None
+        assert small is not None
+        assert not small.keeps_value
+        assert entry.keeps_value == (max_bytes == 4_000_000)
+        assert entries.size_bytes - before >= (size_bytes if entry.keeps_value else 0)
+        assert entries.find(A, "k", 0) is entry
+        entries.drop(A)
+        entries.clear()
+        assert entries.size_bytes == 0
+
+
+def test_decoded_value_evicts_no_other_entry() -> None:
+    entries = Entries(200_000)
+    for key in range(100):
+        keep(entries, A, str(key), b"[" + b"0," * 500 + b"0]")
+    for key in range(100):
+        assert entries.find(A, str(key), 0) is not None
+        assert entries.size_bytes <= entries.max_bytes
+    assert len(entries) == 100
+
+
+@given(json_values)
+def test_size_of_decoded_value_is_not_underestimated(value: Any) -> None:
+    assert decoded_bytes(VALUES.encode(value)) + ENTRY_BYTES >= memory_of(value)
+
+
+def memory_of(value: Any) -> int:
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return sys.getsizeof(value) + sum(map(memory_of, parts))
 
 
 def test_the_keys_of_writes_are_found() -> None:

@@ -18,6 +18,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from redis_store import CorruptValue, InvalidType, InvalidValue, StoredDataError, UnsupportedEncoding
+from redis_store.near.entries import Entry, Space
 from redis_store.values import codec, rules
 from redis_store.values.codec import VALUES, JsonText
 from tests.support.values import json_values
@@ -37,6 +38,46 @@ def outcome(encode: Any, value: Any) -> str:
 
 def decode(text: bytes) -> Any:
     return VALUES.decode(text, "ns", "key")
+
+
+def entry_of(text: bytes) -> Entry:
+    """Return an entry of the near cache that may keep its value."""
+    entry = Entry(b"data", Space(), "key", text, math.inf)
+    entry.keeps_value = True
+    return entry
+
+
+def test_a_kept_value_is_copied_for_each_caller_or_decoded_again() -> None:
+    entry = entry_of(b'{"a":[{"b":[1]}]}')
+    first = VALUES.decode_kept(entry, "ns", "key")
+    first["a"][0]["b"].append("changed")
+    second = VALUES.decode_kept(entry, "ns", "key")
+    assert second == {"a": [{"b": [1]}]}
+    second["a"].clear()
+    assert VALUES.decode_kept(entry, "ns", "key") == {"a": [{"b": [1]}]}
+
+
+def test_a_kept_value_too_deep_to_copy_is_decoded_again() -> None:
+    entry = entry_of(b"[" * 1000 + b"]" * 1000)
+    for _ in range(2):
+        value, depth = VALUES.decode_kept(entry, "ns", "key"), 1
+        while value:
+            value, depth = value.pop(), depth + 1
+        assert depth == 1000
+    assert JSON_TEXT.decode_kept(entry, "ns", "key") == entry.text
+
+
+@settings(max_examples=250)
+@given(json_values)
+def test_every_json_value_round_trips(value: Any) -> None:
+    text = VALUES.encode(value)
+    assert repr(decode(text)) == repr(value)
+    assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
+    assert repr(rules.load(rules.dump(value))) == repr(value)
+    assert JSON_TEXT.encode(text) == text
+    entry = entry_of(text)
+    for kept in (entry, entry):  # decoded, then copied
+        assert repr(VALUES.decode_kept(kept, "ns", "key")) == repr(value)
 
 
 @pytest.mark.parametrize("seed", [20261130, None], ids=["fixed", "random"])
