@@ -152,7 +152,7 @@ async def _set_beside_script(scope: Scope, small: dict[bytes, bytes], texts: dic
         commands.append(script)
         if mode == "beside":
             commands.append(("HSET", scope.keys.data, *next(values)))
-    return await write_transaction(scope, commands, scope.user.barrier(tx)) is not None
+    return await write_transaction(scope, commands, checked=True) is not None
 
 
 def _flat(texts: dict[bytes, bytes]) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import Any
 
 from redis_store.errors import PermissionDenied, ServerFull, WrongKeyType
@@ -10,6 +11,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Call, as_is, checked_transaction, last_reply, transaction
 from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.error_replies import ScriptMissing, wrong_type_of
+from redis_store.protocol.packing import opening
 from redis_store.scripts import CHECK, Script
 from redis_store.stats import Counters
 
@@ -76,24 +78,32 @@ async def _evaluate(
         raise await _with_key_named(suspects, kinds, error) from None
 
 
-async def write_transaction(scope: Scope, commands: list[Command], probe: bytes | None = None) -> list[Any] | None:
+@lru_cache(maxsize=128)
+def _watch_and_check(keys: tuple[bytes, ...], head: tuple[Argument, ...]) -> tuple[Command, Command]:
+    """Return the command that watches the keys and the one that checks them.
+
+    It is sent as text: with a digest unknown to the server, nothing would be checked.
+    """
+    return (opening("WATCH", *keys, keys=keys),), (CHECK.opening_by_text(keys, head),)
+
+
+async def write_transaction(scope: Scope, commands: list[Command], checked: bool = False) -> list[Any] | None:
     """Run several scripts that write in one transaction. Return the replies, or None if a watched key had changed.
 
-    With a `probe`, a key that no other caller uses, `scripts/check.lua` makes the scripts' checks first. The commands may then
-    include plain ones. In that case None also means that another caller wrote to the namespace, or that a right is missing.
+    If `checked`, `scripts/check.lua` makes the scripts' checks first. The commands may then include plain ones. In that case None
+    also means that another caller wrote to the namespace, or that a right is missing.
     """
     scope.check_writable()
     try:
-        if probe is None:
+        if not checked:
             return await transaction(commands)
-        keys = (*scope.script_keys, probe)
-        # Sent as text: with a digest unknown to the server, nothing would be checked.
-        check = CHECK.by_text(keys, scope.script_head)
+        # Callers share the extra key: only a failed check changes it, and then each of them takes another way.
+        keys = (*scope.script_keys, scope.user.barrier("check"))
         try:
             if scope.counters not in _checking:
-                await Call((check,), as_is)
+                await Call((CHECK.by_text(keys, scope.script_head),), as_is)
                 _checking.add(scope.counters)
-            return await checked_transaction(keys, check, commands)
+            return await checked_transaction(*_watch_and_check(keys, scope.script_head), commands)
         except PermissionDenied:
             # Unlike any other refusal, a refused WATCH lets the transaction run, so it is unknown what was written.
             _checking.discard(scope.counters)

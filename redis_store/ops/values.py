@@ -11,9 +11,9 @@ from redis_store.limits import ttl_to_ms
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_put
-from redis_store.ops.run_script import run_delete, run_script, run_write
+from redis_store.ops.run_script import run_delete, run_script, run_write, write_transaction
 from redis_store.protocol.call import Call, as_is, read
-from redis_store.protocol.command import Argument, Opening
+from redis_store.protocol.command import Argument, Command, Opening
 from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.protocol.packing import opening
 from redis_store.protocol.read import Read
@@ -24,6 +24,9 @@ from redis_store.values.codec import VALUES
 
 _YEAR_9999_MS = 253_370_764_800_000
 """Start of the year 9999, the last that a datetime can represent, in ms since 1970."""
+
+BESIDE_BYTES = 128 * 1024
+"""Size of a value, in bytes, from which storing it beside the script saves the server more than the checks for it cost."""
 
 MERGE_TRIES = 100
 """Limit of tries to write with metadata while other callers change the metadata of the same key."""
@@ -93,7 +96,9 @@ async def set_value(
         done = 0
         if ttl_ms == "":
             try:
-                if scope.max_keys is None:
+                if len(text) >= BESIDE_BYTES and await _set_beside_script(scope, field, text):
+                    done = 1
+                elif scope.max_keys is None:
                     opening = _opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json)
                     done = await Call(((opening, field, text),), as_is)
                 else:
@@ -120,6 +125,15 @@ async def set_value(
     )
 
 
+async def _set_beside_script(scope: Scope, field: bytes, text: bytes) -> bool:
+    """Store a big value by a plain command, as `batch.set_many` does; False if nothing was written."""
+    if scope.max_keys is not None:
+        return False
+    script = _opening_of_beside(scope.script_keys, scope.script_head, scope.writer.agent_json)
+    commands: list[Command] = [(script, field), ("HSET", scope.keys.data, field, text)]
+    return await write_transaction(scope, commands, checked=True) is not None
+
+
 async def delete(scope: Scope, key: str) -> bool:
     scope.check_writable()
     field = encode_key(key)
@@ -139,6 +153,12 @@ def _opening_of_get(data: bytes) -> Opening:
 def _opening_of_set(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_json: str) -> Opening:
     """Return the packed start of the most frequent write, up to its field and value."""
     return SET.opening(keys, (*head, agent_json))
+
+
+@lru_cache(maxsize=128)
+def _opening_of_beside(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_json: str) -> Opening:
+    """Return the packed start of the script beside a big value, up to its field."""
+    return WRITE.opening_by_text(keys, (*head, agent_json, "", "beside"))
 
 
 @lru_cache(maxsize=1024)

@@ -76,13 +76,13 @@ def transaction(commands: list[Command]) -> Call[list[Any] | None]:
     return Call((("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
 
-def checked_transaction(keys: tuple[bytes, ...], check: Command, commands: list[Command]) -> Call[list[Any] | None]:
-    """Return the call for a ``MULTI`` that is sent together with a check before it.
+def checked_transaction(watching: Command, check: Command, commands: list[Command]) -> Call[list[Any] | None]:
+    """Return the call for a ``MULTI`` that is sent together with a ``WATCH`` of its keys and a check before it.
 
     Its result is the list of replies, or None if one of the keys had changed. A failing check must change one of the keys,
     because the ``MULTI`` is sent without waiting for the check's reply.
     """
-    return Call((("WATCH", *keys), check, ("MULTI",), *commands, ("EXEC",)), _exec_reply)
+    return Call((watching, check, ("MULTI",), *commands, ("EXEC",)), _exec_reply)
 
 
 def last_reply(replies: list[Any]) -> Any:

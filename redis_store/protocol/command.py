@@ -8,7 +8,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The common first arguments of many commands, packed once (`protocol/packing.py`); a field follows, and maybe a value."""
+    """The common first arguments of many commands, packed once (`protocol/packing.py`).
+
+    A field follows, and maybe a value. Among commands that are sent together anything may follow, or nothing.
+    """
 
     name: str
     count: int

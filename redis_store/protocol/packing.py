@@ -32,9 +32,14 @@ def pack(commands: Sequence[Command]) -> bytes:
             return packed
     parts: list[bytes] = []
     for command in commands:
-        if len(command) > MOST_ARGUMENTS:
-            raise too_many_arguments(len(command))
-        parts.append(b"*%d\r\n" % len(command))
+        first = command[0]
+        count = first.count + len(command) - 1 if type(first) is Opening else len(command)
+        if count > MOST_ARGUMENTS:
+            raise too_many_arguments(count)
+        parts.append(b"*%d\r\n" % count)
+        if type(first) is Opening:
+            parts.append(first.packed)
+            command = command[1:]
         for argument in command:
             raw = argument if type(argument) is bytes else str(argument).encode()
             parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")

@@ -68,6 +68,23 @@ def test_big_batch_values_are_logged_without_text(store: DataStore, view: Namesp
     assert not list(view.raw.scan_iter("user:*:w:*"))
 
 
+def test_big_value_is_stored_beside_the_script_with_all_that_belongs_to_it(
+    store: DataStore, view: NamespaceView
+) -> None:
+    big = "x" * 200_000
+    store.set("key", "old", metadata={"m": 1})
+    store.get_or_set("tagged", lambda: 1, tags=["t"])
+    for key in ("key", "tagged", "new"):
+        store.set(key, big)
+        assert view.entries()[-1].changes == [(key.encode(), b"r")]
+        assert json.loads(view.entries()[-1].head)["n"] == 1
+        assert store.get(key) == big
+    assert store.info("key").metadata == {"m": 1}
+    assert store.info("new").created_by == "ingest"
+    assert store.invalidate_tag("t") == 1
+    assert not list(view.raw.scan_iter("user:*:w:*"))
+
+
 @pytest.mark.parametrize(("size", "inline"), [(INLINE_VALUE, True), (INLINE_VALUE + 1, False)])
 def test_a_value_up_to_1_kib_stands_inline(store: DataStore, view: NamespaceView, size: int, inline: bool) -> None:
     value = "x" * (size - 2)

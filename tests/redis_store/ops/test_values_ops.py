@@ -56,6 +56,34 @@ def test_set_is_one_call_and_loads_missing_script() -> None:
         assert not call.repeatable
 
 
+def test_big_value_is_sent_beside_the_script_after_a_check() -> None:
+    big, scope = "x" * values.BESIDE_BYTES, scope_of(agent="a")
+    checked = [b"OK", 1, b"OK", b"QUEUED", b"QUEUED", [1, 1]]
+    played = play(values.set_value(scope, "key", big), 1, checked)
+    assert played.names == [["EVAL"], ["WATCH", "EVAL", "MULTI", "EVAL", "HSET", "EXEC"]]
+    assert not played.calls[1].repeatable
+    watching, check, _, script, value, _ = played.calls[1].commands
+    assert watching[0].keys == check[0].keys == (*scope.script_keys, b"user:alice:w:check"), (
+        "what is checked is watched"
+    )
+    assert script[1:] == (b"key",)
+    assert value == ("HSET", b"user:alice:ns:default", b"key", f'"{big}"'.encode())
+    for op, reply in (
+        (values.set_value(scope, "key", big[3:]), 1),
+        (values.set_value(scope, "key", big, ttl=5), 1),
+        (values.set_value(scope.moved("bounded", max_keys=9), "key", big), [1, 0]),
+    ):
+        assert play(op, reply).names == [["EVALSHA"]]
+
+
+def test_big_value_goes_through_the_script_after_a_concurrent_write() -> None:
+    scope = scope_of()
+    lost = [b"OK", 1, b"OK", b"QUEUED", b"QUEUED", None]
+    played = play(values.set_value(scope, "key", "x" * values.BESIDE_BYTES), 1, lost, 1)
+    assert played.names[2] == ["EVALSHA"]
+    assert played.calls[2].commands[0][1:] == (b"key", f'"{"x" * values.BESIDE_BYTES}"'.encode())
+
+
 def test_a_missing_script_is_sent_once_only() -> None:
     with pytest.raises(Exception, match="does not know the script"):
         play(values.info(scope_of(), "key"), NO_SCRIPT, NO_SCRIPT)

@@ -18,6 +18,7 @@ BIG = {f"key-{number}": "x" * 2000 for number in range(1200)}
 
 WRITES: dict[str, Callable[[DataStore], Any]] = {
     "set": lambda store: store.set("key-0", "new"),
+    "set of a big value": lambda store: store.set("key-0", "x" * 200_000),
     "set of a new key": lambda store: store.set("new", "new"),
     "set with metadata": lambda store: store.set("key-0", "new", metadata={"new": 1}),
     "set_many": lambda store: store.set_many({"key-0": "new", "new": 1}),
