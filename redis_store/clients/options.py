@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -96,7 +97,14 @@ class Common:
 
     def scope(self, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
         """Check the names, and return the scope of a new store."""
-        return Scope(UserKeys.of(user), namespace, Writer.of(agent, run), self.codec, self.limits, self.log)
+        # A service makes a store for each request, mostly with the same agent.
+        writer = _writer_of(agent) if type(agent) is str and run is None else Writer.of(agent, run)
+        return Scope(UserKeys.of(user), namespace, writer, self.codec, self.limits, self.log)
+
+
+@lru_cache(maxsize=128)
+def _writer_of(agent: str) -> Writer:
+    return Writer.of(agent, None)
 
 
 def prepare_client(

@@ -210,6 +210,32 @@ show_metrics()
     assert 'db.client.operation.duration s {"redis_store.operation": "get"} 6' in lines
 
 
+def test_stores_of_a_client_are_measured_and_counted_together(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+from redis_store import AsyncClient, Client
+with Client(url) as client:
+    kept = client.store(user=user, namespace="kept")
+    for number in range(10):
+        client.store(user=f"{user}-{number}").get("absent")
+        gc.collect()
+    kept.get("absent")
+    show_metrics()
+async def main():
+    async with AsyncClient(url) as client:
+        for number in range(5):
+            await client.store(user=f"{user}-{number}", namespace="n").get("absent")
+asyncio.run(main())
+print([span.attributes["redis_store.namespace"] for span in exporter.get_finished_spans()])
+""",
+    )
+    assert 'redis_store.lookups {value} {"result": "miss"} 11' in lines
+    assert 'db.client.operation.duration s {"redis_store.operation": "get"} 11' in lines
+    assert lines[-1] == str(["default"] * 10 + ["kept"] + ["n"] * 5)
+
+
 def test_telemetry_off_adds_nothing(one_server: Server, open_store: Any, user: str) -> None:
     store: DataStore = open_store(one_server.url, user)
     assert operations_of(store).driver.core.around is None
