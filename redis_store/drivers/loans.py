@@ -234,7 +234,7 @@ class BoundedConnections(OwnConnections):
                     raise StoreTimeout(
                         f"All {self._most} connections of the client to {address.shown} were in use for {patience_s:g} s:"
                         " nothing was sent by this call. Raise max_connections, or use fewer threads."
-                    )
+                    ) from None
                 held = _next(turn, min(left_s, _LOOK_S))
                 if held is not None and held.standing.generation.over:
                     super().drop(held)
