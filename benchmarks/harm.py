@@ -17,10 +17,26 @@ from benchmarks.server import BenchServer, running_server
 from redis_store import DataStore, connect
 from redis_store.brokers import steps
 from redis_store.brokers.lease import lease
+from redis_store.changelog.ops import attach
 from redis_store.errors import UnsupportedByServer
+from redis_store.flows.hold import GRACE_MS
 from redis_store.flows.optimistic import MAX_PARTS, TransactionParts
-from redis_store.limits import MAX_CALL_KEYS, MAX_READ_BYTES, MAX_SCRIPT_BYTES, MAX_STEP_BYTES, MAX_VALUE_BYTES
+from redis_store.limits import (
+    MAX_CALL_KEYS,
+    MAX_CALL_NAME_BYTES,
+    MAX_FREED_BYTES,
+    MAX_INFO_BYTES,
+    MAX_READ_BYTES,
+    MAX_SCRIPT_BYTES,
+    MAX_STEP_BYTES,
+    MAX_VALUE_BYTES,
+)
+from redis_store.namespace.access import EVERYTHING
+from redis_store.operations import operations_of
+from redis_store.ops.bounds import Bound, ending
+from redis_store.ops.run_script import run_script
 from redis_store.ops.updates import APPEND_COPIES
+from redis_store.scripts import EVICT
 from sandbox.protocol.arguments import MAX_TAGS
 
 REPEATS = 4
@@ -133,6 +149,118 @@ def calls(host: DataStore) -> dict[str, tuple[Callable[[DataStore], object], Cal
         "delete, 64 MiB": (put(key=value), lambda store: store.delete("key")),
         f"clear, {len(keys):,} keys and 64 MiB": (put(**{**small, "key": value}), lambda store: store.clear()),
         "info, 64 MiB": (put(key=value), lambda store: store.info("key")),
+        **calls_over_held_keys(host),
+    }
+
+
+def calls_over_held_keys(
+    host: DataStore,
+) -> dict[str, tuple[Callable[[DataStore], object], Callable[[DataStore], object]]]:
+    """Return calls at their bounds whose keys hold tags, metadata, long names, big values or a watcher already."""
+    tags = [f"tag-{number}" for number in range(MAX_TAGS)]
+    tagged = [f"key-{number}" for number in range(10)]
+    described = [f"key-{number}" for number in range(MAX_INFO_BYTES // 2 // 65_000 - 2)]
+    named = [f"{number:05}".ljust(MAX_CALL_NAME_BYTES // MAX_CALL_KEYS, "x") for number in range(MAX_CALL_KEYS)]
+    small, long = dict.fromkeys(named, b"1"), [f"{number:05}".ljust(65_000, "x") for number in range(600)]
+    big = dict.fromkeys((f"key-{number}" for number in range(63)), text_of(MAX_FREED_BYTES // 64))
+
+    def compute(store: DataStore, key: str, names: list[str]) -> None:
+        steps.carry_out(store, "claim_value", key, TOKEN, None, None, 30, 0, names)
+        steps.carry_out(store, "commit_value", key, TOKEN, b"1", None, None, names)
+
+    def tag_all(store: DataStore) -> None:
+        for key in tagged:
+            compute(store, key, tags)
+
+    def tag_long(store: DataStore) -> None:
+        for key in long[:100]:
+            compute(store, key, ["tag"])
+
+    def describe(store: DataStore) -> None:
+        for key in described:
+            store.set(key, b"1", metadata={"a": "x" * 65_000})
+
+    def put(values: dict[str, bytes]) -> Callable[[DataStore], object]:
+        return lambda store: host.use_namespace(store.namespace).as_json_text().set_many(values)
+
+    def fill(store: DataStore) -> None:
+        for key, text in big.items():
+            host.use_namespace(store.namespace).as_json_text().set(key, text)
+
+    def watch(store: DataStore) -> None:
+        host.use_namespace(store.namespace).as_json_text().set_many(small, metadata={"a": 1})
+        steps.carry_out(store, "claim_value", "key", TOKEN, None, None, 30, 0, [])
+        on = operations_of(store)
+        on.run(attach([(on.scope.keys, on.scope.log, False)], [b"e"], None, 0))
+
+    def transaction(store: DataStore, keys: list[str]) -> TransactionParts:
+        return TransactionParts([], [(store.namespace, key, b"1", None) for key in keys], [], {})
+
+    def evict(store: DataStore) -> object:
+        on = operations_of(store)
+        arguments = (*on.scope.script_head, *ending(*Bound(on.scope.keys, 1, ()).arguments()))
+        return on.run(run_script(EVICT, on.scope.script_keys, arguments))
+
+    def expire(store: DataStore) -> None:
+        for key in range(20):
+            steps.carry_out(store, "claim_value", f"old-{key}", TOKEN, None, None, 1, 0, tags)
+        time.sleep(1.1)
+
+    def wait_in_vain(store: DataStore) -> None:
+        for number in range(10_000):
+            steps.carry_out(store, "acquire_lock", store.namespace, f"{number:08}", 30, 1)
+        time.sleep(GRACE_MS / 1000 + 0.1)
+
+    return {
+        f"set_many, {len(tagged)} keys with {MAX_TAGS:,} tags each": (
+            tag_all,
+            lambda store: store.set_many(dict.fromkeys(tagged, b"2")),
+        ),
+        f"transaction, {len(tagged)} keys with {MAX_TAGS:,} tags each": (
+            tag_all,
+            lambda store: steps.carry_out(store, "commit_transaction", transaction(store, tagged)),
+        ),
+        f"get_or_set, {MAX_TAGS:,} tags of a key of 7,000 bytes": (
+            lambda store: steps.carry_out(store, "claim_value", "k" * 7000, TOKEN, None, None, 30, 0, tags),
+            lambda store: steps.carry_out(store, "commit_value", "k" * 7000, TOKEN, b"1", None, None, tags),
+        ),
+        f"claim of get_or_set, {MAX_TAGS:,} tags with expired entries": (
+            expire,
+            lambda store: steps.carry_out(store, "claim_value", "new", TOKEN, None, None, 30, 0, tags),
+        ),
+        "rename, 1,000 tags": (
+            lambda store: compute(store, "key", tags),
+            lambda store: steps.carry_out(store, "rename", "key", "new"),
+        ),
+        "invalidate_tag, 100 keys of 65,000 bytes": (
+            tag_long,
+            lambda store: steps.carry_out(store, "invalidate_tag", "tag", EVERYTHING),
+        ),
+        f"set_many, {len(described)} keys with metadata of 65,000 bytes": (
+            describe,
+            lambda store: store.set_many(dict.fromkeys(described, b"2")),
+        ),
+        f"set_many, {len(named):,} watched keys with long names": (watch, lambda store: store.set_many(small)),
+        f"set_many with a ttl, {len(named):,} watched keys": (watch, lambda store: store.set_many(small, ttl=9)),
+        f"set_many with metadata, {len(named):,} watched keys": (
+            watch,
+            lambda store: store.set_many(small, metadata={"b": 1}),
+        ),
+        f"delete_many, {len(named):,} watched keys": (watch, lambda store: store.delete_many(named)),
+        "transaction, 32 keys of 65,000 bytes": (
+            lambda store: None,
+            lambda store: steps.carry_out(store, "commit_transaction", transaction(store, long[:32])),
+        ),
+        "one step of an eviction, keys of 65,000 bytes": (put(dict.fromkeys(long, b"1")), evict),
+        f"delete_many, {len(big)} keys, {MAX_FREED_BYTES:,} bytes": (fill, lambda store: store.delete_many([*big])),
+        f"set_many, {len(big)} keys, which frees as much": (
+            fill,
+            lambda store: store.set_many(dict.fromkeys(big, b"1")),
+        ),
+        "release of a lock with 10,000 dead waiters": (
+            wait_in_vain,
+            lambda store: steps.carry_out(store, "release_lock", store.namespace, "00000000"),
+        ),
     }
 
 

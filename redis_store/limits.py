@@ -21,9 +21,9 @@ MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_VALUES = 1_000_000
 """Limit of the JSON values in a text that is decoded for an agent; each costs the host up to 200 bytes."""
 
-MAX_CALL_KEYS = 15_000
+MAX_CALL_KEYS = 10_000
 
-MAX_CALL_NAME_BYTES = 4 * 1024 * 1024
+MAX_CALL_NAME_BYTES = 2 * 1024 * 1024
 """Limit of the names of several keys in one call of an agent, in bytes; a script copies each of them for the info and the log."""
 
 MAX_READ_BYTES = 48 * 1024 * 1024
@@ -33,6 +33,21 @@ MAX_SCRIPT_BYTES = 8 * 1024 * 1024
 
 MOST_ARGUMENTS = 3900
 """Limit of the arguments of one command. Managed services allow little more: ElastiCache Serverless 3,999."""
+
+MAX_INFO_BYTES = 8 * 1024 * 1024
+"""Limit of the infos and the tags' entries that one call of an agent moves, because it writes tags or keys that have them."""
+
+TAG_ENTRY_BYTES = 512
+"""Bytes that an entry in a tag counts as moved, beside its names: it takes the server as long as copying them."""
+
+TAG_COPIES = 8
+"""How many times as often as the other names the names of a value's tags are copied, which are in the key's info as JSON."""
+
+MAX_FREED_BYTES = 256 * 1024 * 1024
+"""Limit of the values of several keys that one call of an agent replaces or deletes, in bytes: the server frees their memory."""
+
+MAX_RENAMED_BYTES = 64 * 1024
+"""Limit of the names that the tags of a value store after a `rename` of an agent to a longer name, in bytes."""
 
 LOG_ENTRIES = 10_000
 
@@ -133,6 +148,15 @@ class Limits:
     max_metadata_bytes: int = 64 * 1024
 
 
+class Moved:
+    """The bytes that the server has moved for the calls of one agent, beyond those of the calls and their answers."""
+
+    __slots__ = ("size_bytes",)
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CallBounds:
     """Bounds on what one call makes the host and the server do at a time. Only the stores of agents have any."""
@@ -149,11 +173,42 @@ class CallBounds:
     """Size of the keys and values of one batch of several keys, in bytes of JSON text."""
     script_bytes: int = ANY_SIZE
     """Size of the values that one script gets or reads, in bytes as they are stored; it copies each several times."""
+    info_bytes: int = ANY_SIZE
+    """Size of the infos of the written keys and of their entries in tags, in bytes."""
+    freed_bytes: int = ANY_SIZE
+    """Size of the values of several keys that one call replaces or deletes, in bytes as they are stored."""
+    renamed_bytes: int = ANY_SIZE
+    """Size of the names that a value's tags store when its key gets a longer name, in bytes."""
+    moved: Moved | None = None
+    """What the calls have moved, for a caller who holds an agent to a pace; None for a store without bounds."""
 
     @classmethod
     def of_agent(cls) -> CallBounds:
         """Return the bounds for an agent's store, whose calls may be meant to harm others."""
-        return cls(MAX_VALUES, MAX_CALL_KEYS, MAX_CALL_NAME_BYTES, MAX_READ_BYTES, MAX_STEP_BYTES, MAX_SCRIPT_BYTES)
+        return cls(
+            MAX_VALUES,
+            MAX_CALL_KEYS,
+            MAX_CALL_NAME_BYTES,
+            MAX_READ_BYTES,
+            MAX_STEP_BYTES,
+            MAX_SCRIPT_BYTES,
+            MAX_INFO_BYTES,
+            MAX_FREED_BYTES,
+            MAX_RENAMED_BYTES,
+            Moved(),
+        )
+
+    def note_moved(self, size_bytes: int) -> None:
+        """Count bytes that the server has moved."""
+        if self.moved is not None:
+            self.moved.size_bytes += size_bytes
+
+    def take_moved(self) -> int:
+        """Return the bytes that were counted since the last time."""
+        if self.moved is None:
+            return 0
+        size_bytes, self.moved.size_bytes = self.moved.size_bytes, 0
+        return size_bytes
 
     def check_keys(self, count: int) -> None:
         """Raise `LimitExceeded` if a call names too many keys."""
@@ -199,6 +254,52 @@ class CallBounds:
                 limit="max_script_bytes",
                 limit_bytes=self.script_bytes,
                 size_bytes=size_bytes,
+            )
+
+    def check_tags(self, tags: Collection[str], member_bytes: int) -> None:
+        """Raise `LimitExceeded` if the tags of one value take too many bytes; an entry in each names the key."""
+        size_bytes = TAG_COPIES * sum(map(len, tags)) + len(tags) * (TAG_ENTRY_BYTES + member_bytes)
+        if size_bytes > self.info_bytes:
+            raise LimitExceeded(
+                f"The {len(tags):,} tags of the value count {size_bytes:,} bytes, because each also has the names of the key"
+                f" and the namespace, and at most {self.info_bytes:,} are allowed here: nothing was written. Use fewer or"
+                " shorter tags, or a shorter key.",
+                limit="max_info_bytes",
+                limit_bytes=self.info_bytes,
+                size_bytes=size_bytes,
+            )
+        self.note_moved(size_bytes)
+
+    def check_renamed(self, tags: int, name_bytes: int) -> None:
+        """Raise `LimitExceeded` if a key with this many tags would get too long a name: each tag stores it."""
+        if tags * name_bytes > self.renamed_bytes:
+            raise LimitExceeded(
+                f"The value has {tags:,} tags, each of which stores the new name: this takes {tags * name_bytes:,} bytes, and"
+                f" at most {self.renamed_bytes:,} are allowed here. Nothing was written: use a shorter name, or set the value"
+                " anew.",
+                limit="max_renamed_bytes",
+                limit_bytes=self.renamed_bytes,
+                size_bytes=tags * name_bytes,
+            )
+
+    def check_burden(self, moved_bytes: int, freed_bytes: int) -> None:
+        """Raise `LimitExceeded` if several keys that a call writes or deletes hold too much already, see `burden.lua`."""
+        self.note_moved(moved_bytes)
+        if moved_bytes > self.info_bytes:
+            raise LimitExceeded(
+                f"The keys of the call have tags and metadata already, of {moved_bytes:,} bytes or more, and at most"
+                f" {self.info_bytes:,} can be moved at once here: nothing was written. Write fewer keys at once.",
+                limit="max_info_bytes",
+                limit_bytes=self.info_bytes,
+                size_bytes=moved_bytes,
+            )
+        if freed_bytes > self.freed_bytes:
+            raise LimitExceeded(
+                f"The keys of the call hold values of {freed_bytes:,} bytes already, and at most {self.freed_bytes:,} can be"
+                " replaced or deleted at once here: nothing was written. Write or delete them few at a time.",
+                limit="max_freed_bytes",
+                limit_bytes=self.freed_bytes,
+                size_bytes=freed_bytes,
             )
 
     def check_read(self, count: int, size_bytes: int) -> None:

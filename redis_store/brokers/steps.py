@@ -56,6 +56,11 @@ def carry_out(store: DataStore, operation: str, *arguments: Any) -> Any:
     return on.call(operation, *arguments) if step is None else on.run(step(on.scope, *arguments))
 
 
+def moved_bytes(store: DataStore) -> int:
+    """Return the bytes that the server moved for the store's calls since the last time, beyond their own."""
+    return operations_of(store).scope.bounds.take_moved()
+
+
 def _goes_beside(scope: Scope, key: str, value: bytes, metadata: object = None, ttl: Ttl = None) -> bool:
     """Whether a value is so big that it is set as a batch, beside the script, which would copy it."""
     return len(value) > _BIG_VALUE_BYTES and not metadata and ttl is None and scope.max_keys is None

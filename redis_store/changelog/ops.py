@@ -18,6 +18,8 @@ from redis_store.scripts import ATTACH, NOTE, SIZES, SMALL
 from redis_store.server_config import WISHED_FLAGS, missing_flags
 
 FIELDS_PER_NOTE = 500
+BYTES_PER_NOTE = 1024 * 1024
+"""Size of the names of the fields that one script notes, in bytes; one name alone may be longer."""
 FIELDS_PER_READ = 100
 FIELDS_PER_SIZING = 1000
 LOG_PAGE = 500
@@ -198,6 +200,20 @@ def infos_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[bytes | 
 def expiries_of(keys: NamespaceKeys, fields: Sequence[bytes]) -> Call[list[int] | None]:
     """Read when fields expire, in ms since 1970, negative for never. Servers before Redis 7.4 lack the command."""
     return read("HPEXPIRETIME", keys.data, "FIELDS", len(fields), *fields)
+
+
+def parts_to_note(names: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yield the names in parts that one script can note without keeping the server from others."""
+    part: list[bytes] = []
+    size_bytes = 0
+    for name in names:
+        size_bytes += len(name)
+        if part and (len(part) == FIELDS_PER_NOTE or size_bytes > BYTES_PER_NOTE):
+            yield part
+            part, size_bytes = [], len(name)
+        part.append(name)
+    if part:
+        yield part
 
 
 async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: str, fields: Sequence[bytes]) -> bool:

@@ -139,8 +139,7 @@ class Doubts:
                 await self._note(feed, expired, "e")
                 gone = set(expired)
                 names, mode = [name for name in names if name not in gone], "d"
-        for start in range(0, len(names), says.FIELDS_PER_NOTE):
-            part = names[start : start + says.FIELDS_PER_NOTE]
+        for part in says.parts_to_note(names):
             expected = feed.position.id if feed.notes_refused < NOTES_REFUSED else b""
             try:
                 if not await says.note(feed.keys, feed.bounds, expected, mode, part):

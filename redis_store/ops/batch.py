@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded
-from redis_store.limits import UNBOUNDED
-from redis_store.namespace.keys import encode_key
+from redis_store.errors import Conflict, InvalidType, InvalidValue, LimitExceeded, WrongKeyType
+from redis_store.limits import TAG_ENTRY_BYTES, UNBOUNDED
+from redis_store.namespace.keys import NamespaceKeys, encode_key
 from redis_store.namespace.scope import Scope, check_value_size
 from redis_store.ops.bounds import Bound, bound_of, ending, settled
-from redis_store.ops.run_script import read_together, run_delete, run_script, write_transaction
+from redis_store.ops.run_script import read_together, run_delete, run_each, run_script, write_transaction
 from redis_store.ops.values import check_metadata, encode_metadata, merge_metadata, wanted_ttl
 from redis_store.protocol.call import Alone, Call, Op, as_is, watch
 from redis_store.protocol.command import Argument, Command
 from redis_store.protocol.read import Read
-from redis_store.scripts import BOUNDED, CLEAR, DELETE, METADATA, SIZES, WRITE, Script
+from redis_store.scripts import BOUNDED, BURDEN, CLEAR, DELETE, METADATA, SIZES, SMALL, WRITE, Script
 from redis_store.types import Json, Ttl
 
 KEYS_PER_SCRIPT = 1000
@@ -35,6 +35,9 @@ MIXED_BYTES = 4 * 1024 * 1024
 
 SMALL_READ_BYTES = 64 * 1024
 """Bytes of values that the script which measures them returns at once."""
+
+FREED_AT_ONCE = 64
+"""Keys of a namespace up to which a server frees their values at once when it is cleared, and not in the background."""
 
 BATCH_TRIES = 50
 """Limit of tries to store a batch with metadata while other callers write to the same namespace."""
@@ -87,11 +90,35 @@ async def delete_many(scope: Scope, keys: Iterable[str], tx: str) -> int:
         return 0
     if scope.bounds is not UNBOUNDED:
         scope.bounds.check_names(fields)
+        await check_burden(scope, {}, {scope.keys: fields})
     return int(await run_delete(DELETE, scope, (tx, *fields)))
 
 
 async def clear(scope: Scope) -> int:
+    scope.check_writable()
+    if scope.bounds is not UNBOUNDED:
+        count, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
+        scope.bounds.check_burden(0, memory_bytes if 1 < count <= FREED_AT_ONCE else 0)
     return int(await run_delete(CLEAR, scope, ()))
+
+
+async def check_burden(
+    scope: Scope, written: Mapping[NamespaceKeys, list[bytes]], deleted: Mapping[NamespaceKeys, list[bytes]]
+) -> None:
+    """Raise `LimitExceeded` if several fields, by namespace, hold too much already to be written or deleted by one call."""
+    if scope.bounds is UNBOUNDED or sum(map(len, (*written.values(), *deleted.values()))) < 2:
+        return
+    calls: list[tuple[tuple[bytes, ...], tuple[Argument, ...]]] = [
+        ((keys.data, keys.info), (most_bytes, len(keys.name) + TAG_ENTRY_BYTES, *part))
+        for group, most_bytes in ((written, scope.bounds.info_bytes), (deleted, 0))
+        for keys, fields in group.items()
+        for part in _parts(fields, KEYS_PER_SCRIPT)
+    ]
+    try:
+        moved, freed = map(sum, zip(*await run_each(BURDEN, calls), strict=True))
+    except WrongKeyType:
+        return  # the call itself will say which key it is
+    scope.bounds.check_burden(moved, freed)
 
 
 def set_many(
@@ -114,6 +141,7 @@ async def _set_many(scope: Scope, items: Mapping[str, Any], ttl: Ttl, tx: str) -
     texts = _texts(scope, items)
     if not texts:
         return 0
+    await check_burden(scope, {scope.keys: list(texts)}, {})
     size_bytes = sum(map(len, texts.values()))
     small = {field: text for field, text in texts.items() if len(text) <= INLINE_BYTES}
     beside = (
@@ -169,6 +197,7 @@ async def _set_many_with_metadata(
     if not texts:
         return 0
     scope.bounds.check_script(sum(map(len, texts.values())) + len(texts) * len(added))
+    await check_burden(scope, {scope.keys: list(texts)}, {})
     field_parts = list(_parts(list(texts), KEYS_PER_SCRIPT))
     for _ in range(BATCH_TRIES):
         # One script compares the old metadata itself; one of several could refuse after another has written.

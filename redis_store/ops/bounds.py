@@ -66,7 +66,8 @@ async def run_move(script: Script, scope: Scope, arguments: tuple[Argument, ...]
 
 async def settled(scope: Scope, reply: Any, *bounds: Bound) -> Any:
     """Evict the keys that the script had no time for, and return the script's own reply."""
-    own, left = reply
+    own, left, moved_bytes = reply
+    scope.bounds.note_moved(moved_bytes)
     if left:
         for bound in bounds:
             await _evict_rest(scope, bound)
@@ -77,8 +78,11 @@ async def _evict_rest(scope: Scope, bound: Bound) -> None:
     keys = bound.keys
     arguments = (*scope.script_head, *ending(*bound.arguments()))
     try:
-        while (await run_script(EVICT, (keys.data, keys.registry, keys.info, keys.log), arguments, repeatable=True))[1]:
-            pass
+        left = 1
+        while left:
+            reply = await run_script(EVICT, (keys.data, keys.registry, keys.info, keys.log), arguments, repeatable=True)
+            _, left, moved_bytes = reply
+            scope.bounds.note_moved(moved_bytes)
     except DataStoreError as error:
         done = "The keys themselves were written, and not all keys beyond max_keys were evicted: a later write evicts them."
         raise after_a_part(error, done) from None

@@ -24,7 +24,7 @@ from redis_store.flows.compute_once import (
     lifetimes,
 )
 from redis_store.flows.flow import Look
-from redis_store.limits import ttl_to_ms
+from redis_store.limits import UNBOUNDED, ttl_to_ms
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
@@ -69,7 +69,10 @@ class ComputePlan:
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
         keys = tuple(tag_key(scope, tag) for tag in check_tags(tags))
         lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
-        return cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, keys, trouble)
+        plan = cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, keys, trouble)
+        if keys and scope.bounds is not UNBOUNDED:
+            scope.bounds.check_tags(plan.tag_texts, len(plan.member))
+        return plan
 
     @property
     def namespace(self) -> str:
@@ -169,12 +172,17 @@ class ComputePlan:
         return tag_member_prefix(self.scope) + self.field
 
     @property
-    def tags_json(self) -> str:
-        """The tags' Redis keys as the key's info has them (`scripts/info_text.lua`), or an empty text."""
+    def tag_texts(self) -> list[str]:
+        """The tags' Redis keys as the key's info has them (`scripts/info_text.lua`)."""
         names = [json.dumps(decode_name(tag))[1:-1] for tag in self.tags]
         for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
             names = [name.replace(raw, escape) for name in names]
-        return "{" + ",".join(f'"{name}":1' for name in names) + "}" if names else ""
+        return names
+
+    @property
+    def tags_json(self) -> str:
+        """The tags in a key's info, or an empty text."""
+        return "{" + ",".join(f'"{name}":1' for name in self.tag_texts) + "}" if self.tags else ""
 
 
 def tag_key(scope: Scope, tag: str) -> bytes:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from redis_store.errors import ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.limits import check_cursor, too_much_at_once
 from redis_store.namespace.keys import decode_name, decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
-from redis_store.ops.run_script import run_script
-from redis_store.protocol.call import Alone, Call, read, transaction, watch
-from redis_store.protocol.error_replies import ScriptMissing
+from redis_store.ops.run_script import run_each, run_script
+from redis_store.protocol.call import Alone, read, transaction, watch
 from redis_store.scripts import PRESENT, PRUNE, SCAN_KEYS, SMALL
 from redis_store.types import Json
 
@@ -228,22 +226,9 @@ async def _registered(scope: Scope) -> set[bytes]:
 
 async def _present(scope: Scope, names: list[bytes]) -> list[int]:
     """Ask for each namespace whether it holds data, in one round trip of short scripts."""
-    keys = [
-        tuple(scope.user.data(name) for name in names[start : start + NAMESPACES_PER_SCRIPT])
-        for start in range(0, len(names), NAMESPACES_PER_SCRIPT)
-    ]
-    if not keys:
-        return []
-    try:
-        replies = await Call(tuple(PRESENT.by_digest(part, ()) for part in keys), _as_list, True, True)
-    except ScriptMissing:
-        replies = await Call(tuple(PRESENT.by_text(part, ()) for part in keys), _as_list, True, True)
+    parts = (names[start : start + NAMESPACES_PER_SCRIPT] for start in range(0, len(names), NAMESPACES_PER_SCRIPT))
+    replies = await run_each(PRESENT, ((tuple(map(scope.user.data, part)), ()) for part in parts))
     return [present for reply in replies for present in reply]
-
-
-def _as_list(reply: Any) -> list[Any]:
-    """Return a list of replies, whether one command was sent or several."""
-    return reply if reply and isinstance(reply[0], list) else [reply]
 
 
 async def _prune(scope: Scope, names: list[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,18 @@ async def run_write(script: Script, scope: Scope, arguments: tuple[Argument, ...
     scope.check_writable()
     arguments = scope.script_head + arguments
     return await _evaluate(script, scope.script_keys, arguments, scope.delete_keys, KINDS_OF_SCRIPT_KEYS)
+
+
+async def run_each(script: Script, calls: Iterable[tuple[tuple[bytes, ...], tuple[Argument, ...]]]) -> list[Any]:
+    """Run a script that only reads for each of these keys and arguments, in one round trip or two. Return the replies."""
+    calls = list(calls)
+    if not calls:
+        return []
+    try:
+        reply = await Call(tuple(script.by_digest(*each) for each in calls), as_is, True, True)
+    except ScriptMissing:
+        reply = await Call(tuple(script.by_text(*each) for each in calls), as_is, True, True)
+    return [reply] if len(calls) == 1 else list(reply)
 
 
 async def _evaluate(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import changed_since_read, check_open, check_parts
+from redis_store.limits import UNBOUNDED
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
+from redis_store.ops.batch import check_burden
 from redis_store.ops.bounds import Bound, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.updates import is_packed, stored
@@ -126,6 +129,13 @@ async def commit_parts(
     _check_rights(scope, reads, writes)
     read_bytes = sum(len(text or b"") for text in reads.values())
     scope.bounds.check_script(read_bytes + sum(len(write.text or b"") for write in writes.values()))
+    if scope.bounds is not UNBOUNDED:
+        scope.bounds.check_names([raw for _, raw in (*reads, *writes)])
+        written: dict[NamespaceKeys, list[bytes]] = defaultdict(list)
+        deleted: dict[NamespaceKeys, list[bytes]] = defaultdict(list)
+        for (name, raw), write in writes.items():
+            (deleted if write.text is None else written)[scope.user.of_stored(name)].append(raw)
+        await check_burden(scope, written, deleted)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
     if len(numbers) > MAX_NAMESPACES:
         raise LimitExceeded(

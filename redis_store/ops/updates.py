@@ -13,7 +13,7 @@ from typing import Any, Literal
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.flows.flow import Ask, Do, Rand
 from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of, pop_value
-from redis_store.limits import UNBOUNDED
+from redis_store.limits import ANY_SIZE, UNBOUNDED
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put
@@ -88,10 +88,13 @@ async def rename_sized(scope: Scope, key: str, new: str) -> int | None:
     """Do `rename`. Return the size of the moved value, in bytes as it is stored, or None if there is none."""
     scope.check_changeable()
     field, moved = encode_key(key), encode_key(new)
-    arguments = (scope.writer.agent_json, field, moved, scope.bounds.script_bytes)
+    most_tags = scope.bounds.renamed_bytes // len(moved) if len(moved) > len(field) else ANY_SIZE
+    arguments = (scope.writer.agent_json, field, moved, scope.bounds.script_bytes, most_tags)
     reply = await run_move(RENAME, scope, arguments, moved)
     if isinstance(reply, list):
-        scope.bounds.check_script(reply[0])
+        size_bytes, *tags = reply
+        scope.bounds.check_script(size_bytes)
+        scope.bounds.check_renamed(sum(tags), len(moved))
     return reply or None
 
 

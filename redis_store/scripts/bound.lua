@@ -5,15 +5,19 @@
 --          max_keys, at least 1
 --          number of fields that follow, then these fields, which are not evicted
 --        and as the last argument the number of arguments that describe bounds, this one not counted
--- Reply  {the script's own reply, number of keys that another call must still evict}; an error reply as it is
+-- Reply  {the script's own reply, number of keys that another call must still evict, bytes that were moved to evict others}; an
+--        error reply as it is
 --
 -- The keys written longest ago should be evicted, but tracking their order would make every write slower. So the script
 -- samples keys at random and evicts the oldest of the sample, as the server's own eviction does.
 
 local SAMPLE = 10 -- sampled at least
 local SAMPLE_OF_EACH = 3 -- sampled for each key to evict
-local ROUND = 250
+local FIRST_ROUND, ROUND = 3, 250 -- evicted at once: few until it is known how long they are
 local MOST = 1000 -- keys evicted by one call, during which the server does nothing else
+local MOST_BYTES = 2097152 -- names and infos read by one call, about; values of FREED times as many bytes are deleted
+local ROUND_BYTES = 262144 -- the same in one round, about: the last round says how many keys that is
+local FREED = 128
 local SMALL = 512 -- a server may keep a hash of up to this many fields as a list, which HSCAN returns whole
 local MISSES = 3
 local PAGE = 500
@@ -47,6 +51,7 @@ local function must_be_allowed_to_evict(bound)
   must_be_allowed('HMGET', info, 'field')
   must_be_allowed('HRANDFIELD', info, '1')
   must_be_allowed('HSCAN', info, '0')
+  must_be_allowed('HSTRLEN', data, 'field')
   if call('XLEN', log) > 0 then must_be_allowed('XADD', log, '*', '', '') end
 end
 
@@ -61,20 +66,25 @@ local function written_at(text)
   return tonumber(match(text, '^{"created":(%d+)')) or 0
 end
 
--- Deletes up to `count` of the fields that were written longest ago, and returns how many.
+-- Deletes up to `count` of the fields that were written longest ago, and returns how many, and the bytes that this has moved.
 -- `met` is an array of fields and infos in turn.
 local function evict_oldest(met, stay, count)
-  local fields, ages = {}, {}
+  local fields, ages, bytes, freed = {}, {}, 0, 0
   for i = 1, #met, 2 do
     local field = met[i]
+    bytes = bytes + #field + #(met[i + 1] or '')
     if not stay[field] and not ages[field] then
       fields[#fields + 1] = field
       ages[field] = written_at(met[i + 1])
     end
   end
-  if #fields == 0 then return 0 end
+  if #fields == 0 then return 0, bytes end
   table.sort(fields, function(one, other) return ages[one] < ages[other] end)
-  local last = math.min(count, #fields)
+  local last = 0
+  while last < math.min(count, #fields) and freed < FREED * ROUND_BYTES do
+    last = last + 1
+    freed = freed + call('HSTRLEN', data, fields[last])
+  end
   local deleted = call('HDEL', data, unpack(fields, 1, last))
   call('HDEL', info, unpack(fields, 1, last))
   if deleted > 0 and call('XLEN', log) > 0 then
@@ -82,7 +92,7 @@ local function evict_oldest(met, stay, count)
     for i = 1, last do told[2 * i - 1], told[2 * i] = fields[i], 'd' end
     tell(1, '', told)
   end
-  return last
+  return last, bytes + math.floor(freed / FREED)
 end
 
 -- Returns fields and their infos in one array.
@@ -124,22 +134,26 @@ local function evict_by_pages(bound)
     local fields = {}
     for i = 1, #page[2], step do fields[#fields + 1] = page[2][i] end
     local excess = call('HLEN', data) - bound.max_keys
-    if excess > 0 then excess = excess - evict_oldest(with_infos(fields), bound.stay, excess) end
+    if excess > 0 then excess = excess - (evict_oldest(with_infos(fields), bound.stay, excess)) end
   until cursor == '0' or excess <= 0
 end
 
--- Evicts the keys in excess of the bound, and returns how many remain to be evicted. One call evicts about MOST keys at most.
+local budget, moved = MOST, 0 -- keys that this call may still evict, and bytes that it has moved
+
+-- Evicts the keys in excess of the bound, and returns how many remain to be evicted because the call has done enough.
 -- An expired key counts until the server has removed it.
 local function evict(bound)
   enter(bound)
-  local budget, misses = MOST, 0
+  local misses, round = 0, FIRST_ROUND
   while true do
     local excess = call('HLEN', data) - bound.max_keys
     if excess <= 0 then return 0 end
-    if budget <= 0 then return excess end
-    local wanted = math.min(excess, budget, ROUND)
-    local gone = evict_oldest(some(math.max(SAMPLE, SAMPLE_OF_EACH * wanted)), bound.stay, wanted)
-    budget = budget - gone
+    if budget <= 0 or moved > MOST_BYTES then return excess end
+    local wanted = math.min(excess, budget, round)
+    local met = some(math.max(SAMPLE, SAMPLE_OF_EACH * wanted))
+    local gone, bytes = evict_oldest(met, bound.stay, wanted)
+    budget, moved = budget - gone, moved + bytes
+    round = math.max(1, math.min(ROUND, math.floor(ROUND_BYTES * #met / 2 / SAMPLE_OF_EACH / math.max(bytes, 1))))
     misses = gone > 0 and 0 or misses + 1
     if misses > MISSES then
       evict_by_pages(bound)

@@ -31,7 +31,7 @@ end
 local expires, text, tags = plan_put(field, there, ARGV[8], false, digits(now), ARGV[10])
 must_be_allowed('HDEL', flight, 'field')
 for i = 6, #KEYS do
-  must_be_allowed('ZREM', KEYS[i], 'member')
+  must_be_allowed('ZADD', KEYS[i], '0', 'member')
   if expires == '' then must_be_allowed('PERSIST', KEYS[i]) end
 end
 

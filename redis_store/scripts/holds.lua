@@ -16,8 +16,11 @@ local function holds(key)
   if redis.call('EXISTS', key) == 0 then return 0 end
   local cursor = '0'
   for _ = 1, PAGES do
-    local page = redis.call('HSCAN', key, cursor, 'COUNT', 500)
-    for i = 1, #page[2], 2 do
+    local page, step = redis.pcall('HSCAN', key, cursor, 'COUNT', 500, 'NOVALUES'), 1 -- a value may have megabytes
+    if page.err then
+      page, step = redis.call('HSCAN', key, cursor, 'COUNT', 500), 2
+    end
+    for i = 1, #page[2], step do
       if redis.call('HEXISTS', key, page[2][i]) == 1 then return 1 end
     end
     cursor = page[1]

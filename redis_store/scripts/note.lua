@@ -25,14 +25,14 @@ if there == 0 and mode == 'c' then
 else
   for i = 6, #ARGV do
     local field = ARGV[i]
-    local value, news = call('HGET', data, field), nil
-    if not value then
+    local bytes, news = call('HSTRLEN', data, field), nil
+    if bytes == 0 and call('HEXISTS', data, field) == 0 then
       news = mode == 'e' and 'e' or 'd'
     elseif mode ~= 'e' then
       news = 'r'
-      if #value <= 1024 and inline_bytes + #value <= 65536 then
-        news = 's' .. value
-        inline_bytes = inline_bytes + #value
+      if bytes <= 1024 and inline_bytes + bytes <= 65536 then
+        news = 's' .. call('HGET', data, field)
+        inline_bytes = inline_bytes + bytes
       end
     end
     if news then

@@ -4,9 +4,12 @@
 -- the waiter's token, and the waiter finds it on its next try. A waiter that has not tried for the length of a grace is skipped,
 -- as it is most likely dead. So the waiters of a process that died cost the others one grace together.
 
+local MOST_WAITERS = 10000 -- further ones only try again, so that a script never walks over more that are dead
+
 -- Joins the end of the queue, or keeps the position, and notes when. Returns how many waiters are before it.
 local function wait_in(queue, tries, token, now, keep_ms)
   local place = call('LPOS', queue, token)
+  if not place and call('LLEN', queue) >= MOST_WAITERS then return MOST_WAITERS end
   call('HSET', tries, token, string.format('%.0f', now))
   if not place then place = call('RPUSH', queue, token) - 1 end
   call('PEXPIRE', queue, keep_ms)

@@ -4,8 +4,9 @@
 -- ARGV[6]  field
 -- ARGV[7]  its new name
 -- ARGV[8]  limit of the value, in bytes: it is copied
--- Reply    bytes of the value, at least 1; 0 if the field does not exist; {bytes} if they are over the limit, and nothing was
---          written
+-- ARGV[9]  limit of its tags, each of which stores the new name
+-- Reply    bytes of the value, at least 1; 0 if the field does not exist; {bytes} if they are over the limit, or {bytes, tags} if
+--          there are too many, and nothing was written
 
 local field, new = ARGV[6], ARGV[7]
 
@@ -17,6 +18,8 @@ if not value then return 0 end
 if field == new then return math.max(bytes, 1) end
 
 local expires, text, tags = plan_put(field, true, '', true, server_time())
+local _, count = string.gsub(tags, '":1', '')
+if count > tonumber(ARGV[9]) then return {bytes, count} end
 must_be_allowed_to_remove()
 
 local events = put(new, value, expires, text, tags)

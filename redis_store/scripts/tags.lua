@@ -20,18 +20,18 @@ local function tags_in(text)
   return at and sub(text, at - 6, at - 1) == ',"tags' and match(text, '^{[^}]*}', at + 2) or nil
 end
 
+local EXPIRED_AT_ONCE = 10 -- expired members that are deleted from a tag at once, so that a call with a thousand tags ends soon
+
 -- Records that a value carries a tag until it expires (digits; '' for never), and deletes some of the tag's expired members.
+-- Members are counted and deleted by rank, and no other one is read: a key may be long.
 local function tag(key, member, expires, now)
-  local old = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 100)
-  if #old > 0 then call('ZREM', key, unpack(old)) end
-  local known = call('ZSCORE', key, member)
-  if not known then redis.pcall('ZADD', registry_of(key), 'NX', now, key) end
+  local old = math.min(call('ZCOUNT', key, '-inf', now), EXPIRED_AT_ONCE)
+  if old > 0 then redis.pcall('ZREMRANGEBYRANK', key, 0, old - 1) end -- they do no harm if the login may not
+  local added = call('ZADD', key, 'GT', expires == '' and '+inf' or expires, member)
+  if added == 1 then redis.pcall('ZADD', registry_of(key), 'NX', now, key) end
   if expires == '' then
-    call('ZADD', key, '+inf', member)
     call('PERSIST', key)
-    return
+  elseif call('ZCOUNT', key, '(' .. expires, '+inf') == 0 then
+    call('PEXPIREAT', key, expires)
   end
-  if not known or (known ~= 'inf' and tonumber(expires) > tonumber(known)) then call('ZADD', key, expires, member) end
-  local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-  if last ~= 'inf' then call('PEXPIREAT', key, string.format('%.0f', tonumber(last))) end
 end

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis_store import DataStore
 from redis_store import errors as store_errors
-from redis_store.brokers.steps import carry_out
+from redis_store.brokers.steps import carry_out, moved_bytes
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host.held import Held
@@ -69,6 +69,7 @@ class Broker:
                 del body
                 self._tree.spend_operation()
                 self._reply(number, self._record(operation, namespace, max_keys, arguments))
+                self._moved_bytes += moved_bytes(self._store)
                 if self._moved_bytes > _MOVED_UNCOUNTED:
                     self._keep_pace()
         except FrameError as error:

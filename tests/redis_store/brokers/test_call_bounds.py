@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,12 @@ from redis_store.brokers import steps
 from redis_store.brokers.lease import lease
 from redis_store.errors import LimitExceeded
 from redis_store.flows.optimistic import TransactionParts
+from redis_store.namespace.access import Access
 from redis_store.operations import operations_of
 from redis_store.ops import listing
+from redis_store.ops.bounds import Bound, ending
+from redis_store.ops.run_script import run_script
+from redis_store.scripts import EVICT
 from tests.support.servers import Server
 
 MOST = 100_000
@@ -66,6 +71,36 @@ REFUSED: dict[str, Callable[[DataStore], object]] = {
     "transaction": lambda store: call(store, "commit_transaction", parts(HALF, HALF)),
     "transaction, expected": lambda store: call(store, "commit_transaction", parts(HALF, expected=HALF)),
 }
+
+TAGS = [f"tag-{number}" for number in range(20)]
+
+
+@pytest.fixture
+def few(store: DataStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[DataStore]:
+    """The store of an agent whose calls may move 40 entries of tags, about, and free little."""
+    monkeypatch.setattr(limits, "MAX_INFO_BYTES", 40_000)
+    monkeypatch.setattr(limits, "MAX_FREED_BYTES", MOST)
+    monkeypatch.setattr(limits, "MAX_RENAMED_BYTES", 1000)
+    with lease(store, user=store.user, namespace=store.namespace, max_read_bytes=10**9) as leased:
+        yield leased.as_json_text()
+
+
+def compute(store: DataStore, key: str, tags: list[str]) -> None:
+    """Store a computed value with tags."""
+    call(store, "claim_value", key, TOKEN, None, None, 30, 0, tags)
+    assert call(store, "commit_value", key, TOKEN, b"1", None, None, tags) is True
+
+
+def sets_of(store: DataStore, keys: list[str]) -> TransactionParts:
+    return TransactionParts([], [(store.namespace, key, b"2", None) for key in keys], [], {})
+
+
+def refused(limit: str, work: Callable[[], object]) -> LimitExceeded:
+    with pytest.raises(LimitExceeded) as caught:
+        work()
+    assert caught.value.limit == limit
+    assert caught.value.facts["size_bytes"] > caught.value.facts["limit_bytes"]
+    return caught.value
 
 
 @pytest.mark.parametrize("work", REFUSED.values(), ids=REFUSED)
@@ -139,6 +174,189 @@ def test_names_of_the_keys_of_one_call_are_measured(
         leased.set("a" * 2000, 1)
         leased.set_many(dict.fromkeys([names[0], "b" * 400], 1))
     assert len(store.list_keys()) == 3
+
+
+@pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+def test_names_of_a_transaction_are_measured(store: DataStore, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_CALL_NAME_BYTES", 1000)
+    names = ["a" * 600, "b" * 600]
+    with lease(store, user=user, namespace=store.namespace, max_read_bytes=10**9) as leased:
+        for transaction in (
+            sets_of(store, names),
+            TransactionParts([], [], [(store.namespace, name) for name in names], {}),
+            TransactionParts([(store.namespace, name, b"1") for name in names], [], [], {}),
+        ):
+            refused(
+                "max_call_name_bytes",
+                lambda parts=transaction: call(leased.as_json_text(), "commit_transaction", parts),
+            )
+    assert store.list_keys() == []
+
+
+@pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+def test_tags_of_one_value_are_measured_with_the_key_that_each_stores(store: DataStore, few: DataStore) -> None:
+    compute(few, "key", TAGS)
+    for key, tags in (("k" * 2000, TAGS), ("key", ["t" * 400 + tag for tag in TAGS])):
+        refused(
+            "max_info_bytes", lambda key=key, tags=tags: call(few, "claim_value", key, TOKEN, None, None, 30, 0, tags)
+        )
+        refused("max_info_bytes", lambda key=key, tags=tags: call(few, "renew_value", key, TOKEN, 30, tags))
+        refused(
+            "max_info_bytes", lambda key=key, tags=tags: call(few, "commit_value", key, TOKEN, b"1", None, None, tags)
+        )
+    assert store.list_keys() == ["key"]
+
+
+def test_keys_with_tags_are_written_few_at_once(store: DataStore, few: DataStore) -> None:
+    """Their entries in the tags move with them."""
+    keys = ["one", "two", "three"]
+    for key in keys:
+        compute(few, key, TAGS)
+    for work in (
+        lambda: few.set_many(dict.fromkeys(keys, b"2")),
+        lambda: few.set_many(dict.fromkeys(keys, b"2"), metadata={"a": 1}),
+        lambda: few.use_namespace("default", max_keys=9).set_many(dict.fromkeys(keys, b"2")),
+        lambda: call(few, "commit_transaction", sets_of(few, keys)),
+    ):
+        assert "Write fewer keys at once" in str(refused("max_info_bytes", work))
+    assert store.get_all() == dict.fromkeys(keys, 1)
+    assert few.set_many({"one": b"2", "new": b"2"}) == 2
+    assert call(few, "commit_transaction", sets_of(few, ["two"])) == 1
+    call(few, "set", "three", b"2", None, None)
+    assert store.set_many(dict.fromkeys(keys, 3)) == 3, "the host may"
+    assert few.delete_many(keys) == 3, "what is deleted moves nothing"
+    assert store.invalidate_tag(TAGS[0]) == 0
+
+
+def test_keys_with_long_metadata_are_written_few_at_once(store: DataStore, few: DataStore) -> None:
+    keys = ["one", "two", "three"]
+    store.set_many(dict.fromkeys(keys, 1), metadata={"a": "x" * 8000})
+    refused("max_info_bytes", lambda: few.set_many(dict.fromkeys(keys, b"2")))
+    assert few.set_many(dict.fromkeys(keys[:2], b"2")) == 2
+
+
+@pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+def test_a_key_with_tags_gets_no_long_name(store: DataStore, few: DataStore) -> None:
+    compute(few, "key", TAGS)
+    refused("max_renamed_bytes", lambda: call(few, "rename", "key", "n" * 51))
+    assert store.list_keys() == ["key"]
+    call(few, "rename", "key", "n" * 50)
+    call(few, "rename", "n" * 50, "short")
+    assert store.invalidate_tag(TAGS[3]) == 1
+
+
+def test_values_are_replaced_or_deleted_few_at_once(store: DataStore, few: DataStore) -> None:
+    """The server frees their memory."""
+    keys = ["one", "two", "three"]
+    compute(few, "one", ["tag"])
+    compute(few, "two", ["tag"])
+    store.as_json_text().set_many(dict.fromkeys(keys, HALF))
+    for work in (
+        lambda: few.set_many(dict.fromkeys(keys, b"2")),
+        lambda: few.delete_many(keys),
+        lambda: call(few, "commit_transaction", sets_of(few, keys)),
+    ):
+        refused("max_freed_bytes", work)
+    assert len(store) == 3
+    assert few.delete("three") is True
+    assert call(few, "invalidate_tag", "tag", Access.of(["*"], ["*"])) == 2, "one by one"
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_a_namespace_of_few_big_values_is_not_cleared_at_once(store: DataStore, few: DataStore) -> None:
+    """The server frees those of more keys in the background."""
+    store.as_json_text().set_many({"one": BIG, "two": SMALL})
+    refused("max_freed_bytes", few.clear)
+    assert few.delete("two") is True
+    assert few.clear() == 1
+    store.as_json_text().set_many({f"k{number}": b'"%b"' % (b"x" * 2000) for number in range(65)})
+    assert few.clear() == 65
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_expired_entries_of_tags_are_deleted_a_few_at_a_time(store: DataStore, server: Server, raw_of: Any) -> None:
+    """A call with a thousand tags finds those of others there."""
+    texts, raw = store.as_json_text(), raw_of(server)
+    redis_key = f"user:{store.user}:tag:tag"
+    raw.zadd(redis_key, {f"7:default:old{number}": 1 for number in range(30)})
+    compute(texts, "key", ["tag"])
+    assert raw.zcard(redis_key) == 30 - 10 - 10 + 1
+    assert raw.ttl(redis_key) == -1
+
+
+def test_a_tag_lives_as_long_as_its_last_value(store: DataStore, server: Server, raw_of: Any) -> None:
+    raw, redis_key = raw_of(server), f"user:{store.user}:tag:tag"
+    texts = store.as_json_text()
+
+    def claim(key: str, period_s: int) -> float:
+        call(texts, "claim_value", key, TOKEN, None, None, period_s, 0, ["tag"])
+        return float(raw.pttl(redis_key)) / 1000
+
+    assert 90 < claim("one", 100) <= 100
+    assert 90 < claim("two", 50) <= 100
+    assert 190 < claim("three", 200) <= 200
+    call(texts, "commit_value", "one", TOKEN, b"1", None, None, ["tag"])
+    assert raw.pttl(redis_key) == -1
+    assert claim("four", 50) < 0
+    assert raw.zscore(redis_key, "7:default:one") == float("inf")
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_a_tag_with_long_names_is_invalidated_page_by_page(store: DataStore) -> None:
+    """Every value goes, also of namespaces whose other values have no tag; values that may not be written stay."""
+    texts = store.as_json_text()
+    for number in range(150):
+        compute(texts.use_namespace(f"n{number % 3}"), f"{number:03}".ljust(3000, "x"), ["tag"])
+    with lease(store, user=store.user, namespace="n0", max_read_bytes=10**9) as agent:
+        assert call(agent.as_json_text(), "invalidate_tag", "tag", Access.of(["*"], ["n0", "n1"])) == 100
+        assert steps.moved_bytes(agent) > 150 * 3000
+    assert [len(store.use_namespace(f"n{number}")) for number in range(3)] == [0, 0, 50]
+    assert store.invalidate_tag("tag") == 50
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+@pytest.mark.parametrize("what", ["names", "infos"])
+def test_one_step_evicts_few_long_keys(store: DataStore, what: str) -> None:
+    on = operations_of(store.use_namespace("long"))
+    keys = [f"{number:03}".ljust(20_000 if what == "names" else 3, "x") for number in range(300)]
+    metadata = {"a": "x" * 20_000} if what == "infos" else None
+    store.use_namespace("long").set_many(dict.fromkeys(keys, 1), metadata=metadata)
+    bound = Bound(on.scope.keys, 1, ())
+    done = on.driver.run(run_script(EVICT, on.scope.script_keys, (*on.scope.script_head, *ending(*bound.arguments()))))
+    _, left, moved = done
+    assert 100 < left < 290
+    assert 2 * 2**20 < moved < 4 * 2**20
+    with lease(store, user=store.user, namespace="long", max_read_bytes=10**9) as agent:
+        agent.use_namespace("long", max_keys=1).set("new", 1)
+        assert steps.moved_bytes(agent) > 2 * 2**20
+    assert store.use_namespace("long").list_keys() == ["new"]
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_namespaces_of_one_transaction_share_what_it_may_evict(store: DataStore, server: Server, raw_of: Any) -> None:
+    names = [f"n{number}" for number in range(3)]
+    for name in names:
+        store.use_namespace(name).set_many({f"k{number}": 1 for number in range(700)})
+    raw = raw_of(server)
+    raw.config_resetstat()
+    with store.transaction() as tx:
+        for name in names:
+            tx.use_namespace(name, max_keys=1).set("new", 1)
+    stats = raw.info("commandstats")
+    assert sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha")) > 3, (
+        "the rest goes later"
+    )
+    assert [store.use_namespace(name).list_keys() for name in names] == [["new"]] * 3
+
+
+def test_what_calls_move_beside_their_bytes_is_counted(store: DataStore, few: DataStore) -> None:
+    assert steps.moved_bytes(few) == 0
+    compute(few, "one", TAGS)
+    assert steps.moved_bytes(few) > 2 * 20 * 512
+    few.set_many({"one": b"2", "new": b"2"})
+    assert steps.moved_bytes(few) > 20 * 512
+    few.set_many({"new": b"2", "newer": b"2"})
+    assert steps.moved_bytes(few) < 1000
 
 
 def test_keys_of_one_call_are_counted(store: DataStore, texts: DataStore) -> None:

@@ -144,7 +144,7 @@ def test_evictions_after_a_write(name: str) -> None:
     failure, kind = FAILURES[name]
     scope = scope_of().moved("cache", max_keys=1)
     with pytest.raises(kind) as caught:
-        play(run_put(REPLACE, scope, ("", b"key", b"1", "", "", "absent"), b"key"), [1, 500], failure)
+        play(run_put(REPLACE, scope, ("", b"key", b"1", "", "", "absent"), b"key"), [1, 500, 0], failure)
     check(caught.value, "The keys themselves were written")
 
 

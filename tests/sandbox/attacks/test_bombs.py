@@ -352,9 +352,37 @@ COUNTED = [
                                         (("tag",), "commit_value", "k", "token-of-mine", b"1", None, None),
                                         ((2, "default", "k", None, None), "commit_transaction"), ((), "rename", "k", "new")):
             try:
-                won = won or (operation, call(operation, "default", *more, *parts * (101_000 if operation == "append" else 16_000)))
+                won = won or (operation, call(operation, "default", *more, *parts * (101_000 if operation == "append" else 11_000)))
             except LimitExceeded:
                 pass
+        """,
+        NO_CONTROL_NEEDED,
+    ),
+    Attack(
+        "small calls on keys that hold much already",
+        """
+        from redis_store.errors import LimitExceeded
+        send = data_store._operations.send
+        tags, keys, names = [f"t{n}" for n in range(1000)], [f"k{n}" for n in range(12)], [f"{n:02}" * 25_000 for n in range(45)]
+        for key in keys:
+            send("claim_value", key, "token-of-mine", None, None, 30, 0, *tags)
+            send("commit_value", key, "token-of-mine", b"1", None, None, *tags)
+        sets = [part for key in keys for part in (1, "default", key, b"2", None)]
+        for limit, work in (
+            ("max_info_bytes", lambda: data_store.set_many(dict.fromkeys(keys, 2))),
+            ("max_info_bytes", lambda: data_store.set_many(dict.fromkeys(keys, 2), metadata={"a": 1})),
+            ("max_info_bytes", lambda: data_store.use_namespace("default", max_keys=100).set_many(dict.fromkeys(keys, 2))),
+            ("max_info_bytes", lambda: send("commit_transaction", *sets)),
+            ("max_info_bytes", lambda: send("claim_value", names[0], "token-of-mine", None, None, 30, 0, *tags)),
+            ("max_renamed_bytes", lambda: data_store.rename("k1", names[0])),
+            ("max_call_name_bytes", lambda: send("commit_transaction", *[part for name in names for part in (2, "default", name, None, None)])),
+            ("max_call_name_bytes", lambda: data_store.delete_many(names)),
+        ):
+            try:
+                won = won or (limit, work())
+            except LimitExceeded as error:
+                assert error.limit == limit, error
+        assert data_store.delete_many(keys) == 12
         """,
         NO_CONTROL_NEEDED,
     ),

@@ -351,11 +351,14 @@ def run():
     found = []
     send, call = data_store._operations.send, data_store._operations.channel.call
     for work in (lambda: send("set", "k", b"[" + b"[]," * 1_000_000 + b"1]", None, None), lambda: send("rename", "big", "k"),
-                 lambda: call("invalidate_tag", "default", "tag", *[1, "p*"] * 101)):
+                 lambda: call("invalidate_tag", "default", "tag", *[1, "p*"] * 101),
+                 lambda: send("claim_value", "k" * 60_000, "token-of-mine", None, None, 30, 0, *[f"t{n}" for n in range(200)])):
         try:
             found.append(repr(work()))
         except LimitExceeded as error:
             found.append(error.limit)
     return {"found": found}
 """
-    assert make().run(source, {}, user=user).check() == {"found": ["max_values", "max_script_bytes", "patterns"]}
+    assert make().run(source, {}, user=user).check() == {
+        "found": ["max_values", "max_script_bytes", "patterns", "max_info_bytes"]
+    }

@@ -14,12 +14,12 @@ from sandbox.protocol.operations import OPERATIONS
 HANDLE = SimpleNamespace(ttl_ms=None, access=Access())
 NARROW = SimpleNamespace(ttl_ms=None, access=Access.of(read=["a"] * 50, write=["a"] * 50))
 TOO_NARROW = SimpleNamespace(ttl_ms=None, access=Access.of(read=["a"] * 51, write=["a"] * 50))
-KEYS = [f"k{number}" for number in range(15_001)]
+KEYS = [f"k{number}" for number in range(10_001)]
 
 CALLS: dict[str, tuple[str, Any, tuple[Any, ...], Any, tuple[Any, ...], str, int]] = {
-    "get_many": ("get_many", HANDLE, (KEYS[1:],), HANDLE, (KEYS,), "keys", 15_000),
-    "delete_many": ("delete_many", HANDLE, (KEYS[1:],), HANDLE, (KEYS,), "keys", 15_000),
-    "set_many": ("set_many", HANDLE, (dict.fromkeys(KEYS[1:], 1),), HANDLE, (dict.fromkeys(KEYS, 1),), "keys", 15_000),
+    "get_many": ("get_many", HANDLE, (KEYS[1:],), HANDLE, (KEYS,), "keys", 10_000),
+    "delete_many": ("delete_many", HANDLE, (KEYS[1:],), HANDLE, (KEYS,), "keys", 10_000),
+    "set_many": ("set_many", HANDLE, (dict.fromkeys(KEYS[1:], 1),), HANDLE, (dict.fromkeys(KEYS, 1),), "keys", 10_000),
     "append": ("append", HANDLE, ("k", [1] * 100_000), HANDLE, ("k", [1] * 100_001), "items", 100_000),
     "patterns": ("invalidate_tag", NARROW, ("t",), TOO_NARROW, ("t",), "patterns", 100),
     "tags": (

@@ -83,6 +83,7 @@ def steps_of_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         broker_module, "carry_out", lambda store, operation, *arguments: getattr(store, operation)(*arguments)
     )
+    monkeypatch.setattr(broker_module, "moved_bytes", lambda _: 0)
 
 
 def serve(frames: list[bytes], limits: sandbox.Limits) -> tuple[SandboxError | None, list[list[Any]], Broker]:
