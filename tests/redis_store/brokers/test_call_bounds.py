@@ -10,7 +10,9 @@ import pytest
 from redis_store import DataStore, limits
 from redis_store.brokers import steps
 from redis_store.brokers.lease import lease
+from redis_store.changelog.ops import parts_to_note
 from redis_store.errors import LimitExceeded
+from redis_store.flows.hold import Taken
 from redis_store.flows.optimistic import TransactionParts
 from redis_store.namespace.access import Access
 from redis_store.operations import operations_of
@@ -347,6 +349,29 @@ def test_namespaces_of_one_transaction_share_what_it_may_evict(store: DataStore,
         "the rest goes later"
     )
     assert [store.use_namespace(name).list_keys() for name in names] == [["new"]] * 3
+
+
+@pytest.mark.parametrize("server", ["redis7"], indirect=True)
+def test_the_queue_for_a_lock_has_an_end(store: DataStore, server: Server, raw_of: Any) -> None:
+    """A script walks over the waiters that are dead."""
+    raw, tokens = raw_of(server), [f"waiter-{number}" for number in range(10_000)]
+    queue = f"user:{store.user}:queue:lock:name"
+    assert isinstance(call(store, "acquire_lock", "name", TOKEN, 30, True), Taken)
+    raw.rpush(queue, *tokens[1:])
+    assert call(store, "acquire_lock", "name", tokens[0], 30, True).place == 9_999
+    assert call(store, "acquire_lock", "name", "one-too-many", 30, True).place == 10_000
+    assert raw.llen(queue) == 10_000
+    assert raw.hlen(f"user:{store.user}:tries:lock:name") == 1
+    assert call(store, "release_lock", "name", tokens[0]) is False
+    assert call(store, "acquire_lock", "name", "one-too-many", 30, True).place == 9_999
+
+
+def test_long_names_are_noted_in_parts() -> None:
+    long = [bytes([number]) * 400_000 for number in range(5)]
+    assert list(parts_to_note(long)) == [long[:2], long[2:4], long[4:]]
+    assert [len(part) for part in parts_to_note([b"x"] * 1001)] == [500, 500, 1]
+    assert list(parts_to_note([b"x" * 2_000_000])) == [[b"x" * 2_000_000]]
+    assert list(parts_to_note([])) == []
 
 
 def test_what_calls_move_beside_their_bytes_is_counted(store: DataStore, few: DataStore) -> None:
