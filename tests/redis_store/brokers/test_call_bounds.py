@@ -261,7 +261,7 @@ def test_values_are_replaced_or_deleted_few_at_once(store: DataStore, few: DataS
         refused("max_freed_bytes", work)
     assert len(store) == 3
     assert few.delete("three") is True
-    assert call(few, "invalidate_tag", "tag", Access.of(["*"], ["*"])) == 2, "one by one"
+    assert call(few, "invalidate_tag", "tag", Access.of(["*"], ["*"])) == (2, 0), "one by one"
 
 
 @pytest.mark.parametrize("server", ["redis7"], indirect=True)
@@ -282,7 +282,7 @@ def test_expired_entries_of_tags_are_deleted_a_few_at_a_time(store: DataStore, s
     redis_key = f"user:{store.user}:tag:tag"
     raw.zadd(redis_key, {f"7:default:old{number}": 1 for number in range(30)})
     compute(texts, "key", ["tag"])
-    assert raw.zcard(redis_key) == 30 - 10 - 10 + 1
+    assert 30 - 2 * 10 + 1 - 2 <= raw.zcard(redis_key) <= 30 - 2 * 10 + 1, "the sweep of dead members may take two more"
     assert raw.ttl(redis_key) == -1
 
 
@@ -310,7 +310,7 @@ def test_a_tag_with_long_names_is_invalidated_page_by_page(store: DataStore) -> 
     for number in range(150):
         compute(texts.use_namespace(f"n{number % 3}"), f"{number:03}".ljust(3000, "x"), ["tag"])
     with lease(store, user=store.user, namespace="n0", max_read_bytes=10**9) as agent:
-        assert call(agent.as_json_text(), "invalidate_tag", "tag", Access.of(["*"], ["n0", "n1"])) == 100
+        assert call(agent.as_json_text(), "invalidate_tag", "tag", Access.of(["*"], ["n0", "n1"])) == (100, 50)
         assert steps.moved_bytes(agent) > 150 * 3000
     assert [len(store.use_namespace(f"n{number}")) for number in range(3)] == [0, 0, 50]
     assert store.invalidate_tag("tag") == 50
