@@ -302,6 +302,20 @@ class CallBounds:
                 size_bytes=freed_bytes,
             )
 
+    def check_replaced(self, old_bytes: int, new_bytes: int) -> None:
+        """Raise `LimitExceeded` if a script would copy too many bytes of an old value, to compare it, and of a new one."""
+        if not old_bytes:
+            self.check_script(new_bytes)
+        elif old_bytes + new_bytes > self.script_bytes:
+            raise LimitExceeded(
+                f"The old value takes {old_bytes:,} bytes and the new one {new_bytes:,}, and at most {self.script_bytes:,} are"
+                " allowed for both together here, because they are compared and replaced in one step of the server while"
+                " others wait: nothing was written. Keep the value in several keys, or replace it with set.",
+                limit="max_script_bytes",
+                limit_bytes=self.script_bytes,
+                size_bytes=old_bytes + new_bytes,
+            )
+
     def check_read(self, count: int, size_bytes: int) -> None:
         """Raise `LimitExceeded` if a command would read too many bytes of several keys."""
         if count > 1 and size_bytes > self.read_bytes:

@@ -90,6 +90,10 @@ class UserKeys:
         prefix = b"%bown:%b:" % (self.prefix, _percent(encode_name(agent, "agent name", MAX_AGENT_BYTES)))
         return UserKeys(self.user, prefix, self.registry)
 
+    def beside(self, agent: str) -> bytes:
+        """Return the Redis key of the list of what an agent's runs have stored beside the data (`ops/usage.py`)."""
+        return self.prefix + b"beside:" + _percent(agent.encode())
+
     @property
     def fence(self) -> bytes:
         """The Redis key of the hash with the last fencing number of any lock."""
@@ -118,6 +122,11 @@ class UserKeys:
     def tag(self, name: bytes) -> bytes:
         """Return the Redis key of a tag's entries."""
         return self.prefix + b"tag:" + name
+
+    @property
+    def tags(self) -> bytes:
+        """The Redis key of the registry of tags, which the scripts keep (`scripts/tags.lua`)."""
+        return self.prefix + b"tags"
 
     def barrier(self, random: str) -> bytes:
         """Return the channel of one watching process, which is also the Redis key that it probes with."""

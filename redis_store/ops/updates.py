@@ -196,7 +196,7 @@ async def replace(
 ) -> Literal[True] | bytes | None:
     """Write if the stored bytes equal `there` (None: the field is missing). Return True, else the bytes that are stored."""
     scope.check_readable()
-    scope.bounds.check_script(len(text) + len(there or b""))
+    scope.bounds.check_replaced(len(there or b""), len(text))
     condition = ("absent",) if there is None else ("equal", there)
     reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:

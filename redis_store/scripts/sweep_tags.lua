@@ -25,14 +25,15 @@ local function carries(key, member)
   return find(tags, '\\', 1, true) ~= nil and cjson.decode(tags)[key] ~= nil, #text
 end
 
--- Checks about so many members of the tags that a registry lists. What is of another type is passed over.
+-- Checks about so many members of the tags that a registry lists, and returns how many it has deleted. What is of another type is
+-- passed over.
 local function sweep_tags(registry, count, now)
-  local bytes = 0
+  local bytes, deleted = 0, 0
   while count > 0 and bytes < SWEPT_BYTES do
     local page = call('ZRANGE', registry, 0, math.min(count, PAGE) - 1)
-    if #page == 0 then return end
+    if #page == 0 then return deleted end
     for _, key in ipairs(page) do
-      local asked, gone, dead = math.min(SWEPT, count), false, {}
+      local asked, dead = math.min(SWEPT, count), {}
       local members = redis.pcall('ZRANDMEMBER', key, asked)
       if members.err then members = {} end
       for _, member in ipairs(members) do
@@ -41,13 +42,14 @@ local function sweep_tags(registry, count, now)
         if known and not alive then dead[#dead + 1] = member end
       end
       if #dead > 0 then call('ZREM', key, unpack(dead)) end
-      count = count - math.max(1, #members)
+      count, deleted = count - math.max(1, #members), deleted + #dead
       if #dead == #members and #members < asked then
         call('ZREM', registry, key)
       elseif 2 * #dead < #members then
         call('ZADD', registry, now, key)
       end
-      if count <= 0 or bytes >= SWEPT_BYTES then return end
+      if count <= 0 or bytes >= SWEPT_BYTES then return deleted end
     end
   end
+  return deleted
 end

@@ -15,10 +15,14 @@ from typing import Any
 from redis_store import DataStore
 from redis_store import errors as store_errors
 from redis_store.brokers.steps import carry_out, moved_bytes
+from redis_store.brokers.usage import listed_name, replaced
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, LimitExceeded, StoreUnavailable
+from redis_store.flows.compute_once import Found
+from redis_store.types import MISSING
 from sandbox.errors import ProtocolViolation, SandboxError
 from sandbox.host.held import Held
 from sandbox.masking import PREVIEW_SOURCE_BYTES
+from sandbox.protocol import charges
 from sandbox.protocol.answers import Answered
 from sandbox.protocol.arguments import charge_of_namespaces
 from sandbox.protocol.frames import SPIN_FOR_REQUEST_US, Channel, FrameError, FrameTooBig, Part, unpack
@@ -154,11 +158,20 @@ class Broker:
         if tree.granted.operations is not None:
             tree.granted.check(operation, row.needed(arguments, max_keys is not None))
         # Without the right to write, the store refuses and writes nothing. A transaction names its namespaces in its arguments.
-        if row.stores and (row.of_user or tree.granted.access.may_write(namespace)):
-            self._charge(row, namespace, arguments)
-        elif row.notes or row.tells:
-            tree.spend_written(row.bytes_noted(namespace, arguments))
+        writes = row.of_user or tree.granted.access.may_write(namespace)
         store = self._namespace(namespace, max_keys)
+        if (row.stores and writes) or row.notes or row.tells:
+            try:
+                self._charge(row, namespace, arguments, writes=writes)
+            except LimitExceeded:
+                if (
+                    operation == "claim_value"
+                    and (found := carry_out(store, "get", arguments[0], MISSING)) is not MISSING
+                ):
+                    return row.answered(arguments, Found(found))  # stale perhaps, and not refreshed
+                if operation != "fail_value":
+                    raise
+                arguments[2:] = "", ""  # the claim is given up, without the error for its waiters
         news = self.held.begin(operation, namespace, arguments)
         try:
             done = row.answered(arguments, carry_out(store, operation, *row.decode(arguments)))
@@ -166,21 +179,38 @@ class Broker:
             self.held.forget(news)
             raise
         self.held.end(operation, namespace, arguments, done.parts, news)
-        if row.frees and done.keys:
-            tree.quota.note_change()
+        if row.frees and (done.keys or row.releases):
+            names = row.changed_namespaces(namespace, arguments) if tree.quota.is_set else ()
+            tree.quota.note_change(self._store, [listed_name(self._store, "ns", name) for name in names])
         return done
 
-    def _charge(self, row: Row, namespace: str, arguments: list[Any]) -> None:
+    def _charge(self, row: Row, namespace: str, arguments: list[Any], *, writes: bool) -> None:
         """Count what a call would store, and raise `LimitExceeded` if it is too much."""
         tree = self._tree
-        size = row.bytes_written(arguments)
+        size = row.bytes_written(arguments) if writes else 0
         namespaces = row.written_namespaces(namespace, arguments) if size else ()
-        if size and tree.granted.quota_bytes is not None:
-            tree.quota.check(size + charge_of_namespaces(namespaces), self._store)
+        size += row.bytes_noted(namespace, arguments)
+        if tree.quota.is_set and writes and not row.only_renews(arguments):
+            tree.quota.check(
+                size + charge_of_namespaces(namespaces),
+                self._store,
+                [listed_name(self._store, kind, name) for kind, name in row.listed(namespace, arguments)],
+                lambda: self._replaced(row, namespace, arguments),
+            )
         new = tree.uncharged(namespaces)
-        tree.spend_written(size + row.bytes_noted(namespace, arguments) + charge_of_namespaces(new))
+        tree.spend_written(size + charge_of_namespaces(new))
         if new:
             tree.note_charged(new)
+
+    def _replaced(self, row: Row, namespace: str, arguments: list[Any]) -> int:
+        """Return about how many of the bytes that a call would store replace others, so that the data does not grow by them."""
+        size = 0
+        for name, keys in row.overwritten(namespace, arguments).items():
+            count, name_bytes, value_bytes = replaced(self._namespace(name, None), keys)
+            if count:
+                size += charges.KEY_BYTES * count + 2 * name_bytes + value_bytes + charge_of_namespaces([name])
+                size += charges.LOGGED_BYTES if row.tells else 0  # nothing watches, so nothing is told
+        return size
 
     def _namespace(self, name: str, max_keys: int | None) -> DataStore:
         store = self._namespaces.get((name, max_keys))

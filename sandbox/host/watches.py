@@ -16,9 +16,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis_store import Change, DataStore, Watch
+from redis_store.brokers.usage import listed_name
 from redis_store.brokers.watches import NamespaceBudget, wait_in_turn, watch_all_within, watch_within
 from redis_store.errors import DataStoreError, LimitExceeded, StoreClosed
-from redis_store.namespace.keys import encode_key, encode_prefix
+from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_key, encode_prefix
 from redis_store.values import rules
 from redis_store.values.count import has_more_values
 from sandbox.host.broker import error_parts
@@ -133,6 +134,10 @@ class WatchHost:
         """Send an error."""
         self._outbox.post(["refused", number, *error_parts(error, self._hidden)[1:]])
 
+    def list_watched(self) -> None:
+        """List the namespaces that the watches have begun to follow, for the quota."""
+        self._tree.quota.flush(self._store)
+
     def note(self, begun: Begun, operation: str, namespace: str, key: str | None, **facts: Any) -> None:
         """Add a line to the timeline."""
         self._tree.timeline.note_operation(self._who, begun, operation, namespace, key, **facts)
@@ -184,6 +189,7 @@ class WatchHost:
             self._tree.granted.check(one.seen.operation)
             one.check()
             self._tree.spend_written(one.noted_bytes)
+            self._tree.quota.check(one.noted_bytes, self._store, one.listed() if self._tree.quota.is_set else ())
             if len(others) >= most:
                 raise LimitExceeded(
                     f"This agent has {len(others)} open {what}, and at most {most} are allowed at once: close some, or"
@@ -216,6 +222,7 @@ class _Working(Protocol):
     """The charge for what it stores beside the change logs."""
 
     def check(self) -> None: ...
+    def listed(self) -> list[bytes]: ...
     def work(self) -> None: ...
 
 
@@ -241,6 +248,10 @@ class _Wait:
     def check(self) -> None:
         """Raise the store's error for a key that is none, so that it is not kept."""
         encode_key(self._key)
+
+    def listed(self) -> list[bytes]:
+        """Return nothing: the namespace is counted when it is followed."""
+        return []
 
     def work(self) -> None:
         """Wait, and send the value."""
@@ -346,10 +357,18 @@ class _OpenWatch:
         encode_prefix(self._asked.prefix)
         self._asked.check()
 
+    def listed(self) -> list[bytes]:
+        """Return the name under which the quota finds the consumer's cursors. Namespaces are counted when they are followed."""
+        name = self._asked.consumer
+        if name is None or size_of(name) > MAX_AGENT_BYTES:  # the store refuses it
+            return []
+        return [listed_name(self._store, "consumer", name)]
+
     def work(self) -> None:
         """Open the watch and answer requests until it is closed."""
         begun = Begun()
         with self._asked.open(self._store, self._host.budget) as self._watch:
+            self._host.list_watched()
             self._host.note(begun, *self.seen)
             if not self._closed:
                 self._host.opened(self.number)
@@ -364,6 +383,7 @@ class _OpenWatch:
                 self._given = None
             if not self._left:
                 self._left.extend(watch.take(self._most, timeout_s))
+                self._host.list_watched()
         except DataStoreError as error:
             self._under_way = False
             self._host.note(begun, *self.seen, error=type(error).__name__)

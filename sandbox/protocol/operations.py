@@ -6,10 +6,11 @@ it follow the messages: fixed parts in the same order, then the repeated ones. N
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 from sandbox.protocol import charges
 from sandbox.protocol.answers import (
     APPENDED,
@@ -53,6 +54,7 @@ from sandbox.protocol.arguments import (
     PLAIN_NAME,
     PREFIX,
     SECONDS,
+    SET,
     TAG,
     TAGS,
     TEXT_EXPECTED,
@@ -96,10 +98,17 @@ class Row:
     """Whether it stores, or tells watchers, something that is not among its arguments."""
     needs: tuple[str, ...] = ()
     """Further operations that the agent must be allowed to use, because of what the answer reveals."""
-    notes: bool = False
-    """Whether names among its arguments are stored beside the data: those of locks, rate limits, claims and tags."""
+    notes: str = ""
+    """What is stored beside the data under a name among its arguments, as Redis keys call it: ``lock``, ``limit`` (semaphores),
+    ``rate``; ``ns`` for a claim and tags. Empty if nothing is."""
+    replaces: bool = False
+    """Whether what it stores under its keys replaces what is there."""
+    is_renewal: bool = False
+    """Whether it prolongs what is there already."""
+    releases: bool = False
+    """Whether it makes room by releasing something."""
     frees: bool = field(init=False)
-    """Whether it can make room by deleting or replacing data."""
+    """Whether it can make room by deleting or replacing data, or by releasing something."""
     shape: Shape = field(init=False)
     fixed: tuple[Argument, ...] = field(init=False)
     repeated_at: int = field(init=False)
@@ -115,7 +124,7 @@ class Row:
         fixed = tuple(argument for argument in self.arguments if not argument.repeated)
         at = next((at for at, argument in enumerate(self.arguments) if argument.repeated), -1)
         repeated = () if at < 0 else self.arguments[at].kinds
-        object.__setattr__(self, "frees", self.changes or TAG in fixed)
+        object.__setattr__(self, "frees", self.changes or self.releases or TAG in fixed)
         object.__setattr__(self, "fixed", fixed)
         object.__setattr__(self, "repeated_at", at)
         object.__setattr__(self, "shape", Shape(tuple(argument.kinds[0] for argument in fixed), repeated))
@@ -204,6 +213,38 @@ class Row:
             return ()
         return namespaces_of_sets(parts) if TRANSACTION in self.arguments else (namespace,)
 
+    def changed_namespaces(self, namespace: str, parts: list[Any]) -> Collection[str]:
+        """Return the namespaces in which a call can change something."""
+        if not self.changes:
+            return ()
+        return {name for what, name in zip(parts[::5], parts[1::5], strict=True)} if self.of_user else (namespace,)
+
+    def listed(self, namespace: str, parts: list[Any]) -> list[tuple[str, str]]:
+        """Return what a call can store beside the data: the kinds, as Redis keys call them, and names."""
+        found = [("ns", name) for name in self.written_namespaces(namespace, parts)]
+        if self.notes == "ns":
+            tags = parts[len(self.fixed) :] if self.repeated_at >= 0 else []
+            found += [("ns", namespace), *(("tag", tag) for tag in tags)]
+        elif self.notes:
+            found.append((self.notes, parts[0]))
+        return [(kind, name) for kind, name in found if size_of(name) <= MAX_NAMESPACE_BYTES]  # others are refused
+
+    def only_renews(self, parts: list[Any]) -> bool:
+        """Whether a call only prolongs a claim: one with tags may store others than the claim has."""
+        return self.is_renewal and len(parts) == len(self.fixed)
+
+    def overwritten(self, namespace: str, parts: list[Any]) -> Mapping[str, list[str]]:
+        """Return the keys whose values a call replaces, by namespace."""
+        if not self.replaces:
+            return {}
+        if TRANSACTION not in self.arguments:
+            return {namespace: parts[len(self.fixed) :: 2] if ITEMS in self.arguments else parts[:1]}
+        found: dict[str, list[str]] = {}
+        for what, name, key in zip(parts[::5], parts[1::5], parts[2::5], strict=True):
+            if what == SET:
+                found.setdefault(name, []).append(key)
+        return found
+
     def _parts(self, parts: list[Any]) -> Iterable[tuple[Argument, Any]]:
         yield from zip(self.fixed, parts, strict=False)
         if self.repeated_at >= 0:
@@ -212,7 +253,9 @@ class Row:
 
 OPERATIONS: dict[str, Row] = {
     "get": Row((KEY,), VALUE_OR_DEFAULT, reads=True),
-    "set": Row((KEY, JSON_VALUE, METADATA, TTL), EMPTY, writes=True, changes=True, adds=True, stores=True),
+    "set": Row(
+        (KEY, JSON_VALUE, METADATA, TTL), EMPTY, writes=True, changes=True, adds=True, stores=True, replaces=True
+    ),
     "delete": Row((KEY,), DONE, writes=True, changes=True),
     "delete_many": Row((KEYS,), COUNT, writes=True, changes=True),
     "list_keys": Row((PREFIX,), KEY_NAMES, reads=True),
@@ -221,15 +264,23 @@ OPERATIONS: dict[str, Row] = {
     "list_namespaces": Row((PREFIX,), NAMESPACE_NAMES),
     "get_many": Row((KEYS,), FOUND_ITEMS, reads=True),
     "get_all": Row((PREFIX,), FOUND_ITEMS, reads=True),
-    "set_many": Row((ITEMS, METADATA, TTL), COUNT, writes=True, changes=True, adds=True, stores=True),
+    "set_many": Row((ITEMS, METADATA, TTL), COUNT, writes=True, changes=True, adds=True, stores=True, replaces=True),
     "clear": Row((), COUNT, writes=True, changes=True),
     "info": Row((KEY,), INFO, reads=True),
     "contains": Row((KEY,), DONE, reads=True),
     "count": Row((), COUNT, reads=True),
-    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True, tells=True),
-    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True, tells=True),
+    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
+    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
     "increment": Row(
-        (KEY, JSON_VALUE, TTL), SUM, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True
+        (KEY, JSON_VALUE, TTL),
+        SUM,
+        reads=True,
+        writes=True,
+        changes=True,
+        adds=True,
+        stores=True,
+        tells=True,
+        replaces=True,
     ),
     "append": Row(
         (KEY, VALUES, MAX_ITEMS, TTL),
@@ -243,7 +294,14 @@ OPERATIONS: dict[str, Row] = {
     ),
     "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
     "compare_and_set": Row(
-        (KEY, EXPECTED, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True
+        (KEY, EXPECTED, JSON_VALUE, TTL),
+        DONE,
+        reads=True,
+        writes=True,
+        changes=True,
+        adds=True,
+        stores=True,
+        replaces=True,
     ),
     "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True),
     # the value was counted when it was written, and is stored only once
@@ -259,6 +317,7 @@ OPERATIONS: dict[str, Row] = {
         changes=True,
         adds=True,
         stores=True,
+        replaces=True,
     ),
     "claim_value": Row(
         (OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS),
@@ -266,9 +325,11 @@ OPERATIONS: dict[str, Row] = {
         reads=True,
         writes=True,
         needs=("get",),
-        notes=True,
+        notes="ns",
     ),
-    "renew_value": Row((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, needs=("get",), notes=True),
+    "renew_value": Row(
+        (OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, needs=("get",), notes="ns", is_renewal=True
+    ),
     "commit_value": Row(
         (KEY, TOKEN, TEXT_OF_VALUE, LIFETIME_S, LIFETIME_S, TAGS),
         DONE,
@@ -278,20 +339,27 @@ OPERATIONS: dict[str, Row] = {
         changes=True,
         adds=True,
         stores=True,
-        notes=True,
+        notes="ns",
+        replaces=True,
     ),
     "fail_value": Row(
-        (OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, reads=True, writes=True, needs=("get",), notes=True
+        (OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME),
+        STEP,
+        reads=True,
+        writes=True,
+        needs=("get",),
+        notes="ns",
+        releases=True,
     ),
     "invalidate_tag": Row((TAG, ACCESS), INVALIDATED),
-    "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True),
-    "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes=True),
+    "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True, replaces=True),
+    "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes="lock"),
     "renew_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S), STEP),
-    "release_lock": Row((PLAIN_NAME, TOKEN), STEP),
-    "acquire_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF, PERIOD_S, NUMBER_OF), HELD, notes=True),
+    "release_lock": Row((PLAIN_NAME, TOKEN), STEP, releases=True),
+    "acquire_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF, PERIOD_S, NUMBER_OF), HELD, notes="limit"),
     "renew_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF, PERIOD_S), STEP),
-    "release_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF), STEP),
-    "take_moment": Row((PLAIN_NAME, NUMBER_OF, PERIOD_S, WAIT_S), MOMENT, notes=True),
+    "release_place": Row((PLAIN_NAME, TOKEN, NUMBER_OF), STEP, releases=True),
+    "take_moment": Row((PLAIN_NAME, NUMBER_OF, PERIOD_S, WAIT_S), MOMENT, notes="rate"),
 }
 """The operations by name. Those of the second half take seconds, and 1 for "stand in the queue"."""
 

@@ -189,8 +189,10 @@ class Tree:
     def _spend_watched(self, names: Sequence[bytes]) -> None:
         """Count what watching namespaces takes in the server, once for each; raises the store's `LimitExceeded`."""
         new = [name for name in names if name not in self._watched]
+        size = sum(WATCH_BYTES + 3 * len(name) for name in new)
+        self.quota.count(size, [b"ns:" + name for name in new])
         try:
-            self.spend_written(sum(WATCH_BYTES + 3 * len(name) for name in new))
+            self.spend_written(size)
         except SandboxError as error:
             raise LimitExceeded(str(error), limit="bytes_written") from None
         with self._lock:

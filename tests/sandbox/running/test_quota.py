@@ -61,7 +61,7 @@ def test_refused_writes_ask_once_until_something_changes(server: Server) -> None
     assert server.asked == 1
     server.stored = 0
     assert refused(quota, 200)
-    quota.note_change()
+    quota.note_change(STORE)
     assert not refused(quota, 200)
     assert server.asked == 2
 
@@ -85,7 +85,7 @@ def test_own_writes_that_replaced_something_do_not_count_twice(server: Server) -
     server.stored = 800
     assert refused(quota, 800)
     server.stored = 100  # the first write was deleted
-    quota.note_change()
+    quota.note_change(STORE)
     assert not refused(quota, 800)
 
 
@@ -94,7 +94,7 @@ def test_expensive_questions_are_asked_seldom(server: Server) -> None:
     begun = server.now
     for _ in range(5):
         assert refused(quota, 200)
-        quota.note_change()
+        quota.note_change(STORE)
     assert server.asked == 5
     assert server.slept == [pytest.approx(LONGEST_REST_S)] * 4
     assert server.now - begun == pytest.approx(5 * 0.5 + 4 * LONGEST_REST_S)

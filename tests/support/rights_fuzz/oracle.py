@@ -37,6 +37,8 @@ NEED_GET = {"pop", "replace", *CLAIMS}
 LOCKS = {f"{what}_{kind}" for what in ("acquire", "renew", "release") for kind in ("lock", "place")}
 STORE = {"set", "increment", "append", "set_if_absent", "compare_and_set", "rename", "replace", "commit_value"}
 """Operations whose every call counts for the quota."""
+NOTED = {*CLAIMS, "acquire_lock", "acquire_place", "take_moment", "expire", "persist"} - {"fail_value"}
+"""Operations that store something beside the data, whose calls count for the quota too."""
 
 _KINDS = {"lock": "locks", "limit": "locks", "rate": "limits", "tag": "tags", "consumer": "consumers"}
 _CONSUMER_LOCKS = "consumer:"
@@ -137,6 +139,11 @@ class Rights:
             return self.may("write", name)
         elif kind == "namespaces":
             return bool(changed)
+        if kind == "beside":  # what the quota finds of the agent, by the end of its Redis key
+            limited = self.limited or any(getattr(self.given, one) is not None for one in set(_KINDS.values()))
+            return self.given.quota_bytes is not None and name == (_percent(self.agent) if limited else "")
+        if kind == "tags":
+            return self.has_own("tags") if own else self.given.tags != [] and not self.has_own("tags")
         if kind in ("queue", "tries"):
             kind, _, name = name.partition(":")
         if kind == "fence":
@@ -160,6 +167,15 @@ def data_of(raw: Raw, user: str) -> Data:
         for key, fields in raw.items()
         if key.startswith(start)
     }
+
+
+def is_dead(raw: Raw, user: str, tag: bytes, entry: bytes) -> bool:
+    """Whether the value that an entry of a tag names does not carry it: anybody's computations may remove the entry."""
+    namespace, key = (part.encode() for part in members(entry))
+    start = f"user:{user}:".encode()
+    info = raw.get(start + b"info:" + namespace, {}).get(key, b"")
+    carried = key in raw.get(start + b"ns:" + namespace, {}) and json.dumps(tag.decode())[1:-1].encode() in info
+    return not carried and b"c" + key not in raw.get(start + b"flight:" + namespace, {})
 
 
 def members(entry: bytes) -> tuple[str, str]:
@@ -203,7 +219,13 @@ class Oracle:
             return Expected(None, data)
         expected = self._allowed(rights, user, asked, raw, data)
         if rights.given.quota_bytes == 1:
-            if asked.operation in STORE or (asked.operation == "set_many" and len(asked.parts) > 2):
+            found = data_of(raw, user).get(asked.namespace, {})
+            stores_none = (asked.operation == "claim_value" and asked.parts[0] in found) or (
+                asked.operation == "renew_value" and not tags_of(asked)
+            )
+            if (asked.operation in STORE | NOTED and not stores_none) or (
+                asked.operation == "set_many" and len(asked.parts) > 2
+            ):
                 return Expected(None, data_of(raw, user))
             if asked.operation == "commit_transaction" and any(step[0] == SET for step in asked.steps):
                 return Expected(None, data_of(raw, user))
