@@ -86,7 +86,7 @@ class Permissions:
     quota_bytes: int | None = None
     """Server memory that all writable namespaces together may take, in bytes, by the server's estimate; None for no quota.
 
-    It counts data, info, claims and change logs of the namespaces that hold data.
+    It counts data, info, claims and change logs, and what the agent stores beside them: tags, locks, limits and consumers.
     """
     operations: Collection[str] | None = None
     """Names of the allowed operations, such as ``get``; None for all."""

@@ -203,9 +203,14 @@ class Broker:
             tree.note_charged(new)
 
     def _replaced(self, row: Row, namespace: str, arguments: list[Any]) -> int:
-        """Return about how many of the bytes that a call would store replace others, so that the data does not grow by them."""
+        """Return about how many of the bytes that a call would store replace others, so that the data does not grow by them.
+
+        In a namespace that the agent may not read nothing does: it would learn which keys exist.
+        """
         size = 0
         for name, keys in row.overwritten(namespace, arguments).items():
+            if not self._tree.granted.access.may_read(name):
+                continue
             count, name_bytes, value_bytes = replaced(self._namespace(name, None), keys)
             if count:
                 size += charges.KEY_BYTES * count + 2 * name_bytes + value_bytes + charge_of_namespaces([name])

@@ -275,6 +275,50 @@ def test_quota_counts_existing_data_of_writable_namespaces(run: Any, store: Data
     assert "exceed the quota of 20,000 bytes, of which 0 are left" in result.error.message
 
 
+REWRITES = """
+    from redis_store.errors import LimitExceeded
+
+    def may(call, *arguments, **options):
+        try:
+            call(*arguments, **options)
+        except LimitExceeded as error:
+            return error.limit
+        return True
+
+    def run():
+        files = data_store.use_namespace("files")
+        files.set("count", 1)
+        while may(files.set, f"k{len(files)}", "x" * 1000) is True:
+            pass
+        said = {
+            "new": may(files.set, "new", "x" * 1000),
+            "longer": may(files.set, "k1", "x" * 20_000),
+            "same": may(files.set, "k1", "y" * 1000),
+            "batch": may(files.set_many, {"k1": "z" * 900, "k2": "z" * 1000}),
+            "update": may(files.update, "k3", str.upper),
+            "increment": may(files.increment, "count"),
+            "lock": may(data_store.lock("l" * 1000).__enter__),
+            "watch": may(files.watch),
+            "unreadable": may(data_store.use_namespace("unread").set, "k", "y" * 1000),
+        }
+        with data_store.transaction() as t:
+            t.use_namespace("files").set("k1", "w" * 1000)
+        return said
+"""
+
+
+def test_a_rewrite_in_place_is_made_at_the_quota(run: Any, store: DataStore) -> None:
+    store.use_namespace("unread").set("k", "x" * 1000)
+    permissions = Permissions(namespaces=["files"], write=["unread"], quota_bytes=20_000)
+    refused = dict.fromkeys(["new", "longer", "lock", "watch", "unreadable"], "quota_bytes")
+    made = dict.fromkeys(["same", "batch", "update", "increment"], True)
+    assert run(REWRITES, permissions=permissions).check() == refused | made
+    assert store.use_namespace("files").get("k1") == "w" * 1000
+    with store.use_namespace("files").watch():
+        source = "def run(): data_store.use_namespace('files').set('k1', 'v' * 1000); return {}"
+        assert isinstance(run(source, permissions=permissions).error, sandbox.AgentRaised), "its change log would grow"
+
+
 MANY_NAMESPACES = """
     def run():
         for turn in range(20):

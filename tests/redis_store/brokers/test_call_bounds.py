@@ -433,3 +433,14 @@ def test_pages_of_keys_are_small_where_their_values_come_along(store: DataStore)
     _, keys = store._operations.call("scan_page", "0", None)
     assert 0 < len(keys) < 50
     assert len(list(store.iter_keys())) == len(store.list_keys()) == 100
+
+
+@pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+def test_a_replacement_that_is_too_big_names_the_bound_on_both_values(store: DataStore, texts: DataStore) -> None:
+    store.as_json_text().set("big", BIG)
+    with pytest.raises(LimitExceeded) as caught:
+        texts.compare_and_set("big", BIG, HALF)
+    said = str(caught.value)
+    assert f"takes {len(BIG):,} bytes and the new one {len(HALF):,}" in said
+    assert f"at most {MOST:,} are allowed for both together" in said
+    assert said.endswith("Keep the value in several keys, or replace it with set.")

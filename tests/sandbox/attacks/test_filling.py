@@ -62,6 +62,55 @@ TURNS = Attack(
     NO_CONTROL_NEEDED,
 )
 
+BESIDE = Attack(
+    "a quota passed by what is stored beside the data: tags, failures, locks, limits, logs, consumers, and long names of all",
+    """
+    from redis_store.errors import DataStoreError, LimitExceeded
+    q, long, held = data_store.use_namespace("q"), "n" * 900, []
+
+    def fails():
+        raise ValueError("\\x01" * 1000)
+
+    def tag(n):
+        q.get_or_set(f"{n}{long}", lambda: 1, tags=[f"{n}-{m}" for m in range(50)])
+        q.delete(f"{n}{long}")
+
+    def fail(n):
+        try:
+            data_store.use_namespace(f"q{n}{long}").get_or_set("k", fails)
+        except ValueError:
+            pass
+
+    def lock(n):
+        held.append(data_store.lock(f"{n}{long}", ttl=3600).__enter__())
+
+    def limit(n):
+        data_store.semaphore(f"{n}{long}", 1).__enter__()
+        data_store.rate_limit(f"{n}{long}", 1, per=80_000).__enter__()
+
+    def log(n):
+        cleared = data_store.use_namespace(f"q{n}")
+        with cleared.watch():
+            cleared.set("k" * 20_000, 1)
+            cleared.clear()
+
+    def watch(n):
+        data_store.use_namespace(f"none{n}").watch(consumer=f"c{n}").close()
+
+    refused = dict.fromkeys((tag, fail, lock, limit, log, watch), 0)
+    for n in range(100):
+        for call in refused:
+            try:
+                if refused[call] < 2:
+                    call(n)
+            except LimitExceeded:
+                refused[call] += 1
+            except DataStoreError:
+                pass
+    """,
+    NO_CONTROL_NEEDED,
+)
+
 
 def memory(url: str) -> int:
     with redis.Redis.from_url(url) as raw:
@@ -80,3 +129,12 @@ def test_names_and_reads_fill_no_more_than_the_limit(strike: Any, server_url: st
 def test_quota_is_not_passed(strike: Any, store: DataStore) -> None:
     assert strike(TURNS, Permissions(namespaces=["q*"], quota_bytes=QUOTA)).check() == {"won": False}
     assert stored_bytes(store, lambda _: True, 10 * QUOTA) < 1.2 * QUOTA
+
+
+def test_quota_holds_for_what_is_beside_the_data(strike: Any, store: DataStore, user: str, server_url: str) -> None:
+    for _ in range(2):
+        assert strike(BESIDE, Permissions(read=["*"], write=["q*"], quota_bytes=QUOTA)).check() == {"won": False}
+    with redis.Redis.from_url(server_url) as raw:
+        keys = raw.scan_iter(match=f"user:{user}:*", count=1000)
+        taken = sum(raw.memory_usage(key, samples=0) or 0 for key in keys)
+    assert taken < 2 * QUOTA
