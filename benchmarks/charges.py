@@ -1,12 +1,14 @@
 """`make bench-charges`: measure how much memory of the server an agent takes for each byte that it is charged for.
 
 Each call is made many times, with tiny and long names, and the memory of the server is compared with what the broker would
-charge (`Limits.bytes_written`). docs/limits.md has the worst case of each kind.
+charge (`Limits.bytes_written`). Then agents with a quota store what they can, until it is refused, in several runs, and the
+memory is compared with the quota (`Permissions.quota_bytes`). docs/limits.md has the worst case of each kind.
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -18,6 +20,7 @@ from redis_store import DataStore, connect
 from redis_store.brokers.lease import lease
 from redis_store.brokers.steps import carry_out
 from redis_store.errors import UnsupportedByServer
+from sandbox import Permissions, Sandbox
 from sandbox.protocol import charges
 from sandbox.protocol.arguments import DELETE, MAX_TAGS, SET, charge_of_namespaces, size_of
 from sandbox.protocol.operations import OPERATIONS
@@ -162,6 +165,74 @@ WORK: dict[str, Callable[[Agent], None]] = {
 """What an agent does, by name."""
 
 
+QUOTA = 1_000_000
+RUNS = 3
+
+ATTACK = """
+from redis_store.errors import DataStoreError, LimitExceeded
+
+def fails():
+    raise ValueError("\\x01" * 1000)
+
+def run(input_dict):
+    turn, held, refused = input_dict["turn"], [], 0
+    q, long = data_store.use_namespace("q"), "n" * 900
+    for n in range(600):
+        here = data_store.use_namespace(f"q{turn}-{n}{long}")
+        try:
+            WORK
+        except LimitExceeded:
+            refused += 1
+            if refused == 3:
+                break
+        except (DataStoreError, ValueError):
+            pass
+    return {}
+"""
+
+ATTACKS = {
+    "keys, tiny": 'q.set_many({f"{turn}-{n}-{m}": 1 for m in range(100)})',
+    "keys, 60,000 bytes": 'q.set(f"{turn}-{n}" + "k" * 60_000, 1)',
+    "namespaces, long names": 'here.set("k", 1)',
+    "tags": 'q.get_or_set(f"{turn}-{n}", lambda: 1, tags=[f"{turn}-{n}-{m}" for m in range(200)])',
+    "tags, long names": 'q.get_or_set(f"{turn}-{n}", lambda: 1, tags=[f"{turn}-{n}-{m}{long}" for m in range(50)])',
+    "tags of values with long names": (
+        'q.get_or_set(f"{turn}-{n}{long * 6}", lambda: 1, tags=[f"{turn}-{n}-{m}" for m in range(50)])'
+    ),
+    "failures": 'q.get_or_set(f"{turn}-{n}", fails)',
+    "failures in namespaces with long names": 'here.get_or_set("k", fails)',
+    "locks, long names": 'held.append(data_store.lock(f"{turn}-{n}{long}", ttl=3600).__enter__())',
+    "semaphores, long names": 'held.append(data_store.semaphore(f"{turn}-{n}{long}", 2, ttl=3600).__enter__())',
+    "rate limits, long names": 'data_store.rate_limit(f"{turn}-{n}{long}", 2, per=80_000).__enter__()',
+    "logs of cleared namespaces": """
+                with here.watch():
+                    for size in range(20):
+                        here.set("k" * 50_000, "x" * 900)
+                        here.clear()""",
+    "watches with consumers, of what holds nothing": (
+        'data_store.use_namespace(f"none{turn}-{n}{long}").watch(consumer=f"{turn}-{n}").close()'
+    ),
+    "watches of what holds nothing": 'data_store.use_namespace(f"none{turn}-{n}{long}").watch().close()',
+}
+"""What an agent with a quota does again and again, by name."""
+
+
+def measure_quota(binary: str | None, work: str) -> tuple[str, int]:
+    """Attack a quota on a new server, in several runs. Return its version, and the most memory that it took after a run."""
+    permissions = Permissions(read=["*"], write=["q*"], quota_bytes=QUOTA)
+    with running_server(binary) as server, redis.Redis.from_url(server.url) as client, ExitStack() as opened:
+        box = opened.enter_context(Sandbox(url=server.url, permissions=permissions))
+        source = textwrap.dedent(ATTACK).replace("WORK", work.strip())
+        box.run(source, {"turn": 0}, user="other").check()  # connections and scripts
+        client.execute_command("FLUSHALL", "SYNC")
+        before = int(client.info("memory")["used_memory"])
+        taken = []
+        for turn in range(RUNS):
+            box.run(source, {"turn": turn}, user="bench").check()
+            taken.append(int(client.info("memory")["used_memory"]) - before)
+        return server.version, max(taken)
+
+
 def measure(binary: str | None, work: Callable[[Agent], None]) -> tuple[str, int, int]:
     """Do some work on a new server. Return its version, the memory that it took and what was charged, in bytes."""
     with running_server(binary) as server, redis.Redis.from_url(server.url) as client, ExitStack() as opened:
@@ -186,6 +257,10 @@ def main(*binaries: str) -> int:
             with suppress(UnsupportedByServer):
                 version, taken, charged = measure(binary, work)
                 print(f"  {version}  {name:48} {taken / charged:5.2f}   {taken:12,} / {charged:12,}", flush=True)
+        print(f"{binary or 'embedded server'}: bytes of the server for each byte of a quota")
+        for name, attack in ATTACKS.items():
+            version, taken = measure_quota(binary, attack)
+            print(f"  {version}  {name:48} {taken / QUOTA:5.2f}   {taken:12,} / {QUOTA:12,}", flush=True)
     return 0
 
 

@@ -191,10 +191,11 @@ class Broker:
         namespaces = row.written_namespaces(namespace, arguments) if size else ()
         size += row.bytes_noted(namespace, arguments)
         if tree.quota.is_set and writes and not row.only_renews(arguments):
+            listed = row.listed(namespace, arguments)
             tree.quota.check(
-                size + charge_of_namespaces(namespaces),
+                size + charge_of_namespaces({name for kind, name in listed if kind == "ns"}),
                 self._store,
-                [listed_name(self._store, kind, name) for kind, name in row.listed(namespace, arguments)],
+                [listed_name(self._store, kind, name) for kind, name in listed],
                 lambda: self._replaced(row, namespace, arguments),
             )
         new = tree.uncharged(namespaces)
