@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from redis_store.operations import operations_of
 from redis_store.ops import usage
-from redis_store.ops.usage import Replaced
+from redis_store.ops.usage import Overwritten
 from redis_store.store import DataStore
 
-__all__ = ["Replaced", "list_beside", "listed_name", "replaced", "stored_bytes"]
+__all__ = ["Overwritten", "list_beside", "listed_name", "replaced", "stored_bytes"]
 
-_KINDS = {"lock": "locks", "limit": "locks", "rate": "limits", "tag": "tags", "consumer": "consumers"}
+_RIGHT_OF_KIND = {"lock": "locks", "limit": "locks", "rate": "limits", "tag": "tags", "consumer": "consumers"}
 """Kinds of things beside the data, and the field of `Names` that says whose their names are."""
 
 
@@ -31,7 +31,7 @@ def listed_name(store: DataStore, kind: str, name: str) -> bytes:
     `kind` is that of its Redis key (``lock``, ``limit``, ``rate``, ``tag``, ``consumer``), or ``ns`` for a namespace.
     """
     scope = operations_of(store).scope
-    user = scope.user if kind == "ns" else scope.keys_of_name(_KINDS[kind], name)
+    user = scope.user if kind == "ns" else scope.keys_of_name(_RIGHT_OF_KIND[kind], name)
     return b"%b%b:%b" % (user.prefix.removeprefix(scope.user.prefix), kind.encode(), name.encode())
 
 
@@ -41,7 +41,7 @@ def list_beside(store: DataStore, names: Sequence[bytes]) -> None:
     on.run(usage.list_beside(on.scope, names))
 
 
-def replaced(store: DataStore, keys: Sequence[str]) -> Replaced:
+def replaced(store: DataStore, keys: Sequence[str]) -> Overwritten:
     """Return what a write of these keys would replace; nothing in a watched namespace."""
     on = operations_of(store)
     return on.run(usage.replaced(on.scope, keys))

@@ -39,6 +39,8 @@ WATCHED_BYTES = 8_000
 
 KEYS_PER_STEP = 500
 
+FIELDS_PER_QUESTION = 1000
+
 SWEPT_PER_STEP = 500
 SWEEPS = 20
 """Limit of the steps in which one measurement checks members of tags, those that were checked longest ago."""
@@ -47,7 +49,7 @@ _NAMESPACE = b"ns:"
 _QUEUED = (b"lock", b"limit")
 
 
-class Replaced(NamedTuple):
+class Overwritten(NamedTuple):
     """What a write replaces."""
 
     keys: int
@@ -101,10 +103,15 @@ async def list_beside(scope: Scope, names: Sequence[bytes]) -> None:
     await run_script(BESIDE, (scope.user.beside(scope.access.names.agent),), ("", *names))
 
 
-async def replaced(scope: Scope, keys: Sequence[str]) -> Replaced:
+async def replaced(scope: Scope, keys: Sequence[str]) -> Overwritten:
     """Return what a write of these keys would replace; nothing in a watched namespace."""
     fields = tuple(map(encode_key, dict.fromkeys(keys)))
-    return Replaced(*await run_script(REPLACED, (scope.keys.data, scope.keys.log), fields, repeatable=True))
+    found = Overwritten(0, 0, 0)
+    for start in range(0, len(fields), FIELDS_PER_QUESTION):
+        some = fields[start : start + FIELDS_PER_QUESTION]
+        more = await run_script(REPLACED, (scope.keys.data, scope.keys.log), some, repeatable=True)
+        found = Overwritten(*map(sum, zip(found, more, strict=True)))
+    return found
 
 
 async def _with_listed(
