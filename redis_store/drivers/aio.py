@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -104,11 +104,9 @@ class AsyncCore:
 
     async def close(self) -> None:
         """Close the connections of every event loop and stop using the server."""
-        for driver in members_of(self.watching):
-            closing = driver.close()  # first, because a consumer releases its name through its driver
-            if closing is not None:
-                await closing
+        await _close_all(self.watching)  # first, because a consumer releases its name through its driver
         self.is_closed = True
+        await _close_all(self.watching)  # of waits that began meanwhile
         if self.near is not None:
             self.near.leave(self)
             self.near = None  # other clients go on using the cached values
@@ -391,14 +389,19 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """End the store's watches and waits, and refuse later calls; close the connections if they are the store's own."""
-        for watch in members_of(self._watches or ()):
-            closing = watch.close()  # first, because a consumer releases its name through this driver
-            if closing is not None:
-                await closing
+        await _close_all(self._watches or ())  # first, because a consumer releases its name through this driver
         if self._owns_core:
             await self.core.close()
         elif not self.core.is_closed:
             self.core = self.core.emptied()
+        await _close_all(self._watches or ())  # those that began meanwhile
+
+
+async def _close_all(them: Iterable[AsyncClosable]) -> None:
+    for each in members_of(them):
+        closing = each.close()
+        if closing is not None:
+            await closing
 
 
 _left_to_parent: list[dict[int, _LoopState]] = []

@@ -78,15 +78,19 @@ class SyncCore:
 
     def close(self) -> None:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
-        for driver in members_of(self.watching):
-            driver.close()  # first, because a consumer releases its name through its driver
+        self._close_drivers()  # first, because a consumer releases its name through its driver
         self.is_closed = True
         if not self._borrows:
             self.loans.close()
             self.keeper.close()
+        self._close_drivers()  # of waits that began meanwhile
         near, self.near = self.near, None
         if near is not None:
             near.leave(self)  # other clients go on using the cached values
+
+    def _close_drivers(self) -> None:
+        for driver in members_of(self.watching):
+            driver.close()
 
     def emptied(self) -> SyncCore:
         """Return what a store has left when it closes and its client does not: no connections, and no cached values."""
@@ -244,12 +248,16 @@ class SyncDriver:
 
     def close(self) -> None:
         """End the store's watches and waits, and refuse later calls; close the connections if they are the store's own."""
-        for watch in members_of(self._watches or ()):
-            watch.close()  # first, because a consumer releases its name through this driver
+        self._close_watches()  # first, because a consumer releases its name through this driver
         if self._owns_core:
             self.core.close()
         elif not self.core.is_closed:
             self.core = self.core.emptied()
+        self._close_watches()  # those that began meanwhile
+
+    def _close_watches(self) -> None:
+        for watch in members_of(self._watches or ()):
+            watch.close()
 
 
 def members_of(them: Iterable[C]) -> list[C]:

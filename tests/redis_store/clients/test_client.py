@@ -199,6 +199,24 @@ def test_closing_the_client_ends_everything(client: Client, user: str) -> None:
     client.close()
 
 
+def test_a_watch_that_begins_while_the_client_closes_ends(client: Client, user: str) -> None:
+    """The consumer is closed first; meanwhile another store begins to watch."""
+    consumer, other = client.store(user=user).watch(consumer="c"), client.store(user=user)
+    close_really = consumer.close
+    begun = []
+
+    def close() -> None:
+        if not begun:
+            begun.append(other.watch())
+        close_really()
+
+    consumer.close = close  # type: ignore[method-assign]
+    client.close()
+    with in_thread(lambda: list(begun[0])) as changes:
+        pass
+    assert changes.result == []
+
+
 def test_a_closed_client_returns_nothing_from_the_near_cache(one_server: Server, user: str) -> None:
     with Client(one_server.url, near_cache=True) as other:
         client = Client(one_server.url, near_cache=True)
