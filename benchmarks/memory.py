@@ -12,7 +12,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,21 @@ class Peak:
 def measure() -> Iterator[Peak]:
     """Yield the peak of each call on each side."""
     with running_server() as server:
-        for kind in ("one text", "embedding", "nested"):
-            for call in ("set", "get"):
-                yield _in_a_process(_outside, server.port, f"{call}, {kind}", call, kind, VALUE_BYTES)
-        for call in ("set_many", "get_many"):
-            yield _in_a_process(_outside, server.port, f"{call}, texts of 2 MiB", call, "batch", BATCH_BYTES)
+        for kind in ("one text", "embedding", "nested", "batch"):
+            size_bytes = BATCH_BYTES if kind == "batch" else VALUE_BYTES
+            written, read = (_in_a_process(_outside, server.port, call, kind, size_bytes) for call in _calls(kind))
+            yield from (written, replace(read, value_mib=written.value_mib))  # the same objects
         for kind, size_bytes in (
             ("one text", VALUE_BYTES),
             ("embedding", AGENT_EMBEDDING_BYTES),
             ("batch", AGENT_BATCH_BYTES),
         ):
-            for call in ("set_many", "get_many") if kind == "batch" else ("set", "get"):
-                yield from _in_a_process(_inside, server.port, f"{call}, {kind}", call, kind, size_bytes)
+            for call in _calls(kind):
+                yield from _in_a_process(_inside, server.port, call, kind, size_bytes)
+
+
+def _calls(kind: str) -> tuple[str, str]:
+    return ("set_many", "get_many") if kind == "batch" else ("set", "get")
 
 
 def _in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
@@ -79,27 +82,26 @@ def _in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
         return process.submit(function, *arguments).result()
 
 
-def _outside(port: int, name: str, call: str, kind: str, size_bytes: int) -> Peak:
+def _outside(port: int, call: str, kind: str, size_bytes: int) -> Peak:
+    value: Any = None
+    having = 0.0
     with connect(f"redis://127.0.0.1:{port}", user=USER) as store:
         store.set("small", [None, 1.5]), store.get("small")
         before = _resident_mib()
         if call.startswith("set"):
             value = made(kind, size_bytes)
-            having = _resident_mib()
-            _forget_peak()
-            store.set_many(value) if call == "set_many" else store.set(kind, value)
-            peak = _peak_mib()
+            having = _resident_mib() - before
+        _forget_peak()
+        if call == "set":
+            store.set(kind, value)
+        elif call == "set_many":
+            store.set_many(value)
+        elif call == "get":
+            value = store.get(kind)
         else:
-            _forget_peak()
-            value = (
-                store.get_many([f"{number}" for number in range(_parts(size_bytes))])
-                if call == "get_many"
-                else store.get(kind)
-            )
-            peak = _peak_mib()
-            having = _resident_mib()
-    text_mib = len(orjson.dumps(value)) / MIB
-    return Peak(name, text_mib, having - before, peak - before)
+            value = store.get_many([f"{number}" for number in range(_parts(size_bytes))])
+        peak = _peak_mib()
+    return Peak(f"{call}, {kind}", len(orjson.dumps(value)) / MIB, having, peak - before)
 
 
 def _parts(size_bytes: int) -> int:
@@ -175,7 +177,7 @@ def size_of(value):
 """
 
 
-def _inside(port: int, name: str, call: str, kind: str, size_bytes: int) -> list[Peak]:
+def _inside(port: int, call: str, kind: str, size_bytes: int) -> list[Peak]:
     url = f"redis://127.0.0.1:{port}"
     limits = sandbox.Limits(cpu_s=600)
 
@@ -194,12 +196,12 @@ def _inside(port: int, name: str, call: str, kind: str, size_bytes: int) -> list
     text_mib = size_bytes / MIB
     return [
         Peak(
-            f"in an agent: {name}: the agent",
+            f"in an agent: {call}, {kind}: the agent",
             text_mib,
             agent["having"] - agent["before"],
             agent["after"] - agent["before"],
         ),
-        Peak(f"in an agent: {name}: the host", text_mib, 0.0, host),
+        Peak(f"in an agent: {call}, {kind}: the host", text_mib, 0.0, host),
     ]
 
 

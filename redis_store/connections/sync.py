@@ -245,7 +245,15 @@ class HeldConnection:
                 reply = gets()
             except hiredis.ProtocolError as error:
                 raise self._lost(f"the reply is not Redis protocol: {error}", writes) from error
+        if received > _KEPT_PARSER_BYTES:
+            self._free_parser()
         return reply
+
+    def _free_parser(self) -> None:
+        """Have the parser free the buffer of a big reply now, and not when it gets the next one."""
+        if not self._reader.has_data():
+            self._reader.feed(b"+\r\n")
+            self._reader.gets()
 
     def _wait(self, writes: bool) -> None:
         """Wait for data: for up to `SPIN_NS` without sleeping, if that is cheaper, then for the time-out."""

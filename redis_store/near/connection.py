@@ -26,10 +26,11 @@ _READ_BYTES = 64 * 1024
 class PushReader:
     """A reply parser that returns only replies, and passes pushes to a callback in their order among the replies."""
 
-    __slots__ = ("_gets", "_heard", "feed")
+    __slots__ = ("_gets", "_heard", "feed", "has_data")
 
     def __init__(self, reader: hiredis.Reader, heard: Heard) -> None:
         self.feed = reader.feed
+        self.has_data = reader.has_data
         self._gets = reader.gets
         self._heard = heard
 

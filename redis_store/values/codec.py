@@ -151,11 +151,11 @@ class JsonText:
         if len(value) > self.max_values:  # as many bytes at least
             check_values(value, self.max_values)
         try:
-            parsed = orjson.loads(value)
+            parsed = _load(value)  # orjson would take twice the text's memory before it makes the first object
             if _may_be_deep(value):
                 orjson.dumps(parsed)
             return value
-        except (ValueError, TypeError, RecursionError):
+        except (*_NOT_LOADED, TypeError):
             pass
         rules.dump(_load_or_refuse(value))
         return value

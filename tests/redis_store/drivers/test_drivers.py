@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redis_store import ServerRefused, StoreUnavailable, UnsupportedByServer, WrongKeyType, connect, connect_async
+from redis_store import (
+    DataStore,
+    ServerRefused,
+    StoreUnavailable,
+    UnsupportedByServer,
+    WrongKeyType,
+    connect,
+    connect_async,
+)
 from redis_store.operations import operations_of
 from redis_store.protocol.call import Alone, Call, as_is, read
+from tests.support.servers import Server
 
 Run = Callable[..., Any]
 
@@ -170,3 +181,23 @@ def test_errors_are_classified_by_remedy(run: Run) -> None:
     ):
         with pytest.raises(error):
             run(op(text))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory of a process is read from /proc")
+def test_a_big_reply_leaves_no_memory_behind(
+    one_server: Server, user: str, open_store: Callable[..., DataStore]
+) -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
+
+    with open_store(one_server.url, user) as store:
+        store.set("big", "x" * (48 * 2**20))  # blocks of more than 32 MiB are given back to the system at once
+        store.get("small")
+        before = resident_mib()
+        assert len(store.get("big")) == 48 * 2**20
+        assert resident_mib() - before < 24
+        assert store.get("small") is None
+    with open_store(one_server.url, user, near_cache=True) as near:  # whose parser is another
+        assert len(near.get("big")) == 48 * 2**20
+        near.set("small", 1)
+        assert near.get("small") == 1

@@ -133,6 +133,30 @@ def test_own_frame_over_the_limit_is_not_sent() -> None:
         assert caught.value.size_bytes > caught.value.limit_bytes == MAX
 
 
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 500_000, 1_000_000])
+def test_a_frame_with_big_parts_is_as_a_packer_writes_it(size: int) -> None:
+    for parts in (
+        ["set", "ns", "k", b"x" * size, None, 1.5],
+        [b"x" * size],
+        [b"x" * size, b"", "é" * 70_000, b"y" * size],
+    ):
+        frame = pack(parts, 4 * MAX)
+        assert frame == struct.pack("<I", len(frame) - 4) + msgpack.packb(parts)
+        assert unpack(frame[4:]) == parts
+
+
+def test_a_big_text_is_copied_once_for_a_frame() -> None:
+    text = b"x" * (8 * MAX)
+    tracemalloc.start()
+    try:
+        pack(["set", "ns", "k", text], 9 * MAX)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(text)
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(FrameTooBig):
+        pack(["k" * 100, text], 8 * MAX + 50)
+
+
 def test_channel_carries_frames_bigger_than_any_buffer() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
