@@ -40,6 +40,9 @@ that polling pays. One get takes 54 µs with these values, 130 µs with 50 for b
 _COPIED_BYTES = 64 * 1024
 """Size of a part of a frame up to which a packer copies it, in bytes; and the mean size up to which it packs all parts."""
 
+_BIG_BYTES = 0xC6
+"""The first byte of bytes whose length takes four bytes."""
+
 _LOOK_AFTER = 1000
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -79,7 +82,7 @@ def _frame_of_pieces(parts: list[Part], max_bytes: int) -> bytes:
     pieces: list[bytes] = [packer.pack_array_header(len(parts))]
     for part in parts:
         if type(part) is bytes and len(part) > _COPIED_BYTES:
-            pieces += (b"\xc6" + len(part).to_bytes(4, "big"), part)
+            pieces += (_BIG_BYTES.to_bytes() + len(part).to_bytes(4, "big"), part)
         else:
             pieces.append(packer.pack(part))
     size = sum(map(len, pieces))
@@ -98,6 +101,8 @@ def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
     size = len(body) - start
     if not size:
         return []
+    if size > _COPIED_BYTES * count and (pieces := _parts_of_pieces(memoryview(body)[start:], count)) is not None:
+        return pieces
     unpacker = Unpacker(read_size=size, max_buffer_size=size, max_array_len=0, max_map_len=0, max_ext_len=0)
     try:
         unpacker.feed(memoryview(body)[start:])
@@ -110,6 +115,30 @@ def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
     if len(parts) != count or read != size:
         raise FrameError("a frame whose length does not fit its parts")
     return parts
+
+
+def _parts_of_pieces(rest: memoryview, count: int) -> list[Any] | None:
+    """Return the parts of a frame with big texts, each copied once; None where that needs another look.
+
+    An unpacker would copy the whole frame first.
+    """
+    parts: list[Any] = []
+    try:
+        while rest and len(parts) < count:  # which is small
+            if rest[0] == _BIG_BYTES:
+                end = 5 + int.from_bytes(rest[1:5], "big")
+                if end > len(rest):
+                    return None
+                parts.append(bytes(rest[5:end]))
+            else:
+                unpacker = Unpacker(max_array_len=0, max_map_len=0, max_ext_len=0)
+                unpacker.feed(rest[:_COPIED_BYTES])
+                parts.append(unpacker.unpack())
+                end = unpacker.tell()
+            rest = rest[end:]
+    except Exception:  # whatever an unpacker may raise: a part that is cut off, longer, or none
+        return None
+    return parts if len(parts) == count and not rest and _SCALARS.issuperset(map(type, parts)) else None
 
 
 def _scalars(unpacker: Any, count: int) -> list[Any]:

@@ -73,6 +73,21 @@ def test_rejects_extra_or_missing_bytes(parts: list[Any], more: bytes) -> None:
             unpack(body[:end])
 
 
+@pytest.mark.parametrize("small", [[], [None, "k"], [{}], [[]], [b"", -1, "é" * 70_000], [True] * 3])
+@pytest.mark.parametrize("more", [b"", b"\xc0", b"\x90", b"\xc6\x00\x00\x00\x02x", b"\xc1" * 400_000])
+def test_a_big_frame_is_read_as_a_small_one(small: list[Any], more: bytes) -> None:
+    big = [b"x" * 600_000, *small, b"y" * 600_000]
+    body = msgpack.packb(big) + more
+    if more or {} in small or [] in small:
+        with pytest.raises(FrameError):
+            unpack(body)
+    else:
+        assert unpack(body) == big
+    for end in (len(body) - len(more) - 1, 600_004, 600_007, 500_000, 5):
+        with pytest.raises(FrameError):
+            unpack(body[:end])
+
+
 HOSTILE_BODIES = {
     "nothing": b"",
     "a map": b"\x80",
@@ -101,6 +116,15 @@ HOSTILE_BODIES = {
     "a string that is not UTF-8": b"\x91\xa1\xff",
     "a string with a surrogate": b"\x91\xa3\xed\xa0\x80",
     "a truncated array": b"\xdc\x00",
+    "a big text and eight million nils": b"\x92\xc6"
+    + struct.pack(">I", 1_000_000)
+    + b"x" * 1_000_000
+    + b"\xc0" * 8_000_000,
+    "a big text that claims to be bigger": b"\x92\xc6" + struct.pack(">I", 9_000_001) + b"x" * 9_000_000,
+    "a big text and arrays in arrays": b"\x92\xc6"
+    + struct.pack(">I", 1_000_000)
+    + b"x" * 1_000_000
+    + b"\x91" * 8_000_000,
 }
 
 
@@ -145,12 +169,15 @@ def test_a_frame_with_big_parts_is_as_a_packer_writes_it(size: int) -> None:
         assert unpack(frame[4:]) == parts
 
 
-def test_a_big_text_is_copied_once_for_a_frame() -> None:
+def test_a_big_text_is_copied_once_for_a_frame_and_once_from_it() -> None:
     text = b"x" * (8 * MAX)
     tracemalloc.start()
     try:
-        pack(["set", "ns", "k", text], 9 * MAX)
+        frame = pack(["set", "ns", "k", text], 9 * MAX)
         assert tracemalloc.get_traced_memory()[1] < 1.5 * len(text)
+        tracemalloc.reset_peak()
+        assert unpack(memoryview(frame)[4:])[3] == text
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * len(text)
     finally:
         tracemalloc.stop()
     with pytest.raises(FrameTooBig):
