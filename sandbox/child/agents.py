@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from redis_store.values import rules
 from sandbox import errors
+from sandbox.child import json_text
 from sandbox.child.functions import Calls, dump, of_both_kinds
 from sandbox.errors import AgentRaised, InvalidType, SandboxError
 
@@ -34,7 +34,7 @@ class Agents:
             raise InvalidType(f"input_dict must be a dict, not {type(given).__name__}.")
         name = agent_name.encode(errors="backslashreplace").decode()
         text = await self._calls.reply_async("agent", name, dump(given, "input_dict"))
-        return rules.load(text)  # type: ignore[no-any-return]  # the host has checked that it is an object
+        return json_text.load(text)  # type: ignore[no-any-return]  # the host has checked that it is an object
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,8 +1,7 @@
 """Entry point of an agent's process: makes the modules of `SHARED` importable, besides the standard library and given packages.
 
-Run as a script: ``python -I -S boot.py <sandbox folder> <redis_store folder> <msgpack folder> <role>``. The role is
-``run <data fd> <control fd> <limits>``, ``zygote <fd> <settings>``, ``room <settings>`` (limits and settings as JSON), or
-``probe``.
+Run as a script: ``python -I -S boot.py <the folders of FOLDERS_OF> <role>``. The role is ``run <data fd> <control fd> <limits>``,
+``zygote <fd> <settings>``, ``room <settings>`` (limits and settings as JSON), or ``probe``.
 The packages' own ``__init__`` is not executed: it would import redis-py and more.
 """
 
@@ -15,8 +14,16 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+FOLDERS_OF = ("sandbox", "redis_store", "msgpack", "msgspec", "orjson")
+"""The packages of `SHARED`, in the order in which their folders are given."""
+
+OF_OTHERS = frozenset({"msgpack", "msgspec", "orjson"})
+"""Those that are not ours. An agent can import them only if it is given them as packages."""
+
 SHARED = {
     "msgpack": ("_cmsgpack", "exceptions", "ext", "fallback"),
+    "msgspec": ("_core", "_utils"),
+    "orjson": ("orjson",),
     "redis_store": ("errors", "limits", "locks", "mapping", "memo", "stats", "store", "transaction", "types"),
     "redis_store.connections": ("spin",),
     "redis_store.flows": ("clock", "compute_once", "flow", "hold", "optimistic", "renewing", "run_async", "run_sync"),
@@ -33,6 +40,7 @@ SHARED = {
         "channels",
         "functions",
         "given",
+        "json_text",
         "refusals",
         "reply",
         "reports",
@@ -64,7 +72,7 @@ SHARED = {
 
 
 class SharedFinder:
-    """Import finder for the modules of `SHARED`, in the folders that the host named; refuses other modules of those packages."""
+    """Import finder for the modules of `SHARED`, in the folders that the host named; refuses other modules of our packages."""
 
     def __init__(self, folders: dict[str, str]) -> None:
         self.folders = folders
@@ -73,9 +81,11 @@ class SharedFinder:
         package, _, module = name.rpartition(".")
         if package not in SHARED:
             return None
-        if module not in SHARED[package]:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         top, _, below = package.partition(".")
+        if module not in SHARED[package]:
+            if top in OF_OTHERS:  # of a package that the agent was given
+                return None
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         folder = "/".join((self.folders[top], *filter(None, below.split("."))))
         return PathFinder.find_spec(name, [folder])
 
@@ -113,8 +123,8 @@ def reset_signals() -> None:
 def main() -> None:
     reset_signals()
     os.umask(0o022)
-    sandbox, redis_store, msgpack, role, *arguments = sys.argv[1:]
-    folders = {"msgpack": msgpack, "redis_store": redis_store, "sandbox": sandbox}
+    folders = dict(zip(FOLDERS_OF, sys.argv[1:], strict=False))
+    role, *arguments = sys.argv[1 + len(FOLDERS_OF) :]
     for package in SHARED:
         stub = sys.modules[package] = ModuleType(package)
         stub.__path__ = []  # marks it as a package, with no folder for the standard finders

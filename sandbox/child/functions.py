@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis_store.errors import DataStoreError, InvalidValue
-from redis_store.values import rules
+from sandbox.child import json_text
 from sandbox.child.advice import did_you_mean
 from sandbox.child.awaitables import is_awaited
 from sandbox.child.channels import ControlChannel, interrupted, is_broken
@@ -159,11 +159,11 @@ class Calls:
         def plain(*args: Any, **kwargs: Any) -> Any:
             if is_awaited(sys._getframe().f_back):
                 return awaited(*args, **kwargs)
-            return rules.load(self.reply("call", address, dump(list(args), "args"), dump(kwargs, "kwargs")))
+            return json_text.load(self.reply("call", address, dump(list(args), "args"), dump(kwargs, "kwargs")))
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             answer = await self.reply_async("call", address, dump(list(args), "args"), dump(kwargs, "kwargs"))
-            return rules.load(answer)
+            return json_text.load(answer)
 
         return _dressed(awaited if described["async"] else plain, described)
 
@@ -196,7 +196,7 @@ def _text(error: BaseException) -> str:
 def dump(value: Any, name: str) -> bytes:
     """Return the JSON text of a value; the path in an error begins with `name`."""
     try:
-        return rules.dump(value)
+        return json_text.dump(value)
     except InvalidValue as error:
         raise renamed(error, name) from None
 

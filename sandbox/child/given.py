@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -22,6 +22,14 @@ Function = Callable[[dict[str, Any]], Callable[..., Any]]
 def tools_of(given: dict[str, Any], calls: Calls) -> Tools:
     """Return the agent's tools."""
     return Tools((one["name"], calls.function(one)) for one in given["tools"])
+
+
+def hide_packages(names: Container[str], given: Container[str]) -> None:
+    """Make packages that our modules use unknown to the agent. One that it is given finds its imported modules again."""
+    for name in list(sys.modules):
+        top, _, below = name.partition(".")
+        if top in names and not (below and top in given):
+            del sys.modules[name]
 
 
 def put_in_place(given: dict[str, Any], packages: dict[str, Any], calls: Calls, agents: Agents) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from typing import Any
 from redis_store.errors import InvalidValue
 from redis_store.store import DataStore
 from redis_store.values import rules
+from sandbox.child import json_text
 from sandbox.child.agent import NotAnAgent, arguments_for, call_run, find_run, make_module
 from sandbox.child.agents import Agents, failure
 from sandbox.child.awaitables import accept_values
 from sandbox.child.channels import ControlChannel, DataChannel
 from sandbox.child.functions import Calls, Tools, renamed
-from sandbox.child.given import put_in_place, tools_of
+from sandbox.child.given import hide_packages, put_in_place, tools_of
 from sandbox.child.reports import Reports, class_name, text_of
 from sandbox.child.store.operations import ChannelOperations
 from sandbox.child.store.watch import Waits
@@ -37,7 +38,6 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
 
     `scratch` is a folder that this process removes if the host dies, because no other process would.
     """
-    sys.modules.pop("msgpack", None)  # an empty package, whose modules are imported already
     control = ControlChannel(socket.socket(fileno=control_fd), _LARGEST_FRAME, scratch)
     _, user, namespace, name, filename, source, text, frame_bytes, result_bytes, *described = control.receive()
     data = DataChannel(socket.socket(fileno=data_fd), frame_bytes)
@@ -52,15 +52,16 @@ def main(data_fd: int, control_fd: int, folders: dict[str, str], scratch: str | 
 
     control.listen(answered)
     given, packages = map(json.loads, described)
+    hide_packages(folders.keys() - {"redis_store", "sandbox"}, packages["modules"])
     names = put_in_place(given, packages, calls, Agents(calls, given["agents"]))
     accept_values()
-    reports = Reports(filename, [folders["sandbox"], folders["redis_store"], folders["msgpack"]])
+    reports = Reports(filename, list(folders.values()))
     control.send("started")
     pid = os.getpid()
     operations: Any = ChannelOperations(data, waits, user, namespace)  # Any: its `Watch` has the methods of the store's
     module = make_module(name, filename, source, {"data_store": DataStore(operations), **names})
     try:
-        message = _outcome(module, source, rules.load(text), tools_of(given, calls), reports, result_bytes)
+        message = _outcome(module, source, json_text.load(text), tools_of(given, calls), reports, result_bytes)
     except BaseException as odd:  # an exception whose own methods raise while it is reported
         message = _unsaid(odd)
     _flush()
@@ -108,7 +109,7 @@ def _result(value: Any, result_bytes: int) -> list[Part]:
         _KEPT.append(value)
         return ["invalid_result", f"result is {rules.one(type(value))}: {advice}.", "result"]
     try:
-        text = rules.dump(value)
+        text = json_text.dump(value)
     except InvalidValue as error:
         _KEPT.append(value)
         error = renamed(error, "result")

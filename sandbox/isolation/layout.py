@@ -9,20 +9,15 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-import msgpack
-
-import redis_store
 from sandbox.child import boot
 
 CHILD = Path(boot.__file__).parent
-PACKAGES = {
-    "sandbox": CHILD.parent,
-    "redis_store": Path(redis_store.__file__).parent,
-    "msgpack": Path(msgpack.__file__).parent,
-}
-"""Folders of our packages, in the order of the arguments of `boot.py`."""
+PACKAGES = {name: Path(import_module(name).__file__ or "").parent for name in boot.FOLDERS_OF}
+"""Folders of the packages that an agent process uses, in the order of the arguments of `boot.py`."""
 
 _FLAGS = ("-I", "-S", "-B", "-u", "-X", "utf8")
 _PYTHON, _MODULES, _EXTRA = "/python", "/modules", "/packages"
@@ -151,7 +146,8 @@ def _our_files() -> list[Path]:
         if top in ("redis_store", "sandbox") and not below.startswith("child")
         for name in names
     ]
-    return [CHILD, *modules, PACKAGES["msgpack"]]
+    others = [find_spec(f"{package}.{name}") for package in boot.OF_OTHERS for name in boot.SHARED[package]]
+    return [CHILD, *modules, *(Path(one.origin) for one in others if one is not None and one.origin)]
 
 
 def _path_in_package(file: Path) -> str:

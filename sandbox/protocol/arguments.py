@@ -63,6 +63,7 @@ class Caller(Protocol):
     def ttl_ms(self) -> int | None: ...
     @property
     def access(self) -> Access: ...
+    def encode(self, value: object) -> bytes: ...
     def decode(self, text: bytes, key: str) -> Json: ...
 
 
@@ -124,27 +125,36 @@ def _keys(_: Caller, keys: Iterable[str]) -> list[str]:
     return [key_text(key) for key in keys]
 
 
-def _items(_: Caller, items: Mapping[str, Any]) -> list[Part]:
+def _items(caller: Caller, items: Mapping[str, Any]) -> list[Part]:
     if not isinstance(items, Mapping):
         raise InvalidType(f"A batch must be a dict of keys and values, not {type(items).__name__}.")
-    return [part for key, value in items.items() for part in (key_text(key), _dump_of(key, value))]
+    return [part for key, value in items.items() for part in (key_text(key), _text_of(caller, key, value))]
 
 
-def _dump_of(key: str, value: object) -> bytes:
+def _text_of(caller: Caller, key: str, value: object) -> bytes:
     try:
-        return rules.dump(value)
+        return caller.encode(value)
     except InvalidValue as error:
         raise InvalidValue(f"Under the key {key!r}: {error}", path=error.path, key=key) from None
+
+
+def _values(caller: Caller, values: Iterable[Any]) -> list[bytes]:
+    values = list(values)
+    try:
+        return [caller.encode(value) for value in values]
+    except InvalidValue:
+        pass
+    return [rules.dump(value) for value in rules.to_plain(values)]  # its error names the item
 
 
 def _pairs(parts: list[Any]) -> dict[str, Any]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _metadata_text(_: Caller, metadata: dict[str, Json] | None) -> bytes | None:
+def _metadata_text(caller: Caller, metadata: dict[str, Json] | None) -> bytes | None:
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidType(f"Metadata must be a dict or None, not {type(metadata).__name__}.")
-    return rules.dump(metadata) if metadata else None
+    return caller.encode(metadata) if metadata else None
 
 
 def _metadata(text: bytes | None) -> dict[str, Any] | None:
@@ -240,11 +250,11 @@ def _as_it_is(kinds: Kinds) -> Argument:
 KEY = Argument((TEXT,), lambda _, key: key_text(key), stored=charge_of_key)
 OLD_KEY = KEY._replace(stored=None)
 KEYS = Argument((TEXT,), _keys, repeated=True, most=MAX_CALL_KEYS, what="keys")
-JSON_VALUE = Argument((JSON,), lambda _, value: rules.dump(value), stored=len, texts=lambda text: [text])  # type: ignore[list-item]
+JSON_VALUE = Argument((JSON,), lambda caller, value: caller.encode(value), stored=len, texts=lambda text: [text])  # type: ignore[list-item]
 TEXT_OF_VALUE = JSON_VALUE._replace(encode=lambda _, text: text)
 VALUES = Argument(
     (JSON,),
-    lambda _, values: [rules.dump(value) for value in rules.to_plain(list(values))],
+    _values,
     repeated=True,
     stored=lambda texts: sum(map(len, texts)),
     texts=lambda texts: texts,
@@ -263,7 +273,7 @@ ITEMS = Argument(
 )
 EXPECTED = Argument(
     (JSON_OR_NONE,),
-    lambda _, value: None if value is MISSING else rules.dump(value),
+    lambda caller, value: None if value is MISSING else caller.encode(value),
     lambda text: MISSING if text is None else text,
 )
 TEXT_EXPECTED = EXPECTED._replace(encode=lambda _, text: text)

@@ -22,7 +22,6 @@ from redis_store.flows.compute_once import (
 from redis_store.limits import ttl_to_ms
 from redis_store.stats import Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
-from redis_store.values import rules
 from sandbox.child.store.run_flows import run_flow_async
 from sandbox.protocol.arguments import TTL, Caller, key_text
 
@@ -93,7 +92,7 @@ class Flight:
         return b""
 
     def encode(self, value: Any) -> bytes:
-        return rules.dump(value)
+        return self.on.encode(value)
 
     def decode(self, text: bytes) -> Json:
         return self.on.decode(text, self.key)

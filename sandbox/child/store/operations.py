@@ -31,6 +31,7 @@ from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, enc
 from redis_store.store import DataStore
 from redis_store.types import MISSING, Change, Json, Ttl
 from redis_store.values import rules
+from sandbox.child import json_text
 from sandbox.child.awaitables import is_awaited
 from sandbox.child.channels import DataChannel
 from sandbox.child.store import hold
@@ -101,10 +102,14 @@ class ChannelOperations:
         if not self.access.write:
             raise self.access.refusal("write", self.namespace)
 
+    def encode(self, value: object) -> bytes:
+        """Return the JSON text of a value, or raise `InvalidValue`."""
+        return json_text.dump(value)
+
     def decode(self, text: bytes, key: str) -> Json:
         """Return the value of stored bytes, or raise a `StoredDataError` that names the key."""
         try:
-            return rules.load(text)
+            return json_text.load(text)
         except (ValueError, RecursionError):
             raise _undecodable(text, self.namespace, key) from None
 
@@ -229,7 +234,7 @@ async def _update(on: ChannelOperations, key: str, function: Callable[[Any], Any
 
     async def change(there: bytes | None) -> bytes:
         value = default if there is None else on.decode(there, name)
-        return rules.dump(await Ask[Any](function, (value,)))
+        return on.encode(await Ask[Any](function, (value,)))
 
     async def put(text: bytes, there: bytes | None) -> Literal[True] | bytes | None:
         done, found = on.call("replace", name, there, text)
@@ -328,7 +333,7 @@ class ChannelDraft:
         try:
             scope.check(writes=True)
             check_open(self.begun, self.over)
-            self.writes[scope.namespace, key_text(key)] = rules.dump(value), TTL.encode(scope, ttl)
+            self.writes[scope.namespace, key_text(key)] = scope.encode(value), TTL.encode(scope, ttl)
         except DataStoreError as error:
             scope.tell_refused("set", key, error)
             raise

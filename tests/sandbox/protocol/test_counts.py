@@ -9,9 +9,10 @@ import pytest
 
 from redis_store.errors import LimitExceeded
 from redis_store.namespace.access import Access
+from redis_store.values import rules
 from sandbox.protocol.operations import OPERATIONS
 
-HANDLE = SimpleNamespace(ttl_ms=None, access=Access())
+HANDLE = SimpleNamespace(ttl_ms=None, access=Access(), encode=rules.dump)
 NARROW = SimpleNamespace(ttl_ms=None, access=Access.of(read=["a"] * 50, write=["a"] * 50))
 TOO_NARROW = SimpleNamespace(ttl_ms=None, access=Access.of(read=["a"] * 51, write=["a"] * 50))
 KEYS = [f"k{number}" for number in range(10_001)]
