@@ -193,7 +193,7 @@ class Broker:
         if tree.quota.is_set and writes and not row.only_renews(arguments):
             listed = row.listed(namespace, arguments)
             tree.quota.check(
-                size + charge_of_namespaces({name for kind, name in listed if kind == "ns"}),
+                size + charge_of_namespaces({*namespaces, *([namespace] if row.notes == "ns" else [])}),
                 self._store,
                 [listed_name(self._store, kind, name) for kind, name in listed],
                 lambda: self._replaced(row, namespace, arguments),
