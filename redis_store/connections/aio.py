@@ -133,6 +133,12 @@ class LoopConnection(asyncio.Protocol):
 
         self._submit(pack((command,)), 1, False).add_done_callback(answered)
 
+    def send(self, commands: Sequence[Command], repeatable: bool) -> asyncio.Future[Any] | None:
+        """Send commands together and return the future of their reply, as of `request`; None if there is no room for them now."""
+        if self._room or self._full:
+            return None
+        return self._submit(pack(commands), len(commands), not repeatable)
+
     async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands together and return the reply, or the list of replies if there are several commands."""
         data = pack(commands)
@@ -200,10 +206,14 @@ class LoopConnection(asyncio.Protocol):
         future = self._loop.create_future()
         self._waiting.append(_Waiting(future, replies, len(data), writes))
         self._bytes_under_way += len(data)
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
         self._outbox.append(data)
         self._unsent += 1
+        if len(self._outbox) > 1:
+            return future
+        if _has_other_work(self._loop):  # other tasks may make calls in this iteration
+            self._loop.call_soon(self._flush)
+        elif self._write_all():
+            self._loop.call_soon(self._spin)  # not at once: the caller's task shall leave the loop a turn
         return future
 
     def _deliver(self, entry: _Waiting, reply: Any) -> None:
@@ -219,14 +229,18 @@ class LoopConnection(asyncio.Protocol):
             entry.future.set_result(reply)
 
     def _flush(self) -> None:
-        """Write the calls of this iteration of the loop in one piece, and poll for a single call's reply if worthwhile."""
+        if self._write_all():
+            self._spin()
+
+    def _write_all(self) -> bool:
+        """Write the calls of this iteration of the loop in one piece, and return whether polling for the reply is worthwhile."""
         if not self._outbox or self._failure is not None:
-            return
+            return False
         look = self._poll_before_write
         if len(self._waiting) == self._unsent and look is not None and look(0):
             # No reply is outstanding, yet the socket is readable: the server closed it. Nothing was sent yet.
             self.close(self._lost("the server had closed it"))
-            return
+            return False
         data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
         self._outbox.clear()
         alone = self._unsent == len(self._waiting) == 1
@@ -241,12 +255,11 @@ class LoopConnection(asyncio.Protocol):
             self._watchdog = self._loop.call_later(self._address.timeout_s, self._watch)
         self._written += len(data)
         self._transport.write(data)
-        if alone and self._poll is not None and self._spinner.worth_it() and not _has_other_work(self._loop):
-            self._spin()
+        return alone and self._poll is not None and self._spinner.worth_it()
 
     def _spin(self) -> None:
-        assert self._poll is not None
-        assert self._descriptor is not None
+        if self._poll is None or self._descriptor is None or len(self._waiting) != 1 or _has_other_work(self._loop):
+            return
         end = perf_counter_ns() + SPIN_NS
         while not self._poll(0):
             if perf_counter_ns() > end:

@@ -18,7 +18,9 @@ from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Alone, Call, Op, not_a_call
+from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive
+from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
 
 T = TypeVar("T")
@@ -200,10 +202,12 @@ class SyncDriver:
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> T:
         """Run an operation that reads, or let the near cache answer it."""
-        near = self.core.near
-        if near is not None:
-            return near.threads.answer(read, scope, wanted, default, self)
-        return self.run(read.ask(scope, wanted, default))
+        core = self.core
+        if core.near is not None:
+            return core.near.threads.answer(read, scope, wanted, default, self)
+        if read.call is None or read.result is None or core.around is not None:
+            return self.run(read.ask(scope, wanted, default))
+        return read.result(scope, wanted, default, _reply_to(core.loans, read.call(scope, wanted)))
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
@@ -267,6 +271,22 @@ def members_of(them: Iterable[C]) -> list[C]:
             return list(them)
         except RuntimeError:  # it changed meanwhile
             continue
+
+
+def _reply_to(loans: Loans, call: Call[Any]) -> Any:
+    """Carry out one call that may be repeated, as `run` does; without an operation it takes a microsecond less."""
+    held = loans.take()
+    try:
+        try:
+            reply = held.exchange(call.commands, True)
+        except ConnectionLost:
+            held = _replace(loans, held, None)
+            reply = held.exchange(call.commands, True)
+    finally:
+        loans.put_back(held)
+    if type(reply) is ReplyError:
+        raise translate(reply, call.commands)
+    return reply
 
 
 def _replace(loans: Loans, broken: HeldConnection, most_s: float | None) -> HeldConnection:

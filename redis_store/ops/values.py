@@ -33,9 +33,13 @@ MERGE_TRIES = 100
 
 
 async def get(scope: Scope, key: str, default: Any = None) -> Any:
-    scope.check_readable()
-    field = encode_key(key)
-    return _got(scope, key, default, await Call(((_opening_of_get(scope.keys.data), field),), as_is, True))
+    return _got(scope, key, default, await _call_of_get(scope, key))
+
+
+def _call_of_get(scope: Scope, key: str) -> Call[bytes | None]:
+    if not scope.readable:
+        scope.check_readable()
+    return Call(((_opening_of_get(scope.keys.data), encode_key(key)),), as_is, True)
 
 
 def _got(scope: Scope, key: str, default: Any, text: bytes | None) -> Any:
@@ -58,7 +62,7 @@ def _got_again(scope: Scope, key: str, default: Any, kept: Any) -> Any:
     return scope.codec.decode_kept(kept, scope.namespace, key)
 
 
-GET: Read[Any] = Read(get, _got_again, _got)
+GET: Read[Any] = Read(get, _got_again, _got, call=_call_of_get)
 """`get` for drivers with a near cache."""
 
 

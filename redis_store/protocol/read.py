@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from redis_store.protocol.call import Op
+from redis_store.protocol.call import Call, Op
 
 T = TypeVar("T")
 
@@ -27,3 +27,8 @@ class Read(Generic[T]):
     """Counts a reply and returns the result; None if the reply is not worth keeping."""
     many: bool = False
     """Whether it takes a list of keys."""
+    call: Callable[[Any, Any], Call[Any]] | None = None
+    """Makes the one call that `ask` consists of, so that a driver can do without the operation; None if it has several.
+
+    It takes the scope and the key. Its reply is for `result`.
+    """
