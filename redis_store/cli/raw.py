@@ -5,24 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from typing import Annotated, BinaryIO
+from collections.abc import Sequence
+from typing import Annotated
 
-import hiredis
 import typer
-from redis import exceptions as redis_errors
 
 from redis_store.cli import reply_format
-from redis_store.cli.reply_format import ErrorReply, Reply, read_reply
+from redis_store.cli.reply_format import ErrorReply, Reply, goes_on
 from redis_store.cli.server import DataDirOption
 from redis_store.cli.streams import stdout_failed
-from redis_store.connections.address import Address
-from redis_store.connections.resolver import make_resolver
-from redis_store.connections.sync import connecting_failed
-from redis_store.errors import ConnectionLost, InvalidInput
+from redis_store.errors import InvalidInput
 from redis_store.settings import Settings, resolve_url
 
-_STREAMS = {b"MONITOR", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
 _NOT_HERE = {
     b"SYNC": "makes the connection a replica's",
     b"PSYNC": "makes the connection a replica's",
@@ -58,15 +52,16 @@ def redis(
 
     SUBSCRIBE and MONITOR run until Ctrl-C. The exit code is 1 if the reply is an error, as with `redis-cli -e`.
     """
+    from redis_store.cli.replies import replies_to  # imports redis-py, which takes longer than all that --help needs
+
     command = [os.fsencode(word) for word in words]
     _refuse_what_cannot_work(command)
     bare = not sys.stdout.isatty() if raw is None else raw
     settings = Settings(url=None if data_dir is not None and url is None else resolve_url(url), data_dir=data_dir)
     failed = False
     with (
-        contextlib.closing(make_resolver(settings)) as resolver,
-        contextlib.closing(_replies(command, resolver.address())) as replies,
-        contextlib.suppress(KeyboardInterrupt) if _goes_on(command) else contextlib.nullcontext(),
+        contextlib.closing(replies_to(command, settings)) as replies,
+        contextlib.suppress(KeyboardInterrupt) if goes_on(command) else contextlib.nullcontext(),
     ):
         for reply in replies:
             _show(command, reply, bare=bare)
@@ -82,44 +77,6 @@ def _refuse_what_cannot_work(command: Sequence[bytes]) -> None:
     reason = _NOT_HERE.get(name) or _NOT_HERE.get(b" ".join(word.upper() for word in command[:2]))
     if reason is not None:
         raise InvalidInput(f"{name.decode(errors='replace')} {reason}; use redis-cli.")
-
-
-def _goes_on(command: Sequence[bytes]) -> bool:
-    return command[0].upper() in _STREAMS
-
-
-def _replies(command: Sequence[bytes], address: Address) -> Generator[Reply, None, None]:
-    connection = address.new_connection()
-    try:
-        connection.connect()
-    except (redis_errors.RedisError, OSError, ValueError) as error:
-        raise connecting_failed(error, address) from error
-    try:
-        sock = connection._get_socket()
-        assert sock is not None, "redis-py has connected"
-        sock.settimeout(None)  # a command may block for any time; Ctrl-C ends it
-        sock.sendall(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type] # its stub says a tuple of one
-        with sock.makefile("rb") as stream:
-            yield from _read_replies(command, stream)
-    except (EOFError, OSError, ValueError) as error:
-        reason = str(error) or "it closed the connection"
-        raise ConnectionLost(f"The server at {address.shown} did not reply: {reason}.") from error
-    finally:
-        connection.disconnect()
-
-
-def _read_replies(command: Sequence[bytes], stream: BinaryIO) -> Iterator[Reply]:
-    try:
-        reply = read_reply(stream)
-    except EOFError:
-        if command[0].upper() == b"SHUTDOWN":
-            return
-        raise
-    yield reply
-    if _goes_on(command):
-        print("Reading messages... (press Ctrl-C to quit)", file=sys.stderr)
-        while not isinstance(reply, ErrorReply):
-            yield (reply := read_reply(stream))
 
 
 def _show(command: Sequence[bytes], reply: Reply, *, bare: bool) -> None:

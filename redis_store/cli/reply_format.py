@@ -35,6 +35,8 @@ _ESCAPES = {
 }
 _QUOTED = [_ESCAPES.get(byte) or (bytes([byte]) if 32 <= byte < 127 else b"\\x%02x" % byte) for byte in range(256)]
 
+_STREAMS = {b"MONITOR", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
+
 #: Commands with a human-readable text as reply, which redis-cli prints unchanged. Name -> subcommands; empty means all.
 _TEXTS: dict[bytes, frozenset[bytes]] = {
     b"INFO": frozenset(),
@@ -71,6 +73,11 @@ def read_reply(stream: BinaryIO) -> Reply:
     if len(text) < size + 2:
         raise EOFError
     return text[:-2]
+
+
+def goes_on(command: Sequence[bytes]) -> bool:
+    """Whether replies to a command come until the connection ends."""
+    return command[0].upper() in _STREAMS
 
 
 def is_text_command(command: Sequence[bytes]) -> bool:
