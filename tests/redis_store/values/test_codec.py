@@ -101,7 +101,7 @@ def test_the_fast_path_agrees_with_the_rules(seed: int | None) -> None:
         ["null", math.nan],
         [None, -math.nan, math.inf],
         {"a": b"bytes", "b": None},
-        [orjson.Fragment(b"1")],
+        pytest.param([orjson.Fragment(b"1")], id="fragment"),
         [0.1] * 40 + [math.nan],
     ],
     ids=repr,
