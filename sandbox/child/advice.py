@@ -33,7 +33,7 @@ _NO_TERMINAL = "An agent has no terminal: pass what it asks for in the input."
 
 _HOST_ONLY = {
     "redis_store": (
-        ("connect", "connect_async", "DataStore", "AsyncDataStore", "server"),
+        ("connect", "connect_async", "Client", "AsyncClient", "DataStore", "AsyncDataStore", "server"),
         "an agent opens no store: it has data_store, which is open already, without an import",
     ),
     "sandbox": (
