@@ -153,7 +153,7 @@ def test_every_row_of_the_table_is_measured(
     figures = [Figure("", 1.0, 1.0, 1.0, (1.0, 1.0))]
     monkeypatch.setattr(measure.watching, "write_cost", lambda server, watchers: (1.0, figures[0]))
     monkeypatch.setattr(measure.watching, "latencies", lambda server, only: {only: (1.0, 1.0)})
-    monkeypatch.setattr(measure.agents, "_measured", lambda server, works, rounds: [[(1.0, 1.0)] * 2 for _ in works])
+    monkeypatch.setattr(measure.agents, "_measured", lambda server, work, rounds: [(1.0, 1.0)] * 2)
     monkeypatch.setattr(measure.agents, "runs", lambda server, tier: figures[0])
     monkeypatch.setattr(measure.agents, "run_times_ms", lambda server: (1.0, 1.0))
     monkeypatch.setattr(measure, "STARTS", 1)
