@@ -20,23 +20,26 @@ from tests.support.values_fuzz.generator import Number, Word, nested
 UNREADABLE = [b"1e400", b'"\\ud800"', b"[NaN]", b"01", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"9" * 4301, b'"\x01"', b""]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"a": [float("nan")] * 20, "b": None},
-        [None, -math.nan, math.inf],
-        {Number.ONE: 1},
-        [Word.A, [Number.ONE]],
-        {"a": b"bytes", "b": None},
-        [bytearray(b"1"), memoryview(b"1")],
-        {1: 2, "1": 3},
-        [(1, 2), {3}],
-        [2**63, 2**64, -(2**63), -(2**63) - 1],
-        orjson.Fragment(b"1"),
-        [None, "\x7f\U0001f600" + "x" * 198],
-    ],
-)
+VALUES = [
+    {"a": [float("nan")] * 20, "b": None},
+    [None, -math.nan, math.inf],
+    [0.1] * 40 + [math.nan],
+    {Number.ONE: 1},
+    [Word.A, [Number.ONE]],
+    {"a": b"bytes", "b": None},
+    [bytearray(b"1"), memoryview(b"1")],
+    {1: 2, "1": 3},
+    [(1, 2), {3}],
+    [2**63, 2**64, -(2**63), -(2**63) - 1],
+    orjson.Fragment(b"1"),
+    "\ud800",
+    [None, "\x7f\U0001f600" + "x" * 198],
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_writing_agrees_with_the_rules(value: Any) -> None:
+    """For many more values: ``make fuzz-values``."""
     assert outcome(json_text.dump, value) == outcome(rules.dump, value)
 
 
