@@ -67,19 +67,6 @@ def test_a_kept_value_too_deep_to_copy_is_decoded_again() -> None:
     assert JSON_TEXT.decode_kept(entry, "ns", "key") == entry.text
 
 
-@settings(max_examples=250)
-@given(json_values)
-def test_every_json_value_round_trips(value: Any) -> None:
-    text = VALUES.encode(value)
-    assert repr(decode(text)) == repr(value)
-    assert repr(VALUES.decode_found(["key"], [text], "ns")) == repr({"key": value})
-    assert repr(rules.load(rules.dump(value))) == repr(value)
-    assert JSON_TEXT.encode(text) == text
-    entry = entry_of(text)
-    for kept in (entry, entry):  # decoded, then copied
-        assert repr(VALUES.decode_kept(kept, "ns", "key")) == repr(value)
-
-
 @pytest.mark.parametrize("seed", [20261130, None], ids=["fixed", "random"])
 def test_the_fast_path_agrees_with_the_rules(seed: int | None) -> None:
     """For longer, and in the sandbox: ``make fuzz-values``."""

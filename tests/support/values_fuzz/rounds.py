@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import sandbox
 from redis_store import connect
 from redis_store.namespace.keys import UserKeys
+from redis_store.near.entries import Entry, Space
 from redis_store.values import rules
 from redis_store.values.codec import VALUES, JsonText
 from tests.support.servers import Server
@@ -63,6 +65,10 @@ def check_in_this_process(seed: int) -> str:
             raise Disagreement(f"seed {seed}: the texts differ:\n{texts[1]!r:.2000}\n{texts[0]!r:.2000}")
         for text in texts:
             _agree(seed, "decoding", f"value {_decode(text)!r}", reference)
+            kept = Entry(b"data", Space(), _KEY, text, math.inf)
+            kept.keeps_value = True
+            for what in ("keeping", "copying"):
+                _agree(seed, what, f"value {VALUES.decode_kept(kept, 'ns', _KEY)!r}", reference)
             _agree(seed, "checking the text", _JSON_TEXT.encode(text).hex(), text.hex())
     _check_text(seed, random_text(seed))
     return "stored" if texts else "refused"
