@@ -158,7 +158,7 @@ def test_access_rules_refuse_whole(
 
 
 @each_kind
-@pytest.mark.parametrize("right", ["hdel", "persist", "zrem"])
+@pytest.mark.parametrize("right", ["hdel", "persist"])
 def test_computed_value_refused_in_part_is_not_kept(
     kind: str,
     right: str,
