@@ -69,6 +69,10 @@ class Address:
         seconds: float = self.options["socket_connect_timeout"]
         return seconds
 
+    @property
+    def has_tls(self) -> bool:
+        return self.scheme == "rediss"
+
     def new_connection(self) -> redis_connection.AbstractConnection:
         """Return an unconnected connection of redis-py's blocking side."""
         made: redis_connection.AbstractConnection = self._make(_KINDS[self.scheme][0], command_packer=CommandPacker())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from redis_store.connections.address import Address, parse_address
+from redis_store.connections.tls import check_files
 from redis_store.errors import StoreClosed
 from redis_store.settings import URL_VARIABLE, Settings
 
@@ -50,6 +51,7 @@ class UrlResolver:
         self.url = url
         self._address = parse_address(url, timeout_s)
         self._address.new_connection()  # raises now if the url is wrong
+        check_files(self._address)
 
     def address(self) -> Address:
         return self._address

@@ -23,6 +23,7 @@ from redis import exceptions as redis_errors
 from redis_store.connections.address import Address
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
+from redis_store.connections.tls import check_files, other_scheme, tls_failed
 from redis_store.errors import (
     AuthenticationFailed,
     ConnectionLost,
@@ -314,10 +315,15 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
             f"The server at {address.shown} rejected the user name or password ({reason}): check the url."
         )
     if _is_timeout(error):
+        speaks = f" If its port does not speak TLS, write {other_scheme(address.url)}." if address.has_tls else ""
         return StoreTimeout(
             f"The server at {address.shown} did not accept the connection within {address.connect_timeout_s:g} s: check that it"
-            " is running and that no firewall blocks it."
+            f" is running and that no firewall blocks it.{speaks}"
         )
+    if address.has_tls:
+        check_files(address)  # they may have gone since
+    if (failed := tls_failed(error, address)) is not None:
+        return failed
     if isinstance(error, (redis_errors.ResponseError, ValueError)):
         return InvalidSettings(f"The server at {address.shown} refused the connection's options: {reason}.")
     return ConnectionLost(

@@ -132,7 +132,13 @@ def start_server(kind: str, *options: str, tcp: bool = False, tls: dict[str, str
             port = free_port()
             flags = [part for name, value in tls.items() for part in (f"--tls-{name}", value)]
             command = [str(binary), "--port", "0", "--tls-port", str(port), *flags, *common]
-            return Server(kind, command, folder, f"rediss://localhost:{port}/0", ssl_ca_certs=tls["ca-cert-file"])
+            options_of_client = {  # it looks at servers with wrong certificates too
+                "ssl_cert_reqs": "none",
+                "ssl_check_hostname": False,
+                "ssl_certfile": tls["cert-file"],
+                "ssl_keyfile": tls["key-file"],
+            }
+            return Server(kind, command, folder, f"rediss://localhost:{port}/0", **options_of_client)
         if tcp:
             port = free_port()
             return Server(kind, [str(binary), "--port", str(port), *common], folder, f"redis://127.0.0.1:{port}/0")
