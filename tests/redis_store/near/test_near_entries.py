@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from redis_store.limits import Limits, LogBounds
 from redis_store.namespace.keys import UserKeys
@@ -140,6 +140,7 @@ def test_decoded_value_evicts_no_other_entry() -> None:
     assert len(entries) == 100
 
 
+@settings(max_examples=40)
 @given(json_values)
 def test_size_of_decoded_value_is_not_underestimated(value: Any) -> None:
     assert decoded_bytes(VALUES.encode(value)) + ENTRY_BYTES >= memory_of(value)
