@@ -48,7 +48,9 @@ class Agent:
         carry_out(self._store.use_namespace(namespace, max_keys=max_keys), operation, *row.decode([*parts]))
 
     def watch(self, namespace: str, consumer: str | None = None) -> None:
-        self.charged += charges.WATCH_BYTES + 3 * size_of(namespace) + (size_of(consumer) if consumer else 0)
+        self.charged += charges.WATCH_BYTES + 3 * size_of(namespace)
+        if consumer is not None:
+            self.charged += charges.HELD_BYTES + 3 * size_of(consumer) + charges.CURSOR_BYTES + size_of(namespace)
         self.host.use_namespace(namespace).watch(consumer=consumer).close()
 
 

@@ -142,6 +142,10 @@ class WatchHost:
         """Add a line to the timeline."""
         self._tree.timeline.note_operation(self._who, begun, operation, namespace, key, **facts)
 
+    def budget_of_consumer(self) -> NamespaceBudget:
+        """Return a part of the budget in which the cursors of a consumer are counted too."""
+        return NamespaceBudget(MOST_NAMESPACES, self.budget, self._tree.spend_cursors)
+
     def start(self, work: Callable[[], None], number: int) -> None:
         """Run `work` in its own thread; raises `LimitExceeded` if the system has no more threads."""
 
@@ -367,7 +371,8 @@ class _OpenWatch:
     def work(self) -> None:
         """Open the watch and answer requests until it is closed."""
         begun = Begun()
-        with self._asked.open(self._store, self._host.budget) as self._watch:
+        budget = self._host.budget if self._asked.consumer is None else self._host.budget_of_consumer()
+        with self._asked.open(self._store, budget) as self._watch:
             self._host.list_watched()
             self._host.note(begun, *self.seen)
             if not self._closed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +56,10 @@ keys of a namespace, in the position of the ttl.
 """
 
 _MAY_READ, _MAY_WRITE = 0, 1
+
+_EXPONENT = re.compile(rb"\d[eE]")
+_LONGER_BYTES = 14
+"""How much longer a number with an exponent can become when it is written again: ``1e15`` as ``1000000000000000.0``."""
 
 
 class Caller(Protocol):
@@ -111,6 +117,17 @@ def charge_of_key(key: str) -> int:
 def charge_of_namespaces(names: Collection[str]) -> int:
     """Return the bytes that namespaces take beside their keys: each name is in two Redis keys and in the registry."""
     return charges.NAMESPACE_BYTES * len(names) + 3 * sum(map(size_of, names))
+
+
+def charge_of_tag(tag: str) -> int:
+    """Return the bytes that the name of a tag takes: it is in Redis keys as it is, and in infos escaped, as JSON."""
+    escaped = len(json.dumps(tag)) - 2 + 4 * (tag.count("\\") + tag.count('"')) + 5 * tag.count("}")
+    return 2 * max(escaped, size_of(tag))
+
+
+def charge_of_metadata(text: bytes | None) -> int:
+    """Return the bytes that metadata takes at most when it is merged, and so written again."""
+    return len(text) + _LONGER_BYTES * len(_EXPONENT.findall(text)) if text else 0
 
 
 def key_text(key: object) -> str:
@@ -277,7 +294,7 @@ EXPECTED = Argument(
     lambda text: MISSING if text is None else text,
 )
 TEXT_EXPECTED = EXPECTED._replace(encode=lambda _, text: text)
-METADATA = Argument((JSON_OR_NONE,), _metadata_text, _metadata, stored=lambda text: len(text or b""))
+METADATA = Argument((JSON_OR_NONE,), _metadata_text, _metadata, stored=charge_of_metadata)
 TTL = Argument((NUMBER_OR_NONE,), _ttl_s)
 SECONDS = Argument((NUMBER,), lambda _, ttl: ttl_to_ms(ttl) / 1000)
 PREFIX = Argument((TEXT_OR_NONE,), lambda _, prefix: encode_prefix(prefix) or None)

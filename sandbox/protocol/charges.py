@@ -22,3 +22,6 @@ TAG_BYTES = 300
 
 WATCH_BYTES = 8_000
 """Charge for each namespace that a run watches, beside three times its name: a change log and the state of the last watcher."""
+
+CURSOR_BYTES = 200
+"""Charge for each namespace that a consumer follows, beside its name: the consumer's cursor there."""

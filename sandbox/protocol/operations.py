@@ -66,6 +66,8 @@ from sandbox.protocol.arguments import (
     WAIT_S,
     Argument,
     Caller,
+    charge_of_metadata,
+    charge_of_tag,
     namespaces_of_sets,
     needs_of_steps,
     size_of,
@@ -190,7 +192,7 @@ class Row:
         size = sum(argument.stored(given) for argument, given in self._parts(parts) if argument.stored is not None)
         if self.metadata_at >= 0:
             items = (len(parts) - len(self.fixed)) // 2
-            size += (items - 1) * len(parts[self.metadata_at] or b"")
+            size += (items - 1) * charge_of_metadata(parts[self.metadata_at])
         return size + charges.LOGGED_BYTES if self.tells else size
 
     def bytes_noted(self, namespace: str, parts: list[Any]) -> int:
@@ -201,10 +203,11 @@ class Row:
         tags = parts[len(self.fixed) :] if self.repeated_at >= 0 else []
         if tags:
             member = charges.TAG_BYTES + size_of(namespace) + size_of(parts[0])  # each tag stores the key
-            size += sum(2 * size_of(tag) + member for tag in tags)
+            size += sum(charge_of_tag(tag) + member for tag in tags)
         if not self.stores:
             others = sum(size_of(part) for part in parts[1 : len(self.fixed)] if isinstance(part, str))
             size += charges.HELD_BYTES + 3 * size_of(parts[0]) + 2 * others
+            size += size_of(namespace) if self.notes == "ns" else 0
         return size
 
     def written_namespaces(self, namespace: str, parts: list[Any]) -> Collection[str]:

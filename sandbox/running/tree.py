@@ -23,7 +23,7 @@ from sandbox.errors import RunCancelled, SandboxError
 from sandbox.given.given import Given
 from sandbox.given.job import Job, Task
 from sandbox.limits import exceeded
-from sandbox.protocol.charges import WATCH_BYTES
+from sandbox.protocol.charges import CURSOR_BYTES, WATCH_BYTES
 from sandbox.record.timeline import Timeline
 from sandbox.running.output import Delivery, Transcript
 from sandbox.running.pace import Pace
@@ -189,16 +189,22 @@ class Tree:
     def _spend_watched(self, names: Sequence[bytes]) -> None:
         """Count what watching namespaces takes in the server, once for each; raises the store's `LimitExceeded`."""
         new = [name for name in names if name not in self._watched]
-        size = sum(WATCH_BYTES + 3 * len(name) for name in new)
-        self.quota.count(size, [b"ns:" + name for name in new])
-        try:
-            self.spend_written(size)
-        except SandboxError as error:
-            raise LimitExceeded(str(error), limit="bytes_written") from None
+        self._spend_following(sum(WATCH_BYTES + 3 * len(name) for name in new), [b"ns:" + name for name in new])
         with self._lock:
             if len(self._watched) + len(new) > MOST_CHARGED:
                 self._watched.clear()
             self._watched.update(new)
+
+    def spend_cursors(self, names: Sequence[bytes]) -> None:
+        """Count the cursors of a consumer that begins to follow namespaces; raises the store's `LimitExceeded`."""
+        self._spend_following(sum(CURSOR_BYTES + len(name) for name in names), ())
+
+    def _spend_following(self, size: int, listed: Sequence[bytes]) -> None:
+        self.quota.count(size, listed)
+        try:
+            self.spend_written(size)
+        except SandboxError as error:
+            raise LimitExceeded(str(error), limit="bytes_written") from None
 
     def spend_tool_call(self) -> None:
         """Count a call of a host function; above the limit, end the tree and raise `LimitExceeded`."""

@@ -44,6 +44,28 @@ READS = Attack(
     NO_CONTROL_NEEDED,
 )
 
+CURSORS = Attack(
+    "consumers that each keep a cursor in every namespace of the host",
+    """
+    for n in range(1000):
+        data_store.watch_all(consumer=f"c{n}").close()
+    """,
+    NO_CONTROL_NEEDED,
+)
+
+LONGER_THAN_SENT = Attack(
+    "metadata and tags that are stored longer than they are sent, and claims that copy them",
+    """
+    token, send = "token-of-a-claim", data_store.use_namespace("q")._operations.send
+    metadata = b'{"a":[' + b",".join([b"1e15"] * 3000) + b"]}"
+    for n in range(1000):
+        send("set", f"m{n}", b"1", metadata, None)
+        send("claim_value", f"t{n}", token, None, None, 30, 0)
+        send("commit_value", f"t{n}", token, b"1", None, None, *(f"{n}-{m}" + "\\x01" * 1000 for m in range(30)))
+    """,
+    NO_CONTROL_NEEDED,
+)
+
 TURNS = Attack(
     "a quota passed by overwriting, deleting and beginning again, and by tiny values",
     """
@@ -124,6 +146,27 @@ def test_names_and_reads_fill_no_more_than_the_limit(strike: Any, server_url: st
     result = strike(attack, permissions, limits=Limits(bytes_written=LIMIT))
     assert isinstance(result.error, sandbox.WriteLimitExceeded)
     assert memory(server_url) - before < 1_000_000, "the server, its connections and scripts"
+
+
+def test_cursors_of_consumers_are_counted(strike: Any, store: DataStore, user: str, server_url: str) -> None:
+    for n in range(4):
+        store.use_namespace(f"h{n}" + "n" * 1000).set("k", 1)
+    result = strike(CURSORS, Permissions(read=["*"], write=[]), limits=Limits(bytes_written=LIMIT + 4 * 12_000))
+    assert isinstance(result.error, sandbox.WriteLimitExceeded)
+    with redis.Redis.from_url(server_url) as raw:
+        kept = list(raw.scan_iter(match=f"user:{user}:own:*consumer:*", count=1000))
+        assert kept
+        assert sum(raw.memory_usage(key, samples=0) or 0 for key in kept) < 2 * LIMIT
+
+
+def test_what_is_stored_longer_than_it_is_sent_is_counted(
+    strike: Any, store: DataStore, user: str, server_url: str
+) -> None:
+    result = strike(LONGER_THAN_SENT, Permissions(namespaces=["q"]), limits=Limits(bytes_written=10 * LIMIT))
+    assert isinstance(result.error, sandbox.WriteLimitExceeded)
+    with redis.Redis.from_url(server_url) as raw:
+        keys = raw.scan_iter(match=f"user:{user}:*", count=1000)
+        assert sum(raw.memory_usage(key, samples=0) or 0 for key in keys) < 15 * LIMIT
 
 
 def test_quota_is_not_passed(strike: Any, store: DataStore) -> None:

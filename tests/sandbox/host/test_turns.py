@@ -442,7 +442,7 @@ def test_every_write_counts_its_bytes(store: DataStore) -> None:
         token = tree.written - sum(
             (
                 *(KEY_BYTES + LOGGED_BYTES + 12 + 1, KEY_BYTES + LOGGED_BYTES + 8 + 6, KEY_BYTES + 12 + 2),
-                *(KEY_BYTES + 6 + 4, claim, KEY_BYTES + 8 + 3, KEY_BYTES + 12 + 2),
+                *(KEY_BYTES + 6 + 4, claim + len("other"), KEY_BYTES + 8 + 3, KEY_BYTES + 12 + 2),
             )
         )
         assert 2 * 8 <= token <= 2 * 64  # of the claim

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 
 import sandbox
 from redis_store import DataStore
+from redis_store.operations import operations_of
+from redis_store.ops.compute_once import ComputePlan, tag_key
+from redis_store.values import rules
+from sandbox.protocol.arguments import charge_of_metadata, charge_of_tag
 from sandbox.protocol.charges import HELD_BYTES, KEY_BYTES, LOGGED_BYTES, NAMESPACE_BYTES, TAG_BYTES
 from sandbox.protocol.operations import OPERATIONS
 from tests.support.brokered_side import brokered
@@ -30,21 +35,21 @@ TOKEN = "token-of-mine"
         ("acquire_lock", ["é", TOKEN, 1, 0], 0, HELD_BYTES + 6 + 2 * len(TOKEN)),
         ("acquire_place", ["é", TOKEN, 1, 1, 0], 0, HELD_BYTES + 6 + 2 * len(TOKEN)),
         ("take_moment", ["é", 1, 1, None], 0, HELD_BYTES + 6),
-        ("claim_value", ["key", TOKEN, None, None, 1, 0], 0, HELD_BYTES + 9 + 2 * len(TOKEN)),
+        ("claim_value", ["key", TOKEN, None, None, 1, 0], 0, HELD_BYTES + 9 + 2 * len(TOKEN) + 2),
         (
             "claim_value",
             ["key", TOKEN, None, None, 1, 0, "é", "b"],
             0,
-            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 * (TAG_BYTES + 5) + 4 + 2,
+            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 + 2 * (TAG_BYTES + 5) + 2 * len(r"\u00e9") + 2,
         ),
         (
             "renew_value",
             ["key", TOKEN, 1, "a", "b"],
             0,
-            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 * (TAG_BYTES + 5) + 2 + 2,
+            HELD_BYTES + 9 + 2 * len(TOKEN) + 2 + 2 * (TAG_BYTES + 5) + 2 + 2,
         ),
         ("commit_value", ["key", TOKEN, b"12", None, None, "a", "b"], KEY_BYTES + 6 + 2, 2 * (TAG_BYTES + 5) + 4),
-        ("fail_value", ["key", TOKEN, "E", "message"], 0, HELD_BYTES + 9 + 2 * (len(TOKEN) + 8)),
+        ("fail_value", ["key", TOKEN, "E", "message"], 0, HELD_BYTES + 9 + 2 * (len(TOKEN) + 8) + 2),
         ("delete", ["k"], 0, 0),
         ("get", ["k"], 0, 0),
     ],
@@ -53,6 +58,23 @@ def test_bytes_of_a_call(operation: str, arguments: list[Any], written: int, not
     row = OPERATIONS[operation]
     assert row.shape.fits(arguments)
     assert (row.bytes_written(arguments), row.bytes_noted("ns", arguments)) == (written, noted)
+
+
+@pytest.mark.parametrize("tag", ["plain", "é€😀", "\x01\x7f", '\\"}{', "}" * 9])
+def test_a_tag_is_charged_as_infos_have_it(store: DataStore, tag: str) -> None:
+    scope = operations_of(store).scope
+    prefix = tag_key(scope, tag).removesuffix(tag.encode())
+    (text,) = ComputePlan.of(scope, "k", tags=[tag]).tag_texts
+    assert charge_of_tag(tag) == 2 * max(len(text) - len(prefix), len(tag.encode()))
+
+
+@pytest.mark.parametrize("number", ["1e15", "-1.5E15", "9e+15", "1e-5", "1E0", "0.5", "1e300"])
+def test_metadata_is_charged_as_it_is_written_again(store: DataStore, number: str) -> None:
+    sent = f'{{"a":[{",".join([number] * 50)}]}}'.encode()
+    store.set("k", 1, metadata=rules.load(sent))
+    with redis.Redis.from_url(store.url) as raw:
+        kept = raw.hget(f"user:{store.user}:info:{store.namespace}", "k")
+    assert len(kept.partition(b',"metadata":')[2]) - 1 <= charge_of_metadata(sent)
 
 
 def test_namespaces_of_a_call() -> None:
