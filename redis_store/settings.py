@@ -6,6 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redis_store.errors import InvalidSettings
 from redis_store.limits import MAX_BOUND, shown
@@ -39,6 +40,8 @@ class Settings:
     near_cache: bool = False
     """Whether values are kept in the near cache after they were read (`near/`)."""
     near_cache_bytes: int = NEAR_CACHE_BYTES
+    credential_provider: Any = None
+    """redis-py's `CredentialProvider`, which is asked for user name and password at each login."""
 
     @property
     def configures(self) -> bool:
@@ -49,6 +52,8 @@ class Settings:
         if self.timeout_s is not None:
             _check_positive("timeout", self.timeout_s)
         check_durability(self.durability)
+        if self.credential_provider is not None and self.url is None:
+            raise InvalidSettings("credential_provider= is for a server with a url: give one, or set REDIS_URL.")
         for name in ("configure_server", "near_cache"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")

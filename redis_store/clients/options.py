@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from redis_store.limits import (
     LOG_BYTES,
@@ -23,6 +23,9 @@ from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, resolve_url
 from redis_store.values.codec import Values
 from redis_store.values.compression import Compression, check_compress_above
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
 
 
 class ClientOptions(TypedDict, total=False):
@@ -43,7 +46,10 @@ class ClientOptions(TypedDict, total=False):
     compressed values, whatever its own setting.
 
     With `near_cache`, values that were read are kept in the process until their namespace is written to, within
-    `near_cache_bytes`; see ``docs/caching.md``. All stores of a process with the same url share a near cache.
+    `near_cache_bytes`; see ``docs/caching.md``. All stores of a process with the same url and login share a near cache.
+
+    `credential_provider` is redis-py's ``CredentialProvider``, for user names and passwords that change, such as tokens; see
+    ``docs/managed-services.md``. The url then has none.
     """
 
     timeout: float | None
@@ -59,6 +65,7 @@ class ClientOptions(TypedDict, total=False):
     compress_above: int | None
     near_cache: Annotated[bool, Default(False)]
     near_cache_bytes: Annotated[int, Default(NEAR_CACHE_BYTES)]
+    credential_provider: "CredentialProvider | None"
 
 
 class StoreOptions(TypedDict, total=False):
@@ -137,6 +144,7 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
         given["configure_server"],
         given["near_cache"],
         given["near_cache_bytes"],
+        given["credential_provider"],
     )
     limits = Limits(given["max_value_bytes"], given["max_batch_bytes"])
     log = LogBounds(given["log_entries"], given["log_bytes"], given["log_days"])

@@ -19,6 +19,7 @@ from redis import asyncio as redis_asyncio
 from redis import connection as redis_connection
 from redis.driver_info import DriverInfo
 
+from redis_store.connections.credentials import Credentials
 from redis_store.connections.generation import Known, known_of
 from redis_store.errors import InvalidSettings
 from redis_store.protocol.packing import CommandPacker
@@ -56,6 +57,8 @@ class Address:
     options: Mapping[str, Any]
     known: Known
     """What the process knows about the server."""
+    credentials: Credentials | None = None
+    """The provider of user name and password, if they are not in the url."""
 
     @property
     def database(self) -> int:
@@ -98,7 +101,7 @@ _BARE_HOST = re.compile(
 """What can only be meant as a host, by its port or its dots."""
 
 
-def parse_address(url: str, timeout_s: float | None) -> Address:
+def parse_address(url: str, timeout_s: float | None, credentials: Credentials | None = None) -> Address:
     """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
     if url.startswith(("redis+sentinel://", "redis+cluster://")):
@@ -119,6 +122,12 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
         raise InvalidSettings(
             f"The url {shown} cannot be used: its host, port or %XX cannot be read. {_ADVICE}"
         ) from None
+    if credentials is not None:
+        if "username" in given or "password" in given:
+            raise InvalidSettings(
+                f"The url {shown} has a user name or password, and credential_provider= gives others: leave one of them out."
+            )
+        given["credential_provider"] = credentials
     timeout = timeout_s or given.get("socket_timeout") or DEFAULT_TIMEOUT_S
     options = {
         "socket_connect_timeout": timeout,
@@ -128,7 +137,7 @@ def parse_address(url: str, timeout_s: float | None) -> Address:
         "decode_responses": False,
         "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
     }
-    return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)))
+    return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)), credentials)
 
 
 class _Refused(ValueError):

@@ -8,7 +8,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, Self
 
 import hiredis
@@ -16,10 +16,11 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from redis_store.connections.address import Address
+from redis_store.connections.credentials import Login
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.connections.sync import UPLOAD_BYTES, afterwards, connecting_failed, unsent_bytes
-from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
+from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
 from redis_store.protocol.command import Command
 from redis_store.protocol.packing import pack
 
@@ -86,6 +87,14 @@ class LoopConnection(asyncio.Protocol):
         self._descriptor = _plain_descriptor(self._transport)
         self._poll = None if self._descriptor is None else _poll_of(self._descriptor)
         self._poll_before_write = self._poll
+        self._login = None if address.credentials is None else Login(address.credentials, address.shown, standing)
+        self._logins = 0
+        """How often the connection has logged in again."""
+        self._logging_in = asyncio.Lock()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        if self._login is not None:
+            self._renew_later()
         # redis-py has read all its replies, so nothing is left in the buffer of the protocol that ours replaces.
         self._transport.set_protocol(self)
 
@@ -95,8 +104,18 @@ class LoopConnection(asyncio.Protocol):
         standing = Standing(address.known)
         made = address.new_async_connection()
         try:
-            await made.connect()
+            try:
+                await made.connect()
+            except redis_errors.AuthenticationError:
+                if address.credentials is None:
+                    raise
+                await made.disconnect()  # once more: the provider may have kept a token for too long
+                await made.connect()
+        except DataStoreError:  # of the credential provider
+            await made.disconnect()
+            raise
         except (redis_errors.RedisError, OSError, ValueError) as error:
+            await made.disconnect()
             raise connecting_failed(error, address) from error
         writer = made._writer
         assert writer is not None, "redis-py has connected"
@@ -134,8 +153,8 @@ class LoopConnection(asyncio.Protocol):
         self._submit(pack((command,)), 1, False).add_done_callback(answered)
 
     def send(self, commands: Sequence[Command], repeatable: bool) -> asyncio.Future[Any] | None:
-        """Send commands together and return the future of their reply, as of `request`; None if there is no room for them now."""
-        if self._room or self._full:
+        """Send commands together and return the future of their reply; None if that takes `request`, such as for want of room."""
+        if self._room or self._full or self._login is not None:
             return None
         return self._submit(pack(commands), len(commands), not repeatable)
 
@@ -144,6 +163,17 @@ class LoopConnection(asyncio.Protocol):
         data = pack(commands)
         if self._room or self._full:
             await self._wait_for_room()
+        if self._login is None:
+            return await self._submit(data, len(commands), not repeatable)
+        since = self._logins
+        reply = await self._submit(data, len(commands), not repeatable)
+        try:
+            if not self._login.is_needed(reply):
+                return reply
+        except ConnectionLost:
+            self.close(self._lost("it had lost its login"))
+            raise
+        await self._log_in_again(since)
         return await self._submit(data, len(commands), not repeatable)
 
     def close(self, failure: DataStoreError | None = None) -> None:
@@ -195,6 +225,34 @@ class LoopConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         return False
+
+    async def _log_in_again(self, since: int) -> None:
+        """Log in, unless the connection has done so since a number of logins."""
+        async with self._logging_in:
+            if self._logins == since:
+                assert self._login is not None
+                await self._login.log_in_async(lambda command: self._submit(pack((command,)), 1, False))
+                self._logins += 1
+
+    def _renew_later(self) -> None:
+        """Log in again when it is time, in a task, so that no call waits for it."""
+        assert self._login is not None
+        left = self._login.renew_at - monotonic()
+        self._renewal = self._loop.call_later(max(0.0, left), self._begin_renewal)
+
+    def _begin_renewal(self) -> None:
+        if self._failure is None:
+            self._renewing = self._loop.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        assert self._login is not None
+        try:
+            await self._log_in_again(self._logins)
+        except AuthenticationFailed as error:
+            self._login.put_off(error)
+        except DataStoreError:
+            return  # the connection is gone
+        self._renew_later()
 
     def _submit(self, data: bytes, replies: int, writes: bool) -> asyncio.Future[Any]:
         if self._failure is not None:
@@ -327,7 +385,9 @@ class LoopConnection(asyncio.Protocol):
         self._failure = failure
         if self._watchdog is not None:
             self._watchdog.cancel()
-        sent = len(self._waiting) - self._unsent
+        if self._renewal is not None:
+            self._renewal.cancel()
+        sent = 0 if self._standing.logged_out else len(self._waiting) - self._unsent
         for position, entry in enumerate(self._waiting):
             if not entry.future.done():
                 entry.future.set_exception(self._copy_of_failure(writes=entry.writes and position < sent))

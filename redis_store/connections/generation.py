@@ -11,6 +11,7 @@ from __future__ import annotations
 from time import monotonic
 
 from redis_store.protocol.command import ReplyError
+from redis_store.protocol.error_replies import NO_LOGIN, NO_LOGIN_AND_CLOSED
 
 REFUSALS_APART_S = 1.0
 """Shortest time between two generations that begin because of refusals, in seconds. A server may go on refusing."""
@@ -47,11 +48,13 @@ class Known:
 class Standing:
     """One connection's generation, from before it was opened."""
 
-    __slots__ = ("_known", "generation")
+    __slots__ = ("_known", "generation", "logged_out")
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self.generation = known.current
+        self.logged_out = False
+        """Whether the server has refused a request because the connection is not logged in, and with it those after it."""
 
     @property
     def stale(self) -> bool:
@@ -68,6 +71,8 @@ class Standing:
         """Return an error reply for the parser, and note what it says about the server."""
         if text.startswith(_ROLE_OR_STATE):
             self._refused()
+        elif text.startswith((NO_LOGIN, NO_LOGIN_AND_CLOSED)):
+            self.logged_out = True
         return ReplyError(text)
 
     def _refused(self) -> None:

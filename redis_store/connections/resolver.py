@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from redis_store.connections.address import Address, parse_address
+from redis_store.connections.credentials import Credentials
 from redis_store.connections.tls import check_files
 from redis_store.errors import StoreClosed
 from redis_store.settings import URL_VARIABLE, Settings
@@ -32,6 +33,10 @@ class Resolver(Protocol):
         """The server's url, including secrets."""
 
     @property
+    def login(self) -> str:
+        """What tells this server and login from others of the process, for what stores of one login share."""
+
+    @property
     def may_block(self) -> bool:
         """Whether `address` may take long, so that it must not run in an event loop's thread."""
 
@@ -47,9 +52,10 @@ class UrlResolver:
 
     may_block = False
 
-    def __init__(self, url: str, timeout_s: float | None) -> None:
+    def __init__(self, url: str, timeout_s: float | None, credentials: Credentials | None = None) -> None:
         self.url = url
-        self._address = parse_address(url, timeout_s)
+        self.login = url if credentials is None else f"{url} {id(credentials.provider)}"
+        self._address = parse_address(url, timeout_s, credentials)
         self._address.new_connection()  # raises now if the url is wrong
         check_files(self._address)
 
@@ -78,6 +84,10 @@ class EmbeddedResolver:
 
         server = self._server
         return server.url if server is not None else status(self._settings.data_dir).url
+
+    @property
+    def login(self) -> str:
+        return self.url
 
     def join(self) -> EmbeddedServer:
         """Join the server, and start it if it is not running."""
@@ -124,7 +134,8 @@ class Source:
 def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     """Return the resolver for the settings. `at_once` joins the embedded server now, so that an error is raised now."""
     if settings.url is not None:
-        return UrlResolver(settings.url, settings.timeout_s)
+        provider = settings.credential_provider
+        return UrlResolver(settings.url, settings.timeout_s, None if provider is None else Credentials(provider))
     resolver = EmbeddedResolver(settings)
     if at_once:
         resolver.join()

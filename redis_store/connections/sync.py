@@ -21,6 +21,7 @@ import hiredis
 from redis import exceptions as redis_errors
 
 from redis_store.connections.address import Address
+from redis_store.connections.credentials import Login
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
 from redis_store.connections.tls import check_files, other_scheme, tls_failed
@@ -51,6 +52,7 @@ class HeldConnection:
         "__weakref__",
         "_address",
         "_buffer",
+        "_login",
         "_poll",
         "_reader",
         "_redis",
@@ -74,9 +76,20 @@ class HeldConnection:
             for name in ("socket_connect_timeout", "socket_timeout"):
                 setattr(self._redis, name, min(most_s, getattr(self._redis, name)))
         try:
-            self._redis.connect()
+            try:
+                self._redis.connect()
+            except redis_errors.AuthenticationError:
+                if address.credentials is None:
+                    raise
+                self._redis.disconnect()  # once more: the provider may have kept a token for too long
+                self._redis.connect()
+        except DataStoreError:  # of the credential provider
+            self._redis.disconnect()
+            raise
         except (redis_errors.RedisError, OSError, ValueError) as error:
+            self._redis.disconnect()
             raise connecting_failed(error, address) from error
+        self._login = None if address.credentials is None else Login(address.credentials, address.shown, self.standing)
         sock = self._redis._get_socket()
         assert sock is not None, "redis-py has connected"
         self._sock: socket.socket = sock
@@ -108,11 +121,14 @@ class HeldConnection:
         if self._tls:
             self._sock.settimeout(self._address.timeout_s if most_s is None else self._left_ms() / 1000 + 0.001)
 
-    def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
+    def exchange(self, commands: Sequence[Command], repeatable: bool, as_it_is: bool = False) -> Any:
         """Send commands together and return the reply, or the list of replies if there are several commands.
 
-        Raises `StoreUnavailable` with `outcome_unknown` True only if bytes of a write may have been sent.
+        Raises `StoreUnavailable` with `outcome_unknown` True only if bytes of a write may have been sent. A connection with
+        credentials of a provider renews its login when it is time, but not if it is to be used `as_it_is`.
         """
+        if self._login is not None and not as_it_is:
+            return self._login.exchange(self.exchange, commands, repeatable)
         data = pack(commands)
         if self.busy:
             raise self._lost("an earlier reply never came", False)
@@ -294,6 +310,7 @@ class HeldConnection:
         return error.errno is None and not self._tls
 
     def _lost(self, reason: str, outcome_unknown: bool) -> ConnectionLost:
+        outcome_unknown = outcome_unknown and not self.standing.logged_out
         return ConnectionLost(
             f"The connection to {self._address.shown} broke ({reason}){afterwards(outcome_unknown)}",
             outcome_unknown=outcome_unknown,

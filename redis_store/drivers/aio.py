@@ -101,7 +101,7 @@ class AsyncCore:
 
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
-        self.near = join_cache(self.url, self, self._resolver, max_bytes)
+        self.near = join_cache(self, self._resolver, max_bytes)
         self.around = self.near.watching
 
     async def close(self) -> None:

@@ -297,7 +297,7 @@ _refused_until: dict[str, float] = {}
 
 def ask(request: Callable[[Listener], object], source: Source, timeout_s: float | None) -> Listener:
     """Have the listener of a server call a function in its thread, and return the listener. It begins if there is none."""
-    key = f"{source.resolver.url} {timeout_s}"
+    key = f"{source.resolver.login} {timeout_s}"
     with forks.registries_lock:
         listener = _listeners.get(key)
         if listener is None:
@@ -308,6 +308,6 @@ def ask(request: Callable[[Listener], object], source: Source, timeout_s: float 
 
 def wake(wakeup: Wakeup, source: Source, timeout_s: float | None) -> Listener | None:
     """Have a flow woken. Return None if the server recently refused to send messages."""
-    if _refused_until.get(f"{source.resolver.url} {timeout_s}", 0.0) > monotonic():
+    if _refused_until.get(f"{source.resolver.login} {timeout_s}", 0.0) > monotonic():
         return None
     return ask(lambda listener: listener.add(wakeup, source), source, timeout_s)

@@ -74,7 +74,7 @@ class SyncCore:
 
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
-        self.near = join_cache(self.url, self, self.source.resolver, max_bytes)
+        self.near = join_cache(self, self.source.resolver, max_bytes)
         self.near.threads.open(self)
         self.around = self.near.watching
 

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis_store.changelog import ops as says
-from redis_store.errors import ConnectionLost, DataStoreError, PermissionDenied, ServerFull, ServerRefused
+from redis_store.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    DataStoreError,
+    PermissionDenied,
+    ServerFull,
+    ServerRefused,
+)
 from redis_store.hub.requests import HubPause, Tell, say
 from redis_store.hub.subscribers import Members
 from redis_store.hub.watched_namespace import WatchedNamespace
@@ -70,6 +77,8 @@ class Listening:
         """Take a message."""
         if isinstance(reply, ReplyError):
             self._refusal = translate(reply)
+            if isinstance(self._refusal, AuthenticationFailed):  # it was logged in: a new connection logs in anew
+                self._refusal = ConnectionLost(f"The hub's connection has lost its login: {self._refusal}")
             return
         if not self.counts_events:
             self._heard_unblocked(reply)

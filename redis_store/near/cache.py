@@ -153,12 +153,13 @@ def stats_of(scope: Scope, cache: NearCache | None) -> StoreStats:
     return scope.counters.shown(*((0, 0, False) if cache is None else cache.shown()))
 
 
-def join_cache(url: str, core: object, resolver: Resolver, max_bytes: int) -> NearCache:
-    """Add a client to the cache for its url, which is made for the first one. The core of the client identifies it."""
+def join_cache(core: object, resolver: Resolver, max_bytes: int) -> NearCache:
+    """Add a client to the cache for its login, which is made for the first one. The core of the client identifies it."""
+    login = resolver.login
     with forks.registries_lock:
-        cache = _caches.get(url)
+        cache = _caches.get(login)
         if cache is None:
-            cache = _caches[url] = NearCache(url)
+            cache = _caches[login] = NearCache(resolver.url)
         cache.join(core, resolver, max_bytes)
         return cache
 

@@ -48,6 +48,8 @@ class TrackedConnection(HeldConnection):
     def __init__(self, address: Address, spinner: Spinner, heard: Heard) -> None:
         super().__init__(address, spinner)
         self._reader = PushReader(self._reader, heard)  # type: ignore[assignment]  # has the methods that are used
+        if self._login is not None:
+            self._login.again = False
         self.has_news = self._poll
         """Whether data has arrived; waits for the given number of milliseconds."""
         self.heard_at = clock()
@@ -57,9 +59,9 @@ class TrackedConnection(HeldConnection):
         self.users: set[bytes] = set()
         """The key prefixes of the users whose writes are tracked."""
 
-    def exchange(self, commands: Sequence[Command], repeatable: bool) -> Any:
+    def exchange(self, commands: Sequence[Command], repeatable: bool, as_it_is: bool = False) -> Any:
         """Send commands and return the reply, as any held connection; also process pushes that followed the reply."""
-        reply = super().exchange(commands, repeatable)
+        reply = super().exchange(commands, repeatable, as_it_is)
         self.heard_at = clock()
         if self._tls:
             self.hear()  # the rest may be in the buffers of TLS, which a poll does not see
@@ -89,6 +91,8 @@ class TrackedLoopConnection(LoopConnection):
         writer: asyncio.StreamWriter,
     ) -> None:
         super().__init__(address, standing, spinner, made, writer)
+        if self._login is not None:
+            self._login.again = False
         self._poll_before_write = None  # data without a request is a push, and not a sign of an end
         self.reads_beside = self._poll is not None
         """Whether the socket may be read without the transport; not under TLS, see `settle`."""

@@ -19,6 +19,10 @@ from redis_store.errors import (
 from redis_store.namespace.keys import decode_name
 from redis_store.protocol.command import Argument, Command, Opening, ReplyError
 
+NO_LOGIN = "NOAUTH"
+NO_LOGIN_AND_CLOSED = "ERR Protocol error: unauthenticated"
+"""Beginnings of the refusals of a connection that is not logged in; after the second, of a long request, the server closes it."""
+
 
 class ScriptMissing(ServerRefused):
     """The server does not have the script of a digest, so the script's text has to be sent."""
@@ -29,6 +33,8 @@ def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreE
     text = str(error)
     text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     code, _, detail = text.partition(" ")
+    if text.startswith(NO_LOGIN_AND_CLOSED):
+        code = NO_LOGIN
     if code == "ERR" and any(sign in detail for sign in _NOT_ALLOWED_IN_SCRIPT):
         code = "NOPERM"
     make = _BY_CODE.get(code)
