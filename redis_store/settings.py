@@ -40,6 +40,8 @@ class Settings:
     near_cache: bool = False
     """Whether values are kept in the near cache after they were read (`near/`)."""
     near_cache_bytes: int = NEAR_CACHE_BYTES
+    hash_tags: bool = False
+    """Whether the keys of a user have a hash tag also on a single server; on a cluster they always have."""
     credential_provider: Any = None
     """redis-py's `CredentialProvider`, which is asked for user name and password at each login."""
 
@@ -54,7 +56,7 @@ class Settings:
         check_durability(self.durability)
         if self.credential_provider is not None and self.url is None:
             raise InvalidSettings("credential_provider= is for a server with a url: give one, or set REDIS_URL.")
-        for name in ("configure_server", "near_cache"):
+        for name in ("configure_server", "near_cache", "hash_tags"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")
 

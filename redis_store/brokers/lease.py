@@ -44,7 +44,7 @@ def lease(
         # Telemetry is not lent: a run's spans come from its record, within the run's own span.
         core.around = owner.near.watching
     lent = Scope(
-        UserKeys.of(user),
+        UserKeys.of(user, form=owner.source.resolver.form),
         namespace,
         Writer.of(agent, run, root),
         Values(scope.codec.packing),
@@ -55,7 +55,7 @@ def lease(
         max_read_bytes=max_read_bytes,
         bounds=UNBOUNDED if max_read_bytes == ANY_SIZE else CallBounds.of_agent(),
     )
-    return DataStore(ServerOperations(SyncDriver(core, owns_core=True), lent))
+    return DataStore(ServerOperations(SyncDriver(core, lent.user, owns_core=True), lent))
 
 
 def with_near_cache(store: DataStore) -> DataStore:
@@ -64,7 +64,7 @@ def with_near_cache(store: DataStore) -> DataStore:
     if on.driver.near is not None:
         return store
     core = on.driver.core.with_near_cache(NEAR_CACHE_BYTES)
-    return DataStore(ServerOperations(SyncDriver(core, owns_core=True), on.scope))
+    return DataStore(ServerOperations(SyncDriver(core, on.scope.user, owns_core=True), on.scope))
 
 
 def addresses_of(url: str) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ class CursorFormat:
     __slots__ = ("_head", "_tag", "namespace", "reset")
 
     def __init__(self, user: UserKeys, namespace: bytes) -> None:
-        self._tag = blake2b(user.prefix + namespace, digest_size=6).hexdigest()
+        self._tag = blake2b(user.name_for_cursors + namespace, digest_size=6).hexdigest()
         self._head = f"1.{self._tag}."
         self.namespace = namespace
         self.reset = self._head + "reset"

@@ -31,8 +31,9 @@ def connect_async(url: str | None = None, *, user: str, **options: Unpack[Connec
     The store connects (and joins the embedded server) at its first call. It opens one connection per event loop, which all small
     calls of the loop share. For many users, make one `AsyncClient`, and its stores.
     """
-    settings, scope = prepare_store(url, user, options)
-    return _AsyncShared(settings).open(scope, owns_core=True)
+    settings, scope_with = prepare_store(url, user, options)
+    shared = _AsyncShared(settings)
+    return shared.open(scope_with(shared.form), owns_core=True)
 
 
 class AsyncClient:
@@ -65,7 +66,7 @@ class AsyncClient:
         Nothing is sent, and it need not be closed. Closing it ends its watches and waits and refuses its later calls; the
         connections stay open for the others. Raises `InvalidInput` for an invalid user id, namespace, agent or run.
         """
-        return self._shared.open(self._common.scope(user, namespace, agent, run))
+        return self._shared.open(self._common.scope(user, namespace, agent, run, self._shared.form))
 
     async def ping(self) -> bool:
         """Return True if the server replies within the time-out; else raise `StoreUnavailable` or `ServerRefused`."""
@@ -99,13 +100,14 @@ class _AsyncShared:
 
     def __init__(self, settings: Settings) -> None:
         resolver = make_resolver(settings, at_once=False)
+        self.form = resolver.form
         self.core = AsyncCore(resolver, settings.timeout_s, configures=settings.configures)
         if settings.near_cache:
             self.core.use_near_cache(settings.near_cache_bytes)
         self._totals = set_up(self.core)
 
     def open(self, scope: Scope, *, owns_core: bool = False) -> AsyncDataStore:
-        driver = AsyncDriver(self.core, owns_core=owns_core)
+        driver = AsyncDriver(self.core, scope.user, owns_core=owns_core)
         if self._totals is not None:
             self._totals.add(driver, scope.counters)
         return AsyncDataStore(driver, scope)

@@ -1,6 +1,6 @@
 """The options of clients and of `connect`, checked and combined: those of the server, and those of the stores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from redis_store.limits import (
     Limits,
     LogBounds,
 )
-from redis_store.namespace.keys import DEFAULT_NAMESPACE, UserKeys
+from redis_store.namespace.keys import DEFAULT_NAMESPACE, PLAIN, Form, UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.options import Default, defaults_of, settle
 from redis_store.server_config import Durability
@@ -48,6 +48,9 @@ class ClientOptions(TypedDict, total=False):
     With `near_cache`, values that were read are kept in the process until their namespace is written to, within
     `near_cache_bytes`; see ``docs/caching.md``. All stores of a process with the same url and login share a near cache.
 
+    With `hash_tags`, the Redis keys of a user have a hash tag, ``user:{<id>}:...``, as they always have on a cluster; see
+    ``docs/data-model.md``. It is for single servers whose data will move to a cluster.
+
     `credential_provider` is redis-py's ``CredentialProvider``, for user names and passwords that change, such as tokens; see
     ``docs/managed-services.md``. The url then has none.
     """
@@ -65,6 +68,7 @@ class ClientOptions(TypedDict, total=False):
     compress_above: int | None
     near_cache: Annotated[bool, Default(False)]
     near_cache_bytes: Annotated[int, Default(NEAR_CACHE_BYTES)]
+    hash_tags: Annotated[bool, Default(False)]
     credential_provider: "CredentialProvider | None"
 
 
@@ -102,11 +106,11 @@ class Common:
     limits: Limits
     log: LogBounds
 
-    def scope(self, user: str, namespace: str, agent: str | None, run: str | None) -> Scope:
+    def scope(self, user: str, namespace: str, agent: str | None, run: str | None, form: Form) -> Scope:
         """Check the names, and return the scope of a new store."""
         # A service makes a store for each request, mostly with the same agent.
         writer = _writer_of(agent) if type(agent) is str and run is None else Writer.of(agent, run)
-        return Scope(UserKeys.of(user), namespace, writer, self.codec, self.limits, self.log)
+        return Scope(UserKeys.of(user, form=form), namespace, writer, self.codec, self.limits, self.log)
 
 
 @lru_cache(maxsize=128)
@@ -124,11 +128,16 @@ def prepare_client(
     return _combined(url, settle(options, CLIENT_DEFAULTS, own, elsewhere))
 
 
-def prepare_store(url: str | None, user: str, options: ConnectOptions) -> tuple[Settings, Scope]:
-    """Check and combine the options of a store with a client of its own."""
+def prepare_store(url: str | None, user: str, options: ConnectOptions) -> tuple[Settings, Callable[[Form], Scope]]:
+    """Check and combine the options of a store with a client of its own. Its scope depends on the form of the keys."""
     given = settle(options, CONNECT_DEFAULTS, ("url", "user"), OF_A_CLIENT)
     settings, common = _combined(url, given)
-    return settings, common.scope(user, given["namespace"], given["agent"], given["run"])
+
+    def scope(form: Form) -> Scope:
+        return common.scope(user, given["namespace"], given["agent"], given["run"], form)
+
+    scope(PLAIN)  # raises for invalid names, before a server is started
+    return settings, scope
 
 
 def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Common]:
@@ -144,6 +153,7 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
         given["configure_server"],
         given["near_cache"],
         given["near_cache_bytes"],
+        given["hash_tags"],
         given["credential_provider"],
     )
     limits = Limits(given["max_value_bytes"], given["max_batch_bytes"])

@@ -32,8 +32,9 @@ def connect(url: str | None = None, *, user: str, **options: Unpack[ConnectOptio
     Raises `InvalidInput` for an invalid user id, namespace, url or option, and `EmbeddedServerError` if the embedded server
     cannot run.
     """
-    settings, scope = prepare_store(url, user, options)
-    return _Shared(settings).open(scope, owns_core=True)
+    settings, scope_with = prepare_store(url, user, options)
+    shared = _Shared(settings)
+    return shared.open(scope_with(shared.form), owns_core=True)
 
 
 class Client:
@@ -71,7 +72,7 @@ class Client:
         Nothing is sent, and it need not be closed. Closing it ends its watches and waits and refuses its later calls; the
         connections stay open for the others. Raises `InvalidInput` for an invalid user id, namespace, agent or run.
         """
-        return self._shared.open(self._common.scope(user, namespace, agent, run))
+        return self._shared.open(self._common.scope(user, namespace, agent, run, self._shared.form))
 
     def ping(self) -> bool:
         """Return True if the server replies within the time-out; else raise `StoreUnavailable` or `ServerRefused`."""
@@ -109,13 +110,14 @@ class _Shared:
             loans = OwnConnections(source.resolver)
         else:
             loans = BoundedConnections(source.resolver, max_connections)
+        self.form = source.resolver.form
         self.core = SyncCore(loans, source, settings.timeout_s)
         if settings.near_cache:
             self.core.use_near_cache(settings.near_cache_bytes)
         self._totals = set_up(self.core)
 
     def open(self, scope: Scope, *, owns_core: bool = False) -> DataStore:
-        driver = SyncDriver(self.core, owns_core=owns_core)
+        driver = SyncDriver(self.core, scope.user, owns_core=owns_core)
         if self._totals is not None:
             self._totals.add(driver, scope.counters)
         return DataStore(ServerOperations(driver, scope))

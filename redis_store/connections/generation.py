@@ -36,13 +36,17 @@ _OVER = Generation(over=True)
 class Known:
     """What the process knows about one server. Takes no lock: a signal handler may call any method."""
 
-    __slots__ = ("current", "refused_at")
+    __slots__ = ("current", "looked", "refused_at", "tagged")
 
     def __init__(self) -> None:
         self.current = Generation()
         """The generation of the connections that are opened now."""
         self.refused_at = -REFUSALS_APART_S
         """The time by `time.monotonic` at which a refusal last ended a generation."""
+        self.tagged: bool | None = None
+        """Whether the server is a cluster, so that the keys of a user need a hash tag; None until the first look at it."""
+        self.looked: set[str] = set()
+        """The logins that were found to have what every store needs."""
 
 
 class Standing:

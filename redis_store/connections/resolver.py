@@ -16,6 +16,7 @@ from redis_store.connections.address import Address, parse_address
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.tls import check_files
 from redis_store.errors import StoreClosed
+from redis_store.namespace.keys import PLAIN, TAGGED, Form
 from redis_store.settings import URL_VARIABLE, Settings
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class Resolver(Protocol):
         """What tells this server and login from others of the process, for what stores of one login share."""
 
     @property
+    def form(self) -> Form:
+        """The form of the Redis keys on this server, which may be unknown yet."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this process has looked at the server, with this login."""
+
+    def note_known(self) -> None:
+        """Note that it has."""
+
+    @property
     def may_block(self) -> bool:
         """Whether `address` may take long, so that it must not run in an event loop's thread."""
 
@@ -52,12 +64,22 @@ class UrlResolver:
 
     may_block = False
 
-    def __init__(self, url: str, timeout_s: float | None, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self, url: str, timeout_s: float | None, credentials: Credentials | None = None, *, hash_tags: bool = False
+    ) -> None:
         self.url = url
         self.login = url if credentials is None else f"{url} {id(credentials.provider)}"
         self._address = parse_address(url, timeout_s, credentials)
+        self.form: Form = TAGGED if hash_tags else self._address.known
         self._address.new_connection()  # raises now if the url is wrong
         check_files(self._address)
+
+    @property
+    def is_known(self) -> bool:
+        return self.form.tagged is not None and self.login in self._address.known.looked
+
+    def note_known(self) -> None:
+        self._address.known.looked.add(self.login)
 
     def address(self) -> Address:
         return self._address
@@ -73,6 +95,7 @@ class EmbeddedResolver:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.form: Form = TAGGED if settings.hash_tags else PLAIN
         self._joining = threading.RLock()
         self._server: EmbeddedServer | None = None
         self._closed = False
@@ -88,6 +111,11 @@ class EmbeddedResolver:
     @property
     def login(self) -> str:
         return self.url
+
+    is_known = True  # our own server has everything
+
+    def note_known(self) -> None:
+        pass
 
     def join(self) -> EmbeddedServer:
         """Join the server, and start it if it is not running."""
@@ -135,7 +163,8 @@ def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     """Return the resolver for the settings. `at_once` joins the embedded server now, so that an error is raised now."""
     if settings.url is not None:
         provider = settings.credential_provider
-        return UrlResolver(settings.url, settings.timeout_s, None if provider is None else Credentials(provider))
+        credentials = None if provider is None else Credentials(provider)
+        return UrlResolver(settings.url, settings.timeout_s, credentials, hash_tags=settings.hash_tags)
     resolver = EmbeddedResolver(settings)
     if at_once:
         resolver.join()

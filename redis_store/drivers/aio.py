@@ -16,9 +16,11 @@ from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.drivers import eviction_warning
+from redis_store.drivers.form import making_sure, rehearse, unsure
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
-from redis_store.errors import ConnectionLost, StoreClosed, StoreTimeout, StoreUnavailable
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout, StoreUnavailable
+from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
 from redis_store.near.cache import NearCache, join_cache
@@ -234,6 +236,18 @@ class AsyncCore:
             raise StoreClosed("The store was closed while it connected: connect again.")
         return connection
 
+    async def run_once(self, op: Op[T]) -> T:
+        """Run an operation on a connection that is closed after it."""
+        try:
+            connection = await self._connect()
+        except BaseException:
+            op.close()
+            raise
+        try:
+            return await drive_async(op, lambda call: connection.request(call.commands, call.repeatable), Exception)
+        finally:
+            connection.close()
+
     async def _address(self) -> Address:
         if self._resolver.may_block:
             return await asyncio.to_thread(self._resolver.address)
@@ -313,11 +327,13 @@ class AsyncCore:
 class AsyncDriver:
     """Runs the operations of one store against the server of its client, from any number of event loops."""
 
-    __slots__ = ("__weakref__", "_owns_core", "_watches", "core")
+    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_watches", "core")
 
-    def __init__(self, core: AsyncCore, *, owns_core: bool = False) -> None:
-        """`owns_core` closes the connections with the store."""
+    def __init__(self, core: AsyncCore, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
+        """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
         self.core = core
+        self._unsure = unsure(user, core.source.resolver)
+        """The user, until it is known that its operations find its data."""
         self._owns_core = owns_core
         self._watches: weakref.WeakSet[AsyncClosable] | None = None
 
@@ -361,13 +377,28 @@ class AsyncDriver:
                 self.core.watching.add(self)
         return self._watches
 
+    async def make_sure(self, *, keeps: bool = True) -> None:
+        """Find out the form of the user's Redis keys, before the first operation, and that its data is not in the other form.
+
+        `keeps` the connection for the operation that follows.
+        """
+        user = unsure(self._unsure, self.core.source.resolver)  # another store may have looked meanwhile
+        if user is not None:
+            look = making_sure(user, self.core.source.resolver)
+            await (drive_async(look, self.core.exchange, Exception) if keeps else self.core.run_once(look))
+        self._unsure = None
+
     def run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
         """Run an operation and return its result."""
+        if self._unsure is not None:
+            return self._run_later(op)
         core = self.core
         return drive_async(op if core.around is None else core.around(op), core.exchange, Exception)
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
         """Run an operation that reads, or let the near cache answer it."""
+        if self._unsure is not None:
+            return self._read_later(read, scope, wanted, default)
         core = self.core
         if core.near is not None:
             return core.near_side(core.near).answer(read, scope, wanted, default, self)
@@ -375,8 +406,29 @@ class AsyncDriver:
             return self.run(read.ask(scope, wanted, default))
         return core.read_at_once(read.call(scope, wanted), read.result, scope, wanted, default)
 
+    async def _read_later(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T:
+        (await self._make_sure_for(read.ask(scope, wanted, default))).close()
+        return await self.read(read, scope, wanted, default)
+
+    async def _run_later(self, op: Op[T]) -> T:
+        return await self.run(await self._make_sure_for(op))
+
+    async def _make_sure_for(self, op: Op[T]) -> Op[T]:
+        """Do `make_sure` and return the operation. If that fails, what the operation would refuse in any case is raised."""
+        try:
+            await self.make_sure()
+        except DataStoreError:
+            rehearse(op)
+            raise
+        except BaseException:
+            op.close()
+            raise
+        return op
+
     async def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
+        if self._unsure is not None:
+            (await self._make_sure_for(alone.make())).close()
         try:
             return await self._run_on_own(alone.make())
         except ConnectionLost as error:

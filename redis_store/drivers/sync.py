@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
+from redis_store.drivers.form import making_sure, rehearse, unsure
 from redis_store.drivers.loans import Loans, NoConnections
 from redis_store.drivers.wakeups import SyncPauses
-from redis_store.errors import ConnectionLost, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.flows.renewing import Keeper
+from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Alone, Call, Op, not_a_call
@@ -100,6 +102,12 @@ class SyncCore:
         left.is_closed, left.loans, left.near, left.around = True, _CLOSED, None, None
         return left
 
+    def unobserved(self) -> SyncCore:
+        """Return this core for operations that are no caller's."""
+        core = copy.copy(self)
+        core.near = core.around = None
+        return core
+
     def leave_to_parent(self) -> None:
         """In a forked child, stop using what the parent goes on using."""
         self.loans.leave_to_parent()
@@ -109,11 +117,13 @@ class SyncCore:
 class SyncDriver:
     """Runs the operations of one store against the server of its client. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_owns_core", "_watches", "core")
+    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_watches", "core")
 
-    def __init__(self, core: SyncCore, *, owns_core: bool = False) -> None:
-        """`owns_core` closes the connections with the store."""
+    def __init__(self, core: SyncCore, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
+        """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
         self.core = core
+        self._unsure = unsure(user, core.source.resolver)
+        """The user, until it is known that its operations find its data."""
         self._owns_core = owns_core
         self._watches: weakref.WeakSet[Closable] | None = None
 
@@ -167,8 +177,35 @@ class SyncDriver:
                 self.core.watching.add(self)
         return self._watches
 
+    def make_sure(self, most_s: float | None = None, *, keeps: bool = True) -> None:
+        """Find out the form of the user's Redis keys, before the first operation, and that its data is not in the other form.
+
+        `keeps` the connection for the operation that follows.
+        """
+        user = unsure(self._unsure, self.core.source.resolver)  # another store may have looked meanwhile
+        if user is not None:
+            loans = self.core.loans
+            SyncDriver(self.core.unobserved()).run(making_sure(user, self.core.source.resolver), most_s)
+            if not keeps:
+                loans.drop(loans.take(most_s))
+        self._unsure = None
+
+    def _make_sure_for(self, op: Op[T], most_s: float | None = None) -> Op[T]:
+        """Do `make_sure` and return the operation. If that fails, what the operation would refuse in any case is raised."""
+        try:
+            self.make_sure(most_s)
+        except DataStoreError:
+            rehearse(op)
+            raise
+        except BaseException:
+            op.close()
+            raise
+        return op
+
     def run(self, op: Op[T], most_s: float | None = None) -> T:
         """Run an operation and return its result. It waits at most this long, or the time-out."""
+        if self._unsure is not None:
+            op = self._make_sure_for(op, most_s)
         core = self.core
         if core.around is not None:
             op = core.around(op)
@@ -202,6 +239,8 @@ class SyncDriver:
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> T:
         """Run an operation that reads, or let the near cache answer it."""
+        if self._unsure is not None:
+            self._make_sure_for(read.ask(scope, wanted, default)).close()
         core = self.core
         if core.near is not None:
             return core.near.threads.answer(read, scope, wanted, default, self)
@@ -211,6 +250,8 @@ class SyncDriver:
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
+        if self._unsure is not None:
+            self._make_sure_for(alone.make()).close()
         loans = self.core.loans
         try:
             return self._run_on(alone.make(), loans, loans.take)

@@ -16,7 +16,7 @@ from redis_store.errors import (
 )
 from redis_store.hub.requests import HubPause, Tell, say
 from redis_store.hub.subscribers import Members
-from redis_store.hub.watched_namespace import WatchedNamespace
+from redis_store.hub.watched_namespace import Agenda, WatchedNamespace
 from redis_store.namespace.keys import UserKeys
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.error_replies import translate
@@ -54,7 +54,8 @@ class Listening:
         self._token = 0
         self._token_heard = -1
         self._settling: dict[int, Sequence[WatchedNamespace]] = {}
-        self._wake: bytes | None = None
+        self._random = ""
+        self._wake = b""
         self._woken_id = b"0"
         """The stream to which the hub appends to end its own ``XREAD``, and the last entry that was read there."""
         self._blocked = False
@@ -100,8 +101,8 @@ class Listening:
     async def begin(self, user: UserKeys, configures: bool) -> None:
         """Subscribe on new connections, and find out by a probe whether the server sends events."""
         if self.barrier is None:
-            random = self._random_hex(8)
-            self.barrier, self._wake = user.barrier(random), user.wake(random)
+            self._random = self._random_hex(8)
+            self.barrier = user.barrier(self._random)
         if configures:
             await self._configure()
         self.counts_events = True
@@ -188,18 +189,19 @@ class Listening:
         if self._blocked:
             return
         self._blocked = True
-        assert self._wake is not None
-        feeds = list(feeds)
-        start = self._turn if self._turn < len(feeds) else 0
-        self._turn = start + LOGS_PER_BLOCK
-        feeds = feeds[start : self._turn]
+        every = list(feeds)
+        start = self._turn if self._turn < len(every) else 0
+        feeds = Agenda.at_once(every[start:], LOGS_PER_BLOCK)
+        self._turn = start + len(feeds)
+        if (wake := feeds[0].user.wake(self._random)) != self._wake:
+            self._wake, self._woken_id = wake, b"0"
         logs, ids = [feed.keys.log for feed in feeds], [feed.position.id for feed in feeds]
         streams = (self._wake, *logs, self._woken_id, *ids)
         await Tell(("XREAD", "BLOCK", BLOCK_MS, "COUNT", 1, "STREAMS", *streams), blocks=True)
 
     async def unblock(self) -> None:
         """End the blocking ``XREAD``, because the set of logs has changed. If the server refuses that, it ends by itself."""
-        if self._blocked and self._wake is not None:
+        if self._blocked:
             await say([("XADD", self._wake, "MAXLEN", 1, "*", "", ""), ("PEXPIRE", self._wake, WAKE_LIFE_MS)])
 
     def _raise_refusal(self) -> None:

@@ -141,11 +141,11 @@ class Hub:
         if self.members.ended:
             await self._say_goodbye()
         elif agenda.unopened:
-            await self._open(agenda.first(agenda.unopened, FEEDS_PER_READ))
+            await self._open(agenda.at_once(agenda.unopened, FEEDS_PER_READ))
         elif registry := next((each for each in self.members.registries.values() if each.dirty), None):
             await self._list(registry)
         elif agenda.dirty and self._now >= self._read_at:
-            await self._read(agenda.first(agenda.dirty, FEEDS_PER_READ))
+            await self._read(agenda.at_once(agenda.dirty, FEEDS_PER_READ))
         elif due := next((feed for feed in agenda.expiring if feed.expiries.is_due(self._doubts.server_ms)), None):
             await self._doubts.expire(due)
         elif doubtful := next((feed for feed in agenda.doubtful if feed.may_be_scanned(self._now)), None):
@@ -256,7 +256,7 @@ class Hub:
         self.members.missing(registry, names)
         agenda = self.members.agenda
         while agenda.unopened:
-            await self._open(agenda.first(agenda.unopened, FEEDS_PER_READ))
+            await self._open(agenda.at_once(agenda.unopened, FEEDS_PER_READ))
 
     def _tell_listed(self) -> None:
         """Tell each watcher of all namespaces when every namespace of the first listing is open."""

@@ -5,6 +5,7 @@ No I/O: `hub/hub.py` decides when to read, and passes the replies in.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -406,6 +407,14 @@ class Agenda:
     @staticmethod
     def first(feeds: dict[WatchedNamespace, None], most: int) -> list[WatchedNamespace]:
         return list(islice(feeds, most))
+
+    @classmethod
+    def at_once(cls, feeds: Iterable[WatchedNamespace], most: int) -> list[WatchedNamespace]:
+        """Return the first namespaces; of one user, if keys have a hash tag: no command of a cluster spans two slots."""
+        first = list(islice(feeds, most))
+        if first and first[0].user.form.tagged:
+            first = [feed for feed in first if feed.user.user == first[0].user.user]
+        return first
 
     def strike(self, feed: WatchedNamespace) -> None:
         """Remove a namespace from every list."""

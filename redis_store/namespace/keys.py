@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from redis_store.errors import InvalidName, InvalidType, LimitExceeded
 from redis_store.limits import shown
@@ -43,26 +44,73 @@ class NamespaceKeys:
     """The state of the namespace as the last watcher read it: see `changelog/digests.py`."""
 
 
+class FormUnknown(AttributeError):
+    """A Redis key was needed before the form of the keys is known: a mistake in this package, or a rehearsal."""
+
+
+class Form(Protocol):
+    """The form of a user's Redis keys, which depends on the server."""
+
+    tagged: bool | None
+    """Whether they have a hash tag, as a cluster needs it: ``user:{<id>}:...``; None while that is unknown."""
+
+
+@dataclass(slots=True)
+class FixedForm:
+    """The form where no server has to be asked."""
+
+    tagged: bool | None
+
+
+PLAIN, TAGGED = FixedForm(False), FixedForm(True)
+
+
 @dataclass(frozen=True, slots=True)
 class UserKeys:
-    """Builds the Redis keys of one user. On a cluster they share a hash tag, and so a hash slot."""
+    """Builds the Redis keys of one user. On a cluster they share a hash tag, and so a hash slot.
+
+    While the form is unknown it builds none: drivers find it out before an operation begins.
+    """
 
     user: str
-    prefix: bytes
-    registry: bytes
+    form: Form = field(compare=False)
+    own_part: bytes = b""
+    """The part of an agent's own names, see `own`."""
+    prefix: bytes = field(init=False, compare=False)
+    registry: bytes = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.form.tagged is None:
+            object.__setattr__(self, "__class__", _LateKeys)
+        else:
+            self._build(self.form.tagged)
+
+    def _build(self, tagged: bool) -> None:
+        prefix = self._prefix(tagged)
+        object.__setattr__(self, "registry", prefix + b"namespaces")
+        object.__setattr__(self, "prefix", prefix + self.own_part)
+
+    def _prefix(self, tagged: bool) -> bytes:
+        return (b"user:{%b}:" if tagged else b"user:%b:") % _percent(self.user.encode())
 
     @classmethod
-    def of(cls, user: str, *, hash_tag: bool = False) -> UserKeys:
+    def of(cls, user: str, *, hash_tag: bool = False, form: Form | None = None) -> UserKeys:
         """Check a user id and return its key builder; with `hash_tag`, keys have the form that Redis Cluster needs."""
-        raw = encode_name(user, "user id", MAX_USER_BYTES)
-        encoded = _percent(raw)
-        prefix = b"user:{%s}:" % encoded if hash_tag else b"user:%s:" % encoded
-        return cls(user, prefix, prefix + b"namespaces")
+        encode_name(user, "user id", MAX_USER_BYTES)
+        return cls(user, form or (TAGGED if hash_tag else PLAIN))
+
+    @property
+    def name_for_cursors(self) -> bytes:
+        """Return what tells the cursors of this user from those of others. It is the same in both forms of keys."""
+        return self._prefix(False) + self.own_part
+
+    def registry_in(self, tagged: bool) -> bytes:
+        """Return the Redis key of the registry in one of the two forms."""
+        return self._prefix(tagged) + b"namespaces"
 
     def namespace(self, name: str) -> NamespaceKeys:
         """Check a namespace's name and return its Redis keys."""
-        raw = encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
-        return self.of_stored(raw)
+        return self.of_stored(encode_namespace(name))
 
     def of_stored(self, raw: bytes) -> NamespaceKeys:
         """Return the Redis keys of a namespace, from its name as stored in the registry."""
@@ -87,8 +135,7 @@ class UserKeys:
         Of other Redis keys it builds none: data belongs to the user. An encoded name contains no ``:``, so no name reaches a key
         of another agent or of the user.
         """
-        prefix = b"%bown:%b:" % (self.prefix, _percent(encode_name(agent, "agent name", MAX_AGENT_BYTES)))
-        return UserKeys(self.user, prefix, self.registry)
+        return UserKeys(self.user, self.form, b"own:%b:" % _percent(encode_name(agent, "agent name", MAX_AGENT_BYTES)))
 
     def beside(self, agent: str) -> bytes:
         """Return the Redis key of the list of what an agent's runs have stored beside the data (`ops/usage.py`)."""
@@ -145,6 +192,22 @@ class UserKeys:
         return self.lock(_CONSUMERS + _percent(name.encode()) + b":" + namespace)
 
 
+class _LateKeys(UserKeys):
+    """A builder made while the form was unknown. A class of its own, because `__getattr__` makes every attribute slower."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> bytes:
+        """Build what was not built at first. Python calls this for what is not there."""
+        if name not in ("prefix", "registry"):
+            raise AttributeError(name)
+        if (tagged := self.form.tagged) is None:
+            raise FormUnknown(name)
+        self._build(tagged)
+        object.__setattr__(self, "__class__", UserKeys)
+        return self.prefix if name == "prefix" else self.registry
+
+
 def encode_key(key: str) -> bytes:
     """Check a key and return the hash field that it is stored under."""
     if type(key) is str and key:
@@ -176,6 +239,11 @@ def encode_name(name: object, kind: str, limit_bytes: int) -> bytes:
             size_bytes=len(raw),
         )
     return raw
+
+
+def encode_namespace(name: str) -> bytes:
+    """Check a namespace's name and return it as it is stored in the registry."""
+    return encode_name(name, "namespace", MAX_NAMESPACE_BYTES)
 
 
 def encode_lock_name(name: object) -> bytes:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from redis_store.errors import LimitExceeded
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds, Limits, LogBounds
 from redis_store.namespace.access import EVERYTHING, Access
-from redis_store.namespace.keys import MAX_AGENT_BYTES, NamespaceKeys, UserKeys, decode_name, encode_name
+from redis_store.namespace.keys import (
+    MAX_AGENT_BYTES,
+    NamespaceKeys,
+    UserKeys,
+    decode_name,
+    encode_name,
+    encode_namespace,
+)
 from redis_store.stats import Counters
 from redis_store.values.codec import Codec, JsonText
 
@@ -55,6 +63,8 @@ class Scope:
     """Bound on the bytes that one call may read; set by stores that read for others (`brokers/lease.py`)."""
     bounds: CallBounds = UNBOUNDED
     """Bounds on single calls; set by the same stores."""
+    name: bytes = field(init=False)
+    """The namespace's name as it is stored in the registry."""
     keys: NamespaceKeys = field(init=False)
     readable: bool = field(init=False)
     writable: bool = field(init=False)
@@ -67,17 +77,26 @@ class Scope:
 
     def __post_init__(self) -> None:
         """Check the namespace's name, and work out what operations need of it."""
-        keys = self.user.namespace(self.namespace)
-        script_keys = (keys.data, keys.registry, keys.info, keys.log)
+        name = encode_namespace(self.namespace)
         everything = self.access is EVERYTHING
         # Written out, because a service makes a scope for each request.
         put = object.__setattr__
-        put(self, "keys", keys)
         put(self, "readable", everything or self.access.may_read(self.namespace))
         put(self, "writable", everything or self.access.may_write(self.namespace))
-        put(self, "script_keys", script_keys)
+        put(self, "name", name)
+        put(self, "script_head", (name, self.writer.log_head, self.log.entries, self.log.max_bytes))
+        if self.user.form.tagged is None:
+            put(self, "__class__", _LateScope)
+        else:
+            self._build()
+
+    def _build(self) -> None:
+        keys = self.user.of_stored(self.name)
+        script_keys = (keys.data, keys.registry, keys.info, keys.log)
+        put = object.__setattr__
         put(self, "delete_keys", (*script_keys, keys.flight))
-        put(self, "script_head", (keys.name, self.writer.log_head, self.log.entries, self.log.max_bytes))
+        put(self, "script_keys", script_keys)
+        put(self, "keys", keys)
 
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""
@@ -130,6 +149,20 @@ class Scope:
     def packed(self, text: bytes, field: bytes) -> bytes:
         """Return the bytes to store for a JSON text, or raise `LimitExceeded` if it is too long for one value."""
         return self.codec.packing.pack(check_value_size(text, self.limits.max_value_bytes, field))
+
+
+class _LateScope(Scope):
+    """A scope made while the form of the keys was unknown. A class of its own, because `__getattr__` makes attributes slower."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        """Build the Redis keys that were not built at first. Python calls this for what is not there."""
+        if name not in ("keys", "script_keys", "delete_keys"):
+            raise AttributeError(name)
+        self._build()
+        object.__setattr__(self, "__class__", Scope)
+        return getattr(self, name)
 
 
 def _quoted(name: str, kind: str) -> str:

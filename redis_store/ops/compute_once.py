@@ -25,7 +25,7 @@ from redis_store.flows.compute_once import (
 )
 from redis_store.flows.flow import Look
 from redis_store.limits import UNBOUNDED, ttl_to_ms
-from redis_store.namespace.keys import decode_name, encode_key
+from redis_store.namespace.keys import UserKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
@@ -49,7 +49,7 @@ class ComputePlan:
     ttl_ms: int | Literal[""]
     stale_ms: int | Literal[""]
     lock_ms: int
-    tags: tuple[bytes, ...]
+    tag_names: tuple[tuple[UserKeys, bytes], ...]
     trouble: Trouble
 
     @classmethod
@@ -67,10 +67,10 @@ class ComputePlan:
         """Check the rights and the arguments of `get_or_set`. `stale` is added to the value's time to live."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
-        keys = tuple(tag_key(scope, tag) for tag in check_tags(tags))
+        names = tuple(tag_name(scope, tag) for tag in check_tags(tags))
         lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
-        plan = cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, keys, trouble)
-        if keys and scope.bounds is not UNBOUNDED:
+        plan = cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, names, trouble)
+        if names and scope.bounds is not UNBOUNDED:
             scope.bounds.check_tags(plan.tag_texts, len(plan.member))
         return plan
 
@@ -167,6 +167,11 @@ class ComputePlan:
         return bool(await run_checked(FLIGHT_FAIL, (self.scope.keys.flight,), (b"hash",), arguments))
 
     @property
+    def tags(self) -> tuple[bytes, ...]:
+        """The Redis keys of the tags."""
+        return tuple(keys.tag(raw) for keys, raw in self.tag_names)
+
+    @property
     def member(self) -> bytes:
         """The key's member of a tag; the length says where the namespace's name ends."""
         return tag_member_prefix(self.scope) + self.field
@@ -185,15 +190,18 @@ class ComputePlan:
         return "{" + ",".join(f'"{name}":1' for name in self.tag_texts) + "}" if self.tags else ""
 
 
-def tag_key(scope: Scope, tag: str) -> bytes:
-    """Check a tag and return the Redis key of its entries; raises `AccessDenied` if the handle may not use the tag."""
+def tag_name(scope: Scope, tag: str) -> tuple[UserKeys, bytes]:
+    """Check a tag and return its name, and the builder of its Redis key.
+
+    Raises `AccessDenied` if the handle may not use the tag.
+    """
     raw = encode_tag(tag)
-    return scope.keys_of_name("tags", tag).tag(raw)
+    return scope.keys_of_name("tags", tag), raw
 
 
 def tag_member_prefix(scope: Scope) -> bytes:
     """Return the start of a tag's members for keys of this namespace."""
-    return b"%d:%b:" % (len(scope.keys.name), scope.keys.name)
+    return b"%d:%b:" % (len(scope.name), scope.name)
 
 
 async def look(scope: Scope, key: str, default: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from redis_store.errors import DeletedSoFar
 from redis_store.flows.flow import Do
 from redis_store.limits import TAG_ENTRY_BYTES, UNBOUNDED
-from redis_store.namespace.keys import decode_name
+from redis_store.namespace.keys import UserKeys, decode_name
 from redis_store.namespace.scope import Scope
-from redis_store.ops.compute_once import tag_key
+from redis_store.ops.compute_once import tag_name
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked, run_script
 from redis_store.protocol.call import read
 from redis_store.scripts import BURDEN, DELETE
@@ -43,12 +43,12 @@ async def invalidate(scope: Scope, tag: str) -> Invalidated:
 
     Those in namespaces that may not be written are kept, and no error names them.
     """
-    redis_key = tag_key(scope, tag)
+    keys, raw = tag_name(scope, tag)
     scope.check_writes_somewhere()
     cursor, count, kept = b"0", FIRST_PAGE, 0
     with DeletedSoFar() as deleted:
         while True:
-            cursor, flat = await Do(_page(redis_key, cursor, count))
+            cursor, flat = await Do(_page(keys, raw, cursor, count))
             members = flat[::2]
             for name, fields in _by_namespace(members).items():
                 if not scope.access.may_write(decode_name(name)):
@@ -56,7 +56,7 @@ async def invalidate(scope: Scope, tag: str) -> Invalidated:
                 else:
                     place = scope.moved(decode_name(name))
                     for part in await Do(_parts(place, fields)):
-                        deleted.add(await Do(_delete(place, redis_key, part)))
+                        deleted.add(await Do(_delete(place, keys.tag(raw), part)))
             size_bytes = sum(map(len, members))
             scope.bounds.note_moved(MEMBER_COPIES * size_bytes + TAG_ENTRY_BYTES * len(members))
             if cursor == b"0":
@@ -64,8 +64,8 @@ async def invalidate(scope: Scope, tag: str) -> Invalidated:
             count = PAGE if size_bytes <= LONG_MEMBER_BYTES * len(members) else FIRST_PAGE
 
 
-async def _page(redis_key: bytes, cursor: bytes, count: int) -> Any:
-    return await read("ZSCAN", redis_key, cursor, "COUNT", count, bulk=True)
+async def _page(keys: UserKeys, raw: bytes, cursor: bytes, count: int) -> Any:
+    return await read("ZSCAN", keys.tag(raw), cursor, "COUNT", count, bulk=True)
 
 
 def _by_namespace(members: list[bytes]) -> dict[bytes, list[bytes]]:

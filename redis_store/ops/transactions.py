@@ -65,16 +65,16 @@ class Draft:
         self.check_open()
         raw = encode_key(key)
         text = scope.codec.encode(value)
-        self.writes[scope.keys.name, raw] = Write(scope.packed(text, raw), wanted_ttl(scope, ttl))
+        self.writes[scope.name, raw] = Write(scope.packed(text, raw), wanted_ttl(scope, ttl))
         if scope.max_keys is not None:
-            self.bounds[scope.keys.name] = scope.max_keys
+            self.bounds[scope.name] = scope.max_keys
         self._check_size(len(text))
 
     def delete(self, scope: Scope, key: str) -> None:
         """Record a delete."""
         scope.check_writable()
         self.check_open()
-        self.writes[scope.keys.name, encode_key(key)] = Write(None)
+        self.writes[scope.name, encode_key(key)] = Write(None)
         self._check_size()
 
     def _check_size(self, more_bytes: int = 0) -> None:
@@ -96,7 +96,7 @@ class Draft:
         scope.check_readable()
         self.check_open()
         raw = encode_key(key)
-        place = (scope.keys.name, raw)
+        place = (scope.name, raw)
         if place in self.writes:
             text = self.writes[place].text
         else:

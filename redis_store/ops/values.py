@@ -39,7 +39,8 @@ async def get(scope: Scope, key: str, default: Any = None) -> Any:
 def _call_of_get(scope: Scope, key: str) -> Call[bytes | None]:
     if not scope.readable:
         scope.check_readable()
-    return Call(((_opening_of_get(scope.keys.data), encode_key(key)),), as_is, True)
+    field = encode_key(key)
+    return Call(((_opening_of_get(scope.keys.data), field),), as_is, True)
 
 
 def _got(scope: Scope, key: str, default: Any, text: bytes | None) -> Any:
@@ -68,7 +69,8 @@ GET: Read[Any] = Read(get, _got_again, _got, call=_call_of_get)
 
 async def contains(scope: Scope, key: str) -> bool:
     scope.check_readable()
-    return bool(await read("HEXISTS", scope.keys.data, encode_key(key)))
+    field = encode_key(key)
+    return bool(await read("HEXISTS", scope.keys.data, field))
 
 
 def _contained(scope: Scope, key: str, default: None, kept: Any) -> bool:

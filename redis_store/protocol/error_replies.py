@@ -131,5 +131,15 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     ),
     "MASTERDOWN": _plainly(StoreUnavailable, "The server is a replica without its primary ({detail}): try again."),
     "CLUSTERDOWN": _plainly(StoreUnavailable, "The cluster is down ({detail}): try again, or check its nodes."),
+    "CROSSSLOT": _plainly(
+        ServerRefused,
+        "The server is a cluster, and was none when this process first connected ({detail}): start the process again. Nothing was"
+        " written.",
+    ),
+    "MOVED": _plainly(
+        ServerRefused,
+        "The server is a node of a cluster that does not have this user's data ({detail}): clusters of several nodes are not"
+        " supported yet. Use one node, or a service that shows one. Nothing was written.",
+    ),
     "TRYAGAIN": _plainly(StoreUnavailable, "The cluster is moving this user's data ({detail}): try again."),
 }

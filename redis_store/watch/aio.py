@@ -102,6 +102,7 @@ class AsyncWatch(AsyncIterator[Change]):
             self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
             weakref.finalize(self, self._watching.leave)
             try:
+                await self._driver.make_sure(keeps=False)
                 await self._drive(self._watching, self._watching.begin())
             except BaseException as error:
                 watching, self._watching = self._watching, None

@@ -11,7 +11,7 @@ from redis_store.errors import InvalidInput, InvalidType
 from redis_store.hub.mailbox import Mailbox, NamespaceBudget
 from redis_store.hub.requests import Join, JoinAll
 from redis_store.limits import shown
-from redis_store.namespace.keys import MAX_AGENT_BYTES, encode_name, encode_prefix
+from redis_store.namespace.keys import MAX_AGENT_BYTES, UserKeys, encode_name, encode_namespace, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
 from redis_store.values.rules import one
@@ -30,8 +30,17 @@ class Consumer:
 
     name: str
     holder: str
-    lock: bytes
-    cursors: bytes
+    keys: UserKeys
+    namespace: bytes
+    """The namespace that it watches; an empty name stands for all."""
+
+    @property
+    def lock(self) -> bytes:
+        return self.keys.consumer_lock(self.name, self.namespace)
+
+    @property
+    def cursors(self) -> bytes:
+        return self.keys.consumer(self.name)
 
 
 @dataclass(slots=True)
@@ -66,8 +75,8 @@ class WatchRequest:
     ) -> WatchRequest:
         """Check the arguments of `watch`."""
         scope.check_readable()
-        start = None if since is None else {scope.keys.name: _format(scope, scope.keys.name).read(since)}
-        who = _consumer(scope, consumer, holder, scope.keys.name)
+        start = None if since is None else {scope.name: _format(scope, scope.name).read(since)}
+        who = _consumer(scope, consumer, holder, scope.name)
         return cls(scope, False, encode_prefix(prefix), _initial(initial, since), start, who, budget)
 
     @classmethod
@@ -91,7 +100,7 @@ class WatchRequest:
         if since is not None:
             start = {}
             for namespace, text in since.items():
-                name = scope.user.namespace(namespace).name
+                name = encode_namespace(namespace)
                 start[name] = _format(scope, name).read(text)
         who = _consumer(scope, consumer, holder, b"")
         return cls(scope, True, encode_prefix(prefix), _initial(initial, since), start, who, budget)
@@ -232,7 +241,5 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
     if name is None:
         return None
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    keys = scope.keys_of_name("consumers", name)
-    cursors, lock = keys.consumer(name), keys.consumer_lock(name, namespace)
     # The same form as the value of any other lock.
-    return Consumer(name, f'{{"owner":"{holder}"}}', lock, cursors)
+    return Consumer(name, f'{{"owner":"{holder}"}}', scope.keys_of_name("consumers", name), namespace)

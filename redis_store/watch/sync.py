@@ -47,6 +47,7 @@ class Watch(Iterator[Change]):
         self._finalizer = weakref.finalize(self, self._watching.leave)
         driver.watches.add(self)
         try:
+            driver.make_sure(keeps=False)
             self._drive(self._watching.begin())
         except BaseException:
             self.close()

@@ -21,8 +21,9 @@ class _Position:
 class _Feed:
     """What `Listening` reads of a watched namespace."""
 
-    def __init__(self, name: bytes) -> None:
-        self.keys = USER.of_stored(name)
+    def __init__(self, name: bytes, user: UserKeys = USER) -> None:
+        self.user = user
+        self.keys = user.of_stored(name)
         self.position = _Position()
 
 
@@ -41,8 +42,7 @@ def _steps(coroutine: Any) -> list[Any]:
 def _listening() -> Listening:
     listening = Listening(Members(0), lambda size: "ab" * size, lambda text: None)
     listening.counts_events = False
-    random = "ab" * 8
-    listening.barrier, listening._wake = USER.barrier(random), USER.wake(random)
+    listening._random = "ab" * 8
     return listening
 
 
@@ -78,6 +78,19 @@ def test_of_many_logs_each_has_its_turn() -> None:
     read: set[bytes] = set()
     for _ in range(2):
         keys, _ = _blocked(listening, feeds)
+        read.update(keys[1:])
+        listening.heard(None)
+    assert read == {feed.keys.log for feed in feeds}
+
+
+def test_on_a_cluster_each_user_has_its_turn() -> None:
+    """No command may have keys of two slots, that of the stream which ends it included."""
+    users = [UserKeys.of(name, hash_tag=True) for name in "abc"]
+    listening, feeds = _listening(), [_Feed(b"%d" % number, users[number // 3]) for number in range(9)]
+    read: set[bytes] = set()
+    for _ in range(3):
+        keys, _ = _blocked(listening, feeds)
+        assert len({key.partition(b"}")[0] for key in keys}) == 1
         read.update(keys[1:])
         listening.heard(None)
     assert read == {feed.keys.log for feed in feeds}

@@ -1,0 +1,54 @@
+"""Which stores have to look at their server before their first operation: see `ops/first_look.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis_store.connections.resolver import Resolver
+from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.namespace.keys import FormUnknown, UserKeys
+from redis_store.ops.first_look import check_form, first_look
+from redis_store.protocol.call import Op
+
+MOST_SURE = 100_000
+"""Bound on the users that are remembered not to have data in the other form of keys."""
+
+_sure: set[tuple[str, str]] = set()
+"""Logins and users whose keys have a hash tag, and who have no data without one."""
+
+
+def unsure(user: UserKeys | None, resolver: Resolver) -> UserKeys | None:
+    """Return the user of a new store if the server has to be asked before its first operation, else None.
+
+    On a plain server, only the first store of a process asks.
+    """
+    if user is None:
+        return None
+    if not resolver.is_known or (user.form.tagged and (resolver.login, user.user) not in _sure):
+        return user
+    return None
+
+
+def rehearse(op: Op[Any]) -> None:
+    """Begin an operation that will not be run, as its server cannot be reached, for what it would refuse in any case."""
+    try:
+        op.send(None)
+    except InvalidInput:
+        raise
+    except (StopIteration, FormUnknown, DataStoreError):
+        return
+    finally:
+        op.close()
+
+
+async def making_sure(user: UserKeys, resolver: Resolver) -> None:
+    """Ask the server. Raises if the store cannot be used, or would show nothing of what the user has."""
+    if resolver.is_known:
+        await check_form(user)
+    else:
+        await first_look(user)
+        resolver.note_known()
+    if user.form.tagged:
+        if len(_sure) >= MOST_SURE:
+            _sure.clear()
+        _sure.add((resolver.login, user.user))

@@ -1,0 +1,84 @@
+"""The first look at a server, before a process sends it anything else: the form of its Redis keys, and whether it can be used."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Generator
+from typing import Any
+
+from redis_store.errors import DataStoreError, InvalidSettings, PermissionDenied, UnsupportedByServer
+from redis_store.namespace.keys import UserKeys
+from redis_store.protocol.call import Call, as_is
+from redis_store.protocol.command import Command, ReplyError
+from redis_store.protocol.error_replies import translate
+
+_NEEDED: tuple[tuple[str, Command], ...] = (
+    ("EVAL", ("EVAL", "return 1", 0)),
+    ("streams (XLEN)", ("XLEN", "user:redis-store:probe")),
+)
+"""What every write uses, with harmless requests that tell whether the server has it."""
+
+_CANNOT_RUN = ("unknown command", "permissions to run", "not allowed to run", "command is not allowed")
+"""Parts of refusals of a command itself. A login that may not use the key of a probe is refused otherwise."""
+
+
+async def first_look(user: UserKeys) -> None:
+    """Find out the form of the keys if it is unknown, and raise if the server lacks what every store needs.
+
+    Then, if the user has data here in the other form and none in this one, raise `InvalidSettings` too: the store would show
+    nothing.
+    """
+    form = user.form
+    facts, *replies = await _all_replies(("INFO", "server"), *(command for _, command in _NEEDED))
+    for (what, command), reply in zip(_NEEDED, replies, strict=True):
+        if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
+            raise _useless(what, translate(reply, (command,)))
+    if form.tagged is None:
+        form.tagged = await _is_cluster(facts)
+    await check_form(user)
+
+
+async def check_form(user: UserKeys) -> None:
+    """Raise `InvalidSettings` if the user has data in the other form of keys, and none in this one."""
+    tagged = bool(user.form.tagged)
+    here, there = user.registry_in(tagged), user.registry_in(not tagged)
+    is_here, is_there = await _all_replies(("EXISTS", here), ("EXISTS", there))  # an error if another node has the key
+    if is_there == 1 and is_here == 0:
+        what = (
+            "this server needs (or hash_tags=True asks for)" if tagged else "a single server has without hash_tags=True"
+        )
+        raise InvalidSettings(
+            f"The user {user.user!r} has data under {_start(there)}..., and none under {_start(here)}..., the form that {what}:"
+            " nothing would be found. Move the data as docs/data-model.md says"
+            + (", or leave out hash_tags." if tagged else ", or pass hash_tags=True.")
+        )
+
+
+def _start(registry: bytes) -> str:
+    return registry.removesuffix(b"namespaces").decode()
+
+
+def _useless(what: str, error: DataStoreError) -> DataStoreError:
+    kind = PermissionDenied if isinstance(error, PermissionDenied) else UnsupportedByServer
+    return kind(
+        f"The server has no {what}, or does not allow it to this login, and every write needs it: the store cannot be used"
+        f" here ({str(error).rstrip('.')}). Allow it, or choose another server, see docs/managed-services.md."
+    )
+
+
+async def _is_cluster(facts: Any) -> bool:
+    if isinstance(facts, bytes):
+        told = dict(line.split(":", 1) for line in facts.decode(errors="replace").splitlines() if ":" in line)
+        mode = told.get("server_mode") or told.get("redis_mode")
+        if mode:
+            return mode == "cluster"
+    (reply,) = await _all_replies(("HELLO",))  # without a number it only tells
+    pairs = reply if isinstance(reply, list) else []
+    return dict(zip(pairs[::2], pairs[1::2], strict=False)).get(b"mode") == b"cluster"
+
+
+@types.coroutine
+def _all_replies(*commands: Command) -> Generator[Call[Any], Any, list[Any]]:
+    """Send commands together and return each reply, also if it is an error."""
+    reply = yield Call(commands, as_is, True)
+    return list(reply) if len(commands) > 1 else [reply]

@@ -1,0 +1,128 @@
+"""Managed services, played by real servers with an access list: what a service refuses, the login of the tests may not do.
+
+The lists follow the services' documentation, whose addresses are in `docs/managed-services.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tests.support.servers import Server, free_port, start_server, wait_until
+
+LOGIN, PASSWORD = "service", "a-token"
+
+EVENTS = "Khgxe"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service: the server that plays it, and what it refuses."""
+
+    kind: str
+    refused: tuple[str, ...]
+    """Commands, as in an access list."""
+    sends_events: bool = True
+    """Whether the keyspace events that the documentation recommends can be switched on in its console."""
+    is_cluster: bool = False
+    has_ttl: bool = True
+    tracks: bool = True
+    """Whether connections may track writes, for the near cache."""
+    measures: bool = True
+    """Whether it reports the memory of a key."""
+
+
+_NEVER = (
+    "acl|setuser",
+    "acl|deluser",
+    "bgrewriteaof",
+    "bgsave",
+    "debug",
+    "migrate",
+    "replicaof",
+    "save",
+    "shutdown",
+    "sync",
+)
+
+SERVICES = {
+    "elasticache": Service("valkey9", (*_NEVER, "config")),
+    "elasticache-serverless": Service(
+        "valkey9",
+        (
+            *_NEVER,
+            "config",
+            "client|id",
+            "client|unblock",
+            "client|tracking",
+            "memory",
+            "object",
+            "wait",
+            "psubscribe",
+            "monitor",
+        ),
+        sends_events=False,
+        is_cluster=True,
+        tracks=False,
+        measures=False,
+    ),
+    "memorydb": Service("redis7", (*_NEVER, "config", "module", "psync"), is_cluster=True, has_ttl=False),
+    "redis-cloud": Service(
+        "redis8",
+        (*_NEVER, "config|set", "client|unblock", "client|pause", "client|getredir", "client|no-evict", "wait"),
+    ),
+    "upstash": Service(
+        "redis8",
+        (*_NEVER, "config", "client|unblock", "client|tracking", "memory", "object", "wait", "latency"),
+        sends_events=False,
+        tracks=False,
+        measures=False,
+    ),
+    "memorystore": Service(
+        "redis7",
+        (*_NEVER, "config", "client", "cluster", "command", "object", "lastsave", "monitor"),
+        has_ttl=False,
+        tracks=False,
+    ),
+}
+
+
+class ServiceServer(Server):
+    """A server that plays a service. `url` has the tests' login; `client()` is the operator, who may do anything."""
+
+    name: str
+    service: Service
+    operator: str
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a redis-py client that may do anything; the caller closes it."""
+        return redis.Redis.from_url(self.operator, **{"protocol": 2, **options})
+
+    @property
+    def refusals(self) -> set[str]:
+        """The commands that the server refused to the tests' login."""
+        with self.client() as raw:
+            return {entry["object"] for entry in raw.acl_log(128) if entry["username"] == LOGIN}
+
+
+def start_service(name: str) -> Server:
+    """Start the server of a service."""
+    service = SERVICES[name]
+    options = ["--notify-keyspace-events", EVENTS if service.sends_events else ""]
+    if service.is_cluster:
+        options += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    server = start_server(service.kind, *options, tcp=service.is_cluster)
+    server.__class__ = ServiceServer
+    assert isinstance(server, ServiceServer)
+    server.name, server.service, server.operator = name, service, server.url
+    with server.client() as raw:
+        if service.is_cluster:
+            raw.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
+        raw.execute_command(
+            "ACL", "SETUSER", LOGIN, "on", f">{PASSWORD}", "~*", "&*", "+@all", *(f"-{c}" for c in service.refused)
+        )
+    server.url = server.url.replace("://", f"://{LOGIN}:{PASSWORD}@")
+    return server
