@@ -79,9 +79,9 @@ class Members:
         feed = self.feeds.get(join.keys.data)
         if feed is None:
             channel = self.channel_head + join.keys.data
-            feed = WatchedNamespace(join.user, join.keys, channel, join.bounds, self.agenda, fresh=fresh)
+            feed = WatchedNamespace(join.user, join.keys, channel, join.bounds, self.agenda)
             self.feeds[join.keys.data] = self.by_channel[channel] = feed
-        feed.follow(join.mailbox)
+        feed.follow(join.mailbox, fresh=fresh)
 
     def missing(self, registry: Registry, names: set[bytes]) -> None:
         """Add each watcher of all namespaces to those that it does not follow yet. A watcher over its budget is refused."""

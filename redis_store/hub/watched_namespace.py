@@ -54,8 +54,6 @@ class WatchedNamespace:
         channel: bytes,
         bounds: LogBounds,
         agenda: Agenda,
-        *,
-        fresh: bool,
     ) -> None:
         self._agenda = agenda
         agenda.unopened[self] = None
@@ -64,8 +62,9 @@ class WatchedNamespace:
         self.channel = channel
         """The channel of its keyspace events."""
         self.bounds = bounds
-        self.fresh = fresh
         self.followers: list[Mailbox] = []
+        self._new_to: list[Mailbox] = []
+        """Watchers of all namespaces that began before there was anything in this one, so that they get every key."""
         self.unsure: list[Mailbox] = []
         """Watchers that resume from a cursor, until it is known whether the log since then is complete."""
         self.wants_digests = False
@@ -120,9 +119,11 @@ class WatchedNamespace:
     def is_followed_by(self, mailbox: Mailbox) -> bool:
         return any(other is mailbox for other in self.followers)
 
-    def follow(self, mailbox: Mailbox) -> None:
-        """Deliver changes to a watcher from now on."""
+    def follow(self, mailbox: Mailbox, *, fresh: bool = False) -> None:
+        """Deliver changes to a watcher from now on; if the namespace is `fresh` to it, it gets every key first."""
         self.followers.append(mailbox)
+        if fresh:
+            self._new_to.append(mailbox)
         self.wants_digests = self.wants_digests or not mailbox.light
         if mailbox.lock is not None and not self.lasts:
             self.lasts = True
@@ -133,21 +134,23 @@ class WatchedNamespace:
             self.unsure.append(mailbox)
         self._learn()
         if self.opened:
-            mailbox.put(self._opening())
+            mailbox.put(self._opening(mailbox))
 
-    def _opening(self) -> Opened:
-        return Opened(self.keys, self.epoch, self.position, self.fresh, self.knows and not len(self.digests))
+    def _opening(self, mailbox: Mailbox) -> Opened:
+        fresh = any(other is mailbox for other in self._new_to)
+        return Opened(self.keys, self.epoch, self.position, fresh, self.knows and not len(self.digests))
 
     def _open(self) -> None:
         """Tell the watchers that they get every change from now on."""
         if not self.opened:
             self.opened = True
             for mailbox in self.followers:
-                mailbox.put(self._opening())
+                mailbox.put(self._opening(mailbox))
 
     def unfollow(self, mailbox: Mailbox) -> None:
         self.followers = [other for other in self.followers if other is not mailbox]
         self.unsure = [other for other in self.unsure if other is not mailbox]
+        self._new_to = [other for other in self._new_to if other is not mailbox]
 
     def attach(self, attached: Attached) -> bool:
         """Take the log's state on new connections. Return True if watchers were following another log, which is gone."""

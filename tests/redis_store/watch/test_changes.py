@@ -317,6 +317,19 @@ def test_watched_namespaces_are_bounded(side: WatchSide, monkeypatch: pytest.Mon
     assert side.watch_all("c", initial=True).next().value == 3
 
 
+def test_each_watcher_of_a_new_namespace_begins_where_it_joined(side: WatchSide) -> None:
+    """One of all namespaces gets every key of it, also if another watcher was there first; a later one of its own gets none."""
+    first, everything = side.watch(), side.watch_all()
+    side.set("a", 1)
+    assert (first.next().key, everything.next().key) == ("a", "a")
+    new = side.use_namespace("new")
+    new.set("b", 2)
+    assert everything.next().key == "b"
+    later = new.watch()
+    new.set("c", 3)
+    assert (later.next().key, everything.next().key) == ("c", "c")
+
+
 def test_all_namespaces_go_on_from_cursors(side: WatchSide) -> None:
     watch = side.watch_all()
     side.use_namespace("a").set("x", 1)
