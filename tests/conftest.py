@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from redis_store import DataStore, connect
 from tests.support.pairs import covered_elsewhere
 from tests.support.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
+from tests.support.services import SERVICE, runs_on_service, start_service
 from tests.support.sides import SIDES
 
 _RELAXED = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
@@ -68,6 +69,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
+    if SERVICE is not None:
+        elsewhere = [item for item in items if not runs_on_service(item)]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if runs_on_service(item)]
     for item in items:
         starts = {"servers", "start", "server_url", "own_server"} & set(getattr(item, "fixturenames", ()))
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
@@ -101,7 +106,7 @@ def missing(error: MissingServer) -> Any:
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """The servers that all tests share."""
-    running = Servers()
+    running = Servers(None if SERVICE is None else lambda kind: start_service(SERVICE))
     yield running
     running.stop()
 

@@ -122,9 +122,9 @@ def store(open_side: OpenSide, user: str) -> Side:
 
 
 @pytest.fixture
-def keys(user: str) -> UserKeys:
+def keys(user: str, server: Server) -> UserKeys:
     """The Redis keys of the test's user."""
-    return UserKeys.of(user)
+    return UserKeys.of(user, hash_tag=server.is_cluster)
 
 
 def delete_user(raw: redis.Redis, user: str) -> None:

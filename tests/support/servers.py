@@ -51,6 +51,9 @@ class Server:
         self._command = command
         self.process = self._start()
 
+    is_cluster = False
+    """Whether the Redis keys of a user have a hash tag here."""
+
     @property
     def has_ttl(self) -> bool:
         """Whether single fields of a hash can expire."""
@@ -178,12 +181,13 @@ def socket_path(url: str) -> str:
 class Servers:
     """The servers that a test session shares, each started on first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[[str], Server] | None = None) -> None:
         self._running: dict[str, Server] = {}
+        self._start = start or start_server
 
     def get(self, kind: str) -> Server:
         if kind not in self._running:
-            self._running[kind] = start_server(kind)
+            self._running[kind] = self._start(kind)
         return self._running[kind]
 
     def first_of(self, kinds: Iterable[str]) -> Server:

@@ -5,12 +5,17 @@ The lists follow the services' documentation, whose addresses are in `docs/manag
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import redis
 
 from tests.support.servers import Server, free_port, start_server, wait_until
+
+SERVICE = os.environ.get("SERVICE")
+"""The service on which `make services` runs the contract and the watch suite now; None in other runs of the tests."""
 
 LOGIN, PASSWORD = "service", "a-token"
 
@@ -107,7 +112,7 @@ class ServiceServer(Server):
             return {entry["object"] for entry in raw.acl_log(128) if entry["username"] == LOGIN}
 
 
-def start_service(name: str) -> Server:
+def start_service(name: str) -> ServiceServer:
     """Start the server of a service."""
     service = SERVICES[name]
     options = ["--notify-keyspace-events", EVENTS if service.sends_events else ""]
@@ -117,6 +122,7 @@ def start_service(name: str) -> Server:
     server.__class__ = ServiceServer
     assert isinstance(server, ServiceServer)
     server.name, server.service, server.operator = name, service, server.url
+    server.is_cluster = service.is_cluster
     with server.client() as raw:
         if service.is_cluster:
             raw.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -126,3 +132,22 @@ def start_service(name: str) -> Server:
         )
     server.url = server.url.replace("://", f"://{LOGIN}:{PASSWORD}@")
     return server
+
+
+def runs_on_service(item: pytest.Item) -> bool:
+    """Whether a test runs on the server that plays `SERVICE`. Tests that start a server of their own say nothing about it."""
+    assert SERVICE is not None
+    service = SERVICES[SERVICE]
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    kind = given.get("server") or given.get("real_server")
+    if item.nodeid.startswith("tests/redis_store/watch/") and (service.is_cluster or not service.sends_events):
+        return False  # they write by hand, and expect events; `tests/redis_store/services` watches there too
+    return kind == service.kind and item.name.partition("[")[0] not in done_without(service)
+
+
+def done_without(service: Service) -> set[str]:
+    """Return the tests that do not concern a service, for what it has not."""
+    found: set[str] = set()
+    if service.is_cluster:  # they write keys without a hash tag by hand
+        found |= {"test_foreign_keys_do_not_show", "test_no_user_sees_another"}
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,22 +24,15 @@ from redis_store import (
 from redis_store.changelog.entry import CursorFormat
 from redis_store.connections.generation import known_of
 from redis_store.namespace.keys import FixedForm, FormUnknown, UserKeys
-from tests.conftest import missing
-from tests.support.servers import MissingServer, Server
-from tests.support.services import start_service
+from tests.support.servers import Server
 
 OpenStore = Callable[..., DataStore]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Server]:
+def cluster(service_of: Callable[[str], Server]) -> Server:
     """A cluster of one node."""
-    try:
-        server = start_service("memorydb")
-    except MissingServer as error:
-        missing(error)
-    yield server
-    server.stop()
+    return service_of("memorydb")
 
 
 def _keys(server: Server) -> set[str]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from redis_store import DataStore, LockTimeout, UnsupportedByServer, connect, connect_async
-from tests.conftest import missing
-from tests.support.servers import MissingServer, wait_until
-from tests.support.services import SERVICES, ServiceServer, start_service
+from tests.support.servers import wait_until
+from tests.support.services import SERVICES, ServiceServer
 
 OpenStore = Callable[..., DataStore]
 
@@ -30,13 +29,8 @@ ASKED_FOR = {
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.server) for name in SERVICES])
-def service(request: pytest.FixtureRequest) -> Iterator[ServiceServer]:
-    try:
-        server = cast("ServiceServer", start_service(request.param))
-    except MissingServer as error:
-        missing(error)
-    yield server
-    server.stop()
+def service(request: pytest.FixtureRequest, service_of: Callable[[str], ServiceServer]) -> ServiceServer:
+    return service_of(request.param)
 
 
 @pytest.fixture
