@@ -143,7 +143,7 @@ RENAMED = Answer(
     lambda size: Answered([size is not None], int(size is not None), size is not None, moved_bytes=4 * (size or 0)),
     DONE.decode,
 )
-APPENDED = EMPTY._replace(encode=lambda size: Answered([], moved_bytes=6 * (size or 0)))
+APPENDED = EMPTY._replace(encode=lambda size: Answered([], moved_bytes=size or 0))
 VALUE_OR_DEFAULT = Answer(
     _found,
     lambda caller, parts, arguments: caller.decode(parts[0], arguments[0]) if parts else arguments[1],
