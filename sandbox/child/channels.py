@@ -15,10 +15,18 @@ from typing import Any
 from redis_store import errors as store_errors
 from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, LimitExceeded
 from sandbox.child.scratch import remove_folder
-from sandbox.protocol.frames import MAX_PARTS, SPIN_FOR_ANSWER_US, Channel, FrameError, FrameTooBig, Part, pack, unpack
+from sandbox.protocol.frames import (
+    MAX_PARTS,
+    SPIN_FOR_ANSWER_US,
+    Channel,
+    FrameError,
+    FrameTooBig,
+    Part,
+    pack,
+    unpack_trusted,
+)
 
 _ERRORS: dict[str, type[DataStoreError]] = {name: getattr(store_errors, name) for name in store_errors.__all__}
-_ANY_NUMBER_OF_PARTS = 2**32
 _BROKEN = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.EBADF, errno.ENOTSOCK})
 
 
@@ -88,10 +96,8 @@ class DataChannel:
         while True:
             try:
                 body = channel.receive()
-                parts = [] if body is None else unpack(body, _ANY_NUMBER_OF_PARTS)
+                parts = [] if body is None else unpack_trusted(body)
             except FrameError as error:
-                if error.__cause__ is not None:  # the agent's signal handler raised it, as the host's frames are valid
-                    raise error.__cause__ from None
                 raise _lost(f"The channel to the store is broken: {error}") from None
             except OSError as error:
                 if not is_broken(error):  # the agent's signal handler raised it
@@ -153,7 +159,7 @@ class ControlChannel:
                 with suppress(OSError):
                     remove_folder(self._scratch)
             os._exit(1)
-        return unpack(body, _ANY_NUMBER_OF_PARTS)
+        return unpack_trusted(body)
 
     def send(self, *parts: Part, sent: list[int] | None = None) -> None:
         """Send one message; raise `OSError` if the socket is closed.

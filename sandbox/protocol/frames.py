@@ -94,11 +94,11 @@ def _frame_of_pieces(parts: list[Part], max_bytes: int) -> bytes:
     return b"".join((size.to_bytes(HEADER_BYTES, "little"), *pieces))
 
 
-def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
+def unpack(body: bytes | memoryview) -> list[Any]:
     """Return the parts of a frame's body: each None, a bool, a number, a str or bytes. Raises `FrameError` for anything else."""
     count, start = _array_header(body)
-    if count > max_parts:
-        raise FrameError(f"a frame of {count:,} parts, where at most {max_parts:,} are allowed")
+    if count > MAX_PARTS:
+        raise FrameError(f"a frame of {count:,} parts, where at most {MAX_PARTS:,} are allowed")
     if count > len(body) - start:
         raise FrameError(f"a frame that claims {count:,} parts in {len(body):,} bytes")
     size = len(body) - start
@@ -122,6 +122,12 @@ def unpack(body: bytes | memoryview, max_parts: int = MAX_PARTS) -> list[Any]:
         raise FrameError(f"a part that cannot be read ({type(error).__name__})") from error
     if len(parts) != count or read != size:
         raise FrameError("a frame whose length does not fit its parts")
+    return parts
+
+
+def unpack_trusted(body: bytes) -> list[Any]:
+    """Return the parts of a frame's body in the agent's process, which trusts the host: twice as fast as with all checks."""
+    parts: list[Any] = unpackb(body)
     return parts
 
 
