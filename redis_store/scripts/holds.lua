@@ -10,9 +10,9 @@ local fields_expire = not redis.pcall('HPTTL', KEYS[#KEYS], 'FIELDS', 1, 'field'
 -- is 1: hiding data from a listing would be worse than listing an empty namespace.
 local function holds(key)
   if not fields_expire then return redis.call('EXISTS', key) end
-  local met = redis.pcall('HRANDFIELD', key, 1) or {}
-  if met.err then return 1 end -- another type: reading the key will report it
-  if met[1] and redis.call('HEXISTS', key, met[1]) == 1 then return 1 end
+  local met = redis.pcall('HRANDFIELD', key)
+  if type(met) == 'table' then return 1 end -- another type: reading the key will report it
+  if met and redis.call('HEXISTS', key, met) == 1 then return 1 end
   if redis.call('EXISTS', key) == 0 then return 0 end
   local cursor = '0'
   for _ = 1, PAGES do
