@@ -32,6 +32,8 @@ _ROOM = 300
 
 It reserves 64 bytes for each item of a list, in buffers that grow to twice the size. Measured, it needs up to 260.
 """
+_COPIED_BYTES = 64 * 1024
+"""Size up to which a text is copied: orjson leaves up to 30 KiB unused beside its own, and a batch takes 4 times its memory."""
 
 
 def dump(value: object) -> bytes:
@@ -41,7 +43,7 @@ def dump(value: object) -> bytes:
         Packer(buf_size=_ROOM * len(packed) + _FIRST_BYTES)  # raises MemoryError if there is no such room
         text: bytes = _dump(value, None, _STRICT)
         if not (text.rfind(b"null") >= 0 and _NOT_FINITE(packed) is not None):
-            return text
+            return b"%b" % text if len(text) < _COPIED_BYTES else text
     except (TypeError, ValueError, OverflowError, RecursionError, MemoryError):
         pass  # not in here, so that the error for the agent has no context of ours
     return rules.dump(value)
