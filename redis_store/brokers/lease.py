@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from redis_store.connections.address import without_secrets
+from redis_store.connections.address import is_sentinel_url, without_secrets
+from redis_store.connections.sentinel import parse_sentinels
 from redis_store.drivers.loans import LentConnections
 from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds
@@ -69,6 +70,8 @@ def with_near_cache(store: DataStore) -> DataStore:
 
 def addresses_of(url: str) -> tuple[str, ...]:
     """Return the texts that reveal the server's address, so that messages to an agent can be masked. Longest first."""
+    if is_sentinel_url(url):
+        return _addresses_of_sentinels(url)
     parts = urlsplit(url)
     texts = {url, url.split("?")[0], without_secrets(url)}
     if parts.hostname:
@@ -76,4 +79,12 @@ def addresses_of(url: str) -> tuple[str, ...]:
         texts |= {f"{parts.scheme}://{parts.hostname}{parts.path}", f"{parts.hostname}:6379", parts.hostname}
     elif parts.path:
         texts |= {f"{parts.scheme}://{parts.path}", parts.path}
+    return tuple(sorted(texts, key=len, reverse=True))
+
+
+def _addresses_of_sentinels(url: str) -> tuple[str, ...]:
+    texts = {url, url.split("?")[0], without_secrets(url)}
+    for address in parse_sentinels(url, None).addresses:
+        host, port = address.options["host"], address.options["port"]
+        texts |= {without_secrets(address.url), f"{host}:{port}", f"[{host}]:{port}", host}
     return tuple(sorted(texts, key=len, reverse=True))

@@ -43,6 +43,8 @@ _OTHER_NAMES = {"valkey": "redis", "valkeys": "rediss"}
 
 _SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 
+_SENTINEL_SCHEMES = tuple(f"{scheme}+sentinel://" for scheme in ("redis", "rediss", "valkey", "valkeys"))
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -104,10 +106,10 @@ _BARE_HOST = re.compile(
 def parse_address(url: str, timeout_s: float | None, credentials: Credentials | None = None) -> Address:
     """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
-    if url.startswith(("redis+sentinel://", "redis+cluster://")):
+    if url.startswith("redis+cluster://"):
         raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
     if not url.startswith(_SCHEMES):
-        schemes = ", ".join(_SCHEMES)
+        schemes = ", ".join((*_SCHEMES, _SENTINEL_SCHEMES[0]))
         is_host = _BARE_HOST.fullmatch(url) is not None
         typed = f" {url!r}" if is_host else f" {shown}" if "://" in url else ""  # any other text may hold a password
         meant = f"'redis://{url}'" if is_host else "a url such as 'redis://localhost:6379'"
@@ -325,6 +327,14 @@ def _place(options: Mapping[str, Any]) -> str:
     return options.get("path") or f"{options['host']}:{options['port']}"
 
 
+def is_sentinel_url(url: str) -> bool:
+    """Whether a url names Sentinels, and not the server itself."""
+    return url.startswith(_SENTINEL_SCHEMES)
+
+
+_SEVERAL_HOSTS = re.compile(r"[\w.:\[\],-]+", re.ASCII)
+
+
 def without_secrets(url: str) -> str:
     """Return a url reduced to scheme, host, port and path."""
     scheme = url.partition("://")[0]
@@ -332,12 +342,15 @@ def without_secrets(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
+        several = parts.netloc.rpartition("@")[2] if "," in parts.netloc else ""
+        port = f":{parts.port}" if not several and parts.port else ""
     except ValueError:
         return hidden
     if (
         "@" in parts.path + parts.query + parts.fragment
     ):  # a password with a slash, '?' or '#' was parsed as part of these
         return hidden
+    if several:
+        return f"{parts.scheme}://{several}{quote(parts.path)}" if _SEVERAL_HOSTS.fullmatch(several) else hidden
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{quote(parts.path)}"

@@ -48,6 +48,11 @@ class Known:
         self.looked: set[str] = set()
         """The logins that were found to have what every store needs."""
 
+    def end(self) -> None:
+        """End the current generation: the server is not the one to use any more."""
+        self.current.over = True
+        self.current = Generation()
+
 
 class Standing:
     """One connection's generation, from before it was opened."""
@@ -68,8 +73,7 @@ class Standing:
     def end_generation(self) -> None:
         """Note that the server did not reply in time, or that it has another role than before."""
         if not self.generation.over:  # an older connection says nothing about the new ones
-            self.generation.over = True
-            self._known.current = Generation()
+            self._known.end()
 
     def error_reply(self, text: str) -> ReplyError:
         """Return an error reply for the parser, and note what it says about the server."""

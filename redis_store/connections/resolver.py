@@ -1,7 +1,7 @@
 """Resolvers, which return the server's address before each new connection.
 
-Sentinel and Cluster support would be added here: a resolver that finds the primary, or the node that owns a user's hash slot. No
-other code would change.
+The resolver of Sentinel is in `sentinel.py`. Cluster support would be added here: a resolver that finds the node that owns a
+user's hash slot. No other code would change.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from redis_store.connections.address import Address, parse_address
+from redis_store.connections.address import Address, is_sentinel_url, parse_address
 from redis_store.connections.credentials import Credentials
+from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
 from redis_store.connections.tls import check_files
 from redis_store.errors import StoreClosed
 from redis_store.namespace.keys import PLAIN, TAGGED, Form
@@ -159,12 +160,18 @@ class Source:
     configures: bool
 
 
+def database_of(url: str) -> int:
+    """Return the number of the database in a url."""
+    return parse_sentinels(url, None).database if is_sentinel_url(url) else parse_address(url, None).database
+
+
 def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     """Return the resolver for the settings. `at_once` joins the embedded server now, so that an error is raised now."""
     if settings.url is not None:
         provider = settings.credential_provider
         credentials = None if provider is None else Credentials(provider)
-        return UrlResolver(settings.url, settings.timeout_s, credentials, hash_tags=settings.hash_tags)
+        kind = SentinelResolver if is_sentinel_url(settings.url) else UrlResolver
+        return kind(settings.url, settings.timeout_s, credentials, hash_tags=settings.hash_tags)
     resolver = EmbeddedResolver(settings)
     if at_once:
         resolver.join()

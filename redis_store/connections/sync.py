@@ -20,7 +20,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_errors
 
-from redis_store.connections.address import Address
+from redis_store.connections.address import Address, is_sentinel_url
 from redis_store.connections.credentials import Login
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
@@ -327,6 +327,9 @@ class HeldConnection:
 def connecting_failed(error: Exception, address: Address) -> DataStoreError:
     """Translate an error that redis-py raised while connecting."""
     reason = str(error).rstrip(".") or type(error).__name__
+    if is_sentinel_url(address.url):
+        # Agents may see the message, and only the url is masked there.
+        reason = reason.replace(f"{address.options['host']}:{address.options['port']}", "the primary")
     if isinstance(error, redis_errors.AuthenticationError):
         return AuthenticationFailed(
             f"The server at {address.shown} rejected the user name or password ({reason}): check the url."

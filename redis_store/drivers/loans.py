@@ -12,6 +12,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol, TypeAlias
 
+from redis_store.connections.address import Address
 from redis_store.connections.resolver import Resolver
 from redis_store.connections.spin import Spinner
 from redis_store.connections.sync import HeldConnection
@@ -57,6 +58,8 @@ class OwnConnections:
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
+        self._address: Address | None = None
+        """The address of the last connection."""
         self._closed = False
         self._asks_policy = True
         self._lock = threading.RLock()
@@ -122,7 +125,7 @@ class OwnConnections:
     def _connect(self, most_s: float | None = None) -> HeldConnection:
         if self._closed:
             raise StoreClosed("The store is closed: connect again.")
-        address = self._resolver.address()
+        address = self._address = self._resolver.address()
         held = HeldConnection(address, self._spinner, most_s)
         logger.debug("connected to %s", address.shown)
         with self._lock:
@@ -218,7 +221,7 @@ class BoundedConnections(OwnConnections):
 
     def _wait_in_queue(self, opening: _Opening, most_s: float | None) -> HeldConnection | None:
         """Wait for a turn. Return a connection that came back, or None if there is a place for another, which is taken."""
-        address = self._resolver.address()
+        address = self._address or self._resolver.address()
         patience_s = address.timeout_s if most_s is None else min(most_s, address.timeout_s)
         until = monotonic() + patience_s
         turn: _Turn = queue.SimpleQueue()

@@ -16,7 +16,8 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
 from redis_store import scripts
-from redis_store.connections.address import parse_address
+from redis_store.connections.address import is_sentinel_url, parse_address, without_secrets
+from redis_store.connections.resolver import database_of
 from redis_store.drivers.aio import AsyncCore, AsyncDriver
 from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.errors import DataStoreError
@@ -136,6 +137,12 @@ class _Running:
 
 
 def _server_attributes(url: str) -> dict[str, Any]:
+    if is_sentinel_url(url):
+        return {
+            "db.system.name": "redis",
+            "db.namespace": str(database_of(url)),
+            "server.address": without_secrets(url),
+        }
     address = parse_address(url, None)
     attributes = {"db.system.name": "redis", "db.namespace": str(address.database)}
     if "path" in address.options:

@@ -13,8 +13,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from redis_store.connections.address import parse_address
-from redis_store.connections.resolver import Source
+from redis_store.connections.resolver import Source, database_of
 from redis_store.connections.sync import HeldConnection
 from redis_store.drivers import listener as listeners
 from redis_store.drivers.listener import LINGER_S, Listener
@@ -137,6 +136,6 @@ def _ask(request: Request, source: Source | None, listener: Listener) -> None:
         listener.sources.pop(id(request.mailbox), None)
     else:
         listener.sources[id(request.mailbox)] = source
-        listener.tenant = listener.tenant or HubRunner(listener, parse_address(source.resolver.url, None).database)
+        listener.tenant = listener.tenant or HubRunner(listener, database_of(source.resolver.url))
     if listener.tenant is not None:
         listener.tenant.ask(request)

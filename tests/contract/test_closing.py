@@ -129,7 +129,7 @@ def test_bad_settings_are_refused(server: Server, side: str) -> None:
         {"url": 7},
         {"url": "redis://localhost:port"},
         {"url": "redis://localhost/0?nonsense=1"},
-        {"url": "redis+sentinel://localhost/service/0"},
+        {"url": "redis+sentinel://localhost"},
         {"timeout": 0},
         {"timeout": -1},
         {"timeout": "5"},

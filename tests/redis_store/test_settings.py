@@ -270,7 +270,7 @@ def test_host_without_a_scheme(url: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         connect(url, user="alice")
     assert str(caught.value) == (
-        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, valkey://, valkeys://, unix://."
+        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, valkey://, valkeys://, unix://, redis+sentinel://."
         f" Write 'redis://{url}'."
     )
 

@@ -20,6 +20,7 @@ PLACES = {
     "users with values in a near cache at once": "redis_store.near.side:MOST_USERS",
     "silence of the server before the near cache is checked": "redis_store.near.side:SILENCE_S",
     "wait for each reply of the server": "redis_store.connections.address:DEFAULT_TIMEOUT_S",
+    "wait for each reply of one Sentinel": "redis_store.connections.sentinel:_PATIENCE_S",
     "keys that `get_all` and `list_keys` read in one reply": "redis_store.ops.listing:SNAPSHOT_KEYS",
     "bytes that `get_all` reads in one reply, in the server's memory": "redis_store.ops.listing:SNAPSHOT_BYTES",
     "tries to read a large namespace at one moment": "redis_store.ops.listing:SNAPSHOT_TRIES",

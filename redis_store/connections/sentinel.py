@@ -1,0 +1,298 @@
+"""Redis Sentinel: its urls, and the resolver that asks which server is the primary.
+
+Each Sentinel is asked on a short connection of its own. The server that it names is asked for its role before it is used,
+because a Sentinel that was cut off goes on naming the former primary.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+from urllib.parse import unquote
+
+from redis import exceptions as redis_errors
+
+from redis_store.connections import forks
+from redis_store.connections.address import Address, parse_address, without_secrets
+from redis_store.connections.credentials import Credentials
+from redis_store.connections.generation import Known
+from redis_store.connections.sync import connecting_failed
+from redis_store.connections.tls import check_files
+from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, InvalidSettings, StoreUnavailable
+from redis_store.namespace.keys import PLAIN, TAGGED, Form
+
+logger = logging.getLogger("redis_store")
+
+_PORT = 26379
+"""The port of a Sentinel whose url has none."""
+
+_ANY_PORT = 6379
+
+_PATIENCE_S = 1.0
+"""Maximum time to wait for each reply of one Sentinel, in seconds: the others may be alive."""
+
+_OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
+"""Options of the url that are for the Sentinels alone, and their names in the url of one."""
+
+_OF_SERVERS = ("db", "username", "password", "socket_timeout", "socket_connect_timeout")
+"""Options of the url that are not for the Sentinels."""
+
+_FORM = "redis+sentinel://host:26379,host:26379/service/0"
+
+
+class _Parts:
+    """The parts of a url with Sentinels."""
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("+sentinel://")
+        self.scheme = scheme
+        place, _, query = rest.partition("?")
+        login, at, place = place.rpartition("@")
+        self.login = login + at
+        hosts, _, path = place.partition("/")
+        self.hosts = hosts.split(",")
+        service, _, self.database = path.partition("/")
+        self.service = unquote(service)
+        pairs = [(pair, unquote(pair.partition("=")[0])) for pair in query.split("&") if pair]
+        self._for_servers = [pair for pair, name in pairs if name not in _OF_SENTINELS]
+        self._for_sentinels = [pair for pair, name in pairs if name not in (*_OF_SENTINELS, *_OF_SERVERS)]
+        self._for_sentinels += [
+            f"{_OF_SENTINELS[name]}={pair.partition('=')[2]}" for pair, name in pairs if name in _OF_SENTINELS
+        ]
+
+    def sentinel(self, host: str) -> str:
+        """Return the url of one Sentinel."""
+        place = host if re.search(r":\d+$", host) else f"{host}:{_PORT}"
+        return f"{self.scheme}://{place}?{'&'.join(self._for_sentinels)}"
+
+    def server(self, host: str, port: int) -> str:
+        """Return the url of a server of the service."""
+        bare = f"[{host}]" if ":" in host else host
+        return f"{self.scheme}://{self.login}{bare}:{port}/{self.database}?{'&'.join(self._for_servers)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """What a url with Sentinels says."""
+
+    url: str
+    shown: str
+    service: str
+    addresses: tuple[Address, ...]
+    server_at: Callable[[str, int], Address]
+    """Returns the address of a server of the service."""
+
+    @property
+    def database(self) -> int:
+        return self.server_at("localhost", _ANY_PORT).database
+
+
+def parse_sentinels(url: str, timeout_s: float | None, credentials: Credentials | None = None) -> Sentinels:
+    """Parse the url of a service. Raises `InvalidSettings`, without the url's secrets, if it cannot be carried out."""
+    shown = without_secrets(url)
+    parts = _Parts(url)
+    if not parts.service:
+        raise InvalidSettings(f"The url {shown} cannot be used: it names no service of the Sentinels. Write {_FORM}.")
+    if not all(parts.hosts):
+        raise InvalidSettings(f"The url {shown} cannot be used: it has a Sentinel without a host. Write {_FORM}.")
+
+    def server_at(host: str, port: int) -> Address:
+        # Messages show the url of the Sentinels. The primary's address may not be known to those who read them.
+        address = _parsed(parts.server(host, port), shown, timeout_s, credentials)
+        return replace(address, url=url, shown=shown)
+
+    server = server_at("localhost", _ANY_PORT)
+    server.new_connection()  # raises now if the url is wrong
+    check_files(server)
+    patience_s = min(_PATIENCE_S, server.timeout_s)
+    addresses = tuple(_parsed(parts.sentinel(host), shown, patience_s) for host in parts.hosts)
+    return Sentinels(url, shown, parts.service, addresses, server_at)
+
+
+def _parsed(url: str, shown: str, timeout_s: float | None, credentials: Credentials | None = None) -> Address:
+    try:
+        return parse_address(url, timeout_s, credentials)
+    except InvalidSettings as error:
+        raise InvalidSettings(str(error).replace(without_secrets(url), shown)) from None
+
+
+class SentinelResolver:
+    """The resolver of the primary of a service."""
+
+    may_block = True
+
+    def __init__(
+        self, url: str, timeout_s: float | None, credentials: Credentials | None = None, *, hash_tags: bool = False
+    ) -> None:
+        self.url = url
+        self.login = url if credentials is None else f"{url} {id(credentials.provider)}"
+        self.form: Form = TAGGED if hash_tags else PLAIN  # Sentinels watch no clusters
+        self._sentinels = parse_sentinels(url, timeout_s, credentials)
+        self._order = list(self._sentinels.addresses)
+        """The Sentinels, beginning with the one that helped last."""
+        self._asking = threading.RLock()
+        self._asked_at = 0.0
+        self._outcome: Address | DataStoreError | None = None
+        """What came of the last search, which began at that time."""
+        forks.inherited.add(self)
+
+    @property
+    def is_known(self) -> bool:
+        return self.login in _known_logins
+
+    def note_known(self) -> None:
+        _known_logins.add(self.login)
+
+    def address(self) -> Address:
+        """Return the address of the primary. Callers that come during a search share the next one."""
+        came_at = monotonic()
+        with self._asking:
+            if self._outcome is None or self._asked_at < came_at:
+                self._asked_at, self._outcome = monotonic(), None
+                try:
+                    self._outcome = self._found(find_primary(self._order, self._sentinels))
+                except DataStoreError as error:
+                    self._outcome = copy.copy(error)
+                    raise
+            outcome = self._outcome
+        if isinstance(outcome, DataStoreError):
+            raise copy.copy(outcome)
+        return outcome
+
+    def close(self) -> None:
+        pass
+
+    def leave_to_parent(self) -> None:
+        """Start over in a forked child: a thread of the parent may have held the lock."""
+        self._asking = threading.RLock()
+
+    def _found(self, primary: Address) -> Address:
+        former = _primaries.get(self._sentinels.shown)
+        _primaries[self._sentinels.shown] = primary.known
+        if former is not primary.known:
+            logger.info(
+                "the primary of %s is %s:%s", self._sentinels.service, primary.options["host"], primary.options["port"]
+            )
+            if former is not None:
+                former.end()  # no store of the process goes on asking the former primary
+        return primary
+
+
+_primaries: dict[str, Known] = {}
+"""The primary that was found last in this process, by the url without secrets."""
+
+
+_known_logins: set[str] = set()
+"""The logins that were found to have what every store needs, on a primary of their service."""
+
+
+class _NoPrimary(Exception):
+    """What one Sentinel said in place of a primary that can be used."""
+
+    def __init__(self, reason: str, kind: type[DataStoreError] = ConnectionLost) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def find_primary(order: list[Address], sentinels: Sentinels) -> Address:
+    """Ask the Sentinels in turn for a primary that works, and put the one that named it first."""
+    problems: list[_NoPrimary] = []
+    tried: dict[tuple[str, int], _NoPrimary] = {}
+    for sentinel in list(order):
+        try:
+            place = _ask(sentinel, sentinels.service)
+            if place in tried:
+                raise tried[place]
+            primary = sentinels.server_at(*place)
+            try:
+                _check_role(primary)
+            except _NoPrimary as error:
+                tried[place] = error
+                raise
+        except _NoPrimary as error:
+            problems.append(error)
+            continue
+        order.remove(sentinel)
+        order.insert(0, sentinel)
+        return primary
+    raise _failure(problems, sentinels)
+
+
+def _failure(problems: Sequence[_NoPrimary], sentinels: Sentinels) -> DataStoreError:
+    said = "; ".join(dict.fromkeys(str(problem) for problem in problems))
+    kinds = {problem.kind for problem in problems}
+    about = f"No primary of {sentinels.service!r} is found by the Sentinels of {sentinels.shown} ({said})"
+    if AuthenticationFailed in kinds:
+        return AuthenticationFailed(
+            f"{about}: check the user name and password of the server before the '@', and those of the Sentinels in"
+            " sentinel_username and sentinel_password."
+        )
+    if kinds == {InvalidSettings}:
+        return InvalidSettings(f"{about}: check the hosts and the service in the url.")
+    return ConnectionLost(
+        f"{about}: nothing was sent by this call. During a failover try again in a moment; else check that the Sentinels run"
+        " and can be reached."
+    )
+
+
+def _ask(sentinel: Address, service: str) -> tuple[str, int]:
+    """Return the host and port of the primary that a Sentinel names."""
+    name = sentinel.shown.partition("://")[2].rstrip("/")
+    try:
+        reply = _ask_once(sentinel, "SENTINEL", "MASTER", service)
+    except redis_errors.AuthenticationError:
+        raise _NoPrimary(f"the Sentinel at {name} refuses the login", AuthenticationFailed) from None
+    except redis_errors.ResponseError as error:
+        text = str(error).rstrip(".")
+        if "no such master" in text.lower():
+            raise _NoPrimary(f"the Sentinel at {name} knows no service of this name", InvalidSettings) from None
+        if "unknown command" in text.lower():
+            raise _NoPrimary(f"the server at {name} is no Sentinel", InvalidSettings) from None
+        raise _NoPrimary(f"the Sentinel at {name} refuses to tell: {text}", AuthenticationFailed) from None
+    except DataStoreError as error:
+        kind = InvalidSettings if isinstance(error, InvalidSettings) else type(error)
+        raise _NoPrimary(str(error).rstrip("."), kind) from error
+    texts = [part.decode() for part in reply]
+    state = dict(zip(texts[::2], texts[1::2], strict=False))
+    if {"s_down", "o_down"} & set(state.get("flags", "").split(",")):
+        raise _NoPrimary("the primary does not answer the Sentinels, which will promote a replica if there is one")
+    return state["ip"], int(state["port"])
+
+
+def _check_role(primary: Address) -> None:
+    try:
+        reply = _ask_once(primary, "ROLE")
+    except redis_errors.ResponseError:  # a login that may not ask: the first write will tell
+        return
+    except AuthenticationFailed as error:
+        raise _NoPrimary(str(error).rstrip("."), AuthenticationFailed) from error
+    except StoreUnavailable as error:
+        reason = str(error).replace(primary.shown, "it").rstrip(".")
+        raise _NoPrimary(f"the primary that they name is not reached: {reason}") from error
+    if reply[0] != b"master":
+        raise _NoPrimary("the server that they name is a replica now")
+
+
+def _ask_once(address: Address, *command: str) -> Any:
+    """Return the reply to a command, on a connection of its own."""
+    connection = address.new_connection()
+    try:
+        connection.connect()
+        connection.send_command(*command)
+        return connection.read_response()
+    except redis_errors.ResponseError:
+        raise
+    except (redis_errors.RedisError, OSError, ValueError) as error:
+        if isinstance(error, redis_errors.AuthenticationError) and command[0] == "SENTINEL":
+            raise
+        raise connecting_failed(error, address) from error
+    finally:
+        with suppress(OSError):
+            connection.disconnect()
