@@ -258,7 +258,8 @@ def _ask(sentinel: Address, service: str) -> tuple[str, int]:
         raise _NoPrimary(f"the Sentinel at {name} refuses to tell: {text}", AuthenticationFailed) from None
     except DataStoreError as error:
         kind = InvalidSettings if isinstance(error, InvalidSettings) else type(error)
-        raise _NoPrimary(str(error).rstrip("."), kind) from error
+        advice = re.sub(r"(?<=write )(\w+)(?=://)", r"\1+sentinel", str(error), flags=re.IGNORECASE)
+        raise _NoPrimary(advice.rstrip("."), kind) from error
     texts = [part.decode() for part in reply]
     state = dict(zip(texts[::2], texts[1::2], strict=False))
     if {"s_down", "o_down"} & set(state.get("flags", "").split(",")):

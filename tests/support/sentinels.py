@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -128,20 +129,27 @@ def port_of(server: Server) -> int:
 class FakeSentinel:
     """A Sentinel that says what a test wants. A context manager."""
 
-    def __init__(self, names: int) -> None:
+    def __init__(self, names: int, tls: ssl.SSLContext | None = None) -> None:
         self.names = names
         """The port of the primary."""
         self.flags = "master"
         self.asked = 0
         self._listening = socket.create_server(("127.0.0.1", 0))
+        if tls is not None:
+            self._listening = tls.wrap_socket(self._listening, server_side=True)
         self.port = int(self._listening.getsockname()[1])
         self._thread = threading.Thread(target=self._serve)
 
     def _serve(self) -> None:
-        with suppress(OSError):  # raised when it is shut down
-            while True:
-                with self._listening.accept()[0] as accepted, suppress(ConnectionError):
-                    self._answer(accepted)
+        while True:
+            try:
+                accepted = self._listening.accept()[0]
+            except (ssl.SSLError, ConnectionError):  # a client without TLS, or one that refuses the certificate
+                continue
+            except OSError:  # it is shut down
+                return
+            with accepted, suppress(ConnectionError, ssl.SSLError):
+                self._answer(accepted)
 
     def _answer(self, accepted: socket.socket) -> None:
         reader = hiredis.Reader()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sandbox
 from redis_store import (
     AuthenticationFailed,
     ConnectionLost,
@@ -22,6 +25,7 @@ from redis_store import (
 )
 from redis_store.brokers.lease import addresses_of
 from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
+from tests.redis_store.drivers.test_tls import Authority
 from tests.redis_store.watch.conftest import PATIENCE_S
 from tests.support.sentinels import SERVICE, FakeSentinel, Watched, port_of
 from tests.support.servers import Server, free_port, start_server, wait_until
@@ -261,3 +265,45 @@ def test_what_a_url_says() -> None:
     assert {primary.options[name] for name in ("host", "username", "password")} == {"fe80::1", "bob", "pw"}
     assert primary.shown == sentinels.shown == "valkeys+sentinel://h1,[::1]:7,h3:8/agents/3"
     assert {"h1", "::1", "h3:8"} <= set(addresses_of(url))
+
+
+def test_sentinels_and_servers_over_tls(start: Callable[..., Server], tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    settings = authority.server("127.0.0.1")
+    server = start("redis7", tls=settings)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(settings["cert-file"], settings["key-file"])
+    with FakeSentinel(port_of(server), context) as sentinel:
+        url = url_of(sentinel.port, more=f"?ssl_ca_certs={authority.path}").replace("redis+", "rediss+")
+        with connect(url, user="alice") as store:
+            store.set("key", 1)
+        for message in messages(url.partition("?")[0], ConnectionLost):
+            assert "is of an authority that is not trusted here" in message
+        for message in messages(url_of(sentinel.port), ConnectionLost):
+            assert "If its port speaks TLS, write rediss+sentinel://" in message
+
+
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_an_agent_does_not_learn_where_the_primary_is(pair: list[Server], sentinel: FakeSentinel, broker: Any) -> None:
+    def lose(_: Any) -> None:
+        sentinel.names = free_port()
+        with pair[0].client() as raw:
+            raw.client_kill_filter(_type="normal", skipme=True)
+
+    with sandbox.Sandbox(url=url_of(sentinel.port), tools={"lose": lose}, broker=broker) as box:
+        result = box.run(AGENT, {}, user="alice")
+    assert result.output["before"] == 1
+    assert "No primary of 'agents' is found" in result.output["error"]
+    assert not any(str(port) in result.output["error"] for port in (sentinel.port, sentinel.names))
+
+
+AGENT = """
+async def run(input_dict, tools):
+    data_store.set("key", 1)
+    before = data_store.get("key")
+    tools["lose"]({})
+    try:
+        data_store.set("key", 2)
+    except Exception as error:
+        return {"before": before, "error": str(error)}
+"""
