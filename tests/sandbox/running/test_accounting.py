@@ -10,7 +10,7 @@ import redis
 import sandbox
 from redis_store import DataStore
 from redis_store.operations import operations_of
-from redis_store.ops.compute_once import ComputePlan, tag_key
+from redis_store.ops.compute_once import ComputePlan, tag_name
 from redis_store.values import rules
 from sandbox.protocol.arguments import charge_of_metadata, charge_of_tag
 from sandbox.protocol.charges import HELD_BYTES, KEY_BYTES, LOGGED_BYTES, NAMESPACE_BYTES, TAG_BYTES
@@ -62,8 +62,10 @@ def test_bytes_of_a_call(operation: str, arguments: list[Any], written: int, not
 
 @pytest.mark.parametrize("tag", ["plain", "é€😀", "\x01\x7f", '\\"}{', "}" * 9])
 def test_a_tag_is_charged_as_infos_have_it(store: DataStore, tag: str) -> None:
+    store.get("k")  # it finds out the form of the keys
     scope = operations_of(store).scope
-    prefix = tag_key(scope, tag).removesuffix(tag.encode())
+    keys, raw = tag_name(scope, tag)
+    prefix = keys.tag(raw).removesuffix(raw)
     (text,) = ComputePlan.of(scope, "k", tags=[tag]).tag_texts
     assert charge_of_tag(tag) == 2 * max(len(text) - len(prefix), len(tag.encode()))
 
