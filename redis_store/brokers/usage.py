@@ -32,7 +32,7 @@ def listed_name(store: DataStore, kind: str, name: str) -> bytes:
     """
     scope = operations_of(store).scope
     user = scope.user if kind == "ns" else scope.keys_of_name(_RIGHT_OF_KIND[kind], name)
-    return b"%b%b:%b" % (user.prefix.removeprefix(scope.user.prefix), kind.encode(), name.encode())
+    return b"%b%b:%b" % (user.own_part, kind.encode(), name.encode())
 
 
 def list_beside(store: DataStore, names: Sequence[bytes]) -> None:

@@ -146,6 +146,11 @@ def test_permissions_and_quota(make: Callable[..., Sandbox], user: str, store: D
     assert store.use_namespace("mine").list_keys() == ["small"]
 
 
+def test_quota_is_charged_before_the_process_knows_its_server(make: Callable[..., Sandbox], user: str) -> None:
+    box = make(permissions=Permissions(write=["mine"], quota_bytes=10_000))
+    box.run("def run():\n    data_store.use_namespace('mine').set('k', 1)\n    return {}", {}, user=user).check()
+
+
 def test_protocol_violation_ends_the_run_at_once(shared: Sandbox, user: str) -> None:
     source = """
 import os, socket, time
