@@ -61,6 +61,8 @@ class Broker:
         self._tree = tree
         self._hidden = hidden
         self._moved_bytes = 0
+        self._in_flight = 0
+        """What the quota was charged for the call that is carried out, in bytes."""
         self.held = Held()
         """What the process has acquired and not released yet, for the clean-up after its end."""
 
@@ -113,7 +115,12 @@ class Broker:
         received, start = time.time(), time.perf_counter()
         failed: str | None = None
         try:
-            done = self._carry_out(operation, namespace, max_keys, arguments)
+            try:
+                done = self._carry_out(operation, namespace, max_keys, arguments)
+            finally:
+                if self._in_flight:
+                    self._tree.quota.settle(self._in_flight)
+                    self._in_flight = 0
             parts = [1, *done.parts]
             self._moved_bytes += done.moved_bytes
         except DataStoreError as error:
@@ -181,7 +188,11 @@ class Broker:
         self.held.end(operation, namespace, arguments, done.parts, news)
         if row.frees and (done.keys or row.releases):
             names = row.changed_namespaces(namespace, arguments) if tree.quota.is_set else ()
-            tree.quota.note_change(self._store, [listed_name(self._store, "ns", name) for name in names])
+            tree.quota.note_change(
+                self._store,
+                [listed_name(self._store, "ns", name) for name in names],
+                deleted=row.deletes(arguments, max_keys is not None),
+            )
         return done
 
     def _charge(self, row: Row, namespace: str, arguments: list[Any], *, writes: bool) -> None:
@@ -192,7 +203,7 @@ class Broker:
         size += row.bytes_noted(namespace, arguments)
         if tree.quota.is_set and writes and not row.only_renews(arguments):
             listed = row.listed(namespace, arguments)
-            tree.quota.check(
+            self._in_flight = tree.quota.check(
                 size + charge_of_namespaces({*namespaces, *([namespace] if row.notes == "ns" else [])}),
                 self._store,
                 [listed_name(self._store, kind, name) for kind, name in listed],

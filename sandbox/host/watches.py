@@ -193,7 +193,8 @@ class WatchHost:
             self._tree.granted.check(one.seen.operation)
             one.check()
             self._tree.spend_written(one.noted_bytes)
-            self._tree.quota.check(one.noted_bytes, self._store, one.listed() if self._tree.quota.is_set else ())
+            quota = self._tree.quota
+            quota.settle(quota.check(one.noted_bytes, self._store, one.listed() if quota.is_set else ()))
             if len(others) >= most:
                 raise LimitExceeded(
                     f"This agent has {len(others)} open {what}, and at most {most} are allowed at once: close some, or"

@@ -236,6 +236,10 @@ class Row:
         """Whether a call only prolongs a claim: one with tags may store others than the claim has."""
         return self.is_renewal and len(parts) == len(self.fixed)
 
+    def deletes(self, parts: list[Any], bounded: bool) -> bool:
+        """Whether a call can make room otherwise than by replacing a value or giving up a claim."""
+        return "delete" in self.needed(parts, bounded) or not (self.adds or self.replaces or self.notes)
+
     def overwritten(self, namespace: str, parts: list[Any]) -> Mapping[str, list[str]]:
         """Return the keys whose values a call replaces, by namespace."""
         if not self.replaces:

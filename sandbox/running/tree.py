@@ -80,7 +80,7 @@ class Tree:
         self.deadline = time.monotonic() + given.limits.timeout_s
         self.isolation = ""
         """Tier of isolation; empty until the first process has started."""
-        self.quota = Quota(task.granted)
+        self.quota = Quota(task.granted, store.url, task.user)
         self._store = store
         # Twice the bytes that reach an agent: sizes are unknown before a read, and part of a page may be read already.
         self._max_read_bytes = 2 * max(given.limits.frame_bytes, MAX_VALUE_BYTES)

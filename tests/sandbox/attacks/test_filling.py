@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 import sandbox
 from redis_store import DataStore
 from redis_store.brokers.usage import stored_bytes
-from sandbox import Limits, Permissions
+from sandbox import Limits, Permissions, Sandbox
 
 from .corpus import NO_CONTROL_NEEDED, Attack
 
@@ -134,6 +135,26 @@ BESIDE = Attack(
 )
 
 
+AT_ONCE = 6
+
+TOGETHER = """
+import time
+from redis_store.errors import LimitExceeded
+
+def run(given):
+    q = data_store.use_namespace("q")
+    q.increment("ready")
+    while q.get("ready") < given["of"]:
+        time.sleep(0.001)
+    try:
+        for n in range(1000):
+            q.set(f"{given['turn']}-{n}", "x" * 2000)
+    except LimitExceeded as error:
+        return {"refused": error.limit}
+"""
+"""An agent that passes its quota together with other runs of it, which all have an estimate before any of them writes."""
+
+
 def memory(url: str) -> int:
     with redis.Redis.from_url(url) as raw:
         return int(raw.info("memory")["used_memory"])
@@ -172,6 +193,17 @@ def test_what_is_stored_longer_than_it_is_sent_is_counted(
 def test_quota_is_not_passed(strike: Any, store: DataStore) -> None:
     assert strike(TURNS, Permissions(namespaces=["q*"], quota_bytes=QUOTA)).check() == {"won": False}
     assert stored_bytes(store, lambda _: True, 10 * QUOTA) < 1.2 * QUOTA
+
+
+@pytest.mark.parametrize("broker", ["thread", "process"])
+def test_quota_holds_for_runs_at_once(store: DataStore, user: str, server_url: str, broker: Any) -> None:
+    permissions = Permissions(namespaces=["q"], quota_bytes=QUOTA)
+    with Sandbox(url=server_url, permissions=permissions, broker=broker) as box, ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(
+            pool.map(lambda turn: box.run(TOGETHER, {"turn": turn, "of": AT_ONCE}, user=user), range(AT_ONCE))
+        )
+    assert all(result.check() == {"refused": "quota_bytes"} for result in results)
+    assert stored_bytes(store, lambda _: True, 10 * QUOTA) < 1.5 * QUOTA
 
 
 def test_quota_holds_for_what_is_beside_the_data(strike: Any, store: DataStore, user: str, server_url: str) -> None:
