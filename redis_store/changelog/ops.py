@@ -10,7 +10,14 @@ from redis_store.changelog.entry import LogEntry, Position, parse_entry
 from redis_store.errors import ServerFull
 from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
-from redis_store.ops.listing import PAGE_BYTES, PAGE_KEYS, SNAPSHOT_BYTES, SNAPSHOT_KEYS
+from redis_store.ops.listing import (
+    PAGE_BYTES,
+    PAGE_KEYS,
+    PART_BYTES,
+    SNAPSHOT_BYTES,
+    SNAPSHOT_KEYS,
+    names_page,
+)
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import Call, as_is, read, transaction
 from redis_store.protocol.command import Command
@@ -60,6 +67,8 @@ class Page(NamedTuple):
     entries: list[Any]
     cursor: str
     texts: dict[bytes, bytes]
+    left: list[bytes]
+    """Names of the page whose values were not read, because they are big: the next call reads them."""
 
 
 def read_flags() -> Call[str]:
@@ -116,17 +125,51 @@ async def tails(
     )
 
 
-async def page(keys: NamespaceKeys, cursor: str, count: int, entry_id: bytes | None, prefix: str = "") -> Page:
-    """Read a page of a namespace, and the log from an entry on, or only the last entry if none is given."""
+async def page(
+    keys: NamespaceKeys,
+    cursor: str,
+    count: int,
+    entry_id: bytes | None,
+    prefix: str = "",
+    left: Sequence[bytes] = (),
+) -> Page:
+    """Read a page of a namespace, and the log from an entry on, or only the last entry if none is given.
+
+    `left` is what the last call left of its page, and is read first. Big values are read in steps of a few megabytes, or of one.
+    """
     log: Command = (
         ("XREVRANGE", keys.log, "+", "-", "COUNT", 1) if entry_id is None else ("XRANGE", keys.log, entry_id, "+")
     )
-    scan: Command = ("HSCAN", keys.data, cursor, "COUNT", count)
-    if prefix:
-        scan = (*scan, "MATCH", glob_for_prefix(prefix))
-    replies = await _at_one_moment([log, scan])
-    following, flat = replies[1]
-    return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+    if count >= PAGE_KEYS and not left:
+        scan: Command = ("HSCAN", keys.data, cursor, "COUNT", count)
+        if prefix:
+            scan = (*scan, "MATCH", glob_for_prefix(prefix))
+        replies = await _at_one_moment([log, scan])
+        following, flat = replies[1]
+        return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), [])
+    names = list(left)
+    if not names:
+        cursor, listed = await names_page(keys.data, cursor, prefix, count)
+        names = list(dict.fromkeys(listed))
+    most = min(count, len(names))
+    while True:
+        part = names[:most]
+        commands = [log, *_reading(keys, part)]
+        replies = await _at_one_moment(commands)
+        texts = [] if not part else replies[1] if most == 1 else replies[1][1]
+        if texts is not None:
+            found = {name: text for name, text in zip(part, texts, strict=True) if text is not None}
+            return Page(replies[0], cursor, found, names[most:])
+        most //= 2
+
+
+def _reading(keys: NamespaceKeys, part: Sequence[bytes]) -> list[Command]:
+    """Return the command that reads values, several only if they are small together."""
+    if not part:
+        return []
+    if len(part) == 1:
+        return [("HMGET", keys.data, *part)]
+    return [SIZES.by_text((keys.data,), (PART_BYTES, "", *part))]
 
 
 async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:

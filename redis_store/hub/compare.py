@@ -59,7 +59,7 @@ class Doubts:
             feed.begin_scan(await says.page_size(feed.keys), self.now)
         scan = feed.scan
         assert scan is not None
-        page = await says.page(feed.keys, scan.cursor, scan.page_keys, feed.position.id)
+        page = await says.page(feed.keys, scan.cursor, scan.page_keys, feed.position.id, left=scan.left)
         entries = feed.take(page.entries)
         if entries is None or not await says.fill_in(feed.keys, entries, MOST_NEWS_BYTES):
             await self._start_over(feed)
@@ -67,7 +67,7 @@ class Doubts:
         feed.accept(entries)
         feed.look_at(page, {news[1] for entry in entries for news in entry.news if news is not None and news[1]})
         await self._learn_expiries(feed, list(page.texts))
-        if scan.cursor == START:
+        if scan.cursor == START and not scan.left:
             feed.rest(self.now + SCAN_REST * (self.now - scan.started))
             suspects = feed.end_scan()
             if suspects:

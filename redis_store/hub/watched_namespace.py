@@ -39,6 +39,7 @@ class Scan:
     page_keys: int
     started: float
     cursor: str = START
+    left: list[bytes] = field(default_factory=list)
     met: set[bytes] = field(default_factory=set)
     touched: set[bytes] = field(default_factory=set)
     suspects: dict[bytes, None] = field(default_factory=dict)
@@ -357,7 +358,7 @@ class WatchedNamespace:
         """Learn or compare a page. It was read in one transaction with the log."""
         scan = self.scan
         assert scan is not None
-        scan.cursor = page.cursor
+        scan.cursor, scan.left = page.cursor, page.left
         for name, text in page.texts.items():
             scan.met.add(name)
             if name in touched_now:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import blake2b
+from itertools import takewhile
 
 from redis_store.errors import PermissionDenied, ServerRefused, StoreUnavailable, UnsupportedByServer
-from redis_store.limits import check_cursor, too_much_at_once
+from redis_store.limits import UNBOUNDED, check_cursor, too_much_at_once
 from redis_store.namespace.keys import decode_names, encode_prefix, glob_for_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.run_script import run_each, run_script
 from redis_store.protocol.call import Alone, Call, as_is, read, transaction, watch
 from redis_store.protocol.command import Command
-from redis_store.scripts import EMPTY, PRUNE, SCAN_KEYS, SMALL
+from redis_store.scripts import EMPTY, PRUNE, SCAN_KEYS, SIZES, SMALL
 from redis_store.types import Json
 
 SNAPSHOT_KEYS = 10_000
@@ -28,6 +30,21 @@ PAGE_BYTES = 1024 * 1024
 
 LISTING_PAGE_KEYS = 2000
 """Size of a page of keys, which takes the server 0.3 ms; `PAGE_KEYS` if keys may be long."""
+
+FEW_KEYS = 500
+"""Limit of a namespace whose names are read whole for each page of its big values, in keys."""
+
+BIG_PAGE_KEYS = 16
+"""Size of a page, in keys, from which values are so big that they are measured before they are read."""
+
+PART_BYTES = 2 * PAGE_BYTES
+"""Limit of values that a script measures and reads, in bytes; it copies them, and those of a page are about half of it."""
+
+MATCH_BYTES = 16 * 1024 * 1024
+"""Bytes of names that one step compares with a prefix, at most, which takes the server 30 ms."""
+
+NAMES_PER_COUNT = 70
+"""Names that a server compares for a ``COUNT`` of 1, at most: 10 buckets of 7, if none matches."""
 
 SNAPSHOT_TRIES = 3
 """Limit of tries to read a big namespace as a snapshot while other callers write to it."""
@@ -45,6 +62,9 @@ _HASHES_THAT_EXPIRE = re.compile(rb"(?:subexpiry|keys_with_volatile_items)=(\d+)
 
 START = "0"
 """The cursor of the first page; the last page returns it as the next cursor."""
+
+_FIRST_PLACE = 1 << 62
+"""The first cursor that is a place in the order of `_place`. Cursors of ``HSCAN`` are less than the size of a table."""
 
 Page = Callable[[Scope, str, str, int], Awaitable[tuple[str, list[bytes]]]]
 """Returns the next cursor, and fields, or fields and values in turn. A field may appear in two pages."""
@@ -174,7 +194,14 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
 
 
 async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    data, pattern = scope.keys.data, glob_for_prefix(prefix)
+    return await names_page(scope.keys.data, cursor, prefix, page_keys)
+
+
+async def names_page(data: bytes, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
+    """Return the cursor of the next page, and a page of a namespace's fields. No value is sent."""
+    pattern = glob_for_prefix(prefix)
+    if page_keys <= LISTING_PAGE_KEYS:  # a page that covers all was measured before
+        page_keys = min(page_keys, max(1, MATCH_BYTES // (NAMES_PER_COUNT * len(pattern.encode()))))
     try:
         following, fields = await read(
             "HSCAN", data, cursor, "MATCH", pattern, "COUNT", page_keys, "NOVALUES", bulk=True
@@ -182,14 +209,87 @@ async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> t
     except ServerRefused as error:
         if "syntax" not in str(error):
             raise
-        following, fields = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys), True, True)
+        found = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys, FEW_KEYS), True, True)
+        if found is None:
+            start = prefix.encode()
+            return START, [name for name in await read("HKEYS", data, bulk=True) if name.startswith(start)]
+        following, fields = found
     return following.decode(), fields
 
 
 async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    pattern = glob_for_prefix(prefix)
-    following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
-    return following.decode(), flat
+    """Return a page of fields and values in turn. Big values, and all of an agent's, are measured before they are read.
+
+    ``HSCAN`` returns whole buckets, so it could read several of the biggest values in one step.
+    """
+    placed = int(cursor) >= _FIRST_PLACE
+    if not placed and page_keys > BIG_PAGE_KEYS and scope.bounds is UNBOUNDED:
+        pattern = glob_for_prefix(prefix)
+        following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
+        return following.decode(), flat
+    if placed or page_keys < PAGE_KEYS:
+        fields = int(await read("HLEN", scope.keys.data))
+        # The bounds differ, so that a namespace that changes a little does not begin again and again.
+        if fields <= (2 * FEW_KEYS if placed else FEW_KEYS if cursor == START else FEW_KEYS // 2):
+            return await _placed_page(scope, int(cursor) if placed else 0, prefix, page_keys)
+    names_cursor, names = await _key_page(scope, START if placed else cursor, prefix, page_keys)
+    return names_cursor, await _values_of(scope, list(dict.fromkeys(names)))
+
+
+async def _placed_page(scope: Scope, place: int, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
+    """Return a page of the few fields after a place in the order of `_place`, which does not change as the table does."""
+    start = prefix.encode()
+    names = await read("HKEYS", scope.keys.data, bulk=True)
+    after = sorted((at, name) for name in names if name.startswith(start) and (at := _place(name)) > place)
+    most = max(1, min(page_keys, len(after)))
+    while True:
+        page = after[:most]
+        page += takewhile(lambda found: found[0] == page[-1][0], after[most:])
+        part = [name for _, name in page]
+        following = START if len(page) == len(after) else str(page[-1][0])
+        _, texts = await _sized(scope, part, PART_BYTES) if most > 1 else (0, None)
+        if texts is not None:
+            return following, in_turn(part, texts)
+        if most == 1:
+            return following, await _values_of(scope, part)
+        most //= 2
+
+
+def _place(name: bytes) -> int:
+    """Return the place of a field in an order that stays, as a cursor."""
+    return _FIRST_PLACE | int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 2
+
+
+async def _values_of(scope: Scope, names: Sequence[bytes]) -> list[bytes]:
+    """Read the values of fields in steps of a few megabytes, or of one value. Return fields and values in turn."""
+    flat: list[bytes] = []
+    parts, size_bytes, measured = [names] if names else [], 0, False
+    while parts:
+        part = parts.pop()
+        part_bytes, texts = await _sized(scope, part, PART_BYTES)
+        if not measured:
+            measured = True
+            _check_read_size(scope, part_bytes)
+        if texts is None and len(part) > 1:
+            parts += (part[len(part) // 2 :], part[: len(part) // 2])
+            continue
+        if texts is None:
+            texts = await read("HMGET", scope.keys.data, *part, bulk=True)
+        size_bytes += part_bytes
+        _check_read_size(scope, size_bytes)
+        flat += in_turn(part, texts)
+    return flat
+
+
+def in_turn(names: Iterable[bytes], texts: Iterable[bytes | None]) -> list[bytes]:
+    """Return fields and values in turn, without the missing."""
+    return [each for name, text in zip(names, texts, strict=True) if text is not None for each in (name, text)]
+
+
+async def _sized(scope: Scope, names: Sequence[bytes], most_bytes: int) -> tuple[int, list[bytes | None] | None]:
+    """Return the size of some values together, and the values if they take at most this many bytes."""
+    size_bytes, texts, _ = await run_script(SIZES, (scope.keys.data,), (most_bytes, "", *names), True, True)
+    return size_bytes, texts
 
 
 def _check_read_size(scope: Scope, size: int) -> None:

@@ -4,13 +4,15 @@
 -- ARGV[1]  cursor
 -- ARGV[2]  glob pattern
 -- ARGV[3]  COUNT of HSCAN, at most
--- Reply    {next cursor, array of fields}
+-- ARGV[4]  number of fields that HKEYS may return at once
+-- Reply    {next cursor, array of fields}; false if values are big and HKEYS may return the fields, which copies no values
 
 local PAGE_BYTES = 1048576
 
 -- The values come along here, so pages of big ones are smaller.
 local fields = redis.call('HLEN', KEYS[1])
 local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', fields <= 1000 and 0 or 1000)
+if type(bytes) == 'number' and bytes > PAGE_BYTES and fields <= tonumber(ARGV[4]) then return false end
 local count = tonumber(ARGV[3])
 if type(bytes) == 'number' then count = math.max(1, math.min(count, math.floor(PAGE_BYTES * fields / bytes))) end
 

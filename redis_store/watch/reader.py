@@ -88,6 +88,7 @@ class Track:
         """While catching up: the entry after which the hub's deliveries continue."""
         self.page_cursor = START
         self.page_keys = 0
+        self.page_left: list[bytes] = []
         self.listed_from: Position | None = None
         self.listed_to: Order = (0, 0)
         self.page_of: dict[bytes, Order] = {}
@@ -232,7 +233,8 @@ class Follower:
             phase = "listing"
         self._busy.append(track)
         # The commit:
-        track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = START, 0, None, {}, None
+        track.page_cursor, track.page_keys, track.page_left = START, 0, []
+        track.listed_from, track.page_of, track.held_back = None, {}, None
         track.position, track.order, track.until, track.phase = position, order, until, phase
         self.accepted = opened
         self._ready.extend(resets)
@@ -251,7 +253,8 @@ class Follower:
         reset = _reset_of(track)
         self._busy.append(track)
         # The commit:
-        track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = START, 0, None, {}, None
+        track.page_cursor, track.page_keys, track.page_left = START, 0, []
+        track.listed_from, track.page_of, track.held_back = None, {}, None
         track.phase = "listing"
         self.accepted = self.accepted if item is None else item
         self._ready.append(reset)
@@ -262,6 +265,7 @@ class Follower:
         resets = [_reset_of(track, mailbox.missed) for track in tracks]
         self._busy.extend(tracks)
         for track in tracks:
+            track.page_left = []
             track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = (
                 START,
                 0,
@@ -316,14 +320,14 @@ class Follower:
         self._settle()
         if not track.page_keys:
             track.page_keys = await says.page_size(track.keys, ONE_PAGE_KEYS)
-        page = await says.page(track.keys, track.page_cursor, track.page_keys, None, self._prefix)
+        page = await says.page(track.keys, track.page_cursor, track.page_keys, None, self._prefix, left=track.page_left)
         last = parse_entry(page.entries[0]) if page.entries else None
         listed_from = track.listed_from
         if listed_from is None:
             listed_from = Position(b"0-0", 0) if last is None else Position(last.id, last.mark)
         order = (0, 0) if last is None else last.order
-        ends = page.cursor == START
-        whole = ends and not track.page_of
+        ends = page.cursor == START and not page.left
+        whole = ends and track.listed_from is None
         found: list[Ready] = []
         listed: dict[bytes, Order] = {}
         held_back = track.held_back
@@ -344,6 +348,7 @@ class Follower:
                 held_back = None
         phase: Phase = "live" if ends else "listing"
         # The commit:
+        track.page_left = page.left
         track.page_cursor, track.listed_from, track.listed_to, track.held_back = (
             page.cursor,
             listed_from,

@@ -51,9 +51,64 @@ def test_pages_are_reread_after_concurrent_write() -> None:
 
 def test_big_values_are_read_in_small_pages() -> None:
     page = [b"0", [b"a", b"1"]]
-    played = play(listing.get_all(scope_of()), [100, 10 * listing.SNAPSHOT_BYTES, None], b"OK", page, [b"OK", []])
+    played = play(listing.get_all(scope_of()), [1000, 2 * listing.SNAPSHOT_BYTES, None], b"OK", page, [b"OK", []])
     count = played.calls[2].commands[0][-1]
-    assert count == 1 or count * 1_600_000 <= 2 * listing.PAGE_BYTES
+    assert count == 31
+
+
+def test_pages_of_few_big_values_are_bounded_by_their_bytes() -> None:
+    small, big = [3 * listing.PART_BYTES, None, None], [listing.PART_BYTES, [b"1"] * 4, None]
+    names = [b"%d" % number for number in range(16)]
+    size = [listing.FEW_KEYS, listing.FEW_KEYS * listing.PAGE_BYTES // 16, None]
+    played = play(listing.scan_items_page(scope_of()), size, listing.FEW_KEYS, names, small, small, big)
+    assert played.names == [["EVALSHA"], ["HLEN"], ["HKEYS"], *[["EVALSHA"]] * 3]
+    cursor, found = played.result
+    assert len(found) == 4
+    rest = play(listing.scan_items_page(scope_of(), cursor), size, 2 * listing.FEW_KEYS, names, [1, [b"1"] * 12, None])
+    assert rest.result[0] == listing.START
+    assert {*rest.result[1]} | {*found} == {name.decode() for name in names}
+    assert not {*rest.result[1]} & {*found}
+
+
+def test_iteration_begins_again_where_few_keys_became_many() -> None:
+    played = play(
+        listing.scan_items_page(scope_of(), str(2**62 + 5)),
+        [BIG, BIG * 50_000, None],
+        BIG,
+        [b"7", [b"a", b"b", b"a"]],
+        [3, [b"1", None], None],
+    )
+    assert played.result == ("7", {"a": 1})
+    assert played.calls[2].commands[0][:3] == ("HSCAN", scope_of().keys.data, listing.START)
+
+
+def test_big_values_of_a_page_are_read_one_by_one() -> None:
+    page = [b"0", [b"a", b"b", b"c"]]
+    much = [10 * listing.PART_BYTES, None, None]
+    played = play(
+        listing.scan_items_page(scope_of()),
+        [BIG, BIG * 100_000, None],
+        BIG,
+        page,
+        much,
+        much,
+        [b"1"],
+        [5, [b"2", b"3"], None],
+    )
+    assert played.result == ("0", {"a": 1, "b": 2, "c": 3})
+    assert played.names[-4:] == [["EVALSHA"], ["EVALSHA"], ["HMGET"], ["EVALSHA"]]
+
+
+@pytest.mark.parametrize(("prefix", "count"), [("a" * 100, 500), ("[" * 4000, 29), ("a" * 65_000, 3)])
+def test_long_prefix_is_compared_with_fewer_names_at_once(prefix: str, count: int) -> None:
+    command = play(listing.scan_page(scope_of(), "0", prefix), [b"0", []]).calls[0].commands[0]
+    assert command[command.index("COUNT") + 1] == count
+
+
+def test_few_names_are_read_whole_where_pages_copy_values() -> None:
+    played = play(listing.scan_page(scope_of(), "7", "a*"), ReplyError("ERR syntax error"), None, [b"a*b", b"b"])
+    assert played.result == ("0", ["a*b"])
+    assert played.names == [["HSCAN"], ["EVALSHA"], ["HKEYS"]]
 
 
 @pytest.mark.parametrize(
