@@ -16,6 +16,7 @@ from redis_store.ops.listing import (
     PART_BYTES,
     SNAPSHOT_BYTES,
     SNAPSHOT_KEYS,
+    START,
     names_page,
 )
 from redis_store.ops.run_script import run_script
@@ -145,12 +146,12 @@ async def page(
         if prefix:
             scan = (*scan, "MATCH", glob_for_prefix(prefix))
         replies = await _at_one_moment([log, scan])
-        following, flat = replies[1]
-        return Page(replies[0], following.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), [])
+        raw, flat = replies[1]
+        return Page(replies[0], raw.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), [])
     names = list(left)
     if not names:
-        cursor, listed = await names_page(keys.data, cursor, prefix, count)
-        names = list(dict.fromkeys(listed))
+        following, listed = await names_page(keys.data, cursor, prefix, count)
+        cursor, names = following or START, list(dict.fromkeys(listed))
     most = min(count, len(names))
     while True:
         part = names[:most]

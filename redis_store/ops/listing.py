@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import blake2b
-from itertools import takewhile
 
 from redis_store.errors import PermissionDenied, ServerRefused, StoreUnavailable, UnsupportedByServer
 from redis_store.limits import UNBOUNDED, check_cursor, too_much_at_once
@@ -35,7 +34,7 @@ FEW_KEYS = 500
 """Limit of a namespace whose names are read whole for each page of its big values, in keys."""
 
 BIG_PAGE_KEYS = 16
-"""Size of a page, in keys, from which values are so big that they are measured before they are read."""
+"""Size of a page, in keys, up to which the few values of a namespace are so big that the host's stores measure them too."""
 
 PART_BYTES = 2 * PAGE_BYTES
 """Limit of values that a script measures and reads, in bytes; it copies them, and those of a page are about half of it."""
@@ -194,11 +193,12 @@ async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> 
 
 
 async def _key_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    return await names_page(scope.keys.data, cursor, prefix, page_keys)
+    following, names = await names_page(scope.keys.data, cursor, prefix, page_keys)
+    return following or START, names
 
 
-async def names_page(data: bytes, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    """Return the cursor of the next page, and a page of a namespace's fields. No value is sent."""
+async def names_page(data: bytes, cursor: str, prefix: str, page_keys: int) -> tuple[str | None, list[bytes]]:
+    """Return the cursor of the next page, and a page of a namespace's fields; no cursor if these are all fields."""
     pattern = glob_for_prefix(prefix)
     if page_keys <= LISTING_PAGE_KEYS:  # a page that covers all was measured before
         page_keys = min(page_keys, max(1, MATCH_BYTES // (NAMES_PER_COUNT * len(pattern.encode()))))
@@ -209,44 +209,48 @@ async def names_page(data: bytes, cursor: str, prefix: str, page_keys: int) -> t
     except ServerRefused as error:
         if "syntax" not in str(error):
             raise
-        found = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys, FEW_KEYS), True, True)
+        found = await run_script(SCAN_KEYS, (data,), (cursor, pattern, page_keys, SNAPSHOT_KEYS), True, True)
         if found is None:
             start = prefix.encode()
-            return START, [name for name in await read("HKEYS", data, bulk=True) if name.startswith(start)]
+            return None, [name for name in await read("HKEYS", data, bulk=True) if name.startswith(start)]
         following, fields = found
     return following.decode(), fields
 
 
 async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    """Return a page of fields and values in turn. Big values, and all of an agent's, are measured before they are read.
+    """Return a page of fields and values in turn. Few big values, and all of an agent's, are measured before they are read.
 
     ``HSCAN`` returns whole buckets, so it could read several of the biggest values in one step.
     """
-    placed = int(cursor) >= _FIRST_PLACE
-    if not placed and page_keys > BIG_PAGE_KEYS and scope.bounds is UNBOUNDED:
-        pattern = glob_for_prefix(prefix)
-        following, flat = await read("HSCAN", scope.keys.data, cursor, "MATCH", pattern, "COUNT", page_keys, bulk=True)
-        return following.decode(), flat
-    if placed or page_keys < PAGE_KEYS:
-        fields = int(await read("HLEN", scope.keys.data))
+    unbounded, data = scope.bounds is UNBOUNDED, scope.keys.data
+    place = int(cursor) if int(cursor) >= _FIRST_PLACE else 0
+    if place or page_keys <= (BIG_PAGE_KEYS if unbounded else PAGE_KEYS - 1):
+        fields = int(await read("HLEN", data))
         # The bounds differ, so that a namespace that changes a little does not begin again and again.
-        if fields <= (2 * FEW_KEYS if placed else FEW_KEYS if cursor == START else FEW_KEYS // 2):
-            return await _placed_page(scope, int(cursor) if placed else 0, prefix, page_keys)
-    names_cursor, names = await _key_page(scope, START if placed else cursor, prefix, page_keys)
-    return names_cursor, await _values_of(scope, list(dict.fromkeys(names)))
+        if fields <= (2 * FEW_KEYS if place else FEW_KEYS if cursor == START else FEW_KEYS // 2):
+            return await _placed_page(scope, place, prefix, page_keys, await read("HKEYS", data, bulk=True))
+    at = START if place else cursor
+    if unbounded:
+        pattern = glob_for_prefix(prefix)
+        raw, flat = await read("HSCAN", data, at, "MATCH", pattern, "COUNT", page_keys, bulk=True)
+        return raw.decode(), flat
+    following, names = await names_page(data, at, prefix, page_keys)
+    if following is None:
+        return await _placed_page(scope, place, prefix, page_keys, names)
+    return following, await _values_of(scope, list(dict.fromkeys(names)))
 
 
-async def _placed_page(scope: Scope, place: int, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
-    """Return a page of the few fields after a place in the order of `_place`, which does not change as the table does."""
+async def _placed_page(
+    scope: Scope, place: int, prefix: str, page_keys: int, names: Iterable[bytes]
+) -> tuple[str, list[bytes]]:
+    """Return a page of those fields that are after a place in the order of `_place`, which does not change as a table does."""
     start = prefix.encode()
-    names = await read("HKEYS", scope.keys.data, bulk=True)
     after = sorted((at, name) for name in names if name.startswith(start) and (at := _place(name)) > place)
     most = max(1, min(page_keys, len(after)))
     while True:
-        page = after[:most]
-        page += takewhile(lambda found: found[0] == page[-1][0], after[most:])
-        part = [name for _, name in page]
-        following = START if len(page) == len(after) else str(page[-1][0])
+        last = after[most - 1][0] if after else 0
+        part = [name for at, name in after if at <= last]
+        following = START if len(part) == len(after) else str(last)
         _, texts = await _sized(scope, part, PART_BYTES) if most > 1 else (0, None)
         if texts is not None:
             return following, in_turn(part, texts)
@@ -263,21 +267,21 @@ def _place(name: bytes) -> int:
 async def _values_of(scope: Scope, names: Sequence[bytes]) -> list[bytes]:
     """Read the values of fields in steps of a few megabytes, or of one value. Return fields and values in turn."""
     flat: list[bytes] = []
-    parts, size_bytes, measured = [names] if names else [], 0, False
+    parts, size_bytes = [names] if names else [], 0
     while parts:
         part = parts.pop()
-        part_bytes, texts = await _sized(scope, part, PART_BYTES)
-        if not measured:
-            measured = True
-            _check_read_size(scope, part_bytes)
-        if texts is None and len(part) > 1:
-            parts += (part[len(part) // 2 :], part[: len(part) // 2])
-            continue
-        if texts is None:
+        if len(part) == 1:
             texts = await read("HMGET", scope.keys.data, *part, bulk=True)
-        size_bytes += part_bytes
-        _check_read_size(scope, size_bytes)
-        flat += in_turn(part, texts)
+            part_bytes = len(texts[0] or b"")
+        else:
+            part_bytes, texts = await _sized(scope, part, PART_BYTES)
+        _check_read_size(scope, size_bytes + part_bytes)
+        if texts is None:
+            half = len(part) // 2
+            parts += (part[half:], part[:half])
+        else:
+            size_bytes += part_bytes
+            flat += in_turn(part, texts)
     return flat
 
 

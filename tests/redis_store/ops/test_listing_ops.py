@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from redis_store import ConnectionLost, InvalidInput, ServerReadOnly, ServerRefused, StoreTimeout
+from redis_store.limits import CallBounds
+from redis_store.namespace.scope import Scope
 from redis_store.ops import listing
 from redis_store.protocol.call import Alone
 from redis_store.protocol.command import ReplyError
@@ -70,33 +73,47 @@ def test_pages_of_few_big_values_are_bounded_by_their_bytes() -> None:
     assert not {*rest.result[1]} & {*found}
 
 
+def agents_scope() -> Scope:
+    return replace(scope_of(), bounds=CallBounds.of_agent())
+
+
 def test_iteration_begins_again_where_few_keys_became_many() -> None:
     played = play(
-        listing.scan_items_page(scope_of(), str(2**62 + 5)),
+        listing.scan_items_page(agents_scope(), str(2**62 + 5)),
         [BIG, BIG * 50_000, None],
         BIG,
         [b"7", [b"a", b"b", b"a"]],
         [3, [b"1", None], None],
     )
     assert played.result == ("7", {"a": 1})
-    assert played.calls[2].commands[0][:3] == ("HSCAN", scope_of().keys.data, listing.START)
+    assert played.calls[2].commands[0][:3] == ("HSCAN", agents_scope().keys.data, listing.START)
 
 
 def test_big_values_of_a_page_are_read_one_by_one() -> None:
     page = [b"0", [b"a", b"b", b"c"]]
     much = [10 * listing.PART_BYTES, None, None]
     played = play(
-        listing.scan_items_page(scope_of()),
+        listing.scan_items_page(agents_scope()),
         [BIG, BIG * 100_000, None],
         BIG,
         page,
-        much,
         much,
         [b"1"],
         [5, [b"2", b"3"], None],
     )
     assert played.result == ("0", {"a": 1, "b": 2, "c": 3})
-    assert played.names[-4:] == [["EVALSHA"], ["EVALSHA"], ["HMGET"], ["EVALSHA"]]
+    assert played.names[-3:] == [["EVALSHA"], ["HMGET"], ["EVALSHA"]]
+
+
+def test_pages_of_many_names_that_came_at_once_are_bounded_too() -> None:
+    """Servers without NOVALUES return all names of a namespace of up to 10,000."""
+    names = [b"%d" % number for number in range(3000)]
+    size, syntax = [3000, 3000 * 600_000, None], ReplyError("ERR syntax error")
+    played = play(listing.scan_items_page(agents_scope()), size, 3000, syntax, None, names, [b"1"])
+    cursor, found = played.result
+    assert len(found) == 1
+    assert int(cursor) > 2**62
+    assert played.names[-2:] == [["HKEYS"], ["HMGET"]]
 
 
 @pytest.mark.parametrize(("prefix", "count"), [("a" * 100, 500), ("[" * 4000, 29), ("a" * 65_000, 3)])
