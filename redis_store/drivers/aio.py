@@ -17,10 +17,10 @@ from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.form import making_sure, rehearse, unsure
+from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout, StoreUnavailable
-from redis_store.namespace.keys import UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
 from redis_store.near.cache import NearCache, join_cache
@@ -324,58 +324,10 @@ class AsyncCore:
         self._latest = None
 
 
-class AsyncDriver:
+class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
     """Runs the operations of one store against the server of its client, from any number of event loops."""
 
-    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_watches", "core")
-
-    def __init__(self, core: AsyncCore, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
-        """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
-        self.core = core
-        self._unsure = unsure(user, core.source.resolver)
-        """The user, until it is known that its operations find its data."""
-        self._owns_core = owns_core
-        self._watches: weakref.WeakSet[AsyncClosable] | None = None
-
-    @property
-    def url(self) -> str:
-        """The server's url, including secrets."""
-        return self.core.url
-
-    @property
-    def source(self) -> Source:
-        """The server's address and configuration right, for the hub."""
-        return self.core.source
-
-    @property
-    def timeout_s(self) -> float | None:
-        return self.core.timeout_s
-
-    @property
-    def near(self) -> NearCache | None:
-        """The near cache, if the client has one."""
-        return self.core.near
-
-    @property
-    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None:
-        """The telemetry part of the wrapper of each operation."""
-        return self.core.measured
-
-    @property
-    def watches(self) -> weakref.WeakSet[AsyncClosable]:
-        """Watchers and pauses, which are closed with the store. Made when first needed, as most stores have none.
-
-        Raises `StoreClosed` if the store is closed.
-        """
-        if self.core.is_closed:
-            raise StoreClosed("The store is closed: connect again.")
-        if self._watches is None:
-            with forks.registries_lock:
-                if self._watches is None:
-                    self._watches = weakref.WeakSet()
-            if not self._owns_core:
-                self.core.watching.add(self)
-        return self._watches
+    __slots__ = ()
 
     async def make_sure(self, *, keeps: bool = True) -> None:
         """Find out the form of the user's Redis keys, before the first operation, and that its data is not in the other form.

@@ -1,0 +1,87 @@
+"""What the drivers of one store have in common, for threads and for asyncio: the core of its client, and its watches."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from redis_store.connections import forks
+from redis_store.connections.resolver import Source
+from redis_store.drivers.form import unsure
+from redis_store.errors import StoreClosed
+from redis_store.namespace.keys import UserKeys
+from redis_store.near.cache import NearCache
+from redis_store.protocol.call import Op
+
+
+class Core(Protocol):
+    """What the stores of one client share (`drivers.sync.SyncCore`, `drivers.aio.AsyncCore`)."""
+
+    source: Source
+    timeout_s: float | None
+    near: NearCache | None
+    measured: Callable[[Op[Any]], Op[Any]] | None
+    is_closed: bool
+    watching: weakref.WeakSet[Any]
+
+    @property
+    def url(self) -> str: ...
+
+
+CoreT = TypeVar("CoreT", bound=Core)
+Watching = TypeVar("Watching")
+
+
+class StoreDriver(Generic[CoreT, Watching]):
+    """Base of `SyncDriver` and `AsyncDriver`."""
+
+    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_watches", "core")
+
+    def __init__(self, core: CoreT, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
+        """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
+        self.core = core
+        self._unsure = unsure(user, core.source.resolver)
+        """The user, until it is known that its operations find its data."""
+        self._owns_core = owns_core
+        self._watches: weakref.WeakSet[Watching] | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's url, including secrets."""
+        return self.core.url
+
+    @property
+    def source(self) -> Source:
+        """The server's address and configuration right, for the hub."""
+        return self.core.source
+
+    @property
+    def timeout_s(self) -> float | None:
+        return self.core.timeout_s
+
+    @property
+    def near(self) -> NearCache | None:
+        """The near cache, if the client has one."""
+        return self.core.near
+
+    @property
+    def measured(self) -> Callable[[Op[Any]], Op[Any]] | None:
+        """The telemetry part of the wrapper of each operation."""
+        return self.core.measured
+
+    @property
+    def watches(self) -> weakref.WeakSet[Watching]:
+        """Watchers and pauses, which are closed with the store. Made when first needed, as most stores have none.
+
+        Raises `StoreClosed` if the store is closed.
+        """
+        if self.core.is_closed:
+            raise StoreClosed("The store is closed: connect again.")
+        if self._watches is None:
+            with forks.registries_lock:
+                if self._watches is None:
+                    self._watches = weakref.WeakSet()
+            if not self._owns_core:
+                self.core.watching.add(self)
+        return self._watches
