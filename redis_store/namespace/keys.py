@@ -76,8 +76,8 @@ class UserKeys:
     form: Form = field(compare=False)
     own_part: bytes = b""
     """The part of an agent's own names, see `own`."""
-    prefix: bytes = field(init=False, compare=False)
-    registry: bytes = field(init=False, compare=False)
+    prefix: bytes = field(init=False, repr=False, compare=False)
+    registry: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.form.tagged is None:

@@ -65,12 +65,12 @@ class Scope:
     """Bounds on single calls; set by the same stores."""
     name: bytes = field(init=False)
     """The namespace's name as it is stored in the registry."""
-    keys: NamespaceKeys = field(init=False)
+    keys: NamespaceKeys = field(init=False, repr=False, compare=False)
     readable: bool = field(init=False)
     writable: bool = field(init=False)
-    script_keys: tuple[bytes, ...] = field(init=False)
+    script_keys: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     """The KEYS of the scripts that write."""
-    delete_keys: tuple[bytes, ...] = field(init=False)
+    delete_keys: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     """The KEYS of the scripts that delete. The claims are among them, so that a value being computed is not stored later."""
     script_head: tuple[bytes | str | int, ...] = field(init=False)
     """The first ARGV of these scripts (`scripts/prelude.lua`)."""

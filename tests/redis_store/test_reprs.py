@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis_store import Change, KeyInfo, connect, connect_async
+from redis_store.operations import operations_of
 from tests.support.servers import Server
 
 LONG: Any = {f"field {number}": ["x" * 5000] * 50 for number in range(50)}
@@ -20,6 +21,7 @@ def test_handles() -> None:
         assert repr(store.semaphore("s", 2)) == "<Semaphore 's', not held>"
         assert repr(store.rate_limit("r", 2, 1)) == "<RateLimit 'r'>"
         assert repr(store.transaction()) == f"<Transaction {repr(store)[11:]}"
+        assert "alice" in repr(operations_of(store).scope), "also before the form of its keys is known"
     other = connect_async(URL, user="alice", namespace="files")
     assert repr(other) == "<AsyncDataStore user='alice' namespace='files' at redis://localhost:1/0>"
     assert repr(other.lock("l")) == "<AsyncLock 'l', not held>"
