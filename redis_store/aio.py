@@ -104,13 +104,22 @@ class AsyncDataStore:
         value: JsonInput,
         metadata: dict[str, Json] | None = None,
         ttl: Ttl = None,
+        *,
+        if_version: int | None = None,
     ) -> None:
         """Store a value under a key, replacing any previous value and its ttl.
 
         `metadata` is merged into the key's existing metadata. `ttl` is in seconds, or a timedelta. Without one the namespace's
         default ttl applies; `NEVER` stores the value without expiry.
+
+        With `if_version`, the value is stored only if the key has this version, `KeyInfo.version`: 0 stands for a missing key.
+        Otherwise `Conflict` is raised, with the `version` that the key has, and nothing is written. No value is compared. An
+        external write does not change a version.
         """
-        await self._run(values.set_value(self._scope, key, value, metadata, ttl))
+        if if_version is None:
+            await self._run(values.set_value(self._scope, key, value, metadata, ttl))
+        else:
+            await self._run(values.set_if_version(self._scope, key, value, metadata, ttl, if_version))
 
     async def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Set a key to expire `ttl` from now, replacing any earlier ttl. Return whether the key exists."""
@@ -296,9 +305,15 @@ class AsyncDataStore:
         """
         return AsyncRateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
 
-    async def delete(self, key: str) -> bool:
-        """Delete a key and return whether it existed."""
-        return await self._run(values.delete(self._scope, key))
+    async def delete(self, key: str, *, if_version: int | None = None) -> bool:
+        """Delete a key and return whether it existed.
+
+        With `if_version`, only if the key has this version, as for `set`; with 0, a missing key is expected. Otherwise `Conflict`
+        is raised, and nothing is deleted.
+        """
+        if if_version is None:
+            return await self._run(values.delete(self._scope, key))
+        return await self._run(values.delete_if_version(self._scope, key, if_version))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys atomically and return how many existed."""

@@ -221,7 +221,15 @@ class UnsupportedByServer(ServerRefused):
 
 
 class Conflict(DataStoreError, RuntimeError):
-    """Other writers changed the same data meanwhile, at every try; nothing was written."""
+    """Other writers changed the same data meanwhile, at every try; nothing was written.
+
+    Attributes, where one key is the reason of a transaction or of a write with `if_version`: `namespace`, `key`, and `version`,
+    which the key has now: 0 if it is missing, None if it was written by hand.
+    """
+
+    namespace: str
+    key: str
+    version: int | None = None
 
 
 class WrongValueType(DataStoreError, TypeError):

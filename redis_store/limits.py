@@ -88,6 +88,17 @@ def check_max_keys(max_keys: int | None) -> int | None:
     return max_keys
 
 
+def check_version(version: object) -> int:
+    """Return an expected version as given, or raise if it is not a whole number from 0."""
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InvalidType(
+            f"A version must be a whole number, as info(key).version is, or 0 for a missing key, not {type(version).__name__}."
+        )
+    if not 0 <= version <= MAX_BOUND:
+        raise InvalidInput(f"A version must be from 0 to 2**53, not {shown(version)}: take it from info(key).version.")
+    return int(version)
+
+
 def too_much_at_once(limit_bytes: int) -> LimitExceeded:
     """Return the error for a read that was given up because its reply exceeds the reader's bound."""
     return LimitExceeded(

@@ -42,7 +42,9 @@ def _get_or_set(scope: Scope, key: str, make: Callable[[], Any], *wanted: Any) -
 _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "get": values.GET,
     "set": values.set_value,
+    "set_if_version": values.set_if_version,
     "delete": values.delete,
+    "delete_if_version": values.delete_if_version,
     "delete_many": lambda scope, keys: batch.delete_many(scope, keys, new_id()),
     "list_keys": listing.list_keys,
     "scan_page": listing.scan_page,

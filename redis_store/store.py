@@ -133,13 +133,22 @@ class DataStore(StoreMapping):
         value: JsonInput,
         metadata: dict[str, Json] | None = None,
         ttl: Ttl = None,
+        *,
+        if_version: int | None = None,
     ) -> None:
         """Store a value under a key, replacing any previous value and its ttl.
 
         `metadata` is merged into the key's existing metadata. `ttl` is in seconds, or a timedelta. Without one the namespace's
         default ttl applies; `NEVER` stores the value without expiry.
+
+        With `if_version`, the value is stored only if the key has this version, `KeyInfo.version`: 0 stands for a missing key.
+        Otherwise `Conflict` is raised, with the `version` that the key has, and nothing is written. No value is compared. An
+        external write does not change a version.
         """
-        self._call("set", key, value, metadata, ttl)
+        if if_version is None:
+            self._call("set", key, value, metadata, ttl)
+        else:
+            self._call("set_if_version", key, value, metadata, ttl, if_version)
 
     def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Set a key to expire `ttl` from now, replacing any earlier ttl. Return whether the key exists."""
@@ -333,9 +342,15 @@ class DataStore(StoreMapping):
         """
         return self._operations.rate_limit(name, n, per, timeout)
 
-    def delete(self, key: str) -> bool:
-        """Delete a key and return whether it existed."""
-        return self._call("delete", key)
+    def delete(self, key: str, *, if_version: int | None = None) -> bool:
+        """Delete a key and return whether it existed.
+
+        With `if_version`, only if the key has this version, as for `set`; with 0, a missing key is expected. Otherwise `Conflict`
+        is raised, and nothing is deleted.
+        """
+        if if_version is None:
+            return self._call("delete", key)
+        return self._call("delete_if_version", key, if_version)
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys atomically and return how many existed."""

@@ -21,6 +21,7 @@ class PendingTransaction(Protocol):
     def begin(self) -> None: ...
     def set(self, scope: Any, key: str, value: Any, ttl: Ttl) -> None: ...
     def delete(self, scope: Any, key: str) -> None: ...
+    def check(self, scope: Any, key: str, version: int) -> None: ...
     async def get(self, scope: Any, key: str, default: Any) -> Json: ...
     async def commit(self) -> None: ...
 
@@ -58,6 +59,14 @@ class Transaction:
     def delete(self, key: str) -> None:
         """Delete a key when the block ends; a missing key is no error."""
         self._draft.delete(self._operations.scope, key)
+
+    def check(self, key: str, version: int) -> None:
+        """Let the transaction fail unless the key has this version, `KeyInfo.version`, when the block ends; 0: it is missing.
+
+        Then `Conflict` is raised, with the `version` that the key has, and nothing is written. No value is compared, and none is
+        read. An external write does not change a version.
+        """
+        self._draft.check(self._operations.scope, key, version)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> Transaction:
         """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
@@ -103,6 +112,14 @@ class AsyncTransaction:
     def delete(self, key: str) -> None:
         """Delete a key when the block ends; a missing key is no error."""
         self._draft.delete(self._scope, key)
+
+    def check(self, key: str, version: int) -> None:
+        """Let the transaction fail unless the key has this version, `KeyInfo.version`, when the block ends; 0: it is missing.
+
+        Then `Conflict` is raised, with the `version` that the key has, and nothing is written. No value is compared, and none is
+        read. An external write does not change a version.
+        """
+        self._draft.check(self._scope, key, version)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncTransaction:
         """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""

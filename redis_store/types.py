@@ -92,6 +92,13 @@ class KeyInfo:
     size: int
     """Size of the stored JSON text, in bytes."""
     expires_at: datetime | None
+    version: int | None = None
+    """The version: the time of the last write, in µs since 1970, which grows with each write of the key. It is for `if_version`.
+
+    None for a value without history. An external write over a value does not change its version.
+    """
+    run: str | None = None
+    """The run of the last writer, or None if it had none."""
 
     def __repr__(self) -> str:
         return record_repr(self, "key", "metadata")

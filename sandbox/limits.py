@@ -32,7 +32,7 @@ class Limits:
     bytes_written: int = 1024 * _MIB
     """Size of what the agents store, in bytes: keys, values as JSON text, metadata, and charges for what the server adds.
 
-    The charge for a key is 200 bytes and its name; docs/limits.md has the others, for namespaces, tags, locks and watches.
+    The charge for a key is 240 bytes and its name; docs/limits.md has the others, for namespaces, tags, locks and watches.
     Together this is about the memory that the server takes.
     """
     tool_calls: int = 100_000

@@ -35,11 +35,12 @@ AGENTS_NAMES = {
 """The names by which agents call the operations that have other names in messages."""
 
 KNOWN_OPERATIONS = frozenset(AGENTS_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
-"""Names of the operations, as agents call them; ``contains`` is ``in``, ``count`` is ``len``.
+"""Names of the operations, as agents call them; ``contains`` is ``in``, ``count`` is ``len``, and ``set_if_version`` and
+``delete_if_version`` are ``set`` and ``delete`` with `if_version`.
 
 Some operations need a second one, because of what they reveal or delete (`Row.needs`, and the table in docs/security.md):
 ``get_or_set``, ``update``, ``pop`` and the reads of a ``transaction`` need ``get``; its deletions, and all that can add keys in a
-namespace with ``max_keys``, need ``delete``.
+namespace with ``max_keys``, need ``delete``; comparisons of versions need ``info``.
 """
 
 _KINDS_OF_NAMES = ("locks", "limits", "tags", "consumers")

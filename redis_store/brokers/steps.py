@@ -14,15 +14,15 @@ from typing import Any
 from redis_store.errors import InvalidInput
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, ClaimAnswer, Computing, Failed, Found
 from redis_store.flows.hold import HoldAnswer
-from redis_store.flows.optimistic import TransactionParts, changed_since_read, check_parts
-from redis_store.limits import check_max_keys, check_timeout
+from redis_store.flows.optimistic import TransactionParts, check_parts
+from redis_store.limits import check_max_keys, check_timeout, check_version
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
 from redis_store.ops import tags, updates
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
-from redis_store.ops.transactions import Place, Write, commit_packed
+from redis_store.ops.transactions import Place, Write, commit_packed, conflict_of
 from redis_store.ops.values import wanted_ttl
 from redis_store.protocol.call import Op
 from redis_store.settings import new_id
@@ -201,14 +201,15 @@ async def _commit_transaction(scope: Scope, parts: TransactionParts) -> int:
     for name, key, value, ttl in parts.sets:
         text = updates.encode_value(scope, key, value)
         writes[place(name, key)] = Write(text, wanted_ttl(scope.moved(name), ttl))
-    check_parts(len(expected) + len(writes))
+    checks = {place(name, key): check_version(version) for name, key, version in parts.checks}
+    check_parts(len(expected) + len(writes) + len(checks))
     written = {name for (name, _), write in writes.items() if write.text is not None}
     checked = {scope.user.namespace(name).name: check_max_keys(most) for name, most in parts.max_keys.items()}
     bounds = {name: most for name, most in checked.items() if name in written and most is not None}
-    if expected or writes:
-        failed = await commit_packed(scope, expected, writes, new_id(), bounds)
+    if expected or writes or checks:
+        failed = await commit_packed(scope, expected, writes, new_id(), bounds, checks)
         if failed is not None:
-            raise changed_since_read(failed[0].decode(), failed[1].decode())
+            raise conflict_of(failed)
     return len(writes)
 
 

@@ -63,6 +63,8 @@ class TransactionParts(NamedTuple):
     deletes: list[tuple[str, str]]
     max_keys: dict[str, int]
     """The maximum number of keys of namespaces."""
+    checks: list[tuple[str, str, int]]
+    """Each with the version that the key must have."""
 
 
 async def change_value(
@@ -171,13 +173,28 @@ def check_parts(count: int) -> None:
         )
 
 
-def changed_since_read(namespace: str, key: str) -> Conflict:
+def changed_since_read(namespace: str, key: str, version: int | None = None) -> Conflict:
     """Return the error for a transaction whose reads are out of date."""
     return Conflict(
         f"The key {key!r} in namespace {namespace!r} was changed by another caller after this transaction read it:"
         " nothing was written. Run it again.",
         namespace=namespace,
         key=key,
+        version=version,
+    )
+
+
+def other_version(namespace: str, key: str, expected: int, found: int | None) -> Conflict:
+    """Return the error for a key with another version than a write has expected. 0 is that of a missing key."""
+    there = "has no version, because it was written by hand" if found is None else f"has version {found}"
+    if found == 0:
+        there = "is missing"
+    wanted = f"version {expected} was expected" if expected else "it was expected to be missing"
+    return Conflict(
+        f"The key {key!r} in namespace {namespace!r} {there}, and {wanted}: nothing was written. Read it again.",
+        namespace=namespace,
+        key=key,
+        version=found,
     )
 
 

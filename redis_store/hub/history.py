@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from redis_store.changelog import ops as says
 from redis_store.changelog.digests import digest_of
 from redis_store.changelog.entry import id_order, parse_entry
 from redis_store.changelog.ops import Seen
 from redis_store.hub.watched_namespace import WatchedNamespace
+from redis_store.ops.key_info import created_ms
 
 TOO_BIG = 0
 """Stand-in for the digest of a value that was too big for the log."""
@@ -89,15 +88,7 @@ async def _known_before(feed: WatchedNamespace, seen: Seen, told: Told, earlier:
         part = unknown[start : start + _PART]
         for name, info in zip(part, await says.infos_of(feed.keys, part), strict=True):
             # A key that was created at the time of its first entry did not exist before.
-            created, told_ms = _created(info), told.first[name][1]
-            if created is not None and abs(created - told_ms) <= _SAME_MS and created > seen_ms:
+            written_ms, told_ms = created_ms(info), told.first[name][1]
+            if written_ms is not None and abs(written_ms - told_ms) <= _SAME_MS and written_ms > seen_ms:
                 before[name] = None
     return before
-
-
-def _created(info: bytes | None) -> int | None:
-    try:
-        created = orjson.loads(info or b"{}")["created"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return created if isinstance(created, int) else None

@@ -23,23 +23,27 @@ from redis_store.values.codec import Codec, JsonText
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """The writer, in the two forms that the scripts take."""
+    """The writer, in the forms that the scripts take."""
 
     agent_json: str = ""
     """The agent's name as a JSON string without raw quotes or backslashes inside it, or empty."""
     log_head: str = "{"
     """The beginning of a change-log entry, before its numbers: ``{`` or ``{"agent":...,``."""
+    author: str = ""
+    """The agent and the run for infos (`scripts/info_text.lua`)."""
 
     @classmethod
     def of(cls, agent: str | None, run: str | None, root: str | None = None) -> Writer:
         """Check the name of an agent, the id of its run and the agent of the outermost run, and return the writer."""
         agent_json = "" if agent is None else _quoted(agent, "agent name")
         head = "{" if agent is None else f'{{"agent":{agent_json},'
+        author = agent_json
         if run is not None:
+            author += f',"run":{_quoted(run, "run id")}'
             head += f'"run":{_quoted(run, "run id")},'
         if root is not None:
             head += f'"root":{_quoted(root, "agent name")},'
-        return cls(agent_json, head)
+        return cls(agent_json, head, author)
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,7 @@ def _arguments(
     scope: Scope, tx: str, parts: list[list[bytes]], ttl_ms: int | str, modes: list[str]
 ) -> list[tuple[Argument, ...]]:
     """Return the script's arguments for each part."""
-    heads, agent = _heads(scope, tx, len(parts)), scope.writer.agent_json
+    heads, agent = _heads(scope, tx, len(parts)), scope.writer.author
     return [(*head, agent, ttl_ms, mode, *part) for head, mode, part in zip(heads, modes, parts, strict=True)]
 
 

@@ -148,7 +148,7 @@ class ComputePlan:
             (*scope.delete_keys, *self.tags),
             (*KINDS_OF_SCRIPT_KEYS, *[b"zset"] * len(self.tags)),
             (
-                *(*scope.script_head, scope.writer.agent_json, self.field, text, self.ttl_ms, token, self.tags_json),
+                *(*scope.script_head, scope.writer.author, self.field, text, self.ttl_ms, token, self.tags_json),
                 scope.bounds.script_bytes,
                 *(() if bound is None else ending(*bound.arguments())),
             ),

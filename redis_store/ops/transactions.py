@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from redis_store.errors import LimitExceeded
-from redis_store.flows.optimistic import changed_since_read, check_open, check_parts
-from redis_store.limits import UNBOUNDED
+from redis_store.errors import Conflict, LimitExceeded
+from redis_store.flows.optimistic import changed_since_read, check_open, check_parts, other_version
+from redis_store.limits import UNBOUNDED, check_version
 from redis_store.namespace.keys import NamespaceKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.batch import check_burden
 from redis_store.ops.bounds import Bound, ending, settled
+from redis_store.ops.key_info import version_of
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.updates import is_packed, stored
 from redis_store.ops.values import wanted_ttl
@@ -26,6 +27,16 @@ MAX_NAMESPACES = 750
 
 Place: TypeAlias = tuple[bytes, bytes]
 """A namespace's name and a field."""
+
+
+class Mismatch(NamedTuple):
+    """What a commit has found instead of what it expected."""
+
+    place: Place
+    version: int | None
+    """The version that is there, see `version_of`."""
+    expected: int | None
+    """The version that was expected; None if the value that was read was."""
 
 
 class Write(NamedTuple):
@@ -44,6 +55,8 @@ class Draft:
     """The transaction's id in the change log."""
     reads: dict[Place, bytes | None] = field(default_factory=dict)
     writes: dict[Place, Write] = field(default_factory=dict)
+    checks: dict[Place, int] = field(default_factory=dict)
+    """The versions that keys must have."""
     bounds: dict[bytes, int] = field(default_factory=dict)
     """The `max_keys` of the written namespaces that were opened with a bound, by name."""
     begun: bool = False
@@ -77,6 +90,13 @@ class Draft:
         self.writes[scope.name, encode_key(key)] = Write(None)
         self._check_size()
 
+    def check(self, scope: Scope, key: str, version: int) -> None:
+        """Record a version that a key must have."""
+        scope.check_readable()
+        self.check_open()
+        self.checks[scope.name, encode_key(key)] = check_version(version)
+        self._check_size()
+
     def _check_size(self, more_bytes: int = 0) -> None:
         self.size_bytes += more_bytes
         limit_bytes = self.scope.limits.max_batch_bytes
@@ -88,7 +108,7 @@ class Draft:
                 limit_bytes=limit_bytes,
                 size_bytes=self.size_bytes,
             )
-        count = len(self.reads) + len(self.writes)
+        count = len(self.reads) + len(self.writes) + len(self.checks)
         check_parts(count)
 
     async def get(self, scope: Scope, key: str, default: Any = None) -> Json:
@@ -110,12 +130,11 @@ class Draft:
         """Write everything if all that was read is unchanged; else raise `Conflict`."""
         self.check_open()
         self.over = True
-        if not self.reads and not self.writes:
+        if not self.reads and not self.writes and not self.checks:
             return
-        failed = await commit_parts(self.scope, self.reads, self.writes, self.tx, self.bounds)
+        failed = await commit_parts(self.scope, self.reads, self.writes, self.tx, self.bounds, self.checks)
         if failed is not None:
-            name, raw = failed
-            raise changed_since_read(decode_name(name), decode_name(raw))
+            raise conflict_of(failed)
 
 
 async def commit_parts(
@@ -124,19 +143,25 @@ async def commit_parts(
     writes: dict[Place, Write],
     tx: str,
     max_keys: Mapping[bytes, int] | None = None,
-) -> Place | None:
-    """Write if the fields in `reads` hold the given bytes. Return None if written, else the first field that holds others."""
-    _check_rights(scope, reads, writes)
+    checks: Mapping[Place, int] | None = None,
+) -> Mismatch | None:
+    """Write if the fields in `reads` hold the given bytes, and those in `checks` have the given versions.
+
+    Return None if written, else what was found in the first field that is otherwise.
+    """
+    checks = checks or {}
+    compared = [*reads, *checks]
+    _check_rights(scope, compared, writes)
     read_bytes = sum(len(text or b"") for text in reads.values())
     scope.bounds.check_script(read_bytes + sum(len(write.text or b"") for write in writes.values()))
     if scope.bounds is not UNBOUNDED:
-        scope.bounds.check_names([raw for _, raw in (*reads, *writes)])
+        scope.bounds.check_names([raw for _, raw in (*compared, *writes)])
         written: dict[NamespaceKeys, list[bytes]] = defaultdict(list)
         deleted: dict[NamespaceKeys, list[bytes]] = defaultdict(list)
         for (name, raw), write in writes.items():
             (deleted if write.text is None else written)[scope.user.of_stored(name)].append(raw)
         await check_burden(scope, written, deleted)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*reads, *writes)))}
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in (*compared, *writes)))}
     if len(numbers) > MAX_NAMESPACES:
         raise LimitExceeded(
             f"The transaction reads and writes {len(numbers):,} namespaces, and at most {MAX_NAMESPACES:,} are allowed:"
@@ -150,13 +175,15 @@ async def commit_parts(
     arguments: list[Argument] = [
         places[0].name,
         *scope.script_head[1:],
-        scope.writer.agent_json,
+        scope.writer.author,
         tx,
-        len(reads),
+        len(compared),
         *numbers,
     ]
     for (name, raw), there in reads.items():
         arguments += (numbers[name], raw, "absent", b"") if there is None else (numbers[name], raw, "is", there)
+    for (name, raw), version in checks.items():
+        arguments += (numbers[name], raw, "version", version)
     for (name, raw), write in writes.items():
         if write.text is None:
             arguments += (numbers[name], raw, "delete", b"", "")
@@ -170,8 +197,8 @@ async def commit_parts(
         reply = await run_checked(BOUNDED[TRANSACT.name], keys, KINDS_OF_SCRIPT_KEYS * len(places), tuple(arguments))
         reply = await settled(scope, reply, *bounds.values())
     if reply != 1:
-        changed: Place = list(reads)[reply[0]]
-        return changed
+        at, found = reply
+        return Mismatch(compared[at], version_of(found), None if at < len(reads) else checks[compared[at]])
     scope.counters.bytes_written += sum(len(write.text or b"") for write in writes.values())
     return None
 
@@ -189,20 +216,31 @@ async def commit_packed(
     writes: dict[Place, Write],
     tx: str,
     max_keys: Mapping[bytes, int] | None = None,
-) -> Place | None:
+    checks: Mapping[Place, int] | None = None,
+) -> Mismatch | None:
     """Do `commit_parts` with reads given as JSON texts. A text that is stored compressed costs one more try."""
     reads = dict(reads)
-    while (failed := await commit_parts(scope, reads, writes, tx, max_keys)) is not None:
-        name, raw = failed
-        place, text = scope.moved(decode_name(name)), reads[failed]
+    while (failed := await commit_parts(scope, reads, writes, tx, max_keys, checks)) is not None:
+        if failed.expected is not None:
+            break
+        name, raw = failed.place
+        place, text = scope.moved(decode_name(name)), reads[failed.place]
         there = await stored(place, raw)
         if there is None or text is None or not is_packed(place, decode_name(raw), there, text):
             break
-        reads[failed] = there
+        reads[failed.place] = there
     return failed
 
 
-def _check_rights(scope: Scope, reads: dict[Place, bytes | None], writes: dict[Place, Write]) -> None:
+def conflict_of(found: Mismatch) -> Conflict:
+    """Return the error for a transaction that was not committed."""
+    namespace, key = map(decode_name, found.place)
+    if found.expected is None:
+        return changed_since_read(namespace, key, found.version)
+    return other_version(namespace, key, found.expected, found.version)
+
+
+def _check_rights(scope: Scope, reads: Iterable[Place], writes: Iterable[Place]) -> None:
     """Raise `AccessDenied` if a namespace may not be read or written, before anything is sent."""
     if scope.access.is_everything:
         return

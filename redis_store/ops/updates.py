@@ -34,7 +34,7 @@ async def set_if_absent(scope: Scope, key: str, value: Any, ttl: Ttl = None) -> 
     scope.check_changeable()
     field, text = encode_key(key), encode_value(scope, key, value)
     scope.bounds.check_script(len(text))
-    arguments = (scope.writer.agent_json, field, text, wanted_ttl(scope, ttl), "", "absent")
+    arguments = (scope.writer.author, field, text, wanted_ttl(scope, ttl), "", "absent")
     written = bool(await run_put(REPLACE, scope, arguments, field) == 1)
     scope.counters.bytes_written += len(text) if written else 0
     return written
@@ -89,7 +89,7 @@ async def rename_sized(scope: Scope, key: str, new: str) -> int | None:
     scope.check_changeable()
     field, moved = encode_key(key), encode_key(new)
     most_tags = scope.bounds.renamed_bytes // len(moved) if len(moved) > len(field) else ANY_SIZE
-    arguments = (scope.writer.agent_json, field, moved, scope.bounds.script_bytes, most_tags)
+    arguments = (scope.writer.author, field, moved, scope.bounds.script_bytes, most_tags)
     reply = await run_move(RENAME, scope, arguments, moved)
     if isinstance(reply, list):
         size_bytes, *tags = reply
@@ -110,7 +110,7 @@ async def increment(scope: Scope, key: str, by: Any, ttl: Ttl = None, *, rand: R
         return added if there is None else _sum(scope, key, there, number)
 
     ttl_ms = wanted_ttl(scope, ttl)
-    head = (scope.writer.agent_json, field, added, ttl_ms, scope.bounds.script_bytes)
+    head = (scope.writer.author, field, added, ttl_ms, scope.bounds.script_bytes)
     reply = await Do(run_put(INCREMENT, scope, head, field))
     if isinstance(reply, list):
         _check_copied(scope, reply, 1)
@@ -145,7 +145,7 @@ async def append(
     if max_items is None:
         most = scope.bounds.script_bytes // APPEND_COPIES
         scope.bounds.check_script(APPEND_COPIES * len(added))
-        head = (scope.writer.agent_json, field, added, ttl_ms, scope.limits.max_value_bytes, most)
+        head = (scope.writer.author, field, added, ttl_ms, scope.limits.max_value_bytes, most)
         reply = await Do(run_put(APPEND, scope, head, field))
         if isinstance(reply, int):
             scope.counters.bytes_written += len(added)
@@ -198,7 +198,7 @@ async def replace(
     scope.check_readable()
     scope.bounds.check_replaced(len(there or b""), len(text))
     condition = ("absent",) if there is None else ("equal", there)
-    reply = await run_put(REPLACE, scope, (scope.writer.agent_json, field, text, ttl_ms, keep, *condition), field)
+    reply = await run_put(REPLACE, scope, (scope.writer.author, field, text, ttl_ms, keep, *condition), field)
     if reply == 1:
         scope.counters.bytes_written += len(text)
         return True

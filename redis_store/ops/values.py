@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 from redis_store.errors import Conflict, InvalidType, LimitExceeded, WrongKeyType
-from redis_store.limits import ttl_to_ms
+from redis_store.flows.optimistic import other_version
+from redis_store.limits import check_version, ttl_to_ms
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
-from redis_store.ops.bounds import run_put
+from redis_store.ops.bounds import bound_of, ending, run_put, settled
+from redis_store.ops.key_info import key_info, load_object, version_of
 from redis_store.ops.run_script import run_delete, run_script, run_write, write_transaction
 from redis_store.protocol.call import Call, as_is, read
 from redis_store.protocol.command import Argument, Command, Opening
 from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.protocol.packing import opening
 from redis_store.protocol.read import Read
-from redis_store.scripts import DELETE, EXPIRE, INFO, SET, WRITE
+from redis_store.scripts import BOUNDED, DELETE, EXPIRE, IF_VERSION, INFO, SET, WRITE, Script
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
-from redis_store.values import rules
 from redis_store.values.codec import VALUES
-
-_YEAR_9999_MS = 253_370_764_800_000
-"""Start of the year 9999, the last that a datetime can represent, in ms since 1970."""
 
 BESIDE_BYTES = 128 * 1024
 """Size of a value, in bytes, from which storing it beside the script saves the server more than the checks for it cost."""
@@ -105,22 +104,72 @@ async def set_value(
                 if len(text) >= BESIDE_BYTES and await _set_beside_script(scope, field, text):
                     done = 1
                 elif scope.max_keys is None:
-                    opening = _opening_of_set(scope.script_keys, scope.script_head, scope.writer.agent_json)
+                    opening = _opening_of_set(scope.script_keys, scope.script_head, scope.writer.author)
                     done = await Call(((opening, field, text),), as_is)
                 else:
-                    done = await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+                    done = await run_put(SET, scope, (scope.writer.author, field, text), field)
             except (ScriptMissing, WrongKeyType):
                 # Neither error follows a write. The retry sends the script's text, or finds the key of the wrong type.
-                done = await run_put(SET, scope, (scope.writer.agent_json, field, text), field)
+                done = await run_put(SET, scope, (scope.writer.author, field, text), field)
         if done == 0:  # it is to expire, or the key has tags
-            await run_put(WRITE, scope, (scope.writer.agent_json, ttl_ms, "keep", field, text), field)
+            await run_put(WRITE, scope, (scope.writer.author, ttl_ms, "keep", field, text), field)
         scope.counters.bytes_written += len(text)
         return
-    head = (scope.writer.agent_json, wanted_ttl(scope, ttl), "put", field, text)
+    await _put_merging(scope, key, text, metadata, ttl, lambda arguments: run_put(WRITE, scope, arguments, field))
+
+
+async def set_if_version(
+    scope: Scope, key: str, value: Any, metadata: dict[str, Json] | None, ttl: Ttl, version: int
+) -> None:
+    """Store a value if the key has this version, 0 for a missing key. Otherwise raise `Conflict`."""
+    scope.check_changeable()
+    check_version(version)
+    field = encode_key(key)
+    text = scope.packed(scope.codec.encode(value), field)
+    scope.bounds.check_script(len(text))
+    if metadata:
+        await _put_merging(
+            scope, key, text, metadata, ttl, lambda arguments: _if_version(WRITE, scope, arguments, key, version)
+        )
+        return
+    check_metadata(metadata)
+    arguments = (scope.writer.author, wanted_ttl(scope, ttl), "keep", field, text)
+    await _if_version(WRITE, scope, arguments, key, version)
+    scope.counters.bytes_written += len(text)
+
+
+async def delete_if_version(scope: Scope, key: str, version: int) -> bool:
+    """Delete a key if it has this version; with 0, return False if it is missing. Otherwise raise `Conflict`."""
+    scope.check_changeable()
+    return bool(await _if_version(DELETE, scope, ("", encode_key(key)), key, check_version(version)))
+
+
+async def _if_version(script: Script, scope: Scope, arguments: tuple[Argument, ...], key: str, version: int) -> Any:
+    """Run a script that writes one field if the field has a version. Otherwise raise `Conflict`."""
+    field = encode_key(key)
+    bound = None if script is DELETE else bound_of(scope, (field,))
+    if bound is not None:
+        script, arguments = BOUNDED[script.name], (*arguments, *ending(*bound.arguments()))
+    reply = await run_delete(IF_VERSION[script.name], scope, (*arguments, field, version))
+    if isinstance(reply, list) and reply[0] == b"version":
+        raise other_version(scope.namespace, key, version, version_of(reply[1]))
+    return reply if bound is None else await settled(scope, reply, bound)
+
+
+async def _put_merging(
+    scope: Scope,
+    key: str,
+    text: bytes,
+    metadata: dict[str, Json],
+    ttl: Ttl,
+    put: Callable[[tuple[Argument, ...]], Awaitable[Any]],
+) -> None:
+    """Store a value with metadata, merged into what the key has: `put` runs the script with its arguments."""
+    head = (scope.writer.author, wanted_ttl(scope, ttl), "put", encode_key(key), text)
     added = encode_metadata(scope, metadata)
     expected, merged = b"", added
     for _ in range(MERGE_TRIES):
-        reply = await run_put(WRITE, scope, (*head, merged, expected), field)
+        reply = await put((*head, merged, expected))
         if reply == 1:
             scope.counters.bytes_written += len(text)
             return
@@ -135,7 +184,7 @@ async def _set_beside_script(scope: Scope, field: bytes, text: bytes) -> bool:
     """Store a big value by a plain command, as `batch.set_many` does; False if nothing was written."""
     if scope.max_keys is not None:
         return False
-    script = _opening_of_beside(scope.script_keys, scope.script_head, scope.writer.agent_json)
+    script = _opening_of_beside(scope.script_keys, scope.script_head, scope.writer.author)
     commands: list[Command] = [(script, field), ("HSET", scope.keys.data, field, text)]
     return await write_transaction(scope, commands, checked=True) is not None
 
@@ -180,7 +229,7 @@ async def info(scope: Scope, key: str) -> KeyInfo | None:
     if reply is None:
         return None
     size, text, expires_ms = reply
-    return _key_info(decode_name(field), text, size, expires_ms)
+    return key_info(decode_name(field), text, size, expires_ms)
 
 
 def wanted_ttl(scope: Scope, ttl: Ttl) -> int | str:
@@ -206,8 +255,8 @@ def merge_metadata(scope: Scope, old: bytes, added: bytes) -> bytes:
     """Return the JSON text of old metadata updated with the added entries, within the limit."""
     if not old:
         return added
-    known = _load_object(old)
-    return _bounded(scope.limits.max_metadata_bytes, VALUES.encode({**known, **_load_object(added)}))
+    known = load_object(old)
+    return _bounded(scope.limits.max_metadata_bytes, VALUES.encode({**known, **load_object(added)}))
 
 
 def _bounded(limit_bytes: int, text: bytes) -> bytes:
@@ -219,42 +268,6 @@ def _bounded(limit_bytes: int, text: bytes) -> bytes:
             size_bytes=len(text),
         )
     return text
-
-
-def _load_object(text: bytes) -> dict[str, Json]:
-    try:
-        known = rules.load(text)
-    except (ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _key_info(key: str, text: bytes | None, size: int, expires_ms: int) -> KeyInfo:
-    known = _load_object(text or b"{}")
-    created = _time(known.get("created"))
-    by = _name(known.get("by"))
-    metadata = known.get("metadata")
-    return KeyInfo(
-        key=key,
-        created_at=created,
-        created_by=by,
-        updated_at=_time(known.get("updated")) or created,
-        updated_by=_name(known["updated_by"]) if "updated_by" in known else by,
-        metadata=metadata if isinstance(metadata, dict) else {},
-        size=size,
-        expires_at=_time(expires_ms),
-    )
-
-
-def _time(ms: object) -> datetime | None:
-    """Convert a time of the server; None if it is not one (from an external write, or a negative reply)."""
-    if type(ms) is not int or not 0 < ms < _YEAR_9999_MS:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def _name(name: object) -> str | None:
-    return name if isinstance(name, str) else None
 
 
 async def expire(scope: Scope, key: str, ttl: float | timedelta) -> bool:

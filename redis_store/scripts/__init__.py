@@ -77,7 +77,7 @@ def _writing(*names: str) -> Script:
 
 def _setting(*names: str) -> Script:
     """Read a script that sets single fields."""
-    return _writing("time", "info_text", "tags", "field", *names)
+    return _writing("times", "info_text", "tags", "field", *names)
 
 
 def _awaited(*names: str) -> Script:
@@ -87,7 +87,7 @@ def _awaited(*names: str) -> Script:
 
 def _bounded(name: str, text: bytes) -> Script:
     """Return a script wrapped in the code that evicts keys to make room for its writes (`bound.lua`)."""
-    return _script(f"bounded {name}", _writing("bound").text + text + _read("bound_close"))
+    return _script(f"bounded {name}", _writing("times", "bound").text + text + _read("bound_close"))
 
 
 def _read(name: str) -> bytes:
@@ -100,8 +100,8 @@ def _script(name: str, text: bytes) -> Script:
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-SET = _writing("time", "info_text", "set")
-WRITE = _script("write", _writing("time", "info_text", "write").text + _read("tags") + _read("write_tags"))
+SET = _writing("times", "info_text", "set")
+WRITE = _script("write", _writing("times", "info_text", "write").text + _read("tags") + _read("write_tags"))
 CHECK = _writing("check")
 REPLACE = _setting("replace")
 INCREMENT = _setting("increment")
@@ -110,7 +110,7 @@ EXPIRE = _writing("time", "tags", "expire")
 DELETE = _writing("remove", "delete")
 TAKE = _writing("remove", "take")
 RENAME = _setting("remove", "rename")
-TRANSACT = _setting("remove", "transact")
+TRANSACT = _setting("version", "remove", "transact")
 CLEAR = _writing("remove", "clear")
 INFO = _load("info")
 METADATA = _load("metadata")
@@ -142,6 +142,13 @@ BOUNDED = {
 """The scripts that can add keys, by name, in the form for a namespace with `max_keys`."""
 EVICT = _bounded("evict", b"return 1\n")
 """Evicts the keys that remain, if they were too many for one script."""
+IF_VERSION = {
+    script.name: _script(
+        f"{script.name} if version", _load("base", "times", "version", "if_version").text + script.text
+    )
+    for script in (WRITE, BOUNDED[WRITE.name], DELETE)
+}
+"""Scripts that write one field, by name, in the form that compares its version first."""
 ATTACH = _load("attach")
 NOTE = _load("note")
 CLAIM = _load("base", "claim")

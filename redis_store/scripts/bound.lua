@@ -1,4 +1,4 @@
--- Follows prelude.lua, and wraps the script that writes (with its own prelude) in a function: limits a namespace's keys.
+-- Follows prelude.lua and times.lua, and wraps the script that writes (with its own prelude) in a function: limits a namespace's keys.
 --
 -- ARGV   the script's own arguments, then for each namespace with a bound:
 --          position of its data hash in KEYS, from 1 (registry, info and log follow it)
@@ -55,15 +55,10 @@ local function must_be_allowed_to_evict(bound)
   if call('XLEN', log) > 0 then must_be_allowed('XADD', log, '*', '', '') end
 end
 
--- When a key was last written, in ms since 1970. A key without info comes from an external write, and is evicted first.
+-- When a key was last written, in µs since 1970. A key without info comes from an external write, and is evicted first.
 local function written_at(text)
-  if not text then return 0 end
-  local at = find(text, ',"updated":', 1, true)
-  if at then
-    local metadata = find(text, ',"metadata":', 1, true)
-    if not metadata or at < metadata then return tonumber(match(text, '^%d+', at + 11)) or 0 end
-  end
-  return tonumber(match(text, '^{"created":(%d+)')) or 0
+  local _, last = times_in(text or '')
+  return tonumber(last) or 0
 end
 
 -- Deletes up to `count` of the fields that were written longest ago, and returns how many, and the bytes that this has moved.

@@ -21,7 +21,7 @@ local function plan_put(field, exists, ttl_ms, keep, now, tags)
     expires = expiry_of(field)
   elseif ttl_ms ~= '' then
     if redis.pcall('HPTTL', data, 'FIELDS', 1, field).err then error({err = 'UNSUPPORTED hash field expiry'}) end
-    expires = string.format('%.0f', now + ttl_ms)
+    expires = string.format('%.0f', sub(now, 1, -4) + ttl_ms)
   end
   if expires ~= '' then must_be_allowed('HPEXPIREAT', data, expires, 'FIELDS', 1, 'field') end
   if not listed then must_be_allowed('SADD', registry, name) end
@@ -38,7 +38,7 @@ local function put_info(field, expires, text, tags)
   listed = true
   if tags == '' then return end
   local member = #name .. ':' .. name .. ':' .. field
-  for key in pairs(cjson.decode(tags)) do pcall(tag, key, member, expires, server_time()) end
+  for key in pairs(cjson.decode(tags)) do pcall(tag, key, member, expires, sub(write_time(), 1, -4)) end
 end
 
 -- Writes a field and its info. Returns how many keyspace events this fires on the data hash.
@@ -58,7 +58,7 @@ end
 -- Does all of it, for a script that sets one field and nothing else. Returns 1.
 local function store(field, value, exists, ttl_ms, keep)
   look()
-  local expires, text, tags = plan_put(field, exists, ttl_ms, keep, server_time())
+  local expires, text, tags = plan_put(field, exists, ttl_ms, keep, write_time())
   local events = put(field, value, expires, text, tags)
   if watched then tell(events, expires, {field, news_of(value, 0)}) end
   return 1

@@ -28,7 +28,7 @@ if not unchanged(from, state_of(data, info, field, there), now) then
   return {there}
 end
 
-local expires, text, tags = plan_put(field, there, ARGV[8], false, digits(now), ARGV[10])
+local expires, text, tags = plan_put(field, there, ARGV[8], false, write_time(), ARGV[10])
 must_be_allowed('HDEL', flight, 'field')
 for i = 6, #KEYS do
   must_be_allowed('ZADD', KEYS[i], '0', 'member')

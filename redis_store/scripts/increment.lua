@@ -25,7 +25,7 @@ if not old then
 end
 if not (fits(old) and fits(by)) then return {old} end
 look()
-local expires, text, tags = plan_put(field, true, '', true, server_time())
+local expires, text, tags = plan_put(field, true, '', true, write_time())
 must_be_allowed('HSET', info, field, text)
 call('HINCRBY', data, field, by)
 local sum = call('HGET', data, field)

@@ -17,7 +17,10 @@ look_around()
 if not value then return 0 end
 if field == new then return math.max(bytes, 1) end
 
-local expires, text, tags = plan_put(field, true, '', true, server_time())
+local now = write_time()
+local _, replaced = times_in(call('HGET', info, new) or '')
+if replaced and replaced >= now and #replaced == #now then now = string.format('%.0f', replaced + 1) end
+local expires, text, tags = plan_put(field, true, '', true, now)
 local _, count = string.gsub(tags, '":1', '')
 if count > tonumber(ARGV[9]) then return {bytes, count} end
 must_be_allowed_to_remove()

@@ -12,7 +12,7 @@ listed = call('SISMEMBER', registry, name) == 1
 watched = call('XLEN', log) > 0
 -- Info counts only if the field exists: info left by an external HDEL must not come back.
 if old and call('HEXISTS', data, field) == 0 then old = nil end
-local text, tags = info_text(server_time(), old)
+local text, tags = info_text(write_time(), old)
 if tags ~= '' then return 0 end
 if not listed then must_be_allowed('SADD', registry, name) end
 if watched then must_be_allowed('XADD', log, '*', '', '') end

@@ -6,7 +6,8 @@
 -- ARGV[6]   id of the transaction
 -- ARGV[7]   number of comparisons
 -- ARGV[8..] the names of all namespaces;
---           then four for each comparison: namespace from 0, field, 'is' or 'absent', the expected bytes;
+--           then four for each comparison: namespace from 0, field, 'is' or 'absent', the expected bytes; or 'version', the
+--           expected version as digits, '0' for a missing field;
 --           then five for each write: namespace from 0, field, 'set' or 'delete', value, time to live in ms or ''
 -- Reply     1; or {n} if comparison n, from 0, failed, and nothing was written
 -- Errors    UNSUPPORTED: the server has no hash field expiry
@@ -16,7 +17,7 @@
 local tx, compared = ARGV[6], tonumber(ARGV[7])
 local FIRST_COMPARED = 8 + #KEYS / 5
 local FIRST_WRITE = FIRST_COMPARED + 4 * compared
-local plans, now = {}, server_time()
+local plans, now = {}, write_time()
 
 -- Makes the names of prelude.lua and remove.lua refer to a namespace, and returns the plan of its writes if there is one.
 local function enter(place)
@@ -30,10 +31,16 @@ end
 for i = 0, compared - 1 do
   local at = FIRST_COMPARED + 4 * i
   enter(tonumber(ARGV[at]))
-  local expected = ARGV[at + 2] == 'is' and ARGV[at + 3]
-  -- Bytes of another length are others, and are not copied.
-  if call('HSTRLEN', data, ARGV[at + 1]) ~= #(expected or '') then return {i} end
-  if call('HGET', data, ARGV[at + 1]) ~= expected then return {i} end
+  local field, what, expected = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local same
+  if what == 'version' then
+    same = version_of(data, info, field) == expected
+  else
+    if what == 'absent' then expected = false end
+    -- Bytes of another length are others, and are not copied.
+    same = call('HSTRLEN', data, field) == #(expected or '') and call('HGET', data, field) == expected
+  end
+  if not same then return {i, version_of(data, info, field)} end
 end
 
 for at = FIRST_WRITE, #ARGV, 5 do
@@ -47,13 +54,22 @@ for at = FIRST_WRITE, #ARGV, 5 do
   end
   local exists = call('HEXISTS', data, field) == 1
   if ARGV[at + 2] == 'set' then
-    plan.sets[#plan.sets + 1] = {field, ARGV[at + 3], plan_put(field, exists, ARGV[at + 4], false, now)}
+    local expires, text, tags = plan_put(field, exists, ARGV[at + 4], false, now)
+    plan.sets[#plan.sets + 1] = {field, ARGV[at + 3], expires, text, tags, exists}
   else
     plan.asked[#plan.asked + 1] = field
     if exists then
       must_be_allowed_to_remove()
       plan.deletes[#plan.deletes + 1] = field
     end
+  end
+end
+
+while later do
+  now, later = later, nil
+  for place, plan in pairs(plans) do
+    enter(place)
+    for _, set in ipairs(plan.sets) do set[4] = info_text(now, set[6] and call('HGET', info, set[1]) or nil) end
   end
 end
 

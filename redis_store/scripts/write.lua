@@ -29,44 +29,48 @@ if lives.err then
   lives = nil
 end
 
-local now = server_time()
-local infos, known = {}, {}
-local known_tags, tagged -- only if there are any
-local fresh = info_text(now, nil)
-for i = 1, #fields do
-  local field, old = fields[i], olds[i]
-  -- Info counts only if the field exists: info left by an external HDEL must not come back.
-  if old and lives and (lives[i] or -2) == -2 then old = nil end
-  if old and not lives and call('HEXISTS', data, field) == 0 then old = nil end
-  local text, tags
-  if mode == 'put' then
-    local at = FIRST + (i - 1) * 4
-    -- Names contain no raw quote, so the first match is the right one.
-    local from = old and find(old, ',"metadata":', 1, true)
-    local metadata = from and sub(old, from + 12, -2) or ''
-    if metadata ~= ARGV[at + 3] then return {i - 1, metadata} end
-    text, tags = info_text(now, old, ARGV[at + 2])
-  elseif old then
-    -- Keys that were written together have the same info.
-    text, tags = known[old], known_tags and known_tags[old]
-    if not text then
-      text, tags = info_text(now, old)
-      known[old] = text
-      if tags ~= '' then
-        known_tags = known_tags or {}
-        known_tags[old] = tags
+local now = write_time()
+local now_ms = sub(now, 1, -4)
+local infos, known, known_tags, tagged -- the last two only if there are any
+repeat
+  if later then now, later = later, nil end
+  infos, known, known_tags, tagged = {}, {}, nil, nil
+  local fresh = info_text(now, nil)
+  for i = 1, #fields do
+    local field, old = fields[i], olds[i]
+    -- Info counts only if the field exists: info left by an external HDEL must not come back.
+    if old and lives and (lives[i] or -2) == -2 then old = nil end
+    if old and not lives and call('HEXISTS', data, field) == 0 then old = nil end
+    local text, tags
+    if mode == 'put' then
+      local at = FIRST + (i - 1) * 4
+      -- Names contain no raw quote, so the first match is the right one.
+      local from = old and find(old, ',"metadata":', 1, true)
+      local metadata = from and sub(old, from + 12, -2) or ''
+      if metadata ~= ARGV[at + 3] then return {i - 1, metadata} end
+      text, tags = info_text(now, old, ARGV[at + 2])
+    elseif old then
+      -- Keys that were written together have the same info.
+      text, tags = known[old], known_tags and known_tags[old]
+      if not text then
+        text, tags = info_text(now, old)
+        known[old] = text
+        if tags ~= '' then
+          known_tags = known_tags or {}
+          known_tags[old] = tags
+        end
       end
+    else
+      text = fresh
     end
-  else
-    text = fresh
+    infos[2 * i - 1] = field
+    infos[2 * i] = text
+    if tags and tags ~= '' then
+      tagged = tagged or {}
+      tagged[field] = tags
+    end
   end
-  infos[2 * i - 1] = field
-  infos[2 * i] = text
-  if tags and tags ~= '' then
-    tagged = tagged or {}
-    tagged[field] = tags
-  end
-end
+until not later
 
 -- If MULTI is forbidden, the commands of a transaction arrive one by one.
 must_be_allowed('MULTI')
@@ -90,7 +94,7 @@ if not listed then call('SADD', registry, name) end
 
 local events, expires = 1, ''
 if ttl_ms ~= '' then
-  events, expires = 2, string.format('%.0f', now + ttl_ms)
+  events, expires = 2, string.format('%.0f', now_ms + ttl_ms)
   call('HPEXPIREAT', data, expires, 'FIELDS', #fields, unpack(fields))
   call('HPEXPIREAT', info, expires, 'FIELDS', #fields, unpack(fields))
 end

@@ -2,6 +2,6 @@
 -- nothing here.
 for field, tags in pairs(tagged) do
   local member = #name .. ':' .. name .. ':' .. field
-  for key in pairs(cjson.decode(tags)) do pcall(tag, key, member, expires, now) end
+  for key in pairs(cjson.decode(tags)) do pcall(tag, key, member, expires, now_ms) end
 end
 return 1

@@ -82,17 +82,18 @@ def _info(info: KeyInfo | None) -> Answered:
     )
     metadata = rules.dump(info.metadata)
     parts: list[Part] = [info.key, created, info.created_by, updated, info.updated_by, metadata, info.size, expires]
+    parts += (info.version, info.run)
     return Answered(parts, 1, True, len(metadata))
 
 
 def _key_info(parts: list[Any]) -> KeyInfo | None:
     if not parts:
         return None
-    key, created, created_by, updated, updated_by, metadata, size, expires = parts
+    key, created, created_by, updated, updated_by, metadata, size, expires, version, run = parts
     created, updated, expires = (
         None if moment is None else _EPOCH + moment * _MICROSECOND for moment in (created, updated, expires)
     )
-    return KeyInfo(key, created, created_by, updated, updated_by, rules.load(metadata), size, expires)
+    return KeyInfo(key, created, created_by, updated, updated_by, rules.load(metadata), size, expires, version, run)
 
 
 def _claim(answer: ClaimAnswer) -> Answered:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from redis_store.errors import InvalidType, InvalidValue, LimitExceeded
 from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.optimistic import TransactionParts, check_max_items, check_parts
-from redis_store.limits import MAX_CALL_KEYS, check_cursor, ttl_to_ms
+from redis_store.limits import MAX_CALL_KEYS, check_cursor, check_version, ttl_to_ms
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.types import MISSING, NEVER, Json, Ttl
@@ -48,11 +48,11 @@ The store's own limit is lower, and its error tells the agent the reason.
 LARGEST_INT = 2**63 - 1
 """The largest number that a message can carry; bounds above it are sent as this one, which nothing reaches."""
 
-READ, SET, DELETE, BOUND = 0, 1, 2, 3
+READ, SET, DELETE, BOUND, EXPECT = 0, 1, 2, 3, 4
 """Kinds of steps of a transaction.
 
 `READ` expects the value that was read (None: a missing key), `SET` sets, `DELETE` deletes. `BOUND` gives the maximum number of
-keys of a namespace, in the position of the ttl.
+keys of a namespace, in the position of the ttl. `EXPECT` gives the version that a key must have, in the same position.
 """
 
 _MAY_READ, _MAY_WRITE = 0, 1
@@ -222,7 +222,7 @@ def _access(parts: list[Any]) -> Access:
 
 def _transaction(parts: list[Any]) -> TransactionParts:
     check_parts(len(parts) // 5)
-    found = TransactionParts([], [], [], {})
+    found = TransactionParts([], [], [], {}, [])
     for start in range(0, len(parts), 5):
         what, namespace, key, text, ttl = parts[start : start + 5]
         if what == READ:
@@ -233,6 +233,8 @@ def _transaction(parts: list[Any]) -> TransactionParts:
             found.deletes.append((namespace, key))
         elif what == BOUND and isinstance(ttl, int):
             found.max_keys[namespace] = ttl
+        elif what == EXPECT and isinstance(ttl, int):
+            found.checks.append((namespace, key, ttl))
         else:
             raise FrameError("a step of a transaction that is none")
     return found
@@ -252,7 +254,7 @@ def _texts_of_sets(parts: Sequence[Any]) -> list[bytes]:
     return [text for what, text in zip(parts[::5], parts[3::5], strict=True) if what == SET and text is not None]
 
 
-_NEEDS_OF_STEPS = {READ: "get", DELETE: "delete", BOUND: "delete"}
+_NEEDS_OF_STEPS = {READ: "get", DELETE: "delete", BOUND: "delete", EXPECT: "info"}
 
 
 def needs_of_steps(parts: Sequence[Any]) -> set[str]:
@@ -305,6 +307,7 @@ NUMBER_OF = _as_it_is(WHOLE)
 PERIOD_S = _as_it_is(NUMBER)
 WAIT_S = _as_it_is(NUMBER_OR_NONE)
 LIFETIME_S = _as_it_is(NUMBER_OR_NONE)
+EXPECTED_VERSION = Argument((WHOLE,), lambda _, version: check_version(version))
 TAGS = Argument((TEXT,), lambda _, tags: [*tags], repeated=True, most=MAX_TAGS, what="tags")
 TAG = Argument((TEXT,), lambda _, tag: encode_tag(tag).decode())
 ACCESS = Argument(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-KEY_BYTES = 200
+KEY_BYTES = 240
 """Charge for each key that is written, beside twice its name: its entries in the data and in the info."""
 
 NAMESPACE_BYTES = 200

@@ -41,6 +41,7 @@ from sandbox.protocol.arguments import (
     ACCESS,
     CURSOR,
     EXPECTED,
+    EXPECTED_VERSION,
     ITEMS,
     JSON_VALUE,
     KEY,
@@ -263,7 +264,19 @@ OPERATIONS: dict[str, Row] = {
     "set": Row(
         (KEY, JSON_VALUE, METADATA, TTL), EMPTY, writes=True, changes=True, adds=True, stores=True, replaces=True
     ),
+    "set_if_version": Row(
+        (KEY, JSON_VALUE, METADATA, TTL, EXPECTED_VERSION),
+        EMPTY,
+        reads=True,
+        writes=True,
+        needs=("info",),
+        changes=True,
+        adds=True,
+        stores=True,
+        replaces=True,
+    ),
     "delete": Row((KEY,), DONE, writes=True, changes=True),
+    "delete_if_version": Row((KEY, EXPECTED_VERSION), DONE, reads=True, writes=True, needs=("info",), changes=True),
     "delete_many": Row((KEYS,), COUNT, writes=True, changes=True),
     "list_keys": Row((PREFIX,), KEY_NAMES, reads=True),
     "scan_page": Row((CURSOR, PREFIX), PAGE_OF_KEYS, reads=True),

@@ -35,7 +35,7 @@ def test_a_key_gets_a_ttl_and_loses_it(store: Side) -> None:
     store.set("key", 1, metadata={"m": 1})
     assert store.expire("key", LONG_S) is True
     seconds = (store.info("key").expires_at - store.info("key").created_at).total_seconds()
-    assert LONG_S <= seconds < LONG_S + 60
+    assert LONG_S - 0.001 <= seconds < LONG_S + 60, "times are in µs, and when a key expires is in ms"
     assert store.expire("key", timedelta(days=400)) is True
     assert store.persist("key") is True
     assert store.persist("key") is False

@@ -113,6 +113,8 @@ def test_info_has_writer_times_and_size(store: Side, raw: redis.Redis) -> None:
         metadata={},
         size=len('{"a":"é"}'.encode()),
         expires_at=None,
+        version=info.version,
+        run=info.run,
     )
     assert before - timedelta(milliseconds=1) <= info.created_at <= after
     assert info.created_at.tzinfo is UTC

@@ -44,6 +44,9 @@ class Block:
     def delete(self, key: str) -> None:
         self._transaction.delete(key)
 
+    def check(self, key: str, version: Any) -> None:
+        self._transaction.check(key, version)
+
     def use_namespace(self, name: str, ttl: Any = None) -> Block:
         return Block(self._transaction.use_namespace(name, ttl), self._run)
 
@@ -125,6 +128,38 @@ def test_writes_to_other_keys_never_conflict(store: Side) -> None:
     assert store.get_all() == {"read": 1, "written": 1}
 
 
+def test_a_version_is_checked_at_the_end(store: Side) -> None:
+    other = store.use_namespace("other")
+    store.set_many({"key": 1, "gone": 1})
+    other.set("key", 1)
+    version, there = store.info("key").version, other.info("key").version
+    with begin(store) as transaction:
+        transaction.check("key", version)
+        transaction.check("missing", 0)
+        transaction.use_namespace("other").check("key", there)
+        transaction.set("key", 2)
+        transaction.delete("gone")
+    assert store.get_all() == {"key": 2}
+    newer = store.info("key").version
+    assert newer > version
+    for key, expected, found in (("key", version, newer), ("key", 0, newer), ("missing", version, 0)):
+        with pytest.raises(Conflict, match="nothing was written") as caught, begin(store) as transaction:
+            transaction.check(key, expected)
+            transaction.use_namespace("other").set("key", 2)
+        assert (caught.value.namespace, caught.value.key, caught.value.version) == ("default", key, found)
+    assert other.get("key") == 1
+    with begin(store) as transaction:
+        transaction.check("key", newer)
+
+
+def test_conflict_of_a_read_has_the_version_that_is_there(store: Side) -> None:
+    store.set("key", 1)
+    with pytest.raises(Conflict, match="after this transaction read it") as caught, begin(store) as transaction:
+        transaction.get("key")
+        store.set("key", 2)
+    assert caught.value.version == store.info("key").version
+
+
 def test_a_block_that_raises_writes_nothing(store: Side) -> None:
     with pytest.raises(ZeroDivisionError), begin(store) as transaction:
         transaction.set("key", 1)
@@ -186,6 +221,9 @@ def test_bad_input(store: Side) -> None:
             transaction.set("", 1)
         with pytest.raises(InvalidInput):
             transaction.set("key", 1, ttl=-1)
+        for version in (-1, 2**53 + 1, True, 1.0, "1", None):
+            with pytest.raises(InvalidInput, match="version"):
+                transaction.check("key", version)
         with pytest.raises(InvalidInput):
             transaction.get(5)  # type: ignore[arg-type]
         with pytest.raises(InvalidName):

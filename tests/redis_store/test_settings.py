@@ -250,9 +250,10 @@ def test_a_url_as_it_is_shown(url: str, shown: str) -> None:
 
 def test_agent_name_in_script_forms() -> None:
     assert Writer.of(None, None) == Writer("", "{")
-    assert Writer.of("a", None) == Writer('"a"', '{"agent":"a",')
+    assert Writer.of("a", None) == Writer('"a"', '{"agent":"a",', '"a"')
     assert Writer.of("a", "r").log_head == '{"agent":"a","run":"r",'
-    assert Writer.of(None, "r") == Writer("", '{"run":"r",')
+    assert Writer.of(None, "r") == Writer("", '{"run":"r",', ',"run":"r"')
+    assert Writer.of('a,"run":', "r").author == '"a,\\u0022run\\u0022:","run":"r"'
     tricky = Writer.of('"\\\n,"metadata":{é', None).agent_json
     assert tricky == '"\\u0022\\u005c\\n,\\u0022metadata\\u0022:{\\u00e9"'
 

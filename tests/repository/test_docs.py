@@ -64,6 +64,7 @@ _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILI
 _COMMENT = re.compile(r"<!-- (not run|file|input|server): (.*?) -->")
 _VARYING = [
     (re.compile(r"\b\d{13}\b"), "<ms>"),
+    (re.compile(r"\b\d{16}\b"), "<us>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "<time>"),
     (re.compile(r"\b(process|pid) +\d+"), r"\1 <pid>"),
 ]

@@ -336,7 +336,7 @@ SMALL_VALUES = """
 
 @pytest.mark.parametrize("source", [MANY_NAMESPACES, SMALL_VALUES], ids=["namespaces", "small values"])
 def test_quota_is_near_what_the_server_stores(run: Any, store: DataStore, source: str) -> None:
-    quota = 200_000
+    quota = 190_000
     permissions = Permissions(namespaces=["files*"], quota_bytes=quota)
     for turn in range(2):  # the second run finds what the first one has written
         result = run(source.replace("files", f"files{turn}"), permissions=permissions)

@@ -25,7 +25,7 @@ from redis_store.flows.optimistic import (
     not_a_function,
     pop_value,
 )
-from redis_store.limits import check_timeout
+from redis_store.limits import check_timeout, check_version
 from redis_store.namespace.access import EVERYTHING, Access
 from redis_store.namespace.keys import MAX_AGENT_BYTES, MAX_NAMESPACE_BYTES, encode_name, encode_prefix
 from redis_store.store import DataStore
@@ -38,7 +38,7 @@ from sandbox.child.store import hold
 from sandbox.child.store.compute_once import Flight, decorator, new_token
 from sandbox.child.store.run_flows import DRIVER, run_flow
 from sandbox.child.store.watch import Waits, Watch
-from sandbox.protocol.arguments import BOUND, DELETE, LARGEST_INT, READ, SET, TTL, key_text
+from sandbox.protocol.arguments import BOUND, DELETE, EXPECT, LARGEST_INT, READ, SET, TTL, key_text
 from sandbox.protocol.frames import Part
 from sandbox.protocol.operations import BOUNDED, OPERATIONS, REFUSABLE
 
@@ -310,6 +310,7 @@ class ChannelDraft:
     over: bool = False
     reads: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     writes: dict[tuple[str, str], tuple[bytes | None, float | None]] = field(default_factory=dict)
+    checks: dict[tuple[str, str], int] = field(default_factory=dict)
     bounds: dict[str, int] = field(default_factory=dict)
 
     def begin(self) -> None:
@@ -347,6 +348,12 @@ class ChannelDraft:
         self.writes[scope.namespace, key_text(key)] = (None, None)
         self._check_size()
 
+    def check(self, scope: ChannelOperations, key: str, version: int) -> None:
+        scope.check(reads=True)
+        check_open(self.begun, self.over)
+        self.checks[scope.namespace, key_text(key)] = check_version(version)
+        self._check_size()
+
     async def commit(self) -> None:
         check_open(self.begun, self.over)
         self.over = True
@@ -355,10 +362,12 @@ class ChannelDraft:
             parts += (READ, namespace, key, text, None)
         for (namespace, key), (text, ttl_s) in self.writes.items():
             parts += (DELETE if text is None else SET, namespace, key, text, ttl_s)
+        for (namespace, key), version in self.checks.items():
+            parts += (EXPECT, namespace, key, None, version)
         for namespace, max_keys in self.bounds.items():
             parts += (BOUND, namespace, "", None, max_keys)
         if parts:
             self.on.send("commit_transaction", *parts)
 
     def _check_size(self) -> None:
-        check_parts(len(self.reads) + len(self.writes))
+        check_parts(len(self.reads) + len(self.writes) + len(self.checks))

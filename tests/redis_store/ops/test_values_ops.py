@@ -154,6 +154,10 @@ def test_info_of_texts_of_every_kind() -> None:
     assert (left_out.updated_at, left_out.updated_by) == (left_out.created_at, "a")
     by_nobody = play(values.info(scope, "key"), [7, b'{"created":1000,"by":"a","updated_by":null}', -1]).result
     assert (by_nobody.created_by, by_nobody.updated_by) == ("a", None)
+    text = b'{"created":1795451319752001,"updated":1795451319761999,"by":"a","run":"0123456789abcdef"}'
+    new = play(values.info(scope, "key"), [7, text, -1]).result
+    assert (new.created_at.microsecond, new.updated_at.microsecond) == (752001, 761999)
+    assert (new.version, new.run, new.updated_by) == (1795451319761999, "0123456789abcdef", "a")
 
 
 @pytest.mark.parametrize(("ttl", "ms"), [(1, 1000), (0.0001, 1), (1.5, 1500), (MAX_TTL_S, 3153600000000)])

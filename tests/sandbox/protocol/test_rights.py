@@ -12,7 +12,7 @@ from redis_store import AccessDenied, DataStore, DataStoreError
 from redis_store.brokers.lease import lease
 from redis_store.namespace.access import Access, Names
 from sandbox.permissions import AGENTS_NAMES, KNOWN_OPERATIONS, Granted, Permissions
-from sandbox.protocol.arguments import BOUND, DELETE, READ, SET
+from sandbox.protocol.arguments import BOUND, DELETE, EXPECT, READ, SET
 from sandbox.protocol.messages import FROM_CHILD, WATCHES, WATCHING
 from sandbox.protocol.operations import BOUNDED, OPERATIONS
 from tests.support.brokered_side import FakeTree, brokered
@@ -21,7 +21,9 @@ TOKEN = "token-of-mine"
 CALLS: dict[str, tuple[Any, ...]] = {
     "get": ("k",),
     "set": ("k", b"2", None, None),
+    "set_if_version": ("k", b"2", None, None, 1),
     "delete": ("k",),
+    "delete_if_version": ("k", 1),
     "delete_many": ("k",),
     "list_keys": (None,),
     "scan_page": ("0", None),
@@ -148,6 +150,7 @@ def test_an_operation_needs_each_of_its_rights(store: DataStore, operation: str)
         ((READ, "default", "k", b"1", None), "get"),
         ((READ, "default", "new", None, None), "get"),
         ((DELETE, "default", "k", None, None), "delete"),
+        ((EXPECT, "default", "k", None, 1), "info"),
         ((SET, "default", "k", b"2", None, BOUND, "default", "", None, 1), "delete"),
     ],
 )

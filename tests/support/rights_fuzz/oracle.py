@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from sandbox.permissions import AGENTS_NAMES, Permissions
-from sandbox.protocol.arguments import BOUND, DELETE, READ, SET
+from sandbox.protocol.arguments import BOUND, DELETE, EXPECT, READ, SET
 from tests.support.rights_fuzz.requests import Asked
 
 Data = dict[str, dict[str, Any]]
@@ -28,14 +28,27 @@ BOTH = {
     "append",
     "set_if_absent",
     "compare_and_set",
+    "set_if_version",
+    "delete_if_version",
     "rename",
     "pop",
     "replace",
     *CLAIMS,
 }
 NEED_GET = {"pop", "replace", *CLAIMS}
+NEED_INFO = {"set_if_version", "delete_if_version"}
 LOCKS = {f"{what}_{kind}" for what in ("acquire", "renew", "release") for kind in ("lock", "place")}
-STORE = {"set", "increment", "append", "set_if_absent", "compare_and_set", "rename", "replace", "commit_value"}
+STORE = {
+    "set",
+    "set_if_version",
+    "increment",
+    "append",
+    "set_if_absent",
+    "compare_and_set",
+    "rename",
+    "replace",
+    "commit_value",
+}
 """Operations whose every call counts for the quota."""
 NOTED = {*CLAIMS, "acquire_lock", "acquire_place", "take_moment", "expire", "persist"} - {"fail_value"}
 """Operations that store something beside the data, whose calls count for the quota too."""
@@ -90,12 +103,20 @@ class Rights:
     def allows(self, asked: Asked) -> bool:
         """Whether a request may be carried out."""
         operation = asked.operation
-        needs = ["get"] * (operation in NEED_GET) + ["delete"] * (asked.max_keys is not None)
+        needs = (
+            ["get"] * (operation in NEED_GET)
+            + ["info"] * (operation in NEED_INFO)
+            + ["delete"] * (asked.max_keys is not None)
+        )
         if operation == "commit_transaction":
             needs += [
-                {READ: "get", DELETE: "delete", BOUND: "delete"}[step[0]] for step in asked.steps if step[0] != SET
+                {READ: "get", DELETE: "delete", BOUND: "delete", EXPECT: "info"}[step[0]]
+                for step in asked.steps
+                if step[0] != SET
             ]
-            rights = [("read" if step[0] == READ else "write", step[1]) for step in asked.steps if step[0] != BOUND]
+            rights = [
+                ("read" if step[0] in (READ, EXPECT) else "write", step[1]) for step in asked.steps if step[0] != BOUND
+            ]
             return self.may_call(operation, *needs) and all(self.may(*right) for right in rights)
         if not self.may_call(operation, *needs):
             return False
@@ -294,6 +315,13 @@ class Oracle:
         if operation == "set":
             found[key] = json.loads(parts[1])
             return [], ()
+        if operation in NEED_INFO:  # the requests expect a missing key, or a version that no key has
+            if parts[-1] != 0 or there:
+                return None, ()
+            if operation == "delete_if_version":
+                return [False], ()
+            found[key] = json.loads(parts[1])
+            return [], ()
         if operation == "set_many":
             found |= {one: json.loads(text) for one, text in zip(parts[2::2], parts[3::2], strict=True)}
             return [len(parts) // 2 - 1], ()
@@ -344,6 +372,8 @@ class Oracle:
             current = data.get(step[1], {}).get(step[2], GONE)
             wanted = GONE if step[3] is None else json.loads(step[3])
             if step[0] == READ and current != wanted:
+                return Expected(None, before)
+            if step[0] == EXPECT and (step[4] != 0 or current is not GONE):
                 return Expected(None, before)
         for what, namespace, key, text, _ in asked.steps:
             if what == SET:

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from sandbox.permissions import KNOWN_OPERATIONS, Permissions
-from sandbox.protocol.arguments import BOUND, DELETE, READ, SET
+from sandbox.protocol.arguments import BOUND, DELETE, EXPECT, READ, SET
 from sandbox.protocol.operations import BOUNDED, OPERATIONS
 
 NAMESPACES = ("default", "a", "a:x", "ab", "a*", "zq-hidden-1", "zq-hidden-2")
@@ -157,7 +157,9 @@ class Requests:
         made: dict[str, Callable[[], list[Any]]] = {
             "get": lambda: [key],
             "set": lambda: [key, self.text(), rng.choice([None, b'{"m":"%s"}' % self._unique().encode()]), None],
+            "set_if_version": lambda: [key, self.text(), None, None, rng.choice([0, 0, 1])],
             "delete": lambda: [key],
+            "delete_if_version": lambda: [key, rng.choice([0, 0, 1])],
             "delete_many": lambda: keys,
             "list_keys": lambda: [prefix],
             "scan_page": lambda: ["0", prefix],
@@ -200,13 +202,15 @@ class Requests:
         places = rng.sample([(one, key) for one in NAMESPACES for key in KEYS], rng.randint(1, 3))
         steps: list[Any] = []
         for namespace, key in places:
-            kind = rng.choice([READ, READ, SET, SET, DELETE, BOUND])
+            kind = rng.choice([READ, READ, SET, SET, DELETE, BOUND, EXPECT])
             if kind == READ:
                 steps += [READ, namespace, key, self._expected(namespace, key, stored), None]
             elif kind == SET:
                 steps += [SET, namespace, key, self.text(), None]
             elif kind == DELETE:
                 steps += [DELETE, namespace, key, None, None]
+            elif kind == EXPECT:
+                steps += [EXPECT, namespace, key, None, rng.choice([0, 0, 1])]
             else:
                 steps += [SET, namespace, key, self.text(), None, BOUND, namespace, "", None, rng.randint(1, 3)]
         return steps
