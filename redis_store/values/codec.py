@@ -35,6 +35,10 @@ _EXACT_TYPES = (
 )
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """Finds each NaN and infinity in MessagePack, as a float of 64 bits whose exponent is all ones, and rarely other bytes."""
+_EXPONENTS = 0x7F, 0xFF
+"""The first bytes of such floats."""
+_MOST_LOOKS = 64
+"""Number of bytes among them up to which looking at each is faster than the pattern: for 100 KB, 2 µs instead of 20 to 50."""
 _load = msgspec.json.decode
 _copy = msgspec.to_builtins
 """Copies dicts and lists, at C speed. What cannot be changed is shared by the copies."""
@@ -84,11 +88,12 @@ class Values:
             # First, because orjson has no bound on the nesting of tuples: a circle of them ends the process.
             packed = ormsgpack.packb(value, None, _EXACT_TYPES)
             text = orjson.dumps(value, None, _STRICT)
-            # Two searches for a single byte are faster than the pattern, and spare most values the other two.
+            # Searches for a single byte are the fastest, and spare most values the others.
             if not (
                 (packed.find(0x7F) >= 0 or packed.find(0xFF) >= 0)
+                and text.find(b"n") >= 0
                 and text.rfind(b"null") >= 0
-                and _NOT_FINITE(packed) is not None
+                and _may_be_not_finite(packed)
             ):
                 return text
         except (TypeError, ValueError, RecursionError):
@@ -185,6 +190,19 @@ class JsonText:
 
 
 VALUES: Codec = Values()
+
+
+def _may_be_not_finite(packed: bytes) -> bool:
+    """Whether there is a NaN or an infinity in MessagePack, or rarely other bytes that look like one."""
+    if sum(map(packed.count, _EXPONENTS)) > _MOST_LOOKS:
+        return _NOT_FINITE(packed) is not None
+    for first in _EXPONENTS:
+        at = packed.find(first)
+        while at >= 0:
+            if _NOT_FINITE(packed, at - 1, at + 2) is not None:
+                return True
+            at = packed.find(first, at + 1)
+    return False
 
 
 def _load_or_refuse(text: bytes) -> Any:

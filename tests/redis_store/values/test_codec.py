@@ -90,6 +90,8 @@ def test_the_fast_path_agrees_with_the_rules(seed: int | None) -> None:
         {"a": b"bytes", "b": None},
         pytest.param([orjson.Fragment(b"1")], id="fragment"),
         [0.1] * 40 + [math.nan],
+        [None, "\x7f", -math.inf, "ÿ"],
+        pytest.param([None, *["\x7f"] * 100, math.nan], id="among many bytes that begin a NaN"),
     ],
     ids=lambda value: repr(value)[:20],  # without the address of an object: workers of pytest compare ids
 )
@@ -99,7 +101,7 @@ def test_refused_values_that_a_library_takes(value: Any) -> None:
 
 
 def without_the_search_for_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_NOT_FINITE", lambda packed: None)
+    monkeypatch.setattr(codec, "_NOT_FINITE", lambda packed, *part: None)
 
 
 def with_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +123,12 @@ def test_bytes_that_look_like_nan_are_no_nan() -> None:
     # In MessagePack: a text of 203 bytes that begins with DEL and an emoji, which looks like a NaN, beside a null.
     value = [None, "\x7f\U0001f600" + "x" * 198]
     assert decode(VALUES.encode(value)) == value
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_bytes_that_begin_a_nan_cost_no_second_encoding(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "dump", None)
+    assert decode(VALUES.encode([None, 127, *["\x7f"] * count])) == [None, 127, *["\x7f"] * count]
 
 
 def test_bound_on_depth_is_that_of_orjson() -> None:
