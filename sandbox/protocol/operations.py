@@ -6,7 +6,7 @@ it follow the messages: fixed parts in the same order, then the repeated ones. N
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,12 @@ class Row:
     """Whether the first argument is a key or another name, such as that of a lock or a tag."""
     metadata_at: int = field(init=False)
     """Index of the metadata that is stored with each of several items, or -1."""
+    decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
+    """The conversions of single arguments on the host, each with the argument's index among the parts."""
+    sizes: tuple[tuple[int | slice, Callable[[Any], int]], ...] = field(init=False)
+    """The functions that count the stored bytes of arguments, each with the place of its part or parts."""
+    values: tuple[tuple[int | slice, Callable[[Any], Sequence[bytes]]], ...] = field(init=False)
+    """The functions that find the values of arguments, each with the place of its part or parts."""
 
     def __post_init__(self) -> None:
         fixed = tuple(argument for argument in self.arguments if not argument.repeated)
@@ -134,7 +140,16 @@ class Row:
         several = METADATA in fixed and at >= 0
         object.__setattr__(self, "is_named", bool(fixed) and fixed[0] in (KEY, OLD_KEY, PLAIN_NAME, TAG))
         object.__setattr__(self, "metadata_at", fixed.index(METADATA) if several else -1)
-        object.__setattr__(self, "is_plain", at < 0 and all(argument.decode is None for argument in fixed))
+        decoders = tuple((at, argument.decode) for at, argument in enumerate(fixed) if argument.decode is not None)
+        object.__setattr__(self, "is_plain", at < 0 and not decoders)
+        object.__setattr__(self, "decoders", decoders)
+        places: list[tuple[int | slice, Argument]] = [*enumerate(fixed)]
+        if at >= 0:
+            places.append((slice(len(fixed), None), self.arguments[at]))
+        sizes = tuple((place, argument.stored) for place, argument in places if argument.stored is not None)
+        values = tuple((place, argument.texts) for place, argument in places if argument.texts is not None)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "values", values)
 
     @property
     def of_user(self) -> bool:
@@ -169,10 +184,9 @@ class Row:
         """Return the arguments of a call, on the host."""
         if self.is_plain:
             return parts
-        arguments = [
-            part if argument.decode is None else argument.decode(part)
-            for argument, part in zip(self.fixed, parts, strict=False)
-        ]
+        arguments = parts[: len(self.fixed)]
+        for at, decode in self.decoders:
+            arguments[at] = decode(arguments[at])
         if self.repeated_at >= 0:
             rest, argument = parts[len(self.fixed) :], self.arguments[self.repeated_at]
             arguments.insert(self.repeated_at, rest if argument.decode is None else argument.decode(rest))
@@ -183,14 +197,15 @@ class Row:
         answered = self.answer.encode(result)
         if not self.stores or answered.size or self.answer is REPLACED:
             return answered
-        texts = [text for argument, given in self._parts(parts) if argument.texts for text in argument.texts(given)]
-        return answered._replace(size=sum(map(len, texts)), value=texts[0] if texts else None)
+        texts = [text for place, texts_of in self.values for text in texts_of(parts[place])]
+        size, value = sum(map(len, texts)), texts[0] if texts else None
+        return Answered(answered.parts, answered.keys, answered.hit, size, value, answered.moved_bytes, answered.kept)
 
     def bytes_written(self, parts: list[Any]) -> int:
         """Return about how many bytes a call would store in namespaces that exist: keys, values, metadata, info."""
         if not self.stores:
             return 0
-        size = sum(argument.stored(given) for argument, given in self._parts(parts) if argument.stored is not None)
+        size = sum([stored(parts[place]) for place, stored in self.sizes])
         if self.metadata_at >= 0:
             items = (len(parts) - len(self.fixed)) // 2
             size += (items - 1) * charge_of_metadata(parts[self.metadata_at])
@@ -252,11 +267,6 @@ class Row:
             if what == SET:
                 found.setdefault(name, []).append(key)
         return found
-
-    def _parts(self, parts: list[Any]) -> Iterable[tuple[Argument, Any]]:
-        yield from zip(self.fixed, parts, strict=False)
-        if self.repeated_at >= 0:
-            yield self.arguments[self.repeated_at], parts[len(self.fixed) :]
 
 
 OPERATIONS: dict[str, Row] = {
