@@ -105,7 +105,7 @@ def _of_figures(name: str, of: str, shapes: list[Figure]) -> Cell:
         "high": worst.spread[1],
         "ours_us": worst.ours_us,
         "theirs_us": worst.theirs_us,
-        "floor_us": None,
+        "floor_us": worst.floor_us,
         "shapes": {one.shape: one.ratio for one in shapes if one.shape},
     }
 

@@ -22,6 +22,8 @@ class Figure:
     """Quartiles of those ratios."""
     shape: str = ""
     """The shape of document."""
+    floor_us: float | None = None
+    """Time of the same bytes without any code of ours; None if it was not measured."""
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], calls: int, rounds: int) -> Figure:

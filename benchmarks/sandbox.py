@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,15 +21,18 @@ import redis
 
 import sandbox
 from benchmarks.documents import SHAPES
+from benchmarks.echo import Echo
 from benchmarks.rounds import Figure, compare, figure
 from benchmarks.rows import BATCH, MANY
 from benchmarks.server import BenchServer, placed, running_server
 from benchmarks.targets import WRITES
+from benchmarks.wire import Floors
 from redis_store import DataStore, connect
 from sandbox import isolation
 from sandbox.isolation import tiers
 from sandbox.isolation.recipes import Recipe
 from sandbox.isolation.zygote import Zygote
+from sandbox.protocol.frames import Part, pack
 
 HASH = "bare"
 BARE = [sys.executable, "-I", "-S", "-c", "import asyncio"]
@@ -49,7 +53,7 @@ def run(input_dict, tools):
         for _ in range(calls):
             work()
         ours = (perf_counter() - start) / calls * 1e6
-        times.append([ours, theirs or tools["theirs"]()])
+        times.append([ours, theirs or tools["theirs"](), tools["floor"]()])
     return {"times": times}
 
 def get(key, tools):
@@ -128,9 +132,10 @@ def main() -> int:
 
 def _show(one: Figure, others: str = "") -> None:
     low, high = one.spread
+    floor = "" if one.floor_us is None else f"   floor {one.floor_us:.1f} µs"
     print(
         f"  {one.name:28} {one.ratio:5.2f} [{low:.2f} {high:.2f}]   ours {one.ours_us:9.1f} µs"
-        f"   theirs {one.theirs_us:9.1f} µs   {one.shape}{f' ({others})' if others else ''}"
+        f"   theirs {one.theirs_us:9.1f} µs{floor}   {one.shape}{f' ({others})' if others else ''}"
     )
 
 
@@ -230,22 +235,30 @@ def _a_second(work: Callable[[], None]) -> float:
 
 def calls(server: BenchServer, rounds: int = ROUNDS) -> Iterator[list[Figure]]:
     """Time calls in an agent; between them a tool makes the host time redis-py. Yield the figures of each row, by shape."""
-    with connect(server.url, user="bench") as store, redis.Redis(port=server.port) as bare:
+    with (
+        connect(server.url, user="bench") as store,
+        redis.Redis(port=server.port) as bare,
+        Floors(server.port, "bench-floor") as floors,
+        Echo() as echo,
+    ):
         rows: list[tuple[str, list[_Work]]] = [
             *(
                 (f"get {size}", [_get(store, bare, size, shape) for shape in SHAPES[size]])
                 for size in ("100 B", "2 KB")
             ),
-            ("get, miss", [_Work("miss", "absent", "", CALLS, lambda: bare.hget(HASH, "absent"))]),
-            (f"set 2 KB: {WRITES}", [_set(bare, shape) for shape in SHAPES["2 KB"]]),
-            ("get_many 1,000 x 2 KB", [_get_many(store, bare, shape) for shape in SHAPES["2 KB"]]),
-            (f"set_many 1,000 x 2 KB: {WRITES}", [_set_many(bare, shape) for shape in SHAPES["2 KB"]]),
-            ("list_keys 10,000", [_list_keys(store, bare)]),
-            ("tool call", [_Work("tool", "", "", CALLS, lambda: bare.hget(HASH, "absent"))]),
+            (
+                "get, miss",
+                [_Work("miss", "absent", "", CALLS, lambda: bare.hget(HASH, "absent"), _bytes("get", "absent"))],
+            ),
+            (f"set 2 KB: {WRITES}", [_set(bare, floors, shape) for shape in SHAPES["2 KB"]]),
+            ("get_many 1,000 x 2 KB", [_get_many(store, bare, floors, shape) for shape in SHAPES["2 KB"]]),
+            (f"set_many 1,000 x 2 KB: {WRITES}", [_set_many(bare, floors, shape) for shape in SHAPES["2 KB"]]),
+            ("list_keys 10,000", [_list_keys(store, bare, floors)]),
+            ("tool call", [_tool(bare)]),
         ]
         for name, works in rows:
             # A run for each shape, because a run that moves more bytes than a bound is held to a pace.
-            yield [figure(f"in an agent: {name}", _measured(server, work, rounds), work.shape) for work in works]
+            yield [_measured(server, f"in an agent: {name}", work, echo, rounds) for work in works]
 
 
 class _Work(NamedTuple):
@@ -256,9 +269,19 @@ class _Work(NamedTuple):
     shape: str
     calls: int
     theirs: Callable[[], object]
+    sizes: tuple[int, int]
+    """The bytes of the message to the host and of its answer."""
+    beyond: Callable[[], object] | None = None
+    """The floor of what the host does at the server; None if it does nothing there."""
 
 
-def _measured(server: BenchServer, work: _Work, rounds: int) -> list[tuple[float, float]]:
+def _bytes(operation: str, *arguments: Part, answer: Iterable[Part] = ()) -> tuple[int, int]:
+    messages: list[list[Part]] = [[1, operation, "default", *arguments], [1, 1, *answer]]
+    request, reply = (len(pack(parts, 1 << 30)) for parts in messages)
+    return request, reply
+
+
+def _measured(server: BenchServer, name: str, work: _Work, echo: Echo, rounds: int) -> Figure:
     def theirs() -> float:
         start = time.perf_counter()
         for _ in range(work.calls):
@@ -266,53 +289,73 @@ def _measured(server: BenchServer, work: _Work, rounds: int) -> list[tuple[float
         return (time.perf_counter() - start) / work.calls * 1e6
 
     input_dict = {"kind": work.kind, "key": work.key, "calls": work.calls, "rounds": rounds}
-    tools = {"theirs": theirs, "nothing": lambda: None}
+    tools = {
+        "theirs": theirs,
+        "nothing": lambda: None,
+        "floor": lambda: echo.us(work.calls, *work.sizes, work.beyond),
+    }
     result = sandbox.run(CALLER, input_dict, user="bench", url=server.url, tools=tools)
-    return result.check()["times"]  # type: ignore[no-any-return]
+    times: list[Any] = result.check()["times"]  # type: ignore[assignment]
+    compared = figure(name, [(ours, theirs) for ours, theirs, _ in times], work.shape)
+    return replace(compared, floor_us=statistics.median(floor for _, _, floor in times))
+
+
+def _tool(bare: Any) -> _Work:
+    return _Work("tool", "", "", CALLS, lambda: bare.hget(HASH, "absent"), _bytes("call", b"[]", b"{}"))
 
 
 def _get(store: DataStore, bare: Any, size: str, shape: str) -> _Work:
     value = SHAPES[size][shape]
-    key = f"{size} {shape}"
-    store.set(key, value), bare.hset(HASH, key, orjson.dumps(value))
-    return _Work("get", key, shape, CALLS, lambda: orjson.loads(bare.hget(HASH, key)))
+    key, text = f"{size} {shape}", orjson.dumps(value)
+    store.set(key, value), bare.hset(HASH, key, text)
+    sizes = _bytes("get", key, answer=[text])  # which comes from the near cache
+    return _Work("get", key, shape, CALLS, lambda: orjson.loads(bare.hget(HASH, key)), sizes)
 
 
-def _set(bare: Any, shape: str) -> _Work:
+def _set(bare: Any, floors: Floors, shape: str) -> _Work:
     value, key = SHAPES["2 KB"][shape], f"2 KB {shape}"
-    return _Work("set", key, shape, CALLS, lambda: bare.hset(HASH, key, orjson.dumps(value)))
+    sizes = _bytes("set", key, orjson.dumps(value), None, None)
+    floor = floors.of(lambda there: there.set(key, value))
+    return _Work("set", key, shape, CALLS, lambda: bare.hset(HASH, key, orjson.dumps(value)), sizes, floor)
 
 
-def _get_many(store: DataStore, bare: Any, shape: str) -> _Work:
-    items = _items(shape)
-    store.use_namespace(f"many {shape}").set_many(items)
-    bare.hset(f"many {shape}", mapping={key: orjson.dumps(value) for key, value in items.items()})
+def _get_many(store: DataStore, bare: Any, floors: Floors, shape: str) -> _Work:
+    items, name = _items(shape), f"many {shape}"
+    store.use_namespace(name).set_many(items), floors.store.use_namespace(name).set_many(items)
+    bare.hset(name, mapping={key: orjson.dumps(value) for key, value in items.items()})
     keys = list(items)
+    sizes = _bytes("get_many", *keys, answer=_flat(items))
+    floor = floors.of(lambda there: there.use_namespace(name).get_many(keys))
     return _Work(
-        "get_many", shape, shape, 1, lambda: [orjson.loads(text) for text in bare.hmget(f"many {shape}", keys)]
+        "get_many", shape, shape, 1, lambda: [orjson.loads(text) for text in bare.hmget(name, keys)], sizes, floor
     )
 
 
-def _set_many(bare: Any, shape: str) -> _Work:
-    items = _items(shape)
-    return _Work(
-        "set_many",
-        shape,
-        shape,
-        1,
-        lambda: bare.hset(f"many {shape}", mapping={key: orjson.dumps(value) for key, value in items.items()}),
-    )
+def _set_many(bare: Any, floors: Floors, shape: str) -> _Work:
+    items, name = _items(shape), f"many {shape}"
+
+    def theirs() -> object:
+        return bare.hset(name, mapping={key: orjson.dumps(value) for key, value in items.items()})
+
+    floor = floors.of(lambda there: there.use_namespace(name).set_many(items))
+    return _Work("set_many", shape, shape, 1, theirs, _bytes("set_many", None, None, *_flat(items)), floor)
 
 
 def _items(shape: str) -> dict[str, Any]:
     return {f"k{number}": SHAPES["2 KB"][shape] for number in range(BATCH)}
 
 
-def _list_keys(store: DataStore, bare: Any) -> _Work:
+def _flat(items: dict[str, Any]) -> list[Part]:
+    return [part for key, value in items.items() for part in (key, orjson.dumps(value))]
+
+
+def _list_keys(store: DataStore, bare: Any, floors: Floors) -> _Work:
     items = {f"key-{number:05}": number for number in range(MANY)}
-    store.use_namespace("list").set_many(items)
+    store.use_namespace("list").set_many(items), floors.store.use_namespace("list").set_many(items)
     bare.hset("list", mapping=items)
-    return _Work("list_keys", "", "", 1, lambda: sorted(key.decode() for key in bare.hkeys("list")))
+    sizes = _bytes("list_keys", None, answer=items)
+    floor = floors.of(lambda there: there.use_namespace("list").list_keys())
+    return _Work("list_keys", "", "", 1, lambda: sorted(key.decode() for key in bare.hkeys("list")), sizes, floor)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import measure, tables
 from benchmarks.clients import Clients, connected
 from benchmarks.documents import EMBEDDING, OBJECTS, SHAPES
+from benchmarks.echo import Echo
 from benchmarks.race import Entrant, race, same
 from benchmarks.rounds import Figure
 from benchmarks.rows import _listings, _one_key, quick_rows
@@ -109,6 +111,14 @@ def test_documents_are_of_their_size_and_of_all_shapes() -> None:
         assert not orjson.dumps(SHAPES[size]["transcript"]).isascii()
 
 
+def test_the_floor_of_an_agents_call_carries_its_bytes_and_goes_on_to_the_server() -> None:
+    went: list[int] = []
+    with Echo() as echo:
+        assert echo.us(3, 300_000, 10, lambda: went.append(1)) > 0
+        assert echo.us(2, 10, 300_000) > 0
+    assert len(went) == 3
+
+
 def test_a_floor_sends_the_bytes_of_the_call_and_reads_its_reply(port: int) -> None:
     with Floors(port, "floor") as floors, floors.store.use_namespace("other") as other:
         floors.store.set("key", "x" * 1000)
@@ -153,7 +163,9 @@ def test_every_row_of_the_table_is_measured(
     figures = [Figure("", 1.0, 1.0, 1.0, (1.0, 1.0))]
     monkeypatch.setattr(measure.watching, "write_cost", lambda server, watchers: (1.0, figures[0]))
     monkeypatch.setattr(measure.watching, "latencies", lambda server, only: {only: (1.0, 1.0)})
-    monkeypatch.setattr(measure.agents, "_measured", lambda server, work, rounds: [(1.0, 1.0)] * 2)
+    monkeypatch.setattr(
+        measure.agents, "_measured", lambda server, name, work, echo, rounds: replace(figures[0], name=name)
+    )
     monkeypatch.setattr(measure.agents, "runs", lambda server, tier: figures[0])
     monkeypatch.setattr(measure.agents, "run_times_ms", lambda server: (1.0, 1.0))
     monkeypatch.setattr(measure, "STARTS", 1)
