@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from datetime import timedelta
 from random import random
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from redis_store.connections.address import without_secrets
 from redis_store.drivers.aio import AsyncDriver
@@ -29,7 +29,7 @@ from redis_store.memo import (
 from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
-from redis_store.ops import batch, listing, updates, values
+from redis_store.ops import batch, infos, listing, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -339,12 +339,22 @@ class AsyncDataStore:
             if cursor == listing.START:
                 return
 
-    async def iter_items(self, prefix: str | None = None) -> AsyncIterator[tuple[str, Json]]:
-        """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict."""
-        page_keys = await self._run(listing.page_size(self._scope))
+    @overload
+    def iter_items(self, prefix: str | None = None) -> AsyncIterator[tuple[str, Json]]: ...
+    @overload
+    def iter_items(
+        self, prefix: str | None = None, *, info: Literal[True]
+    ) -> AsyncIterator[tuple[str, tuple[Json, KeyInfo]]]: ...
+    async def iter_items(self, prefix: str | None = None, *, info: bool = False) -> AsyncIterator[tuple[str, Any]]:
+        """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict.
+
+        With ``info=True``, over keys and tuples of the value and its `KeyInfo`.
+        """
+        page_keys = await self._run(infos.page_size(self._scope) if info else listing.page_size(self._scope))
+        scan = infos.scan_page if info else listing.scan_items_page
         cursor = listing.START
         while True:
-            cursor, page = await self._run(listing.scan_items_page(self._scope, cursor, prefix, page_keys))
+            cursor, page = await self._run(scan(self._scope, cursor, prefix, page_keys))
             for item in page.items():
                 yield item
             if cursor == listing.START:
@@ -373,10 +383,25 @@ class AsyncDataStore:
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]: ...
     @overload
     async def get_many(self, keys: Iterable[str], *, as_type: type[T]) -> dict[str, T]: ...
-    async def get_many(self, keys: Iterable[str], *, as_type: Any = None) -> dict[str, Any]:
-        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`."""
-        if as_type is not None:
-            convert = converter(as_type)
+    @overload
+    async def get_many(self, keys: Iterable[str], *, info: Literal[True]) -> dict[str, tuple[Json, KeyInfo]]: ...
+    @overload
+    async def get_many(
+        self, keys: Iterable[str], *, as_type: type[T], info: Literal[True]
+    ) -> dict[str, tuple[T, KeyInfo]]: ...
+    async def get_many(self, keys: Iterable[str], *, as_type: Any = None, info: bool = False) -> dict[str, Any]:
+        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`.
+
+        With ``info=True``, return tuples of the value and its `KeyInfo`, of one moment and in one round trip. These do not come
+        from the near cache.
+        """
+        convert = None if as_type is None else converter(as_type)
+        if info:
+            pairs = await self._run(infos.get_many(self._scope, keys))
+            if convert is None:
+                return pairs
+            return {key: (convert(value, self.namespace, key), about) for key, (value, about) in pairs.items()}
+        if convert is not None:
             return {key: convert(value, self.namespace, key) for key, value in (await self.get_many(keys)).items()}
         try:
             return await self._driver.read(batch.GET_MANY, self._scope, keys)
@@ -384,11 +409,18 @@ class AsyncDataStore:
             self._log_miss_or_raise("get_many", error)
             return {}
 
-    async def get_all(self, prefix: str | None = None) -> dict[str, Json]:
+    @overload
+    async def get_all(self, prefix: str | None = None) -> dict[str, Json]: ...
+    @overload
+    async def get_all(self, prefix: str | None = None, *, info: Literal[True]) -> dict[str, tuple[Json, KeyInfo]]: ...
+    async def get_all(self, prefix: str | None = None, *, info: bool = False) -> dict[str, Any]:
         """Return the keys that begin with `prefix`, with their values.
 
         They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
+        With ``info=True``, the values are tuples of the value and its `KeyInfo`, and 16 MiB include the infos.
         """
+        if info:
+            return await self._run_alone(infos.get_all(self._scope, prefix))
         return await self._run_alone(listing.get_all(self._scope, prefix))
 
     async def set_many(

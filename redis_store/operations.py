@@ -18,7 +18,7 @@ from redis_store.memo import CacheDecorator, Options, decorator
 from redis_store.namespace.access import Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
-from redis_store.ops import batch, listing, updates, values
+from redis_store.ops import batch, infos, listing, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -52,7 +52,11 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "page_size": listing.page_size,
     "list_namespaces": listing.list_namespaces,
     "memory_bytes": listing.memory_bytes,
+    "scan_infos_page": infos.scan_page,
+    "infos_page_size": infos.page_size,
     "get_many": batch.GET_MANY,
+    "get_many_info": infos.get_many,
+    "get_all_info": infos.get_all,
     "get_all": listing.get_all,
     "set_many": lambda scope, items, metadata, ttl: batch.set_many(scope, items, metadata, ttl, new_id()),
     "clear": batch.clear,

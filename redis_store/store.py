@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from random import random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, log_miss
@@ -371,8 +371,21 @@ class DataStore(StoreMapping):
         for page in self._pages("scan_page", prefix):
             yield from page
 
-    def iter_items(self, prefix: str | None = None) -> Iterator[tuple[str, Json]]:
-        """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict."""
+    @overload
+    def iter_items(self, prefix: str | None = None) -> Iterator[tuple[str, Json]]: ...
+    @overload
+    def iter_items(
+        self, prefix: str | None = None, *, info: Literal[True]
+    ) -> Iterator[tuple[str, tuple[Json, KeyInfo]]]: ...
+    def iter_items(self, prefix: str | None = None, *, info: bool = False) -> Iterator[tuple[str, Any]]:
+        """Iterate over keys and values page by page, as `iter_keys` does, for namespaces too big for a dict.
+
+        With ``info=True``, over keys and tuples of the value and its `KeyInfo`.
+        """
+        if info:
+            for page in self._pages("scan_infos_page", prefix, self._call("infos_page_size")):
+                yield from page.items()
+            return
         for page in self._pages("scan_items_page", prefix, self._call("page_size")):
             yield from page.items()
 
@@ -399,18 +412,40 @@ class DataStore(StoreMapping):
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]: ...
     @overload
     def get_many(self, keys: Iterable[str], *, as_type: type[T]) -> dict[str, T]: ...
-    def get_many(self, keys: Iterable[str], *, as_type: Any = None) -> dict[str, Any]:
-        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`."""
-        if as_type is not None:
-            convert = converter(as_type)
-            return {key: convert(value, self.namespace, key) for key, value in (self.get_many(keys)).items()}
+    @overload
+    def get_many(self, keys: Iterable[str], *, info: Literal[True]) -> dict[str, tuple[Json, KeyInfo]]: ...
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, as_type: type[T], info: Literal[True]
+    ) -> dict[str, tuple[T, KeyInfo]]: ...
+    def get_many(self, keys: Iterable[str], *, as_type: Any = None, info: bool = False) -> dict[str, Any]:
+        """Return the values of the keys that exist, in the order of `keys`, as a snapshot. `as_type` as in `get`.
+
+        With ``info=True``, return tuples of the value and its `KeyInfo`, of one moment and in one round trip. These do not come
+        from the near cache.
+        """
+        convert = None if as_type is None else converter(as_type)
+        if info:
+            pairs = self._call("get_many_info", keys)
+            if convert is None:
+                return pairs
+            return {key: (convert(value, self.namespace, key), about) for key, (value, about) in pairs.items()}
+        if convert is not None:
+            return {key: convert(value, self.namespace, key) for key, value in self.get_many(keys).items()}
         return self._call("get_many", keys)
 
-    def get_all(self, prefix: str | None = None) -> dict[str, Json]:
+    @overload
+    def get_all(self, prefix: str | None = None) -> dict[str, Json]: ...
+    @overload
+    def get_all(self, prefix: str | None = None, *, info: Literal[True]) -> dict[str, tuple[Json, KeyInfo]]: ...
+    def get_all(self, prefix: str | None = None, *, info: bool = False) -> dict[str, Any]:
         """Return the keys that begin with `prefix`, with their values.
 
         They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
+        With ``info=True``, the values are tuples of the value and its `KeyInfo`, and 16 MiB include the infos.
         """
+        if info:
+            return self._call("get_all_info", prefix)
         return self._call("get_all", prefix)
 
     def set_many(

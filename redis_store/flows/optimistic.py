@@ -6,7 +6,7 @@ this module imports only `errors`, `types`, `flows.flow` and `values.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -63,7 +63,7 @@ class TransactionParts(NamedTuple):
     deletes: list[tuple[str, str]]
     max_keys: dict[str, int]
     """The maximum number of keys of namespaces."""
-    checks: list[tuple[str, str, int]]
+    checks: Sequence[tuple[str, str, int]] = ()
     """Each with the version that the key must have."""
 
 

@@ -97,7 +97,7 @@ async def scan_items_page(
     scope.check_readable()
     check_cursor(cursor)
     wanted = encode_prefix(prefix)
-    following, page = await _item_page(scope, cursor, wanted, page_keys or await page_size(scope))
+    following, page = await item_page(scope, cursor, wanted, page_keys or await page_size(scope))
     return following, _decoded(scope, page)
 
 
@@ -105,7 +105,7 @@ async def page_size(scope: Scope) -> int:
     """Return how many keys of this namespace make a page of values of moderate size."""
     scope.check_readable()
     fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
-    return _page_size(fields, memory_bytes)
+    return page_size_of(fields, memory_bytes)
 
 
 async def memory_bytes(scope: Scope) -> int:
@@ -142,7 +142,7 @@ async def _list_keys(scope: Scope, prefix: str) -> list[str]:
         whole = await read("HKEYS", scope.keys.data, bulk=True)
     # A table has up to twice as many buckets as fields, so this page covers all of them.
     page_keys = 2 * SNAPSHOT_KEYS if at_once else _listing_page_size(fields, memory_bytes)
-    found = whole if whole is not None else dict.fromkeys(await _one_moment(scope, _key_page, prefix, page_keys))
+    found = whole if whole is not None else dict.fromkeys(await one_moment(scope, _key_page, prefix, page_keys))
     keys = decode_names(found)
     return sorted([key for key in keys if key.startswith(prefix)] if prefix else keys)
 
@@ -153,7 +153,7 @@ async def _get_all(scope: Scope, prefix: str) -> dict[str, Json]:
     if flat is None and count <= SNAPSHOT_KEYS and 0 <= memory_bytes <= SNAPSHOT_BYTES:
         flat = await read("HGETALL", scope.keys.data, bulk=True)
     if flat is None:
-        flat = await _one_moment(scope, _item_page, prefix, _page_size(count, memory_bytes))
+        flat = await one_moment(scope, item_page, prefix, page_size_of(count, memory_bytes))
     fields, texts = flat[::2], flat[1::2]
     if prefix:
         start = prefix.encode()
@@ -169,7 +169,7 @@ async def _small(scope: Scope, what: str) -> tuple[int, int, list[bytes] | None]
     return fields, memory_bytes, whole
 
 
-async def _one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> list[bytes]:
+async def one_moment(scope: Scope, page: Page, prefix: str, page_keys: int) -> list[bytes]:
     """Read all pages as one snapshot: again if another caller wrote meanwhile.
 
     After `SNAPSHOT_TRIES` tries only each key by itself is consistent.
@@ -217,7 +217,7 @@ async def names_page(data: bytes, cursor: str, prefix: str, page_keys: int) -> t
     return following.decode(), fields
 
 
-async def _item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
+async def item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> tuple[str, list[bytes]]:
     """Return a page of fields and values in turn. Few big values, and all of an agent's, are measured before they are read.
 
     ``HSCAN`` returns whole buckets, so it could read several of the biggest values in one step.
@@ -257,6 +257,11 @@ async def _placed_page(
         if most == 1:
             return following, await _values_of(scope, part)
         most //= 2
+
+
+def is_of_a_scan(cursor: str) -> bool:
+    """Whether a cursor is one of ``HSCAN``, and not a place in the order of `_place`."""
+    return int(cursor) < _FIRST_PLACE
 
 
 def _place(name: bytes) -> int:
@@ -306,7 +311,7 @@ def _listing_page_size(fields: int, memory_bytes: int) -> int:
     return LISTING_PAGE_KEYS if small else PAGE_KEYS
 
 
-def _page_size(fields: int, memory_bytes: int) -> int:
+def page_size_of(fields: int, memory_bytes: int) -> int:
     if fields == 0 or memory_bytes <= 0:
         return PAGE_KEYS
     return max(1, min(PAGE_KEYS, PAGE_BYTES * fields // memory_bytes))

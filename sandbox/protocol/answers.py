@@ -96,6 +96,30 @@ def _key_info(parts: list[Any]) -> KeyInfo | None:
     return KeyInfo(key, created, created_by, updated, updated_by, rules.load(metadata), size, expires, version, run)
 
 
+def _flat_with_infos(items: Mapping[str, tuple[bytes, KeyInfo]]) -> Answered:
+    """Return three parts for each key: the key, its value, and the parts of its info as JSON."""
+    parts: list[Part] = []
+    for key, (text, info) in items.items():
+        about = [part.decode() if isinstance(part, bytes) else part for part in _info(info).parts[1:]]
+        parts += (key, text, rules.dump(about))
+    texts = [text for text, _ in items.values()]
+    return Answered(parts, len(items), size=_total(texts), value=texts[0] if texts else None)
+
+
+def _values_with_infos(caller: Caller, parts: list[Any]) -> dict[str, tuple[Json, KeyInfo]]:
+    found: dict[str, tuple[Json, KeyInfo]] = {}
+    for key, text, about in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        info = _key_info([key, *rules.load(about)])
+        assert info is not None
+        found[key] = caller.decode(text, key), info
+    return found
+
+
+def _page_with_infos(result: tuple[str, Mapping[str, tuple[bytes, KeyInfo]]]) -> Answered:
+    flat = _flat_with_infos(result[1])
+    return flat._replace(parts=[result[0], *flat.parts])
+
+
 def _claim(answer: ClaimAnswer) -> Answered:
     if isinstance(answer, Found):
         return Answered([VALUE_THERE, answer.text], 1, True, len(answer.text), answer.text)
@@ -162,6 +186,10 @@ PAGE_OF_KEYS = Answer(
     lambda page: Answered([page[0], *page[1]], len(page[1])), lambda _, parts, __: (parts[0], parts[1:])
 )
 PAGE_OF_ITEMS = Answer(_page_of_items, lambda caller, parts, _: (parts[0], _values(caller, parts[1:])))
+ITEMS_WITH_INFO = Answer(_flat_with_infos, lambda caller, parts, _: _values_with_infos(caller, parts))
+PAGE_OF_ITEMS_WITH_INFO = Answer(
+    _page_with_infos, lambda caller, parts, _: (parts[0], _values_with_infos(caller, parts[1:]))
+)
 INFO = Answer(_info, lambda _, parts, __: _key_info(parts))
 CLAIM = Answer(_claim, lambda _, parts, __: _claimed(parts))
 HELD = Answer(_held, lambda _, parts, __: _hold(parts))

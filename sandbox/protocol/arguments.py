@@ -222,7 +222,8 @@ def _access(parts: list[Any]) -> Access:
 
 def _transaction(parts: list[Any]) -> TransactionParts:
     check_parts(len(parts) // 5)
-    found = TransactionParts([], [], [], {}, [])
+    checks: list[tuple[str, str, int]] = []
+    found = TransactionParts([], [], [], {}, checks)
     for start in range(0, len(parts), 5):
         what, namespace, key, text, ttl = parts[start : start + 5]
         if what == READ:
@@ -234,7 +235,7 @@ def _transaction(parts: list[Any]) -> TransactionParts:
         elif what == BOUND and isinstance(ttl, int):
             found.max_keys[namespace] = ttl
         elif what == EXPECT and isinstance(ttl, int):
-            found.checks.append((namespace, key, ttl))
+            checks.append((namespace, key, ttl))
         else:
             raise FrameError("a step of a transaction that is none")
     return found

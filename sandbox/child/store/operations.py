@@ -298,6 +298,7 @@ _HERE: dict[str, Callable[..., Any]] = {
     "update": lambda on, *arguments: run_flow(_update(on, *arguments)),
     "wait_until": _wait_until,
     "page_size": lambda on: None,  # the host finds it out
+    "infos_page_size": lambda on: None,
 }
 
 

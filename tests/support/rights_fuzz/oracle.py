@@ -18,7 +18,11 @@ from tests.support.rights_fuzz.requests import Asked
 Data = dict[str, dict[str, Any]]
 Raw = dict[bytes, Any]
 
-READS = {"get", "get_many", "get_all", "list_keys", "scan_page", "scan_items_page", "info", "contains", "count"}
+READS_OF_INFOS = {"get_many_info", "get_all_info", "scan_infos_page"}
+READS = {
+    *("get", "get_many", "get_all", "list_keys", "scan_page", "scan_items_page", "info", "contains", "count"),
+    *READS_OF_INFOS,
+}
 WRITES = {"set", "set_many", "delete", "delete_many", "clear"}
 CLAIMS = {"claim_value", "renew_value", "commit_value", "fail_value"}
 BOTH = {
@@ -36,7 +40,8 @@ BOTH = {
     *CLAIMS,
 }
 NEED_GET = {"pop", "replace", *CLAIMS}
-NEED_INFO = {"set_if_version", "delete_if_version"}
+COMPARE_VERSIONS = {"set_if_version", "delete_if_version"}
+NEED_INFO = COMPARE_VERSIONS | READS_OF_INFOS
 LOCKS = {f"{what}_{kind}" for what in ("acquire", "renew", "release") for kind in ("lock", "place")}
 STORE = {
     "set",
@@ -294,11 +299,16 @@ class Oracle:
             return lambda got: got == [len(found)]
         if operation == "info":
             return lambda got: got[:1] == ([parts[0]] if parts[0] in found else [])
+        if operation == "get_many_info":
+            wanted = {key: found[key] for key in parts if key in found}
+            return lambda got: _pairs_before_infos(got) == wanted
         if operation == "get_many":
             wanted = {key: found[key] for key in parts if key in found}
             return lambda got: _pairs(got) == wanted
         prefix = (parts[1] if operation.startswith("scan") else parts[0]) or ""
         wanted = {key: value for key, value in found.items() if key.startswith(prefix)}
+        if operation in READS_OF_INFOS:
+            return lambda got: _pairs_before_infos(got[operation.startswith("scan") :]) == wanted
         if operation == "get_all":
             return lambda got: _pairs(got) == wanted
         if operation == "list_keys":
@@ -315,7 +325,7 @@ class Oracle:
         if operation == "set":
             found[key] = json.loads(parts[1])
             return [], ()
-        if operation in NEED_INFO:  # the requests expect a missing key, or a version that no key has
+        if operation in COMPARE_VERSIONS:  # the requests expect a missing key, or a version that no key has
             if parts[-1] != 0 or there:
                 return None, ()
             if operation == "delete_if_version":
@@ -455,6 +465,11 @@ def _pairs(parts: list[Any]) -> dict[str, Any]:
     found = {key: json.loads(text) for key, text in zip(parts[::2], parts[1::2], strict=True)}
     assert len(found) == len(parts) // 2, "a key twice"
     return found
+
+
+def _pairs_before_infos(parts: list[Any]) -> dict[str, Any]:
+    assert all(json.loads(info) for info in parts[2::3])
+    return _pairs([part for at, part in enumerate(parts) if at % 3 < 2])
 
 
 def _percent(name: str) -> str:
