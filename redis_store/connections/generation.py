@@ -36,7 +36,7 @@ _OVER = Generation(over=True)
 class Known:
     """What the process knows about one server. Takes no lock: a signal handler may call any method."""
 
-    __slots__ = ("current", "looked", "refused_at", "tagged")
+    __slots__ = ("current", "is_redis", "looked", "refused_at", "tagged")
 
     def __init__(self) -> None:
         self.current = Generation()
@@ -45,6 +45,8 @@ class Known:
         """The time by `time.monotonic` at which a refusal last ended a generation."""
         self.tagged: bool | None = None
         """Whether the server is a cluster, so that the keys of a user need a hash tag; None until the first look at it."""
+        self.is_redis = False
+        """Whether the first look found Redis, and not Valkey."""
         self.looked: set[str] = set()
         """The logins that were found to have what every store needs."""
 

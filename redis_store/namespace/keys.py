@@ -53,6 +53,8 @@ class Form(Protocol):
 
     tagged: bool | None
     """Whether they have a hash tag, as a cluster needs it: ``user:{<id>}:...``; None while that is unknown."""
+    is_redis: bool
+    """Whether the server is known to be Redis, whose scripts copy big values more slowly than those of Valkey."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class FixedForm:
     """The form where no server has to be asked."""
 
     tagged: bool | None
+    is_redis: bool = False
 
 
 PLAIN, TAGGED = FixedForm(False), FixedForm(True)

@@ -34,6 +34,7 @@ async def first_look(user: UserKeys) -> None:
         if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
             raise _useless(what, translate(reply, (command,)))
     if form.tagged is None:
+        form.is_redis = isinstance(facts, bytes) and b"redis_version:" in facts and b"valkey_version:" not in facts
         form.tagged = await _is_cluster(facts)
     await check_form(user)
 

@@ -100,11 +100,13 @@ def _watch_and_check(keys: tuple[bytes, ...], head: tuple[Argument, ...]) -> tup
     return (opening("WATCH", *keys, keys=keys),), (CHECK.opening_by_text(keys, head),)
 
 
-async def write_transaction(scope: Scope, commands: list[Command], checked: bool = False) -> list[Any] | None:
+async def write_transaction(
+    scope: Scope, commands: list[Command], checked: bool = False, untagged: bytes | None = None
+) -> list[Any] | None:
     """Run several scripts that write in one transaction. Return the replies, or None if a watched key had changed.
 
     If `checked`, `scripts/check.lua` makes the scripts' checks first. The commands may then include plain ones. In that case None
-    also means that another caller wrote to the namespace, or that a right is missing.
+    also means that another caller wrote to the namespace, that a right is missing, or that the field `untagged` may have tags.
     """
     scope.check_writable()
     try:
@@ -116,7 +118,8 @@ async def write_transaction(scope: Scope, commands: list[Command], checked: bool
             if scope.counters not in _checking:
                 await Call((CHECK.by_text(keys, scope.script_head),), as_is)
                 _checking.add(scope.counters)
-            return await checked_transaction(*_watch_and_check(keys, scope.script_head), commands)
+            watching, check = _watch_and_check(keys, scope.script_head)
+            return await checked_transaction(watching, check if untagged is None else (*check, untagged), commands)
         except PermissionDenied:
             # Unlike any other refusal, a refused WATCH lets the transaction run, so it is unknown what was written.
             _checking.discard(scope.counters)

@@ -20,11 +20,12 @@ from redis_store.protocol.command import Argument, Command, Opening
 from redis_store.protocol.error_replies import ScriptMissing
 from redis_store.protocol.packing import opening
 from redis_store.protocol.read import Read
-from redis_store.scripts import BOUNDED, DELETE, EXPIRE, IF_VERSION, INFO, SET, WRITE, Script
+from redis_store.scripts import BOUNDED, DELETE, EXPIRE, IF_VERSION, INFO, SET, SET_BESIDE, WRITE, Script
 from redis_store.types import NEVER, Json, KeyInfo, Ttl
 from redis_store.values.codec import VALUES
 
 BESIDE_BYTES = 128 * 1024
+BESIDE_BYTES_ON_REDIS = 64 * 1024
 """Size of a value, in bytes, from which storing it beside the script saves the server more than the checks for it cost."""
 
 MERGE_TRIES = 100
@@ -101,7 +102,7 @@ async def set_value(
         done = 0
         if ttl_ms == "":
             try:
-                if len(text) >= BESIDE_BYTES and await _set_beside_script(scope, field, text):
+                if len(text) >= BESIDE_BYTES_ON_REDIS and await _set_beside_script(scope, field, text):
                     done = 1
                 elif scope.max_keys is None:
                     opening = _opening_of_set(scope.script_keys, scope.script_head, scope.writer.author)
@@ -182,11 +183,11 @@ async def _put_merging(
 
 async def _set_beside_script(scope: Scope, field: bytes, text: bytes) -> bool:
     """Store a big value by a plain command, as `batch.set_many` does; False if nothing was written."""
-    if scope.max_keys is not None:
+    if scope.max_keys is not None or not (len(text) >= BESIDE_BYTES or scope.user.form.is_redis):
         return False
     script = _opening_of_beside(scope.script_keys, scope.script_head, scope.writer.author)
     commands: list[Command] = [(script, field), ("HSET", scope.keys.data, field, text)]
-    return await write_transaction(scope, commands, checked=True) is not None
+    return await write_transaction(scope, commands, checked=True, untagged=field) is not None
 
 
 async def delete(scope: Scope, key: str) -> bool:
@@ -213,7 +214,7 @@ def _opening_of_set(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_j
 @lru_cache(maxsize=128)
 def _opening_of_beside(keys: tuple[bytes, ...], head: tuple[Argument, ...], agent_json: str) -> Opening:
     """Return the packed start of the script beside a big value, up to its field."""
-    return WRITE.opening_by_text(keys, (*head, agent_json, "", "beside"))
+    return SET_BESIDE.opening_by_text(keys, (*head, agent_json))
 
 
 @lru_cache(maxsize=1024)

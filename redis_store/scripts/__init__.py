@@ -101,6 +101,7 @@ def _script(name: str, text: bytes) -> Script:
 
 
 SET = _writing("times", "info_text", "set")
+SET_BESIDE = _writing("times", "info_text", "set_beside")
 WRITE = _script("write", _writing("times", "info_text", "write").text + _read("tags") + _read("write_tags"))
 CHECK = _writing("check")
 REPLACE = _setting("replace")

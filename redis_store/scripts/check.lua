@@ -6,7 +6,8 @@
 --
 -- KEYS[1-4], ARGV[1-4]  see prelude.lua
 -- KEYS[5]  a key that exists only while this script runs
--- Reply    1
+-- ARGV[5]  a field that must have no tags, or nothing
+-- Reply    1; 0 if the field may have tags, and the transaction is stopped: set_beside.lua does not move their members
 
 local passed, problem = pcall(function()
   call('HLEN', data)
@@ -24,9 +25,12 @@ local passed, problem = pcall(function()
   must_be_allowed('HSET', info, 'field', 'text')
   if not listed then must_be_allowed('SADD', registry, name) end
   if watched then must_be_allowed('XADD', log, '*', '', '') end
+  local old = ARGV[5] and call('HGET', info, ARGV[5])
+  return old and find(old, ',"tags":{', 1, true)
 end)
-if passed then return 1 end
+if passed and not problem then return 1 end
 call('HSET', KEYS[5], 'failed', '1')
 call('UNLINK', KEYS[5])
+if passed then return 0 end
 -- pcall returns a table or only the text, and a bare text would look like a normal reply.
 return redis.error_reply(type(problem) == 'table' and problem.err or problem)

@@ -69,12 +69,14 @@ def test_big_batch_values_are_logged_without_text(store: DataStore, view: Namesp
     assert not list(view.raw.scan_iter(f"user:{user}:w:*"))
 
 
+@pytest.mark.parametrize("size", [70_000, 200_000])
 def test_big_value_is_stored_beside_the_script_with_all_that_belongs_to_it(
-    store: DataStore, view: NamespaceView, user: str
+    store: DataStore, view: NamespaceView, user: str, size: int
 ) -> None:
-    big = "x" * 200_000
+    big = "x" * size
     store.set("key", "old", metadata={"m": 1})
     store.get_or_set("tagged", lambda: 1, tags=["t"])
+    assert view.raw.delete(f"user:{user}:tag:t") == 1  # so that the set must write the tag's member again
     for key in ("key", "tagged", "new"):
         store.set(key, big)
         assert view.entries()[-1].changes == [(key.encode(), b"r")]

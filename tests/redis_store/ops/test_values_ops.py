@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from redis_store import Conflict, ConnectionLost, CorruptValue, InvalidInput, KeyInfo, WrongKeyType
 from redis_store.limits import MAX_TTL_S, ttl_to_ms
+from redis_store.namespace.keys import FixedForm, UserKeys
 from redis_store.ops import values
+from redis_store.ops.first_look import first_look
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.packing import pack
 from tests.support.scripted import play, scope_of
@@ -66,7 +71,7 @@ def test_big_value_is_sent_beside_the_script_after_a_check() -> None:
     assert watching[0].keys == check[0].keys == (*scope.script_keys, b"user:alice:w:check"), (
         "what is checked is watched"
     )
-    assert script[1:] == (b"key",)
+    assert script[1:] == check[1:] == (b"key",)
     assert value == ("HSET", b"user:alice:ns:default", b"key", f'"{big}"'.encode())
     for op, reply in (
         (values.set_value(scope, "key", big[3:]), 1),
@@ -82,6 +87,39 @@ def test_big_value_goes_through_the_script_after_a_concurrent_write() -> None:
     played = play(values.set_value(scope, "key", "x" * values.BESIDE_BYTES), 1, lost, 1)
     assert played.names[2] == ["EVALSHA"]
     assert played.calls[2].commands[0][1:] == (b"key", f'"{"x" * values.BESIDE_BYTES}"'.encode())
+
+
+def test_big_value_with_tags_goes_through_the_script_that_moves_them() -> None:
+    stopped = [b"OK", 0, b"OK", b"QUEUED", b"QUEUED", None]
+    played = play(values.set_value(scope_of(), "key", "x" * values.BESIDE_BYTES), 1, stopped, 0, 1)
+    assert played.names[2:] == [["EVALSHA"], ["EVALSHA"]]
+
+
+def test_redis_gets_values_beside_the_script_from_half_the_size_on() -> None:
+    on_redis = replace(scope_of(), user=UserKeys.of("alice", form=FixedForm(False, is_redis=True)))
+    for size, scope, beside in (
+        (values.BESIDE_BYTES_ON_REDIS, on_redis, True),
+        (values.BESIDE_BYTES_ON_REDIS - 3, on_redis, False),
+        (values.BESIDE_BYTES_ON_REDIS, scope_of(), False),
+    ):
+        replies = (1, [b"OK", 1, b"OK", b"QUEUED", b"QUEUED", [1, 1]]) if beside else (1,)
+        assert ("HSET" in play(values.set_value(scope, "key", "x" * size), *replies).names[-1]) == beside
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_redis"),
+    [
+        (b"redis_version:8.2.3\r\nredis_mode:standalone\r\n", True),
+        (b"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\nredis_mode:standalone\r\n", False),
+        (ReplyError("NOPERM no right to INFO"), False),
+    ],
+)
+def test_the_first_look_tells_redis_from_valkey(facts: Any, is_redis: bool) -> None:
+    form = FixedForm(None)
+    told = [b"mode", b"standalone"]
+    replies = [told] if isinstance(facts, ReplyError) else []
+    play(first_look(UserKeys.of("alice", form=form)), [facts, 1, 0], *replies, [0, 0])
+    assert (form.tagged, form.is_redis) == (False, is_redis)
 
 
 def test_a_missing_script_is_sent_once_only() -> None:
