@@ -54,6 +54,9 @@ class Wakeup:
 class Tenant(Protocol):
     """Work that the thread does besides waking flows. It ends itself by setting `Listener.tenant` to None."""
 
+    deaf_until: float
+    """The time before which no message changes its work."""
+
     def ask(self, request: Any) -> None:
         """Take a request."""
 
@@ -208,11 +211,14 @@ class Listener:
                 return
 
     def _listen(self, until: float) -> None:
-        """Wait for messages or requests until a time, and take the messages."""
+        """Wait for messages or requests until a time, and take the messages. Only for requests, if no message is of use yet."""
         poller = select.poll()
         poller.register(self._told, select.POLLIN)
-        for connection in self._connections:
-            poller.register(connection, select.POLLIN)
+        if self.tenant is not None and not self._wakeups and self.tenant.deaf_until > monotonic():
+            until = min(until, self.tenant.deaf_until)
+        else:
+            for connection in self._connections:
+                poller.register(connection, select.POLLIN)
         wait_ms = None if until == math.inf else max(0.0, (until - monotonic()) * 1000)
         ready = {descriptor for descriptor, _ in poller.poll(wait_ms)}
         if self._told.fileno() in ready:

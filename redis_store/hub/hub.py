@@ -52,7 +52,10 @@ from redis_store.protocol.command import Command
 
 TICK_S = 1.0
 COALESCE_S = 0.002
-"""Shortest time between two reads of the logs, in seconds, so that a busy writer costs the server few reads."""
+"""Shortest time between two reads of the logs, in seconds, so that a busy writer costs the server few reads.
+
+No message is taken meanwhile: if each event woke the thread, it would cost a busy writer on the same core more than its own work.
+"""
 
 FEEDS_PER_READ = 64
 FEEDS_PER_TICK = 500
@@ -126,7 +129,7 @@ class Hub:
             self.members.admit()
             self._tell_listed()
             if not await self._work():
-                await HubPause(self._next_time())
+                await HubPause(self._next_time(), deaf_until=self._read_at)
 
     async def _work(self) -> bool:
         """Do the most urgent work. Return False if there is none."""

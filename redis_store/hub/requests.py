@@ -34,6 +34,8 @@ class HubPause:
     """Wait until a message or a request arrives, or the time has come."""
 
     until: float
+    deaf_until: float = 0.0
+    """Time before which no message changes what the hub does, so that messages may wait together."""
 
     def __await__(self) -> Generator[HubPause, Any, None]:
         yield self

@@ -39,6 +39,7 @@ class HubRunner:
         self._blocking: HeldConnection | None = None
         """The connection for ``XREAD``, if the server sends no events."""
         self._end_at = math.inf
+        self.deaf_until = 0.0
         self.ask = self._hub.ask
         self.heard = self._messages.append
 
@@ -96,6 +97,7 @@ class HubRunner:
             self._disconnect()
             return 0.0
         # A message that `look_up` has read meanwhile is no longer on the socket, so the thread would not wake up for it.
+        self.deaf_until = step.deaf_until
         return 0.0 if self._messages else step.until
 
     def _tell(self, step: Tell) -> None:

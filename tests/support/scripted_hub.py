@@ -213,6 +213,8 @@ class ScriptedRunner:
         """Whether a message is lost."""
         self.lost = 0
         """The number of times that the connections were lost."""
+        self.wakes = 0
+        """The number of times that messages woke the hub."""
         self._session: Any = None
 
     def join(self, *, resumes: bool = False, light: bool = False) -> Mailbox:
@@ -261,7 +263,11 @@ class ScriptedRunner:
                     step = session.send(reply)
             reply = None
             if isinstance(step, HubPause):
-                if not self._hear():
+                if self.now < step.deaf_until:
+                    self.now = min(step.until, step.deaf_until, end)
+                    if self.now >= end:
+                        return
+                elif not self._hear():
                     self.now = max(self.now, min(step.until, end))
                     if self.now >= end:
                         return
@@ -281,6 +287,7 @@ class ScriptedRunner:
         for message in heard:
             if not self.hold_back(message):
                 self.hub.heard(message)
+        self.wakes += bool(heard)
         return bool(heard)
 
 

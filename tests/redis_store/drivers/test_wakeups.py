@@ -17,6 +17,7 @@ from redis_store.drivers import listener as listeners
 from redis_store.drivers import wakeups
 from redis_store.flows import compute_once, hold
 from redis_store.flows.flow import Pause
+from redis_store.hub import hub
 from redis_store.namespace.keys import UserKeys
 from redis_store.operations import operations_of
 from redis_store.ops import locks
@@ -90,6 +91,18 @@ def test_released_lock_wakes_waiter(store: DataStore, raw: redis.Redis, take: Ca
         waiter = Waiter(lambda: take(store))
         subscribed(raw, UserKeys.of(store.user).lock(b"l"))
     assert waiter.result() == "taken"
+
+
+def test_a_hub_that_lets_messages_wait_delays_no_waiter(
+    store: DataStore, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "TICK_S", FOR_EVER_S)
+    with connect(store.url, user=store.user, configure_server=True) as other, other.watch() as watch:
+        wait_until(lambda: raw.exists(UserKeys.of(store.user).namespace("default").log), "it watches")
+        monkeypatch.setattr(hub, "COALESCE_S", FOR_EVER_S)  # after its next read
+        store.set("k", 1)
+        assert watch.next_change(20) is not None
+        test_released_lock_wakes_waiter(store, raw, take_lock)
 
 
 def test_lock_waiters_are_woken_in_turn(store: DataStore, raw: redis.Redis) -> None:

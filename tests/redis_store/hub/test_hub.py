@@ -32,6 +32,18 @@ def test_keyspace_event_wakes_hub_to_read_log(server: ScriptedServer, runner: Sc
     assert told(mailbox) == ["Opened", ("set", b"a", b"1"), ("set", b"b", b"2")]
 
 
+def test_a_busy_writer_does_not_wake_the_hub_at_each_write(server: ScriptedServer, runner: ScriptedRunner) -> None:
+    mailbox = runner.join()
+    runner.run()
+    wakes = runner.wakes
+    for i in range(100):
+        server.write((b"a", b"%d" % i))
+        runner.run(0.0001)
+    assert runner.wakes - wakes <= 20
+    runner.run(0.01)
+    assert told(mailbox)[-1] == ("set", b"a", b"99")
+
+
 def test_matching_counts_cost_no_comparison(server: ScriptedServer, runner: ScriptedRunner) -> None:
     runner.join()
     runner.run()
