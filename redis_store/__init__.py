@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis_store.clients.sync import Client, connect
     from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore, Lock, RateLimit, Semaphore
     from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, CacheDecorator, CachedFunction
+    from redis_store.sequence import AsyncStoredSequence, StoredSequence
     from redis_store.stats import StoreStats
     from redis_store.store import DataStore
     from redis_store.transaction import AsyncTransaction, Transaction
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncLock",
     "AsyncRateLimit",
     "AsyncSemaphore",
+    "AsyncStoredSequence",
     "AsyncTransaction",
     "AsyncWatch",
     "CacheDecorator",
@@ -68,6 +70,7 @@ __all__ = [
     "Semaphore",
     "ServerInfo",
     "StoreStats",
+    "StoredSequence",
     "Transaction",
     "Ttl",
     "Watch",
@@ -89,6 +92,7 @@ _LATER = {
     "clients.sync": ("Client", "connect"),
     "locks": ("AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"),
     "memo": ("AsyncCacheDecorator", "AsyncCachedFunction", "CacheDecorator", "CachedFunction"),
+    "sequence": ("AsyncStoredSequence", "StoredSequence"),
     "stats": ("StoreStats",),
     "store": ("DataStore",),
     "transaction": ("AsyncTransaction", "Transaction"),

@@ -32,9 +32,11 @@ from redis_store.near.cache import stats_of
 from redis_store.ops import batch, infos, listing, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
+from redis_store.ops.sequences import SequenceOps
 from redis_store.ops.tags import invalidate_tag
 from redis_store.ops.transactions import Draft
 from redis_store.protocol.call import Alone, Op
+from redis_store.sequence import AsyncStoredSequence
 from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.transaction import AsyncTransaction
@@ -504,6 +506,16 @@ class AsyncDataStore:
         check_on_error(on_error)
         scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
         return AsyncDataStore(self._driver, scope, on_error)
+
+    def sequence(self, name: str, max_items: int | None = None, ttl: Ttl = None) -> AsyncStoredSequence:
+        """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
+
+        `append`, `last` and `pop` take one step of the server whatever the length. With `max_items`, each `append` through this
+        object deletes the first items of more. `ttl` is that of each item.
+        """
+        scope = self._scope.moved(name, default_ttl_ms(ttl))
+        most = None if max_items is None else optimistic.check_max_items(max_items)
+        return AsyncStoredSequence(self._driver, SequenceOps(scope, most))
 
     def read_only(self) -> AsyncDataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""

@@ -23,6 +23,9 @@ MAX_VALUES = 1_000_000
 
 MAX_CALL_KEYS = 10_000
 
+MAX_APPENDED_ITEMS = 1000
+"""Limit of the items of one `append` to a sequence, which one script stores."""
+
 MAX_CALL_NAME_BYTES = 2 * 1024 * 1024
 """Limit of the names of several keys in one call of an agent, in bytes; a script copies each of them for the info and the log."""
 
@@ -86,6 +89,15 @@ def check_max_keys(max_keys: int | None) -> int | None:
     if not 1 <= max_keys <= MAX_BOUND:
         raise InvalidInput(f"max_keys must be from 1 to 2**53, not {shown(max_keys)}.")
     return max_keys
+
+
+def check_position(position: object, what: str) -> int:
+    """Return a position in a sequence, or a number of them, or raise if it is not a whole number from 0."""
+    if isinstance(position, bool) or not isinstance(position, int):
+        raise InvalidType(f"{what} must be a whole number, not {type(position).__name__}.")
+    if not 0 <= position <= MAX_BOUND:
+        raise InvalidInput(f"{what} must be from 0 to 2**53, not {shown(position)}.")
+    return int(position)
 
 
 def check_version(version: object) -> int:

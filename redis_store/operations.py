@@ -18,7 +18,7 @@ from redis_store.memo import CacheDecorator, Options, decorator
 from redis_store.namespace.access import Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
-from redis_store.ops import batch, infos, listing, updates, values
+from redis_store.ops import batch, infos, listing, sequences, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -69,6 +69,12 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "compare_and_set": updates.compare_and_set,
     "pop": updates.pop,
     "rename": updates.rename,
+    "sequence_append": sequences.append,
+    "sequence_append_bounded": sequences.append_bounded,
+    "sequence_last": sequences.last,
+    "sequence_range": sequences.read_range,
+    "sequence_page": sequences.read_page,
+    "sequence_pop": sequences.pop,
 }
 """The operations by the names of the methods of `DataStore` that they carry out."""
 

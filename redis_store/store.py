@@ -23,6 +23,7 @@ from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker, bare
 from redis_store.namespace.access import NO_WRITES, Access
+from redis_store.sequence import StoredSequence
 from redis_store.stats import StoreStats
 from redis_store.transaction import PendingTransaction, Transaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
@@ -525,6 +526,15 @@ class DataStore(StoreMapping):
         """
         check_on_error(on_error)
         return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), on_error)
+
+    def sequence(self, name: str, max_items: int | None = None, ttl: Ttl = None) -> StoredSequence:
+        """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
+
+        `append`, `last` and `pop` take one step of the server whatever the length. With `max_items`, each `append` through this
+        object deletes the first items of more. `ttl` is that of each item.
+        """
+        moved = self._operations.moved(name, default_ttl_ms(ttl), None)
+        return StoredSequence(moved, None if max_items is None else optimistic.check_max_items(max_items))
 
     def read_only(self) -> DataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""

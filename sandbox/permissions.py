@@ -19,6 +19,7 @@ AGENTS_NAMES = {
     "scan_page": "iter_keys",
     "scan_items_page": "iter_items",
     "scan_infos_page": "iter_items_info",
+    "sequence_page": "sequence_range",
     "replace": "update",
     "claim_value": "get_or_set",
     "renew_value": "get_or_set",
@@ -38,7 +39,7 @@ AGENTS_NAMES = {
 KNOWN_OPERATIONS = frozenset(AGENTS_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
 """Names of the operations, as agents call them; ``contains`` is ``in``, ``count`` is ``len``, and ``set_if_version`` and
 ``delete_if_version`` are ``set`` and ``delete`` with `if_version`, and ``get_many_info``, ``get_all_info`` and
-``iter_items_info`` are the reads with ``info=True``.
+``iter_items_info`` are the reads with ``info=True``. Those of a `sequence` begin with ``sequence_``.
 
 Some operations need a second one, because of what they reveal or delete (`Row.needs`, and the table in docs/security.md):
 ``get_or_set``, ``update``, ``pop`` and the reads of a ``transaction`` need ``get``; its deletions, and all that can add keys in a

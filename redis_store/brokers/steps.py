@@ -19,7 +19,7 @@ from redis_store.limits import check_max_keys, check_timeout, check_version
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
-from redis_store.ops import tags, updates
+from redis_store.ops import sequences, tags, updates
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed, conflict_of
@@ -130,6 +130,23 @@ async def _pop(scope: Scope, key: str, expected: Json | Missing = MISSING) -> tu
     return False, MISSING if found is None else scope.codec.decode(found, scope.namespace, key)
 
 
+async def _sequence_pop(
+    scope: Scope, name: str, expected: Json | Missing = MISSING
+) -> tuple[bool, str, Json | Missing]:
+    """Delete a sequence's last item if it has this name and value, which the caller has decoded; with `MISSING`, read it.
+
+    Returns whether it was deleted, and the name and the value of the last item.
+    """
+    there = None if expected is MISSING else scope.codec.encode(expected)
+    done, found, text = await sequences.take_last(scope, name, there)
+    is_same = found == name and text is not None and there is not None
+    if not done and is_same and updates.is_packed(scope, name, text or b"", there or b""):
+        done, found, text = await sequences.take_last(scope, name, text)
+    if done:
+        return True, name, expected
+    return False, found, MISSING if text is None else scope.codec.decode(text, scope.namespace, found)
+
+
 async def _replace(
     scope: Scope, key: str, expected: Json | Missing, value: Any, ttl: Ttl = None
 ) -> tuple[bool, Json | Missing]:
@@ -221,6 +238,7 @@ _STEPS: dict[str, Callable[..., Op[Any]]] = {
     "rename": updates.rename_sized,
     "pop": _pop,
     "replace": _replace,
+    "sequence_pop": _sequence_pop,
     "acquire_lock": _acquire_lock,
     "renew_lock": _renew_lock,
     "release_lock": _release_lock,

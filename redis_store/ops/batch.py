@@ -316,6 +316,12 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
     if scope.bounds is not UNBOUNDED:
         scope.bounds.check_names(texts)
         scope.bounds.check_batch(len(texts), total_bytes)
+    check_batch_size(scope, total_bytes)
+    return texts
+
+
+def check_batch_size(scope: Scope, total_bytes: int) -> None:
+    """Raise `LimitExceeded` if a batch takes too many bytes."""
     if total_bytes > scope.limits.max_batch_bytes:
         raise LimitExceeded(
             f"The batch takes {total_bytes:,} bytes, and at most {scope.limits.max_batch_bytes:,} are allowed: store it in"
@@ -324,4 +330,3 @@ def _texts(scope: Scope, items: Mapping[str, Any]) -> dict[bytes, bytes]:
             limit_bytes=scope.limits.max_batch_bytes,
             size_bytes=total_bytes,
         )
-    return texts

@@ -237,7 +237,7 @@ async def item_page(scope: Scope, cursor: str, prefix: str, page_keys: int) -> t
     following, names = await names_page(data, at, prefix, page_keys)
     if following is None:
         return await _placed_page(scope, place, prefix, page_keys, names)
-    return following, await _values_of(scope, list(dict.fromkeys(names)))
+    return following, await values_of(scope, list(dict.fromkeys(names)))
 
 
 async def _placed_page(
@@ -255,7 +255,7 @@ async def _placed_page(
         if texts is not None:
             return following, in_turn(part, texts)
         if most == 1:
-            return following, await _values_of(scope, part)
+            return following, await values_of(scope, part)
         most //= 2
 
 
@@ -269,7 +269,7 @@ def _place(name: bytes) -> int:
     return _FIRST_PLACE | int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 2
 
 
-async def _values_of(scope: Scope, names: Sequence[bytes]) -> list[bytes]:
+async def values_of(scope: Scope, names: Sequence[bytes]) -> list[bytes]:
     """Read the values of fields in steps of a few megabytes, or of one value. Return fields and values in turn."""
     flat: list[bytes] = []
     parts, size_bytes = [names] if names else [], 0

@@ -153,6 +153,11 @@ IF_VERSION = {
     for script in (WRITE, BOUNDED[WRITE.name], DELETE)
 }
 """Scripts that write one field, by name, in the form that compares its version first."""
+SEQUENCE_APPEND = _script(
+    "sequence_append", _writing("sequence", "sequence_append").text + WRITE.text + _read("sequence_append_close")
+)
+SEQUENCE_READ = _load("base", "sequence", "sequence_read")
+SEQUENCE_POP = _writing("remove", "sequence", "sequence_pop")
 ATTACH = _load("attach")
 NOTE = _load("note")
 CLAIM = _load("base", "claim")

@@ -68,7 +68,7 @@ local function evict_oldest(met, stay, count)
   for i = 1, #met, 2 do
     local field = met[i]
     bytes = bytes + #field + #(met[i + 1] or '')
-    if not stay[field] and not ages[field] then
+    if field ~= '' and not stay[field] and not ages[field] then -- '' is no key's name, see sequence.lua
       fields[#fields + 1] = field
       ages[field] = written_at(met[i + 1])
     end

@@ -159,6 +159,13 @@ def _popped(result: tuple[bool, Any]) -> Answered:
     return Answered([True] if done else [False, text], 1, True, len(text), text)
 
 
+def _last_popped(result: tuple[bool, str, Any]) -> Answered:
+    done, name, text = result
+    if text is MISSING:
+        return Answered([False], 0, False)
+    return Answered([True] if done else [False, name, text], 1, True, len(text), text)
+
+
 EMPTY = Answer(lambda _: Answered([]), lambda *_: None)
 DONE = Answer(lambda done: Answered([done], int(done), done), lambda _, parts, __: _first(parts))
 STEP = Answer(lambda done: Answered([done], 0, done), DONE.decode)
@@ -196,4 +203,6 @@ HELD = Answer(_held, lambda _, parts, __: _hold(parts))
 MOMENT = Answer(lambda turn: Answered([*turn], 0, turn[0]), lambda _, parts, __: (parts[0], parts[1]))
 REPLACED = Answer(_replaced, lambda _, parts, __: (parts[0], parts[1] if len(parts) > 1 else None))
 POPPED = REPLACED._replace(encode=_popped)
+LAST_POPPED = DONE._replace(encode=_last_popped)
+POSITION = Answer(lambda following: Answered([following]), DONE.decode)
 COMMITTED = Answer(lambda count: Answered([], count), EMPTY.decode)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from redis_store.errors import InvalidType, InvalidValue, LimitExceeded
 from redis_store.flows.compute_once import encode_tag
 from redis_store.flows.optimistic import TransactionParts, check_max_items, check_parts
-from redis_store.limits import MAX_CALL_KEYS, check_cursor, check_version, ttl_to_ms
+from redis_store.limits import MAX_APPENDED_ITEMS, MAX_CALL_KEYS, check_cursor, check_version, ttl_to_ms
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.types import MISSING, NEVER, Json, Ttl
@@ -281,6 +281,10 @@ VALUES = Argument(
     most=MAX_ITEMS_ADDED,
     what="items",
 )
+SEQUENCE_ITEMS = VALUES._replace(
+    stored=lambda texts: sum(map(len, texts)) + (charges.KEY_BYTES + 2 * 16) * len(texts),  # keys of 16 digits
+    most=MAX_APPENDED_ITEMS,
+)
 ITEMS = Argument(
     (TEXT, JSON),
     _items,
@@ -307,6 +311,7 @@ PLAIN_NAME = TOKEN = _as_it_is(TEXT)
 NUMBER_OF = _as_it_is(WHOLE)
 PERIOD_S = _as_it_is(NUMBER)
 WAIT_S = _as_it_is(NUMBER_OR_NONE)
+POSITION_OR_NONE = _as_it_is(WHOLE_OR_NONE)
 LIFETIME_S = _as_it_is(NUMBER_OR_NONE)
 EXPECTED_VERSION = Argument((WHOLE,), lambda _, version: check_version(version))
 TAGS = Argument((TEXT,), lambda _, tags: [*tags], repeated=True, most=MAX_TAGS, what="tags")

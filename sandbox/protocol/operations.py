@@ -25,12 +25,14 @@ from sandbox.protocol.answers import (
     INVALIDATED,
     ITEMS_WITH_INFO,
     KEY_NAMES,
+    LAST_POPPED,
     MOMENT,
     NAMESPACE_NAMES,
     PAGE_OF_ITEMS,
     PAGE_OF_ITEMS_WITH_INFO,
     PAGE_OF_KEYS,
     POPPED,
+    POSITION,
     RENAMED,
     REPLACED,
     STEP,
@@ -55,8 +57,10 @@ from sandbox.protocol.arguments import (
     OLD_KEY,
     PERIOD_S,
     PLAIN_NAME,
+    POSITION_OR_NONE,
     PREFIX,
     SECONDS,
+    SEQUENCE_ITEMS,
     SET,
     TAG,
     TAGS,
@@ -256,7 +260,7 @@ class Row:
 
     def deletes(self, parts: list[Any], bounded: bool) -> bool:
         """Whether a call can make room otherwise than by replacing a value or giving up a claim."""
-        return "delete" in self.needed(parts, bounded) or not (self.adds or self.replaces or self.notes)
+        return "delete" in self.needed(parts, bounded) or not (self.stores or self.replaces or self.notes)
 
     def overwritten(self, namespace: str, parts: list[Any]) -> Mapping[str, list[str]]:
         """Return the keys whose values a call replaces, by namespace."""
@@ -341,6 +345,22 @@ OPERATIONS: dict[str, Row] = {
     "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True),
     # the value was counted when it was written, and is stored only once
     #
+    "sequence_append": Row((SEQUENCE_ITEMS, TTL), POSITION, reads=True, writes=True, changes=True, stores=True),
+    "sequence_append_bounded": Row(
+        (SEQUENCE_ITEMS, NUMBER_OF, TTL),
+        POSITION,
+        reads=True,
+        writes=True,
+        needs=("delete",),
+        changes=True,
+        stores=True,
+    ),
+    "sequence_last": Row((NUMBER_OF,), FOUND_ITEMS, reads=True),
+    "sequence_range": Row((NUMBER_OF, POSITION_OR_NONE), FOUND_ITEMS, reads=True),
+    "sequence_page": Row((NUMBER_OF,), PAGE_OF_ITEMS, reads=True),
+    "sequence_pop": Row(
+        (PLAIN_NAME, TEXT_EXPECTED), LAST_POPPED, reads=True, writes=True, needs=("sequence_last",), changes=True
+    ),
     # Steps between which the agent process calls the agent's own functions, or waits.
     "pop": Row((KEY, TEXT_EXPECTED), POPPED, reads=True, writes=True, needs=("get",), changes=True),
     "replace": Row(

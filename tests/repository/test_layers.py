@@ -24,7 +24,7 @@ LAYERS = {
         {"ops", "cli"},
         {"near"},
         {"drivers"},
-        {"changelog", "locks", "transaction"},
+        {"changelog", "locks", "sequence", "transaction"},
         {"hub"},
         {"watch"},
         {"store", "aio"},

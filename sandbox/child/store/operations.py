@@ -254,6 +254,20 @@ async def _pop(on: ChannelOperations, key: str, default: Any) -> Json:
     return default if value is MISSING else value
 
 
+async def _sequence_pop(on: ChannelOperations) -> Json:
+    name = ""
+
+    async def take(there: bytes | None) -> Literal[True] | bytes | None:
+        nonlocal name
+        done, *found = on.send("sequence_pop", name, there)
+        if not found:
+            return True if done else None
+        name, text = found
+        return bytes(text)
+
+    return await pop_value(f"the last of {on.namespace}", take, lambda text: on.decode(text, name))
+
+
 def _wait_until(
     on: ChannelOperations, key: str, predicate: Callable[[Json], bool] | None, timeout: float | None
 ) -> Json:
@@ -295,6 +309,7 @@ def _wait_until(
 _HERE: dict[str, Callable[..., Any]] = {
     "get_or_set": _get_or_set,
     "pop": lambda on, *arguments: DRIVER.run(_pop(on, *arguments)),
+    "sequence_pop": lambda on: DRIVER.run(_sequence_pop(on)),
     "update": lambda on, *arguments: run_flow(_update(on, *arguments)),
     "wait_until": _wait_until,
     "page_size": lambda on: None,  # the host finds it out

@@ -187,7 +187,16 @@ def test_only_what_deletes_or_releases_is_waited_for() -> None:
     some = {name: [0] * len(row.fixed) for name, row in OPERATIONS.items()}
     deleting = {name for name, row in OPERATIONS.items() if row.frees and row.deletes(some[name], bounded=False)}
     releasing = {"release_lock", "release_place"}
-    assert deleting == {"delete", "delete_if_version", "delete_many", "clear", "pop", "invalidate_tag"} | releasing
+    making_room = {
+        "delete",
+        "delete_if_version",
+        "delete_many",
+        "clear",
+        "pop",
+        "sequence_pop",
+        "sequence_append_bounded",
+    }
+    assert deleting == making_room | {"invalidate_tag"} | releasing
     assert all(row.deletes(some[name], bounded=True) for name, row in OPERATIONS.items() if row.adds)
     transaction = OPERATIONS["commit_transaction"]
     assert not transaction.deletes([SET, "n", "k", b"1", None], bounded=False)

@@ -22,6 +22,7 @@ READS_OF_INFOS = {"get_many_info", "get_all_info", "scan_infos_page"}
 READS = {
     *("get", "get_many", "get_all", "list_keys", "scan_page", "scan_items_page", "info", "contains", "count"),
     *READS_OF_INFOS,
+    *("sequence_last", "sequence_range", "sequence_page"),
 }
 WRITES = {"set", "set_many", "delete", "delete_many", "clear"}
 CLAIMS = {"claim_value", "renew_value", "commit_value", "fail_value"}
@@ -34,6 +35,9 @@ BOTH = {
     "compare_and_set",
     "set_if_version",
     "delete_if_version",
+    "sequence_append",
+    "sequence_append_bounded",
+    "sequence_pop",
     "rename",
     "pop",
     "replace",
@@ -108,11 +112,9 @@ class Rights:
     def allows(self, asked: Asked) -> bool:
         """Whether a request may be carried out."""
         operation = asked.operation
-        needs = (
-            ["get"] * (operation in NEED_GET)
-            + ["info"] * (operation in NEED_INFO)
-            + ["delete"] * (asked.max_keys is not None)
-        )
+        needs = ["get"] * (operation in NEED_GET) + ["info"] * (operation in NEED_INFO)
+        needs += ["delete"] * (asked.max_keys is not None or operation == "sequence_append_bounded")
+        needs += ["sequence_last"] * (operation == "sequence_pop")
         if operation == "commit_transaction":
             needs += [
                 {READ: "get", DELETE: "delete", BOUND: "delete", EXPECT: "info"}[step[0]]
@@ -250,7 +252,8 @@ class Oracle:
                 asked.operation == "renew_value" and not tags_of(asked)
             )
             if (asked.operation in STORE | NOTED and not stores_none) or (
-                asked.operation == "set_many" and len(asked.parts) > 2
+                len(asked.parts)
+                > {"set_many": 2, "sequence_append": 1, "sequence_append_bounded": 2}.get(asked.operation, 99)
             ):
                 return Expected(None, data_of(raw, user))
             if asked.operation == "commit_transaction" and any(step[0] == SET for step in asked.steps):
@@ -268,6 +271,8 @@ class Oracle:
     def _allowed(self, rights: Rights, user: str, asked: Asked, raw: Raw, data: Data) -> Expected:
         found = data.get(asked.namespace, {})
         if asked.operation in READS or asked.operation == "list_namespaces":
+            if asked.operation.startswith("sequence"):
+                return Expected(self._sequence_read(user, asked, raw, found), data)
             return Expected(self._read(rights, asked, found, data), data)
         if asked.operation == "commit_transaction":
             return self._transaction(asked, data)
@@ -277,7 +282,12 @@ class Oracle:
             return self._claim(user, asked, raw, found, data)
         if asked.operation in LOCKS or asked.operation == "take_moment":
             return self._lock(rights, user, asked, raw, data)
-        answer, or_error = self._change(asked, found)
+        if asked.operation.startswith("sequence_append"):
+            answer, or_error = self._appended(user, asked, raw, found), ()
+        elif asked.operation == "sequence_pop":
+            answer, or_error = self._popped(user, asked, raw, found), ()
+        else:
+            answer, or_error = self._change(asked, found)
         if found:
             data[asked.namespace] = found
         else:
@@ -316,6 +326,46 @@ class Oracle:
         if operation == "scan_page":
             return lambda got: sorted(got[1:]) == sorted(wanted)
         return lambda got: _pairs(got[1:]) == wanted
+
+    def _ends(self, user: str, asked: Asked, raw: Raw, found: dict[str, Any]) -> tuple[int, int]:
+        """Return the first position of a sequence, and that of the next item."""
+        text = raw.get(f"user:{user}:info:{asked.namespace}".encode(), {}).get(b"")
+        if text is not None and f"{int(text.split()[1]):016}" not in found:
+            first, following = map(int, text.split())
+            return first, following
+        positions = [int(key) for key in found if len(key) == 16 and key.isdigit()]
+        return min(positions, default=0), max(positions, default=-1) + 1
+
+    def _sequence_read(self, user: str, asked: Asked, raw: Raw, found: dict[str, Any]) -> Callable[[list[Any]], bool]:
+        first, following = self._ends(user, asked, raw, found)
+        start, stop = asked.parts[0], (asked.parts[1:] or (None,))[0]
+        if asked.operation == "sequence_last":
+            start, stop = following - start, following
+        names = [f"{at:016}" for at in range(max(start, first), following if stop is None else min(stop, following))]
+        wanted = {name: found[name] for name in names if name in found}
+        return lambda got: _pairs(got[asked.operation == "sequence_page" :]) == wanted
+
+    def _appended(self, user: str, asked: Asked, raw: Raw, found: dict[str, Any]) -> list[Any]:
+        first, following = self._ends(user, asked, raw, found)
+        bounded = asked.operation == "sequence_append_bounded"
+        items = asked.parts[1 + bounded :]
+        for text in items:
+            found[f"{following:016}"] = json.loads(text)
+            following += 1
+        for at in range(first, following - asked.parts[0] if bounded and items else 0):
+            found.pop(f"{at:016}", None)
+        return [following]
+
+    def _popped(self, user: str, asked: Asked, raw: Raw, found: dict[str, Any]) -> list[Any]:
+        first, following = self._ends(user, asked, raw, found)
+        names = [name for at in range(first, following) if (name := f"{at:016}") in found]
+        if not names:
+            return [False]
+        text = compact(found[names[-1]])
+        if asked.parts != (names[-1], text):
+            return [False, names[-1], text]
+        del found[names[-1]]
+        return [True]
 
     def _change(self, asked: Asked, found: dict[str, Any]) -> tuple[list[Any] | None, tuple[str, ...]]:
         """Change the namespace, and return the answer, or None for an error."""
