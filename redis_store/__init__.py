@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis_store.clients.sync import Client, connect
     from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore, Lock, RateLimit, Semaphore
     from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, CacheDecorator, CachedFunction
+    from redis_store.namespace.fit import bytes_from_json, bytes_to_json, fit_name
     from redis_store.sequence import AsyncStoredSequence, StoredSequence
     from redis_store.stats import StoreStats
     from redis_store.store import DataStore
@@ -74,8 +75,11 @@ __all__ = [
     "Transaction",
     "Ttl",
     "Watch",
+    "bytes_from_json",
+    "bytes_to_json",
     "connect",
     "connect_async",
+    "fit_name",
 ]
 __all__ += errors.__all__
 
@@ -92,6 +96,7 @@ _LATER = {
     "clients.sync": ("Client", "connect"),
     "locks": ("AsyncLock", "AsyncRateLimit", "AsyncSemaphore", "Lock", "RateLimit", "Semaphore"),
     "memo": ("AsyncCacheDecorator", "AsyncCachedFunction", "CacheDecorator", "CachedFunction"),
+    "namespace.fit": ("bytes_from_json", "bytes_to_json", "fit_name"),
     "sequence": ("AsyncStoredSequence", "StoredSequence"),
     "stats": ("StoreStats",),
     "store": ("DataStore",),
