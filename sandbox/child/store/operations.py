@@ -6,6 +6,7 @@ them again.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,14 @@ class ChannelOperations:
             row = OPERATIONS.get(operation)
             if row is None:
                 _belongs_to_the_host(operation)
-            return row.answer.decode(self, self.send(operation, *row.encode(self, arguments)), arguments)
+            parts = self.send(operation, *row.encode(self, arguments))
+            collects = gc.isenabled()
+            try:
+                gc.disable()  # it would look through the values again and again while they are made, and JSON has no cycles
+                return row.answer.decode(self, parts, arguments)
+            finally:
+                if collects:
+                    gc.enable()
         except DataStoreError as error:
             self.tell_refused(operation, arguments[0] if arguments else None, error)
             raise

@@ -564,3 +564,27 @@ def test_a_batch_again_takes_no_memory_that_must_be_mapped_anew(run: Any, store:
             return {"faults": min(faults)}
         """
     assert run(source).check()["faults"] < 100  # a page has 4 KiB, so the texts alone take 500
+
+
+def test_the_garbage_collector_does_not_run_while_values_are_made_and_stays_as_it_was(
+    run: Any, store: DataStore
+) -> None:
+    store.set_many({f"key-{number}": [[] for _ in range(100)] for number in range(100)})
+    result = run(
+        """
+        import gc
+
+        def run(input_dict, tools):
+            begun = []
+            gc.callbacks.append(lambda phase, info: begun.append(phase))
+            value = data_store.get_all("key-")
+            during, on = len(begun), gc.isenabled()
+            gc.disable()
+            data_store.get("key-1")
+            return {"values": len(value), "during": during, "states": [on, gc.isenabled()]}
+        """
+    )
+    got = result.check()
+    assert got["values"] == 100
+    assert got["states"] == [True, False]
+    assert got["during"] < 8  # one run after the call has begun and ended; while the values are made there would be 14
