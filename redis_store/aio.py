@@ -15,7 +15,7 @@ from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, get_or_set, log_miss
 from redis_store.flows.flow import Flow
 from redis_store.flows.run_async import run_flow
-from redis_store.limits import check_max_keys, default_ttl_ms
+from redis_store.limits import check_max_keys, check_sliding, default_ttl_ms
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import (
     AsyncCacheDecorator,
@@ -30,6 +30,7 @@ from redis_store.namespace.access import NO_WRITES, Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
 from redis_store.ops import batch, infos, listing, updates, values
+from redis_store.ops import touch as touching
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.sequences import SequenceOps
@@ -58,7 +59,8 @@ class AsyncDataStore:
     A cancelled call may or may not have been carried out; it never affects another call.
     """
 
-    def __init__(self, driver: AsyncDriver, scope: Scope, on_error: OnError = "raise") -> None:
+    def __init__(self, driver: AsyncDriver, scope: Scope, on_error: OnError = "raise", sliding: bool = False) -> None:
+        self._sliding = sliding
         self._driver = driver
         self._scope = scope
         self._on_error = on_error
@@ -79,22 +81,33 @@ class AsyncDataStore:
         return self._scope.namespace
 
     @overload
-    async def get(self, key: str, default: Any = None) -> Json: ...
+    async def get(self, key: str, default: Any = None, *, touch: float | timedelta | None = None) -> Json: ...
     @overload
-    async def get(self, key: str, default: None = None, *, as_type: type[T]) -> T | None: ...
+    async def get(
+        self, key: str, default: None = None, *, as_type: type[T], touch: float | timedelta | None = None
+    ) -> T | None: ...
     @overload
-    async def get(self, key: str, default: D, *, as_type: type[T]) -> T | D: ...
-    async def get(self, key: str, default: Any = None, *, as_type: Any = None) -> Any:
+    async def get(self, key: str, default: D, *, as_type: type[T], touch: float | timedelta | None = None) -> T | D: ...
+    async def get(
+        self, key: str, default: Any = None, *, as_type: Any = None, touch: float | timedelta | None = None
+    ) -> Any:
         """Return the value of a key, or `default` if the key is missing. A stored null is returned as None.
 
         With `as_type` the value is converted to a dataclass, TypedDict, NamedTuple or pydantic model, or to a container of such:
         ``list[Point]``. `StoredDataError`, with its `path`, is raised if the value does not fit. `default` is never converted.
+
+        With `touch`, an existing key is set to expire that many seconds from now, as by `expire`, in the same round trip. It
+        needs the right to write, and the server is asked even if a near cache has the value.
         """
         if as_type is not None:
             convert = converter(as_type)
-            value = await self.get(key, MISSING)
+            value = await self.get(key, MISSING, touch=touch)
             return default if value is MISSING else convert(value, self.namespace, key)
         try:
+            if touch is not None:
+                return await self._run(touching.get_touched(self._scope, key, touch, default))
+            if self._sliding:
+                return await self._run(touching.get_sliding(self._scope, key, None, default))
             return await self._driver.read(values.GET, self._scope, key, default)
         except OUTAGES as error:
             self._log_miss_or_raise("get", error)
@@ -406,6 +419,8 @@ class AsyncDataStore:
         if convert is not None:
             return {key: convert(value, self.namespace, key) for key, value in (await self.get_many(keys)).items()}
         try:
+            if self._sliding:
+                return await self._run(touching.get_many_sliding(self._scope, keys))
             return await self._driver.read(batch.GET_MANY, self._scope, keys)
         except OUTAGES as error:
             self._log_miss_or_raise("get_many", error)
@@ -494,7 +509,12 @@ class AsyncDataStore:
         return await wait_until(self._driver, self._scope, key, predicate, timeout)
 
     def use_namespace(
-        self, name: str, ttl: Ttl = None, max_keys: int | None = None, on_error: OnError = "raise"
+        self,
+        name: str,
+        ttl: Ttl = None,
+        max_keys: int | None = None,
+        on_error: OnError = "raise",
+        sliding: bool = False,
     ) -> AsyncDataStore:
         """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
 
@@ -502,10 +522,14 @@ class AsyncDataStore:
         number of keys evicts other keys: from a random sample, those written longest ago. With ``on_error="compute"``, for a
         cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
         `get_or_set` and `cached` compute.
+
+        With `sliding`, each `get` and `get_many` through the handle lets the ttl of the keys that have one begin anew. They need
+        the right to write, and the server is asked even if a near cache has the value. Other reads change no ttl.
         """
         check_on_error(on_error)
+        check_sliding(sliding, ttl)
         scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
-        return AsyncDataStore(self._driver, scope, on_error)
+        return AsyncDataStore(self._driver, scope, on_error, sliding)
 
     def sequence(self, name: str, max_items: int | None = None, ttl: Ttl = None) -> AsyncStoredSequence:
         """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
@@ -534,7 +558,8 @@ class AsyncDataStore:
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        return AsyncDataStore(self._driver, self._scope.narrowed(Access.of(read, write, namespaces)), self._on_error)
+        scope = self._scope.narrowed(Access.of(read, write, namespaces))
+        return AsyncDataStore(self._driver, scope, self._on_error, self._sliding)
 
     def as_json_text(self, *, errors_as_values: bool = False) -> AsyncDataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them.
@@ -542,7 +567,7 @@ class AsyncDataStore:
         With `errors_as_values`, a watch of this handle returns the `StoredDataError` of a value that cannot be unpacked as the
         change's value, instead of raising it.
         """
-        return AsyncDataStore(self._driver, self._scope.as_json_text(errors_as_values), self._on_error)
+        return AsyncDataStore(self._driver, self._scope.as_json_text(errors_as_values), self._on_error, self._sliding)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""

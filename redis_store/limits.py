@@ -100,6 +100,14 @@ def check_position(position: object, what: str) -> int:
     return int(position)
 
 
+def check_sliding(sliding: object, ttl: Ttl) -> None:
+    """Raise if a handle is to let ttls begin anew and has none to give, or is told so by something else than a bool."""
+    if not isinstance(sliding, bool):
+        raise InvalidType(f"sliding must be True or False, not {type(sliding).__name__}.")
+    if sliding and default_ttl_ms(ttl) is None:
+        raise InvalidInput("A sliding namespace needs a ttl: give use_namespace(name, ttl=..., sliding=True).")
+
+
 def check_version(version: object) -> int:
     """Return an expected version as given, or raise if it is not a whole number from 0."""
     if isinstance(version, bool) or not isinstance(version, int):

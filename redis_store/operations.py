@@ -18,7 +18,7 @@ from redis_store.memo import CacheDecorator, Options, decorator
 from redis_store.namespace.access import Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
-from redis_store.ops import batch, infos, listing, sequences, updates, values
+from redis_store.ops import batch, infos, listing, sequences, touch, updates, values
 from redis_store.ops.compute_once import ComputePlan
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.tags import invalidate_tag
@@ -63,6 +63,9 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "info": values.info,
     "contains": values.CONTAINS,
     "count": values.count,
+    "get_touched": touch.get_touched,
+    "get_sliding": touch.get_sliding,
+    "get_many_sliding": touch.get_many_sliding,
     "expire": values.expire,
     "persist": values.persist,
     "set_if_absent": updates.set_if_absent,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeV
 from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, log_miss
 from redis_store.flows.flow import Flow
-from redis_store.limits import check_max_keys, default_ttl_ms
+from redis_store.limits import check_max_keys, check_sliding, default_ttl_ms
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker, bare
@@ -42,6 +43,9 @@ R = TypeVar("R")
 _MISSES: dict[str, Callable[..., Any]] = {
     "get": lambda key, default: default,
     "get_many": lambda keys: {},
+    "get_touched": lambda key, touch, default: default,
+    "get_sliding": lambda key, ttl, default: default,
+    "get_many_sliding": lambda keys, ttl: {},
     "contains": lambda key: False,
 }
 """What the reads of a cache find while the store is unavailable."""
@@ -90,10 +94,13 @@ class DataStore(StoreMapping):
     write.
     """
 
-    def __init__(self, operations: Operations, on_error: OnError = "raise") -> None:
+    def __init__(self, operations: Operations, on_error: OnError = "raise", sliding: bool = False) -> None:
         self._operations = operations
         self._on_error = on_error
+        self._sliding = sliding
         self._call = operations.call if on_error == "raise" else self._call_or_miss
+        if sliding:
+            self._call = partial(self._call_sliding, self._call)
 
     @property
     def url(self) -> str:
@@ -111,21 +118,28 @@ class DataStore(StoreMapping):
         return self._operations.namespace
 
     @overload
-    def get(self, key: str, default: Any = None) -> Json: ...
+    def get(self, key: str, default: Any = None, *, touch: float | timedelta | None = None) -> Json: ...
     @overload
-    def get(self, key: str, default: None = None, *, as_type: type[T]) -> T | None: ...
+    def get(
+        self, key: str, default: None = None, *, as_type: type[T], touch: float | timedelta | None = None
+    ) -> T | None: ...
     @overload
-    def get(self, key: str, default: D, *, as_type: type[T]) -> T | D: ...
-    def get(self, key: str, default: Any = None, *, as_type: Any = None) -> Any:
+    def get(self, key: str, default: D, *, as_type: type[T], touch: float | timedelta | None = None) -> T | D: ...
+    def get(self, key: str, default: Any = None, *, as_type: Any = None, touch: float | timedelta | None = None) -> Any:
         """Return the value of a key, or `default` if the key is missing. A stored null is returned as None.
 
         With `as_type` the value is converted to a dataclass, TypedDict, NamedTuple or pydantic model, or to a container of such:
         ``list[Point]``. `StoredDataError`, with its `path`, is raised if the value does not fit. `default` is never converted.
+
+        With `touch`, an existing key is set to expire that many seconds from now, as by `expire`, in the same round trip. It
+        needs the right to write, and the server is asked even if a near cache has the value.
         """
         if as_type is not None:
             convert = converter(as_type)
-            value = self.get(key, MISSING)
+            value = self.get(key, MISSING, touch=touch)
             return default if value is MISSING else convert(value, self.namespace, key)
+        if touch is not None:
+            return self._call("get_touched", key, touch, default)
         return self._call("get", key, default)
 
     def set(
@@ -515,7 +529,12 @@ class DataStore(StoreMapping):
         return self._call("wait_until", key, predicate, timeout)
 
     def use_namespace(
-        self, name: str, ttl: Ttl = None, max_keys: int | None = None, on_error: OnError = "raise"
+        self,
+        name: str,
+        ttl: Ttl = None,
+        max_keys: int | None = None,
+        on_error: OnError = "raise",
+        sliding: bool = False,
     ) -> DataStore:
         """Return a handle of another namespace of the same user. It shares the connections, and closes with this handle.
 
@@ -523,9 +542,13 @@ class DataStore(StoreMapping):
         number of keys evicts other keys: from a random sample, those written longest ago. With ``on_error="compute"``, for a
         cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
         `get_or_set` and `cached` compute.
+
+        With `sliding`, each `get` and `get_many` through the handle lets the ttl of the keys that have one begin anew. They need
+        the right to write, and the server is asked even if a near cache has the value. Other reads change no ttl.
         """
         check_on_error(on_error)
-        return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), on_error)
+        check_sliding(sliding, ttl)
+        return DataStore(self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), on_error, sliding)
 
     def sequence(self, name: str, max_items: int | None = None, ttl: Ttl = None) -> StoredSequence:
         """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
@@ -553,7 +576,7 @@ class DataStore(StoreMapping):
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        return DataStore(self._operations.narrowed(Access.of(read, write, namespaces)), self._on_error)
+        return DataStore(self._operations.narrowed(Access.of(read, write, namespaces)), self._on_error, self._sliding)
 
     def as_json_text(self, *, errors_as_values: bool = False) -> DataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them.
@@ -561,7 +584,7 @@ class DataStore(StoreMapping):
         With `errors_as_values`, a watch of this handle returns the `StoredDataError` of a value that cannot be unpacked as the
         change's value, instead of raising it.
         """
-        return DataStore(self._operations.as_json_text(errors_as_values), self._on_error)
+        return DataStore(self._operations.as_json_text(errors_as_values), self._on_error, self._sliding)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
@@ -594,6 +617,14 @@ class DataStore(StoreMapping):
                 raise
             log_miss(operation, error)
             return _MISSES[operation](*arguments)
+
+    def _call_sliding(self, call: Callable[..., Any], operation: str, *arguments: Any) -> Any:
+        if operation == "get":
+            key, default = arguments
+            return call("get_sliding", key, None, default)
+        if operation == "get_many":
+            return call("get_many_sliding", *arguments, None)
+        return call(operation, *arguments)
 
     def _contains(self, key: str) -> bool:
         return self._call("contains", key)

@@ -180,6 +180,9 @@ VALUE_OR_DEFAULT = Answer(
     _found,
     lambda caller, parts, arguments: caller.decode(parts[0], arguments[0]) if parts else arguments[1],
 )
+VALUE_TOUCHED = VALUE_OR_DEFAULT._replace(
+    decode=lambda caller, parts, arguments: caller.decode(parts[0], arguments[0]) if parts else arguments[2]
+)
 SUM = Answer(
     lambda text: Answered([text], size=len(text), value=text),
     lambda caller, parts, arguments: caller.decode(parts[0], arguments[0]),

@@ -38,6 +38,7 @@ from sandbox.protocol.answers import (
     STEP,
     SUM,
     VALUE_OR_DEFAULT,
+    VALUE_TOUCHED,
     Answer,
     Answered,
 )
@@ -275,6 +276,8 @@ class Row:
         return found
 
 
+_TOUCH = ("get", "expire")
+
 OPERATIONS: dict[str, Row] = {
     "get": Row((KEY,), VALUE_OR_DEFAULT, reads=True),
     "set": Row(
@@ -308,6 +311,13 @@ OPERATIONS: dict[str, Row] = {
     "info": Row((KEY,), INFO, reads=True),
     "contains": Row((KEY,), DONE, reads=True),
     "count": Row((), COUNT, reads=True),
+    "get_touched": Row(
+        (KEY, SECONDS), VALUE_TOUCHED, reads=True, writes=True, needs=_TOUCH, changes=True, tells=True, replaces=True
+    ),
+    "get_sliding": Row(
+        (KEY, TTL), VALUE_TOUCHED, reads=True, writes=True, needs=_TOUCH, changes=True, tells=True, replaces=True
+    ),
+    "get_many_sliding": Row((KEYS, TTL), FOUND_ITEMS, reads=True, writes=True, needs=_TOUCH),
     "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
     "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
     "increment": Row(

@@ -26,6 +26,7 @@ READS = {
 }
 WRITES = {"set", "set_many", "delete", "delete_many", "clear"}
 CLAIMS = {"claim_value", "renew_value", "commit_value", "fail_value"}
+TOUCH = {"get_touched", "get_sliding", "get_many_sliding"}
 BOTH = {
     "expire",
     "persist",
@@ -35,6 +36,7 @@ BOTH = {
     "compare_and_set",
     "set_if_version",
     "delete_if_version",
+    *TOUCH,
     "sequence_append",
     "sequence_append_bounded",
     "sequence_pop",
@@ -43,7 +45,7 @@ BOTH = {
     "replace",
     *CLAIMS,
 }
-NEED_GET = {"pop", "replace", *CLAIMS}
+NEED_GET = {"pop", "replace", *CLAIMS, *TOUCH}
 COMPARE_VERSIONS = {"set_if_version", "delete_if_version"}
 NEED_INFO = COMPARE_VERSIONS | READS_OF_INFOS
 LOCKS = {f"{what}_{kind}" for what in ("acquire", "renew", "release") for kind in ("lock", "place")}
@@ -59,7 +61,9 @@ STORE = {
     "commit_value",
 }
 """Operations whose every call counts for the quota."""
-NOTED = {*CLAIMS, "acquire_lock", "acquire_place", "take_moment", "expire", "persist"} - {"fail_value"}
+NOTED = {*CLAIMS, "get_touched", "get_sliding", "acquire_lock", "acquire_place", "take_moment", "expire", "persist"} - {
+    "fail_value"
+}
 """Operations that store something beside the data, whose calls count for the quota too."""
 
 _KINDS = {"lock": "locks", "limit": "locks", "rate": "limits", "tag": "tags", "consumer": "consumers"}
@@ -114,6 +118,7 @@ class Rights:
         operation = asked.operation
         needs = ["get"] * (operation in NEED_GET) + ["info"] * (operation in NEED_INFO)
         needs += ["delete"] * (asked.max_keys is not None or operation == "sequence_append_bounded")
+        needs += ["expire"] * (operation in TOUCH)
         needs += ["sequence_last"] * (operation == "sequence_pop")
         if operation == "commit_transaction":
             needs += [
@@ -278,6 +283,14 @@ class Oracle:
             return self._transaction(asked, data)
         if asked.operation == "invalidate_tag":
             return self._invalidated(rights, user, asked, raw, data)
+        if asked.operation in TOUCH:
+            too_old = () if self._has_ttl else ("UnsupportedByServer",)
+            if asked.operation == "get_many_sliding":
+                wanted = {key: found[key] for key in asked.parts[1:] if key in found}
+                return Expected(lambda got: _pairs(got) == wanted, data, too_old)
+            return Expected(
+                lambda got: _loaded(got) == [found[key] for key in asked.parts[:1] if key in found], data, too_old
+            )
         if asked.operation in CLAIMS:
             return self._claim(user, asked, raw, found, data)
         if asked.operation in LOCKS or asked.operation == "take_moment":
