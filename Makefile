@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges soak services histories fuzz fuzz-values clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -56,6 +56,9 @@ bench-quick: .venv/.test ## get, set and batches of real documents beside redis-
 
 bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREAD BLOCK
 	@$(BIN)/python -m benchmarks.watching $(ARGS)
+
+test-integrations: .venv/.integrations ## the suites of the frameworks that the store stands behind; ARGS="-k name"
+	INTEGRATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/integrations $(ARGS)
 
 soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for an hour
 	@$(BIN)/python -m tests.support.soak $(ARGS)
@@ -106,6 +109,11 @@ distclean: clean ## remove .venv as well
 	@echo "Installing the packages and what tests them into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch .venv/.demo $@
+
+.venv/.integrations: .venv/.made pyproject.toml $(REINSTALL)
+	@echo "Installing the packages and the frameworks into .venv (once; up to three minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[integrations]'
+	@touch .venv/.demo .venv/.test $@
 
 .venv/.bench: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages and what they are compared with into .venv (once; up to two minutes) ..."

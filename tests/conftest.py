@@ -58,6 +58,10 @@ LONGEST_FIRST = (
 """Files that take long run first, so that no process is left with a long one at the end (``--no-loadscope-reorder``)."""
 
 
+collect_ignore = [] if os.environ.get("INTEGRATIONS") else ["integrations"]
+"""`make test-integrations` installs what these tests need, and sets the variable."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in (*KINDS, *SIDES, "brokered"):
         config.addinivalue_line("markers", f"{name}: runs against, or through, {name}")

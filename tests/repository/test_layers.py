@@ -31,7 +31,7 @@ LAYERS = {
         {"operations"},
         {"clients", "brokers"},
         {"__init__"},
-        {"testing", "__main__"},
+        {"testing", "integrations", "__main__"},
     ],
     "sandbox": [
         {"errors", "protocol", "masking"},

@@ -58,7 +58,7 @@ OF_THE_USER: dict[str, tuple[Any, ...]] = {
 """Operations outside any namespace, which need the right to write to at least one."""
 NEITHER = {
     *("url", "user", "namespace", "use_namespace", "as_json_text", "close", "list_namespaces", "stats"),
-    *("read_only", "restricted", "cached", "transaction", "transact"),
+    *("read_only", "sequence", "restricted", "cached", "transaction", "transact"),
 }
 WATCHES = {"watch", "watch_all", "wait_for", "wait_until"}
 OF_MAPPINGS = {"items", "keys", "values", "popitem", "setdefault"}
