@@ -12,7 +12,7 @@ import typer
 
 from redis_store.cli import reply_format
 from redis_store.cli.reply_format import ErrorReply, Reply, goes_on
-from redis_store.cli.server import DataDirOption
+from redis_store.cli.session import DataDirOption
 from redis_store.cli.streams import stdout_failed
 from redis_store.errors import InvalidInput
 from redis_store.settings import Settings, resolve_url

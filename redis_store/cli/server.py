@@ -11,21 +11,13 @@ from typing import Annotated
 import typer
 
 from redis_store import server
+from redis_store.cli.session import DataDirOption
 from redis_store.server import ServerStatus
 from redis_store.server_config import Durability
 from redis_store.values.printable import message, one_line
 
 NOT_RUNNING = 3
 
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        metavar="FOLDER",
-        help="Folder of the embedded server; else REDIS_STORE_DATA_DIR, else this user's data folder.",
-        show_default=False,
-    ),
-]
 ForceOption = Annotated[bool, typer.Option("--force", help="Even while processes use it.")]
 
 app = typer.Typer(

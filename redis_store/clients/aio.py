@@ -95,6 +95,11 @@ class AsyncClient:
         return f"<AsyncClient at {without_secrets(self.url)}>"
 
 
+def async_core_of(client: AsyncClient) -> AsyncCore:
+    """Return what the stores of a client share, for operators' operations, which concern no user or all of them."""
+    return client._shared.core
+
+
 class _AsyncShared:
     """What the stores of one client share."""
 

@@ -101,6 +101,11 @@ class Client:
         return f"<Client at {without_secrets(self.url)}>"
 
 
+def core_of(client: Client) -> SyncCore:
+    """Return what the stores of a client share, for operators' operations, which concern no user or all of them."""
+    return client._shared.core
+
+
 class _Shared:
     """What the stores of one client share."""
 

@@ -25,6 +25,9 @@ MAX_AGENT_BYTES = 256
 _CONSUMERS = b"consumer:"
 """Prefix of the locks that name the process holding a consumer."""
 
+AUDIT_LOG = b"user::audit"
+"""The Redis key of the log of operators' changes. No user's data is there, as no user id is empty."""
+
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
 _GLOB = re.compile(r"([\\*?\[\]])")
 

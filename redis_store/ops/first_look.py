@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Generator
 from typing import Any
 
 from redis_store.errors import DataStoreError, InvalidSettings, PermissionDenied, UnsupportedByServer
 from redis_store.namespace.keys import UserKeys
-from redis_store.protocol.call import Call, as_is
+from redis_store.protocol.call import all_replies
 from redis_store.protocol.command import Command, ReplyError
 from redis_store.protocol.error_replies import translate
 
@@ -29,7 +27,7 @@ async def first_look(user: UserKeys) -> None:
     nothing.
     """
     form = user.form
-    facts, *replies = await _all_replies(("INFO", "server"), *(command for _, command in _NEEDED))
+    facts, *replies = await all_replies(("INFO", "server"), *(command for _, command in _NEEDED))
     for (what, command), reply in zip(_NEEDED, replies, strict=True):
         if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
             raise _useless(what, translate(reply, (command,)))
@@ -43,7 +41,7 @@ async def check_form(user: UserKeys) -> None:
     """Raise `InvalidSettings` if the user has data in the other form of keys, and none in this one."""
     tagged = bool(user.form.tagged)
     here, there = user.registry_in(tagged), user.registry_in(not tagged)
-    is_here, is_there = await _all_replies(("EXISTS", here), ("EXISTS", there))  # an error if another node has the key
+    is_here, is_there = await all_replies(("EXISTS", here), ("EXISTS", there))  # an error if another node has the key
     if is_there == 1 and is_here == 0:
         what = (
             "this server needs (or hash_tags=True asks for)" if tagged else "a single server has without hash_tags=True"
@@ -73,13 +71,6 @@ async def _is_cluster(facts: Any) -> bool:
         mode = told.get("server_mode") or told.get("redis_mode")
         if mode:
             return mode == "cluster"
-    (reply,) = await _all_replies(("HELLO",))  # without a number it only tells
+    (reply,) = await all_replies(("HELLO",))  # without a number it only tells
     pairs = reply if isinstance(reply, list) else []
     return dict(zip(pairs[::2], pairs[1::2], strict=False)).get(b"mode") == b"cluster"
-
-
-@types.coroutine
-def _all_replies(*commands: Command) -> Generator[Call[Any], Any, list[Any]]:
-    """Send commands together and return each reply, also if it is an error."""
-    reply = yield Call(commands, as_is, True)
-    return list(reply) if len(commands) > 1 else [reply]

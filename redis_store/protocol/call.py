@@ -66,6 +66,15 @@ def read(*command: Argument, bulk: bool = False) -> Call[Any]:
     return Call((command,), as_is, True, bulk)
 
 
+@types.coroutine
+def all_replies(
+    *commands: Command, repeatable: bool = True, bulk: bool = False
+) -> Generator[Call[Any], Any, list[Any]]:
+    """Send commands together and return each reply, also if it is a `ReplyError`."""
+    reply = yield Call(commands, as_is, repeatable, bulk)
+    return list(reply) if len(commands) > 1 else [reply]
+
+
 def watch(*keys: bytes) -> Call[Any]:
     """Return the call that makes the connection's next transaction fail if one of these keys changes before it."""
     return Call((("WATCH", *keys),), as_is, True)

@@ -337,10 +337,13 @@ def test_cli_page_has_every_command_and_option(words: tuple[str, ...], command: 
     title = " ".join(words)
     match = re.search(rf"^#+ `{re.escape(title)}`\n(.*?)(?=^#|\Z)", page, re.DOTALL | re.MULTILINE)
     assert match, f"docs/cli.md has no section `{title}`"
+    text = match[1]
+    if {"as_json", "quiet"} <= {parameter.name for parameter in command.params}:
+        text += page.partition("\n## Options of operators' commands\n")[2].partition("\n## ")[0]
     for parameter in command.params:
         for option in (*parameter.opts, *parameter.secondary_opts):
             if option.startswith("-"):
-                assert f"`{option}" in match[1], f"docs/cli.md does not say what {option} does in `{title}`"
+                assert f"`{option}" in text, f"docs/cli.md does not say what {option} does in `{title}`"
     assert inspect.cleandoc(command.help or ""), f"{title} has no help"
 
 

@@ -21,7 +21,7 @@ LAYERS = {
         {"namespace", "memo"},
         {"protocol"},
         {"scripts", "flows", "connections"},
-        {"ops", "cli"},
+        {"ops"},
         {"near"},
         {"drivers"},
         {"changelog", "locks", "sequence", "transaction"},
@@ -30,8 +30,11 @@ LAYERS = {
         {"store", "aio"},
         {"operations"},
         {"clients", "brokers"},
+        {"admin"},
         {"__init__"},
-        {"testing", "integrations", "__main__"},
+        {"integrations"},
+        {"cli"},
+        {"testing", "__main__"},
     ],
     "sandbox": [
         {"errors", "protocol", "masking"},
@@ -53,7 +56,7 @@ LAYERS = {
 MOST_PARTS_AT_THE_TOP = 16
 """Modules at the top level of a package; a part of the design is a folder."""
 
-WITHOUT_IO = {"values", "namespace", "protocol", "flows", "ops", "changelog", "hub", "watch"}
+WITHOUT_IO = {"values", "namespace", "protocol", "flows", "ops", "changelog", "hub", "watch", "admin"}
 """Folders of `redis_store` that decide and do no I/O."""
 
 WITH_IO = {
@@ -64,6 +67,9 @@ WITH_IO = {
     "hub.run_hub",
     "watch.sync",
     "watch.aio",
+    "admin.operator",
+    "admin.sync",
+    "admin.aio",
 }
 """The modules in them that carry decisions out."""
 

@@ -1,0 +1,14 @@
+"""Operations for operators and services, over all users of a server; the commands of `redis-store` are made of them.
+
+from redis_store.admin import Admin
+
+with Admin("redis://localhost:6379") as admin:
+    for user in admin.list_users(by="memory"):
+        print(user.user, user.bytes)
+"""
+
+from redis_store.admin.aio import AsyncAdmin
+from redis_store.admin.records import AuditEntry, NamespaceUsage, UserUsage
+from redis_store.admin.sync import Admin
+
+__all__ = ["Admin", "AsyncAdmin", "AuditEntry", "NamespaceUsage", "UserUsage"]

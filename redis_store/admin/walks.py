@@ -1,0 +1,77 @@
+"""Walks: listings without I/O, as asynchronous generators that await `Call`s and yield a list of records for each step.
+
+`sync.py` and `aio.py` run each step with a driver, as an operation of its own. A walk awaits nothing while it is closed.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+from redis_store.namespace.redis_key import EVERY_KEY, RedisKey, glob_for_user, parse_redis_key
+from redis_store.ops.listing import START
+from redis_store.protocol.call import Call, read
+
+T = TypeVar("T")
+
+Walk: TypeAlias = AsyncGenerator[list[T], None]
+"""A listing in steps."""
+
+SCAN_COUNT = 1000
+"""Redis keys that one step of a scan looks at, about, which takes the server half a millisecond."""
+
+
+class _WalkEnded(BaseException):
+    """Ends a walk."""
+
+
+@types.coroutine
+def next_page(walk: Walk[T]) -> Generator[Call[Any], Any, list[T] | None]:
+    """The operation of one step: return the next records of a walk, or None at its end.
+
+    What ends the operation early also ends the walk and those in it, by an error: Python closes no generator that another awaits.
+    """
+    step: Any = walk.__anext__()
+    try:
+        call = step.send(None)
+        while True:
+            try:
+                reply = yield call
+            except GeneratorExit:
+                with suppress(_WalkEnded):
+                    step.throw(_WalkEnded)
+                raise
+            except BaseException as error:
+                call = step.throw(error)
+            else:
+                call = step.send(reply)
+    except StopIteration as stop:
+        page: list[T] = stop.value
+        return page
+    except StopAsyncIteration:
+        return None
+
+
+async def redis_keys(user: str | None = None, kind: str = "") -> Walk[tuple[bytes, RedisKey]]:
+    """Find the Redis keys of all users, or of one, each once; with `kind`, the keys of that Redis type only."""
+    pattern = EVERY_KEY if user is None else glob_for_user(user)
+    met: set[bytes] = set()
+    cursor = START
+    while True:
+        typed = ("TYPE", kind) if kind else ()
+        raw, page = await read("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, *typed, bulk=True)
+        new = [key for key in dict.fromkeys(page) if key not in met]
+        met.update(new)
+        parsed = ((key, parse_redis_key(key)) for key in new)
+        yield [(key, parts) for key, parts in parsed if parts is not None and user in (None, parts.user)]
+        cursor = raw.decode()
+        if cursor == START:
+            return
+
+
+def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield a sequence in parts of at most this size."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,98 @@
+"""Tables, times and sizes for people. Names are shown in one line, with control characters as escapes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TextIO
+
+from redis_store.values.printable import one_line
+
+_UNITS = ((86_400 * 365, "y"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|min|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    is_number: bool = False
+    """Whether the column is aligned to the right."""
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, bold: bool = False) -> Iterable[str]:
+    """Yield the lines of a table, the titles first. A cell that is None is shown as ``-``."""
+    cells = [[cell(each) for each in row] for row in rows]
+    widths = [max(len(column.title), *(len(row[at]) for row in cells), 0) for at, column in enumerate(columns)]
+    title = _line([column.title for column in columns], columns, widths)
+    yield f"\x1b[1m{title}\x1b[0m" if bold else title
+    for row in cells:
+        yield _line(row, columns, widths)
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = (
+        text.rjust(width) if column.is_number else text.ljust(width)
+        for text, column, width in zip(cells, columns, widths, strict=True)
+    )
+    return "  ".join(padded).rstrip()
+
+
+def cell(value: object) -> str:
+    """Return a value in a line: a time relative to now, a number with separators, a text with escapes."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3g}"
+    if isinstance(value, datetime):
+        return ago(value)
+    return one_line(value)
+
+
+def ago(when: datetime, now: datetime | None = None) -> str:
+    """Return a time relative to now, such as ``3 min ago`` or ``in 2 h``."""
+    seconds = ((now or datetime.now(UTC)) - when).total_seconds()
+    for size, unit in _UNITS:
+        if abs(seconds) >= size:
+            number = int(abs(seconds) / size)
+            return f"{number} {unit} ago" if seconds > 0 else f"in {number} {unit}"
+    return "now"
+
+
+def size(count: int | None) -> str | None:
+    """Return a number of bytes with its unit, such as ``3.2 MiB``."""
+    if count is None or abs(count) < 1024:
+        return None if count is None else f"{count} B"
+    number = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        number /= 1024
+        if abs(number) < 1024 or unit == "TiB":
+            break
+    return f"{number:,.1f} {unit}"
+
+
+def parse_age(text: str) -> timedelta:
+    """Return the time that a text such as ``30d``, ``10m``, ``1.5h`` or ``90s`` says; raises `ValueError` for another text."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no time: write a number and its unit, such as 30d, 12h, 10m or 90s.")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that understands escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def takes_colors(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that understands colors, and ``NO_COLOR`` is not set."""
+    return takes_escapes(stream) and not os.environ.get("NO_COLOR")

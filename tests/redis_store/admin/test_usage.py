@@ -1,0 +1,141 @@
+"""Who has what: users and namespaces with their keys, memory and last write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from redis_store import Client
+from redis_store.admin import Admin, AsyncAdmin
+from redis_store.errors import InvalidInput
+from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
+
+
+def test_every_user_is_listed_with_what_it_has(client: Client, admin: Admin) -> None:
+    for user in HARD_USERS:
+        client.store(user=user).set_many({"a": 1, "b\n": 2})
+        client.store(user=user, namespace="x\nuser:bob:ns:default").set("c", "v")
+    began = datetime.now(UTC) - timedelta(seconds=60)
+    found = admin.list_users()
+    assert [(one.user, one.namespaces, one.keys) for one in found] == [(user, 2, 3) for user in sorted(HARD_USERS)]
+    for one in found:
+        assert one.last_write is not None
+        assert one.last_write > began
+        assert one.bytes is not None
+        assert one.bytes > 100
+
+
+def test_namespaces_of_one_user_are_no_other_users(client: Client, admin: Admin, raw: redis.Redis) -> None:
+    for user in HARD_USERS:
+        for name in HARD_NAMES:
+            client.store(user=user, namespace=name).set("k", 1)
+    for user in HARD_USERS:
+        assert [(one.user, one.namespace) for one in admin.list_namespaces(user)] == [
+            (user, name) for name in sorted(HARD_NAMES)
+        ]
+    assert [one.namespace for one in admin.list_namespaces("alice", prefix="*")] == ["*"]
+    assert [one.user for one in admin.list_namespaces(prefix="a b")] == sorted(HARD_USERS)
+    raw.hset("user:{carol}:ns:by hand", "k", "1")
+    assert [(one.namespace, one.keys, one.last_write) for one in admin.list_namespaces("carol")] == [
+        ("by hand", 1, None)
+    ]
+
+
+def test_orders_and_ages(client: Client, admin: Admin, raw: redis.Redis) -> None:
+    client.store(user="big").set("k", "x" * 10_000)
+    client.store(user="many").set_many({str(number): 1 for number in range(2500)})
+    client.store(user="old").set("k", 1)
+    raw.hset("user:old:info:default", "k", '{"created":1600000000000,"by":"a","updated":1600000001000,"metadata":{}}')
+    raw.set("user:holder:lock:l", "x")
+    assert admin.list_users("keys")[0].user == "many"
+    assert [one.user for one in admin.list_users("memory")][:2] == ["many", "big"]
+    assert [one.user for one in admin.list_users("last-write")] == ["holder", "old", "big", "many"]
+    assert [(one.user, one.keys, one.namespaces, one.last_write) for one in admin.list_users()[1:2]] == [
+        ("holder", 0, 0, None)
+    ]
+    long_ago = admin.list_users(unwritten_since=datetime(2025, 1, 1, tzinfo=UTC))
+    assert [(one.user, one.last_write) for one in long_ago] == [("old", datetime.fromtimestamp(1600000001, UTC))]
+    with pytest.raises(InvalidInput, match="by must be one of 'name'"):
+        admin.list_users("size")  # type: ignore[arg-type]
+
+
+def test_the_last_write_is_found_in_infos_of_all_forms(client: Client, admin: Admin, raw: redis.Redis) -> None:
+    client.store(user="u").set("k", 1)
+    for text, seconds in [
+        ('{"created":1700000000000}', 1700000000),
+        ('{"created":1700000000000,"updated":1700000002000,"updated_by":"x"}', 1700000002),
+        ('{"created":1700000000000,"by":"a","metadata":{"updated":1800000000000}}', 1700000000),
+        ('{"created":1700000000000000,"updated":1700000003000000,"by":"a"}', 1700000003),
+        ("not ours", None),
+    ]:
+        raw.hset("user:u:info:default", "k", text)
+        (one,) = admin.list_users()
+        assert one.last_write == (None if seconds is None else datetime.fromtimestamp(seconds, UTC)), text
+
+
+def test_redis_keys_of_another_type_do_not_stop_a_listing(client: Client, admin: Admin, raw: redis.Redis) -> None:
+    client.store(user="fine").set("k", 1)
+    raw.set("user:odd:ns:default", "x")
+    raw.set("user:odd:info:default", "x")
+    raw.set("user:", "x")
+    raw.set("user:%zz:ns:a", "x")
+    assert [(one.user, one.keys) for one in admin.list_users()] == [("fine", 1), ("odd", 0)]
+
+
+def test_a_listing_that_is_left_early_leaves_nothing_behind(admin: Admin) -> None:
+    for number in range(3):
+        admin.note(f"change {number}")
+    entries = admin.iter_audit()
+    assert next(entries).what == "change 0"
+    entries.close()
+    assert len(list(admin.iter_audit())) == 3
+
+
+def test_asyncio_has_the_same(url: str, client: Client, admin: Admin) -> None:
+    client.store(user="alice").set("k", 1)
+
+    async def listed() -> None:
+        async with AsyncAdmin(url, operator="async") as same:
+            assert await same.list_users() == admin.list_users()
+            assert await same.list_namespaces("alice") == admin.list_namespaces("alice")
+            await same.note("looked", user="alice", count=1)
+            assert [entry async for entry in same.iter_audit()] == list(admin.iter_audit())
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+            listing = asyncio.ensure_future(same.list_users())
+            await asyncio.sleep(0)
+            listing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await listing
+            assert await same.list_users() == admin.list_users()
+
+    failures: list[object] = []
+    asyncio.run(listed())
+    assert failures == []
+    (entry,) = admin.iter_audit()
+    assert (entry.by, entry.what, entry.outcome, entry.user, entry.count) == ("async", "looked", "done", "alice", 1)
+
+
+def test_commands_show_names_in_a_line_and_give_them_exactly(client: Client, run: Callable[..., Ended]) -> None:
+    for user in HARD_USERS:
+        for name in HARD_NAMES:
+            client.store(user=user, namespace=name).set("k", 1)
+    shown = run("users")
+    assert len(shown.out.splitlines()) == 1 + len(HARD_USERS)
+    assert "a\\nb " in shown.out
+    assert shown.err == f"{len(HARD_USERS)} users.\n"
+    assert "\x1b" not in run("namespaces", "--user", "alice").out
+    exact = run("namespaces", "--user", "a\nb", "--json", "-q")
+    assert [(one["user"], one["namespace"]) for one in exact.records] == [("a\nb", name) for name in sorted(HARD_NAMES)]
+    assert exact.err == ""
+    assert exact.records[0]["last_write"].endswith("Z")
+
+
+def test_wrong_usage_and_a_server_that_is_not_there(run: Callable[..., Ended]) -> None:
+    assert "'3x' is no time: write" in run("users", "--older-than", "3x", code=2).err
+    assert "by must be" in run("users", "--by", "size", code=2).err
+    assert "Cannot connect" in run("users", "--url", "redis://127.0.0.1:1", code=5).err
+    assert run("namespaces", "--user", "", code=2).err.startswith("redis-store: The user id must not be empty")
