@@ -12,6 +12,7 @@ import typer
 
 from redis_store import server
 from redis_store.cli.session import DataDirOption
+from redis_store.errors import EmbeddedServerError
 from redis_store.server import ServerStatus
 from redis_store.server_config import Durability
 from redis_store.values.printable import message, one_line
@@ -92,7 +93,11 @@ def destroy(
     if not yes and not _agrees(f"Remove all data in {folder}?"):
         _say("Nothing was removed.")
         raise typer.Exit(1)
-    server.destroy(folder, force=force)
+    try:
+        server.destroy(folder, force=force)
+    except EmbeddedServerError as error:  # in use, and reached
+        _say(f"redis-store: {error}")
+        raise typer.Exit(1) from None
     _say(f"Removed the data in {folder}.")
 
 
