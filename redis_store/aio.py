@@ -461,6 +461,25 @@ class AsyncDataStore:
         """Return a key's info (times, writers, metadata, size), or None if the key is missing."""
         return await self._run(values.info(self._scope, key))
 
+    async def infos(self, keys: Iterable[str]) -> dict[str, KeyInfo]:
+        """Return the infos of those keys that exist, in the order of `keys`. Each is a snapshot of its key."""
+        return await self._run(batch.infos(self._scope, keys))
+
+    async def contains(self, key: str) -> bool:
+        """Return whether a key exists; ``key in store`` is the same for threads."""
+        try:
+            return await self._driver.read(values.CONTAINS, self._scope, key)
+        except OUTAGES as error:
+            self._log_miss_or_raise("contains", error)
+            return False
+
+    async def count(self) -> int:
+        """Return the number of keys of the namespace; ``len(store)`` is the same for threads.
+
+        It may include keys that have expired and are not removed yet.
+        """
+        return await self._run(values.count(self._scope))
+
     def watch(
         self,
         prefix: str | None = None,

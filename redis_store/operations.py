@@ -61,6 +61,7 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "set_many": lambda scope, items, metadata, ttl: batch.set_many(scope, items, metadata, ttl, new_id()),
     "clear": batch.clear,
     "info": values.info,
+    "infos": batch.infos,
     "contains": values.CONTAINS,
     "count": values.count,
     "get_touched": touch.get_touched,

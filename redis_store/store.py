@@ -483,6 +483,21 @@ class DataStore(StoreMapping):
         """Return a key's info (times, writers, metadata, size), or None if the key is missing."""
         return self._call("info", key)
 
+    def infos(self, keys: Iterable[str]) -> dict[str, KeyInfo]:
+        """Return the infos of those keys that exist, in the order of `keys`. Each is a snapshot of its key."""
+        return self._call("infos", keys)
+
+    def contains(self, key: str) -> bool:
+        """Return whether a key exists; ``key in store`` is the same for threads."""
+        return self._call("contains", key)
+
+    def count(self) -> int:
+        """Return the number of keys of the namespace; ``len(store)`` is the same for threads.
+
+        It may include keys that have expired and are not removed yet.
+        """
+        return self._call("count")
+
     def watch(
         self,
         prefix: str | None = None,

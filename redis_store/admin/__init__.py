@@ -8,7 +8,33 @@ with Admin("redis://localhost:6379") as admin:
 """
 
 from redis_store.admin.aio import AsyncAdmin
-from redis_store.admin.records import AuditEntry, NamespaceUsage, UserUsage
+from redis_store.admin.records import (
+    AuditEntry,
+    ChangeRecord,
+    ComputedValue,
+    ConsumerState,
+    DeadLetter,
+    HeldLock,
+    NamespaceUsage,
+    SearchHit,
+    ServerStats,
+    TagUsage,
+    UserUsage,
+)
 from redis_store.admin.sync import Admin
 
-__all__ = ["Admin", "AsyncAdmin", "AuditEntry", "NamespaceUsage", "UserUsage"]
+__all__ = [
+    "Admin",
+    "AsyncAdmin",
+    "AuditEntry",
+    "ChangeRecord",
+    "ComputedValue",
+    "ConsumerState",
+    "DeadLetter",
+    "HeldLock",
+    "NamespaceUsage",
+    "SearchHit",
+    "ServerStats",
+    "TagUsage",
+    "UserUsage",
+]

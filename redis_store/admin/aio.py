@@ -7,17 +7,34 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from redis_store.admin import audit, usage
+from redis_store.admin import activity, audit, letters, search, server_stats, usage
+from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.operator import operator_name
-from redis_store.admin.records import AuditEntry, NamespaceUsage, UserUsage
+from redis_store.admin.records import (
+    AuditEntry,
+    ChangeRecord,
+    ComputedValue,
+    ConsumerState,
+    DeadLetter,
+    HeldLock,
+    NamespaceUsage,
+    SearchHit,
+    ServerStats,
+    TagUsage,
+    UserUsage,
+)
+from redis_store.admin.search import ChangesInOrder
 from redis_store.admin.sync import Collector
 from redis_store.admin.usage import NamespaceTotals, UsageOrder, UserTotals
 from redis_store.admin.walks import Walk, next_page
 from redis_store.aio import AsyncDataStore
-from redis_store.clients.aio import AsyncClient, async_core_of
+from redis_store.clients.aio import AsyncClient, async_core_of, async_scope_in
 from redis_store.clients.options import ClientOptions
+from redis_store.connections.resolver import database_of
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
+from redis_store.namespace.scope import Scope
+from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
 
 T = TypeVar("T")
@@ -69,6 +86,90 @@ class AsyncAdmin:
             lambda: usage.measured(user, start, of_namespaces=True), NamespaceTotals(by, unwritten_since)
         )
 
+    async def list_changes(
+        self, since: datetime, user: str | None = None, namespace: str | None = None
+    ) -> list[ChangeRecord]:
+        """Return the changes since a time, the oldest first: when, who, where, what.
+
+        Of a namespace that is watched they are those in its change log. Of others only the last write of each key that is still
+        there is known, from its info, and neither deletions nor external writes.
+        """
+        return await self._collect(lambda: search.changes(since, user, namespace), ChangesInOrder())
+
+    def search(
+        self,
+        text: str,
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        keys_only: bool = False,
+        ignore_case: bool = False,
+    ) -> AsyncIterator[SearchHit]:
+        """Iterate over the keys that contain a literal text, or whose values do as JSON text, of one user or of all."""
+        return self._each(lambda: search.search(text, user, namespace, keys_only=keys_only, ignore_case=ignore_case))
+
+    async def server_stats(self) -> list[ServerStats]:
+        """Return what each server counts: one, or the primaries of a cluster."""
+        database = database_of(self.client.url)
+        return [await driver.run(server_stats.server_stats(database)) for driver in await self._primaries()]
+
+    async def list_consumers(self, user: str | None = None) -> list[ConsumerState]:
+        """Return how far each consumer is in each namespace, of one user or of all, and whether a process works as it."""
+        found = await self._listed(lambda: activity.consumers(user))
+        return sorted(found, key=lambda one: (one.user, one.consumer, one.namespace))
+
+    async def list_locks(self, user: str | None = None) -> list[HeldLock]:
+        """Return the locks and semaphores that are held or kept for a waiter, of one user or of all."""
+        return sorted(await self._listed(lambda: activity.locks(user)), key=lambda one: (one.user, one.kind, one.name))
+
+    async def list_computations(self, user: str | None = None) -> list[ComputedValue]:
+        """Return the values that `get_or_set` and cached functions are computing, and those that failed in the last seconds."""
+        found = await self._listed(lambda: activity.computations(user))
+        return sorted(found, key=lambda one: (one.user, one.namespace, one.key))
+
+    async def list_tags(self, user: str | None = None) -> list[TagUsage]:
+        """Return the tags of cached values, of one user or of all, the biggest first."""
+        found = await self._listed(lambda: activity.tags(user))
+        return sorted(found, key=lambda one: (-one.values, one.user, one.tag))
+
+    def iter_dead_letters(self, user: str | None = None, consumer: str | None = None) -> AsyncIterator[DeadLetter]:
+        """Iterate over the changes that agents could not process, of one user and consumer or of all."""
+        return self._each(lambda: letters.letters(user, consumer))
+
+    async def release_lock(self, user: str, name: str, agent: str | None = None) -> bool:
+        """Take a lock from its holder, for the next waiter. Return False if nobody holds it.
+
+        The holder goes on until it renews the lock and finds it lost: make sure before that it is dead or does no harm. `agent`
+        names the agent whose own lock it is.
+        """
+        released = await self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
+        if released:
+            await self.note("locks release", user=user, key=name, count=1)
+        return released
+
+    async def retry_dead_letter(self, user: str, consumer: str, letter: str) -> RetryOutcome:
+        """Write a dead letter's change once more, so that its consumer gets it, and delete the dead letter.
+
+        The value is the one that the key has now; it keeps its expiry, and other watchers see the write too. Returns ``retried``,
+        ``gone`` if the key was deleted since, ``no value`` if the change was no write, or ``not there``. In the last three cases
+        nothing is changed.
+        """
+        namespace = f"{letters.DEAD_LETTERS}{consumer}"
+        outcome = await self._run_for(
+            user, lambda scope: letters.retry(scope, letter), f"{letters.DEAD_LETTERS}{consumer}"
+        )
+        if outcome == "retried":
+            await self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
+        return outcome
+
+    async def drop_dead_letter(self, user: str, consumer: str, letter: str) -> bool:
+        """Delete a dead letter. Return whether it existed."""
+        namespace = f"{letters.DEAD_LETTERS}{consumer}"
+        dropped = await self._run_for(user, lambda scope: delete(scope, letter), namespace)
+        if dropped:
+            await self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
+        return dropped
+
     # Change
 
     # Move
@@ -119,6 +220,14 @@ class AsyncAdmin:
     async def _run(self, op: Op[T]) -> T:
         """Run an operation on a Redis key that belongs to no user."""
         return await (await self._primaries())[0].run(op)
+
+    async def _run_for(self, user: str, op: Callable[[Scope], Op[T]], namespace: str = DEFAULT_NAMESPACE) -> T:
+        """Run an operation on a namespace of one user."""
+        scope = async_scope_in(self.client, user, namespace)
+        return await AsyncDriver(async_core_of(self.client), scope.user).run(op(scope))
+
+    async def _listed(self, walk: Callable[[], Walk[T]]) -> list[T]:
+        return [record async for record in self._each(walk)]
 
     async def _each(self, walk: Callable[[], Walk[T]], *, everywhere: bool = True) -> AsyncIterator[T]:
         """Iterate over the records of a walk over each server, or the first one."""

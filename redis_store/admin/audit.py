@@ -16,7 +16,8 @@ AUDIT_ENTRIES = 10_000
 LONGEST_OPERATOR = 256
 """Maximum length of an operator's name in the log, in characters."""
 
-_PAGE = 500
+ENTRIES_READ = 500
+"""Entries of the log that one step reads."""
 
 
 async def note(
@@ -40,9 +41,9 @@ async def entries(since: datetime | None = None) -> Walk[AuditEntry]:
     """Yield the entries, the oldest first."""
     begin = "-" if since is None else str(max(0, int(since.timestamp() * 1000)))
     while True:
-        page = await read("XRANGE", AUDIT_LOG, begin, "+", "COUNT", _PAGE, bulk=True)
+        page = await read("XRANGE", AUDIT_LOG, begin, "+", "COUNT", ENTRIES_READ, bulk=True)
         yield [_entry(*each) for each in page]
-        if len(page) < _PAGE:
+        if len(page) < ENTRIES_READ:
             return
         begin = f"({page[-1][0].decode()}"
 

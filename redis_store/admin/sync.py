@@ -8,15 +8,32 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar, Unpack
 
-from redis_store.admin import audit, usage
+from redis_store.admin import activity, audit, letters, search, server_stats, usage
+from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.operator import operator_name
-from redis_store.admin.records import AuditEntry, NamespaceUsage, UserUsage
+from redis_store.admin.records import (
+    AuditEntry,
+    ChangeRecord,
+    ComputedValue,
+    ConsumerState,
+    DeadLetter,
+    HeldLock,
+    NamespaceUsage,
+    SearchHit,
+    ServerStats,
+    TagUsage,
+    UserUsage,
+)
+from redis_store.admin.search import ChangesInOrder
 from redis_store.admin.usage import NamespaceTotals, UsageOrder, UserTotals
 from redis_store.admin.walks import Walk, next_page
 from redis_store.clients.options import ClientOptions
-from redis_store.clients.sync import Client, core_of
+from redis_store.clients.sync import Client, core_of, scope_in
+from redis_store.connections.resolver import database_of
 from redis_store.drivers.sync import SyncDriver
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
+from redis_store.namespace.scope import Scope
+from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
 from redis_store.store import DataStore
 
@@ -82,6 +99,88 @@ class Admin:
             lambda: usage.measured(user, start, of_namespaces=True), NamespaceTotals(by, unwritten_since)
         )
 
+    def list_changes(
+        self, since: datetime, user: str | None = None, namespace: str | None = None
+    ) -> list[ChangeRecord]:
+        """Return the changes since a time, the oldest first: when, who, where, what.
+
+        Of a namespace that is watched they are those in its change log. Of others only the last write of each key that is still
+        there is known, from its info, and neither deletions nor external writes.
+        """
+        return self._collect(lambda: search.changes(since, user, namespace), ChangesInOrder())
+
+    def search(
+        self,
+        text: str,
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        keys_only: bool = False,
+        ignore_case: bool = False,
+    ) -> Iterator[SearchHit]:
+        """Iterate over the keys that contain a literal text, or whose values do as JSON text, of one user or of all."""
+        return self._each(lambda: search.search(text, user, namespace, keys_only=keys_only, ignore_case=ignore_case))
+
+    def server_stats(self) -> list[ServerStats]:
+        """Return what each server counts: one, or the primaries of a cluster."""
+        database = database_of(self.client.url)
+        return [driver.run(server_stats.server_stats(database)) for driver in self._primaries()]
+
+    def list_consumers(self, user: str | None = None) -> list[ConsumerState]:
+        """Return how far each consumer is in each namespace, of one user or of all, and whether a process works as it."""
+        found = self._each(lambda: activity.consumers(user))
+        return sorted(found, key=lambda one: (one.user, one.consumer, one.namespace))
+
+    def list_locks(self, user: str | None = None) -> list[HeldLock]:
+        """Return the locks and semaphores that are held or kept for a waiter, of one user or of all."""
+        return sorted(self._each(lambda: activity.locks(user)), key=lambda one: (one.user, one.kind, one.name))
+
+    def list_computations(self, user: str | None = None) -> list[ComputedValue]:
+        """Return the values that `get_or_set` and cached functions are computing, and those that failed in the last seconds."""
+        found = self._each(lambda: activity.computations(user))
+        return sorted(found, key=lambda one: (one.user, one.namespace, one.key))
+
+    def list_tags(self, user: str | None = None) -> list[TagUsage]:
+        """Return the tags of cached values, of one user or of all, the biggest first."""
+        found = self._each(lambda: activity.tags(user))
+        return sorted(found, key=lambda one: (-one.values, one.user, one.tag))
+
+    def iter_dead_letters(self, user: str | None = None, consumer: str | None = None) -> Iterator[DeadLetter]:
+        """Iterate over the changes that agents could not process, of one user and consumer or of all."""
+        return self._each(lambda: letters.letters(user, consumer))
+
+    def release_lock(self, user: str, name: str, agent: str | None = None) -> bool:
+        """Take a lock from its holder, for the next waiter. Return False if nobody holds it.
+
+        The holder goes on until it renews the lock and finds it lost: make sure before that it is dead or does no harm. `agent`
+        names the agent whose own lock it is.
+        """
+        released = self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
+        if released:
+            self.note("locks release", user=user, key=name, count=1)
+        return released
+
+    def retry_dead_letter(self, user: str, consumer: str, letter: str) -> RetryOutcome:
+        """Write a dead letter's change once more, so that its consumer gets it, and delete the dead letter.
+
+        The value is the one that the key has now; it keeps its expiry, and other watchers see the write too. Returns ``retried``,
+        ``gone`` if the key was deleted since, ``no value`` if the change was no write, or ``not there``. In the last three cases
+        nothing is changed.
+        """
+        namespace = f"{letters.DEAD_LETTERS}{consumer}"
+        outcome = self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
+        if outcome == "retried":
+            self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
+        return outcome
+
+    def drop_dead_letter(self, user: str, consumer: str, letter: str) -> bool:
+        """Delete a dead letter. Return whether it existed."""
+        namespace = f"{letters.DEAD_LETTERS}{consumer}"
+        dropped = self._run_for(user, lambda scope: delete(scope, letter), namespace)
+        if dropped:
+            self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
+        return dropped
+
     # Change
 
     # Move
@@ -132,6 +231,11 @@ class Admin:
     def _run(self, op: Op[T]) -> T:
         """Run an operation on a Redis key that belongs to no user."""
         return self._primaries()[0].run(op)
+
+    def _run_for(self, user: str, op: Callable[[Scope], Op[T]], namespace: str = DEFAULT_NAMESPACE) -> T:
+        """Run an operation on a namespace of one user."""
+        scope = scope_in(self.client, user, namespace)
+        return SyncDriver(core_of(self.client), scope.user).run(op(scope))
 
     def _each(self, walk: Callable[[], Walk[T]], *, everywhere: bool = True) -> Iterator[T]:
         """Iterate over the records of a walk over each server, or the first one."""

@@ -286,9 +286,12 @@ def since(text: str | None, option: str) -> datetime | None:
 
 
 def operator_command(
-    app: typer.Typer, name: str, *, changes: bool = False, **settings: Any
+    app: typer.Typer, name: str | None, *, changes: bool = False, **settings: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command with the common options; `changes` adds those for commands that change something."""
+    """Register a function as a command with the common options; `changes` adds those for commands that change something.
+
+    Without a name it is what the application, a group of commands, does by itself.
+    """
     common = {**_EVERYWHERE, **(_OF_CHANGES if changes else {})}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -297,6 +300,8 @@ def operator_command(
 
         @functools.wraps(function)
         def command(**given: Any) -> None:
+            if name is None and given.pop("context").invoked_subcommand is not None:
+                return
             session = Session(**{option: given.pop(option) for option in common})
             _run(function, session, given)
 
@@ -304,11 +309,17 @@ def operator_command(
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[option], annotation=hint)
             for option, hint in common.items()
         ]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        if name is None:
+            options.append(context)
         by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
         command.__signature__ = inspect.Signature([*by_keyword, *options])  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in (*by_keyword, *options)}
         del command.__wrapped__  # its signature is not the command's
-        app.command(name, **settings)(command)
+        if name is None:
+            app.callback(invoke_without_command=True, **settings)(command)
+        else:
+            app.command(name, **settings)(command)
         return function
 
     return register

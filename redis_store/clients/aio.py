@@ -100,6 +100,11 @@ def async_core_of(client: AsyncClient) -> AsyncCore:
     return client._shared.core
 
 
+def async_scope_in(client: AsyncClient, user: str, namespace: str = DEFAULT_NAMESPACE) -> Scope:
+    """Return the scope of a namespace, for operators' operations on one user."""
+    return client._common.scope(user, namespace, None, None, client._shared.form)
+
+
 class _AsyncShared:
     """What the stores of one client share."""
 

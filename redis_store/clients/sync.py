@@ -106,6 +106,11 @@ def core_of(client: Client) -> SyncCore:
     return client._shared.core
 
 
+def scope_in(client: Client, user: str, namespace: str = DEFAULT_NAMESPACE) -> Scope:
+    """Return the scope of a namespace, for operators' operations on one user."""
+    return client._common.scope(user, namespace, None, None, client._shared.form)
+
+
 class _Shared:
     """What the stores of one client share."""
 

@@ -241,5 +241,6 @@ def _consumer(scope: Scope, name: str | None, holder: str, namespace: bytes) -> 
     if name is None:
         return None
     encode_name(name, "consumer name", MAX_AGENT_BYTES)
-    # The same form as the value of any other lock.
-    return Consumer(name, f'{{"owner":"{holder}"}}', scope.keys_of_name("consumers", name), namespace)
+    # The same form as the value of any other lock, so that operators see whose process holds the consumer.
+    agent = f',"agent":{scope.writer.agent_json}' if scope.writer.agent_json else ""
+    return Consumer(name, f'{{"owner":"{holder}"{agent}}}', scope.keys_of_name("consumers", name), namespace)

@@ -120,6 +120,19 @@ def _page_with_infos(result: tuple[str, Mapping[str, tuple[bytes, KeyInfo]]]) ->
     return flat._replace(parts=[result[0], *flat.parts])
 
 
+def _infos(infos: Mapping[str, KeyInfo]) -> Answered:
+    each = [_info(info) for info in infos.values()]
+    parts = [part for one in each for part in one.parts]
+    return Answered([len(each), *parts], len(each), size=sum(one.size for one in each))
+
+
+def _key_infos(parts: list[Any]) -> dict[str, KeyInfo]:
+    count, *rest = parts
+    width = len(rest) // count if count else 1
+    infos = [_key_info(rest[start : start + width]) for start in range(0, len(rest), width)]
+    return {info.key: info for info in infos if info is not None}
+
+
 def _claim(answer: ClaimAnswer) -> Answered:
     if isinstance(answer, Found):
         return Answered([VALUE_THERE, answer.text], 1, True, len(answer.text), answer.text)
@@ -201,6 +214,7 @@ PAGE_OF_ITEMS_WITH_INFO = Answer(
     _page_with_infos, lambda caller, parts, _: (parts[0], _values_with_infos(caller, parts[1:]))
 )
 INFO = Answer(_info, lambda _, parts, __: _key_info(parts))
+INFOS = Answer(_infos, lambda _, parts, __: _key_infos(parts))
 CLAIM = Answer(_claim, lambda _, parts, __: _claimed(parts))
 HELD = Answer(_held, lambda _, parts, __: _hold(parts))
 MOMENT = Answer(lambda turn: Answered([*turn], 0, turn[0]), lambda _, parts, __: (parts[0], parts[1]))

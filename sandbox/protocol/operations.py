@@ -22,6 +22,7 @@ from sandbox.protocol.answers import (
     FOUND_ITEMS,
     HELD,
     INFO,
+    INFOS,
     INVALIDATED,
     ITEMS_WITH_INFO,
     KEY_NAMES,
@@ -309,6 +310,7 @@ OPERATIONS: dict[str, Row] = {
     "set_many": Row((ITEMS, METADATA, TTL), COUNT, writes=True, changes=True, adds=True, stores=True, replaces=True),
     "clear": Row((), COUNT, writes=True, changes=True),
     "info": Row((KEY,), INFO, reads=True),
+    "infos": Row((KEYS,), INFOS, reads=True),
     "contains": Row((KEY,), DONE, reads=True),
     "count": Row((), COUNT, reads=True),
     "get_touched": Row(

@@ -131,3 +131,21 @@ def test_merged_metadata_keeps_to_its_limit(store: Side) -> None:
             write()
     assert store.get("key") == 1
     assert list(store.info("key").metadata) == ["first"]
+
+
+def test_infos_of_several_keys(store: Side) -> None:
+    store.set("a", 1, metadata={"m": 1})
+    store.set("b", "x")
+    found = store.infos(["b", "none", "a", "b"])
+    assert list(found) == ["b", "a"]
+    assert found == {"a": store.info("a"), "b": store.info("b")}
+    assert store.infos([]) == {}
+
+
+def test_whether_a_key_is_there_and_how_many_are(store: Side) -> None:
+    assert not store.contains("a")
+    assert store.count() == 0
+    store.set_many({"a": None, "b": 2})
+    assert store.contains("a")
+    assert not store.contains("c")
+    assert store.count() == 2

@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "set_many": (None, None, "k", b"2"),
     "clear": (),
     "info": ("k",),
+    "infos": ("k",),
     "contains": ("k",),
     "count": (),
     "get_touched": ("k", 5),

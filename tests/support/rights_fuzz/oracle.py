@@ -20,7 +20,7 @@ Raw = dict[bytes, Any]
 
 READS_OF_INFOS = {"get_many_info", "get_all_info", "scan_infos_page"}
 READS = {
-    *("get", "get_many", "get_all", "list_keys", "scan_page", "scan_items_page", "info", "contains", "count"),
+    *("get", "get_many", "get_all", "list_keys", "scan_page", "scan_items_page", "info", "infos", "contains", "count"),
     *READS_OF_INFOS,
     *("sequence_last", "sequence_range", "sequence_page"),
 }
@@ -325,6 +325,8 @@ class Oracle:
         if operation == "get_many_info":
             wanted = {key: found[key] for key in parts if key in found}
             return lambda got: _pairs_before_infos(got) == wanted
+        if operation == "infos":
+            return lambda got: got[0] == len([key for key in parts if key in found])
         if operation == "get_many":
             wanted = {key: found[key] for key in parts if key in found}
             return lambda got: _pairs(got) == wanted

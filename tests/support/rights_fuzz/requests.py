@@ -173,6 +173,7 @@ class Requests:
             "set_many": lambda: [None, None, *(part for one in keys for part in (one, self.text()))],
             "clear": list,
             "info": lambda: [key],
+            "infos": lambda: keys,
             "contains": lambda: [key],
             "count": list,
             "get_touched": lambda: [key, _LONG_S],
