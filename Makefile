@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -87,6 +87,9 @@ bench-memory: .venv/.test ## the peak of memory of the biggest calls, in the hos
 
 bench-charges: .venv/.test ## the server's memory for each byte that an agent is charged for; ARGS="/path/to/redis-server ..."
 	@$(BIN)/python -m benchmarks.charges $(ARGS)
+
+bench-operators: .venv/.test ## operators' commands on 2 million keys, and how long others wait; ARGS="--keys 200000 /path/to/redis-server"
+	@$(BIN)/python -m benchmarks.operators $(ARGS)
 
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg

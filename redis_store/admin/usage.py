@@ -26,8 +26,8 @@ KEYS_PER_MEASUREMENT = 100
 ELEMENTS_SAMPLED = 20
 """Elements of a Redis key whose memory is measured; that of the others is estimated from theirs."""
 
-INFOS_PER_STEP = 2000
-"""Infos of keys that one step looks at for the last write, about, which takes the server 2 ms."""
+INFOS_PER_STEP = 1000
+"""Infos of keys that one step looks at for the last write, about, which takes the server a millisecond."""
 
 INFOS_PER_SCAN = 500
 
