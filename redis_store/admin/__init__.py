@@ -8,6 +8,7 @@ with Admin("redis://localhost:6379") as admin:
 """
 
 from redis_store.admin.aio import AsyncAdmin
+from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -22,6 +23,7 @@ from redis_store.admin.records import (
     UserUsage,
 )
 from redis_store.admin.sync import Admin
+from redis_store.admin.usage import UsageOrder
 
 __all__ = [
     "Admin",
@@ -33,8 +35,10 @@ __all__ = [
     "DeadLetter",
     "HeldLock",
     "NamespaceUsage",
+    "RetryOutcome",
     "SearchHit",
     "ServerStats",
     "TagUsage",
+    "UsageOrder",
     "UserUsage",
 ]

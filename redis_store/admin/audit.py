@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from redis_store.admin.records import AuditEntry
+from redis_store.admin.usage import check_time, time_of
 from redis_store.admin.walks import Walk
 from redis_store.namespace.keys import AUDIT_LOG
 from redis_store.protocol.call import Call, as_is, read
@@ -39,28 +40,32 @@ async def note(
 
 async def entries(since: datetime | None = None) -> Walk[AuditEntry]:
     """Yield the entries, the oldest first."""
+    check_time(since, "since")
     begin = "-" if since is None else str(max(0, int(since.timestamp() * 1000)))
     while True:
         page = await read("XRANGE", AUDIT_LOG, begin, "+", "COUNT", ENTRIES_READ, bulk=True)
-        yield [_entry(*each) for each in page]
+        yield [entry for each in page if (entry := _entry(*each)) is not None]
         if len(page) < ENTRIES_READ:
             return
         begin = f"({page[-1][0].decode()}"
 
 
-def _entry(entry_id: bytes, flat: list[bytes]) -> AuditEntry:
+def _entry(entry_id: bytes, flat: list[bytes]) -> AuditEntry | None:
+    at = time_of(int(entry_id.partition(b"-")[0]))
+    if at is None:
+        return None
     texts = [text.decode(errors="backslashreplace") for text in flat]
     facts: dict[str, Any] = dict(zip(texts[::2], texts[1::2], strict=False))
     count = facts.get("count")
     return AuditEntry(
-        at=datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC),
+        at=at,
         by=facts.get("by", ""),
         what=facts.get("what", ""),
         outcome=facts.get("outcome", ""),
         user=facts.get("user"),
         namespace=facts.get("namespace"),
         key=facts.get("key"),
-        count=int(count) if count is not None and count.isdecimal() else None,
+        count=int(count) if count is not None and count.isdecimal() and len(count) < 19 else None,
     )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from redis_store.admin.records import ChangeRecord, SearchHit
-from redis_store.admin.usage import time_of
+from redis_store.admin.usage import check_time, time_of
 from redis_store.admin.walks import Walk, redis_keys
 from redis_store.changelog.entry import parse_entry
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError
@@ -138,6 +138,7 @@ def _excerpt(text: str, at: int) -> str:
 
 async def changes(since: datetime, user: str | None = None, namespace: str | None = None) -> Walk[ChangeRecord]:
     """Yield the changes since a time, from the change logs and from the infos of keys. `ChangesInOrder` puts them together."""
+    check_time(since, "since")
     since_ms = max(0, int(since.timestamp() * 1000))
     async for page in redis_keys(user):
         chosen = [each for each in page if namespace in (None, decode_name(each[1].name))]

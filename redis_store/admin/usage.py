@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from redis_store.admin.records import NamespaceUsage, UserUsage
 from redis_store.admin.walks import Walk, parts_of, redis_keys
-from redis_store.errors import InvalidInput
+from redis_store.errors import InvalidInput, InvalidType
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.ops.listing import START
@@ -31,6 +31,7 @@ INFOS_PER_STEP = 1000
 
 INFOS_PER_SCAN = 500
 
+_YEAR_9000_MS = 221_845_392_000_000
 _HASHES = ("ns", "info")
 _OF_NAMESPACES = ("ns", "info", "log", "flight", "seen")
 
@@ -120,7 +121,7 @@ class UserTotals:
 
     def __init__(self, by: UsageOrder = "name", unwritten_since: datetime | None = None) -> None:
         self._order = _order_of(by)
-        self._since = unwritten_since
+        self._since = check_time(unwritten_since, "unwritten_since")
         self._totals: dict[str, _Total] = {}
         self._namespaces: dict[str, set[bytes]] = {}
 
@@ -145,7 +146,7 @@ class NamespaceTotals:
 
     def __init__(self, by: UsageOrder = "name", unwritten_since: datetime | None = None) -> None:
         self._order = _order_of(by)
-        self._since = unwritten_since
+        self._since = check_time(unwritten_since, "unwritten_since")
         self._totals: dict[tuple[str, bytes], _Total] = {}
 
     def add(self, page: Sequence[Measured]) -> None:
@@ -182,5 +183,14 @@ def _is_older(one: UserUsage | NamespaceUsage, since: datetime | None) -> bool:
 
 
 def time_of(ms: int) -> datetime | None:
-    """Return a time of the server in ms since 1970, or None for 0."""
-    return datetime.fromtimestamp(ms / 1000, UTC) if ms > 0 else None
+    """Return a time of the server in ms since 1970, or None for 0 and for what no clock shows."""
+    return datetime.fromtimestamp(ms / 1000, UTC) if 0 < ms < _YEAR_9000_MS else None
+
+
+def check_time(value: datetime | None, name: str) -> datetime | None:
+    """Return a time that a caller passed, or raise if it has no time zone."""
+    if value is not None and not isinstance(value, datetime):
+        raise InvalidType(f"{name} must be a datetime or None, not {type(value).__name__}.")
+    if value is not None and value.tzinfo is None:
+        raise InvalidInput(f"{name} has no time zone: pass, for example, datetime.now(UTC) - timedelta(minutes=10).")
+    return value

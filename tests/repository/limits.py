@@ -51,6 +51,7 @@ PLACES = {
     "concurrent large reads and batches with metadata in an event loop": "redis_store.drivers.aio:MOST_OWN_CONNECTIONS",
     "entries in the change log of a watched namespace, about": "redis_store.limits:LogBounds.entries",
     "bytes in the change log of a watched namespace, about": "redis_store.limits:LogBounds.max_bytes",
+    "entries in the log of operators' changes, at least": "redis_store.admin.audit:AUDIT_ENTRIES",
     "age of an unwatched change log": "redis_store.limits:LogBounds.days",
     "age of an unwatched change log that nothing was written to, of a namespace that holds nothing": "redis_store.changelog.ops:BLANK_LIFE_MS",
     "`log_days` itself": "redis_store.limits:MAX_LOG_DAYS",

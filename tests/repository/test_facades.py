@@ -14,6 +14,7 @@ import pytest
 import redis_store
 import sandbox
 from redis_store import AsyncDataStore, DataStore, connect, connect_async
+from redis_store.admin import Admin, AsyncAdmin
 from redis_store.mapping import StoreMapping
 
 DESIGNED = {
@@ -65,6 +66,23 @@ def test_members_match(name: str) -> None:
     assert [part[:3] for part in parameters(ours)] == [part[:3] for part in parameters(theirs)]
     for annotation, async_annotation in zip(annotations(ours), annotations(theirs), strict=True):
         assert annotation == without_awaiting(async_annotation)
+
+
+@pytest.mark.parametrize("name", sorted(public(Admin).keys() | public(AsyncAdmin).keys()))
+def test_operations_for_operators_match(name: str) -> None:
+    ours, theirs = public(Admin)[name], public(AsyncAdmin)[name]
+    assert ours.__doc__ == theirs.__doc__
+    assert ours.__doc__
+    assert [part[:3] for part in parameters(ours)] == [part[:3] for part in parameters(theirs)]
+    for annotation, async_annotation in zip(annotations(ours), annotations(theirs), strict=True):
+        assert annotation == without_awaiting(async_annotation)
+
+
+def test_records_for_operators_are_exported() -> None:
+    for name, member in public(Admin).items():
+        own = set(re.findall(r"\b[A-Z]\w{2,}", str(inspect.signature(member).return_annotation)))
+        known = {*redis_store.admin.__all__, *redis_store.__all__, "Iterator", "None"}
+        assert own <= known, (name, own - known)
 
 
 def test_connect_functions_match() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +13,8 @@ import redis
 
 from redis_store import Client
 from redis_store.admin import Admin, AsyncAdmin
-from redis_store.errors import InvalidInput
+from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
+from redis_store.errors import InvalidInput, InvalidType
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
 
 
@@ -139,3 +142,82 @@ def test_wrong_usage_and_a_server_that_is_not_there(run: Callable[..., Ended]) -
     assert "by must be" in run("users", "--by", "size", code=2).err
     assert "Cannot connect" in run("users", "--url", "redis://127.0.0.1:1", code=5).err
     assert run("namespaces", "--user", "", code=2).err.startswith("redis-store: The user id must not be empty")
+
+
+def test_times_have_a_time_zone(admin: Admin) -> None:
+    naive = datetime(2026, 1, 1)
+    for call in (
+        lambda: admin.list_users(unwritten_since=naive),
+        lambda: admin.list_namespaces(unwritten_since=naive),
+        lambda: admin.list_changes(naive),
+        lambda: list(admin.iter_audit(naive)),
+    ):
+        with pytest.raises(InvalidInput, match="has no time zone: pass"):
+            call()
+    with pytest.raises(InvalidType, match="must be a datetime or None, not int"):
+        list(admin.iter_audit(7))  # type: ignore[arg-type]
+
+
+def test_times_that_no_clock_shows_are_left_out(client: Client, admin: Admin, raw: redis.Redis) -> None:
+    client.store(user="u").set("k", 1)
+    raw.hset("user:u:info:default", "k", '{"created":99999999999999999999}')
+    raw.hset("user:u:flight:default", "ck", "999999999999999 token -")
+    raw.set("user:u:lock:l", '{"fence":99999999999999999999,"owner":"t"}')
+    raw.xadd("user:u:log:default", {"": '{"n":1}', "k": "d"}, id="18446744073709551615-1")
+    raw.xadd("user::audit", {"by": "x", "count": "9" * 30}, id="18446744073709551615-1")
+    assert admin.list_users()[0].keys == 1
+    assert admin.list_computations()[0].expires_at is None
+    assert admin.list_locks()[0].since is None
+    assert [one.source for one in admin.list_changes(datetime(2020, 1, 1, tzinfo=UTC))] == []
+    assert list(admin.iter_audit()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Admin, "list_users", interrupted)
+    ended = run("users", code=130)
+    assert ended.err == "Stopped by Ctrl-C. Nothing was changed. To start over, run the command again.\n"
+
+
+def test_warnings_of_the_library_are_shown(run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warning(*_: object) -> list[object]:
+        logging.getLogger("redis_store.watch").warning("something %s", "odd\x1b")
+        return []
+
+    monkeypatch.setattr(Admin, "list_users", warning)
+    assert run("users", "-q").err == "redis-store: something odd\\x1b\n"
+
+
+def test_colors_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert takes_colors(Terminal())
+    assert not takes_colors(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not takes_colors(Terminal())
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not takes_colors(Terminal())
+    assert list(table([Column("A"), Column("N", True)], [("x\n", 1000), (None, 5)], bold=True)) == [
+        "\x1b[1mA        N\x1b[0m",
+        "x\\n  1,000",
+        "-        5",
+    ]
+
+
+def test_ages_and_sizes() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert ago(now - timedelta(minutes=3), now) == "3 min ago"
+    assert ago(now + timedelta(hours=2), now) == "in 2 h"
+    assert ago(now, now) == "now"
+    assert [size(count) for count in (None, 5, 1024, 3 * 1024**3)] == [None, "5 B", "1.0 KiB", "3.0 GiB"]
+    assert parse_age("1.5h") == timedelta(minutes=90)
+    for wrong in ("", "5", "-5m", "5 years", "1e9d"):
+        with pytest.raises(ValueError, match="is no time: write"):
+            parse_age(wrong)
