@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from redis_store.admin.records import ChangeRecord, SearchHit
-from redis_store.admin.usage import check_time, time_of
+from redis_store.admin.usage import check_time, infos_per_scan, time_of
 from redis_store.admin.walks import Walk, redis_keys
 from redis_store.changelog.entry import parse_entry
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError
@@ -20,7 +20,7 @@ from redis_store.namespace.scope import Scope, Writer
 from redis_store.ops.key_info import key_info
 from redis_store.ops.listing import START, page_size, scan_items_page, scan_page
 from redis_store.ops.run_script import run_each
-from redis_store.protocol.call import read
+from redis_store.protocol.call import all_replies, read
 from redis_store.scripts import RECENT
 from redis_store.values.codec import JsonText
 
@@ -28,9 +28,8 @@ EXCERPT_BYTES = 80
 """Length of the excerpt around what a search has found, in characters."""
 
 ENTRIES_PER_PAGE = 200
-INFOS_PER_PAGE = 250
-INFOS_AT_A_TIME = 5
-"""Infos of keys that one step looks at in each of several namespaces, which takes the server a millisecond or two."""
+INFOS_AT_A_TIME = 3
+"""Namespaces whose infos one step looks at, which takes the server a millisecond or two."""
 
 SAME_WRITE_MS = 5
 """Difference between the times of one write in the log and in the info, at most, in ms."""
@@ -179,9 +178,15 @@ def _of_entry(raw: Any, parts: RedisKey) -> list[ChangeRecord]:
 
 async def _written(infos: dict[bytes, RedisKey], since_ms: int) -> Walk[ChangeRecord]:
     left = dict.fromkeys(infos, START)
+    counts: dict[bytes, int] = {}
     while left:
         some = list(left)[:INFOS_AT_A_TIME]
-        replies = await run_each(RECENT, [((key,), (left[key], INFOS_PER_PAGE, since_ms)) for key in some])
+        new = [key for key in some if key not in counts]
+        if new:
+            sized = await all_replies(*(each for key in new for each in (("HLEN", key), ("MEMORY", "USAGE", key))))
+            for key, fields, memory_bytes in zip(new, sized[::2], sized[1::2], strict=True):
+                counts[key] = infos_per_scan(fields if isinstance(fields, int) else 0, memory_bytes)
+        replies = await run_each(RECENT, [((key,), (left[key], counts[key], since_ms)) for key in some])
         for key, (cursor, flat) in zip(some, replies, strict=True):
             yield list(_last_writes(infos[key], flat))
             left[key] = cursor.decode()

@@ -30,6 +30,8 @@ INFOS_PER_STEP = 1000
 """Infos of keys that one step looks at for the last write, about, which takes the server a millisecond."""
 
 INFOS_PER_SCAN = 500
+INFO_BYTES_PER_SCAN = 512 * 1024
+"""Size of the infos of one namespace that one step looks at, in infos and in bytes of memory, about."""
 
 _YEAR_9000_MS = 221_845_392_000_000
 _HASHES = ("ns", "info")
@@ -64,7 +66,11 @@ async def _measure(keys: Sequence[tuple[bytes, RedisKey]]) -> list[Measured]:
     replies = await all_replies(*commands)
     sizes, counts = replies[: len(keys)], dict(zip(hashes, replies[len(keys) :], strict=True))
     fields = [count if isinstance(count := counts.get(at), int) else 0 for at in range(len(keys))]
-    infos = {key: fields[at] for at, (key, parts) in enumerate(keys) if parts.kind == "info" and fields[at]}
+    infos = {
+        key: (fields[at], infos_per_scan(fields[at], sizes[at]))
+        for at, (key, parts) in enumerate(keys)
+        if parts.kind == "info" and fields[at]
+    }
     last = await _last_writes(infos)
     return [
         # A missing reply is a key that is gone; an error is a server that does not report memory.
@@ -73,8 +79,15 @@ async def _measure(keys: Sequence[tuple[bytes, RedisKey]]) -> list[Measured]:
     ]
 
 
-async def _last_writes(infos: dict[bytes, int]) -> dict[bytes, int]:
-    """Return the time of the last write in each info hash, given with its number of fields, in ms since 1970."""
+def infos_per_scan(fields: int, memory_bytes: object) -> int:
+    """Return how many infos of a namespace one step may look at, from their number and the memory of all of them."""
+    if not isinstance(memory_bytes, int) or not fields or not memory_bytes:
+        return INFOS_PER_SCAN
+    return max(1, min(INFOS_PER_SCAN, INFO_BYTES_PER_SCAN * fields // memory_bytes))
+
+
+async def _last_writes(infos: dict[bytes, tuple[int, int]]) -> dict[bytes, int]:
+    """Return the last write that each info hash tells, in ms since 1970, from its size and what one step may look at."""
     last = dict.fromkeys(infos, 0)
     left = dict.fromkeys(infos, START)
     while left:
@@ -82,10 +95,11 @@ async def _last_writes(infos: dict[bytes, int]) -> dict[bytes, int]:
         looked = 0
         for key in left:
             some.append(key)
-            looked += min(infos[key], INFOS_PER_SCAN)
+            fields, count = infos[key]
+            looked += min(fields, INFOS_PER_SCAN) if count == INFOS_PER_SCAN else INFOS_PER_SCAN  # big ones
             if looked >= INFOS_PER_STEP:
                 break
-        replies = await run_each(LAST_WRITE, [((key,), (left[key], INFOS_PER_SCAN)) for key in some])
+        replies = await run_each(LAST_WRITE, [((key,), (left[key], infos[key][1])) for key in some])
         for key, (cursor, ms) in zip(some, replies, strict=True):
             last[key] = max(last[key], int(ms))
             left[key] = cursor.decode()

@@ -13,6 +13,7 @@ import redis
 
 from redis_store import Client
 from redis_store.admin import Admin, AsyncAdmin
+from redis_store.admin.usage import infos_per_scan
 from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
 from redis_store.errors import InvalidInput, InvalidType
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
@@ -78,6 +79,16 @@ def test_the_last_write_is_found_in_infos_of_all_forms(client: Client, admin: Ad
         raw.hset("user:u:info:default", "k", text)
         (one,) = admin.list_users()
         assert one.last_write == (None if seconds is None else datetime.fromtimestamp(seconds, UTC)), text
+
+
+def test_big_infos_are_read_few_at_a_time(client: Client, admin: Admin) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=60)
+    client.store(user="u").set_many({str(number): 1 for number in range(150)}, metadata={"m": "x" * 20_000})
+    (one,) = admin.list_users()
+    assert one.last_write is not None
+    assert one.last_write > began
+    assert infos_per_scan(150, 150 * 20_000) == 26
+    assert len(admin.list_changes(began)) == 150
 
 
 def test_redis_keys_of_another_type_do_not_stop_a_listing(client: Client, admin: Admin, raw: redis.Redis) -> None:
