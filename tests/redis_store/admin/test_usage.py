@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from redis_store import Client
+from redis_store import Client, LockLost, StoreUnavailable
 from redis_store.admin import Admin, AsyncAdmin
 from redis_store.admin.usage import infos_per_scan
 from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
 from redis_store.errors import InvalidInput, InvalidType
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
+from tests.support.servers import Server
 
 
 def test_every_user_is_listed_with_what_it_has(client: Client, admin: Admin) -> None:
@@ -232,3 +233,35 @@ def test_ages_and_sizes() -> None:
     for wrong in ("", "5", "-5m", "5 years", "1e9d"):
         with pytest.raises(ValueError, match="is no time: write"):
             parse_age(wrong)
+
+
+def test_both_forms_of_redis_keys(url: str, client: Client, raw: redis.Redis) -> None:
+    client.store(user="plain").set("k", 1)
+    with Client(url, hash_tags=True) as tagged, Admin(tagged) as admin:
+        store = tagged.store(user="a{b}*", namespace="n", agent="x")
+        store.get_or_set("k", lambda: "needle", tags=["t"])
+        tagged.store(user="a{b}*", namespace="dead-letter:c").set("odd", 1)
+        assert [(one.user, one.keys) for one in admin.list_users()] == [("a{b}*", 2), ("plain", 1)]
+        assert [one.namespace for one in admin.list_namespaces("a{b}*")] == ["dead-letter:c", "n"]
+        assert [hit.key for hit in admin.search("needle")] == ["k"]
+        assert [one.tag for one in admin.list_tags("a{b}*")] == ["t"]
+        assert [one.id for one in admin.iter_dead_letters("a{b}*")] == ["odd"]
+        lock = store.lock("l")
+        lock.acquire()
+        assert admin.list_locks()[0].holder == "x"
+        assert admin.release_lock("a{b}*", "l")
+        assert admin.list_locks() == []
+        with pytest.raises(LockLost):
+            lock.release()
+
+
+def test_a_server_that_goes_away_in_the_middle(start: Callable[..., Server]) -> None:
+    server = start("valkey9")
+    with Client(server.url) as client, Admin(client) as admin:
+        for number in range(60):
+            client.store(user=f"u{number}").set("k", 1)
+        admin.on_step = lambda _: server.kill()
+        with pytest.raises(StoreUnavailable):
+            admin.list_users()
+        with pytest.raises(StoreUnavailable):
+            list(admin.search("needle"))
