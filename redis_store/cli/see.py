@@ -21,6 +21,7 @@ from redis_store.cli.session import (
     plain,
     since,
 )
+from redis_store.cli.streams import stdout_failed
 from redis_store.cli.tables import Column, ago, cell, size
 from redis_store.errors import StoredDataError
 from redis_store.values.printable import json_text, quoted
@@ -449,7 +450,7 @@ def stats(
                     facts[name] = size(facts[name])
                 _show_facts(facts)
         sys.stdout.flush()
-        if not watch:
+        if not watch or stdout_failed():
             return
         time.sleep(1)
         if not (session.as_json or prometheus):

@@ -11,6 +11,7 @@ import pydantic
 import redis_store
 import sandbox
 from redis_store import MISSING, NEVER, AsyncDataStore, Change, DataStore, Json, KeyInfo, LockTimeout, StoreStats
+from redis_store.admin import Admin, AsyncAdmin, RetryOutcome, SearchHit, UserUsage
 
 if TYPE_CHECKING:
     from sandbox.agent import agents, data_store
@@ -118,6 +119,19 @@ def returned(store: DataStore, async_store: AsyncDataStore) -> None:
     missing: redis_store.Missing = MISSING
     assert_type((redis_store.__version__, sandbox.__version__), tuple[str, str])
     store.compare_and_set("key", missing, 1)
+
+
+def operators(admin: Admin) -> None:
+    assert_type(admin.list_users(), list[UserUsage])
+    assert_type(next(admin.search("text")), SearchHit)
+    assert_type(admin.retry_dead_letter("u", "c", "l"), RetryOutcome)
+
+
+async def operators_awaited(admin: AsyncAdmin) -> None:
+    assert_type(await admin.list_users(by="memory"), list[UserUsage])
+    async for hit in admin.search("text"):
+        assert_type(hit, SearchHit)
+    assert_type(admin.store("u"), AsyncDataStore)
 
 
 def str_of(number: int) -> str:
