@@ -27,6 +27,9 @@ READS: dict[str, tuple[Any, ...]] = {
     "scan_page": (),
     "scan_items_page": (),
     "info": ("k",),
+    "infos": (["k"],),
+    "contains": ("k",),
+    "count": (),
     "memory_bytes": (),
 }
 WRITES: dict[str, tuple[Any, ...]] = {
