@@ -27,6 +27,7 @@ from redis_store.errors import StoredDataError
 from redis_store.values.printable import json_text, quoted
 
 if TYPE_CHECKING:
+    from redis_store.admin import HeldLock
     from redis_store.types import Change
 
 DEFAULT = "default"
@@ -279,23 +280,35 @@ def locks(session: Session, user: UserOption = None) -> None:
 @operator_command(locks_app, "release", changes=True)
 def locks_release(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
     user: UserOption = None,
     agent: _OfAgent = None,
+    stdin: StdinOption = False,
 ) -> None:
-    """Take a lock from its holder, for the next waiter. The holder finds out when it renews the lock."""
-    user = _needed(session, user)
-    held = [
-        one
-        for one in session.admin.list_locks(user)
-        if (one.name, one.agent, one.kind) == (name, agent, "lock") and one.held
-    ]
-    for one in held:
-        holder = f"held by {one.holder or one.owner} since {ago(one.since) if one.since else 'an unknown time'}"
-        session.confirm(f"Take the lock {name!r} of {user!r} from its holder?", [f"{holder}, {one.waiters} waiting"])
-    if not held or not session.admin.release_lock(user, name, agent):
-        session.missing(f"Nobody holds the lock {name!r} of {user!r}.")
-    session.say(f"Released the lock {name!r} of {user!r}.")
+    """Take locks from their holders, for the next waiters. A holder finds out when it renews the lock."""
+    chosen = list(_named(session, {"user": user, "agent": agent}, "name", names, stdin))
+    held = {
+        (one.user, one.name, one.agent): one
+        for owner in dict.fromkeys(each["user"] for each in chosen)
+        for one in session.admin.list_locks(owner)
+        if one.kind == "lock" and one.held
+    }
+    taken = [one for each in chosen if (one := held.get((each["user"], each["name"], each.get("agent")))) is not None]
+    if taken:
+        session.confirm("Take these locks from their holders?", map(_described, taken))
+    missing = 0
+    for each in chosen:
+        if not session.admin.release_lock(each["user"], each["name"], each.get("agent")):
+            session.complain(f"Nobody holds the lock {each['name']!r} of {each['user']!r}.")
+            missing += 1
+    session.say(f"{_count(len(chosen) - missing, 'lock')} released.")
+    if missing:
+        raise typer.Exit(NOT_THERE)
+
+
+def _described(one: HeldLock) -> str:
+    since = ago(one.since) if one.since else "an unknown time"
+    return f"{one.user}  {one.name}: held by {one.holder or one.owner} since {since}, {one.waiters} waiting"
 
 
 # Dead letters
@@ -387,14 +400,7 @@ def _chosen_letters(
     session: Session, ids: list[str] | None, user: str | None, consumer: str | None, stdin: bool, question: str
 ) -> list[tuple[str, str, str]]:
     """Return user, consumer and id of the dead letters that a command names, once the operator has agreed."""
-    if ids and stdin:
-        session.wrong_usage("redis-store: Pass either IDs or --stdin, not both.")
-    given = {"user": user, "consumer": consumer, "id": None}
-    named = (
-        list(session.names(given, ("user", "consumer", "id"), True))
-        if stdin
-        else [next(session.names({**given, "id": one}, ("user", "consumer", "id"), False)) for one in ids or (None,)]
-    )
+    named = _named(session, {"user": user, "consumer": consumer}, "id", ids, stdin, ("user", "consumer", "id"))
     chosen = [(each["user"], each["consumer"], each["id"]) for each in named]
     session.confirm(question, (f"{who}  {what}  {which}" for who, what, which in chosen))
     return chosen
@@ -541,16 +547,27 @@ def _named_keys(
     session: Session, keys: list[str] | None, user: str | None, namespace: str | None, stdin: bool
 ) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the keys that a command names, each with its namespace."""
-    if keys and stdin:
-        session.wrong_usage("redis-store: Pass either KEYs or --stdin, not both.")
-    for key in keys or (None,):
-        given = {"user": user, "namespace": namespace, "key": key}
-        for names in session.names(given, ("user", "key"), stdin):
-            yield _place(names), names["key"]
+    for names in _named(session, {"user": user, "namespace": namespace}, "key", keys, stdin):
+        yield _place(names), names["key"]
 
 
 def _place(names: dict[str, str]) -> dict[str, str]:
     return {"user": names["user"], "namespace": names.get("namespace", DEFAULT)}
+
+
+def _named(
+    session: Session,
+    given: dict[str, str | None],
+    what: str,
+    arguments: list[str] | None,
+    stdin: bool,
+    needed: tuple[str, ...] = (),
+) -> Iterator[dict[str, str]]:
+    """Yield what a command names, `what` by its arguments and the rest by options, or all of it on stdin."""
+    if arguments and stdin:
+        session.wrong_usage(f"redis-store: Pass either {what.upper()}s or --stdin, not both.")
+    for argument in arguments or (None,):
+        yield from session.names({**given, what: argument}, needed or ("user", what), stdin)
 
 
 def _batches(

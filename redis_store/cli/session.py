@@ -34,6 +34,9 @@ FINE, FOUND, WRONG_USAGE, NOT_THERE, CONFLICT, NOT_REACHED, INTERRUPTED = 0, 1, 
 """Exit codes: done; done, and something wrong was found, or a failure; called wrongly; not there; changed by others meanwhile;
 the server was not reached; stopped by Ctrl-C."""
 
+_ARGUMENTS = ("key", "id", "name")
+"""The names that commands take as arguments, not as options."""
+
 _SILENT_S = 1.0
 """Time before the first line of progress, in seconds."""
 
@@ -251,7 +254,8 @@ class Session:
     def _check_names(self, known: Mapping[str, str], needed: Sequence[str], where: str) -> None:
         for name in needed:
             if name not in known:
-                advice = f"pass {'KEY' if name == 'key' else f'--{name}'}, or --stdin with the output of a listing with --json"
+                passed = name.upper() if name in _ARGUMENTS else f"--{name}"
+                advice = f"pass {passed}, or --stdin with the output of a listing with --json"
                 raise InvalidInput(f"The {name} is missing{where}: {advice}.")
 
 

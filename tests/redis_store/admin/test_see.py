@@ -195,10 +195,12 @@ def test_locks_and_their_release(client: Client, admin: Admin, run: Run, monkeyp
         assert "held by index since" in refused.err
         assert "Nothing was changed" in refused.err
         assert admin.list_locks()[0].owner == one.owner
-        run("locks", "release", "build\n*", "-u", "alice", "--yes", "--as", "me")
+        feed(monkeypatch, "\n".join(run("locks", "--json", "-q").out.splitlines()[:1]))
+        run("locks", "release", "--stdin", "--yes", "--as", "me")
         waiting.join(20)
         assert admin.list_locks()[0].owner not in (None, one.owner)
-        run("locks", "release", "slots", "-u", "alice", code=3)
+        assert "Nobody holds the lock 'slots'" in run("locks", "release", "slots", "-u", "alice", code=3).err
+        assert "The name is missing: pass NAME" in run("locks", "release", "-u", "alice", code=2).err
     (entry,) = admin.iter_audit()
     assert (entry.by, entry.what, entry.user, entry.key) == ("me", "locks release", "alice", "build\n*")
 
