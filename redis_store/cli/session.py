@@ -29,6 +29,7 @@ from redis_store.values.printable import json_text, message, one_line
 
 if TYPE_CHECKING:  # they import redis-py, which takes longer than all that --help needs
     from redis_store.admin import Admin
+    from redis_store.server import EmbeddedServer
 
 FINE, FOUND, WRONG_USAGE, NOT_THERE, CONFLICT, NOT_REACHED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 """Exit codes: done; done, and something wrong was found, or a failure; called wrongly; not there; changed by others meanwhile;
@@ -105,6 +106,7 @@ class Session:
         self._operator = operator
         self._url, self._data_dir = url, data_dir
         self._admin: Admin | None = None
+        self._server: EmbeddedServer | None = None
         self._progress_at = time.monotonic() + _SILENT_S
         self._progress_shown = False
         self._steps = 0
@@ -115,10 +117,13 @@ class Session:
         if self._admin is None:
             from redis_store.admin import Admin
 
-            if self._data_dir is not None and self._url is None:
-                self._admin = Admin(None, operator=self._operator, data_dir=self._data_dir, embedded=True)
-            else:
-                self._admin = Admin(self._url, operator=self._operator)
+            url = self._url
+            if url is None and self._data_dir is not None:  # also if REDIS_URL names another server
+                from redis_store.server import join
+
+                self._server = join(self._data_dir)
+                url = self._server.url
+            self._admin = Admin(url, operator=self._operator)
             self._admin.on_step = self._count_step
         return self._admin
 
@@ -127,6 +132,8 @@ class Session:
         self._end_progress()
         if self._admin is not None:
             self._admin.close()
+        if self._server is not None:
+            self._server.close()
 
     # Output
 

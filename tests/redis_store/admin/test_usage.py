@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import redis
@@ -16,6 +17,7 @@ from redis_store.admin import Admin, AsyncAdmin
 from redis_store.admin.usage import infos_per_scan
 from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
 from redis_store.errors import InvalidInput, InvalidType
+from redis_store.server import join
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
 from tests.support.servers import Server
 
@@ -265,3 +267,11 @@ def test_a_server_that_goes_away_in_the_middle(start: Callable[..., Server]) -> 
             admin.list_users()
         with pytest.raises(StoreUnavailable):
             list(admin.search("needle"))
+
+
+def test_a_folder_names_its_server_also_beside_a_url(client: Client, run: Callable[..., Ended], tmp_path: Path) -> None:
+    client.store(user="elsewhere").set("k", 1)
+    assert [one["user"] for one in run("users", "--json").records] == ["elsewhere"]
+    with join(tmp_path / "data") as here, Client(here.url) as other:
+        other.store(user="here").set("k", 1)
+        assert [one["user"] for one in run("users", "--json", "--data-dir", str(tmp_path / "data")).records] == ["here"]
