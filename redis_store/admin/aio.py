@@ -32,6 +32,7 @@ from redis_store.clients.aio import AsyncClient, async_core_of, async_scope_in
 from redis_store.clients.options import ClientOptions
 from redis_store.connections.resolver import database_of
 from redis_store.drivers.aio import AsyncDriver
+from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.values import delete
@@ -51,6 +52,8 @@ class AsyncAdmin:
         self, client: AsyncClient | str | None = None, *, operator: str | None = None, **options: Unpack[ClientOptions]
     ) -> None:
         self.operator = operator_name(operator)
+        if isinstance(client, AsyncClient) and options:
+            raise InvalidSettings(f"A client has its own options: pass {', '.join(options)} to AsyncClient.")
         self._owns_client = not isinstance(client, AsyncClient)
         self.client = client if isinstance(client, AsyncClient) else AsyncClient(client, **options)
         self.on_step: Callable[[int], object] | None = None

@@ -31,6 +31,7 @@ from redis_store.clients.options import ClientOptions
 from redis_store.clients.sync import Client, core_of, scope_in
 from redis_store.connections.resolver import database_of
 from redis_store.drivers.sync import SyncDriver
+from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.values import delete
@@ -64,6 +65,8 @@ class Admin:
         self, client: Client | str | None = None, *, operator: str | None = None, **options: Unpack[ClientOptions]
     ) -> None:
         self.operator = operator_name(operator)
+        if isinstance(client, Client) and options:
+            raise InvalidSettings(f"A client has its own options: pass {', '.join(options)} to Client.")
         self._owns_client = not isinstance(client, Client)
         self.client = client if isinstance(client, Client) else Client(client, **options)
         self.on_step: Callable[[int], object] | None = None

@@ -49,7 +49,7 @@ _Since = Annotated[
     str | None,
     typer.Option("--since", metavar="AGE", help="Only those of the last time, such as 10m.", show_default=False),
 ]
-_Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", show_default=False)]
+_Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY", show_default=False)]
 _Consumer = Annotated[str | None, typer.Option(help="The consumer.", show_default=False)]
 _OfAgent = Annotated[
     str | None,
@@ -280,7 +280,7 @@ def locks(session: Session, user: UserOption = None) -> None:
 @operator_command(locks_app, "release", changes=True)
 def locks_release(
     session: Session,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     user: UserOption = None,
     agent: _OfAgent = None,
     stdin: StdinOption = False,
@@ -349,7 +349,7 @@ def dead_letters_show(
 @operator_command(letters_app, "retry", changes=True)
 def dead_letters_retry(
     session: Session,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
     user: UserOption = None,
     consumer: _Consumer = None,
     stdin: StdinOption = False,
@@ -377,7 +377,7 @@ def dead_letters_retry(
 @operator_command(letters_app, "drop", changes=True)
 def dead_letters_drop(
     session: Session,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
     user: UserOption = None,
     consumer: _Consumer = None,
     stdin: StdinOption = False,

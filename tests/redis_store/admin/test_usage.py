@@ -16,7 +16,7 @@ from redis_store import Client, LockLost, StoreUnavailable
 from redis_store.admin import Admin, AsyncAdmin
 from redis_store.admin.usage import infos_per_scan
 from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
-from redis_store.errors import InvalidInput, InvalidType
+from redis_store.errors import InvalidInput, InvalidSettings, InvalidType
 from redis_store.server import join
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
 from tests.support.servers import Server
@@ -156,6 +156,13 @@ def test_wrong_usage_and_a_server_that_is_not_there(run: Callable[..., Ended]) -
     assert "by must be" in run("users", "--by", "size", code=2).err
     assert "Cannot connect" in run("users", "--url", "redis://127.0.0.1:1", code=5).err
     assert run("namespaces", "--user", "", code=2).err.startswith("redis-store: The user id must not be empty")
+
+
+def test_options_belong_to_the_client(client: Client) -> None:
+    with pytest.raises(InvalidSettings, match="A client has its own options: pass timeout to Client"):
+        Admin(client, timeout=3)
+    with pytest.raises(InvalidInput, match="operator must be a str of 1 to 256 characters"):
+        Admin(client, operator="")
 
 
 def test_times_have_a_time_zone(admin: Admin) -> None:
