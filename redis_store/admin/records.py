@@ -65,7 +65,7 @@ class ChangeRecord:
     agent: str | None
     run: str | None
     source: str
-    """``log``; or ``info``, which tells the last write of each key only, and neither deletions nor runs."""
+    """``log``; or ``info``, which tells the last write of each key only, and no deletions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ def _last_writes(parts: RedisKey, flat: list[bytes]) -> Iterator[ChangeRecord]:
         info = key_info(decode_name(field), text, 0, -1)
         if info.updated_at is not None:
             where = (parts.user, decode_name(parts.name), info.key)
-            yield ChangeRecord(info.updated_at, *where, "set", info.updated_by, None, "info")
+            yield ChangeRecord(info.updated_at, *where, "set", info.updated_by, info.run, "info")
 
 
 class ChangesInOrder:

@@ -110,7 +110,7 @@ def test_a_search_reads_compressed_values(url: str, admin: Admin) -> None:
 
 def test_changes_of_the_last_minutes(client: Client, admin: Admin, raw: redis.Redis, run: Run) -> None:
     began = datetime.now(UTC) - timedelta(minutes=1)
-    plain = client.store(user="alice", namespace="plain", agent="one")
+    plain = client.store(user="alice", namespace="plain", agent="one", run="r1")
     plain.set_many({"a": 1, "b": 2})
     plain.delete("b")
     raw.hset("user:alice:ns:plain", "old", "1")
@@ -130,7 +130,7 @@ def test_changes_of_the_last_minutes(client: Client, admin: Admin, raw: redis.Re
         ("bob", "watched\n", "delete", "c", "two", "log"),
         ("bob", "watched\n", "set", "d", "two", "log"),
     ]
-    assert [one.key for one in admin.list_changes(began, "alice")] == ["a"]
+    assert [(one.key, one.run) for one in admin.list_changes(began, "alice")] == [("a", "r1")]
     assert admin.list_changes(datetime.now(UTC) + timedelta(minutes=1)) == []
     shown = run("tail", "--since", "10m", "-u", "bob", "--json").records
     assert [one["op"] for one in shown] == ["set", "set", "delete", "set"]
