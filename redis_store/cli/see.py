@@ -166,7 +166,8 @@ def info(
             elif session.as_json:
                 session.json_line({**place, **plain(found[key])})
             else:
-                _show_facts({**place, **_fields(found[key])})
+                facts = _fields(found[key])
+                _show_facts({**place, **facts, "version": str(facts["version"] or "-")})  # it is no amount
     ends.exit()
 
 
