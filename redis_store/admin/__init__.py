@@ -8,7 +8,10 @@ with Admin("redis://localhost:6379") as admin:
 """
 
 from redis_store.admin.aio import AsyncAdmin
+from redis_store.admin.changing import Deleted
+from redis_store.admin.importing import Imported, KeptKey
 from redis_store.admin.letters import RetryOutcome
+from redis_store.admin.moving import Exported
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -33,7 +36,11 @@ __all__ = [
     "ComputedValue",
     "ConsumerState",
     "DeadLetter",
+    "Deleted",
+    "Exported",
     "HeldLock",
+    "Imported",
+    "KeptKey",
     "NamespaceUsage",
     "RetryOutcome",
     "SearchHit",

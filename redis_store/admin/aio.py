@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import IO, Any, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, letters, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, letters, moving, search, server_stats, usage
+from redis_store.admin.changing import Deleted
+from redis_store.admin.files import Writable, rows_of, written
+from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
+from redis_store.admin.moving import Exported
 from redis_store.admin.operator import operator_name
+from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -37,6 +44,8 @@ from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
+from redis_store.protocol.drive import drive_async
+from redis_store.types import Json, JsonInput, Ttl
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -175,7 +184,113 @@ class AsyncAdmin:
 
     # Change
 
+    async def set_value(
+        self,
+        user: str,
+        namespace: str,
+        key: str,
+        value: JsonInput,
+        metadata: dict[str, Json] | None = None,
+        ttl: Ttl = None,
+    ) -> None:
+        """Store a value in a user's namespace, as `DataStore.set` does."""
+        await self.store(user, namespace).set(key, value, metadata, ttl)
+        await self.note("set", user=user, namespace=namespace, key=key, count=1)
+
+    async def delete_keys(self, user: str, namespace: str, keys: Iterable[str]) -> int:
+        """Delete keys of a user's namespace. Return how many of them existed."""
+        count = await self.store(user, namespace).delete_many(keys)
+        await self.note("delete", user=user, namespace=namespace, count=count)
+        return count
+
+    async def clear(self, user: str, namespace: str, *, undoable: bool = True) -> int:
+        """Delete all keys of a namespace, and the values in its change log at once. Return how many keys it had.
+
+        Watchers see a reset of the namespace, as their history is gone.
+        `undo_clear` can bring the keys back for a day; then they go. Only the last clear of a namespace is kept. Without
+        `undoable` everything goes at once, also what an earlier clear kept.
+        """
+        return await self._carry_out(lambda setting: changing.clear(setting, user, namespace, undoable))
+
+    async def clear_namespaces(self, user: str, prefix: str, *, undoable: bool = True) -> int:
+        """Clear all namespaces of a user whose names begin with a prefix, one after the other; see `clear`.
+
+        If it is interrupted, some are cleared and the others are as before: call it again.
+        """
+        wanted = encode_prefix(prefix)
+        return await self._carry_out(lambda setting: changing.clear_all(setting, user, wanted, undoable))
+
+    async def undo_clear(self, user: str, namespace: str) -> Imported:
+        """Bring back the keys that the last `clear` of a namespace deleted, within a day. Return what was done.
+
+        Keys that were written since stay as they are, and count as kept. Watchers see each key that comes back. The result has
+        no keys if there is nothing to bring back. If it is interrupted, call it again.
+        """
+        return await self._carry_out(lambda setting: changing.undo(setting, user, namespace))
+
+    async def copy_namespace(
+        self, user: str, namespace: str, to_namespace: str, to_user: str | None = None, *, replace: bool = False
+    ) -> Imported:
+        """Write all keys of a namespace, as it was at one moment, into another namespace, of the same user or `to_user`.
+
+        Times, writers, metadata, tags and expiry are kept. Keys that hold something else there stay, unless `replace`. If it is
+        interrupted, call it again.
+        """
+        other = user if to_user is None else to_user
+        return await self._carry_out(
+            lambda setting: moving.copy(setting, user, namespace, other, to_namespace, replace)
+        )
+
+    async def rename_namespace(self, user: str, namespace: str, new: str) -> int:
+        """Give a namespace another name, in one step. Return how many keys it has; 0 if it holds nothing.
+
+        Raises `Conflict` if the new name holds data. Cursors of consumers stay with the old name. Watchers of the old name see a
+        clear, and those of the new one every key. If it is interrupted, call it again.
+        """
+        return await self._carry_out(lambda setting: changing.rename(setting, user, namespace, new))
+
+    async def delete_user(self, user: str) -> Deleted:
+        """Delete everything of a user: data, infos, change logs, tags, locks, limits, cursors.
+
+        At the end a scan makes sure that nothing is left. Raises `Conflict` if agents of the user go on writing: stop them, and
+        call it again. It cannot be undone. The log of operators' changes names the user.
+        """
+        return await self._carry_out(lambda setting: changing.delete_user(setting, user))
+
     # Move
+
+    async def export(
+        self, to: str | Path | Writable, user: str | None = None, namespace: str | None = None
+    ) -> Exported:
+        """Write the keys of all users, of one, or of one namespace to a file, as lines of JSON; see ``docs/operating.md``.
+
+        Each namespace is as it was at one moment. A file that ends with ``.gz`` or ``.zst`` is compressed, and it appears when it
+        is complete. Exports of the same data have the same bytes.
+        """
+        if isinstance(to, (str, Path)):
+            with written(Path(to)) as file:
+                return await self._carry_out(lambda setting: moving.export(setting, file.write, user, namespace))
+        return await self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace))
+
+    async def import_(
+        self,
+        file: str | Path | IO[bytes],
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        replace: bool = False,
+        done: Imported | None = None,
+    ) -> Imported:
+        """Write the keys of an export, or those of one user or one namespace of each user in it. Return what was done.
+
+        A file is checked as a whole before anything is written; what comes through a pipe is checked line by line, and at the
+        end. `InvalidInput` names the line. Keys that hold something else already are left as they are, unless `replace`. To go on
+        after an interruption, import again. `done` counts what was done also if the import fails.
+        """
+        result = Imported() if done is None else done
+        with rows_of(file, user, namespace) as rows:
+            await self._carry_out(lambda setting: moving.import_(setting, rows, replace, result))
+        return result
 
     # Check
 
@@ -215,6 +330,24 @@ class AsyncAdmin:
 
     def __repr__(self) -> str:
         return f"<AsyncAdmin of {self.client!r}>"
+
+    async def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
+        """Run a program, each operation on the server where it belongs."""
+        primaries, users = await self._primaries(), Recent[AsyncDriver]()
+        setting = Setting(
+            self.operator,
+            len(primaries),
+            partial(async_scope_in, self.client),
+            self.on_step or (lambda count: None),
+        )
+
+        async def step(at: At[Any]) -> Any:
+            if isinstance(at.where, int):
+                return await primaries[at.where].run(at.op)
+            driver = users.get(at.where, lambda user: self.store(user)._driver)
+            return await driver.run(at.op)
+
+        return await drive_async(program(setting), step)
 
     async def _primaries(self) -> list[AsyncDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import IO, Any, Protocol, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, letters, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, letters, moving, search, server_stats, usage
+from redis_store.admin.changing import Deleted
+from redis_store.admin.files import Writable, rows_of, written
+from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
+from redis_store.admin.moving import Exported
 from redis_store.admin.operator import operator_name
+from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -34,9 +41,12 @@ from redis_store.drivers.sync import SyncDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
+from redis_store.operations import operations_of
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
+from redis_store.protocol.drive import drive
 from redis_store.store import DataStore
+from redis_store.types import Json, JsonInput, Ttl
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -186,7 +196,109 @@ class Admin:
 
     # Change
 
+    def set_value(
+        self,
+        user: str,
+        namespace: str,
+        key: str,
+        value: JsonInput,
+        metadata: dict[str, Json] | None = None,
+        ttl: Ttl = None,
+    ) -> None:
+        """Store a value in a user's namespace, as `DataStore.set` does."""
+        self.store(user, namespace).set(key, value, metadata, ttl)
+        self.note("set", user=user, namespace=namespace, key=key, count=1)
+
+    def delete_keys(self, user: str, namespace: str, keys: Iterable[str]) -> int:
+        """Delete keys of a user's namespace. Return how many of them existed."""
+        count = self.store(user, namespace).delete_many(keys)
+        self.note("delete", user=user, namespace=namespace, count=count)
+        return count
+
+    def clear(self, user: str, namespace: str, *, undoable: bool = True) -> int:
+        """Delete all keys of a namespace, and the values in its change log at once. Return how many keys it had.
+
+        Watchers see a reset of the namespace, as their history is gone.
+        `undo_clear` can bring the keys back for a day; then they go. Only the last clear of a namespace is kept. Without
+        `undoable` everything goes at once, also what an earlier clear kept.
+        """
+        return self._carry_out(changing.clear(self._setting(), user, namespace, undoable))
+
+    def clear_namespaces(self, user: str, prefix: str, *, undoable: bool = True) -> int:
+        """Clear all namespaces of a user whose names begin with a prefix, one after the other; see `clear`.
+
+        If it is interrupted, some are cleared and the others are as before: call it again.
+        """
+        wanted = encode_prefix(prefix)
+        return self._carry_out(changing.clear_all(self._setting(), user, wanted, undoable))
+
+    def undo_clear(self, user: str, namespace: str) -> Imported:
+        """Bring back the keys that the last `clear` of a namespace deleted, within a day. Return what was done.
+
+        Keys that were written since stay as they are, and count as kept. Watchers see each key that comes back. The result has
+        no keys if there is nothing to bring back. If it is interrupted, call it again.
+        """
+        return self._carry_out(changing.undo(self._setting(), user, namespace))
+
+    def copy_namespace(
+        self, user: str, namespace: str, to_namespace: str, to_user: str | None = None, *, replace: bool = False
+    ) -> Imported:
+        """Write all keys of a namespace, as it was at one moment, into another namespace, of the same user or `to_user`.
+
+        Times, writers, metadata, tags and expiry are kept. Keys that hold something else there stay, unless `replace`. If it is
+        interrupted, call it again.
+        """
+        to_user = user if to_user is None else to_user
+        return self._carry_out(moving.copy(self._setting(), user, namespace, to_user, to_namespace, replace))
+
+    def rename_namespace(self, user: str, namespace: str, new: str) -> int:
+        """Give a namespace another name, in one step. Return how many keys it has; 0 if it holds nothing.
+
+        Raises `Conflict` if the new name holds data. Cursors of consumers stay with the old name. Watchers of the old name see a
+        clear, and those of the new one every key. If it is interrupted, call it again.
+        """
+        return self._carry_out(changing.rename(self._setting(), user, namespace, new))
+
+    def delete_user(self, user: str) -> Deleted:
+        """Delete everything of a user: data, infos, change logs, tags, locks, limits, cursors.
+
+        At the end a scan makes sure that nothing is left. Raises `Conflict` if agents of the user go on writing: stop them, and
+        call it again. It cannot be undone. The log of operators' changes names the user.
+        """
+        return self._carry_out(changing.delete_user(self._setting(), user))
+
     # Move
+
+    def export(self, to: str | Path | Writable, user: str | None = None, namespace: str | None = None) -> Exported:
+        """Write the keys of all users, of one, or of one namespace to a file, as lines of JSON; see ``docs/operating.md``.
+
+        Each namespace is as it was at one moment. A file that ends with ``.gz`` or ``.zst`` is compressed, and it appears when it
+        is complete. Exports of the same data have the same bytes.
+        """
+        if isinstance(to, (str, Path)):
+            with written(Path(to)) as file:
+                return self._carry_out(moving.export(self._setting(), file.write, user, namespace))
+        return self._carry_out(moving.export(self._setting(), to.write, user, namespace))
+
+    def import_(
+        self,
+        file: str | Path | IO[bytes],
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        replace: bool = False,
+        done: Imported | None = None,
+    ) -> Imported:
+        """Write the keys of an export, or those of one user or one namespace of each user in it. Return what was done.
+
+        A file is checked as a whole before anything is written; what comes through a pipe is checked line by line, and at the
+        end. `InvalidInput` names the line. Keys that hold something else already are left as they are, unless `replace`. To go on
+        after an interruption, import again. `done` counts what was done also if the import fails.
+        """
+        done = Imported() if done is None else done
+        with rows_of(file, user, namespace) as rows:
+            self._carry_out(moving.import_(self._setting(), rows, replace, done))
+        return done
 
     # Check
 
@@ -226,6 +338,26 @@ class Admin:
 
     def __repr__(self) -> str:
         return f"<Admin of {self.client!r}>"
+
+    def _setting(self) -> Setting:
+        return Setting(
+            self.operator,
+            len(self._primaries()),
+            partial(scope_in, self.client),
+            self.on_step or (lambda count: None),
+        )
+
+    def _carry_out(self, program: Program[T]) -> T:
+        """Run a program, each operation on the server where it belongs."""
+        primaries, users = self._primaries(), Recent[SyncDriver]()
+
+        def step(at: At[Any]) -> Any:
+            if isinstance(at.where, int):
+                return primaries[at.where].run(at.op)
+            driver = users.get(at.where, lambda user: operations_of(self.store(user)).driver)
+            return driver.run(at.op)
+
+        return drive(program, step)
 
     def _primaries(self) -> list[SyncDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""

@@ -232,6 +232,11 @@ class Session:
             self.complain("Nothing was changed. To go on without a question, use --yes.")
             raise typer.Exit(FOUND)
 
+    def needs_yes(self, what: str) -> None:
+        """End the command unless it was called with `--yes`, as it cannot ask: stdin has something else."""
+        if not self._yes:
+            self.wrong_usage(f"Nothing was changed: with {what}, the command cannot ask. To go on, use --yes.")
+
     # Input
 
     def names(self, given: Mapping[str, str | None], needed: Sequence[str], stdin: bool) -> Iterator[dict[str, str]]:

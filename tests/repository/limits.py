@@ -54,6 +54,10 @@ PLACES = {
     "entries in the log of operators' changes, at least": "redis_store.admin.audit:AUDIT_ENTRIES",
     "age of an unwatched change log": "redis_store.limits:LogBounds.days",
     "age of an unwatched change log that nothing was written to, of a namespace that holds nothing": "redis_store.changelog.ops:BLANK_LIFE_MS",
+    "time for which `redis-store undo` can bring back what `clear` deleted": "redis_store.admin.changing:KEPT_MS",
+    "operators' memory of a namespace that they export, about; the rest is sorted in temporary files": (
+        "redis_store.admin.spool:MEMORY_BYTES"
+    ),
     "`log_days` itself": "redis_store.limits:MAX_LOG_DAYS",
     "`max_keys`, `max_items`, a `version`, and every bound on bytes or entries that a caller sets": "redis_store.limits:MAX_BOUND",
     "wait for a reply of the server, in a call whose `timeout=` is shorter": "redis_store.flows.clock:LEAST_REPLY_S",

@@ -50,7 +50,7 @@ import redis_store.limits
 import redis_store.server
 import sandbox
 import sandbox.cli
-from redis_store import AsyncDataStore, DataStore, connect
+from redis_store import AsyncDataStore, DataStore
 from redis_store.connections.address import parse_address
 from tests.repository.limits import PLACES
 
@@ -267,42 +267,6 @@ def test_examples_of_page_run(
 def packages_of(page: Path) -> list[str]:
     """Return the packages that a page's examples import, besides ours."""
     return " ".join(re.findall(r"<!-- packages: (.*?) -->", page.read_text(encoding="utf-8"))).split()
-
-
-def recipe(page: str, word: str) -> str:
-    """Return the Python block of a page that has a word in it."""
-    (found,) = [one for one in blocks_of(ROOT / "docs" / page) if one.language == "python" and word in one.text]
-    return found.text
-
-
-def test_recipe_that_deletes_a_user_keeps_the_data_of_others(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with empty_database(server_url) as url:
-        monkeypatch.setenv("REDIS_URL", url)
-        with connect(url, user="bob@example.com") as theirs, connect(url, user="alice") as others:
-            others.set("kept", 1)
-            for name in ("a b", "a\nuser:alice:ns:default\nb", "*", "user:alice:ns:default"):
-                theirs.use_namespace(name).set("k\n*", 1)
-            exec(recipe("data-model.md", "unlink"), {})
-            assert theirs.list_namespaces() == []
-            assert others.get_all() == {"kept": 1}
-        with redis.Redis.from_url(url) as raw:
-            assert not list(raw.scan_iter("user:bob*"))
-
-
-def test_recipe_that_moves_data_keeps_ttl_and_metadata(server_url: str) -> None:
-    text, _, _ = recipe("embedded-server.md", "def move").partition("\n\n\nwith connect(")
-    names: dict[str, Any] = {}
-    exec(text, names)
-    with empty_database(server_url) as url, connect(url, user="a") as here, connect(url, user="b") as there:
-        here.set("plain", {"n": 1}, metadata={"m": 1})
-        here.set("expiring\n", 2, ttl=100)
-        names["move"](here, there)
-        assert there.get_all() == {"plain": {"n": 1}, "expiring\n": 2}
-        moved, plain = there.info("expiring\n"), there.info("plain")
-        assert moved is not None
-        assert plain is not None
-        assert (plain.metadata, plain.expires_at) == ({"m": 1}, None)
-        assert moved.expires_at is not None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,80 @@
+"""Programs: what takes operations on several users or servers, written once for threads and asyncio.
+
+A program is to operations what an operation is to calls. It awaits only `At`, and `Admin` and `AsyncAdmin` carry that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from redis_store.admin.walks import Walk, next_page
+from redis_store.namespace.keys import DEFAULT_NAMESPACE
+from redis_store.namespace.scope import Scope
+from redis_store.protocol.call import Op
+
+T = TypeVar("T")
+
+MOST_RECENT = 4
+
+Where: TypeAlias = int | str
+"""A user, or the number of a server that holds keys."""
+
+
+class At(NamedTuple, Generic[T]):
+    """The step that carries out an operation on the server of a user, or on one of the servers."""
+
+    where: Where
+    op: Op[T]
+
+    def __await__(self) -> Generator[At[T], Any, T]:
+        result: T = yield self
+        return result
+
+
+Program: TypeAlias = Coroutine[At[Any], Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a program knows of the `Admin` that runs it."""
+
+    by: str
+    """The operator's name."""
+    servers: int
+    """The number of servers that hold keys."""
+    scope: Callable[[str, str], Scope]
+    """Returns the scope of a namespace of a user."""
+    on_step: Callable[[int], object]
+    """Gets the number of keys, or of what the program counts, of each step."""
+
+    def scope_of(self, user: str, namespace: str = DEFAULT_NAMESPACE) -> Scope:
+        """Return the scope of a namespace of a user. Raises `InvalidInput` for invalid names."""
+        return self.scope(user, namespace)
+
+
+async def pages(where: Where, walk: Walk[T]) -> AsyncIterator[list[T]]:
+    """Yield the pages of a walk, each of which is an operation of its own."""
+    try:
+        while (page := await At(where, next_page(walk))) is not None:
+            yield page
+    finally:
+        with suppress(StopIteration):
+            walk.aclose().send(None)
+
+
+class Recent(Generic[T]):
+    """What belongs to the last few users of a program, which goes from user to user."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, T] = {}
+
+    def get(self, user: str, make: Callable[[str], T]) -> T:
+        """Return what is kept for a user, or make it."""
+        if user not in self._kept:
+            if len(self._kept) >= MOST_RECENT:
+                self._kept.clear()
+            self._kept[user] = make(user)
+        return self._kept[user]
