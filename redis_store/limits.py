@@ -366,6 +366,13 @@ class LogBounds:
     entries: int = LOG_ENTRIES
     max_bytes: int = LOG_BYTES
     days: int = LOG_DAYS
+    values: bool = True
+    """Whether the log holds values, or only says which keys were set."""
+
+    @property
+    def bytes_for_scripts(self) -> int:
+        """The size as the scripts take it: negative if the log holds no values."""
+        return self.max_bytes if self.values else -self.max_bytes
 
     @property
     def life_ms(self) -> int:

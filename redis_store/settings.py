@@ -56,9 +56,14 @@ class Settings:
         check_durability(self.durability)
         if self.credential_provider is not None and self.url is None:
             raise InvalidSettings("credential_provider= is for a server with a url: give one, or set REDIS_URL.")
-        for name in ("configure_server", "near_cache", "hash_tags"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidSettings(f"{name} must be True or False, not {getattr(self, name)!r}.")
+        check_switches(**{name: getattr(self, name) for name in ("configure_server", "near_cache", "hash_tags")})
+
+
+def check_switches(**switches: object) -> None:
+    """Raise `InvalidSettings` for an option that is neither True nor False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InvalidSettings(f"{name} must be True or False, not {value!r}.")
 
 
 def new_id() -> str:

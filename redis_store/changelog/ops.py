@@ -262,7 +262,7 @@ def parts_to_note(names: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 async def note(keys: NamespaceKeys, bounds: LogBounds, expected: bytes, mode: str, fields: Sequence[bytes]) -> bool:
     """Append the current state of fields to the log. Return False if the log has an entry after the expected one."""
-    head = (keys.name, bounds.entries, bounds.max_bytes, expected, mode)
+    head = (keys.name, bounds.entries, bounds.bytes_for_scripts, expected, mode)
     return bool(await run_script(NOTE, (keys.data, keys.registry, keys.log), (*head, *fields)))
 
 

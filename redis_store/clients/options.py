@@ -20,7 +20,7 @@ from redis_store.namespace.keys import DEFAULT_NAMESPACE, PLAIN, Form, UserKeys
 from redis_store.namespace.scope import Scope, Writer
 from redis_store.options import Default, defaults_of, settle
 from redis_store.server_config import Durability
-from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, resolve_url
+from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, check_switches, resolve_url
 from redis_store.values.codec import Values
 from redis_store.values.compression import Compression, check_compress_above
 
@@ -41,6 +41,10 @@ class ClientOptions(TypedDict, total=False):
     `log_entries` and `log_bytes` bound the change log of each watched namespace; the settings of the writers apply. A change log
     that is not watched for `log_days` days is deleted. With `configure_server`, watchers may add the events that they need to
     the server's ``notify-keyspace-events``; on the embedded server they always do.
+
+    With ``log_values=False`` the log names the keys that this client's stores set, without the values. So nothing of a value
+    stays there when the key is deleted or expires. Watchers get the value that the key has when they read it; if it was deleted
+    before, they get only the deletion.
 
     Values of more than `compress_above` bytes as JSON are stored compressed; None never compresses. Every store reads
     compressed values, whatever its own setting.
@@ -64,6 +68,7 @@ class ClientOptions(TypedDict, total=False):
     log_entries: Annotated[int, Default(LOG_ENTRIES)]
     log_bytes: Annotated[int, Default(LOG_BYTES)]
     log_days: Annotated[int, Default(LOG_DAYS)]
+    log_values: Annotated[bool, Default(True)]
     configure_server: Annotated[bool, Default(False)]
     compress_above: int | None
     near_cache: Annotated[bool, Default(False)]
@@ -144,6 +149,7 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
     for name, value in given.items():
         if name in _COUNTS:
             check_count(name, value, *((MAX_LOG_DAYS,) if name == "log_days" else ()))
+    check_switches(log_values=given["log_values"])
     check_compress_above(given["compress_above"])
     settings = Settings(
         resolve_url(url, given["embedded"]),
@@ -157,5 +163,5 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
         given["credential_provider"],
     )
     limits = Limits(given["max_value_bytes"], given["max_batch_bytes"])
-    log = LogBounds(given["log_entries"], given["log_bytes"], given["log_days"])
+    log = LogBounds(given["log_entries"], given["log_bytes"], given["log_days"], given["log_values"])
     return settings, Common(Values(Compression(given["compress_above"], limits.max_value_bytes)), limits, log)

@@ -88,7 +88,7 @@ class Scope:
         put(self, "readable", everything or self.access.may_read(self.namespace))
         put(self, "writable", everything or self.access.may_write(self.namespace))
         put(self, "name", name)
-        put(self, "script_head", (name, self.writer.log_head, self.log.entries, self.log.max_bytes))
+        put(self, "script_head", (name, self.writer.log_head, self.log.entries, self.log.bytes_for_scripts))
         if self.user.form.tagged is None:
             put(self, "__class__", _LateScope)
         else:

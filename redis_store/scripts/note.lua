@@ -5,7 +5,7 @@
 -- KEYS[3]   change log (stream)
 -- ARGV[1]   the namespace's name, as in the registry
 -- ARGV[2]   limit of the log, in entries
--- ARGV[3]   limit of the log, in bytes
+-- ARGV[3]   limit of the log, in bytes; negative if the log gets no values
 -- ARGV[4]   id of the last entry that the watcher knows, or '' to append in any case
 -- ARGV[5]   'c': a clear if the namespace is gone, else as 'd';  'd': each key;  'e': only missing keys, as expired
 -- ARGV[6..] the fields, about 500 at most
@@ -18,7 +18,7 @@ local listed = call('SISMEMBER', registry, name)
 local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 if not last or (ARGV[4] ~= '' and last[1] ~= ARGV[4]) then return 0 end
 
-local told, told_bytes, inline_bytes = {}, 0, 0
+local told, told_bytes, inline_bytes, most_bytes = {}, 0, 0, tonumber(ARGV[3])
 local there = call('EXISTS', data)
 if there == 0 and mode == 'c' then
   told = {'', 'c'}
@@ -30,7 +30,7 @@ else
       news = mode == 'e' and 'e' or 'd'
     elseif mode ~= 'e' then
       news = 'r'
-      if bytes <= 1024 and inline_bytes + bytes <= 65536 then
+      if most_bytes > 0 and bytes <= 1024 and inline_bytes + bytes <= 65536 then
         news = 's' .. call('HGET', data, field)
         inline_bytes = inline_bytes + bytes
       end
@@ -44,7 +44,7 @@ else
 end
 
 if #told > 0 then
-  local kept = math.max(1, math.min(tonumber(ARGV[2]), math.floor(tonumber(ARGV[3]) / math.max(1, told_bytes))))
+  local kept = math.max(1, math.min(tonumber(ARGV[2]), math.floor(math.abs(most_bytes) / math.max(1, told_bytes))))
   call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', '{"n":0,"found":1}', unpack(told))
 end
 -- An external write may leave out the registry.

@@ -7,7 +7,7 @@
 -- ARGV[1]  the namespace's name, as in the registry
 -- ARGV[2]  head of the log entry up to its numbers: '{' or '{"agent":"a",'
 -- ARGV[3]  limit of the log, in entries
--- ARGV[4]  limit of the log, in bytes
+-- ARGV[4]  limit of the log, in bytes; negative if the log gets no values
 
 local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]
@@ -25,9 +25,13 @@ end
 -- `tx` is nil, or says which part of a transaction the entry is: '"tx":["id",1,3],'.
 -- Limiting the number of entries by the size of this one limits the bytes of them all.
 local function tell(events, expires, told, tx)
-  local bytes = 0
+  local bytes, most_bytes = 0, tonumber(ARGV[4])
+  if most_bytes < 0 then
+    most_bytes = -most_bytes
+    for i = 2, #told, 2 do told[i] = string.byte(told[i]) == 115 and 'r' or told[i] end -- 's' and the value
+  end
   for i = 1, #told do bytes = bytes + #told[i] end
-  local kept = math.max(1, math.min(tonumber(ARGV[3]), math.floor(tonumber(ARGV[4]) / bytes)))
+  local kept = math.max(1, math.min(tonumber(ARGV[3]), math.floor(most_bytes / bytes)))
   local expiry = expires ~= '' and ',"x":' .. expires or ''
   local head = ARGV[2] .. (tx or '') .. '"n":' .. events .. expiry .. '}'
   call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', '', head, unpack(told))

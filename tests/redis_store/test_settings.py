@@ -45,7 +45,7 @@ def test_a_store_finds_the_url_of_the_environment(monkeypatch: pytest.MonkeyPatc
         {"max_value_bytes": True}, {"log_entries": 0}, {"log_bytes": -1}, {"log_days": None}, {"configure_server": 1},
         {"near_cache": "yes"}, {"near_cache_bytes": 0}, {"near_cache_bytes": True},
         {"log_entries": 2**53 + 1}, {"log_days": 36_501}, {"log_bytes": 10**5000}, {"max_value_bytes": -(10**5000)},
-        {"timeout": 10**5000}, {"compress_above": 10**5000},
+        {"timeout": 10**5000}, {"compress_above": 10**5000}, {"log_values": 0},
     ],
     ids=shown,
 )  # fmt: skip

@@ -375,6 +375,8 @@ def test_limits_page_has_every_field_of_limits() -> None:
     places = set(PLACES.values())
     for record in (redis_store.limits.Limits, redis_store.limits.LogBounds, sandbox.Limits):
         for field in dataclasses.fields(record):
+            if isinstance(field.default, bool):
+                continue  # a switch
             assert f"{record.__module__}:{record.__name__}.{field.name}" in places
 
 

@@ -235,3 +235,38 @@ def test_times_come_from_the_server(store: DataStore, view: NamespaceView) -> No
     assert info is not None
     assert info.created_at is not None
     assert (info.created_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == created == info.version
+
+
+def test_a_log_without_values(real_server: Server, open_store: Any, view: NamespaceView, user: str) -> None:
+    store = open_store(real_server.url, user, log_values=False)
+    store.set("a", "secret")
+    store.set("b", "secret", metadata={"m": 1})
+    store.set_many({"c": "secret", "d": "secret"})
+    store.compare_and_set("a", "secret", "secret 2")
+    store.append("list", "secret")
+    store.increment("number", 4711)
+    store.rename("a", "e")
+    store.get_or_set("cached", lambda: "secret")
+    store.update("f", lambda old: "secret")
+    with store.transaction() as pending:
+        pending.set("g", "secret")
+    if real_server.has_ttl:
+        store.set("h", "secret", ttl=100)
+    store.use_namespace("default", max_keys=3).set("i", "secret")
+    told = [change for entry in view.entries() for change in entry.changes]
+    assert {field for field, _ in told} >= set(b"a b c d list number e cached f g i".split())
+    assert {news for _, news in told} == {b"r", b"d"}
+    with open_store(real_server.url, user).watch(since=None) as changes:
+        store.set("j", [1])
+        change = changes.next_change(timeout=10)
+        assert (change.key, change.value, change.source) == ("j", [1], "log")
+
+
+def test_watchers_of_a_store_without_logged_values_log_none_either(
+    real_server: Server, open_store: Any, view: NamespaceView, user: str
+) -> None:
+    with open_store(real_server.url, user, log_values=False).watch() as changes:
+        assert changes.next_change(timeout=0) is None
+        view.raw.hset(view.keys["data"], "by hand", '"secret"')
+        assert changes.next_change(timeout=10).value == "secret"
+    assert view.entries()[-1].changes == [(b"by hand", b"r")]
