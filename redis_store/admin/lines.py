@@ -27,12 +27,14 @@ _PACKING = Compression(above_bytes=0)
 
 # A string as `scope._quoted` writes it, without a raw quote.
 _NAME_IN_INFO = rb'"(?:[^"\\\x00-\x1f]|\\[^"\\])*"'
+_TIME = rb"[0-9]{1,16}"
 _INFO_FORM = re.compile(
-    rb'(\{"created":[0-9]{1,16}(?:,"by":%b)?(?:,"updated":[0-9]{1,16})?(?:,"updated_by":(?:null|%b))?)'
-    rb'(?:,"tags":(\{[^}]*\}))?((?:,"metadata":\{.*\})?\})' % (_NAME_IN_INFO, _NAME_IN_INFO),
+    rb'(\{"created":%(t)b(?:(?:,"updated":%(t)b)?(?:,"by":%(n)b)?|,"by":%(n)b,"updated":%(t)b)'
+    rb'(?:,"updated_by":(?:null|%(n)b))?(?:,"run":%(n)b)?)(?:,"tags":(\{[^}]*\}))?((?:,"metadata":\{.*\})?\})'
+    % {b"t": _TIME, b"n": _NAME_IN_INFO},
     re.DOTALL,
 )
-"""An info as the scripts write it: what precedes the tags, the tags, and the rest."""
+"""An info as the scripts write it, in format 2 or 1: what precedes the tags, the tags, and the rest."""
 
 _TAG = re.compile(r"(?:own:[A-Za-z0-9_.%-]+:)?tag:.+", re.DOTALL)
 """The end of the Redis key of a tag, after the user."""

@@ -54,14 +54,17 @@ def fill(client: Client, raw: redis.Redis) -> None:
     for user in HARD_USERS:
         for name in HARD_NAMES:
             client.store(user=user, namespace=name, agent='a "quoted" \\ one').set_many({"k": 1, "b\n\t\\": "v\n"})
-    store = client.store(user="alice", agent="one")
+    store = client.store(user="alice", agent="one", run='a "run" \\')
     store.set("told", 1, metadata={"tags": {"x": 1}, "z": [1, "é"]}, ttl=86_400)
     client.store(user="alice", agent="two").set("told", {"a": [None, 1.5, 2**70]}, ttl=86_400)
     store.get_or_set("tagged", lambda: "x", tags=['t"1', "}2\\"])
     client.store(user="alice", namespace="big").set_many({f"key:{number}": {"n": number} for number in range(700)})
     client.store(user="alice", namespace="bulky").set_many({str(number): "x" * 100_000 for number in range(5)})
     raw.hset("user:alice:ns:by hand", mapping=BY_HAND)
-    raw.sadd("user:alice:namespaces", "by hand")
+    raw.sadd("user:alice:namespaces", "by hand", "old")
+    raw.hset("user:alice:ns:old", "k", "1")  # as the first version wrote it
+    old = '{"created":1795451319752,"by":"a","updated":1795451319761,"updated_by":null,"metadata":{"m":1}}'
+    raw.hset("user:alice:info:old", "k", old)
     raw.hset("user:alice:info:by hand", "spaces", '{"by": "hand"}')
 
 
