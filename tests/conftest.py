@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from redis_store import DataStore, connect
+from tests.support.clusters import Cluster
 from tests.support.pairs import covered_elsewhere
 from tests.support.servers import KINDS, REAL_KINDS, MissingServer, Server, Servers, start_server
 from tests.support.services import SERVICE, runs_on_service, start_service
@@ -79,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [item for item in items if runs_on_service(item)]
     for item in items:
-        starts = {"servers", "start", "server_url", "own_server"} & set(getattr(item, "fixturenames", ()))
+        starts = {"servers", "start", "server_url", "own_server", "clusters"} & set(getattr(item, "fixturenames", ()))
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
             item.add_marker("server")
     yield
@@ -153,6 +154,32 @@ def one_server(servers: Servers) -> Server:
 def server_url(one_server: Server) -> str:
     """The url of one real server."""
     return one_server.url
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Callable[[str], Cluster]]:
+    """Returns the cluster of a kind, which all tests share."""
+    running: dict[str, Cluster] = {}
+    with ExitStack() as stack:
+
+        def cluster_of(kind: str) -> Cluster:
+            if kind not in running:
+                try:
+                    running[kind] = stack.enter_context(Cluster(kind))
+                except MissingServer as error:
+                    return missing(error)
+            return running[kind]
+
+        yield cluster_of
+
+
+@pytest.fixture
+def cluster(clusters: Callable[[str], Cluster]) -> Iterator[Cluster]:
+    """Three primaries with a replica each, which a test may kill or promote, and whose slots it may move."""
+    shared = clusters("valkey9")
+    shared.wait_until_whole()
+    yield shared
+    shared.wait_until_whole()
 
 
 @pytest.fixture
