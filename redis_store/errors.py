@@ -186,7 +186,7 @@ class ConnectionLost(StoreUnavailable):
 
 
 class StoreTimeout(StoreUnavailable, TimeoutError):
-    """The server did not reply in time."""
+    """The server did not reply in time, or with `min_replicas` too few replicas confirmed a write in time."""
 
 
 class AuthenticationFailed(StoreUnavailable):

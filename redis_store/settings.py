@@ -42,6 +42,8 @@ class Settings:
     near_cache_bytes: int = NEAR_CACHE_BYTES
     hash_tags: bool = False
     """Whether the keys of a user have a hash tag also on a single server; on a cluster they always have."""
+    min_replicas: int = 0
+    """Number of replicas that must have a write before it is acknowledged."""
     credential_provider: Any = None
     """redis-py's `CredentialProvider`, which is asked for user name and password at each login."""
 
@@ -56,6 +58,11 @@ class Settings:
         check_durability(self.durability)
         if self.credential_provider is not None and self.url is None:
             raise InvalidSettings("credential_provider= is for a server with a url: give one, or set REDIS_URL.")
+        check_count("min_replicas", self.min_replicas, least=0)
+        if self.min_replicas and self.url is None:
+            raise InvalidSettings(
+                "min_replicas= is for a server with replicas, which the embedded server has not: give a url, or set REDIS_URL."
+            )
         check_switches(**{name: getattr(self, name) for name in ("configure_server", "near_cache", "hash_tags")})
 
 
@@ -116,9 +123,10 @@ def _check_positive(name: str, value: object) -> None:
         raise InvalidSettings(f"{name} must be a number of seconds above 0, not {shown(value)}.")
 
 
-def check_count(name: str, value: object, most: int = MAX_BOUND) -> None:
-    """Raise `InvalidSettings` unless the value is a whole number above 0 and at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidSettings(f"{name} must be a whole number above 0, not {shown(value)}.")
+def check_count(name: str, value: object, most: int = MAX_BOUND, least: int = 1) -> None:
+    """Raise `InvalidSettings` unless the value is a whole number between the bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        bound = "above 0" if least == 1 else f"of at least {least}"
+        raise InvalidSettings(f"{name} must be a whole number {bound}, not {shown(value)}.")
     if value > most:
         raise InvalidSettings(f"{name} must be at most {most:,}, not {shown(value)}.")

@@ -44,7 +44,8 @@ class Sandbox:
 
     `broker` selects where the agents' calls of the store are carried out. ``"thread"`` uses a thread of this process for each
     run. ``"process"`` uses one separate process for all runs, started by the first run; choose it if the host's own threads
-    are busy computing. It has connections of its own, also with `client`.
+    are busy computing. It has connections of its own, also with `client`, whose options hold there too; a client with a
+    `credential_provider`, which cannot be passed to another process, is refused.
 
     The other options are those of `SandboxOptions`. They are checked and read once, by the constructor: later changes to an
     agent's file have no effect.
@@ -57,7 +58,7 @@ class Sandbox:
         with start_failures():
             self._given = make_given(options)
         self._url, self._client = _checked_server(options)
-        self._broker = BrokerProcess(self._url) if _checked_broker(broker) == "process" else None
+        self._broker = _broker_process(self._url, self._client) if _checked_broker(broker) == "process" else None
         self._slots = Slots(_checked_concurrency(concurrency))
         self._lock = threading.RLock()
         self._store: redis_store.DataStore | None = None
@@ -214,6 +215,16 @@ def _checked_server(options: SandboxOptions) -> tuple[str | None, redis_store.Cl
     if url is not None:
         raise InvalidInput("Both url and client name the server: give one of them.")
     return client.url, client
+
+
+def _broker_process(url: str | None, client: redis_store.Client | None) -> BrokerProcess:
+    options = redis_store.ClientOptions() if client is None else client.options
+    if options.pop("credential_provider", None) is not None:
+        raise InvalidInput(
+            "broker='process' cannot be used with a client that has a credential_provider, because it cannot be passed to another"
+            " process: use broker='thread', or a client whose url has the user name and password."
+        )
+    return BrokerProcess(url, options)
 
 
 def _checked_broker(broker: object) -> object:

@@ -52,11 +52,17 @@ class AsyncClient:
     def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
         settings, self._common = prepare_client(url, options, ("url",), {**OF_ONE_STORE, **OF_THREADS})
         self._shared = _AsyncShared(settings)
+        self._options = ClientOptions(**options)
 
     @property
     def url(self) -> str:
         """The server's url, including the password if there is one."""
         return self._shared.core.url
+
+    @property
+    def options(self) -> ClientOptions:
+        """The options that were given to it, besides `url`."""
+        return self._options.copy()
 
     def store(
         self, *, user: str, namespace: str = DEFAULT_NAMESPACE, agent: str | None = None, run: str | None = None

@@ -55,6 +55,9 @@ class ClientOptions(TypedDict, total=False):
     With `hash_tags`, the Redis keys of a user have a hash tag, ``user:{<id>}:...``, as they always have on a cluster; see
     ``docs/data-model.md``. It is for single servers whose data will move to a cluster.
 
+    With `min_replicas`, a write is acknowledged when this many replicas have it too. If fewer confirm it within half of
+    `timeout`, `StoreTimeout` with `outcome_unknown` is raised; see ``docs/durability.md``. A server without ``WAIT`` is refused.
+
     `credential_provider` is redis-py's ``CredentialProvider``, for user names and passwords that change, such as tokens; see
     ``docs/managed-services.md``. The url then has none.
     """
@@ -74,6 +77,7 @@ class ClientOptions(TypedDict, total=False):
     near_cache: Annotated[bool, Default(False)]
     near_cache_bytes: Annotated[int, Default(NEAR_CACHE_BYTES)]
     hash_tags: Annotated[bool, Default(False)]
+    min_replicas: Annotated[int, Default(0)]
     credential_provider: "CredentialProvider | None"
 
 
@@ -160,6 +164,7 @@ def _combined(url: str | None, given: Mapping[str, Any]) -> tuple[Settings, Comm
         given["near_cache"],
         given["near_cache_bytes"],
         given["hash_tags"],
+        given["min_replicas"],
         given["credential_provider"],
     )
     limits = Limits(given["max_value_bytes"], given["max_batch_bytes"])

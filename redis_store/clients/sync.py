@@ -57,12 +57,18 @@ class Client:
         if max_connections is not None:
             check_count("max_connections", max_connections)
         settings, self._common = prepare_client(url, options, ("url", "max_connections"), OF_ONE_STORE)
+        self._options = ClientOptions(**options)
         self._shared = _Shared(settings, max_connections)
 
     @property
     def url(self) -> str:
         """The server's url, including the password if there is one."""
         return self._shared.core.url
+
+    @property
+    def options(self) -> ClientOptions:
+        """The options that were given to it, besides `url` and `max_connections`."""
+        return self._options.copy()
 
     def store(
         self, *, user: str, namespace: str = DEFAULT_NAMESPACE, agent: str | None = None, run: str | None = None

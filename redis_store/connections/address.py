@@ -21,6 +21,7 @@ from redis.driver_info import DriverInfo
 
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.generation import Known, known_of
+from redis_store.connections.replicas import Replicas
 from redis_store.errors import InvalidSettings
 from redis_store.protocol.packing import CommandPacker
 
@@ -61,6 +62,8 @@ class Address:
     """What the process knows about the server."""
     credentials: Credentials | None = None
     """The provider of user name and password, if they are not in the url."""
+    replicas: Replicas | None = None
+    """The replicas that must have each write; None if none must."""
 
     @property
     def database(self) -> int:
@@ -103,7 +106,9 @@ _BARE_HOST = re.compile(
 """What can only be meant as a host, by its port or its dots."""
 
 
-def parse_address(url: str, timeout_s: float | None, credentials: Credentials | None = None) -> Address:
+def parse_address(
+    url: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
+) -> Address:
     """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
     if url.startswith("redis+cluster://"):
@@ -139,7 +144,8 @@ def parse_address(url: str, timeout_s: float | None, credentials: Credentials | 
         "decode_responses": False,
         "driver_info": DriverInfo(name=LIBRARY_NAME, lib_version=None),
     }
-    return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)), credentials)
+    replicas = Replicas(min_replicas, timeout) if min_replicas else None
+    return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)), credentials, replicas)
 
 
 class _Refused(ValueError):

@@ -160,6 +160,13 @@ class LoopConnection(asyncio.Protocol):
 
     async def request(self, commands: Sequence[Command], repeatable: bool) -> Any:
         """Send commands together and return the reply, or the list of replies if there are several commands."""
+        replicas = None if repeatable else self._address.replicas
+        if replicas is not None:
+            replies = await self._request(replicas.behind(commands), repeatable)
+            return replicas.judge(replies, self._standing, self._address.shown)
+        return await self._request(commands, repeatable)
+
+    async def _request(self, commands: Sequence[Command], repeatable: bool) -> Any:
         data = pack(commands)
         if self._room or self._full:
             await self._wait_for_room()

@@ -77,6 +77,10 @@ class Standing:
         if not self.generation.over:  # an older connection says nothing about the new ones
             self._known.end()
 
+    def doubt(self) -> None:
+        """Note that the server may have another role than before: it does not do what only a primary with replicas can."""
+        self._refused()
+
     def error_reply(self, text: str) -> ReplyError:
         """Return an error reply for the parser, and note what it says about the server."""
         if text.startswith(_ROLE_OR_STATE):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from redis_store.connections.address import Address, is_sentinel_url, parse_address
 from redis_store.connections.credentials import Credentials
-from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
+from redis_store.connections.sentinel import SentinelResolver, login_of, parse_sentinels
 from redis_store.connections.tls import check_files
 from redis_store.errors import StoreClosed
 from redis_store.namespace.keys import PLAIN, TAGGED, Form
@@ -43,6 +43,10 @@ class Resolver(Protocol):
         """The form of the Redis keys on this server, which may be unknown yet."""
 
     @property
+    def min_replicas(self) -> int:
+        """The number of replicas that must have each write."""
+
+    @property
     def is_known(self) -> bool:
         """Whether this process has looked at the server, with this login."""
 
@@ -66,11 +70,18 @@ class UrlResolver:
     may_block = False
 
     def __init__(
-        self, url: str, timeout_s: float | None, credentials: Credentials | None = None, *, hash_tags: bool = False
+        self,
+        url: str,
+        timeout_s: float | None,
+        credentials: Credentials | None = None,
+        *,
+        hash_tags: bool = False,
+        min_replicas: int = 0,
     ) -> None:
         self.url = url
-        self.login = url if credentials is None else f"{url} {id(credentials.provider)}"
-        self._address = parse_address(url, timeout_s, credentials)
+        self.login = login_of(url, credentials, min_replicas)
+        self.min_replicas = min_replicas
+        self._address = parse_address(url, timeout_s, credentials, min_replicas)
         self.form: Form = TAGGED if hash_tags else self._address.known
         self._address.new_connection()  # raises now if the url is wrong
         check_files(self._address)
@@ -93,6 +104,7 @@ class EmbeddedResolver:
     """The resolver of the embedded server, which is joined when first needed and started again if it died."""
 
     may_block = True
+    min_replicas = 0
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -171,7 +183,13 @@ def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
         provider = settings.credential_provider
         credentials = None if provider is None else Credentials(provider)
         kind = SentinelResolver if is_sentinel_url(settings.url) else UrlResolver
-        return kind(settings.url, settings.timeout_s, credentials, hash_tags=settings.hash_tags)
+        return kind(
+            settings.url,
+            settings.timeout_s,
+            credentials,
+            hash_tags=settings.hash_tags,
+            min_replicas=settings.min_replicas,
+        )
     resolver = EmbeddedResolver(settings)
     if at_once:
         resolver.join()

@@ -94,7 +94,9 @@ class Sentinels:
         return self.server_at("localhost", _ANY_PORT).database
 
 
-def parse_sentinels(url: str, timeout_s: float | None, credentials: Credentials | None = None) -> Sentinels:
+def parse_sentinels(
+    url: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
+) -> Sentinels:
     """Parse the url of a service. Raises `InvalidSettings`, without the url's secrets, if it cannot be carried out."""
     shown = without_secrets(url)
     parts = _Parts(url)
@@ -105,7 +107,7 @@ def parse_sentinels(url: str, timeout_s: float | None, credentials: Credentials 
 
     def server_at(host: str, port: int) -> Address:
         # Messages show the url of the Sentinels. The primary's address may not be known to those who read them.
-        address = _parsed(parts.server(host, port), shown, timeout_s, credentials)
+        address = _parsed(parts.server(host, port), shown, timeout_s, credentials, min_replicas)
         return replace(address, url=url, shown=shown)
 
     server = server_at("localhost", _ANY_PORT)
@@ -116,9 +118,11 @@ def parse_sentinels(url: str, timeout_s: float | None, credentials: Credentials 
     return Sentinels(url, shown, parts.service, addresses, server_at)
 
 
-def _parsed(url: str, shown: str, timeout_s: float | None, credentials: Credentials | None = None) -> Address:
+def _parsed(
+    url: str, shown: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
+) -> Address:
     try:
-        return parse_address(url, timeout_s, credentials)
+        return parse_address(url, timeout_s, credentials, min_replicas)
     except InvalidSettings as error:
         raise InvalidSettings(str(error).replace(without_secrets(url), shown)) from None
 
@@ -129,12 +133,19 @@ class SentinelResolver:
     may_block = True
 
     def __init__(
-        self, url: str, timeout_s: float | None, credentials: Credentials | None = None, *, hash_tags: bool = False
+        self,
+        url: str,
+        timeout_s: float | None,
+        credentials: Credentials | None = None,
+        *,
+        hash_tags: bool = False,
+        min_replicas: int = 0,
     ) -> None:
         self.url = url
-        self.login = url if credentials is None else f"{url} {id(credentials.provider)}"
+        self.login = login_of(url, credentials, min_replicas)
+        self.min_replicas = min_replicas
         self.form: Form = TAGGED if hash_tags else PLAIN  # Sentinels watch no clusters
-        self._sentinels = parse_sentinels(url, timeout_s, credentials)
+        self._sentinels = parse_sentinels(url, timeout_s, credentials, min_replicas)
         self._order = list(self._sentinels.addresses)
         """The Sentinels, beginning with the one that helped last."""
         self._asking = threading.RLock()
@@ -183,6 +194,12 @@ class SentinelResolver:
             if former is not None:
                 former.end()  # no store of the process goes on asking the former primary
         return primary
+
+
+def login_of(url: str, credentials: Credentials | None, min_replicas: int) -> str:
+    """Return what tells a server and login from others: which stores share what the process knows, and a near cache."""
+    parts = [url, *([] if credentials is None else [str(id(credentials.provider))])]
+    return " ".join([*parts, *([f"min_replicas={min_replicas}"] if min_replicas else [])])
 
 
 _primaries: dict[str, Known] = {}

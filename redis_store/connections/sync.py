@@ -56,6 +56,7 @@ class HeldConnection:
         "_poll",
         "_reader",
         "_redis",
+        "_replicas",
         "_sock",
         "_spinner",
         "_timeout_ms",
@@ -97,6 +98,7 @@ class HeldConnection:
         if not self._tls:  # there, the time-out that redis-py has set holds
             self._sock.setblocking(False)
         self._timeout_ms = address.timeout_s * 1000
+        self._replicas = address.replicas
         self._unsent = 0
         """Bytes of a big request that the server has not acknowledged, when this was last looked at."""
         self._reader = hiredis.Reader(replyError=self.standing.error_reply, notEnoughData=INCOMPLETE)
@@ -129,6 +131,9 @@ class HeldConnection:
         """
         if self._login is not None and not as_it_is:
             return self._login.exchange(self.exchange, commands, repeatable)
+        replicas = None if repeatable else self._replicas
+        if replicas is not None:
+            commands = replicas.behind(commands)
         data = pack(commands)
         if self.busy:
             raise self._lost("an earlier reply never came", False)
@@ -143,7 +148,7 @@ class HeldConnection:
             return reply
         replies = [self._read(not repeatable) for _ in commands]
         self.busy = False
-        return replies
+        return replies if replicas is None else replicas.judge(replies, self.standing, self.shown)
 
     def check(self) -> None:
         """Raise `ConnectionLost` if the connection is stale (`connections/generation.py`)."""

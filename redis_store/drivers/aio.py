@@ -91,6 +91,7 @@ class AsyncCore:
         self.is_closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
+        self._waits_for_replicas = resolver.min_replicas > 0
         self._waits_s = timeout_s or DEFAULT_TIMEOUT_S
         """The time-out, also if it is in the url."""
         self._spinner = Spinner()
@@ -161,13 +162,20 @@ class AsyncCore:
     def _send(self, call: Call[Any]) -> asyncio.Future[Any] | None:
         """Send a call on the shared connection; None if it has to wait or needs another connection."""
         connection = self._state().shared
-        if connection is None or call.bulk or not connection.usable:
+        if (
+            connection is None
+            or call.bulk
+            or (self._waits_for_replicas and not call.repeatable)
+            or not connection.usable
+        ):
             return None
         return connection.send(call.commands, call.repeatable)
 
     async def _request(self, call: Call[Any]) -> Any:
-        if call.bulk:
-            async with self.own_connection() as own:
+        # The server answers it when replicas have it, and until then nothing else on its connection.
+        has_to_wait = self._waits_for_replicas and not call.repeatable
+        if call.bulk or has_to_wait:
+            async with self.own_connection(has_to_wait) as own:
                 return await own.request(call.commands, call.repeatable)
         state = self._state()
         connection = state.shared
@@ -254,10 +262,10 @@ class AsyncCore:
         return self._resolver.address()
 
     @asynccontextmanager
-    async def own_connection(self) -> AsyncIterator[LoopConnection]:
+    async def own_connection(self, has_to_wait: bool = False) -> AsyncIterator[LoopConnection]:
         """Lend a connection. It returns to the stack of idle ones only if no reply is outstanding; otherwise it is closed."""
         state = self._state()
-        await self._take_place(state)
+        await self._take_place(state, has_to_wait)
         try:
             connection = await self._usable_idle(state)
             state.lent.add(connection)
@@ -274,8 +282,11 @@ class AsyncCore:
         finally:
             state.places.release()
 
-    async def _take_place(self, state: _LoopState) -> None:
-        """Wait in the queue for a connection, but not past the time-out if nothing arrives for the callers ahead."""
+    async def _take_place(self, state: _LoopState, has_to_wait: bool) -> None:
+        """Wait in the queue for a connection, but not past the time-out if nothing arrives for the callers ahead.
+
+        A write that `has_to_wait` for replicas never waits longer: each of those ahead may take half of the time-out.
+        """
         if not state.places.locked():
             await state.places.acquire()
             return
@@ -283,11 +294,14 @@ class AsyncCore:
         acquiring = state.loop.create_task(state.places.acquire())
         try:
             while not acquiring.done():
-                last = max((each.progress_at for each in state.lent), default=began)
+                last = began if has_to_wait else max((each.progress_at for each in state.lent), default=began)
                 left = max(began, last) + self._waits_s - state.loop.time()
                 if left <= 0:
                     raise StoreTimeout(
-                        f"The server did not reply within {self._waits_s:g} s to the {MOST_OWN_CONNECTIONS} big reads and"
+                        f"The server did not reply within {self._waits_s:g} s to the calls before this one, of which"
+                        f" {MOST_OWN_CONNECTIONS} are sent at once: nothing was written by it. Try again."
+                        if has_to_wait
+                        else f"The server did not reply within {self._waits_s:g} s to the {MOST_OWN_CONNECTIONS} big reads and"
                         " transactions before this call: nothing was written by it. Try again."
                     )
                 await asyncio.wait((acquiring,), timeout=left)

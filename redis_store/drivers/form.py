@@ -46,7 +46,7 @@ async def making_sure(user: UserKeys, resolver: Resolver) -> None:
     if resolver.is_known:
         await check_form(user)
     else:
-        await first_look(user)
+        await first_look(user, waits=resolver.min_replicas > 0)
         resolver.note_known()
     if user.form.tagged:
         if len(_sure) >= MOST_SURE:

@@ -16,19 +16,24 @@ _NEEDED: tuple[tuple[str, Command], ...] = (
 )
 """What every write uses, with harmless requests that tell whether the server has it."""
 
+_WAIT: tuple[str, Command] = ("WAIT", ("WAIT", 0, 1))
+"""What every write uses besides with `min_replicas`; no replica is waited for."""
+
 _CANNOT_RUN = ("unknown command", "permissions to run", "not allowed to run", "command is not allowed")
 """Parts of refusals of a command itself. A login that may not use the key of a probe is refused otherwise."""
 
 
-async def first_look(user: UserKeys) -> None:
+async def first_look(user: UserKeys, *, waits: bool = False) -> None:
     """Find out the form of the keys if it is unknown, and raise if the server lacks what every store needs.
 
+    That includes ``WAIT`` if its writes wait for replicas.
     Then, if the user has data here in the other form and none in this one, raise `InvalidSettings` too: the store would show
     nothing.
     """
     form = user.form
-    facts, *replies = await all_replies(("INFO", "server"), *(command for _, command in _NEEDED))
-    for (what, command), reply in zip(_NEEDED, replies, strict=True):
+    needed = (*_NEEDED, _WAIT) if waits else _NEEDED
+    facts, *replies = await all_replies(("INFO", "server"), *(command for _, command in needed))
+    for (what, command), reply in zip(needed, replies, strict=True):
         if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
             raise _useless(what, translate(reply, (command,)))
     if form.tagged is None:
@@ -59,6 +64,11 @@ def _start(registry: bytes) -> str:
 
 def _useless(what: str, error: DataStoreError) -> DataStoreError:
     kind = PermissionDenied if isinstance(error, PermissionDenied) else UnsupportedByServer
+    if what == "WAIT":
+        return kind(
+            "The server has no WAIT, or does not allow it to this login, so it cannot say which replicas have a write"
+            f" ({str(error).rstrip('.')}): nothing was written. Leave out min_replicas, or choose another server."
+        )
     return kind(
         f"The server has no {what}, or does not allow it to this login, and every write needs it: the store cannot be used"
         f" here ({str(error).rstrip('.')}). Allow it, or choose another server, see docs/managed-services.md."

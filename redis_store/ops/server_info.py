@@ -17,6 +17,7 @@ _PROBES: tuple[tuple[str, Command, str], ...] = (
     ("PUBLISH", ("PUBLISH", _KEY, ""), "waiters are not woken: they poll, and are up to half a second late"),
     ("HPEXPIRE", ("HPTTL", _KEY, "FIELDS", 1, "none"), "no key can expire: ttl= raises UnsupportedByServer"),
     ("CLIENT TRACKING", ("CLIENT", "TRACKING", "OFF"), "the near cache is off: every get asks the server"),
+    ("WAIT", ("WAIT", 0, 1), "min_replicas= is refused: no write waits until replicas have it"),
     ("MEMORY USAGE", ("MEMORY", "USAGE", _KEY), "memory_bytes and quotas raise UnsupportedByServer"),
 )
 """What the store uses, a harmless request that tells whether the server has it, and what is done without it."""

@@ -102,7 +102,7 @@ class Trees:
         """Return the tree that a process belongs to, and add the process to it."""
         with self._lock:
             if self._store is None:
-                self._store = redis_store.connect(request.url, user="sandbox")
+                self._store = redis_store.connect(request.url, user="sandbox", **request.options)
             if request.tree not in self._trees:
                 self._trees[request.tree] = _tree_of(request, self._store), []
             tree, processes = self._trees[request.tree]

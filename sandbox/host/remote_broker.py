@@ -21,6 +21,7 @@ import weakref
 from contextlib import suppress
 from typing import NamedTuple
 
+import redis_store
 from sandbox.errors import BrokerLost, LimitExceeded, SandboxError, StartFailed
 from sandbox.given.job import Job
 from sandbox.limits import Limits
@@ -55,6 +56,8 @@ class Request(NamedTuple):
     granted: Granted
     limits: Limits
     callers: tuple[str, ...] = ()
+    options: redis_store.ClientOptions = redis_store.ClientOptions()
+    """The options of the host's client; the same in all requests too."""
 
 
 class Records(NamedTuple):
@@ -70,9 +73,10 @@ class BrokerProcess:
     It ends with `close`, and with the host, however the host ends.
     """
 
-    def __init__(self, url: str | None) -> None:
-        """`url` is the address of its store; None takes it from the environment."""
+    def __init__(self, url: str | None, options: redis_store.ClientOptions | None = None) -> None:
+        """`url` is the address of its store; None takes it from the environment. The options are those of its client."""
         self._url = url
+        self._options = options or redis_store.ClientOptions()
         self._lock = threading.RLock()
         self._running: _Running | None = None
         _living.add(self)
@@ -86,7 +90,7 @@ class BrokerProcess:
         """Pass the data socket of an agent process to the broker process; raises `StartFailed`."""
         # The url is not passed in the arguments, which other users of the machine can read: it may contain a password.
         shared = tree.user, tree.namespace, tree.granted, tree.given.limits
-        request = Request(self._url, tree.run, job.who, *shared, job.callers)
+        request = Request(self._url, tree.run, job.who, *shared, job.callers, self._options)
         link, theirs = socket.socketpair()
         try:
             with theirs:

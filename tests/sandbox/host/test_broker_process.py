@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.credentials import UsernamePasswordCredentialProvider
 
 import redis_store
 import sandbox
@@ -367,3 +368,26 @@ def run():
     assert make().run(source, {}, user=user).check() == {
         "found": ["max_values", "max_script_bytes", "patterns", "max_info_bytes"]
     }
+
+
+def test_a_credential_provider_is_refused() -> None:
+    provider = UsernamePasswordCredentialProvider("bob", "pw")
+    with redis_store.Client("redis://localhost", credential_provider=provider) as client:
+        with pytest.raises(sandbox.InvalidInput, match="cannot be passed to another process: use broker='thread'"):
+            Sandbox(client=client, broker="process")
+        Sandbox(client=client).close()
+
+
+def test_the_options_of_a_client_hold_in_it(server_url: str, user: str) -> None:
+    source = """
+def run():
+    try:
+        data_store.set("key", "x" * 2000)
+    except Exception as error:
+        return {"error": str(error)}
+"""
+    with (
+        redis_store.Client(server_url, max_value_bytes=1000) as client,
+        Sandbox(client=client, broker="process") as box,
+    ):
+        assert "raise max_value_bytes" in box.run(source, {}, user=user).check()["error"]
