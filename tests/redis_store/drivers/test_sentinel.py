@@ -27,6 +27,7 @@ from redis_store.brokers.lease import addresses_of
 from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
 from tests.redis_store.drivers.test_tls import Authority
 from tests.redis_store.watch.conftest import PATIENCE_S
+from tests.support.acknowledged import Acknowledged, check_loss
 from tests.support.sentinels import SERVICE, FakeSentinel, Watched, port_of
 from tests.support.servers import Server, free_port, start_server, wait_until
 
@@ -61,7 +62,12 @@ def test_a_failover_under_writers_watchers_and_lock_holders(kind: str, how: str)
         former = watched.primary
         with former.client(password="secret") as raw:
             raw.wait(1, 5000)  # what follows is about the failover, and not about what replication loses
-        assert asyncio.run(write_meanwhile(watched, lambda: fail_over(watched, how))) > 0
+        writers = {
+            count: stack.enter_context(Acknowledged(watched.url, f"writer-{count}", min_replicas=count, timeout=1))
+            for count in (0, 1)
+        }
+        failing_over = write_meanwhile(watched, lambda: fail_over(watched, how))
+        check_loss(writers, lambda: asyncio.run(failing_over), replicas_after=0 if how == "SIGKILL" else 1)
 
         retried(lambda: store.set("key", "after"), lambda: True)
         retried(lambda: store.set("watched", "after"), lambda: True)
@@ -75,8 +81,8 @@ def test_a_failover_under_writers_watchers_and_lock_holders(kind: str, how: str)
             pass
 
 
-async def write_meanwhile(watched: Watched, happen: Callable[[], Server]) -> int:
-    """Write with asyncio until the first write after a failover is acknowledged. Return the number of acknowledged writes."""
+async def write_meanwhile(watched: Watched, happen: Callable[[], Server]) -> None:
+    """Write with asyncio until the first write after a failover is acknowledged."""
     acknowledged = 0
     async with connect_async(watched.url, user="bob") as store:
         await store.set("count", 0)
@@ -93,7 +99,7 @@ async def write_meanwhile(watched: Watched, happen: Callable[[], Server]) -> int
                     await asyncio.sleep(0.01)
         assert await failing
         assert await store.get("count") >= 1
-    return acknowledged
+    assert acknowledged > 0
 
 
 def fail_over(watched: Watched, how: str) -> Server:
