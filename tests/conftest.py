@@ -39,6 +39,7 @@ STARTING_THEIR_OWN = (
     "tests/repository/examples/",
     "tests/repository/test_docs.py",
     "tests/repository/test_benchmarks.py",
+    "tests/repository/test_compose.py",
     "tests/repository/test_wheel.py",
 )
 """Tests of the embedded server and of what starts one, and tests that start agents."""

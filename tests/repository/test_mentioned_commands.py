@@ -33,7 +33,7 @@ FILES = sorted(
         ),
         *PAGES,
         ROOT / "Makefile",
-        ROOT / "docker-compose.yml",
+        *ROOT.glob("docker-compose*.yml"),
     ]
 )
 

@@ -1,0 +1,107 @@
+"""The files for Docker Compose: servers are started here with the settings that stand in them, since tests have no Docker."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import Server, find_binary, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "p w"
+VALUES = {"REDIS_PASSWORD": PASSWORD}
+
+
+def interpolated(text: str) -> str:
+    """Put values and defaults in, as Docker Compose does."""
+    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: VALUES.get(found[1], found[2]), text)
+    text = re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", lambda found: VALUES[found[1]], text)
+    return text.replace("$$", "$")
+
+
+ONE, SIX = ((ROOT / name).read_text() for name in ("docker-compose.yml", "docker-compose.cluster.yml"))
+
+
+def lines_of(text: str, opening: str) -> list[str]:
+    """Return the lines below the first one that ends in `opening`, as far as they are indented further; no comments."""
+    lines = interpolated(text).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.endswith(opening))
+    depth = len(lines[at]) - len(lines[at].lstrip())
+    found = []
+    for line in lines[at + 1 :]:
+        if line.strip() and len(line) - len(line.lstrip()) <= depth:
+            break
+        found.append(line.strip())
+    return [line for line in found if line and not line.startswith("#")]
+
+
+def command_in(text: str) -> list[str]:
+    """Return the items of the first command; one that has several lines is joined."""
+    joined = re.sub(r"\n(?!- )", " ", "\n".join(lines_of(text, "command:")))
+    return [re.sub(r'^"(.*)"$', r"\1", item.removeprefix("- ")) for item in joined.splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[[list[str], int], Server]]:
+    """Starts a server by its arguments, on a port of 127.0.0.1."""
+    started: list[Server] = []
+
+    def start(arguments: list[str], port: int) -> Server:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        command = [str(find_binary("redis7")), *arguments, "--port", str(port), "--dir", str(folder)]
+        server = Server("redis7", command, folder, f"redis://127.0.0.1:{port}", password=PASSWORD)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+SETTINGS = {
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    "requirepass": PASSWORD,
+}
+
+
+def settings_of(server: Server, *more: str) -> dict[str, str]:
+    with server.client(decode_responses=True) as raw:
+        return {name: raw.config_get(name)[name] for name in (*SETTINGS, *more)}
+
+
+def test_the_server_of_the_file_starts_and_has_its_settings(run: Callable[[list[str], int], Server]) -> None:
+    name, *arguments = command_in(ONE)
+    assert name == "redis-server"
+    server = run(arguments, free_port())
+    assert settings_of(server, "maxmemory") == {**SETTINGS, "maxmemory": str(1024**3)}
+    with server.client(decode_responses=True) as raw:
+        assert set(raw.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set("Khgxe")
+
+
+def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Server], tmp_path: Path) -> None:
+    (tmp_path / "node.conf").write_text("\n".join(lines_of(SIX, "content: |")) + "\n")
+    assert command_in(SIX)[2] == 'exec docker-entrypoint.sh redis-server /node.conf --port "$REDIS_PORT"'
+    ports = {str(7001 + number): free_port() for number in range(6)}
+    assert re.findall(r"REDIS_PORT: (\d+)", SIX) == list(ports)
+    nodes = [run([str(tmp_path / "node.conf"), "--cluster-port", str(free_port())], port) for port in ports.values()]
+    expected = {**SETTINGS, "masterauth": PASSWORD, "maxmemory": str(512 * 1024**2), "cluster-node-timeout": "5000"}
+    assert settings_of(nodes[0], *expected) == expected
+
+    _, _, create = command_in(SIX.partition("  create:\n")[2])
+    for written, port in ports.items():
+        create = create.replace(written, str(port))
+    environment = {**os.environ, "REDISCLI_AUTH": PASSWORD, "REDIS_HOST": "127.0.0.1"}
+    done = subprocess.run(["sh", "-c", create], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with nodes[5].client() as raw:
+        wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
+        assert b"cluster_size:3" in raw.execute_command("CLUSTER", "INFO")
