@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from redis_store.connections.address import is_sentinel_url, without_secrets
 from redis_store.connections.sentinel import parse_sentinels
-from redis_store.drivers.loans import LentConnections
+from redis_store.drivers.loans import LentConnections, Loans
 from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds
 from redis_store.namespace.access import EVERYTHING, Access
@@ -39,7 +39,11 @@ def lease(
     """
     on = operations_of(store)
     owner, scope = on.driver, on.scope
-    core = SyncCore(LentConnections(owner.loans, max_read_bytes), owner.source, owner.timeout_s)
+
+    def lend(loans: Loans) -> Loans:
+        return LentConnections(loans, max_read_bytes)
+
+    core = SyncCore(lend(owner.loans), owner.source, owner.timeout_s, (owner.core, lend))
     if owner.near is not None:
         core.near = owner.near
         # Telemetry is not lent: a run's spans come from its record, within the run's own span.

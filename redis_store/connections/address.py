@@ -10,7 +10,7 @@ import math
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -45,6 +45,7 @@ _OTHER_NAMES = {"valkey": "redis", "valkeys": "rediss"}
 _SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 
 _SENTINEL_SCHEMES = tuple(f"{scheme}+sentinel://" for scheme in ("redis", "rediss", "valkey", "valkeys"))
+_CLUSTER_SCHEMES = tuple(f"{scheme}+cluster://" for scheme in ("redis", "rediss", "valkey", "valkeys"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Address:
     """The provider of user name and password, if they are not in the url."""
     replicas: Replicas | None = None
     """The replicas that must have each write; None if none must."""
+    alias: str = ""
+    """What messages call the server in place of host and port, if the url is not its own. Agents must not see these."""
 
     @property
     def database(self) -> int:
@@ -111,10 +114,8 @@ def parse_address(
 ) -> Address:
     """Parse a url. Raises `InvalidSettings`, without the url's secrets, for one that cannot be carried out to the letter."""
     shown = without_secrets(url)
-    if url.startswith("redis+cluster://"):
-        raise InvalidSettings(f"{shown} cannot be used yet: give the redis:// url of one server.")
     if not url.startswith(_SCHEMES):
-        schemes = ", ".join((*_SCHEMES, _SENTINEL_SCHEMES[0]))
+        schemes = ", ".join((*_SCHEMES, _SENTINEL_SCHEMES[0], _CLUSTER_SCHEMES[0]))
         is_host = _BARE_HOST.fullmatch(url) is not None
         typed = f" {url!r}" if is_host else f" {shown}" if "://" in url else ""  # any other text may hold a password
         meant = f"'redis://{url}'" if is_host else "a url such as 'redis://localhost:6379'"
@@ -146,6 +147,16 @@ def parse_address(
     }
     replicas = Replicas(min_replicas, timeout) if min_replicas else None
     return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)), credentials, replicas)
+
+
+def another_node(address: Address, host: str, port: int) -> Address:
+    """Return the address of another node of the cluster of a server, with the same login and options."""
+    options = {name: option for name, option in address.options.items() if name != "path"}
+    options |= {"host": host, "port": port}
+    scheme = "redis" if address.scheme == "unix" else address.scheme
+    return replace(
+        address, scheme=scheme, options=options, known=known_of(_place(options)), alias="a node of the cluster"
+    )
 
 
 class _Refused(ValueError):
@@ -183,7 +194,10 @@ def _server(parts: SplitResult) -> dict[str, Any]:
             raise _Refused("it names no socket. Write unix:///path/redis.sock.")
         return {**found, "path": _decoded(parts.path)}
     if "," in place:
-        raise _Refused("it names several hosts. Give the url of one server.")
+        raise _Refused(
+            "it names several hosts. Give the url of one server, or write +cluster or +sentinel before the '://' if they are"
+            " nodes of a cluster, or Sentinels."
+        )
     if parts.port == 0:
         raise _Refused("there is no port 0.")
     found["host"] = _decoded(parts.hostname or "localhost")
@@ -326,6 +340,11 @@ _NOT_OURS = {
     "ssl_ocsp_expected_cert": _OCSP,
 }
 """Options that redis-py's parser takes, and that a store does not carry out, each with the reason."""
+
+
+def is_cluster_url(url: str) -> bool:
+    """Whether a url names nodes of a cluster."""
+    return url.startswith(_CLUSTER_SCHEMES)
 
 
 def _place(options: Mapping[str, Any]) -> str:

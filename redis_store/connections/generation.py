@@ -12,6 +12,7 @@ from time import monotonic
 
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.error_replies import NO_LOGIN, NO_LOGIN_AND_CLOSED
+from redis_store.protocol.redirects import TURNED_AWAY
 
 REFUSALS_APART_S = 1.0
 """Shortest time between two generations that begin because of refusals, in seconds. A server may go on refusing."""
@@ -59,13 +60,15 @@ class Known:
 class Standing:
     """One connection's generation, from before it was opened."""
 
-    __slots__ = ("_known", "generation", "logged_out")
+    __slots__ = ("_known", "generation", "logged_out", "turned_away")
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self.generation = known.current
         self.logged_out = False
         """Whether the server has refused a request because the connection is not logged in, and with it those after it."""
+        self.turned_away = False
+        """Whether the server has refused a request in a way that a cluster does while data moves (`protocol/redirects.py`)."""
 
     @property
     def stale(self) -> bool:
@@ -83,6 +86,8 @@ class Standing:
 
     def error_reply(self, text: str) -> ReplyError:
         """Return an error reply for the parser, and note what it says about the server."""
+        if text.startswith(TURNED_AWAY):
+            self.turned_away = True
         if text.startswith(_ROLE_OR_STATE):
             self._refused()
         elif text.startswith((NO_LOGIN, NO_LOGIN_AND_CLOSED)):

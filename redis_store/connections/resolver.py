@@ -1,7 +1,7 @@
 """Resolvers, which return the server's address before each new connection.
 
-The resolver of Sentinel is in `sentinel.py`. Cluster support would be added here: a resolver that finds the node that owns a
-user's hash slot. No other code would change.
+The resolver of Sentinel is in `sentinel.py`. On a cluster each node has a resolver. Which node has a user's data is known by
+`topology.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from redis_store.connections.address import Address, is_sentinel_url, parse_address
+from redis_store.connections.address import Address, is_cluster_url, is_sentinel_url, parse_address
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.sentinel import SentinelResolver, login_of, parse_sentinels
 from redis_store.connections.tls import check_files
-from redis_store.errors import StoreClosed
+from redis_store.connections.topology import Topology, known_topology, parse_cluster, topology_of
+from redis_store.errors import ConnectionLost, StoreClosed
 from redis_store.namespace.keys import PLAIN, TAGGED, Form
+from redis_store.protocol.redirects import Node
 from redis_store.settings import URL_VARIABLE, Settings
 
 if TYPE_CHECKING:
@@ -54,6 +56,20 @@ class Resolver(Protocol):
         """Note that it has."""
 
     @property
+    def topology(self) -> Topology | None:
+        """The cluster, if the server is known to be a node of one."""
+
+    def find_topology(self) -> Topology | None:
+        """Return the cluster of a server that has behaved as a node of one; None if it cannot be."""
+
+    def note_slots(self, reply: Any) -> None:
+        """Take the reply to ``CLUSTER SLOTS``, which is an error if the server is no cluster, or keeps its nodes to itself."""
+
+    @property
+    def node(self) -> Node | None:
+        """The node, for the resolver of one node of a cluster."""
+
+    @property
     def may_block(self) -> bool:
         """Whether `address` may take long, so that it must not run in an event loop's thread."""
 
@@ -65,9 +81,10 @@ class Resolver(Protocol):
 
 
 class UrlResolver:
-    """The resolver of a server with a fixed url."""
+    """The resolver of a server with a fixed url. It may turn out to be a node of a cluster."""
 
     may_block = False
+    node = None
 
     def __init__(
         self,
@@ -96,6 +113,103 @@ class UrlResolver:
     def address(self) -> Address:
         return self._address
 
+    @property
+    def topology(self) -> Topology | None:
+        return known_topology(self.login)
+
+    def find_topology(self) -> Topology | None:
+        return topology_of(self.login, [self._address]) if self.form.tagged else None
+
+    def note_slots(self, reply: Any) -> None:
+        if isinstance(reply, list) and reply:
+            topology_of(self.login, [self._address]).learn(reply, self._address)
+
+    def close(self) -> None:
+        pass
+
+
+class ClusterResolver:
+    """The resolver of any node of a cluster, for what concerns no user."""
+
+    may_block = True
+    node = None
+
+    def __init__(
+        self, url: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
+    ) -> None:
+        self.url = url
+        self.login = login_of(url, credentials, min_replicas)
+        self.min_replicas = min_replicas
+        self.form: Form = TAGGED
+        nodes = parse_cluster(url, timeout_s, credentials, min_replicas)
+        self.topology = topology_of(f"{self.login} {timeout_s}", nodes)
+
+    @property
+    def is_known(self) -> bool:
+        return self.login in _known_clusters
+
+    def note_known(self) -> None:
+        _known_clusters.add(self.login)
+
+    def find_topology(self) -> Topology:
+        return self.topology
+
+    def note_slots(self, reply: Any) -> None:
+        pass
+
+    def address(self) -> Address:
+        """Return the address of a node that has slots. The first call reads the table of slots."""
+        if not self.topology.primaries:
+            self.topology.refresh()
+        if (node := self.topology.owner(None)) is None:
+            raise ConnectionLost(
+                f"No node of the cluster at {self.topology.shown} has any hash slot: assign them, for example with redis-cli"
+                " --cluster create."
+            )
+        return self.topology.address_of(node)
+
+    def close(self) -> None:
+        pass
+
+
+_known_clusters: set[str] = set()
+"""The logins that were found to have what every store needs, on a cluster."""
+
+
+class NodeResolver:
+    """The resolver of one node of a cluster."""
+
+    may_block = False
+
+    def __init__(self, of: Resolver, topology: Topology, node: Node) -> None:
+        self.url = of.url
+        self.login = f"{of.login} {node.host}:{node.port}"
+        self.min_replicas = of.min_replicas
+        self.form: Form = TAGGED
+        self.topology = topology
+        self.node = node
+        self._of = of
+
+    @property
+    def is_known(self) -> bool:
+        return self._of.is_known
+
+    def note_known(self) -> None:
+        self._of.note_known()
+
+    def find_topology(self) -> Topology:
+        return self.topology
+
+    def note_slots(self, reply: Any) -> None:
+        pass
+
+    def address(self) -> Address:
+        return self.topology.address_of(self.node)
+
+    def at(self, node: Node) -> NodeResolver:
+        """Return the resolver of another node."""
+        return NodeResolver(self._of, self.topology, node)
+
     def close(self) -> None:
         pass
 
@@ -105,6 +219,7 @@ class EmbeddedResolver:
 
     may_block = True
     min_replicas = 0
+    node = topology = None
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -128,6 +243,12 @@ class EmbeddedResolver:
     is_known = True  # our own server has everything
 
     def note_known(self) -> None:
+        pass
+
+    def find_topology(self) -> None:
+        """Return None: it is a single server."""
+
+    def note_slots(self, reply: Any) -> None:
         pass
 
     def join(self) -> EmbeddedServer:
@@ -174,6 +295,8 @@ class Source:
 
 def database_of(url: str) -> int:
     """Return the number of the database in a url."""
+    if is_cluster_url(url):
+        return 0
     return parse_sentinels(url, None).database if is_sentinel_url(url) else parse_address(url, None).database
 
 
@@ -182,6 +305,8 @@ def make_resolver(settings: Settings, *, at_once: bool = True) -> Resolver:
     if settings.url is not None:
         provider = settings.credential_provider
         credentials = None if provider is None else Credentials(provider)
+        if is_cluster_url(settings.url):
+            return ClusterResolver(settings.url, settings.timeout_s, credentials, settings.min_replicas)
         kind = SentinelResolver if is_sentinel_url(settings.url) else UrlResolver
         return kind(
             settings.url,

@@ -11,7 +11,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -23,7 +22,7 @@ from redis_store.connections import forks
 from redis_store.connections.address import Address, parse_address, without_secrets
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.generation import Known
-from redis_store.connections.sync import connecting_failed
+from redis_store.connections.sync import ask_once
 from redis_store.connections.tls import check_files
 from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, InvalidSettings, StoreUnavailable
 from redis_store.namespace.keys import PLAIN, TAGGED, Form
@@ -108,7 +107,7 @@ def parse_sentinels(
     def server_at(host: str, port: int) -> Address:
         # Messages show the url of the Sentinels. The primary's address may not be known to those who read them.
         address = _parsed(parts.server(host, port), shown, timeout_s, credentials, min_replicas)
-        return replace(address, url=url, shown=shown)
+        return replace(address, url=url, shown=shown, alias="the primary")
 
     server = server_at("localhost", _ANY_PORT)
     server.new_connection()  # raises now if the url is wrong
@@ -131,6 +130,7 @@ class SentinelResolver:
     """The resolver of the primary of a service."""
 
     may_block = True
+    node = topology = None
 
     def __init__(
         self,
@@ -176,6 +176,12 @@ class SentinelResolver:
         if isinstance(outcome, DataStoreError):
             raise copy.copy(outcome)
         return outcome
+
+    def find_topology(self) -> None:
+        """Return None: Sentinels watch no clusters."""
+
+    def note_slots(self, reply: Any) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -263,8 +269,8 @@ def _ask(sentinel: Address, service: str) -> tuple[str, int]:
     """Return the host and port of the primary that a Sentinel names."""
     name = sentinel.shown.partition("://")[2].rstrip("/")
     try:
-        reply = _ask_once(sentinel, "SENTINEL", "MASTER", service)
-    except redis_errors.AuthenticationError:
+        reply = ask_once(sentinel, "SENTINEL", "MASTER", service)
+    except AuthenticationFailed:
         raise _NoPrimary(f"the Sentinel at {name} refuses the login", AuthenticationFailed) from None
     except redis_errors.ResponseError as error:
         text = str(error).rstrip(".")
@@ -286,7 +292,7 @@ def _ask(sentinel: Address, service: str) -> tuple[str, int]:
 
 def _check_role(primary: Address) -> None:
     try:
-        reply = _ask_once(primary, "ROLE")
+        reply = ask_once(primary, "ROLE")
     except redis_errors.ResponseError:  # a login that may not ask: the first write will tell
         return
     except AuthenticationFailed as error:
@@ -296,21 +302,3 @@ def _check_role(primary: Address) -> None:
         raise _NoPrimary(f"the primary that they name is not reached: {reason}") from error
     if reply[0] != b"master":
         raise _NoPrimary("the server that they name is a replica now")
-
-
-def _ask_once(address: Address, *command: str) -> Any:
-    """Return the reply to a command, on a connection of its own."""
-    connection = address.new_connection()
-    try:
-        connection.connect()
-        connection.send_command(*command)
-        return connection.read_response()
-    except redis_errors.ResponseError:
-        raise
-    except (redis_errors.RedisError, OSError, ValueError) as error:
-        if isinstance(error, redis_errors.AuthenticationError) and command[0] == "SENTINEL":
-            raise
-        raise connecting_failed(error, address) from error
-    finally:
-        with suppress(OSError):
-            connection.disconnect()

@@ -14,13 +14,14 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic, perf_counter_ns
 from typing import Any
 
 import hiredis
 from redis import exceptions as redis_errors
 
-from redis_store.connections.address import Address, is_sentinel_url
+from redis_store.connections.address import Address
 from redis_store.connections.credentials import Login
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
@@ -332,9 +333,9 @@ class HeldConnection:
 def connecting_failed(error: Exception, address: Address) -> DataStoreError:
     """Translate an error that redis-py raised while connecting."""
     reason = str(error).rstrip(".") or type(error).__name__
-    if is_sentinel_url(address.url):
+    if address.alias:
         # Agents may see the message, and only the url is masked there.
-        reason = reason.replace(f"{address.options['host']}:{address.options['port']}", "the primary")
+        reason = reason.replace(f"{address.options['host']}:{address.options['port']}", address.alias)
     if isinstance(error, redis_errors.AuthenticationError):
         return AuthenticationFailed(
             f"The server at {address.shown} rejected the user name or password ({reason}): check the url."
@@ -354,6 +355,22 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
     return ConnectionLost(
         f"Cannot connect to {address.shown} ({reason}): check that it is running and the url is right."
     )
+
+
+def ask_once(address: Address, *command: str) -> Any:
+    """Return the reply to a command, on a connection of its own. Raises `redis.ResponseError` for an error reply."""
+    connection = address.new_connection()
+    try:
+        connection.connect()
+        connection.send_command(*command)
+        return connection.read_response()
+    except redis_errors.ResponseError:
+        raise
+    except (redis_errors.RedisError, OSError, ValueError) as error:
+        raise connecting_failed(error, address) from error
+    finally:
+        with suppress(OSError):
+            connection.disconnect()
 
 
 def _is_timeout(error: BaseException | None) -> bool:

@@ -15,8 +15,10 @@ from redis_store.connections.address import DEFAULT_TIMEOUT_S, Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
+from redis_store.connections.topology import Topology
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.form import making_sure, rehearse, unsure
+from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
@@ -29,6 +31,7 @@ from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive_async
 from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
+from redis_store.protocol.redirects import Node, first_redirection, marked, unmarked
 
 T = TypeVar("T")
 
@@ -95,7 +98,32 @@ class AsyncCore:
         self._waits_s = timeout_s or DEFAULT_TIMEOUT_S
         """The time-out, also if it is in the url."""
         self._spinner = Spinner()
+        self._near_bytes = 0
+        self._nodes: Nodes[AsyncCore] | None = None
         forks.inherited.add(self)
+
+    @property
+    def cluster(self) -> Topology | None:
+        """The cluster, if the server is known to be a node of one."""
+        return self._resolver.topology
+
+    def at(self, node: Node) -> AsyncCore:
+        """Return the core for a node of the cluster."""
+        if node == self._resolver.node:
+            return self
+        if self._nodes is None:
+            with forks.registries_lock:
+                self._nodes = self._nodes or Nodes(self, self._for_node)
+        return self._nodes.at(node, self.source)
+
+    def _for_node(self, source: Source) -> AsyncCore:
+        core = copy.copy(self)
+        core.source, core._resolver = source, source.resolver
+        core._start_over()
+        if self._near_bytes:
+            core.use_near_cache(self._near_bytes)
+        forks.inherited.add(core)
+        return core
 
     @property
     def url(self) -> str:
@@ -104,14 +132,22 @@ class AsyncCore:
 
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
-        self.near = join_cache(self, self._resolver, max_bytes)
-        self.around = self.near.watching
+        self._near_bytes = max_bytes
+        self.near = near = join_cache(self, self._resolver, max_bytes)
+        measured = self.measured
+        self.around = near.watching if measured is None else lambda op: near.watching(measured(op))
 
     async def close(self) -> None:
         """Close the connections of every event loop and stop using the server."""
         await _close_all(self.watching)  # first, because a consumer releases its name through its driver
-        self.is_closed = True
+        everyone = [self] if self._nodes is None else self._nodes.all()
+        for core in everyone:
+            core.is_closed = True
         await _close_all(self.watching)  # of waits that began meanwhile
+        for core in everyone:
+            await core._disconnect()
+
+    async def _disconnect(self) -> None:
         if self.near is not None:
             self.near.leave(self)
             self.near = None  # other clients go on using the cached values
@@ -348,10 +384,17 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
 
         `keeps` the connection for the operation that follows.
         """
-        user = unsure(self._unsure, self.core.source.resolver)  # another store may have looked meanwhile
+        resolver = self.core.source.resolver
+        user = unsure(self._unsure, resolver)  # another store may have looked meanwhile
         if user is not None:
-            look = making_sure(user, self.core.source.resolver)
-            await (drive_async(look, self.core.exchange, Exception) if keeps else self.core.run_once(look))
+            look = making_sure(user, resolver)
+            if keeps or self.core.cluster is not None:
+                await drive_async(look, self._exchange, Exception)
+            else:
+                await self.core.run_once(look)
+            if resolver.topology is not None:
+                await asyncio.to_thread(resolver.topology.refresh_if_due)
+        self._settle()
         self._unsure = None
 
     def run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
@@ -359,7 +402,57 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         if self._unsure is not None:
             return self._run_later(op)
         core = self.core
-        return drive_async(op if core.around is None else core.around(op), core.exchange, Exception)
+        exchange = core.exchange if core.cluster is None else self._exchange
+        return drive_async(op if core.around is None else core.around(op), exchange, Exception)
+
+    async def _exchange(self, call: Call[Any]) -> Any:
+        """Carry out a call, on the node of a cluster that has the data."""
+        core = self.core
+        resolver = core.source.resolver
+        try:
+            reply = await core.exchange(call)
+        except (ConnectionLost, StoreTimeout) as error:
+            if core.cluster is None or core.is_closed or error.outcome_unknown or type(error) is StoreTimeout:
+                raise
+            following = Following(resolver, self.slot, call.commands, None)
+            following.failed(error)
+        else:
+            if first_redirection(reply, call.commands) is None or not is_of_cluster(reply, resolver):
+                return reply
+            following = Following(resolver, self.slot, call.commands, None)
+            following.replied(reply, resolver.node)
+        while True:
+            next_core = await self._next_core(following)
+            if next_core is None:
+                continue
+            sent = call._replace(commands=following.journey.next())
+            try:
+                if following.replied(await next_core.exchange(sent), next_core.source.resolver.node):
+                    if not following.asking:
+                        self.core = next_core
+                    return following.journey.reply
+            except ConnectionLost as error:
+                if error.outcome_unknown and not call.repeatable:
+                    raise
+                following.failed(error)
+
+    async def _next_core(self, following: Following) -> AsyncCore | None:
+        """Wait until it is time for the next attempt, and return the core for its node; None if no node is known."""
+        await asyncio.sleep(following.pause())
+        if following.must_look:
+            await asyncio.to_thread(following.topology.refresh_if_due)
+        try:
+            return self.core.at(following.node())
+        except ConnectionLost as error:
+            following.failed(error)
+            return None
+
+    async def _read_at_once(self, call: Call[Any], result: Callable[..., T], *arguments: Any) -> T:
+        """Do what `AsyncCore.read_at_once` does, on a cluster."""
+        reply = await self._exchange(call)
+        if type(reply) is ReplyError:
+            raise translate(reply, call.commands)
+        return result(*arguments, reply)
 
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
         """Run an operation that reads, or let the near cache answer it."""
@@ -370,7 +463,8 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             return core.near_side(core.near).answer(read, scope, wanted, default, self)
         if read.call is None or read.result is None or core.around is not None:
             return self.run(read.ask(scope, wanted, default))
-        return core.read_at_once(read.call(scope, wanted), read.result, scope, wanted, default)
+        at_once = core.read_at_once if core.cluster is None else self._read_at_once
+        return at_once(read.call(scope, wanted), read.result, scope, wanted, default)
 
     async def _read_later(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T:
         (await self._make_sure_for(read.ask(scope, wanted, default))).close()
@@ -395,16 +489,40 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         """Run an operation on one connection, from its first call to its last."""
         if self._unsure is not None:
             (await self._make_sure_for(alone.make())).close()
+        core = self.core
         try:
-            return await self._run_on_own(alone.make())
+            return await self._run_on_own(alone.make(), core)
         except ConnectionLost as error:
             if error.outcome_unknown:
                 raise
-            self.core.drop_idle()
-            return await self._run_on_own(alone.make())
+            core.drop_idle()
+            if core.cluster is None:
+                return await self._run_on_own(alone.make(), core)
+            following = Following(core.source.resolver, self.slot, (("EXEC",),), None)
+            following.broke(error)
+        except TurnedAway as away:
+            following = Following(core.source.resolver, self.slot, (("EXEC",),), None)
+            following.turned_away(away.reply, away.commands, away.node)
+        while True:
+            next_core = await self._next_core(following)
+            if next_core is None:
+                continue
+            if following.anew:
+                next_core.drop_idle()
+            try:
+                result = await self._run_on_own(alone.make(), next_core, following.asking)
+            except ConnectionLost as error:
+                if error.outcome_unknown:
+                    raise
+                following.failed(error)
+            except TurnedAway as away:
+                following.turned_away(away.reply, away.commands, away.node)
+            else:
+                if not following.asking:
+                    self.core = next_core
+                return result
 
-    async def _run_on_own(self, op: Op[T]) -> T:
-        core = self.core
+    async def _run_on_own(self, op: Op[T], core: AsyncCore, asking: bool = False) -> T:
         async with AsyncExitStack() as stack:
             own: LoopConnection | None = None
 
@@ -414,7 +532,15 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
                     raise not_a_call(call)
                 if own is None:
                     own = await stack.enter_async_context(core.own_connection())
-                return await own.request(call.commands, call.repeatable)
+                if asking:
+                    replies = await own.request(marked(call.commands), call.repeatable)
+                    reply = unmarked(replies, call.commands)
+                else:
+                    reply = await own.request(call.commands, call.repeatable)
+                resolver = core.source.resolver
+                if first_redirection(reply, call.commands) is not None and is_of_cluster(reply, resolver):
+                    raise TurnedAway(reply, call.commands, resolver.node)
+                return reply
 
             return await drive_async(op if core.around is None else core.around(op), exchange, Exception)
 

@@ -7,7 +7,7 @@ from typing import Any
 from redis_store.connections.resolver import Resolver
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.namespace.keys import FormUnknown, UserKeys
-from redis_store.ops.first_look import check_form, first_look
+from redis_store.ops.first_look import check_form, cluster_slots, first_look
 from redis_store.protocol.call import Op
 
 MOST_SURE = 100_000
@@ -48,6 +48,8 @@ async def making_sure(user: UserKeys, resolver: Resolver) -> None:
     else:
         await first_look(user, waits=resolver.min_replicas > 0)
         resolver.note_known()
+        if user.form.tagged and resolver.topology is None:
+            resolver.note_slots(await cluster_slots())
     if user.form.tagged:
         if len(_sure) >= MOST_SURE:
             _sure.clear()

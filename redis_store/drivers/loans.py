@@ -46,6 +46,9 @@ class Loans(Protocol):
     def drop(self, held: HeldConnection) -> None:
         """Close a lent connection."""
 
+    def beside(self, resolver: Resolver) -> Loans:
+        """Return such loans for another node of the cluster."""
+
     def close(self) -> None:
         """Close the connections. Calls in progress fail; later ones are refused."""
 
@@ -106,6 +109,9 @@ class OwnConnections:
         with self._lock:
             self._every.discard(held)
         held.close()
+
+    def beside(self, resolver: Resolver) -> Loans:
+        return OwnConnections(resolver)
 
     def close(self) -> None:
         self._closed = True
@@ -173,6 +179,9 @@ class BoundedConnections(OwnConnections):
         self._every = weakref.WeakSet()
         self._opening: weakref.WeakSet[_Opening] = weakref.WeakSet()
         self._waiting: deque[_Turn] = deque()
+
+    def beside(self, resolver: Resolver) -> Loans:
+        return BoundedConnections(resolver, self._most)
 
     def take(self, most_s: float | None = None) -> HeldConnection:
         # A caller that comes while others wait does not overtake them.
@@ -296,6 +305,9 @@ class NoConnections:
 
     drop = put_back
 
+    def beside(self, resolver: Resolver) -> Loans:
+        return self
+
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
@@ -334,6 +346,9 @@ class LentConnections:
         with self._lock:
             self._in_use.discard(held)
         self._owner.drop(held)
+
+    def beside(self, resolver: Resolver) -> Loans:
+        return LentConnections(self._owner.beside(resolver), self._max_read_bytes)
 
     def close(self) -> None:
         with self._lock:

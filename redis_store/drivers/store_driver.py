@@ -8,11 +8,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
+from redis_store.connections.topology import Topology
 from redis_store.drivers.form import unsure
 from redis_store.errors import StoreClosed
 from redis_store.namespace.keys import UserKeys
 from redis_store.near.cache import NearCache
 from redis_store.protocol.call import Op
+from redis_store.protocol.redirects import Node
 
 
 class Core(Protocol):
@@ -27,6 +29,9 @@ class Core(Protocol):
 
     @property
     def url(self) -> str: ...
+    @property
+    def cluster(self) -> Topology | None: ...
+    def at(self, node: Node) -> Any: ...
 
 
 CoreT = TypeVar("CoreT", bound=Core)
@@ -36,15 +41,31 @@ Watching = TypeVar("Watching")
 class StoreDriver(Generic[CoreT, Watching]):
     """Base of `SyncDriver` and `AsyncDriver`."""
 
-    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_watches", "core")
+    __slots__ = ("__weakref__", "_owns_core", "_unsure", "_user", "_watches", "core")
 
     def __init__(self, core: CoreT, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
         """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
         self.core = core
+        self._user = user
+        if core.cluster is not None:
+            self._settle()
         self._unsure = unsure(user, core.source.resolver)
         """The user, until it is known that its operations find its data."""
         self._owns_core = owns_core
         self._watches: weakref.WeakSet[Watching] | None = None
+
+    @property
+    def slot(self) -> int | None:
+        """The hash slot of the user on a cluster; None if its keys are not all in one, or there is no user."""
+        return None if self._user is None or not self._user.form.tagged else self._user.slot
+
+    def _settle(self) -> None:
+        """Use the node that has the user's data, as far as that is known."""
+        topology = self.core.cluster
+        if topology is not None and topology.spreads and not self.core.is_closed:
+            node = topology.owner(self.slot)
+            if node is not None and node != self.core.source.resolver.node:
+                self.core = self.core.at(node)
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
@@ -11,11 +12,13 @@ from typing import Any, Protocol, TypeVar
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
+from redis_store.connections.topology import Topology
 from redis_store.drivers.form import making_sure, rehearse, unsure
 from redis_store.drivers.loans import Loans, NoConnections
+from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.wakeups import SyncPauses
-from redis_store.errors import ConnectionLost, DataStoreError
+from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, StoreUnavailable
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
@@ -24,6 +27,7 @@ from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive
 from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
+from redis_store.protocol.redirects import Node, first_redirection, marked, redirection_of, unmarked
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -38,9 +42,19 @@ class Closable(Protocol):
 
 
 class SyncCore:
-    """What the stores of one client share: connections, near cache, telemetry, and the thread that renews what they hold."""
+    """What the stores of one client share: connections, near cache, telemetry, and the thread that renews what they hold.
 
-    def __init__(self, loans: Loans, source: Source, timeout_s: float | None = None) -> None:
+    On a cluster there is one for each node that its stores need, besides the first one.
+    """
+
+    def __init__(
+        self,
+        loans: Loans,
+        source: Source,
+        timeout_s: float | None = None,
+        lender: tuple[SyncCore, Callable[[Loans], Loans]] | None = None,
+    ) -> None:
+        """`lender` is the core whose connections these loans lend, and what makes such loans of those for another node."""
         self.loans = loans
         """Where operations borrow their connections."""
         self.source = source
@@ -59,7 +73,54 @@ class SyncCore:
         self.is_closed = False
         self._borrows = False
         """Whether the connections and the keeper are another core's."""
+        self._near_bytes = 0
+        self._lender = lender
+        self._nodes: Nodes[SyncCore] | None = None
+        self._observed: SyncCore | None = None
+        """The core that this one is, without what observes its operations."""
         forks.inherited.add(self)
+
+    @property
+    def cluster(self) -> Topology | None:
+        """The cluster, if the server is known to be a node of one."""
+        return self.source.resolver.topology
+
+    def at(self, node: Node) -> SyncCore:
+        """Return the core for a node of the cluster."""
+        if node == self.source.resolver.node:
+            return self
+        if self._observed is not None:
+            return self._observed.at(node).unobserved()
+        if self._nodes is None:
+            with forks.registries_lock:
+                self._nodes = self._nodes or Nodes(self, self._for_node)
+        return self._nodes.at(node, self.source)
+
+    def everywhere(self) -> list[SyncCore]:
+        """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one."""
+        topology = self.cluster
+        if topology is None:
+            return [self]
+        topology.refresh_if_due()
+        return [self.at(node) for node in topology.primaries] if topology.spreads else [self]
+
+    def _for_node(self, source: Source) -> SyncCore:
+        core = copy.copy(self)
+        core.source = source
+        if self._lender is None:
+            core.loans = self.loans.beside(source.resolver)
+        else:
+            owner, lend = self._lender
+            assert source.resolver.node is not None
+            owner = owner.at(source.resolver.node)
+            core.loans, core.near = lend(owner.loans), owner.near
+            core.around = None if owner.near is None else owner.near.watching
+        if self._near_bytes:
+            core.use_near_cache(self._near_bytes)
+        if core.is_closed:  # meanwhile
+            core.loans.close()
+        forks.inherited.add(core)
+        return core
 
     @property
     def url(self) -> str:
@@ -71,26 +132,33 @@ class SyncCore:
         core = copy.copy(self)
         core._borrows = True
         core.watching = weakref.WeakSet()
+        core._lender, core._nodes = (self, _as_they_are), None
         core.use_near_cache(max_bytes)
         return core
 
     def use_near_cache(self, max_bytes: int) -> None:
         """Read through the near cache of the server from now on."""
-        self.near = join_cache(self, self.source.resolver, max_bytes)
-        self.near.threads.open(self)
-        self.around = self.near.watching
+        self._near_bytes = max_bytes
+        self.near = near = join_cache(self, self.source.resolver, max_bytes)
+        near.threads.open(self)
+        measured = self.measured
+        self.around = near.watching if measured is None else lambda op: near.watching(measured(op))
 
     def close(self) -> None:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         self._close_drivers()  # first, because a consumer releases its name through its driver
-        self.is_closed = True
+        everyone = [self] if self._nodes is None else self._nodes.all()
+        for core in everyone:
+            core.is_closed = True
         if not self._borrows:
-            self.loans.close()
+            for core in everyone:
+                core.loans.close()
             self.keeper.close()
         self._close_drivers()  # of waits that began meanwhile
-        near, self.near = self.near, None
-        if near is not None:
-            near.leave(self)  # other clients go on using the cached values
+        for core in everyone:
+            near, core.near = core.near, None
+            if near is not None:
+                near.leave(core)  # other clients go on using the cached values
 
     def _close_drivers(self) -> None:
         for driver in members_of(self.watching):
@@ -106,6 +174,7 @@ class SyncCore:
         """Return this core for operations that are no caller's."""
         core = copy.copy(self)
         core.near = core.around = None
+        core._observed = self
         return core
 
     def leave_to_parent(self) -> None:
@@ -136,10 +205,18 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
         """
         user = unsure(self._unsure, self.core.source.resolver)  # another store may have looked meanwhile
         if user is not None:
-            loans = self.core.loans
-            SyncDriver(self.core.unobserved()).run(making_sure(user, self.core.source.resolver), most_s)
+            look = SyncDriver(self.core.unobserved(), user)
+            look._unsure = None
+            resolver = self.core.source.resolver
+            look.run(making_sure(user, resolver), most_s)
+            if resolver.topology is not None:
+                resolver.topology.refresh_if_due()
+                self._settle()
             if not keeps:
+                loans = look.core.loans
                 loans.drop(loans.take(most_s))
+        elif self.core.cluster is not None:
+            self._settle()
         self._unsure = None
 
     def _make_sure_for(self, op: Op[T], most_s: float | None = None) -> Op[T]:
@@ -165,18 +242,24 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
         held: HeldConnection | None = None
         try:
             call = op.send(None)
-            held = loans.take(most_s)
             while True:
                 if type(call) is not Call:
                     raise not_a_call(call)
                 try:
                     try:
+                        if held is None:
+                            held = loans.take(most_s)
                         reply = held.exchange(call.commands, call.repeatable)
-                    except ConnectionLost as error:
-                        if not call.repeatable and error.outcome_unknown:
-                            raise
-                        held = _replace(loans, held, most_s)
-                        reply = held.exchange(call.commands, call.repeatable)
+                    except (ConnectionLost, StoreTimeout) as error:
+                        broken, held = held, None
+                        if broken is not None:
+                            loans.drop(broken)
+                        loans, held, reply = self._retry(call, error, broken is not None, most_s)
+                    else:
+                        if held.standing.turned_away and self._is_turned_away(held, call, reply):
+                            away, held = held, None
+                            loans.put_back(away)
+                            loans, held, reply = self._follow(call, reply, most_s)
                 except Exception as error:
                     call = op.throw(error)
                 else:
@@ -198,22 +281,143 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
             return core.near.threads.answer(read, scope, wanted, default, self)
         if read.call is None or read.result is None or core.around is not None:
             return self.run(read.ask(scope, wanted, default))
-        return read.result(scope, wanted, default, _reply_to(core.loans, read.call(scope, wanted)))
+        call = read.call(scope, wanted)
+        try:
+            reply = _reply_to(core.loans, call)
+        except ConnectionLost:
+            if core.cluster is None:
+                raise
+        else:
+            if type(reply) is not ReplyError:
+                return read.result(scope, wanted, default, reply)
+            if redirection_of(reply) is None or not is_of_cluster(reply, core.source.resolver):
+                raise translate(reply, call.commands)
+        return self.run(read.ask(scope, wanted, default))
+
+    def _retry(
+        self, call: Call[Any], error: StoreUnavailable, broke: bool, most_s: float | None
+    ) -> tuple[Loans, HeldConnection, Any]:
+        """Carry out a call again whose connection `broke`, or could not be opened, if that is harmless."""
+        in_cluster = self.core.cluster is not None
+        is_open = broke or in_cluster
+        if (
+            not is_open
+            or (broke and type(error) is not ConnectionLost)
+            or (error.outcome_unknown and not call.repeatable)
+        ):
+            raise error
+        if in_cluster:
+            return self._follow(call, None, most_s, error, broke)
+        logger.info("a connection broke, and no write can have happened; trying once more on a new one")
+        loans = self.core.loans
+        held = loans.take_new(most_s)
+        try:
+            return loans, held, held.exchange(call.commands, call.repeatable)
+        except BaseException:
+            loans.put_back(held)
+            raise
+
+    def _is_turned_away(self, held: HeldConnection, call: Call[Any], reply: Any) -> bool:
+        """Whether a call is to be sent again, because its node has refused it as nodes of a cluster do."""
+        held.standing.turned_away = False
+        if first_redirection(reply, call.commands) is None:
+            return False
+        return is_of_cluster(reply, self.core.source.resolver)
+
+    def _follow(
+        self,
+        call: Call[Any],
+        reply: Any,
+        most_s: float | None,
+        error: StoreUnavailable | None = None,
+        broke: bool = False,
+    ) -> tuple[Loans, HeldConnection, Any]:
+        """Carry out a call that its node has refused, or that never reached it, at the node of the cluster that has the data.
+
+        Return the reply, with the connection that it came on and where that is borrowed.
+        """
+        following = Following(self.core.source.resolver, self.slot, call.commands, most_s)
+        if error is None:
+            following.replied(reply, self.core.source.resolver.node)
+        elif broke:
+            following.broke(error)
+        else:
+            following.failed(error)
+        while True:
+            core, held = self._next_core(following), None
+            if core is None:
+                continue
+            try:
+                held = (core.loans.take_new if following.anew else core.loans.take)(following.left_s)
+                if following.replied(
+                    held.exchange(following.journey.next(), call.repeatable), core.source.resolver.node
+                ):
+                    if not following.asking:
+                        self.core = core
+                    arrived, held = held, None
+                    return core.loans, arrived, following.journey.reply
+            except (ConnectionLost, StoreTimeout) as failure:
+                if held is not None:
+                    if type(failure) is StoreTimeout or (failure.outcome_unknown and not call.repeatable):
+                        raise
+                    broken, held = held, None
+                    core.loans.drop(broken)
+                following.failed(failure)
+            finally:
+                if held is not None:
+                    core.loans.put_back(held)
+
+    def _next_core(self, following: Following) -> SyncCore | None:
+        """Wait until it is time for the next attempt, and return the core for its node; None if no node is known."""
+        time.sleep(following.pause())
+        if following.must_look:
+            following.topology.refresh_if_due()
+        try:
+            return self.core.at(following.node())
+        except ConnectionLost as error:
+            following.failed(error)
+            return None
 
     def run_alone(self, alone: Alone[T]) -> T:
         """Run an operation on one connection, from its first call to its last."""
         if self._unsure is not None:
             self._make_sure_for(alone.make()).close()
-        loans = self.core.loans
+        core = self.core
         try:
-            return self._run_on(alone.make(), loans, loans.take)
+            return self._run_on(alone.make(), core, core.loans.take)
         except ConnectionLost as error:
             if error.outcome_unknown:
                 raise
-            return self._run_on(alone.make(), loans, loans.take_new)
+            if core.cluster is None:
+                return self._run_on(alone.make(), core, core.loans.take_new)
+            following = self._following_alone()
+            following.broke(error)
+        except TurnedAway as away:
+            following = self._following_alone()
+            following.turned_away(away.reply, away.commands, away.node)
+        while True:
+            next_core = self._next_core(following)
+            if next_core is None:
+                continue
+            take = next_core.loans.take_new if following.anew else next_core.loans.take
+            try:
+                result = self._run_on(alone.make(), next_core, take, following.asking)
+            except ConnectionLost as error:
+                if error.outcome_unknown:
+                    raise
+                following.failed(error)
+            except TurnedAway as away:
+                following.turned_away(away.reply, away.commands, away.node)
+            else:
+                if not following.asking:
+                    self.core = next_core
+                return result
 
-    def _run_on(self, op: Op[T], loans: Loans, take: Callable[[], HeldConnection]) -> T:
-        around = self.core.around
+    def _following_alone(self) -> Following:
+        return Following(self.core.source.resolver, self.slot, (("EXEC",),), None)
+
+    def _run_on(self, op: Op[T], core: SyncCore, take: Callable[[], HeldConnection], asking: bool = False) -> T:
+        loans, around = core.loans, core.around
         if around is not None:
             op = around(op)
         held: HeldConnection | None = None
@@ -225,7 +429,13 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
                 raise not_a_call(call)
             if held is None:
                 held = take()
-            return held.exchange(call.commands, call.repeatable)
+            if asking:
+                reply = unmarked(held.exchange(marked(call.commands), call.repeatable), call.commands)
+            else:
+                reply = held.exchange(call.commands, call.repeatable)
+            if held.standing.turned_away and self._is_turned_away(held, call, reply):
+                raise TurnedAway(reply, call.commands, core.source.resolver.node)
+            return reply
 
         try:
             result = drive(op, exchange, Exception)
@@ -277,8 +487,6 @@ def _reply_to(loans: Loans, call: Call[Any]) -> Any:
             reply = held.exchange(call.commands, True)
     finally:
         loans.put_back(held)
-    if type(reply) is ReplyError:
-        raise translate(reply, call.commands)
     return reply
 
 
@@ -290,6 +498,10 @@ def _replace(loans: Loans, broken: HeldConnection, most_s: float | None) -> Held
     logger.info("a connection broke, and no write can have happened; trying once more on a new one")
     loans.drop(broken)
     return loans.take_new(most_s)
+
+
+def _as_they_are(loans: Loans) -> Loans:
+    return loans
 
 
 _CLOSED = NoConnections()

@@ -7,6 +7,7 @@ names come last and stay as they are. The fields of hashes are the agents' keys 
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,9 @@ MAX_KEY_BYTES = 64 * 1024
 MAX_NAMESPACE_BYTES = 1024
 MAX_USER_BYTES = 256
 MAX_AGENT_BYTES = 256
+
+SLOTS = 16_384
+"""The hash slots of a cluster."""
 
 _CONSUMERS = b"consumer:"
 """Prefix of the locks that name the process holding a consumer."""
@@ -109,6 +113,11 @@ class UserKeys:
     def name_for_cursors(self) -> bytes:
         """Return what tells the cursors of this user from those of others. It is the same in both forms of keys."""
         return self._prefix(False) + self.own_part
+
+    @property
+    def slot(self) -> int:
+        """The hash slot that all keys of the user are in, on a cluster."""
+        return crc_hqx(_percent(self.user.encode()), 0) % SLOTS
 
     def registry_in(self, tagged: bool) -> bytes:
         """Return the Redis key of the registry in one of the two forms."""

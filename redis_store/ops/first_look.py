@@ -46,7 +46,11 @@ async def check_form(user: UserKeys) -> None:
     """Raise `InvalidSettings` if the user has data in the other form of keys, and none in this one."""
     tagged = bool(user.form.tagged)
     here, there = user.registry_in(tagged), user.registry_in(not tagged)
-    is_here, is_there = await all_replies(("EXISTS", here), ("EXISTS", there))  # an error if another node has the key
+    if tagged:  # the other is in another slot of a cluster, whose node may be down
+        (is_here,) = await all_replies(("EXISTS", here))
+        is_there = 0 if is_here == 1 else (await all_replies(("EXISTS", there)))[0]
+    else:
+        is_here, is_there = await all_replies(("EXISTS", here), ("EXISTS", there))
     if is_there == 1 and is_here == 0:
         what = (
             "this server needs (or hash_tags=True asks for)" if tagged else "a single server has without hash_tags=True"
@@ -56,6 +60,11 @@ async def check_form(user: UserKeys) -> None:
             " nothing would be found. Move the data as docs/data-model.md says"
             + (", or leave out hash_tags." if tagged else ", or pass hash_tags=True.")
         )
+
+
+async def cluster_slots() -> Any:
+    """Return the reply to ``CLUSTER SLOTS``, which may be an error."""
+    return (await _all_replies(("CLUSTER", "SLOTS")))[0]
 
 
 def _start(registry: bytes) -> str:

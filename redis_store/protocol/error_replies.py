@@ -101,6 +101,11 @@ _NOT_ALLOWED_IN_SCRIPT = ("The user executing the script", "ACL failure in scrip
 
 _NO_LOGIN = "The server rejected the user name or password ({detail}): check the url."
 
+_MOVING = (
+    "The cluster is moving this user's data to another node, and had not finished in the time of the call: nothing was written by"
+    " it. Try again."
+)
+
 _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "NOSCRIPT": _plainly(ScriptMissing, "The server does not know the script."),
     "WRONGTYPE": _wrong_type,
@@ -130,16 +135,21 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
         "The server is busy running a script ({detail}): try again, or end the script with SCRIPT KILL.",
     ),
     "MASTERDOWN": _plainly(StoreUnavailable, "The server is a replica without its primary ({detail}): try again."),
-    "CLUSTERDOWN": _plainly(StoreUnavailable, "The cluster is down ({detail}): try again, or check its nodes."),
+    "CLUSTERDOWN": _plainly(
+        ConnectionLost,
+        "The cluster is down, or no node of it serves this user's hash slot ({detail}): nothing was written by this call. Try"
+        " again, or check it with redis-cli --cluster check.",
+    ),
     "CROSSSLOT": _plainly(
         ServerRefused,
         "The server is a cluster, and was none when this process first connected ({detail}): start the process again. Nothing was"
         " written.",
     ),
     "MOVED": _plainly(
-        ServerRefused,
-        "The server is a node of a cluster that does not have this user's data ({detail}): clusters of several nodes are not"
-        " supported yet. Use one node, or a service that shows one. Nothing was written.",
+        ConnectionLost,
+        "The nodes of the cluster do not agree which of them has this user's data: nothing was written by this call. Try"
+        " again, or check the nodes with CLUSTER NODES.",
     ),
-    "TRYAGAIN": _plainly(StoreUnavailable, "The cluster is moving this user's data ({detail}): try again."),
+    "ASK": _plainly(ConnectionLost, _MOVING),
+    "TRYAGAIN": _plainly(ConnectionLost, _MOVING),
 }

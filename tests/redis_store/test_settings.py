@@ -140,7 +140,10 @@ def test_what_a_url_says(url: str, expected: dict[str, Any]) -> None:
         ("h:6379", "must begin with"),
         ("", "must be a non-empty str"),
         ("redis", "must begin with"),
-        ("redis+cluster://h:1", "cannot be used yet"),
+        ("redis+cluster://h:1,", "has a node without a host"),
+        ("redis+cluster://h:1/2", "a cluster has no database but 0"),
+        ("redis+cluster://h:1,i:0", "there is no port 0"),
+        ("redis://h:1,i:2", "write +cluster or +sentinel before the '://'"),
         ("redis://h:port", "host, port or %XX cannot be read"),
         ("redis://h:99999", "cannot be read"),
         ("redis://h:-1", "cannot be read"),
@@ -271,7 +274,8 @@ def test_host_without_a_scheme(url: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         connect(url, user="alice")
     assert str(caught.value) == (
-        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, valkey://, valkeys://, unix://, redis+sentinel://."
+        f"The url {url!r} cannot be used: it must begin with redis://, rediss://, valkey://, valkeys://, unix://, redis+sentinel://,"
+        " redis+cluster://."
         f" Write 'redis://{url}'."
     )
 
