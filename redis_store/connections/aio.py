@@ -162,8 +162,9 @@ class LoopConnection(asyncio.Protocol):
         """Send commands together and return the reply, or the list of replies if there are several commands."""
         replicas = None if repeatable else self._address.replicas
         if replicas is not None:
-            replies = await self._request(replicas.behind(commands), repeatable)
-            return replicas.judge(replies, self._standing, self._address.shown)
+            commands = replicas.behind(commands)
+            replies = await self._request(commands, repeatable)
+            return replicas.judge(commands, replies, self._standing, self._address.shown)
         return await self._request(commands, repeatable)
 
     async def _request(self, commands: Sequence[Command], repeatable: bool) -> Any:

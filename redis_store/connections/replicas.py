@@ -30,10 +30,13 @@ class Replicas:
         """Return the commands of a write with the ``WAIT`` behind them."""
         return (*commands, ("WAIT", self.count, self._patience_ms))
 
-    def judge(self, replies: list[Any], standing: Standing, shown: str) -> Any:
-        """Return the reply to the write, or the list of replies, or raise because too few replicas confirmed it."""
+    def judge(self, commands: Sequence[Command], replies: list[Any], standing: Standing, shown: str) -> Any:
+        """Return the reply to the write, or the list of replies, or raise because too few replicas confirmed it.
+
+        `commands` are those of `behind`.
+        """
         *replies, confirmed = replies
-        if not _wrote_nothing(replies):
+        if not _wrote_nothing(commands, replies):
             if isinstance(confirmed, ReplyError):
                 error = translate(confirmed, (("WAIT",),))
                 raise StoreTimeout(
@@ -53,6 +56,7 @@ class Replicas:
         )
 
 
-def _wrote_nothing(replies: Sequence[Any]) -> bool:
+def _wrote_nothing(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
     """Whether a write was refused, or a transaction given up because a watched key had changed."""
-    return any(isinstance(reply, ReplyError) for reply in replies) or (len(replies) > 1 and replies[-1] is None)
+    given_up = commands[-2] == ("EXEC",) and replies[-1] is None
+    return given_up or any(isinstance(reply, ReplyError) for reply in replies)

@@ -149,7 +149,7 @@ class HeldConnection:
             return reply
         replies = [self._read(not repeatable) for _ in commands]
         self.busy = False
-        return replies if replicas is None else replicas.judge(replies, self.standing, self.shown)
+        return replies if replicas is None else replicas.judge(commands, replies, self.standing, self.shown)
 
     def check(self) -> None:
         """Raise `ConnectionLost` if the connection is stale (`connections/generation.py`)."""

@@ -25,6 +25,7 @@ from redis_store.connections.sync import HeldConnection
 from redis_store.errors import ConnectionLost, DataStoreError
 from redis_store.flows.renewing import start_thread
 from redis_store.protocol.command import Command, ReplyError
+from redis_store.protocol.error_replies import translate
 
 _log = logging.getLogger("redis_store.watch.sync")
 
@@ -33,6 +34,11 @@ LINGER_S = 0.5
 
 REFUSED_S = 60.0
 """Time before flows subscribe again after the server refused it, in seconds."""
+
+_WAITERS_POLL = (
+    "The server does not let this login subscribe, so waits for locks, values and computations poll, and end up to half a second"
+    " late: allow SUBSCRIBE, and the channels user:*. (%s)"
+)
 
 _FIRST_RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
@@ -246,6 +252,8 @@ class Listener:
 
     def _heard_subscription(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
+            if self._key not in _refused_until:
+                _log.warning(_WAITERS_POLL, translate(reply, (("SUBSCRIBE",),)))
             _refused_until[self._key] = monotonic() + REFUSED_S
             self._silence()
             self._wakeups.clear()

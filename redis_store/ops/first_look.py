@@ -33,12 +33,18 @@ async def first_look(user: UserKeys, *, waits: bool = False) -> None:
     form = user.form
     needed = (*_NEEDED, _WAIT) if waits else _NEEDED
     facts, *replies = await all_replies(("INFO", "server"), *(command for _, command in needed))
+    mode = _mode_in(facts)
+    if mode == "sentinel":
+        raise InvalidSettings(
+            "The url names a Sentinel, which has no data and knows which server has: write redis+sentinel:// before its host, and"
+            " the name of the service after it, as in redis+sentinel://host:26379/service."
+        )
     for (what, command), reply in zip(needed, replies, strict=True):
         if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
             raise _useless(what, translate(reply, (command,)))
     if form.tagged is None:
         form.is_redis = isinstance(facts, bytes) and b"redis_version:" in facts and b"valkey_version:" not in facts
-        form.tagged = await _is_cluster(facts)
+        form.tagged = (mode or await _mode_by_hello()) == "cluster"
     await check_form(user)
 
 
@@ -64,7 +70,7 @@ async def check_form(user: UserKeys) -> None:
 
 async def cluster_slots() -> Any:
     """Return the reply to ``CLUSTER SLOTS``, which may be an error."""
-    return (await _all_replies(("CLUSTER", "SLOTS")))[0]
+    return (await all_replies(("CLUSTER", "SLOTS")))[0]
 
 
 def _start(registry: bytes) -> str:
@@ -84,12 +90,16 @@ def _useless(what: str, error: DataStoreError) -> DataStoreError:
     )
 
 
-async def _is_cluster(facts: Any) -> bool:
-    if isinstance(facts, bytes):
-        told = dict(line.split(":", 1) for line in facts.decode(errors="replace").splitlines() if ":" in line)
-        mode = told.get("server_mode") or told.get("redis_mode")
-        if mode:
-            return mode == "cluster"
+def _mode_in(facts: Any) -> str | None:
+    """Return the mode in the reply to ``INFO``, or None if it is refused or does not say."""
+    if not isinstance(facts, bytes):
+        return None
+    told = dict(line.split(":", 1) for line in facts.decode(errors="replace").splitlines() if ":" in line)
+    return told.get("server_mode") or told.get("redis_mode")
+
+
+async def _mode_by_hello() -> str | None:
     (reply,) = await all_replies(("HELLO",))  # without a number it only tells
     pairs = reply if isinstance(reply, list) else []
-    return dict(zip(pairs[::2], pairs[1::2], strict=False)).get(b"mode") == b"cluster"
+    mode = dict(zip(pairs[::2], pairs[1::2], strict=False)).get(b"mode")
+    return mode.decode() if isinstance(mode, bytes) else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from redis_store.errors import PermissionDenied, ServerFull, WrongKeyType
+from redis_store.errors import PermissionDenied, ServerFull, UnsupportedByServer, WrongKeyType
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Call, as_is, checked_transaction, last_reply, transaction
 from redis_store.protocol.command import Argument, Command
@@ -120,7 +120,7 @@ async def write_transaction(
                 _checking.add(scope.counters)
             watching, check = _watch_and_check(keys, scope.script_head)
             return await checked_transaction(watching, check if untagged is None else (*check, untagged), commands)
-        except PermissionDenied:
+        except (PermissionDenied, UnsupportedByServer):
             # Unlike any other refusal, a refused WATCH lets the transaction run, so it is unknown what was written.
             _checking.discard(scope.counters)
             return None

@@ -37,6 +37,12 @@ def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreE
         code = NO_LOGIN
     if code == "ERR" and any(sign in detail for sign in _NOT_ALLOWED_IN_SCRIPT):
         code = "NOPERM"
+    if (
+        code == "ERR"
+        and detail.lower().startswith("unknown command")
+        and (missing := _names(commands)) in _OF_TRANSACTIONS
+    ):
+        code, detail = "NOCOMMAND", missing
     make = _BY_CODE.get(code)
     if make is None:
         return ServerRefused(f"The server refused {_names(commands)}: {text}.")
@@ -99,6 +105,19 @@ def _plainly(kind: type[DataStoreError], sentence: str) -> Callable[[str, Sequen
 _NOT_ALLOWED_IN_SCRIPT = ("The user executing the script", "ACL failure in script")
 """The texts of a NOPERM error inside a script, in Redis 7.0 and in later servers."""
 
+_OF_TRANSACTIONS = ("MULTI", "EXEC", "WATCH")
+
+
+def _no_transactions(detail: str, commands: Sequence[Command]) -> DataStoreError:
+    # A proxy that refuses MULTI passes on what was to be in the transaction, and the server carries it out.
+    unknown = _names(commands) == "MULTI"
+    return UnsupportedByServer(
+        f"The server, or a proxy before it, has no {detail}, which batches and reads of many keys need: use another server, or a"
+        f" connection without the proxy. {'A part may have been written.' if unknown else 'Nothing was written.'}",
+        outcome_unknown=unknown,
+    )
+
+
 _NO_LOGIN = "The server rejected the user name or password ({detail}): check the url."
 
 _MOVING = (
@@ -109,6 +128,7 @@ _MOVING = (
 _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
     "NOSCRIPT": _plainly(ScriptMissing, "The server does not know the script."),
     "WRONGTYPE": _wrong_type,
+    "NOCOMMAND": _no_transactions,
     "UNSUPPORTED": _unsupported,
     "OOM": _plainly(
         ServerFull,

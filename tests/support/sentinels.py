@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -120,6 +122,19 @@ class Watched:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+@contextmanager
+def start_sentinel(kind: str) -> Iterator[str]:
+    """Start a Sentinel that watches nothing, and return its url as if it were a server's."""
+    folder, port = Path(tempfile.mkdtemp(prefix="store-tests-")), free_port()
+    (folder / "sentinel.conf").write_text(f"port {port}\nbind 127.0.0.1\n")
+    command = [str(find_binary(kind)), str(folder / "sentinel.conf"), "--sentinel"]
+    sentinel = Server(kind, command, folder, f"redis://127.0.0.1:{port}")
+    try:
+        yield sentinel.url
+    finally:
+        sentinel.stop()
 
 
 def port_of(server: Server) -> int:

@@ -28,7 +28,7 @@ from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
 from tests.redis_store.drivers.test_tls import Authority
 from tests.redis_store.watch.conftest import PATIENCE_S
 from tests.support.acknowledged import Acknowledged, check_loss
-from tests.support.sentinels import SERVICE, FakeSentinel, Watched, port_of
+from tests.support.sentinels import SERVICE, FakeSentinel, Watched, port_of, start_sentinel
 from tests.support.servers import Server, free_port, start_server, wait_until
 
 
@@ -223,6 +223,14 @@ def test_no_sentinel_is_reached() -> None:
 def test_a_server_in_place_of_a_sentinel(pair: list[Server]) -> None:
     for message in messages(url_of(port_of(pair[0])), InvalidSettings):
         assert f"127.0.0.1:{port_of(pair[0])} is no Sentinel" in message
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis7"])
+def test_a_sentinel_in_place_of_a_server(kind: str) -> None:
+    with start_sentinel(kind) as url:
+        for message in messages(url, InvalidSettings):
+            assert "The url names a Sentinel" in message
+            assert "redis+sentinel://host:26379/service" in message
 
 
 def test_the_password_of_the_sentinels(start: Callable[..., Server], pair: list[Server]) -> None:

@@ -232,15 +232,23 @@ def test_waiter_knows_whether_messages_come(store: DataStore, raw: redis.Redis) 
     wait_until(lambda: not threads(), "the thread ends")
 
 
-def test_wait_without_subscribe_right(start: Callable[..., Server]) -> None:
+def test_wait_without_subscribe_right(start: Callable[..., Server], caplog: pytest.LogCaptureFixture) -> None:
     server = start("valkey9")
     with server.client() as raw, connect(server.url, user="u") as holder:
         raw.execute_command("ACL", "SETUSER", "default", "resetchannels")
-        with holder.lock("l", ttl=FOR_EVER_S):
-            waiter = Waiter(lambda: take_lock(holder))
-            wait_until(lambda: raw.llen(UserKeys.of("u").queue(b"lock", b"l")) == 1, "it waits")
-            wait_until(lambda: any(key.startswith(server.url) for key in listeners._refused_until), "it was refused")
-        assert waiter.result() == "taken"
+        key = f"{server.url} None"
+        for _ in range(2):
+            with holder.lock("l", ttl=FOR_EVER_S):
+                waiter = Waiter(lambda: take_lock(holder))
+                wait_until(lambda: raw.llen(UserKeys.of("u").queue(b"lock", b"l")) == 1, "it waits")
+                wait_until(lambda: listeners._refused_until.get(key, 0.0) > 0, "it was refused")
+            assert waiter.result() == "taken"
+            listeners._refused_until[key] = 0.0  # so that the next one subscribes again
+    told = [
+        record.getMessage() for record in caplog.records if "does not let this login subscribe" in record.getMessage()
+    ]
+    assert len(told) == 1, "it is said once"
+    assert "allow SUBSCRIBE, and the channels user:*" in told[0]
 
 
 def test_closing_the_store_ends_the_wait(store: DataStore, raw: redis.Redis, real_server: Server) -> None:
