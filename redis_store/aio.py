@@ -499,7 +499,7 @@ class AsyncDataStore:
         For asyncio, "now" is when the watch is entered (``async with``) or the first change is requested.
         """
         plan = WatchRequest.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
-        return AsyncWatch(self._driver, self._driver.source, plan)
+        return AsyncWatch(self._driver, plan)
 
     def watch_all(
         self,
@@ -514,7 +514,7 @@ class AsyncDataStore:
         in it.
         """
         plan = WatchRequest.of_all(self._scope, prefix, since, consumer, initial, new_id())
-        return AsyncWatch(self._driver, self._driver.source, plan)
+        return AsyncWatch(self._driver, plan)
 
     async def wait_for(self, key: str, timeout: float | None = None) -> Json:
         """Return the value of a key, waiting until the key exists.

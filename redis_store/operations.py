@@ -154,13 +154,13 @@ class ServerOperations:
 
     def watch(self, prefix: str | None, since: str | None, consumer: str | None, initial: bool) -> Watch:
         plan = WatchRequest.of_namespace(self.scope, prefix, since, consumer, initial, new_id())
-        return Watch(self.driver, self.driver.source, plan)
+        return Watch(self.driver, plan)
 
     def watch_all(
         self, prefix: str | None, since: Mapping[str, str] | None, consumer: str | None, initial: bool
     ) -> Watch:
         plan = WatchRequest.of_all(self.scope, prefix, since, consumer, initial, new_id())
-        return Watch(self.driver, self.driver.source, plan)
+        return Watch(self.driver, plan)
 
     def cached(self, store: DataStore, options: Options) -> CacheDecorator:
         return decorator(store, options)

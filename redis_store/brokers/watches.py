@@ -27,7 +27,7 @@ def watch_within(
     """Return what `DataStore.watch` returns, with a budget of namespaces that several watches share."""
     on = operations_of(store)
     plan = WatchRequest.of_namespace(on.scope, prefix, since, consumer, initial, new_id(), budget)
-    return Watch(on.driver, on.driver.source, plan)
+    return Watch(on.driver, plan)
 
 
 def watch_all_within(
@@ -41,7 +41,7 @@ def watch_all_within(
     """Return what `DataStore.watch_all` returns, with a budget of namespaces that several watches share."""
     on = operations_of(store)
     plan = WatchRequest.of_all(on.scope, prefix, since, consumer, initial, new_id(), budget)
-    return Watch(on.driver, on.driver.source, plan)
+    return Watch(on.driver, plan)
 
 
 def wait_in_turn(

@@ -82,7 +82,8 @@ class Tenant(Protocol):
 class Listener:
     """The thread, its connection, and the channels that waiting flows are subscribed to."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
         self.sources: dict[int, Source] = {}
         """The server's address, from each store with a waiter or a watcher, by the `id` of its `Wakeup` or mailbox."""
         self.tenant: Tenant | None = None
@@ -315,7 +316,7 @@ def ask(request: Callable[[Listener], object], source: Source, timeout_s: float 
     with forks.registries_lock:
         listener = _listeners.get(key)
         if listener is None:
-            listener = _listeners[key] = Listener(key)
+            listener = _listeners[key] = Listener(key, timeout_s)
         listener.ask(partial(request, listener))
     return listener
 

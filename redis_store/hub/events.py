@@ -100,9 +100,8 @@ class Listening:
 
     async def begin(self, user: UserKeys, configures: bool) -> None:
         """Subscribe on new connections, and find out by a probe whether the server sends events."""
-        if self.barrier is None:
-            self._random = self._random_hex(8)
-            self.barrier = user.barrier(self._random)
+        self._random = self._random or self._random_hex(8)
+        self.barrier = user.barrier(self._random)  # also a Redis key, so it moves with its user
         if configures:
             await self._configure()
         self.counts_events = True

@@ -74,6 +74,8 @@ class Hub:
     def __init__(self, database: int, random_hex: Callable[[int], str], warn: Callable[[str], None]) -> None:
         self.configures = False
         """Whether the hub may change the server's settings."""
+        self.patience_s = 0.0
+        """Time for which the beginning of a watcher survives broken connections after the first one, in seconds."""
         self.members = Members(database)
         self._listening = Listening(self.members, random_hex, warn)
         self._doubts = Doubts(self._read, self._start_over)
@@ -111,9 +113,11 @@ class Hub:
         """Note that the connections are gone, or could not be made. Watchers that have not begun yet get the error.
 
         If the connections `were_made` and then broke, such a watcher waits once instead: the fault may be older than its request.
+        On a cluster it waits for `patience_s`, as a call does.
         """
         self._listening.disconnected()
-        self.members.disconnected(error, spares=were_made and isinstance(error, ConnectionLost))
+        spares = isinstance(error, ConnectionLost) and (were_made or self.patience_s > 0)
+        self.members.disconnected(error, now=self._now, patience_s=self.patience_s if spares else None)
 
     # The session.
 

@@ -142,8 +142,10 @@ class Mailbox:
         """For a consumer: the time for which its cursors are kept, in ms."""
         self.budget: NamespaceBudget | None = None
         """The limit on the watcher's namespaces, or None for no limit."""
-        self.spared = False
-        """Whether the watcher's beginning has already survived one broken connection."""
+        self.spared_until: float | None = None
+        """The time until which the watcher's beginning survives broken connections, since it has survived one."""
+        self.left = False
+        """Whether the watcher has left its hub, or is about to."""
         self._wake = wake
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._next: deque[Item] = deque()

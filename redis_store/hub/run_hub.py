@@ -8,20 +8,25 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from redis_store.connections.resolver import Source, database_of
 from redis_store.connections.sync import HeldConnection
+from redis_store.connections.topology import Topology
 from redis_store.drivers import listener as listeners
 from redis_store.drivers.listener import LINGER_S, Listener
+from redis_store.drivers.nodes import source_at
 from redis_store.errors import DataStoreError
 from redis_store.hub.hub import Hub
 from redis_store.hub.mailbox import Mailbox
 from redis_store.hub.requests import HubPause, Join, JoinAll, Leave, Request, Tell
+from redis_store.hub.subscribers import Moving
 from redis_store.protocol.call import Call
+from redis_store.protocol.command import Command, ReplyError
+from redis_store.protocol.redirects import Node, first_redirection
 
 _log = logging.getLogger("redis_store.watch.sync")
 
@@ -63,7 +68,48 @@ class HubRunner:
 
     def lost(self, error: DataStoreError, *, were_made: bool) -> None:
         self._disconnect()
+        topology = self._topology()
+        if topology is not None:
+            self._hub.patience_s = topology.timeout_s
+            if not self._hand_over(topology):
+                topology.doubt()
+                topology.refresh_if_due()
+                self._hand_over(topology)
         self._hub.disconnected(error, were_made=were_made)
+
+    def adopt(self, moving: Moving) -> None:
+        """Take watchers from the hub of another node."""
+        self._hub.members.adopt(moving)
+
+    def _topology(self) -> Topology | None:
+        return next((source.resolver.topology for source in self._listener.sources.values()), None)
+
+    def _hand_over(self, topology: Topology) -> bool:
+        """Pass the watchers of users whose data is on other nodes to the hubs of these. Return whether there were any."""
+        source = next(iter(self._listener.sources.values()))
+        here = source.resolver.node
+        moved = False
+        for user in self._hub.members.users().values():
+            node = topology.owner(user.slot)
+            if node is None or node == here or (here is None and not topology.spreads):
+                continue
+            moved = True
+            moving, there = self._hub.members.release(user), source_at(source, node)
+            for mailbox in moving.mailboxes():
+                self._listener.sources.pop(id(mailbox), None)
+            listeners.ask(partial(_adopt, moving, there), there, self._listener.timeout_s)
+        return moved
+
+    def _note(self, reply: Any, commands: Sequence[Command] = (("XREAD",),)) -> None:
+        """Note where the slot of a user is, if a reply says so."""
+        redirection, topology = first_redirection(reply, commands), self._topology()
+        if redirection is None or topology is None or redirection.slot is None or redirection.node is None:
+            return
+        node = redirection.node
+        if not node.host:
+            here = next(each.resolver.node for each in self._listener.sources.values())
+            node = Node("" if here is None else here.host, node.port)
+        topology.moved(redirection.slot, node)
 
     def abandon(self) -> None:
         for mailbox in self._hub.mailboxes():
@@ -74,6 +120,8 @@ class HubRunner:
     def _run(self, session: Coroutine[Any, Any, None], reading: HeldConnection) -> float:
         hub = self._hub
         for message in self._messages:
+            if isinstance(message, ReplyError):
+                self._note(message)
             hub.heard(message)
         self._messages.clear()
         hub.set_clock(monotonic())
@@ -88,6 +136,8 @@ class HubRunner:
                         hub.set_clock(monotonic())
                         step = session.throw(error)
                         continue
+                    if reading.standing.turned_away:
+                        self._note(reply, step.commands)
                     self._listener.look_up()
                 else:
                     self._tell(step)
@@ -128,9 +178,25 @@ def join(request: Join | JoinAll, source: Source, timeout_s: float | None) -> No
 
 def leave(mailbox: Mailbox) -> None:
     """Stop serving a watcher. Repeating it is harmless. Takes no lock, because a finalizer may call this at any point."""
+    mailbox.left = True
     listener = _listener_of.pop(id(mailbox), None)
     if listener is not None:
         listener.ask(partial(_ask, Leave(mailbox), None, listener))
+
+
+def _adopt(moving: Moving, source: Source, listener: Listener) -> None:
+    """Have the hub of a node take watchers from that of another."""
+    mailboxes = moving.mailboxes()
+    for mailbox in mailboxes:
+        listener.sources[id(mailbox)] = source
+        _listener_of[id(mailbox)] = listener
+    tenant = listener.tenant = listener.tenant or HubRunner(listener, 0)
+    assert isinstance(tenant, HubRunner), "there is no other kind"
+    tenant.adopt(moving)
+    for mailbox in mailboxes:
+        if mailbox.left:  # meanwhile: its hub may have been asked before it had this watcher, or after
+            _listener_of.pop(id(mailbox), None)
+            _ask(Leave(mailbox), None, listener)
 
 
 def _ask(request: Request, source: Source | None, listener: Listener) -> None:

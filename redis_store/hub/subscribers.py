@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from redis_store.errors import DataStoreError, LimitExceeded
-from redis_store.hub.mailbox import Mailbox, WatchFailed
+from redis_store.hub.mailbox import HistoryGone, Mailbox, WatchFailed
 from redis_store.hub.requests import Join, JoinAll, Leave, Request
 from redis_store.hub.watched_namespace import Agenda, WatchedNamespace
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
@@ -22,6 +22,20 @@ class Registry:
     """The watchers that have got the first listing, by the `id` of their mailboxes."""
     subscribed: bool = False
     dirty: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """A user's watchers on their way from the hub of one node to that of another."""
+
+    feeds: list[WatchedNamespace]
+    registry: Registry | None
+
+    def mailboxes(self) -> list[Mailbox]:
+        found = {id(mailbox): mailbox for feed in self.feeds for mailbox in feed.followers}
+        if self.registry is not None:
+            found |= {id(wanted.mailbox): wanted.mailbox for wanted in self.registry.wanted}
+        return list(found.values())
 
 
 class Members:
@@ -127,21 +141,65 @@ class Members:
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
         return found
 
-    def disconnected(self, error: DataStoreError, *, spares: bool) -> None:
+    def disconnected(self, error: DataStoreError, *, now: float, patience_s: float | None) -> None:
         """Note that the connections are gone, and fail the watchers that have not begun yet.
 
-        With `spares`, such a watcher fails only at the second loss.
+        With a `patience_s`, such a watcher fails only at the second loss, and after this time.
         """
         self.admit()
-        spared = [mailbox for mailbox in self._newcomers() if spares and not mailbox.spared]
+        spared = []
+        for mailbox in self._newcomers():
+            if patience_s is not None and mailbox.spared_until is None:
+                mailbox.spared_until = now + patience_s
+                spared.append(mailbox)
+            elif patience_s is not None and mailbox.spared_until is not None and now < mailbox.spared_until:
+                spared.append(mailbox)
         self.refuse([mailbox for mailbox in self._newcomers() if mailbox not in spared], error)
-        for mailbox in spared:
-            mailbox.spared = True
         self._forget_left()
         for feed in self.feeds.values():
             feed.disconnected()
         for registry in self.registries.values():
             registry.subscribed = False
+            registry.dirty = True
+
+    def users(self) -> dict[bytes, UserKeys]:
+        """Return the users with a watcher, by the prefix of their Redis keys."""
+        self.admit()
+        found = {feed.user.prefix: feed.user for feed in self.feeds.values() if feed.followers}
+        return found | {each.user.prefix: each.user for each in self.registries.values()}
+
+    def release(self, user: UserKeys) -> Moving:
+        """Take a user's watchers out, because its data is on another node."""
+        feeds = [feed for feed in self.feeds.values() if feed.user.prefix == user.prefix]
+        for feed in feeds:
+            del self.feeds[feed.keys.data], self.by_channel[feed.channel]
+            self.agenda.strike(feed)
+        registry = self.registries.pop(user.prefix, None)
+        return Moving([feed for feed in feeds if feed.followers], registry)
+
+    def adopt(self, moving: Moving) -> None:
+        """Take watchers from the hub of another node. They continue where they are in the log, which has moved too."""
+        for feed in moving.feeds:
+            here = self.feeds.get(feed.keys.data)
+            if here is not None and here.opened:
+                for mailbox in feed.followers:
+                    here.follow(mailbox)
+                    if feed.opened:
+                        mailbox.put(HistoryGone(here.keys.data, here.epoch))
+                continue
+            if here is not None:
+                self.agenda.strike(here)
+            self.feeds[feed.keys.data] = self.by_channel[feed.channel] = feed
+            feed.move_to(self.agenda)
+            for mailbox in [] if here is None else here.followers:
+                feed.follow(mailbox)
+        if moving.registry is not None:
+            registry = self.registries.setdefault(moving.registry.user.prefix, moving.registry)
+            if registry is not moving.registry:
+                registry.wanted += moving.registry.wanted
+                registry.listed |= moving.registry.listed
+            else:
+                registry.subscribed = False
             registry.dirty = True
 
     def _afford(self, mailbox: Mailbox, namespaces: list[NamespaceKeys]) -> bool:

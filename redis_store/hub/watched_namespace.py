@@ -188,6 +188,14 @@ class WatchedNamespace:
         if self.knows:
             self.suspect(0.0)
 
+    def move_to(self, agenda: Agenda) -> None:
+        """Note that another hub follows it from now on."""
+        self._agenda = agenda
+        self.disconnected()
+        self._learn()
+        if self.expiries.next() is not None:
+            agenda.expiring[self] = None
+
     @property
     def is_passing(self) -> bool:
         """Whether the log is there only while it is watched."""

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from redis_store.connections.resolver import Source
 from redis_store.drivers.aio import AsyncDriver
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
 from redis_store.flows.clock import clock, time_for_reply
@@ -75,9 +74,8 @@ class AsyncWatch(AsyncIterator[Change]):
     `InvalidInput`. A cancelled task loses none. The watch waits while the server is unavailable, and continues after a restart.
     """
 
-    def __init__(self, driver: AsyncDriver, source: Source, plan: WatchRequest) -> None:
+    def __init__(self, driver: AsyncDriver, plan: WatchRequest) -> None:
         self._driver = driver
-        self._source = source
         self._plan = plan
         self._bell: _Bell | None = None
         self._watching: Watching | None = None
@@ -99,7 +97,8 @@ class AsyncWatch(AsyncIterator[Change]):
         if self._watching is None:
             self._beginning = True
             self._bell = _Bell()
-            self._watching = Watching(self._plan, self._source, self._driver.timeout_s, self._bell.ring)
+            driver = self._driver
+            self._watching = Watching(self._plan, lambda: driver.source, driver.timeout_s, self._bell.ring)
             weakref.finalize(self, self._watching.leave)
             try:
                 await self._driver.make_sure(keeps=False)

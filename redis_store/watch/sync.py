@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from redis_store.connections.resolver import Source
 from redis_store.drivers.sync import SyncDriver
 from redis_store.drivers.wakeups import Alarm
 from redis_store.errors import DataStoreError, StoreClosed, StoreTimeout
@@ -39,11 +38,11 @@ class Watch(Iterator[Change]):
     while the server is unavailable, and continues after a restart.
     """
 
-    def __init__(self, driver: SyncDriver, source: Source, plan: WatchRequest) -> None:
+    def __init__(self, driver: SyncDriver, plan: WatchRequest) -> None:
         self._driver = driver
         self._closed = False
         self._closing = Alarm()
-        self._watching = Watching(plan, source, driver.timeout_s, None)
+        self._watching = Watching(plan, lambda: driver.source, driver.timeout_s, None)
         self._finalizer = weakref.finalize(self, self._watching.leave)
         driver.watches.add(self)
         try:

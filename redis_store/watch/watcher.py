@@ -56,7 +56,7 @@ class Watching:
     """The state of one watcher."""
 
     def __init__(
-        self, plan: WatchRequest, source: Source, timeout_s: float | None, wake: Callable[[], None] | None
+        self, plan: WatchRequest, source: Callable[[], Source], timeout_s: float | None, wake: Callable[[], None] | None
     ) -> None:
         self.plan = plan
         self.standing_by = False
@@ -200,7 +200,7 @@ class Watching:
         mailbox.budget = plan.budget
         if self.closing:
             raise StoreClosed("The watch is closed.")
-        join(plan.request(mailbox), self._source, self._timeout_s)
+        join(plan.request(mailbox), self._source(), self._timeout_s)
         until = Listed if plan.everywhere else Opened
         item: Item | None = None
         while not isinstance(item, until):
