@@ -56,6 +56,8 @@ class Topology:
         self._owners: list[Node | None] = [None] * SLOTS
         self.primaries: tuple[Node, ...] = ()
         """The nodes that have slots."""
+        self.version = 0
+        """Grows when a slot is found at another node than before."""
         self._order: list[Address] = list(seeds)
         """The nodes to ask for the table, in turn."""
         self._addresses: dict[Node, Address] = {}
@@ -98,6 +100,7 @@ class Topology:
         """Note that a slot is at another node, as a node says."""
         if self._owners[slot] != node:
             self._owners[slot] = node
+            self.version += 1
             if node not in self.primaries:
                 self.primaries = (*self.primaries, node)
             self._stale = True
@@ -155,6 +158,8 @@ class Topology:
             logger.info(
                 "nodes of the cluster without slots now: %s", ", ".join(f"{each.host}:{each.port}" for each in gone)
             )
+        if owners != self._owners:
+            self.version += 1
         self._owners, self.primaries, self._stale = owners, primaries, False
         nodes = dict.fromkeys((*primaries, *others))
         # The next reading begins at another node: this one may be cut off from the others, or be the next to fail.

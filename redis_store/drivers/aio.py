@@ -428,8 +428,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             sent = call._replace(commands=following.journey.next())
             try:
                 if following.replied(await next_core.exchange(sent), next_core.source.resolver.node):
-                    if not following.asking:
-                        self.core = next_core
+                    self._stay(next_core, following)
                     return following.journey.reply
             except ConnectionLost as error:
                 if error.outcome_unknown and not call.repeatable:
@@ -446,6 +445,13 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         except ConnectionLost as error:
             following.failed(error)
             return None
+
+    def _stay(self, core: AsyncCore, following: Following) -> None:
+        """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
+        if core is not self.core and not following.asking and not self.core.is_closed:
+            self.core = core
+            if core.near is not None:
+                core.near.note_read_beside()  # the call may have written what is kept there
 
     async def _read_at_once(self, call: Call[Any], result: Callable[..., T], *arguments: Any) -> T:
         """Do what `AsyncCore.read_at_once` does, on a cluster."""
@@ -518,8 +524,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             except TurnedAway as away:
                 following.turned_away(away.reply, away.commands, away.node)
             else:
-                if not following.asking:
-                    self.core = next_core
+                self._stay(next_core, following)
                 return result
 
     async def _run_on_own(self, op: Op[T], core: AsyncCore, asking: bool = False) -> T:

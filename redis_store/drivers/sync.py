@@ -352,8 +352,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
                 if following.replied(
                     held.exchange(following.journey.next(), call.repeatable), core.source.resolver.node
                 ):
-                    if not following.asking:
-                        self.core = core
+                    self._stay(core, following)
                     arrived, held = held, None
                     return core.loans, arrived, following.journey.reply
             except (ConnectionLost, StoreTimeout) as failure:
@@ -409,9 +408,15 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
             except TurnedAway as away:
                 following.turned_away(away.reply, away.commands, away.node)
             else:
-                if not following.asking:
-                    self.core = next_core
+                self._stay(next_core, following)
                 return result
+
+    def _stay(self, core: SyncCore, following: Following) -> None:
+        """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
+        if core is not self.core and not following.asking and not self.core.is_closed:
+            self.core = core
+            if core.near is not None:
+                core.near.note_read_beside()  # the call may have written what is kept there
 
     def _following_alone(self) -> Following:
         return Following(self.core.source.resolver, self.slot, (("EXEC",),), None)

@@ -82,6 +82,8 @@ class LoopSide(Side[TrackedLoopConnection]):
         now = clock()
         if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
             return None
+        if self._topology is not None and self._is_elsewhere(self._topology, scope.user, now):
+            return None
         if many:
             return self.entries.find_all(scope.keys.data, wanted, now)
         return self.entries.find(scope.keys.data, wanted, now)
@@ -114,6 +116,7 @@ class LoopSide(Side[TrackedLoopConnection]):
         self._drop()
         if self.closed or not self._may_connect() or (resolver := self.cache.resolver()) is None:
             return None
+        self._topology = resolver.topology
         address = await asyncio.to_thread(resolver.address) if resolver.may_block else resolver.address()
         connection = await TrackedLoopConnection.open(address, self._spinner)
         connection.tell(self.entries.heard)

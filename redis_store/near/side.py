@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from redis_store.connections.resolver import Resolver
 from redis_store.connections.spin import Spinner
+from redis_store.connections.topology import Topology
 from redis_store.errors import DataStoreError, LimitExceeded, PermissionDenied, ServerRefused, StoreUnavailable
 from redis_store.flows.clock import clock
 from redis_store.namespace.keys import UserKeys, encode_key
@@ -17,6 +18,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.near import ops as near_ops
 from redis_store.near.entries import Entries
 from redis_store.protocol.call import Op
+from redis_store.protocol.error_replies import SlotElsewhere
 from redis_store.protocol.read import Read
 
 T = TypeVar("T")
@@ -92,6 +94,12 @@ class Side(Generic[C]):
         """The cache's `read_beside` when the last read on the tracked connection began: all that it stands for was heard of."""
         self._retry_at = -math.inf
         self._spinner = Spinner()
+        self._topology: Topology | None = None
+        """The cluster, if the connection leads to a node of one."""
+        self._confirmed: dict[bytes, float] = {}
+        """On a cluster: when the node last had the data of a user, by prefix. What moved is announced by another node."""
+        self._version = 0
+        """The version of the topology for which this holds."""
 
     @property
     def live(self) -> bool:
@@ -102,6 +110,15 @@ class Side(Generic[C]):
         """Close the connection and drop all entries."""
         raise NotImplementedError
 
+    def _is_elsewhere(self, topology: Topology, user: UserKeys, now: float) -> bool:
+        """Whether a user's data may be at another node of a cluster, so that its writes would not be announced here."""
+        self._note_version(topology)
+        return now - self._confirmed.get(user.prefix, -math.inf) > SILENCE_S
+
+    def _note_version(self, topology: Topology) -> None:
+        if topology.version != self._version:
+            self._confirmed, self._version = {}, topology.version
+
     def _may_connect(self) -> bool:
         return not self.cache.off and clock() >= self._retry_at
 
@@ -111,6 +128,7 @@ class Side(Generic[C]):
             return
         if len(connection.users) >= MOST_USERS:
             connection.users.clear()
+            self._confirmed = {}
             self.entries.clear()  # before a call that may be cancelled: nothing would announce writes to what is kept
             await near_ops.untrack()
         await near_ops.track(user)
@@ -123,11 +141,20 @@ class Side(Generic[C]):
         data, asked = scope.keys.data, clock()
         keys = wanted if read.many else [wanted]
         space, read_beside = self.entries.space(data), self.cache.read_beside
+        topology = self._topology
+        if topology is not None:
+            self._note_version(topology)
         fetching: Op[list[near_ops.Fetched]] = near_ops.fetch(
             scope, [encode_key(key) for key in keys], connection.has_ttl
         )
-        fetched = await (fetching if reader.measured is None else reader.measured(fetching))
+        try:
+            fetched = await (fetching if reader.measured is None else reader.measured(fetching))
+        except SlotElsewhere:
+            self._confirmed.pop(scope.user.prefix, None)
+            raise
         if connection is self._connection:
+            if topology is not None and topology.version == self._version:
+                self._confirmed[scope.user.prefix] = asked
             self._level_with = read_beside
             for key, (text, ttl_ms, certain) in zip(keys, fetched, strict=True):
                 if certain:
@@ -141,6 +168,8 @@ class Side(Generic[C]):
         if isinstance(error, (ServerRefused, PermissionDenied)):
             self._drop()
             self.cache.refused(error)
+        elif isinstance(error, SlotElsewhere):
+            return  # the connection is as good for the node's other users
         elif isinstance(error, StoreUnavailable):
             self._drop()
             self._retry_at = clock() + NEAR_RETRY_S

@@ -125,6 +125,8 @@ class ThreadSide(Side[TrackedConnection]):
                 now = self._used_at = clock()
                 if now - connection.heard_at > side.SILENCE_S or self._level_with is not self.cache.read_beside:
                     return None
+                if self._topology is not None and self._is_elsewhere(self._topology, scope.user, now):
+                    return None
                 if many:
                     return self.entries.find_all(scope.keys.data, wanted, now)
                 return self.entries.find(scope.keys.data, wanted, now)
@@ -211,6 +213,7 @@ class ThreadSide(Side[TrackedConnection]):
     def _connect(self, user: UserKeys) -> TrackedConnection | None:
         if (resolver := self.cache.resolver()) is None:
             return None
+        self._topology = resolver.topology
         connection = TrackedConnection(resolver.address(), self._spinner, self.entries.heard)
         try:
             connection.has_ttl = self._drive(connection, near_ops.begin(user))

@@ -28,6 +28,10 @@ class ScriptMissing(ServerRefused):
     """The server does not have the script of a digest, so the script's text has to be sent."""
 
 
+class SlotElsewhere(ConnectionLost):
+    """A node of a cluster does not have the hash slot, or not all of it: it is at another node, or on its way there."""
+
+
 def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:
     """Return the `DataStoreError` for an error reply to one of these commands."""
     text = str(error)
@@ -166,10 +170,10 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
         " written.",
     ),
     "MOVED": _plainly(
-        ConnectionLost,
+        SlotElsewhere,
         "The nodes of the cluster do not agree which of them has this user's data: nothing was written by this call. Try"
         " again, or check the nodes with CLUSTER NODES.",
     ),
-    "ASK": _plainly(ConnectionLost, _MOVING),
-    "TRYAGAIN": _plainly(ConnectionLost, _MOVING),
+    "ASK": _plainly(SlotElsewhere, _MOVING),
+    "TRYAGAIN": _plainly(SlotElsewhere, _MOVING),
 }
