@@ -13,7 +13,7 @@ from redis_store.connections import forks
 from redis_store.connections.resolver import NodeResolver, Resolver, Source
 from redis_store.errors import ConnectionLost, DataStoreError, ServerRefused, StoreUnavailable
 from redis_store.protocol.command import Command
-from redis_store.protocol.error_replies import raise_error_reply
+from redis_store.protocol.error_replies import plainly_lost, raise_error_reply
 from redis_store.protocol.redirects import Journey, Node, Redirection, first_redirection
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ def _error_in(reply: Any, commands: Sequence[Command]) -> DataStoreError:
     try:
         raise_error_reply(reply, commands)
     except DataStoreError as error:
-        return error
+        return plainly_lost(error)
     return ConnectionLost("The cluster has refused the call: nothing was written by it. Try again.")
 
 

@@ -26,6 +26,7 @@ from redis_store.hub.requests import HubPause, Join, JoinAll, Leave, Request, Te
 from redis_store.hub.subscribers import Moving
 from redis_store.protocol.call import Call
 from redis_store.protocol.command import Command, ReplyError
+from redis_store.protocol.error_replies import plainly_lost
 from redis_store.protocol.redirects import Node, first_redirection
 
 _log = logging.getLogger("redis_store.watch.sync")
@@ -75,7 +76,7 @@ class HubRunner:
                 topology.doubt()
                 topology.refresh_if_due()
                 self._hand_over(topology)
-        self._hub.disconnected(error, were_made=were_made)
+        self._hub.disconnected(plainly_lost(error), were_made=were_made)
 
     def adopt(self, moving: Moving) -> None:
         """Take watchers from the hub of another node."""

@@ -194,6 +194,11 @@ class UserKeys:
         """Return the channel of one watching process, which is also the Redis key that it probes with."""
         return self.prefix + b"w:" + random.encode()
 
+    @property
+    def none(self) -> bytes:
+        """The Redis key that never exists: with it, a cluster refuses what it could do half only, while the slot is moved."""
+        return self.prefix + b"w:none"
+
     def wake(self, random: str) -> bytes:
         """Return the Redis key of the stream with which one watching process ends its own ``XREAD``."""
         return self.barrier(random) + b":wake"

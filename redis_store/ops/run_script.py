@@ -109,6 +109,17 @@ async def write_transaction(
     also means that another caller wrote to the namespace, that a right is missing, or that the field `untagged` may have tags.
     """
     scope.check_writable()
+    if not scope.user.form.tagged:
+        return await _write_transaction(scope, commands, checked, untagged)
+    # On a cluster whose slot is being moved, each of the commands might be refused or not. This one is, and so the transaction.
+    commands = [("EXISTS", scope.keys.data, scope.user.none), *commands]
+    replies = await _write_transaction(scope, commands, checked, untagged)
+    return None if replies is None else replies[1:]
+
+
+async def _write_transaction(
+    scope: Scope, commands: list[Command], checked: bool, untagged: bytes | None
+) -> list[Any] | None:
     try:
         if not checked:
             return await transaction(commands)

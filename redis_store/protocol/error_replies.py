@@ -32,6 +32,11 @@ class SlotElsewhere(ConnectionLost):
     """A node of a cluster does not have the hash slot, or not all of it: it is at another node, or on its way there."""
 
 
+def plainly_lost(error: DataStoreError) -> DataStoreError:
+    """Return an error as callers know it."""
+    return ConnectionLost(str(error)) if type(error) is SlotElsewhere else error
+
+
 def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreError:
     """Return the `DataStoreError` for an error reply to one of these commands."""
     text = str(error)
