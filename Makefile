@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -66,6 +66,9 @@ soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for a
 services: .venv/.test ## the contract and the watch suite on each managed service, played by access lists
 	for service in elasticache elasticache-serverless memorydb redis-cloud upstash memorystore; do \
 		echo "$$service:"; SERVICE=$$service $(BIN)/python -m pytest -q -n 2 tests/contract tests/redis_store/watch $(ARGS) || exit 1; done
+
+cluster: .venv/.test ## the contract suite on a cluster of three primaries with replicas
+	SERVICE=cluster $(BIN)/python -m pytest -q -n 2 tests/contract $(ARGS)
 
 histories: .venv/.test ## random histories under faults, checked, for ten minutes; ARGS="--seconds 3600 --seed N"
 	@$(BIN)/python -m tests.support.histories $(ARGS)

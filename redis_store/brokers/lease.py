@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from redis_store.connections.address import is_sentinel_url, without_secrets
+from redis_store.connections.address import Address, is_cluster_url, is_sentinel_url, without_secrets
 from redis_store.connections.sentinel import parse_sentinels
+from redis_store.connections.topology import parse_cluster
 from redis_store.drivers.loans import LentConnections, Loans
 from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.limits import ANY_SIZE, UNBOUNDED, CallBounds
@@ -75,7 +77,9 @@ def with_near_cache(store: DataStore) -> DataStore:
 def addresses_of(url: str) -> tuple[str, ...]:
     """Return the texts that reveal the server's address, so that messages to an agent can be masked. Longest first."""
     if is_sentinel_url(url):
-        return _addresses_of_sentinels(url)
+        return _addresses_of_several(url, parse_sentinels(url, None).addresses)
+    if is_cluster_url(url):
+        return _addresses_of_several(url, parse_cluster(url, None))
     parts = urlsplit(url)
     texts = {url, url.split("?")[0], without_secrets(url)}
     if parts.hostname:
@@ -86,9 +90,9 @@ def addresses_of(url: str) -> tuple[str, ...]:
     return tuple(sorted(texts, key=len, reverse=True))
 
 
-def _addresses_of_sentinels(url: str) -> tuple[str, ...]:
+def _addresses_of_several(url: str, addresses: Iterable[Address]) -> tuple[str, ...]:
     texts = {url, url.split("?")[0], without_secrets(url)}
-    for address in parse_sentinels(url, None).addresses:
+    for address in addresses:
         host, port = address.options["host"], address.options["port"]
         texts |= {without_secrets(address.url), f"{host}:{port}", f"[{host}]:{port}", host}
     return tuple(sorted(texts, key=len, reverse=True))

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
 from redis_store import scripts
-from redis_store.connections.address import is_sentinel_url, parse_address, without_secrets
+from redis_store.connections.address import is_cluster_url, is_sentinel_url, parse_address, without_secrets
 from redis_store.connections.resolver import database_of
 from redis_store.drivers.aio import AsyncCore, AsyncDriver
 from redis_store.drivers.sync import SyncCore, SyncDriver
@@ -137,7 +137,7 @@ class _Running:
 
 
 def _server_attributes(url: str) -> dict[str, Any]:
-    if is_sentinel_url(url):
+    if is_sentinel_url(url) or is_cluster_url(url):
         return {
             "db.system.name": "redis",
             "db.namespace": str(database_of(url)),

@@ -129,6 +129,7 @@ def keys(user: str, server: Server) -> UserKeys:
 
 def delete_user(raw: redis.Redis, user: str) -> None:
     """Delete all Redis keys of a user."""
-    found = list(raw.scan_iter(match=f"user:{user}:*", count=5000))
+    forms = f"user:{user}:*", f"user:{{{user}}}:*"
+    found = [key for form in forms for key in raw.scan_iter(match=form, count=5000)]
     for start in range(0, len(found), 1000):
         raw.unlink(*found[start : start + 1000])

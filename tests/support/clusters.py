@@ -220,13 +220,17 @@ class Cluster:
         node.id, node.port, node.is_cluster = _id_of(number), port, True
         return node
 
+    def close(self) -> None:
+        """Stop the nodes, and remove their folders."""
+        self._stack.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self.close()
 
 
 def slot_of(user: str) -> int:

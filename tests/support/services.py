@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 import redis
+from redis.cluster import ClusterNode
 
+from tests.support.clusters import Cluster
 from tests.support.servers import Server, free_port, start_server, wait_until
 
 SERVICE = os.environ.get("SERVICE")
-"""The service on which `make services` runs the contract and the watch suite now; None in other runs of the tests."""
+"""The service on which `make services` runs the contract and the watch suite now; None in other runs of the tests.
+
+`make cluster` runs the contract on a cluster of six nodes, as "cluster".
+"""
 
 LOGIN, PASSWORD = "service", "a-token"
 
@@ -94,6 +99,27 @@ SERVICES = {
 }
 
 
+_SIX_NODES = Service("valkey9", (), is_cluster=True)
+
+
+class ClusterServer(Server):
+    """A cluster of six nodes, for tests that know one server."""
+
+    is_cluster = True
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(_SIX_NODES.kind, "--notify-keyspace-events", EVENTS, "--enable-debug-command", "yes")
+        self.kind, self.url = self._cluster.kind, self._cluster.url
+
+    def client(self, **options: Any) -> Any:
+        """Return a redis-py client that finds the node of a key; the caller closes it."""
+        nodes = [ClusterNode("127.0.0.1", node.port) for node in self._cluster.nodes]
+        return redis.RedisCluster(startup_nodes=nodes, **{"protocol": 2, **options})
+
+    def stop(self) -> None:
+        self._cluster.close()
+
+
 class ServiceServer(Server):
     """A server that plays a service. `url` has the tests' login; `client()` is the operator, who may do anything."""
 
@@ -112,8 +138,10 @@ class ServiceServer(Server):
             return {entry["object"] for entry in raw.acl_log(128) if entry["username"] == LOGIN}
 
 
-def start_service(name: str) -> ServiceServer:
+def start_service(name: str) -> Server:
     """Start the server of a service."""
+    if name == "cluster":
+        return ClusterServer()
     service = SERVICES[name]
     options = ["--notify-keyspace-events", EVENTS if service.sends_events else ""]
     if service.is_cluster:
@@ -137,7 +165,7 @@ def start_service(name: str) -> ServiceServer:
 def runs_on_service(item: pytest.Item) -> bool:
     """Whether a test runs on the server that plays `SERVICE`. Tests that start a server of their own say nothing about it."""
     assert SERVICE is not None
-    service = SERVICES[SERVICE]
+    service = _SIX_NODES if SERVICE == "cluster" else SERVICES[SERVICE]
     given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     kind = given.get("server") or given.get("real_server")
     if item.nodeid.startswith("tests/redis_store/watch/") and (service.is_cluster or not service.sends_events):
@@ -150,4 +178,6 @@ def done_without(service: Service) -> set[str]:
     found: set[str] = set()
     if service.is_cluster:  # they write keys without a hash tag by hand
         found |= {"test_foreign_keys_do_not_show", "test_no_user_sees_another"}
+    if service is _SIX_NODES:  # they count the connections to one node, and the commands that it gets
+        found |= {"test_closing_leaves_no_connection_behind", "test_ten_thousand_namespaces_in_two_round_trips"}
     return found
