@@ -67,8 +67,10 @@ services: .venv/.test ## the contract and the watch suite on each managed servic
 	for service in elasticache elasticache-serverless memorydb redis-cloud upstash memorystore; do \
 		echo "$$service:"; SERVICE=$$service $(BIN)/python -m pytest -q -n 2 tests/contract tests/redis_store/watch $(ARGS) || exit 1; done
 
-cluster: .venv/.test ## the contract suite on a cluster of three primaries with replicas
+cluster: .venv/.test ## the contract suite on three primaries with replicas, and nodes that move slots and die, on Valkey and Redis 7
 	SERVICE=cluster $(BIN)/python -m pytest -q -n 2 tests/contract $(ARGS)
+	for kind in valkey9 redis7 redis8; do CLUSTER=$$kind $(BIN)/python -m pytest -q tests/redis_store/services/test_cluster_moves.py \
+		$(ARGS) || exit 1; done
 
 histories: .venv/.test ## random histories under faults, checked, for ten minutes; ARGS="--seconds 3600 --seed N"
 	@$(BIN)/python -m tests.support.histories $(ARGS)

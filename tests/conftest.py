@@ -177,7 +177,7 @@ def clusters() -> Iterator[Callable[[str], Cluster]]:
 @pytest.fixture
 def cluster(clusters: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """Three primaries with a replica each, which a test may kill or promote, and whose slots it may move."""
-    shared = clusters("valkey9")
+    shared = clusters(os.environ.get("CLUSTER", "valkey9"))
     shared.wait_until_whole()
     yield shared
     shared.wait_until_whole()
