@@ -105,3 +105,12 @@ def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Ser
     with nodes[5].client() as raw:
         wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
         assert b"cluster_size:3" in raw.execute_command("CLUSTER", "INFO")
+
+
+def test_the_settings_of_the_page_exist(one_server: Server) -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
+    assert {"maxmemory", "maxmemory-policy", "min-replicas-to-write", "cluster-require-full-coverage"} <= names
+    with one_server.client(decode_responses=True) as raw:
+        assert {name for name in names if not raw.config_get(name)} == set()
