@@ -22,6 +22,7 @@ from redis_store.connections import forks
 from redis_store.connections.address import Address, parse_address, without_secrets
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.generation import Known
+from redis_store.connections.lookout import leave, look_out
 from redis_store.connections.sync import ask_once
 from redis_store.connections.tls import check_files
 from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, InvalidSettings, StoreUnavailable
@@ -148,6 +149,7 @@ class SentinelResolver:
         self._sentinels = parse_sentinels(url, timeout_s, credentials, min_replicas)
         self._order = list(self._sentinels.addresses)
         """The Sentinels, beginning with the one that helped last."""
+        self._closed = False
         self._asking = threading.RLock()
         self._asked_at = 0.0
         self._outcome: Address | DataStoreError | None = None
@@ -162,6 +164,12 @@ class SentinelResolver:
         _known_logins.add(self.login)
 
     def address(self) -> Address:
+        """Return the address of the primary, and look out for another from now on."""
+        if not self._closed:
+            look_out(self.login, self)
+        return self.search()
+
+    def search(self) -> Address:
         """Return the address of the primary. Callers that come during a search share the next one."""
         came_at = monotonic()
         with self._asking:
@@ -184,7 +192,8 @@ class SentinelResolver:
         pass
 
     def close(self) -> None:
-        pass
+        self._closed = True
+        leave(self.login, self)
 
     def leave_to_parent(self) -> None:
         """Start over in a forked child: a thread of the parent may have held the lock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from redis_store import (
     connect_async,
 )
 from redis_store.brokers.lease import addresses_of
+from redis_store.connections import lookout
 from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
 from tests.redis_store.drivers.test_tls import Authority
 from tests.redis_store.watch.conftest import PATIENCE_S
@@ -144,13 +146,44 @@ def test_connections_to_a_former_primary_are_dropped_by_all_stores(pair: list[Se
     with connect(url, user="alice") as reader, connect(url, user="alice", near_cache=True) as near:
         assert reader.get("key") == near.get("key") == near.get("key") == "old"
         sentinel.names = port_of(pair[1])
-        assert reader.get("key") == near.get("key") == "old"
         with connect(url, user="alice") as another:
             assert another.get("key") == "new"
         assert reader.get("key") == near.get("key") == "new"
 
 
-def test_a_dead_sentinel_costs_one_search(sentinel: FakeSentinel) -> None:
+def test_a_former_primary_is_left_though_nothing_says_that_it_is_one(
+    pair: list[Server], sentinel: FakeSentinel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on acknowledging writes, which would be lost."""
+    monkeypatch.setattr(lookout, "LOOKOUT_S", 0.02)
+    for server, value in zip(pair, ("old", "new"), strict=True):
+        with connect(server.url, user="alice") as plain:
+            plain.set("key", value)
+    url = url_of(sentinel.port)
+
+    async def follow() -> None:
+        async with connect_async(url, user="alice") as store:
+            assert await store.get("key") == "old"
+            sentinel.names = port_of(pair[1])
+            async with asyncio.timeout(PATIENCE_S):
+                while await store.get("key") != "new":
+                    await asyncio.sleep(0.01)
+
+    with connect(url, user="alice") as store:
+        assert store.get("key") == "old"
+        asyncio.run(follow())
+        wait_until(lambda: store.get("key") == "new", "the store goes to the new primary")
+        asked = sentinel.asked
+        wait_until(lambda: sentinel.asked > asked, "the lookout goes on")
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if lookout._lookouts == {} and store.get("key") == "new" and lookout._lookouts else 1)
+        assert os.waitpid(child, 0)[1] == 0, "a forked child begins anew"
+    wait_until(lambda: not lookout._lookouts, "it ends with the last store")
+
+
+def test_a_dead_sentinel_costs_one_search(sentinel: FakeSentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "LOOKOUT_S", 1000)
     with closing(SentinelResolver(url_of(free_port(), sentinel.port), None)) as resolver:
         assert resolver.address().options["port"] == sentinel.names
         asked = sentinel.asked
@@ -158,7 +191,10 @@ def test_a_dead_sentinel_costs_one_search(sentinel: FakeSentinel) -> None:
         assert sentinel.asked == asked + 1
 
 
-def test_callers_that_come_during_a_search_share_the_next(sentinel: FakeSentinel) -> None:
+def test_callers_that_come_during_a_search_share_the_next(
+    sentinel: FakeSentinel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "LOOKOUT_S", 1000)
     with closing(SentinelResolver(url_of(sentinel.port), None)) as resolver:
         with resolver._asking:
             threads = [threading.Thread(target=resolver.address) for _ in range(20)]
