@@ -48,6 +48,10 @@ _SENTINEL_SCHEMES = tuple(f"{scheme}+sentinel://" for scheme in ("redis", "redis
 _CLUSTER_SCHEMES = tuple(f"{scheme}+cluster://" for scheme in ("redis", "rediss", "valkey", "valkeys"))
 
 
+A_NODE = "a node of the cluster"
+"""What messages call a server whose address comes from a cluster, or from its url."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One server's url with the options for redis-py's connection classes."""
@@ -154,9 +158,7 @@ def another_node(address: Address, host: str, port: int) -> Address:
     options = {name: option for name, option in address.options.items() if name != "path"}
     options |= {"host": host, "port": port}
     scheme = "redis" if address.scheme == "unix" else address.scheme
-    return replace(
-        address, scheme=scheme, options=options, known=known_of(_place(options)), alias="a node of the cluster"
-    )
+    return replace(address, scheme=scheme, options=options, known=known_of(_place(options)), alias=A_NODE)
 
 
 class _Refused(ValueError):

@@ -21,7 +21,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as redis_errors
 
-from redis_store.connections.address import Address
+from redis_store.connections.address import A_NODE, Address
 from redis_store.connections.credentials import Login
 from redis_store.connections.generation import Standing
 from redis_store.connections.spin import SPIN_NS, Spinner
@@ -341,6 +341,11 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
             f"The server at {address.shown} rejected the user name or password ({reason}): check the url."
         )
     if _is_timeout(error):
+        if address.alias == A_NODE and not address.has_tls:
+            return StoreTimeout(
+                f"A node of the cluster at {address.shown} did not accept the connection within {address.connect_timeout_s:g} s:"
+                f" {_ANNOUNCED}"
+            )
         speaks = f" If its port does not speak TLS, write {other_scheme(address.url)}." if address.has_tls else ""
         return StoreTimeout(
             f"The server at {address.shown} did not accept the connection within {address.connect_timeout_s:g} s: check that it"
@@ -352,9 +357,14 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
         return failed
     if isinstance(error, (redis_errors.ResponseError, ValueError)):
         return InvalidSettings(f"The server at {address.shown} refused the connection's options: {reason}.")
-    return ConnectionLost(
-        f"Cannot connect to {address.shown} ({reason}): check that it is running and the url is right."
-    )
+    advice = _ANNOUNCED if address.alias == A_NODE else "check that it is running and the url is right."
+    return ConnectionLost(f"Cannot connect to {address.shown} ({reason}): {advice}")
+
+
+_ANNOUNCED = (
+    "check that the node is running, and that the addresses which the nodes announce (CLUSTER SLOTS) can be reached from here; else"
+    " set cluster-announce-ip or cluster-announce-hostname there."
+)
 
 
 def ask_once(address: Address, *command: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import random
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from redis_store.connections import forks
-from redis_store.connections.address import Address, another_node, parse_address, without_secrets
+from redis_store.connections.address import A_NODE, Address, another_node, parse_address, without_secrets
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.sync import ask_once
 from redis_store.connections.tls import check_files
@@ -187,10 +186,18 @@ class Topology:
             for problem in problems:
                 if isinstance(problem, kind):
                     return problem
-        said = "; ".join(dict.fromkeys(str(problem).partition(":")[0].rstrip(".") for problem in problems))
+        if len({str(problem) for problem in problems}) == 1:
+            return problems[0]
+        said = "; ".join(dict.fromkeys(str(problem).replace(self.shown, "it").rstrip(".") for problem in problems))
+        return ConnectionLost(f"No node of the cluster at {self.shown} tells where its data is ({said}). Try again.")
+
+    def none_has(self, slot: int | None) -> DataStoreError:
+        """Return the error for a slot of which no node is known to have it."""
+        if not self.primaries and self._outcome is not None:
+            return copy.copy(self._outcome)
         return ConnectionLost(
-            f"No node of the cluster at {self.shown} tells where its data is ({said}): nothing was sent by this call. Check that"
-            " the nodes run, and that the addresses which they announce (cluster-announce-ip) can be reached from here."
+            f"No node of the cluster at {self.shown} has the hash slot of this user ({slot}): nothing was sent by this call."
+            " Assign the slot, for example with redis-cli --cluster fix."
         )
 
 
@@ -260,13 +267,7 @@ def parse_cluster(
             raise InvalidSettings(
                 f"The url {shown} cannot be used: a cluster has no database but 0. Leave out the number."
             )
-        alias = "a node of the cluster"
-        addresses.append(replace(address, url=url, shown=shown, alias=alias))
+        addresses.append(replace(address, url=url, shown=shown, alias=A_NODE))
     addresses[0].new_connection()  # raises now if the url is wrong
     check_files(addresses[0])
     return tuple(addresses)
-
-
-def hosts_of_cluster(url: str) -> list[str]:
-    """Return the nodes in the url of a cluster, each with its port if it has one."""
-    return re.split(",", url.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0])

@@ -412,7 +412,10 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         try:
             reply = await core.exchange(call)
         except (ConnectionLost, StoreTimeout) as error:
-            if core.cluster is None or core.is_closed or error.outcome_unknown or type(error) is StoreTimeout:
+            topology = core.cluster
+            if topology is None or not topology.primaries or core.is_closed:
+                raise
+            if error.outcome_unknown or type(error) is StoreTimeout:
                 raise
             following = Following(resolver, self.slot, call.commands, None)
             following.failed(error)
@@ -442,7 +445,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             await asyncio.to_thread(following.topology.refresh_if_due)
         try:
             return self.core.at(following.node())
-        except ConnectionLost as error:
+        except StoreUnavailable as error:
             following.failed(error)
             return None
 

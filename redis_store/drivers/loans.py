@@ -46,9 +46,6 @@ class Loans(Protocol):
     def drop(self, held: HeldConnection) -> None:
         """Close a lent connection."""
 
-    def beside(self, resolver: Resolver) -> Loans:
-        """Return such loans for another node of the cluster."""
-
     def close(self) -> None:
         """Close the connections. Calls in progress fail; later ones are refused."""
 
@@ -110,7 +107,8 @@ class OwnConnections:
             self._every.discard(held)
         held.close()
 
-    def beside(self, resolver: Resolver) -> Loans:
+    def beside(self, resolver: Resolver) -> OwnConnections:
+        """Return such connections to another node of the cluster."""
         return OwnConnections(resolver)
 
     def close(self) -> None:
@@ -180,7 +178,7 @@ class BoundedConnections(OwnConnections):
         self._opening: weakref.WeakSet[_Opening] = weakref.WeakSet()
         self._waiting: deque[_Turn] = deque()
 
-    def beside(self, resolver: Resolver) -> Loans:
+    def beside(self, resolver: Resolver) -> OwnConnections:
         return BoundedConnections(resolver, self._most)
 
     def take(self, most_s: float | None = None) -> HeldConnection:
@@ -305,9 +303,6 @@ class NoConnections:
 
     drop = put_back
 
-    def beside(self, resolver: Resolver) -> Loans:
-        return self
-
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
@@ -346,9 +341,6 @@ class LentConnections:
         with self._lock:
             self._in_use.discard(held)
         self._owner.drop(held)
-
-    def beside(self, resolver: Resolver) -> Loans:
-        return LentConnections(self._owner.beside(resolver), self._max_read_bytes)
 
     def close(self) -> None:
         with self._lock:

@@ -142,13 +142,10 @@ class Following:
         return self.journey.redirection.elsewhere
 
     def node(self) -> Node:
-        """Return the node to try next. Raises `ConnectionLost` if none is known."""
+        """Return the node to try next. Raises `StoreUnavailable`, mostly, if none is known."""
         node = self.journey.redirection.node or self.topology.owner(self._slot)
         if node is None:
-            raise ConnectionLost(
-                f"No node of the cluster at {self.topology.shown} has the hash slot of this user ({self._slot}): nothing was sent"
-                " by this call. Assign the slot, for example with redis-cli --cluster fix."
-            )
+            raise self.topology.none_has(self._slot)
         return node
 
 

@@ -14,7 +14,7 @@ from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
 from redis_store.connections.topology import Topology
 from redis_store.drivers.form import making_sure, rehearse, unsure
-from redis_store.drivers.loans import Loans, NoConnections
+from redis_store.drivers.loans import Loans, NoConnections, OwnConnections
 from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.wakeups import SyncPauses
@@ -108,6 +108,7 @@ class SyncCore:
         core = copy.copy(self)
         core.source = source
         if self._lender is None:
+            assert isinstance(self.loans, OwnConnections), "others are lent"
             core.loans = self.loans.beside(source.resolver)
         else:
             owner, lend = self._lender
@@ -298,7 +299,8 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
         self, call: Call[Any], error: StoreUnavailable, broke: bool, most_s: float | None
     ) -> tuple[Loans, HeldConnection, Any]:
         """Carry out a call again whose connection `broke`, or could not be opened, if that is harmless."""
-        in_cluster = self.core.cluster is not None
+        cluster = self.core.cluster
+        in_cluster = cluster is not None and bool(cluster.primaries)  # else no node was ever reached
         is_open = broke or in_cluster
         if (
             not is_open
@@ -373,7 +375,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
             following.topology.refresh_if_due()
         try:
             return self.core.at(following.node())
-        except ConnectionLost as error:
+        except StoreUnavailable as error:
             following.failed(error)
             return None
 
