@@ -31,9 +31,9 @@ class Clients:
 
 
 @contextmanager
-def connected(port: int, loop: asyncio.AbstractEventLoop) -> Iterator[Clients]:
-    """Connect all clients to a port of this machine."""
-    url = f"redis://127.0.0.1:{port}"
+def connected(port: int, loop: asyncio.AbstractEventLoop, url: str | None = None) -> Iterator[Clients]:
+    """Connect all clients to a port of this machine, or our stores to a url."""
+    url = url or f"redis://127.0.0.1:{port}"
     with connect(url, user=USER, agent="bench") as store, redis.Redis(port=port) as bare:
         astore = connect_async(url, user=USER, agent="bench")
         abare = redis.asyncio.Redis(port=port, max_connections=1100)

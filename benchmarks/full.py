@@ -22,7 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import growth, memory, peers, special, tables
+from benchmarks import cluster, growth, memory, peers, special, tables
 from benchmarks.clients import Clients, connected
 from benchmarks.measure import measured
 from benchmarks.race import Entrant, race
@@ -30,7 +30,7 @@ from benchmarks.rows import Row, all_rows
 from benchmarks.server import BenchServer, placed, programs, running_server
 from benchmarks.wire import Traffic, counting_relay
 
-PARTS = ("rows", "costs", "memory", "special", "peers", "growth")
+PARTS = ("rows", "costs", "memory", "special", "cluster", "peers", "growth")
 LIBRARIES = ("redis", "hiredis", "orjson")
 
 
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         "costs": lambda: _costs(loop),
         "memory": lambda: [memory.as_row(one) for one in memory.measure()],
         "special": lambda: _special(loop),
+        "cluster": lambda: _cluster(loop, options.rows),
         "peers": lambda: _peers(loop),
         "growth": lambda: _growth(loop),
     }
@@ -73,6 +74,7 @@ def _show(results: dict[str, Any], page: Path | None) -> None:
         "costs": tables.costs,
         "memory": tables.memory,
         "special": tables.special,
+        "cluster": tables.cluster,
         "peers": tables.peers,
         "growth": tables.growth,
     }
@@ -164,6 +166,11 @@ def _special(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
         with placed(server, pinned=False):
             notes.append(special.longest_wait(server.port))
     return [asdict(note) for note in [special.foreign_keys(loop), *notes]]
+
+
+def _cluster(loop: asyncio.AbstractEventLoop, matching: str) -> dict[str, Any]:
+    rows = [asdict(row) for row in cluster.cluster_rows(loop, matching)]
+    return {"at_most": cluster.AT_MOST, "rows": rows, "notes": [asdict(note) for note in cluster.observations()]}
 
 
 def _peers(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:

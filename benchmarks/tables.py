@@ -114,6 +114,17 @@ def special(notes: list[dict[str, Any]]) -> str:
     return markdown([["", "at most", ""], *([note["name"], note["at_most"], note["said"]] for note in notes)])
 
 
+def cluster(found: dict[str, Any]) -> str:
+    """Return the rows on a cluster as ratios to the single server, and what others notice of a move and a failover."""
+    lines = [["three primaries, of a single server", "at most", "cluster", "quartiles", "cluster, single: µs"]]
+    for row in found["rows"]:
+        over = " ✗" if row["ratio"] > found["at_most"] else ""
+        times = f"{_us(row['cluster_us'])}, {_us(row['single_us'])}"
+        quartiles = f"{row['low']:.2f} {row['high']:.2f}"
+        lines.append([row["name"], f"{found['at_most']:g}", f"{row['ratio']:.2f}{over}", quartiles, times])
+    return f"{markdown(lines)}\n{special(found['notes'])}"
+
+
 def peers(table: list[dict[str, Any]]) -> str:
     """Return each peer as ratios to redis-py, or to redis.asyncio for asyncio peers: on one core / spread."""
     lines = [["of redis-py: one core / spread", *disciplines(), ""]]

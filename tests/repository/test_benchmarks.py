@@ -237,3 +237,13 @@ def test_every_table_of_make_bench_has_its_place_in_the_page() -> None:
         "growth",
     ]
     assert page.count("<!-- end -->") == 7
+
+
+def test_the_cluster_is_shown_beside_the_single_server() -> None:
+    row = {"name": "get", "ratio": 1.2, "low": 1.0, "high": 1.3, "cluster_us": 12.0, "single_us": 10.0}
+    note = {"name": "first write", "at_most": "1 s", "said": "0.05 s"}
+    shown = tables.cluster({"at_most": 1.1, "rows": [row, {**row, "name": "set", "ratio": 1.05}], "notes": [note]})
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()]
+    assert ["get", "1.1", "1.20 ✗", "1.00 1.30", "12.0, 10.0"] in cells
+    assert ["set", "1.1", "1.05", "1.00 1.30", "12.0, 10.0"] in cells
+    assert ["first write", "1 s", "0.05 s"] in cells

@@ -122,15 +122,16 @@ class Cluster:
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
         login = ("AUTH", self.password) if self.password else ()
 
-        def move_some(most: int = 100) -> int:
-            keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, most)
+        def move_some(most: int = 10) -> int:  # as redis-cli: the node does nothing else meanwhile
+            keys = raw.execute_command("CLUSTER", "GETKEYSINSLOT", slot, most)
             if keys:
-                source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 20_000, *login, "KEYS", *keys)
+                raw.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 20_000, *login, "KEYS", *keys)
             return len(keys)
 
-        yield move_some
-        while move_some():
-            pass
+        with source.client() as raw:
+            yield move_some
+            while move_some():
+                pass
         for node in (target, source, *self.primaries):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
