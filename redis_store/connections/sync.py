@@ -362,8 +362,8 @@ def connecting_failed(error: Exception, address: Address) -> DataStoreError:
 
 
 _ANNOUNCED = (
-    "check that the node is running, and that the addresses which the nodes announce (CLUSTER SLOTS) can be reached from here; else"
-    " set cluster-announce-ip or cluster-announce-hostname there."
+    "check that the node is running, and that the addresses which the nodes announce (CLUSTER SLOTS) can be reached from here;"
+    " else set cluster-announce-ip or cluster-announce-hostname there."
 )
 
 

@@ -149,7 +149,7 @@ class Topology:
                 owner, *replicas = [_node(each[0], each[1], asked_host) for each in nodes]
                 owners[first : last + 1] = [owner] * (last + 1 - first)
                 others += [each for each in replicas if each is not None]
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, IndexError):
             raise InvalidSettings(f"The server at {self.shown} sent no table of slots that can be read.") from None
         primaries = tuple(dict.fromkeys(owner for owner in owners if owner is not None))
         gone = set(self.primaries) - set(primaries)
@@ -204,6 +204,8 @@ class Topology:
 def _node(host: bytes | None, port: int, asked_host: str) -> Node | None:
     """Return a node as it is announced: without a host, it has that of the node which was asked; ``?`` is an unknown one."""
     name = (host or b"").decode()
+    if type(port) is not int:
+        raise TypeError
     return None if name == "?" else Node(name or asked_host, port)
 
 
