@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from redis_store.connections import forks
 from redis_store.connections.resolver import NodeResolver, Resolver, Source
 from redis_store.errors import ConnectionLost, DataStoreError, ServerRefused, StoreUnavailable
+from redis_store.flows.clock import LEAST_REPLY_S
 from redis_store.protocol.command import Command
 from redis_store.protocol.error_replies import plainly_lost, raise_error_reply
 from redis_store.protocol.redirects import Journey, Node, Redirection, first_redirection
@@ -70,6 +71,7 @@ class Following:
         self.journey = Journey(commands)
         self._slot = slot
         most_s = topology.timeout_s if patience_s is None else min(patience_s, topology.timeout_s)
+        self._patience_s = patience_s
         self._until = monotonic() + most_s
         self._hops = 0
         self._pause_s = _FIRST_WAIT_S
@@ -84,9 +86,13 @@ class Following:
         return self.journey.redirection.asking
 
     @property
-    def left_s(self) -> float:
-        """The time left for the call, in seconds."""
-        return max(0.0, self._until - monotonic())
+    def most_s(self) -> float | None:
+        """The time that the next attempt may take, in seconds; None for the time-out alone. It is never too short for a reply."""
+        return None if self._patience_s is None else max(LEAST_REPLY_S, self._left_s)
+
+    @property
+    def _left_s(self) -> float:
+        return self._until - monotonic()
 
     def broke(self, error: StoreUnavailable) -> None:
         """Note that a connection broke before anything was carried out. The server may just have closed it after a rest."""
@@ -130,7 +136,7 @@ class Following:
         )  # callers shall not come back all at once
         if not at_once:
             self._pause_s = min(2 * self._pause_s, _LONGEST_WAIT_S)
-        if pause_s >= self.left_s:
+        if pause_s >= self._left_s:
             raise copy.copy(self._problem)
         if self.must_look:
             self.topology.doubt()

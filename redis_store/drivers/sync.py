@@ -350,7 +350,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
             if core is None:
                 continue
             try:
-                held = (core.loans.take_new if following.anew else core.loans.take)(following.left_s)
+                held = (core.loans.take_new if following.anew else core.loans.take)(following.most_s)
                 if following.replied(
                     held.exchange(following.journey.next(), call.repeatable), core.source.resolver.node
                 ):

@@ -102,14 +102,19 @@ def test_no_store_of_a_process_that_knows_of_a_move_shows_what_was_before(cluste
 
 
 def test_nothing_is_written_half_while_a_slot_moves(cluster: Cluster, user: str) -> None:
-    with connect(cluster.url, user=user, timeout=0.3) as store, store.watch() as watch:
+    with (
+        connect(cluster.url, user=user) as store,
+        store.watch() as watch,
+        connect(cluster.url, user=user, timeout=0.5) as hasty,
+    ):
         store.set_many({"a": 1, "b": 2})
+        assert hasty.get("a") == 1
         assert watch.next_change(5) is not None
         with cluster.moving(slot_of(user), cluster.others(slot_of(user))[0]):
             for write in (
-                lambda: store.delete_many(["a", "b"]),
-                lambda: store.set("a", 3),
-                lambda: store.set_many({"c": "x" * 5000, "d": "y" * 5000}),
+                lambda: hasty.delete_many(["a", "b"]),
+                lambda: hasty.set("a", 3),
+                lambda: hasty.set_many({"c": "x" * 5000, "d": "y" * 5000}),
             ):
                 with pytest.raises(ConnectionLost, match="moving this user's data"):
                     write()
@@ -140,7 +145,7 @@ def test_a_watch_that_begins_during_a_move_waits_for_its_end(cluster: Cluster, u
 
         thread = threading.Thread(target=watch if where == "thread" else in_loop)
         with cluster.moving(slot_of(user), target) as move_some:
-            move_some()
+            move_some(100)
             thread.start()
             thread.join(0.3)
         wait_until(lambda: found, "the watch has begun")
