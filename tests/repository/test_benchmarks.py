@@ -233,10 +233,11 @@ def test_every_table_of_make_bench_has_its_place_in_the_page() -> None:
         "memory",
         "special",
         "costs",
+        "cluster",
         "peers",
         "growth",
     ]
-    assert page.count("<!-- end -->") == 7
+    assert page.count("<!-- end -->") == 8
 
 
 def test_the_cluster_is_shown_beside_the_single_server() -> None:
