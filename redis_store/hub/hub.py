@@ -45,10 +45,11 @@ from redis_store.hub.compare import Doubts
 from redis_store.hub.events import Listening
 from redis_store.hub.mailbox import HistoryGone, Listed, Mailbox, Replaced
 from redis_store.hub.requests import HubPause, Request, Tell, say
-from redis_store.hub.subscribers import Members, Registry
+from redis_store.hub.subscribers import Apart, Members, Registry
 from redis_store.hub.watched_namespace import MOST_NEWS_BYTES, WatchedNamespace
 from redis_store.ops.listing import START
 from redis_store.protocol.command import Command
+from redis_store.protocol.error_replies import SlotElsewhere
 
 TICK_S = 1.0
 COALESCE_S = 0.002
@@ -74,6 +75,8 @@ class Hub:
     def __init__(self, database: int, random_hex: Callable[[int], str], warn: Callable[[str], None]) -> None:
         self.configures = False
         """Whether the hub may change the server's settings."""
+        self.apart: list[Apart] = []
+        """Watchers that the runner is to bring back, here or to the hub of another node."""
         self.patience_s = 0.0
         """Time for which the beginning of a watcher survives broken connections after the first one, in seconds."""
         self.members = Members(database)
@@ -103,11 +106,11 @@ class Hub:
     @property
     def unused(self) -> bool:
         """Whether there is no watcher, no request and nothing left to save."""
-        return self.members.none
+        return self.members.none and not self.apart
 
     def mailboxes(self) -> list[Mailbox]:
         """Return the mailboxes of all watchers, including those whose requests are queued."""
-        return self.members.all()
+        return [*self.members.all(), *(mailbox for each in self.apart for mailbox in each.moving.mailboxes())]
 
     def disconnected(self, error: DataStoreError, *, were_made: bool = False) -> None:
         """Note that the connections are gone, or could not be made. Watchers that have not begun yet get the error.
@@ -124,16 +127,30 @@ class Hub:
     async def session(self) -> None:
         """Run on a pair of connections until they break."""
         self.members.admit()
-        user = self.members.some_user()
+        while (user := self.members.some_user()) is not None:
+            try:
+                await self._listening.begin(user, self.configures)
+                break
+            except SlotElsewhere as error:
+                self._set_apart(error)
         if user is None:
             return
-        await self._listening.begin(user, self.configures)
         self._tick_at = self._now + TICK_S
-        while True:
+        while self.members.some_user() is not None or not self.apart:
             self.members.admit()
             self._tell_listed()
-            if not await self._work():
-                await HubPause(self._next_time(), deaf_until=self._read_at)
+            try:
+                if not await self._work():
+                    await HubPause(self._next_time(), deaf_until=self._read_at)
+            except SlotElsewhere as error:
+                self._set_apart(error)
+
+    def _set_apart(self, error: SlotElsewhere) -> None:
+        """Take the watchers out of a user whose data is being moved to another node, so that those of others go on."""
+        user = self.members.user_of(error.redis_key)
+        if user is None:
+            raise error
+        self.apart.append(Apart(self.members.release(user), user, error))
 
     async def _work(self) -> bool:
         """Do the most urgent work. Return False if there is none."""

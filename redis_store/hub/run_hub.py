@@ -32,6 +32,10 @@ from redis_store.protocol.redirects import Node, first_redirection
 _log = logging.getLogger("redis_store.watch.sync")
 
 
+_AWAY_S = 0.1
+"""Time after which a hub tries again to follow a user whose data is being moved, in seconds."""
+
+
 class HubRunner:
     """One hub and the connection for its calls. All methods but `abandon` run in the listener's thread."""
 
@@ -46,6 +50,8 @@ class HubRunner:
         """The connection for ``XREAD``, if the server sends no events."""
         self._end_at = math.inf
         self.deaf_until = 0.0
+        self._due: dict[int, float] = {}
+        """When watchers that were set apart come back, by the `id` of their entry."""
         self.ask = self._hub.ask
         self.heard = self._messages.append
 
@@ -59,6 +65,8 @@ class HubRunner:
             self._disconnect()
             return math.inf
         self._end_at = math.inf
+        if (until := self._bring_back(now)) is not None:
+            return until
         if self._session is None:
             self._hub.configures = any(each.configures for each in self._listener.sources.values())
             self._reading = self._listener.connect()
@@ -77,6 +85,27 @@ class HubRunner:
                 topology.refresh_if_due()
                 self._hand_over(topology)
         self._hub.disconnected(plainly_lost(error), were_made=were_made)
+
+    def _bring_back(self, now: float) -> float | None:
+        """Bring watchers back that were set apart, each after a while. Return the time to wait until if there are no others."""
+        hub, topology = self._hub, self._topology()
+        for apart in hub.apart[:]:
+            due = self._due.setdefault(id(apart), now + _AWAY_S)
+            if now < due:
+                continue
+            hub.apart.remove(apart)
+            self._due.pop(id(apart))
+            for mailbox in apart.moving.mailboxes():
+                if mailbox.left:
+                    apart.moving.leave(mailbox)
+            hub.members.adopt(apart.moving)
+            if topology is not None:
+                topology.refresh_if_due()
+                self._hand_over(topology)
+                hub.members.fail_late(apart.moving.mailboxes(), now, topology.timeout_s, plainly_lost(apart.error))
+        if hub.apart and hub.members.some_user() is None and not hub.members.asked:
+            return min(self._due.values())
+        return None
 
     def adopt(self, moving: Moving) -> None:
         """Take watchers from the hub of another node."""
@@ -147,9 +176,12 @@ class HubRunner:
         except StopIteration:
             self._disconnect()
             return 0.0
+        for apart in hub.apart:
+            self._due.setdefault(id(apart), monotonic() + _AWAY_S)
+        until = min([step.until, *self._due.values()])
         # A message that `look_up` has read meanwhile is no longer on the socket, so the thread would not wake up for it.
         self.deaf_until = step.deaf_until
-        return 0.0 if self._messages else step.until
+        return 0.0 if self._messages else until
 
     def _tell(self, step: Tell) -> None:
         if not step.blocks:

@@ -31,11 +31,27 @@ class Moving:
     feeds: list[WatchedNamespace]
     registry: Registry | None
 
+    def leave(self, mailbox: Mailbox) -> None:
+        """Take out a watcher that has left meanwhile."""
+        for feed in self.feeds:
+            feed.unfollow(mailbox)
+        if self.registry is not None:
+            self.registry.wanted = [join for join in self.registry.wanted if join.mailbox is not mailbox]
+
     def mailboxes(self) -> list[Mailbox]:
         found = {id(mailbox): mailbox for feed in self.feeds for mailbox in feed.followers}
         if self.registry is not None:
             found |= {id(wanted.mailbox): wanted.mailbox for wanted in self.registry.wanted}
         return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Watchers of a user whose data is being moved to another node, until it is at one."""
+
+    moving: Moving
+    user: UserKeys
+    error: DataStoreError
 
 
 class Members:
@@ -55,6 +71,11 @@ class Members:
     def none(self) -> bool:
         """Whether there is no namespace, no registry and no request."""
         return not (self.feeds or self.registries or self._requests or self.ended)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a request waits for `admit`."""
+        return bool(self._requests)
 
     def ask(self, request: Request) -> None:
         """Queue a watcher's request for `admit`."""
@@ -168,6 +189,17 @@ class Members:
         found = {feed.user.prefix: feed.user for feed in self.feeds.values() if feed.followers}
         return found | {each.user.prefix: each.user for each in self.registries.values()}
 
+    def user_of(self, redis_key: bytes) -> UserKeys | None:
+        """Return the user with a watcher whose key this is."""
+        return next((user for prefix, user in self.users().items() if redis_key.startswith(prefix)), None)
+
+    def fail_late(self, late: list[Mailbox], now: float, patience_s: float, error: DataStoreError) -> None:
+        """Fail those of some watchers that have not begun within this time."""
+        for mailbox in [each for each in self._newcomers() if each in late]:
+            mailbox.spared_until = mailbox.spared_until or now + patience_s
+            if now >= mailbox.spared_until:
+                self.refuse([mailbox], error)
+
     def release(self, user: UserKeys) -> Moving:
         """Take a user's watchers out, because its data is on another node."""
         feeds = [feed for feed in self.feeds.values() if feed.user.prefix == user.prefix]
@@ -180,6 +212,8 @@ class Members:
     def adopt(self, moving: Moving) -> None:
         """Take watchers from the hub of another node. They continue where they are in the log, which has moved too."""
         for feed in moving.feeds:
+            if not feed.followers:
+                continue
             here = self.feeds.get(feed.keys.data)
             if here is not None and here.opened:
                 for mailbox in feed.followers:
@@ -193,7 +227,7 @@ class Members:
             feed.move_to(self.agenda)
             for mailbox in [] if here is None else here.followers:
                 feed.follow(mailbox)
-        if moving.registry is not None:
+        if moving.registry is not None and moving.registry.wanted:
             registry = self.registries.setdefault(moving.registry.user.prefix, moving.registry)
             if registry is not moving.registry:
                 registry.wanted += moving.registry.wanted

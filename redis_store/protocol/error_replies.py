@@ -31,6 +31,9 @@ class ScriptMissing(ServerRefused):
 class SlotElsewhere(ConnectionLost):
     """A node of a cluster does not have the hash slot, or not all of it: it is at another node, or on its way there."""
 
+    redis_key: bytes = b""
+    """A key of the refused command, if it is known."""
+
 
 def plainly_lost(error: DataStoreError) -> DataStoreError:
     """Return an error as callers know it."""
@@ -111,6 +114,16 @@ def _plainly(kind: type[DataStoreError], sentence: str) -> Callable[[str, Sequen
     return lambda detail, commands: kind(sentence.format(detail=detail.rstrip("."), names=_names(commands)))
 
 
+def _elsewhere(sentence: str) -> Callable[[str, Sequence[Command]], DataStoreError]:
+    def make(detail: str, commands: Sequence[Command]) -> DataStoreError:
+        error = SlotElsewhere(sentence)
+        arguments = (argument for command in commands for argument in command)
+        error.redis_key = next((each for each in arguments if type(each) is bytes and each.startswith(b"user:{")), b"")
+        return error
+
+    return make
+
+
 _NOT_ALLOWED_IN_SCRIPT = ("The user executing the script", "ACL failure in script")
 """The texts of a NOPERM error inside a script, in Redis 7.0 and in later servers."""
 
@@ -174,11 +187,10 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
         "The server is a cluster, and was none when this process first connected ({detail}): start the process again. Nothing was"
         " written.",
     ),
-    "MOVED": _plainly(
-        SlotElsewhere,
+    "MOVED": _elsewhere(
         "The nodes of the cluster do not agree which of them has this user's data: nothing was written by this call. Try"
         " again, or check the nodes with CLUSTER NODES.",
     ),
-    "ASK": _plainly(SlotElsewhere, _MOVING),
-    "TRYAGAIN": _plainly(SlotElsewhere, _MOVING),
+    "ASK": _elsewhere(_MOVING),
+    "TRYAGAIN": _elsewhere(_MOVING),
 }

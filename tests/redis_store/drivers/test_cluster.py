@@ -123,6 +123,29 @@ def test_nothing_is_written_half_while_a_slot_moves(cluster: Cluster, user: str)
         assert store.get_all() == {}
 
 
+def test_a_move_disturbs_no_other_watcher_of_the_node(cluster: Cluster) -> None:
+    one, other = next(iter(users_by_node(cluster, 2).values()))
+    with Client(cluster.url) as client:
+        moved, still = client.store(user=one, namespace="watched"), client.store(user=other, namespace="watched")
+        with moved.watch() as its_changes, still.watch() as changes:
+            moved.set_many({"a": 0, "b": 0})
+            with cluster.moving(slot_of(one), cluster.others(slot_of(one))[0]) as move_some:
+                move_some(2)
+                for number in range(20):
+                    still.set("a", number)
+                    change = changes.next_change(10)
+                    assert change is not None
+                    assert change.value == number
+                    threading.Event().wait(0.02)
+            moved.set("a", 1)
+            values = []
+            while not values or values[-1] != ("a", 1):
+                change = its_changes.next_change(10)
+                assert change is not None
+                values.append((change.key, change.value))
+            assert values == [("a", 0), ("b", 0), ("a", 1)]
+
+
 @pytest.mark.parametrize("where", ["thread", "loop"])
 def test_a_watch_that_begins_during_a_move_waits_for_its_end(cluster: Cluster, user: str, where: str) -> None:
     with connect(cluster.url, user=user) as store:
