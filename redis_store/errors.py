@@ -10,7 +10,7 @@
     │   └── InvalidSettings                   an invalid url or option
     ├── StoredDataError (ValueError)          stored data cannot be read
     │   ├── CorruptValue                      a value that is not JSON, or does not decompress
-    │   ├── UnsupportedEncoding               a value of a newer version, or zstd is not installed here
+    │   ├── UnsupportedEncoding               data of a newer version, or zstd is not installed here
     │   └── WrongKeyType (TypeError)          one of our Redis keys holds another type
     ├── StoreUnavailable (ConnectionError)    try again, or look at the server
     │   ├── ConnectionLost                    broken, refused or closed connection
@@ -163,9 +163,9 @@ class CorruptValue(StoredDataError):
 
 
 class UnsupportedEncoding(StoredDataError):
-    """A stored value has an encoding that cannot be read here.
+    """A stored value, or all of a user's data, has an encoding that cannot be read here.
 
-    It begins with 0x01, and was written by a later version, or is compressed with zstd, which is not installed here.
+    A later version of this package wrote it, or it is compressed with zstd, which is not installed here.
     """
 
 

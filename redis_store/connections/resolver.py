@@ -226,19 +226,23 @@ class EmbeddedResolver:
         self.form: Form = TAGGED if settings.hash_tags else PLAIN
         self._joining = threading.RLock()
         self._server: EmbeddedServer | None = None
+        self._login: str | None = None
         self._closed = False
 
     @property
     def url(self) -> str:
         """The server's url, also before it is started."""
+        if (server := self._server) is not None:
+            return server.url
         from redis_store.server import status  # imported here, so that only users of the embedded server pay for it
 
-        server = self._server
-        return server.url if server is not None else status(self._settings.data_dir).url
+        return status(self._settings.data_dir).url
 
     @property
     def login(self) -> str:
-        return self.url
+        if self._login is None:
+            self._login = self.url
+        return self._login
 
     is_known = True  # our own server has everything
 

@@ -1,4 +1,4 @@
-"""Which stores have to look at their server before their first operation: see `ops/first_look.py`."""
+"""Which stores have to look at their server, and at their user, before their first operation: see `ops/first_look.py`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from typing import Any
 from redis_store.connections.resolver import Resolver
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.namespace.keys import FormUnknown, UserKeys
-from redis_store.ops.first_look import check_form, cluster_slots, first_look
+from redis_store.ops.first_look import check_user, cluster_slots, first_look
 from redis_store.protocol.call import Op
 
 MOST_SURE = 100_000
-"""Bound on the users that are remembered not to have data in the other form of keys."""
+"""Bound on the users that are remembered to have been looked at."""
 
 _sure: set[tuple[str, str]] = set()
-"""Logins and users whose keys have a hash tag, and who have no data without one."""
+"""Logins and users that this process has looked at: it finds their data, and reads its format."""
 
 
 def unsure(user: UserKeys | None, resolver: Resolver) -> UserKeys | None:
     """Return the user of a new store if the server has to be asked before its first operation, else None.
 
-    On a plain server, only the first store of a process asks.
+    The first store of a process asks about the server, and the first one of each user about the user.
     """
-    if user is None:
+    if user is None or (resolver.is_known and (resolver.login, user.user) in _sure):
         return None
-    if not resolver.is_known or (user.form.tagged and (resolver.login, user.user) not in _sure):
-        return user
-    return None
+    return user
 
 
 def rehearse(op: Op[Any]) -> None:
@@ -44,13 +42,12 @@ def rehearse(op: Op[Any]) -> None:
 async def making_sure(user: UserKeys, resolver: Resolver) -> None:
     """Ask the server. Raises if the store cannot be used, or would show nothing of what the user has."""
     if resolver.is_known:
-        await check_form(user)
+        await check_user(user)
     else:
         await first_look(user, waits=resolver.min_replicas > 0)
         resolver.note_known()
         if user.form.tagged and resolver.topology is None:
             resolver.note_slots(await cluster_slots())
-    if user.form.tagged:
-        if len(_sure) >= MOST_SURE:
-            _sure.clear()
-        _sure.add((resolver.login, user.user))
+    if len(_sure) >= MOST_SURE:
+        _sure.clear()
+    _sure.add((resolver.login, user.user))

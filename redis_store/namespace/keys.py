@@ -123,6 +123,10 @@ class UserKeys:
         """Return the Redis key of the registry in one of the two forms."""
         return self._prefix(tagged) + b"namespaces"
 
+    def format_in(self, tagged: bool) -> bytes:
+        """Return the Redis key of the mark of the format version (`format.py`); scripts make it from that of the registry."""
+        return self._prefix(tagged) + b"format"
+
     def namespace(self, name: str) -> NamespaceKeys:
         """Check a namespace's name and return its Redis keys."""
         return self.of_stored(encode_namespace(name))

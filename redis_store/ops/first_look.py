@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from redis_store.errors import DataStoreError, InvalidSettings, PermissionDenied, UnsupportedByServer
+from redis_store.errors import (
+    DataStoreError,
+    InvalidSettings,
+    PermissionDenied,
+    ServerRefused,
+    StoreUnavailable,
+    UnsupportedByServer,
+)
+from redis_store.namespace.format import FORMAT, check_mark, mark
 from redis_store.namespace.keys import UserKeys
+from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import all_replies
 from redis_store.protocol.command import Command, ReplyError
 from redis_store.protocol.error_replies import translate
+from redis_store.scripts import RAISE_FORMAT
 
 _NEEDED: tuple[tuple[str, Command], ...] = (
     ("EVAL", ("EVAL", "return 1", 0)),
@@ -26,9 +37,7 @@ _CANNOT_RUN = ("unknown command", "permissions to run", "not allowed to run", "c
 async def first_look(user: UserKeys, *, waits: bool = False) -> None:
     """Find out the form of the keys if it is unknown, and raise if the server lacks what every store needs.
 
-    That includes ``WAIT`` if its writes wait for replicas.
-    Then, if the user has data here in the other form and none in this one, raise `InvalidSettings` too: the store would show
-    nothing.
+    That includes ``WAIT`` if its writes wait for replicas. Then look at the user, see `check_user`.
     """
     form = user.form
     needed = (*_NEEDED, _WAIT) if waits else _NEEDED
@@ -40,23 +49,34 @@ async def first_look(user: UserKeys, *, waits: bool = False) -> None:
             " the name of the service after it, as in redis+sentinel://host:26379/service."
         )
     for (what, command), reply in zip(needed, replies, strict=True):
-        if isinstance(reply, ReplyError) and any(sign in str(reply) for sign in _CANNOT_RUN):
+        if isinstance(reply, ReplyError) and cannot_run(reply):
             raise _useless(what, translate(reply, (command,)))
     if form.tagged is None:
         form.is_redis = isinstance(facts, bytes) and b"redis_version:" in facts and b"valkey_version:" not in facts
         form.tagged = (mode or await _mode_by_hello()) == "cluster"
-    await check_form(user)
+    await check_user(user)
 
 
-async def check_form(user: UserKeys) -> None:
-    """Raise `InvalidSettings` if the user has data in the other form of keys, and none in this one."""
+async def check_user(user: UserKeys) -> None:
+    """Look at the data of a user, before the process's first operation for them.
+
+    Raises `InvalidSettings` if the user has data in the other form of keys and none in this one: the store would show nothing.
+    Raises `UnsupportedEncoding` if the data has a newer format. Marks data of an older format as that of this version, which
+    writes its own.
+    """
     tagged = bool(user.form.tagged)
     here, there = user.registry_in(tagged), user.registry_in(not tagged)
-    if tagged:  # the other is in another slot of a cluster, whose node may be down
-        (is_here,) = await all_replies(("EXISTS", here))
+    marked = user.format_in(tagged)
+    # The reply about the mark is an error if the login may not read strings.
+    if tagged:  # the other form is in another slot of a cluster, whose node may be down
+        is_here, raw = await all_replies(("EXISTS", here), ("GET", marked))
         is_there = 0 if is_here == 1 else (await all_replies(("EXISTS", there)))[0]
     else:
-        is_here, is_there = await all_replies(("EXISTS", here), ("EXISTS", there))
+        is_here, is_there, raw = await all_replies(("EXISTS", here), ("EXISTS", there), ("GET", marked))
+    found = check_mark(raw if isinstance(raw, bytes) else None, user.user)
+    if found < FORMAT and is_here == 1:
+        with suppress(ServerRefused, StoreUnavailable):  # it may be a replica, or a login that only reads
+            await run_script(RAISE_FORMAT, (marked, here), (mark(), FORMAT))
     if is_there == 1 and is_here == 0:
         what = (
             "this server needs (or hash_tags=True asks for)" if tagged else "a single server has without hash_tags=True"
@@ -71,6 +91,11 @@ async def check_form(user: UserKeys) -> None:
 async def cluster_slots() -> Any:
     """Return the reply to ``CLUSTER SLOTS``, which may be an error."""
     return (await all_replies(("CLUSTER", "SLOTS")))[0]
+
+
+def cannot_run(refusal: Exception) -> bool:
+    """Whether a refusal is of a command itself, and not of the Redis key or channel that it names."""
+    return any(sign in str(refusal) for sign in _CANNOT_RUN)
 
 
 def _start(registry: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from redis_store.errors import PermissionDenied, ServerRefused
+from redis_store.ops.first_look import cannot_run
 from redis_store.protocol.call import Call, as_is, read
 from redis_store.protocol.command import Command
 from redis_store.server_config import NEEDED_FLAGS, missing_flags
@@ -64,8 +65,11 @@ async def _facts() -> dict[str, str]:
 
 
 async def _refuses(command: Command) -> bool:
+    """Whether the server lacks a command, or does not let this login run it. The Redis key of a probe may be another's."""
     try:
         await Call((command,), as_is, True)
-    except (PermissionDenied, ServerRefused):
+    except PermissionDenied as error:
+        return cannot_run(error)
+    except ServerRefused:
         return True
     return False

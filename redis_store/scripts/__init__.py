@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from redis_store.limits import MOST_ARGUMENTS
+from redis_store.namespace.format import mark
 from redis_store.protocol.command import Argument, Command, Opening
 from redis_store.protocol.packing import as_bytes, opening, pack_texts
 
@@ -72,7 +73,7 @@ def _load(*names: str) -> Script:
 
 def _writing(*names: str) -> Script:
     """Read a script that writes to a namespace."""
-    return _load("base", "prelude", *names)
+    return _script(names[-1], b"local mark = '%b'\n" % mark() + b"".join(map(_read, ("base", "prelude", *names))))
 
 
 def _setting(*names: str) -> Script:
@@ -118,6 +119,7 @@ INFO = _load("info")
 INFOS = _load("infos")
 SMALL_INFOS = _load("small_infos", "infos")
 SCAN_INFOS = _load("scan_infos")
+RAISE_FORMAT = _load("raise_format")
 METADATA = _load("metadata")
 LAST_WRITE = _load("last_write")
 RECENT = _load("recent")

@@ -34,7 +34,10 @@ end
 local function put_info(field, expires, text, tags)
   call('HSET', info, field, text)
   if expires ~= '' then call('HPEXPIREAT', info, expires, 'FIELDS', 1, field) end
-  if not listed then call('SADD', registry, name) end
+  if not listed then
+    call('SADD', registry, name)
+    redis.pcall('SET', sub(registry, 1, -11) .. 'format', mark, 'NX')
+  end
   listed = true
   if tags == '' then return end
   local member = #name .. ':' .. name .. ':' .. field

@@ -8,6 +8,10 @@
 -- ARGV[2]  head of the log entry up to its numbers: '{' or '{"agent":"a",'
 -- ARGV[3]  limit of the log, in entries
 -- ARGV[4]  limit of the log, in bytes; negative if the log gets no values
+--
+-- `mark` is the text of the user's mark of the format version (namespace/format.py). Scripts that make an entry of the registry
+-- set it, and those that remove the last entry remove it, at the registry's name with 'format' at its end. If the server refuses
+-- that, because no key is passed for it, the next process that looks at the user does so.
 
 local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]

@@ -90,7 +90,10 @@ elseif stride == 4 then
   call('HSET', data, unpack(values))
 end
 call('HSET', info, unpack(infos))
-if not listed then call('SADD', registry, name) end
+if not listed then
+  call('SADD', registry, name)
+  redis.pcall('SET', sub(registry, 1, -11) .. 'format', mark, 'NX')
+end
 
 local events, expires = 1, ''
 if ttl_ms ~= '' then

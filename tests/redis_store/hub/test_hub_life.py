@@ -207,6 +207,7 @@ def test_watching_writes_only_documented_redis_keys(own: Server) -> None:
             wait_until(lambda: raw.exists("user:u:seen:default"), "the state is saved")
             assert sorted(raw.keys("*")) == [
                 b"user:u:consumer:c",
+                b"user:u:format",
                 b"user:u:info:default",
                 b"user:u:lock:consumer:c:default",
                 b"user:u:log:default",

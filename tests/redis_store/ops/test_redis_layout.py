@@ -44,6 +44,7 @@ def test_the_keys_and_their_types(store: DataStore, raw: redis.Redis, user: str)
         f"user:{user}:ns:files:my repo": b"hash",
         f"user:{user}:namespaces": b"set",
         f"user:{user}:info:files:my repo": b"hash",
+        f"user:{user}:format": b"string",
     }
     assert keys_of(raw, user) == set(expected)
     assert {name: raw.type(name) for name in expected} == expected
@@ -56,7 +57,7 @@ def test_a_user_id_is_percent_encoded(real_server: Server, open_store: Any, raw:
     store = open_store(real_server.url, f"{user}:ä b*", namespace="*:{x}")
     store.set("key", 1)
     assert keys_of(raw, f"{user}%3A%C3%A4%20b%2A") == {
-        f"user:{user}%3A%C3%A4%20b%2A:{part}" for part in ("ns:*:{x}", "namespaces", "info:*:{x}")
+        f"user:{user}%3A%C3%A4%20b%2A:{part}" for part in ("ns:*:{x}", "namespaces", "info:*:{x}", "format")
     }
     store.clear()
 
@@ -207,6 +208,7 @@ class TestTimesToLive:
 
 
 def test_a_batch_is_one_transaction_of_scripts(store: DataStore, raw: redis.Redis, user: str) -> None:
+    store.get("key-0")  # the first operation for a user also looks at what the user has
     with raw.monitor() as monitor:
         store.set_many({f"key-{number}": number for number in range(2500)})
         raw.echo("the end")
