@@ -11,6 +11,7 @@ from redis_store.admin.aio import AsyncAdmin
 from redis_store.admin.changing import Deleted
 from redis_store.admin.importing import Imported, KeptKey
 from redis_store.admin.letters import RetryOutcome
+from redis_store.admin.logins import NewLogin, UserLogin
 from redis_store.admin.moving import Exported
 from redis_store.admin.records import (
     AuditEntry,
@@ -42,10 +43,12 @@ __all__ = [
     "Imported",
     "KeptKey",
     "NamespaceUsage",
+    "NewLogin",
     "RetryOutcome",
     "SearchHit",
     "ServerStats",
     "TagUsage",
     "UsageOrder",
+    "UserLogin",
     "UserUsage",
 ]

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, changing, letters, moving, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, letters, logins, moving, search, server_stats, usage
 from redis_store.admin.changing import Deleted
 from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
-from redis_store.admin.operator import operator_name
+from redis_store.admin.operator import PASSWORD_BYTES, operator_name
 from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
@@ -295,6 +296,62 @@ class AsyncAdmin:
     # Check
 
     # Guard
+
+    async def list_logins(self) -> list[logins.UserLogin]:
+        """Return the logins of the server that reach one user's data and no other Redis keys, by name."""
+        return await self._run(logins.list_logins())
+
+    async def create_login(self, user: str, *, login: str | None = None, near_cache: bool = False) -> logins.NewLogin:
+        """Make a login that reaches the user's data and nothing else, with a random password.
+
+        The login has the user's id, percent-encoded as in Redis keys, unless `login` names it. Raises `Conflict` if it exists. If
+        the server refuses ``ACL SETUSER``, nothing is made, and the record says so and has the line to add.
+
+        With `near_cache` the near cache works; but the login can then see the names of all Redis keys that are written.
+        """
+        password = token_urlsafe(PASSWORD_BYTES)
+
+        def create() -> Op[logins.NewLogin]:
+            return logins.create_login(user, password, self.client.url, login=login, near_cache=near_cache)
+
+        return await self._changed_login("login create", user, create)
+
+    async def rotate_login(
+        self, user: str, *, login: str | None = None, near_cache: bool | None = None, keep_old: bool = False
+    ) -> logins.NewLogin | None:
+        """Give a login a new password, and the rules of this version. Return None if the user has no such login.
+
+        The old password and all connections of the login end at once. With `keep_old` both go on until the next rotation. Raises
+        `Conflict` if the login reaches more than the user's data.
+        """
+        password = token_urlsafe(PASSWORD_BYTES)
+
+        def rotate() -> Op[logins.NewLogin | None]:
+            return logins.rotate_login(
+                user, password, self.client.url, login=login, near_cache=near_cache, keep_old=keep_old
+            )
+
+        return await self._changed_login("login rotate", user, rotate)
+
+    async def remove_login(self, user: str, *, login: str | None = None) -> bool:
+        """Remove a login and end its connections; the data stays. Return whether the user had such a login.
+
+        Raises `Conflict` if the login reaches more than the user's data.
+        """
+        return await self._changed_login("login remove", user, lambda: logins.remove_login(user, login=login))
+
+    async def _changed_login(self, what: str, user: str, make: Callable[[], Op[T]]) -> T:
+        """Change a login on each server, with a note before and after: the second would be missing if the process died."""
+        logins.name_of_login(user)  # raises for what is no user
+        await self.note(what, "begun", user=user)
+        outcome = "failed"
+        try:
+            results = [await driver.run(make()) for driver in await self._primaries()]
+            if logins.is_done(results[0]):
+                outcome = "done"
+        finally:
+            await self.note(what, outcome, user=user)
+        return results[0]
 
     # The log of operators' changes
 

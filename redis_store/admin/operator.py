@@ -9,6 +9,9 @@ from redis_store.admin.audit import LONGEST_OPERATOR
 from redis_store.errors import InvalidInput
 from redis_store.limits import shown
 
+PASSWORD_BYTES = 32
+"""Random bytes of a new password."""
+
 
 def operator_name(given: str | None = None) -> str:
     """Return the given name, or that of this process's user and host: ``<user>@<host>``."""

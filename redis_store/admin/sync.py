@@ -7,16 +7,17 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from types import TracebackType
 from typing import IO, Any, Protocol, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, changing, letters, moving, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, letters, logins, moving, search, server_stats, usage
 from redis_store.admin.changing import Deleted
 from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
-from redis_store.admin.operator import operator_name
+from redis_store.admin.operator import PASSWORD_BYTES, operator_name
 from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
@@ -303,6 +304,62 @@ class Admin:
     # Check
 
     # Guard
+
+    def list_logins(self) -> list[logins.UserLogin]:
+        """Return the logins of the server that reach one user's data and no other Redis keys, by name."""
+        return self._run(logins.list_logins())
+
+    def create_login(self, user: str, *, login: str | None = None, near_cache: bool = False) -> logins.NewLogin:
+        """Make a login that reaches the user's data and nothing else, with a random password.
+
+        The login has the user's id, percent-encoded as in Redis keys, unless `login` names it. Raises `Conflict` if it exists. If
+        the server refuses ``ACL SETUSER``, nothing is made, and the record says so and has the line to add.
+
+        With `near_cache` the near cache works; but the login can then see the names of all Redis keys that are written.
+        """
+        password = token_urlsafe(PASSWORD_BYTES)
+
+        def create() -> Op[logins.NewLogin]:
+            return logins.create_login(user, password, self.client.url, login=login, near_cache=near_cache)
+
+        return self._changed_login("login create", user, create)
+
+    def rotate_login(
+        self, user: str, *, login: str | None = None, near_cache: bool | None = None, keep_old: bool = False
+    ) -> logins.NewLogin | None:
+        """Give a login a new password, and the rules of this version. Return None if the user has no such login.
+
+        The old password and all connections of the login end at once. With `keep_old` both go on until the next rotation. Raises
+        `Conflict` if the login reaches more than the user's data.
+        """
+        password = token_urlsafe(PASSWORD_BYTES)
+
+        def rotate() -> Op[logins.NewLogin | None]:
+            return logins.rotate_login(
+                user, password, self.client.url, login=login, near_cache=near_cache, keep_old=keep_old
+            )
+
+        return self._changed_login("login rotate", user, rotate)
+
+    def remove_login(self, user: str, *, login: str | None = None) -> bool:
+        """Remove a login and end its connections; the data stays. Return whether the user had such a login.
+
+        Raises `Conflict` if the login reaches more than the user's data.
+        """
+        return self._changed_login("login remove", user, lambda: logins.remove_login(user, login=login))
+
+    def _changed_login(self, what: str, user: str, make: Callable[[], Op[T]]) -> T:
+        """Change a login on each server, with a note before and after: the second would be missing if the process died."""
+        logins.name_of_login(user)  # raises for what is no user
+        self.note(what, "begun", user=user)
+        outcome = "failed"
+        try:
+            results = [driver.run(make()) for driver in self._primaries()]
+            if logins.is_done(results[0]):
+                outcome = "done"
+        finally:
+            self.note(what, outcome, user=user)
+        return results[0]
 
     # The log of operators' changes
 

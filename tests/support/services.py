@@ -6,6 +6,7 @@ The lists follow the services' documentation, whose addresses are in `docs/manag
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 import redis
 from redis.cluster import ClusterNode
 
+from redis_store.admin.logins import COMMANDS
 from tests.support.clusters import Cluster
-from tests.support.servers import Server, free_port, start_server, wait_until
+from tests.support.servers import KINDS_WITH_TTL, REAL_KINDS, Server, free_port, start_server, wait_until
 
 SERVICE = os.environ.get("SERVICE")
 """The service on which `make services` runs the contract and the watch suite now; None in other runs of the tests.
@@ -42,6 +44,8 @@ class Service:
     """Whether connections may track writes, for the near cache."""
     measures: bool = True
     """Whether it reports the memory of a key."""
+    allowed: tuple[str, ...] = ("+@all",)
+    """The rules before those of what is refused."""
 
 
 _NEVER = (
@@ -120,6 +124,15 @@ class ClusterServer(Server):
         self._cluster.close()
 
 
+LOGINS = {
+    f"login-{kind}": Service(
+        kind, (), has_ttl=kind in KINDS_WITH_TTL, tracks=False, allowed=tuple(f"+{command}" for command in COMMANDS)
+    )
+    for kind in REAL_KINDS
+}
+"""Servers whose login has the commands of `redis-store login create`, for all users."""
+
+
 class ServiceServer(Server):
     """A server that plays a service. `url` has the tests' login; `client()` is the operator, who may do anything."""
 
@@ -142,7 +155,7 @@ def start_service(name: str) -> Server:
     """Start the server of a service."""
     if name == "cluster":
         return ClusterServer()
-    service = SERVICES[name]
+    service = {**SERVICES, **LOGINS}[name]
     options = ["--notify-keyspace-events", EVENTS if service.sends_events else ""]
     if service.is_cluster:
         options += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
@@ -155,9 +168,10 @@ def start_service(name: str) -> Server:
         if service.is_cluster:
             raw.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
-        raw.execute_command(
-            "ACL", "SETUSER", LOGIN, "on", f">{PASSWORD}", "~*", "&*", "+@all", *(f"-{c}" for c in service.refused)
-        )
+        raw.execute_command("ACL", "SETUSER", LOGIN, "on", f">{PASSWORD}", "~*", "&*")
+        for rule in (*service.allowed, *(f"-{command}" for command in service.refused)):
+            with suppress(redis.ResponseError):  # Redis 7.0 does not know all that the product uses
+                raw.execute_command("ACL", "SETUSER", LOGIN, rule)
     server.url = server.url.replace("://", f"://{LOGIN}:{PASSWORD}@")
     return server
 
@@ -165,7 +179,7 @@ def start_service(name: str) -> Server:
 def runs_on_service(item: pytest.Item) -> bool:
     """Whether a test runs on the server that plays `SERVICE`. Tests that start a server of their own say nothing about it."""
     assert SERVICE is not None
-    service = _SIX_NODES if SERVICE == "cluster" else SERVICES[SERVICE]
+    service = _SIX_NODES if SERVICE == "cluster" else {**SERVICES, **LOGINS}[SERVICE]
     given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     kind = given.get("server") or given.get("real_server")
     if item.nodeid.startswith("tests/redis_store/watch/") and (service.is_cluster or not service.sends_events):

@@ -14,12 +14,13 @@ import pytest
 
 from redis_store import DataStore, LockTimeout, UnsupportedByServer, connect, connect_async
 from tests.support.servers import wait_until
-from tests.support.services import SERVICES, ServiceServer
+from tests.support.services import LOGINS, SERVICES, ServiceServer
 
 OpenStore = Callable[..., DataStore]
 
 ASKED_FOR = {
     "config|get": "whether the server sends keyspace events; they are counted on in any case",
+    "info": "how full the server is, and what it is; the rest is asked without it",
     "config|set": "with configure_server=True",
     "client|setinfo": "redis-py names the library",
     "client|tracking": "the near cache",
@@ -28,7 +29,7 @@ ASKED_FOR = {
 """The refused commands that are sent, each with the reason. All others are not even tried."""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.server) for name in SERVICES])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.server) for name in (*SERVICES, *LOGINS)])
 def service(request: pytest.FixtureRequest, service_of: Callable[[str], ServiceServer]) -> ServiceServer:
     return service_of(request.param)
 
