@@ -9,6 +9,7 @@ with Admin("redis://localhost:6379") as admin:
 
 from redis_store.admin.aio import AsyncAdmin
 from redis_store.admin.changing import Deleted
+from redis_store.admin.doctor import Finding
 from redis_store.admin.importing import Imported, KeptKey
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.logins import NewLogin, UserLogin
@@ -39,6 +40,7 @@ __all__ = [
     "DeadLetter",
     "Deleted",
     "Exported",
+    "Finding",
     "HeldLock",
     "Imported",
     "KeptKey",

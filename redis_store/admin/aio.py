@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -10,8 +11,9 @@ from secrets import token_urlsafe
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, changing, letters, logins, moving, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, doctor, letters, logins, moving, search, server_stats, usage
 from redis_store.admin.changing import Deleted
+from redis_store.admin.doctor import Finding
 from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
@@ -294,6 +296,19 @@ class AsyncAdmin:
         return result
 
     # Check
+
+    async def doctor(self, *, repair: bool = False) -> list[Finding]:
+        """Check the server's settings and all users' data, and return what was found.
+
+        With `repair`, mend what can be mended without loss: namespaces missing in the registry, and infos without data.
+        """
+        if repair:
+            await self.note("doctor --repair", "begun")
+        found = [one async for one in self._each(lambda: doctor.check_server(time.time))]
+        found += [one async for one in self._each(lambda: doctor.check_data(repair))]
+        if repair:
+            await self.note("doctor --repair", count=sum(one.mended for one in found))
+        return found
 
     # Guard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -11,8 +12,9 @@ from secrets import token_urlsafe
 from types import TracebackType
 from typing import IO, Any, Protocol, Self, TypeVar, Unpack
 
-from redis_store.admin import activity, audit, changing, letters, logins, moving, search, server_stats, usage
+from redis_store.admin import activity, audit, changing, doctor, letters, logins, moving, search, server_stats, usage
 from redis_store.admin.changing import Deleted
+from redis_store.admin.doctor import Finding
 from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
@@ -302,6 +304,19 @@ class Admin:
         return done
 
     # Check
+
+    def doctor(self, *, repair: bool = False) -> list[Finding]:
+        """Check the server's settings and all users' data, and return what was found.
+
+        With `repair`, mend what can be mended without loss: namespaces missing in the registry, and infos without data.
+        """
+        if repair:
+            self.note("doctor --repair", "begun")
+        found = list(self._each(lambda: doctor.check_server(time.time)))
+        found += list(self._each(lambda: doctor.check_data(repair)))
+        if repair:
+            self.note("doctor --repair", count=sum(one.mended for one in found))
+        return found
 
     # Guard
 
