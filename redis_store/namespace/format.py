@@ -4,7 +4,7 @@ The first writer of a user writes the mark, in the script that makes the first e
 its first operation for a user (`ops/first_look.py`), raises an older one, and refuses a newer one. Data without a mark has
 format 1.
 
-To change the format: raise `FORMAT` by one, and set `READ_SINCE` to the version of the package that will be the first to read
+To change the format: raise `DATA_FORMAT` by one, and set `READ_SINCE` to the version of the package that will be the first to read
 it. Readers must go on reading older formats, because values are rewritten only when somebody writes them.
 """
 
@@ -15,7 +15,7 @@ import re
 from redis_store.errors import UnsupportedEncoding
 from redis_store.limits import shown
 
-FORMAT = 1
+DATA_FORMAT = 2
 """The format that this version writes, and the newest that it reads."""
 
 READ_SINCE = "0.1.0"
@@ -26,7 +26,7 @@ _WRITTEN_MARK = re.compile(rb'\{"format":([1-9][0-9]{0,8}),"read_since":"([0-9A-
 
 def mark() -> bytes:
     """Return the text of the mark."""
-    return b'{"format":%d,"read_since":"%b"}' % (FORMAT, READ_SINCE.encode())
+    return b'{"format":%d,"read_since":"%b"}' % (DATA_FORMAT, READ_SINCE.encode())
 
 
 def check_mark(raw: bytes | None, user: str) -> int:
@@ -39,9 +39,9 @@ def check_mark(raw: bytes | None, user: str) -> int:
             f"The format version of the data of {user!r} cannot be read, and nothing was read or written: {shown(raw)}. It was"
             " written by hand or by a later version. Upgrade agent-data-store, or see docs/upgrading.md."
         )
-    if (number := int(told[1])) > FORMAT:
+    if (number := int(told[1])) > DATA_FORMAT:
         raise UnsupportedEncoding(
-            f"The data of {user!r} has format {number}, and this version of agent-data-store reads formats up to {FORMAT}:"
+            f"The data of {user!r} has format {number}, and this version of agent-data-store reads formats up to {DATA_FORMAT}:"
             f" nothing was read or written. Upgrade to agent-data-store {told[2].decode()} or later, see docs/upgrading.md."
         )
     return number

@@ -13,7 +13,7 @@ from redis_store.errors import (
     StoreUnavailable,
     UnsupportedByServer,
 )
-from redis_store.namespace.format import FORMAT, check_mark, mark
+from redis_store.namespace.format import DATA_FORMAT, check_mark, mark
 from redis_store.namespace.keys import UserKeys
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import all_replies
@@ -74,9 +74,9 @@ async def check_user(user: UserKeys) -> None:
     else:
         is_here, is_there, raw = await all_replies(("EXISTS", here), ("EXISTS", there), ("GET", marked))
     found = check_mark(raw if isinstance(raw, bytes) else None, user.user)
-    if found < FORMAT and is_here == 1:
+    if found < DATA_FORMAT and is_here == 1:
         with suppress(ServerRefused, StoreUnavailable):  # it may be a replica, or a login that only reads
-            await run_script(RAISE_FORMAT, (marked, here), (mark(), FORMAT))
+            await run_script(RAISE_FORMAT, (marked, here), (mark(), DATA_FORMAT))
     if is_there == 1 and is_here == 0:
         what = (
             "this server needs (or hash_tags=True asks for)" if tagged else "a single server has without hash_tags=True"

@@ -20,6 +20,9 @@ if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 -- If the first write is refused (a full server, a replica), nothing has changed. The writes after it are not refused.
 call('HSET', info, field, text)
-if not listed then call('SADD', registry, name) end
+if not listed then
+  call('SADD', registry, name)
+  redis.pcall('SET', sub(registry, 1, -11) .. 'format', mark, 'NX')
+end
 if watched then tell(1, '', {field, 'r'}) end
 return 1

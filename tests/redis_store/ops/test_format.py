@@ -113,7 +113,7 @@ def test_a_newer_format_is_refused(one_server: Server, raw: redis.Redis, user: s
         for use, each in itertools.product(uses, (client, near)):
             name = newer()
             for _ in range(2):
-                with pytest.raises(UnsupportedEncoding, match=r"format 7.*up to 1.*3\.2\.1 or later"):
+                with pytest.raises(UnsupportedEncoding, match=r"format 7.*up to 2.*3\.2\.1 or later"):
                     use(each.store(user=name))
             assert raw.hgetall(f"user:{name}:ns:default") == {b"k": b"1"}
         assert client.store(user=user).get("k") == 1
@@ -162,7 +162,7 @@ def test_a_later_version_raises_the_mark_of_data_and_never_lowers_it(
     open_store(one_server.url, unmarked).set("k", 1)
     raw.delete(key_of(unmarked))
     for module in (formats, first_look):
-        monkeypatch.setattr(module, "FORMAT", 7)
+        monkeypatch.setattr(module, "DATA_FORMAT", 7)
     monkeypatch.setattr(formats, "READ_SINCE", "3.2.1")
     url = f"{one_server.url}?client_name=later"
     for name in (user, empty, unmarked):
