@@ -4,8 +4,8 @@ The first writer of a user writes the mark, in the script that makes the first e
 its first operation for a user (`ops/first_look.py`), raises an older one, and refuses a newer one. Data without a mark has
 format 1.
 
-To change the format: raise `DATA_FORMAT` by one, and set `READ_SINCE` to the version of the package that will be the first to read
-it. Readers must go on reading older formats, because values are rewritten only when somebody writes them.
+To change the format: raise `DATA_FORMAT` by one, and set `READ_SINCE` to the version of the package that will be the first to
+read it. Readers must go on reading older formats, because values are rewritten only when somebody writes them.
 """
 
 from __future__ import annotations
