@@ -263,7 +263,7 @@ async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
                     "values",
                     "The value is not JSON.",
                     "reading it raises CorruptValue",
-                    "redis-store redis HGET shows it; then `redis-store set` or `delete`",
+                    "redis-store redis HGET shows it; then set or delete it",
                 )
                 found.append(replace(one, key=decode_name(field)))
         cursor = raw.decode()

@@ -100,9 +100,9 @@ def test_mentioned_commands_exist() -> None:
 
 
 def test_wrong_mentions_are_found() -> None:
-    text = "Enable events: redis-store doctor, or `sandbox dance --high`.\n\n    make tea\n\n$ sandbox run a.py --usr b | cat\n"
+    text = "Enable events: redis-store physician, or `sandbox dance --high`.\n\n    make tea\n\n$ sandbox run a.py --usr b | cat\n"
     assert {call: what_is_wrong(call) for call in mentions_in(text)} == {
-        "redis-store doctor, or": "redis-store has no command doctor",
+        "redis-store physician, or": "redis-store has no command physician",
         "sandbox dance --high": "sandbox has no command dance",
         "make tea": "there is no target 'tea'",
         "sandbox run a.py --usr b": "run has no option --usr",
