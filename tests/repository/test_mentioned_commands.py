@@ -100,9 +100,9 @@ def test_mentioned_commands_exist() -> None:
 
 
 def test_wrong_mentions_are_found() -> None:
-    text = "Enable events: redis-store physician, or `sandbox dance --high`.\n\n    make tea\n\n$ sandbox run a.py --usr b | cat\n"
+    text = "Enable events: redis-store polka, or `sandbox dance --high`.\n\n    make tea\n\n$ sandbox run a.py --usr b | cat\n"
     assert {call: what_is_wrong(call) for call in mentions_in(text)} == {
-        "redis-store physician, or": "redis-store has no command physician",
+        "redis-store polka, or": "redis-store has no command polka",
         "sandbox dance --high": "sandbox has no command dance",
         "make tea": "there is no target 'tea'",
         "sandbox run a.py --usr b": "run has no option --usr",
