@@ -118,7 +118,7 @@ def test_the_first_look_tells_redis_from_valkey(facts: Any, is_redis: bool) -> N
     form = FixedForm(None)
     told = [b"mode", b"standalone"]
     replies = [told] if isinstance(facts, ReplyError) else []
-    play(first_look(UserKeys.of("alice", form=form)), [facts, 1, 0], *replies, [0, 0])
+    play(first_look(UserKeys.of("alice", form=form)), [facts, 1, 0], *replies, [0, 0, None])
     assert (form.tagged, form.is_redis) == (False, is_redis)
 
 
