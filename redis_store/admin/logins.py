@@ -37,6 +37,7 @@ COMMANDS: tuple[str, ...] = (
         "watch",
         "unwatch",
         "time",
+        "wait",
     ),
     # any key
     *("type", "exists", "del", "unlink", "pexpire", "pexpireat", "persist", "pttl", "memory|usage"),

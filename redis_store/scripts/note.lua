@@ -49,5 +49,10 @@ if #told > 0 then
 end
 -- An external write may leave out the registry.
 if there == 1 and listed == 0 then call('SADD', registry, name) end
-if there == 0 and listed == 1 then call('SREM', registry, name) end
+if there == 0 and listed == 1 then
+  call('SREM', registry, name)
+  if call('EXISTS', registry) == 0 then
+    redis.pcall('UNLINK', string.sub(registry, 1, -11) .. 'format') -- the mark, see prelude.lua
+  end
+end
 return 1

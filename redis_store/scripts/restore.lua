@@ -85,7 +85,10 @@ for _, expires in ipairs(order) do
   call('HSET', data, unpack(values))
   if #about > 0 then call('HSET', info, unpack(about)) end
   if #bare > 0 then call('HDEL', info, unpack(bare)) end
-  if not listed then call('SADD', registry, name) end
+  if not listed then
+    call('SADD', registry, name)
+    redis.pcall('SET', sub(registry, 1, -11) .. 'format', mark, 'NX')
+  end
   listed = true
   local events = 1
   if expires ~= '' then

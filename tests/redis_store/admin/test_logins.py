@@ -66,7 +66,6 @@ ATTACKS: dict[str, tuple[str | int, ...]] = {
     "flush one": ("FLUSHDB",),
     "swap": ("SWAPDB", 0, 1),
     "another database": ("SELECT", 1),
-    "wait": ("WAIT", 0, 1),
     "logins": ("ACL", "LIST"),
     "own rights": ("ACL", "SETUSER", "alice", "allkeys"),
     "debug": ("DEBUG", "OBJECT", BOB),

@@ -314,13 +314,13 @@ def test_stats_of_the_server(client: Client, admin: Admin, run: Run) -> None:
     (one,) = admin.server_stats()
     assert one.engine in ("redis", "valkey")
     assert one.memory_bytes > 100_000
-    assert one.redis_keys == 3
+    assert one.redis_keys == 4
     assert one.role == "master"
     told = run("stats", "--json").records[0]
     assert told["version"] == one.version
     assert 0 <= told["hit_ratio"] <= 1
     lines = run("stats", "--prometheus").out.splitlines()
-    assert 'redis_store_redis_keys{server="0",role="master"} 3' in lines
+    assert 'redis_store_redis_keys{server="0",role="master"} 4' in lines
     assert "# TYPE redis_store_commands_total counter" in lines
     assert "memory bytes" in run("stats").out
 
