@@ -99,9 +99,10 @@ def test_a_hub_that_lets_messages_wait_delays_no_waiter(
     monkeypatch.setattr(hub, "TICK_S", FOR_EVER_S)
     with connect(store.url, user=store.user, configure_server=True) as other, other.watch() as watch:
         wait_until(lambda: raw.exists(UserKeys.of(store.user).namespace("default").log), "it watches")
-        monkeypatch.setattr(hub, "COALESCE_S", FOR_EVER_S)  # after its next read
         store.set("k", 1)
         assert watch.next_change(20) is not None
+        monkeypatch.setattr(hub, "COALESCE_S", FOR_EVER_S)
+        store.set("k", 2)  # it has just read the log, so this waits
         test_released_lock_wakes_waiter(store, raw, take_lock)
 
 
