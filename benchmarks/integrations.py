@@ -1,0 +1,94 @@
+"""`python -m benchmarks.integrations`: the adapters beside their frameworks' own ones for Redis, on one server.
+
+Round trips are counted by the server, which reads a small request at once. Needs the packages of the extra `integrations`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+import redis
+import redis.asyncio
+
+from benchmarks.server import programs, running_server
+from redis_store import connect_async
+
+Call = Callable[[], Awaitable[object]]
+ROUNDS, BATCH = 300, 10
+MESSAGE = {"role": "user", "content": "What is the weather in Oslo? " * 10}
+
+
+async def key_value(url: str) -> None:
+    """Print the table of py-key-value."""
+    from key_value.aio.stores.redis import RedisStore
+
+    from redis_store.integrations.py_key_value import KeyValueStore
+
+    keys = [f"k{number}" for number in range(BATCH)]
+    async with (
+        connect_async(url, user="bench") as store,
+        redis.asyncio.Redis.from_url(url, decode_responses=True) as client,
+    ):
+        both = {"RedisStore": RedisStore(client=client), "KeyValueStore": KeyValueStore(store)}
+        calls: dict[str, dict[str, Call]] = {}
+        for name, kv in both.items():
+            calls[name] = {
+                "put": lambda kv=kv: kv.put("a", MESSAGE, collection="c"),
+                "put, ttl": lambda kv=kv: kv.put("a", MESSAGE, collection="c", ttl=60),
+                "get": lambda kv=kv: kv.get("a", collection="c"),
+                "ttl": lambda kv=kv: kv.ttl("a", collection="c"),
+                f"put_many of {BATCH}, ttl": lambda kv=kv: kv.put_many(keys, [MESSAGE] * BATCH, collection="c", ttl=60),
+                f"get_many of {BATCH}": lambda kv=kv: kv.get_many(keys, collection="c"),
+                f"ttl_many of {BATCH}": lambda kv=kv: kv.ttl_many(keys, collection="c"),
+                f"keys, {BATCH + 1} of 10,000 on the server": lambda kv=kv: kv.keys("c"),
+                f"delete_many of {BATCH}": lambda kv=kv: kv.delete_many(keys, collection="c"),
+            }
+        fill(url)
+        await print_table(url, calls)
+
+
+def fill(url: str) -> None:
+    """Store 10,000 keys of others."""
+    with redis.Redis.from_url(url) as raw:
+        raw.mset({f"other:{number}": "x" for number in range(10_000)})
+
+
+async def print_table(url: str, calls: dict[str, dict[str, Call]]) -> None:
+    """Print the calls of two sides, each as round trips and the median of µs."""
+    theirs, ours = calls
+    print(f"| call | {theirs}: round trips, µs | {ours}: round trips, µs |\n|---|---|---|")
+    with redis.Redis.from_url(url) as raw:
+        for name in calls[ours]:
+            figures = {}
+            for side in (theirs, ours):
+                await calls[side][name]()
+                before = int(raw.info("stats")["total_reads_processed"])
+                await calls[side][name]()
+                figures[side] = (int(raw.info("stats")["total_reads_processed"]) - before - 1, [])
+            for _ in range(ROUNDS):
+                for side in (theirs, ours):
+                    begin = perf_counter()
+                    await calls[side][name]()
+                    figures[side][1].append((perf_counter() - begin) * 1e6)
+            cells = (f"{trips}, {statistics.median(times):.0f}" for trips, times in figures.values())
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+TABLES = {"py-key-value": key_value}
+
+
+def main(names: list[str]) -> int:
+    """Print the tables with these names, or all. Return 0."""
+    for name in names or TABLES:
+        with running_server(list(programs().values())[-1]) as server:
+            print(f"\n{name}\n")
+            asyncio.run(TABLES[name](server.url))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
