@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -51,6 +52,46 @@ async def key_value(url: str) -> None:
         await print_table(url, calls)
 
 
+async def openai_agents(url: str) -> None:
+    """Print the table of the OpenAI Agents SDK."""
+    from agents.extensions.memory import RedisSession
+
+    from redis_store.integrations.openai_agents import ConversationSession
+
+    fill(url)
+    async with connect_async(url, user="bench") as store, redis.asyncio.Redis.from_url(url) as client:
+        both = {
+            "RedisSession": lambda name, ttl: RedisSession(name, redis_client=client, ttl=ttl),
+            "ConversationSession": lambda name, ttl: ConversationSession(name, store, ttl=ttl),
+        }
+        calls: dict[str, dict[str, Call]] = {}
+        for side, open_session in both.items():
+            long, short, new, popped = (open_session(name, None) for name in ("long", "short", "new", "popped"))
+            living = open_session("living", 60)
+            await long.add_items([MESSAGE] * 1000)
+            await short.add_items([MESSAGE] * 20)
+            await living.add_items([MESSAGE] * 20)
+            await popped.add_items([MESSAGE] * 1000)
+
+            async def turn(session: Any = living) -> None:
+                await session.add_items([MESSAGE])
+                await session.pop_item()
+
+            async def begin(session: Any = new) -> None:
+                await session.add_items([MESSAGE] * 5)
+                await session.clear_session()
+
+            calls[side] = {
+                "add_items, 5, and clear_session": begin,
+                "get_items, of 20": lambda session=short: session.get_items(),
+                "get_items, the last 50 of 1,000": lambda session=long: session.get_items(50),
+                "get_items, of 1,000": lambda session=long: session.get_items(),
+                "pop_item": lambda session=popped: session.pop_item(),
+                "add_items, 1, and pop_item, with a ttl, of 20": turn,
+            }
+        await print_table(url, calls)
+
+
 def fill(url: str) -> None:
     """Store 10,000 keys of others."""
     with redis.Redis.from_url(url) as raw:
@@ -78,7 +119,7 @@ async def print_table(url: str, calls: dict[str, dict[str, Call]]) -> None:
             print(f"| {name} | {' | '.join(cells)} |")
 
 
-TABLES = {"py-key-value": key_value}
+TABLES = {"py-key-value": key_value, "openai-agents": openai_agents}
 
 
 def main(names: list[str]) -> int:
