@@ -15,12 +15,14 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import random
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 from urllib.parse import quote
 
 from claude_agent_sdk import fold_session_summary
 
 from redis_store import AsyncDataStore, Conflict, InvalidName, InvalidType, KeyInfo, StoredDataError, fit_name
+from redis_store.integrations.stores import async_store
 
 if TYPE_CHECKING:
     from claude_agent_sdk.types import (
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 _MOST_NAMESPACE_BYTES = 1024
 _MOST_UUIDS = 900
 """Uuids of one append that are kept; a transaction has 1,000 parts. Without them, a repeated append takes room, and no more."""
-_TRIES = 200
+_COMMIT_TRIES = 200
 """Tries of an append against other writers of the session, as many as those of `update`."""
 _PAUSE_S = 0.05
 """The longest pause between two tries, in seconds."""
@@ -45,38 +47,37 @@ _MAIN = ""
 class TranscriptStore:
     """A `SessionStore` of the Claude Agent SDK: ``ClaudeAgentOptions(session_store=TranscriptStore(store))``.
 
-    The store is an `AsyncDataStore`, and the sessions are those of its user. Different projects, sessions and subpaths never
-    share data, whatever is in their names. An append is stored as a whole or not at all, with the session's summary. Any number
-    of processes may append to a session: those of one process stay in order.
+    `store` is an `AsyncDataStore`, which stays open when this is closed, or a url, or None as for `connect_async`: then `user` is
+    needed. The sessions are those of the user. Different projects, sessions and subpaths never share data, whatever is in their
+    names. An append is stored as a whole or not at all, with the session's summary. Any number of processes may append to a
+    session: those of one process stay in order.
 
     An entry whose ``uuid`` the transcript has already is left out. Times are by the server's clock, of the last append to the
     main transcript or one of a subagent.
     """
 
-    def __init__(self, store: AsyncDataStore, *, prefix: str = "claude") -> None:
-        if not isinstance(store, AsyncDataStore):
-            raise InvalidType(
-                f"An AsyncDataStore is needed, such as connect_async(user=...) returns, not {type(store).__name__}."
-            )
+    def __init__(
+        self, store: AsyncDataStore | str | None = None, *, user: str | None = None, prefix: str = "claude"
+    ) -> None:
         if not prefix or "/" in prefix:
             raise InvalidName(
                 f"prefix {prefix!r} must be a name without '/', so that no two projects share a namespace.",
                 kind="prefix",
             )
-        self._store = store
+        self._store, self._own = async_store(store, user)
         self._prefix = prefix
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         """Add entries to a transcript, all or none. Takes three round trips; the first append takes two."""
         if not entries:
             return
-        for attempt in range(_TRIES):
+        for attempt in range(_COMMIT_TRIES):
             record = await self._record(key)
             if await self._appended(key, record, entries):
                 return
             await asyncio.sleep(random() * min(_PAUSE_S, 0.001 * 2**attempt))
         raise Conflict(
-            f"Nothing was appended to the session {key['session_id']!r}: others wrote to it at each of {_TRIES} tries."
+            f"Nothing was appended to the session {key['session_id']!r}: others wrote to it at each of {_COMMIT_TRIES} tries."
             " Try again."
         )
 
@@ -108,7 +109,7 @@ class TranscriptStore:
     async def delete(self, key: SessionKey) -> None:
         """Delete a transcript; without a subpath, the session with all of its transcripts."""
         path = _path(key)
-        for attempt in range(_TRIES):
+        for attempt in range(_COMMIT_TRIES):
             record = await self._record(key)
             gone = record.transcripts if path == _MAIN else {path: record.transcripts.get(path)}
             ids = [transcript[0] for transcript in gone.values() if transcript is not None]
@@ -122,13 +123,26 @@ class TranscriptStore:
                 return
             await asyncio.sleep(random() * min(_PAUSE_S, 0.001 * 2**attempt))
         raise Conflict(
-            f"Nothing of the session {key['session_id']!r} was deleted: others wrote to it at each of {_TRIES} tries."
+            f"Nothing of the session {key['session_id']!r} was deleted: others wrote to it at each of {_COMMIT_TRIES} tries."
             " Try again."
         )
 
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """Return the subpaths of a session."""
         return [path for path in (await self._record(key)).transcripts if path != _MAIN]
+
+    async def close(self) -> None:
+        """Close the store if it was opened here. Later calls raise `StoreClosed`."""
+        if self._own:
+            await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def _appended(self, key: SessionKey, record: _Record, entries: list[SessionStoreEntry]) -> bool:
         path = _path(key)

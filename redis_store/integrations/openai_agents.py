@@ -6,7 +6,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from redis_store import AsyncDataStore, InvalidName, InvalidType, connect_async, fit_name
+from redis_store import AsyncDataStore, InvalidName, InvalidType, fit_name
+from redis_store.integrations.stores import async_store
 
 if TYPE_CHECKING:
     from agents import TResponseInputItem
@@ -42,15 +43,9 @@ class ConversationSession:
                 f"prefix {prefix!r} must be a name without '/', so that no two sessions share a namespace.",
                 kind="prefix",
             )
-        given = isinstance(store, AsyncDataStore)
-        if given == (user is not None):
-            raise InvalidType("Pass a url (or nothing) and user=, or an AsyncDataStore, which has its user already.")
-        if not given and not (store is None or isinstance(store, str)):
-            raise InvalidType(f"An AsyncDataStore, a url or None is needed, not {type(store).__name__}.")
         self.session_id = session_id
         self.session_settings: SessionSettings | None = _settings(session_settings)
-        self._own = not given
-        self._store = store if isinstance(store, AsyncDataStore) else connect_async(store, user=str(user))
+        self._store, self._own = async_store(store, user)
         name = fit_name(f"{prefix}/{session_id}", _MOST_NAMESPACE_BYTES)
         self._items = self._store.sequence(name, ttl=ttl)
         self._living = None if ttl is None else self._store.use_namespace(name, ttl=ttl, sliding=True)

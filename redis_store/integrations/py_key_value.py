@@ -17,8 +17,8 @@ from key_value.aio.stores.base import (
     ManagedEntry,
 )
 
-from redis_store import AsyncDataStore, InvalidType, InvalidValue, KeyInfo, StoredDataError, connect_async, fit_name
-from redis_store.errors import LimitExceeded
+from redis_store import AsyncDataStore, InvalidValue, KeyInfo, LimitExceeded, StoredDataError, fit_name
+from redis_store.integrations.stores import async_store
 
 _MOST_NAMESPACE_BYTES = 1024
 _MOST_NAMES_BYTES = 48 * 1024
@@ -49,14 +49,9 @@ class KeyValueStore(
         default_collection: str | None = None,
         seed: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     ) -> None:
-        given = isinstance(store, AsyncDataStore)
-        if given == (user is not None):
-            raise InvalidType("Pass a url (or nothing) and user=, or an AsyncDataStore, which has its user already.")
-        if not given and not (store is None or isinstance(store, str)):
-            raise InvalidType(f"An AsyncDataStore, a url or None is needed, not {type(store).__name__}.")
-        self._store = store if isinstance(store, AsyncDataStore) else connect_async(store, user=str(user))
+        self._store, own = async_store(store, user)
         super().__init__(
-            client_provided_by_user=given, default_collection=default_collection, seed=seed, stable_api=True
+            client_provided_by_user=not own, default_collection=default_collection, seed=seed, stable_api=True
         )
 
     async def _setup(self) -> None:

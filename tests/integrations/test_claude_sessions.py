@@ -21,7 +21,16 @@ from claude_agent_sdk import (
 )
 from claude_agent_sdk.testing import run_session_store_conformance
 
-from redis_store import AsyncClient, DataStore, InvalidName, InvalidType, InvalidValue, StoredDataError, connect_async
+from redis_store import (
+    AsyncClient,
+    DataStore,
+    InvalidName,
+    InvalidType,
+    InvalidValue,
+    StoreClosed,
+    StoredDataError,
+    connect_async,
+)
 from redis_store.integrations.claude_sessions import TranscriptStore
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
@@ -249,14 +258,23 @@ async def test_a_record_of_another_program_is_no_session(server_url: str, user: 
 
 
 @in_loop
-async def test_says_what_it_needs(server_url: str, user: str) -> None:
-    with pytest.raises(InvalidType, match="AsyncDataStore"):
-        TranscriptStore(cast("Any", server_url))
+async def test_says_what_it_needs_and_closes_what_it_has_opened(server_url: str, user: str) -> None:
+    for wrong in ({}, {"store": 1, "user": user}, {"store": server_url}):
+        with pytest.raises(InvalidType, match="AsyncDataStore"):
+            TranscriptStore(**wrong)
+    async with TranscriptStore(server_url, user=user) as own:
+        await own.append(SESSION, entries(1))
+    with pytest.raises(StoreClosed):
+        await own.load(SESSION)
     async with connect_async(server_url, user=user) as store:
+        with pytest.raises(InvalidType, match="has its user already"):
+            TranscriptStore(store, user=user)
         with pytest.raises(InvalidName, match="prefix"):
             TranscriptStore(store, prefix="a/b")
+        async with TranscriptStore(store) as sessions:
+            assert numbers(await sessions.load(SESSION)) == [1]
         with pytest.raises(InvalidType, match="must be str"):
-            await TranscriptStore(store).load(cast("Any", {"project_key": 1, "session_id": "s"}))
+            await sessions.load(cast("Any", {"project_key": 1, "session_id": "s"}))
 
 
 @in_loop

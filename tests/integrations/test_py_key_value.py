@@ -317,7 +317,7 @@ async def test_closes_what_it_has_opened_and_nothing_else(server_url: str, user:
 
 @pytest.mark.parametrize("wrong", [{}, {"store": 1, "user": "alice"}, {"store": "redis://x"}])
 def test_says_what_it_needs(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidType, match="url"):
+    with pytest.raises(InvalidType, match="DataStore"):
         KeyValueStore(**wrong)
 
 
