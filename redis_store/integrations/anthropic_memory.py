@@ -1,0 +1,523 @@
+"""Anthropic's memory tool: the files of Claude's memory are the texts of a namespace, and their keys are their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+
+from anthropic.tools import ToolError
+from anthropic.tools.memory import BetaAbstractMemoryTool, BetaAsyncAbstractMemoryTool
+
+from redis_store import (
+    MISSING,
+    AsyncDataStore,
+    AsyncTransaction,
+    Conflict,
+    DataStore,
+    InvalidInput,
+    Json,
+    KeyInfo,
+    Transaction,
+)
+from redis_store.integrations.stores import async_store, blocking_store
+
+if TYPE_CHECKING:
+    from anthropic.types.beta import (
+        BetaCacheControlEphemeralParam,
+        BetaMemoryTool20250818CreateCommand,
+        BetaMemoryTool20250818DeleteCommand,
+        BetaMemoryTool20250818InsertCommand,
+        BetaMemoryTool20250818RenameCommand,
+        BetaMemoryTool20250818StrReplaceCommand,
+        BetaMemoryTool20250818ViewCommand,
+    )
+
+T = TypeVar("T")
+Found: TypeAlias = tuple[Json, KeyInfo]
+"""What is stored under a key, and its info."""
+
+_ROOT = "/memories"
+_MOST_LINES = 999_999
+_LEVELS = 2
+"""Levels of a directory that a view shows."""
+_MOST_SHOWN = 100
+"""Occurrences of a text that an error names."""
+_RENAME_TRIES = 20
+"""Tries to rename what other writers change at the same time."""
+
+
+class MemoryTool(BetaAbstractMemoryTool):
+    """Claude's memory in a namespace of the user: ``client.beta.messages.tool_runner(tools=[MemoryTool(store)], ...)``.
+
+    `store` is a `DataStore`, which stays open when this is closed, or a url, or None as for `connect`: then `user` is needed. The
+    file ``/memories/notes/a.txt`` is the text under the key ``notes/a.txt``. A directory exists while it has files.
+
+    Each command writes in one step: all or nothing, and nothing that another process writes at the same time is lost. The replies
+    and errors are those of the tool for files. What Claude gets wrong raises `ToolError`, which it is told.
+    """
+
+    def __init__(
+        self,
+        store: DataStore | str | None = None,
+        *,
+        user: str | None = None,
+        namespace: str = "memories",
+        cache_control: BetaCacheControlEphemeralParam | None = None,
+    ) -> None:
+        super().__init__(cache_control=cache_control)
+        self._store, self._own = blocking_store(store, user)
+        self._files = _BlockingFiles(self._store.use_namespace(namespace))
+
+    def view(self, command: BetaMemoryTool20250818ViewCommand) -> str:
+        """Return the lines of a file, or the list of a directory."""
+        return _finished(_view(self._files, command.path, command.view_range))
+
+    def create(self, command: BetaMemoryTool20250818CreateCommand) -> str:
+        """Store a new file."""
+        return _finished(_create(self._files, command.path, command.file_text))
+
+    def str_replace(self, command: BetaMemoryTool20250818StrReplaceCommand) -> str:
+        """Replace the only occurrence of a text in a file."""
+        return _finished(_str_replace(self._files, command.path, command.old_str, command.new_str))
+
+    def insert(self, command: BetaMemoryTool20250818InsertCommand) -> str:
+        """Insert text after a line of a file."""
+        return _finished(_insert(self._files, command.path, command.insert_line, command.insert_text))
+
+    def delete(self, command: BetaMemoryTool20250818DeleteCommand) -> str:
+        """Delete a file, or a directory with all of its files."""
+        return _finished(_delete(self._files, command.path))
+
+    def rename(self, command: BetaMemoryTool20250818RenameCommand) -> str:
+        """Move a file, or a directory of at most some 240 files."""
+        return _finished(_rename(self._files, command.old_path, command.new_path))
+
+    def clear_all_memory(self) -> str:
+        """Delete all files."""
+        return _finished(_clear(self._files))
+
+    def close(self) -> None:
+        """Close the store if it was opened here."""
+        if self._own:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncMemoryTool(BetaAsyncAbstractMemoryTool):
+    """Claude's memory in a namespace of the user, for asyncio: as `MemoryTool`, on an `AsyncDataStore`, and awaited."""
+
+    def __init__(
+        self,
+        store: AsyncDataStore | str | None = None,
+        *,
+        user: str | None = None,
+        namespace: str = "memories",
+        cache_control: BetaCacheControlEphemeralParam | None = None,
+    ) -> None:
+        super().__init__(cache_control=cache_control)
+        self._store, self._own = async_store(store, user)
+        self._files = _AsyncFiles(self._store.use_namespace(namespace))
+
+    async def view(self, command: BetaMemoryTool20250818ViewCommand) -> str:
+        """Return the lines of a file, or the list of a directory."""
+        return await _view(self._files, command.path, command.view_range)
+
+    async def create(self, command: BetaMemoryTool20250818CreateCommand) -> str:
+        """Store a new file."""
+        return await _create(self._files, command.path, command.file_text)
+
+    async def str_replace(self, command: BetaMemoryTool20250818StrReplaceCommand) -> str:
+        """Replace the only occurrence of a text in a file."""
+        return await _str_replace(self._files, command.path, command.old_str, command.new_str)
+
+    async def insert(self, command: BetaMemoryTool20250818InsertCommand) -> str:
+        """Insert text after a line of a file."""
+        return await _insert(self._files, command.path, command.insert_line, command.insert_text)
+
+    async def delete(self, command: BetaMemoryTool20250818DeleteCommand) -> str:
+        """Delete a file, or a directory with all of its files."""
+        return await _delete(self._files, command.path)
+
+    async def rename(self, command: BetaMemoryTool20250818RenameCommand) -> str:
+        """Move a file, or a directory of at most some 240 files."""
+        return await _rename(self._files, command.old_path, command.new_path)
+
+    async def clear_all_memory(self) -> str:
+        """Delete all files."""
+        return await _clear(self._files)
+
+    async def close(self) -> None:
+        """Close the store if it was opened here."""
+        if self._own:
+            await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Files(Protocol):
+    """The namespace of the files, for both kinds of tools."""
+
+    async def get(self, key: str) -> Json: ...
+    async def infos(self, key: str) -> dict[str, Found]:
+        """Return a file, or the files of a directory, with their infos."""
+
+    async def below(self, prefix: str) -> dict[str, Json]: ...
+    async def keys(self, prefix: str) -> list[str]: ...
+    async def update(self, key: str, edit: Callable[[Json], str]) -> None: ...
+    async def delete_many(self, keys: list[str]) -> int: ...
+    async def clear(self) -> None: ...
+    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
+        """Store files and delete the moved ones, in one step, if these are unchanged and others absent; else raise `Conflict`."""
+
+
+class _BlockingFiles:
+    """The files in a `DataStore`: no method waits for anything but the server."""
+
+    def __init__(self, store: DataStore) -> None:
+        self._store = store
+
+    async def get(self, key: str) -> Json:
+        return self._store.get(key, MISSING)
+
+    async def infos(self, key: str) -> dict[str, Found]:
+        return self._store.get_many([key], info=True) or self._store.get_all(f"{key}/", info=True)
+
+    async def below(self, prefix: str) -> dict[str, Json]:
+        return self._store.get_all(prefix)
+
+    async def keys(self, prefix: str) -> list[str]:
+        return self._store.list_keys(prefix)
+
+    async def update(self, key: str, edit: Callable[[Json], str]) -> None:
+        self._store.update(key, edit)
+
+    async def delete_many(self, keys: list[str]) -> int:
+        return self._store.delete_many(keys)
+
+    async def clear(self) -> None:
+        self._store.clear()
+
+    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
+        with self._store.transaction() as transaction:
+            for key in _without_version(moved):
+                _check_unchanged(key, transaction.get(key), moved)
+            _draft(transaction, files, absent, moved)
+
+
+class _AsyncFiles:
+    """The files in an `AsyncDataStore`."""
+
+    def __init__(self, store: AsyncDataStore) -> None:
+        self._store = store
+
+    async def get(self, key: str) -> Json:
+        return await self._store.get(key, MISSING)
+
+    async def infos(self, key: str) -> dict[str, Found]:
+        return await self._store.get_many([key], info=True) or await self._store.get_all(f"{key}/", info=True)
+
+    async def below(self, prefix: str) -> dict[str, Json]:
+        return await self._store.get_all(prefix)
+
+    async def keys(self, prefix: str) -> list[str]:
+        return await self._store.list_keys(prefix)
+
+    async def update(self, key: str, edit: Callable[[Json], str]) -> None:
+        await self._store.update(key, edit)
+
+    async def delete_many(self, keys: list[str]) -> int:
+        return await self._store.delete_many(keys)
+
+    async def clear(self) -> None:
+        await self._store.clear()
+
+    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
+        async with self._store.transaction() as transaction:
+            for key in _without_version(moved):
+                _check_unchanged(key, await transaction.get(key), moved)
+            _draft(transaction, files, absent, moved)
+
+
+def _draft(
+    transaction: Transaction | AsyncTransaction,
+    files: Mapping[str, str],
+    absent: Iterable[str],
+    moved: Mapping[str, Found],
+) -> None:
+    for key in absent:
+        transaction.check(key, 0)
+    for key, (_, info) in moved.items():
+        if info.version is not None:
+            transaction.check(key, info.version)
+        transaction.delete(key)
+    for key, text in files.items():
+        transaction.set(key, text)
+
+
+def _without_version(moved: Mapping[str, Found]) -> list[str]:
+    """Return the keys from external writes, whose values have to be compared."""
+    return [key for key, (_, info) in moved.items() if info.version is None]
+
+
+def _check_unchanged(key: str, value: Json, moved: Mapping[str, Found]) -> None:
+    if value != moved[key][0]:
+        raise Conflict(f"The key {key!r} was changed meanwhile.")
+
+
+async def _view(files: _Files, path: str, lines: list[int] | None) -> str:
+    key = _key(path)
+    with _told():
+        if key and (text := await files.get(key)) is not MISSING:
+            return _numbered(path, _as_text(path, text), lines)
+        found = await files.below(f"{key}/" if key else "")
+    if not found and key:
+        raise _missing(path)
+    return _listing(f"{_ROOT}/{key}" if key else _ROOT, len(key) + 1 if key else 0, found)
+
+
+async def _create(files: _Files, path: str, text: str) -> str:
+    key = _key(path)
+    _check_text(text, "file_text")
+    with _told():
+        if not key or await files.keys(f"{key}/"):
+            raise ToolError(f"File {path} already exists")
+        try:
+            await files.write({key: text}, [key, *_parents(key)], {})
+        except Conflict:
+            await _check_parents(files, key)
+            raise ToolError(f"File {path} already exists") from None
+    return f"File created successfully at: {path}"
+
+
+async def _str_replace(files: _Files, path: str, old: str, new: str) -> str:
+    _check_text(old, "old_str")
+    _check_text(new, "new_str")
+    at, text = 0, ""
+
+    def edit(content: str) -> str:
+        nonlocal at, text
+        count = content.count(old)
+        if count == 0:
+            raise ToolError(f"No replacement was performed, old_str `{old}` did not appear verbatim in {path}.")
+        if count > 1:
+            raise ToolError(
+                f"No replacement was performed. Multiple occurrences of old_str `{old}` in lines:"
+                f" {', '.join(map(str, islice(_lines_with(content, old), _MOST_SHOWN)))}. Please ensure it is unique"
+            )
+        at = content.index(old)
+        text = content[:at] + new + content[at + len(old) :]
+        return text
+
+    await _edit(files, path, edit)
+    number, lines = text.count("\n", 0, at), text.split("\n")
+    first = max(0, number - 2)
+    snippet = _with_numbers(lines[first : number + 3], first + 1)
+    return f"The memory file has been edited. Here is the snippet showing the change (with line numbers):\n{snippet}"
+
+
+async def _insert(files: _Files, path: str, line: int, text: str) -> str:
+    _check_text(text, "insert_text")
+
+    def edit(content: str) -> str:
+        lines = content.removesuffix("\n").split("\n") if content else []
+        if not isinstance(line, int) or not 0 <= line <= len(lines):
+            raise ToolError(
+                f"Invalid `insert_line` parameter: {line}. It should be within the range [0, {len(lines)}]."
+            )
+        lines.insert(line, text.rstrip("\n"))
+        return "\n".join(lines) + "\n"
+
+    await _edit(files, path, edit)
+    return f"The file {path} has been edited."
+
+
+async def _delete(files: _Files, path: str) -> str:
+    key = _key(path)
+    if not key:
+        raise ToolError(f"Cannot delete the {_ROOT} directory itself")
+    with _told():
+        if not await files.delete_many([key]) and not await files.delete_many(await files.keys(f"{key}/")):
+            raise ToolError(f"The path {path} does not exist")
+    return f"Successfully deleted {path}"
+
+
+async def _rename(files: _Files, old_path: str, new_path: str) -> str:
+    old, new = _key(old_path), _key(new_path)
+    if not old:
+        raise ToolError(f"Cannot rename the {_ROOT} directory itself")
+    if new.startswith(f"{old}/"):
+        raise ToolError(f"Cannot move {old_path} into itself")
+    with _told():
+        for _ in range(_RENAME_TRIES):
+            if not new or await files.get(new) is not MISSING or await files.keys(f"{new}/"):
+                raise ToolError(f"The destination {new_path} already exists")
+            found = await files.infos(old)
+            if not found:
+                raise ToolError(f"The path {old_path} does not exist")
+            after = {f"{new}{key[len(old) :]}": _as_text(f"{_ROOT}/{key}", value) for key, (value, _) in found.items()}
+            try:
+                await files.write(after, {*after, *_parents(new)} - {*found}, found)
+            except Conflict:
+                await _check_parents(files, new)
+            else:
+                return f"Successfully renamed {old_path} to {new_path}"
+    raise ToolError(f"Others kept changing {old_path}, and nothing was renamed. Try again")
+
+
+async def _clear(files: _Files) -> str:
+    with _told():
+        await files.clear()
+    return "All memory cleared"
+
+
+async def _edit(files: _Files, path: str, edit: Callable[[str], str]) -> None:
+    key = _key(path)
+
+    def edit_text(content: Json) -> str:
+        if content is None:
+            raise _NoFile
+        return edit(_as_text(path, content))
+
+    with _told():
+        try:
+            if not key:
+                raise _NoFile
+            await files.update(key, edit_text)
+        except _NoFile:
+            if not key or await files.keys(f"{key}/"):
+                raise ToolError(f"The path {path} is not a file.") from None
+            raise _missing(path) from None
+
+
+class _NoFile(Exception):
+    """There is no file under a key."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell Claude what was wrong with a command; an outage is not its fault, and stays what it is."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise ToolError(str(error)) from error
+    except Conflict as error:
+        raise ToolError(f"Others kept changing the file, and nothing was written. Try again: {error}") from error
+
+
+def _finished(body: Coroutine[Any, Any, T]) -> T:
+    """Run the body of a command whose files never suspend it."""
+    try:
+        body.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError(f"{body!r} waited for something else than the server.")
+
+
+def _key(path: str) -> str:
+    """Return the key of a path, '' for the root, or raise `ToolError`."""
+    if not isinstance(path, str) or not (path == _ROOT or path.startswith(f"{_ROOT}/")):
+        raise ToolError(f"Path must start with {_ROOT}, got: {path}")
+    parts: list[str] = []
+    for part in path[len(_ROOT) :].split("/"):
+        if part == "..":
+            if not parts:
+                raise ToolError(f"Path {path} would escape {_ROOT} directory")
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+async def _check_parents(files: _Files, key: str) -> None:
+    for parent in _parents(key):
+        if await files.get(parent) is not MISSING:
+            raise ToolError(f"The path {_ROOT}/{parent} is a file, so that no file can be in it. Use another directory")
+
+
+def _as_text(path: str, value: Json) -> str:
+    if isinstance(value, str):
+        return value
+    raise ToolError(
+        f"The path {path} holds a value of another program, of the type {type(value).__name__}, and no text."
+    )
+
+
+def _check_text(text: object, name: str) -> None:
+    if not isinstance(text, str):
+        raise ToolError(f"`{name}` must be a string, not {type(text).__name__}.")
+
+
+def _missing(path: str) -> ToolError:
+    return ToolError(f"The path {path} does not exist. Please provide a valid path.")
+
+
+def _numbered(path: str, text: str, wanted: list[int] | None) -> str:
+    lines = text.split("\n")
+    if len(lines) > _MOST_LINES:
+        raise ToolError(f"File {path} exceeds maximum line limit of {_MOST_LINES:,} lines.")
+    first = 0
+    if wanted:
+        if len(wanted) != 2 or not all(isinstance(number, int) for number in wanted):
+            raise ToolError(f"Invalid `view_range` parameter: {wanted}. It should be two line numbers.")
+        first, last = max(1, wanted[0]) - 1, len(lines) if wanted[1] == -1 else max(0, wanted[1])
+        lines = lines[first:last]
+    return f"Here's the content of {path} with line numbers:\n{_with_numbers(lines, first + 1)}"
+
+
+def _with_numbers(lines: list[str], first: int) -> str:
+    return "\n".join(f"{number:6}\t{line}" for number, line in enumerate(lines, first))
+
+
+def _lines_with(content: str, text: str) -> Iterator[int]:
+    at = content.find(text)
+    while at >= 0 and text:
+        yield content.count("\n", 0, at) + 1
+        at = content.find(text, at + 1)
+
+
+def _listing(directory: str, skipped: int, found: Mapping[str, Json]) -> str:
+    """Return the list of a directory; `skipped` characters of each key are its path."""
+    total, sizes = 0, dict[str, int]()
+    for key, text in found.items():
+        parts = key[skipped:].split("/")
+        if any(part.startswith(".") for part in parts):
+            continue
+        size = len(text.encode()) if isinstance(text, str) else 0
+        total += size
+        for level in range(1, min(len(parts), _LEVELS) + 1):
+            name = "/".join(parts[:level]) + ("/" if level < len(parts) else "")
+            sizes[name] = sizes.get(name, 0) + size
+    lines = [f"{_size(total)}\t{directory}"]
+    lines += [f"{_size(sizes[name])}\t{directory}/{name}" for name in sorted(sizes)]
+    header = f"Here're the files and directories up to {_LEVELS} levels deep in {directory}, excluding hidden items:"
+    return "\n".join([header, *lines])
+
+
+def _size(size_bytes: float) -> str:
+    units = iter("BKMG")
+    unit = next(units)
+    while size_bytes >= 1024 and unit != "G":
+        size_bytes, unit = size_bytes / 1024, next(units)
+    return f"{size_bytes:.0f}{unit}" if size_bytes == int(size_bytes) else f"{size_bytes:.1f}{unit}"
