@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from redis_store.cli import change, check, guard, move, raw, see, server
+from redis_store.cli import change, check, guard, mcp, move, raw, see, server
 from redis_store.cli.session import CONFLICT, FOUND, NOT_REACHED, WRONG_USAGE
 from redis_store.cli.streams import safe_streams
 from redis_store.errors import Conflict, DataStoreError, InvalidInput, PermissionDenied, StoreUnavailable
@@ -32,6 +32,7 @@ for group in (see, change, move, check, guard):
     app.add_typer(group.app)
 app.add_typer(server.app, name="server")
 raw.register(app)
+mcp.register(app)
 
 
 def _show_version(wanted: bool) -> None:
