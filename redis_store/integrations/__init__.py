@@ -1,1 +1,1 @@
-"""The store behind the interfaces of other frameworks: one module for each, and `stores.py`. No other package imports them."""
+"""The store behind the interfaces of other frameworks: a module or folder for each, and `stores.py`."""

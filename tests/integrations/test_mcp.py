@@ -24,7 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceUpdatedNotification
 
-from redis_store import DataStore, InvalidInput, InvalidSettings, connect_async
+from redis_store import DataStore, InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.integrations.mcp import mcp_server, serve_http
 from redis_store.integrations.mcp.budget import AnswerList, Place, dumps, shortened, tokens, value_answer
 from redis_store.integrations.mcp.resources import parse_uri, uri_of
@@ -512,6 +512,27 @@ def test_subscriptions_of_older_clients(server_url: str, user: str, store: DataS
     run(body())
 
 
+def test_the_feed_asked_for_longest_ago_ends_unless_it_is_subscribed_to(
+    server_url: str, user: str, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis_store.integrations.mcp.feed.MOST_FEEDS", 2)
+
+    async def body() -> None:
+        async with Client(mcp_server(server_url, user=user)) as client:
+            async with client.listen(resource_subscriptions=[uri_of("kept", "a")]) as changes:
+                for number in range(3):
+                    await call(client, "recent_changes", namespace=f"space {number}")
+                await asyncio.to_thread(store.use_namespace("kept").set, "a", 1)
+                assert (await anext(changes)).uri == uri_of("kept", "a")
+                with pytest.raises(MCPError, match="unsubscribe from some"):
+                    async with client.listen(resource_subscriptions=[uri_of(f"n{number}", "a") for number in range(2)]):
+                        pass
+            cursor = (await call(client, "recent_changes", namespace="space 3"))["cursor"]
+            assert "reset" not in await call(client, "recent_changes", namespace="space 3", cursor=cursor)
+
+    run(body())
+
+
 def started(server_url: str, user: str, *options: str, **environment: str) -> list[str]:
     return [sys.executable, "-m", "redis_store", "mcp", "--user", user, "--url", server_url, *options]
 
@@ -644,6 +665,8 @@ def test_a_store_that_is_passed_stays_open(server_url: str, user: str) -> None:
     run(body())
     with pytest.raises(InvalidSettings, match="id of a user"):
         mcp_server(server_url)
+    with connect(server_url, user=user) as blocking, pytest.raises(InvalidInput, match="connect_async"):
+        mcp_server(blocking)
 
 
 def test_an_outage_is_an_error_of_the_tool(user: str) -> None:

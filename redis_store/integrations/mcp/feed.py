@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -18,7 +18,7 @@ from redis_store.types import Change
 KEPT_CHANGES = 1_000
 """Changes that a feed keeps for `recent_changes`."""
 MOST_FEEDS = 100
-"""Namespaces that one server watches."""
+"""Namespaces that one server follows at once."""
 GRACE_S = 0.05
 """Time for which a reader of changes waits for further ones, in seconds."""
 
@@ -90,12 +90,22 @@ class ChangeFeed:
 
 
 class ChangeFeeds:
-    """The feeds of a server, by namespace. One begins when it is first asked for, and lasts as long as the server."""
+    """The feeds of a server, by namespace. One begins when it is first asked for.
 
-    def __init__(self, store: AsyncDataStore, on_change: Callable[[Change], Awaitable[None]]) -> None:
+    Of more than `MOST_FEEDS`, the one that was asked for longest ago ends, of those that nobody subscribes to.
+    """
+
+    def __init__(
+        self,
+        store: AsyncDataStore,
+        on_change: Callable[[Change], Awaitable[None]],
+        subscribed: Callable[[], Collection[str]],
+    ) -> None:
         self._store = store
         self._on_change = on_change
+        self._subscribed = subscribed
         self._feeds: dict[str, ChangeFeed] = {}
+        """The one asked for last comes last."""
         self._lock = asyncio.Lock()
 
     async def of(self, namespace: str) -> ChangeFeed:
@@ -104,13 +114,22 @@ class ChangeFeeds:
             feed = self._feeds.get(namespace)
             if feed is None or feed.is_over:
                 if feed is None and len(self._feeds) >= MOST_FEEDS:
-                    raise InvalidInput(
-                        f"This server follows the changes of {MOST_FEEDS} namespaces already: restart it to follow others."
-                    )
+                    await self._end_one()
                 feed = ChangeFeed(self._store.use_namespace(namespace), self._on_change)
                 await feed.begin()
-                self._feeds[namespace] = feed
+            self._feeds.pop(namespace, None)
+            self._feeds[namespace] = feed
             return feed
+
+    async def _end_one(self) -> None:
+        needed = self._subscribed()
+        for namespace in self._feeds:
+            if namespace not in needed:
+                await self._feeds.pop(namespace).close()
+                return
+        raise InvalidInput(
+            f"Clients subscribe to resources of {MOST_FEEDS} namespaces already: unsubscribe from some first."
+        )
 
     async def close(self) -> None:
         for feed in self._feeds.values():

@@ -69,8 +69,6 @@ class Subscriptions:
         """Serve a stream of changes, which begins once the namespaces of its resources are watched."""
         asked = params.notifications
         addresses = [parse_uri(uri)[:2] for uri in asked.resource_subscriptions or ()]
-        for namespace in dict.fromkeys(namespace for namespace, _ in addresses):
-            await feeds.of(namespace)
         honored = asked.model_copy(
             update={
                 "tools_list_changed": None,
@@ -81,6 +79,8 @@ class Subscriptions:
         )
         self._listened.update(addresses)
         try:
+            for namespace in dict.fromkeys(namespace for namespace, _ in addresses):
+                await feeds.of(namespace)
             return await self._listen(context, params.model_copy(update={"notifications": honored}))
         finally:
             self._listened -= Counter(addresses)
@@ -94,16 +94,25 @@ class Subscriptions:
             raise InvalidInput(
                 f"A session subscribes to at most {MOST_SUBSCRIPTIONS:,} resources: unsubscribe from others."
             )
-        await feeds.of(namespace)
-        if connection not in self._sessions:
-            self._sessions[connection] = {}
+        if uris is None:
+            uris = self._sessions[connection] = {}
             with contextlib.suppress(AttributeError):
                 connection.exit_stack.callback(self._sessions.pop, connection, None)
-        self._sessions[connection][uri] = (namespace, key), session
+        uris[uri] = (namespace, key), session
+        try:
+            await feeds.of(namespace)
+        except BaseException:
+            uris.pop(uri, None)
+            raise
 
     def unsubscribe(self, session: Any, uri: str) -> None:
         """Tell a session no more. Does nothing if it has not subscribed."""
         self._sessions.get(_connection_of(session), {}).pop(uri, None)
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces whose changes somebody is told of."""
+        older = {address[0] for uris in self._sessions.values() for address, _ in uris.values()}
+        return older | {namespace for namespace, _ in self._listened}
 
     async def tell(self, change: Change) -> None:
         """Tell all who subscribe to the key of a change; after `clear` and `reset`, to any key of the namespace."""

@@ -24,7 +24,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from redis_store import __version__
 from redis_store.aio import AsyncDataStore
 from redis_store.clients.aio import connect_async
-from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings
+from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings, InvalidType
 from redis_store.integrations.mcp.budget import (
     DEFAULT_TOKENS,
     LEAST_TOKENS,
@@ -62,7 +62,7 @@ class _Session:
         self.store = store
         self.most_tokens = most_tokens
         self.subscriptions = Subscriptions()
-        self.feeds = ChangeFeeds(store, self.subscriptions.tell)
+        self.feeds = ChangeFeeds(store, self.subscriptions.tell, self.subscriptions.namespaces)
         self.tools = Tools(store, self.feeds, read_only, most_tokens)
 
 
@@ -87,6 +87,8 @@ def mcp_server(
         raise InvalidInput(
             f"The namespace {namespace!r} must be one name, not a pattern: name one that does not end with '*'."
         )
+    if store is not None and not isinstance(store, (AsyncDataStore, str)):
+        raise InvalidType(f"An MCP server needs a store of connect_async, or a url, not {type(store).__name__}.")
     opened: AsyncDataStore | None = None
     if isinstance(store, AsyncDataStore):
         opened = _narrowed(store, namespace, read_only)
