@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from typing import Annotated, Any
@@ -64,8 +63,10 @@ def mcp(
         serving = adapter.serve_stdio(server)
     else:
         serving = adapter.serve_http(server, *address, os.environ.get("REDIS_STORE_MCP_TOKEN") or None)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(serving)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _adapter() -> Any:

@@ -24,6 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceUpdatedNotification
 
+import redis_store.server
 from redis_store import DataStore, InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.integrations.mcp import mcp_server, serve_http
 from redis_store.integrations.mcp.budget import AnswerList, Place, dumps, shortened, tokens, value_answer
@@ -182,13 +183,15 @@ def test_a_page_that_is_another_part_of_the_namespace_is_given_again() -> None:
     assert again.rest_of("3", ["b", "a", "0"]) == ["0", "a", "b"]
 
 
-def test_estimates_are_not_too_low() -> None:
-    # The counts of these by o200k, a tokenizer in use.
+def test_estimates_count_words_digits_and_signs() -> None:
     assert tokens("The quick brown fox jumps over the lazy dog.") >= 10
-    assert tokens("3f9a8bc0d1e24f5a") >= 9
+    assert tokens("internationalization") > 1
+    assert tokens("1234567") == 3
+    assert tokens("3f9a8bc0d1e24f5a") >= 9  # random text takes more than words of its length
     assert tokens('{"a":[1,2,3]}') >= 9
-    assert tokens("数据存储") >= 3
-    assert tokens("\U0001f511" * 4) >= 8
+    assert tokens("数据存储") == 4
+    assert tokens("\U0001f511" * 4) == 12
+    assert tokens(" " * 4_000) >= 1_000
 
 
 def test_each_tool(server_url: str, user: str) -> None:
@@ -627,6 +630,26 @@ def test_a_killed_server_leaves_whole_values(server_url: str, user: str, store: 
     found = store.get("list")
     assert found
     assert all(found[at : at + 3] == [found[at]] * 3 for at in range(0, len(found), 3))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_server_whose_client_keeps_stdin_open(user: str, tmp_path: Path, number: int) -> None:
+    """The store is closed before, so that the embedded server stops with its last user."""
+    command = [sys.executable, "-m", "redis_store", "mcp", "--user", user, "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        for message in (
+            {"id": 0, "method": "initialize", "params": hello},
+            {"method": "notifications/initialized"},
+            {"id": 1, "method": "tools/call", "params": {"name": "set", "arguments": {"key": "a", "value": 1}}},
+        ):
+            _write(process, message)
+        process.stdin.flush()
+        assert b"serverInfo" in process.stdout.readline()
+        assert b"stored" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(20) == -number
+    assert not redis_store.server.status(tmp_path / "data").running
 
 
 def _write(process: Any, message: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -270,9 +272,28 @@ def _as_protocol_errors() -> Any:
 
 
 async def serve_stdio(server: Server[Any]) -> None:
-    """Serve one client on this process's stdin and stdout, until it closes them."""
+    """Serve one client on this process's stdin and stdout, until it closes them.
+
+    SIGINT and SIGTERM close the store, and then end the process.
+    """
+    serving, stopped_by = asyncio.current_task(), 0
+
+    def stop(number: int) -> None:
+        nonlocal stopped_by
+        stopped_by = number
+        if serving is not None:
+            serving.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError, RuntimeError):  # signals are handled in the main thread only
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
     async with stdio_server() as (incoming, outgoing):
-        await server.run(incoming, outgoing, server.create_initialization_options())
+        try:
+            await server.run(incoming, outgoing, server.create_initialization_options())
+        finally:
+            if stopped_by:  # the thread that reads stdin would keep the process until the client closes it
+                signal.signal(stopped_by, signal.SIG_DFL)
+                os.kill(os.getpid(), stopped_by)
 
 
 async def serve_http(server: Server[Any], host: str, port: int, token: str | None = None) -> None:
