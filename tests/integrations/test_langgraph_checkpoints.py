@@ -1,0 +1,303 @@
+"""LangGraph's checkpointer: its own conformance suite, and what that leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.graph import END, START, StateGraph
+
+from redis_store import DataStore, InvalidInput, connect, connect_async
+from redis_store.integrations.langgraph import LangGraphSaver
+from redis_store.integrations.langgraph.checkpoints import VALUES_PER_TRANSACTION
+from tests.integrations.requests import counted_requests
+from tests.repository.test_docs import ROOT
+
+ALL = {"put", "put_writes", "get_tuple", "list", "delete_thread", "delete_for_runs", "copy_thread", "prune"}
+
+
+@pytest.fixture
+def saver(store: DataStore) -> LangGraphSaver:
+    return LangGraphSaver(store)
+
+
+def config_of(thread: str, checkpoint: str | None = None, ns: str = "") -> Any:
+    configurable = {"thread_id": thread, "checkpoint_ns": ns}
+    return {"configurable": configurable if checkpoint is None else {**configurable, "checkpoint_id": checkpoint}}
+
+
+def checkpoint_of(id_: str | None = None, **values: Any) -> Checkpoint:
+    checkpoint = empty_checkpoint()
+    checkpoint["id"] = id_ or str(uuid6())
+    checkpoint["channel_values"] = values
+    checkpoint["channel_versions"] = dict.fromkeys(values, checkpoint["id"])
+    return checkpoint
+
+
+def put(saver: LangGraphSaver, config: Any, run: str = "run", id_: str | None = None, **values: Any) -> Any:
+    checkpoint = checkpoint_of(id_, **values)
+    return saver.put(config, checkpoint, {"run_id": run}, checkpoint["channel_versions"])
+
+
+@pytest.mark.parametrize("kind", ["url", "store", "async"])
+def test_conformance(kind: str, server_url: str, user: str) -> None:
+    opened: list[Any] = []
+
+    @checkpointer_test(name=kind)
+    async def checkpointer() -> AsyncIterator[LangGraphSaver]:
+        if kind == "url":
+            saver = LangGraphSaver(server_url, user=user)
+        elif kind == "store":
+            opened.append(connect(server_url, user=user))
+            saver = LangGraphSaver(opened[-1])
+        else:
+            opened.append(connect_async(server_url, user=user))
+            saver = LangGraphSaver(opened[-1])
+        yield saver
+        await saver.aclose()
+        if kind == "async":
+            await opened[-1].close()
+
+    report = asyncio.run(validate(checkpointer))
+    failures = [failure for result in report.results.values() for failure in result.failures]
+    assert failures == []
+    assert {name for name, result in report.results.items() if result.passed} == ALL
+    for each in opened:
+        if isinstance(each, DataStore):
+            each.close()
+
+
+def test_latest_is_the_latest_id_whatever_the_order_of_writing(saver: LangGraphSaver) -> None:
+    ids = sorted(str(uuid6()) for _ in range(3))
+    for id_ in reversed(ids):
+        put(saver, config_of("t"), id_=id_, n=id_)
+    found = saver.get_tuple(config_of("t"))
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"n": ids[-1]}
+    assert [each.checkpoint["id"] for each in saver.list(config_of("t"), limit=2)] == [ids[2], ids[1]]
+    assert list(saver.list(config_of("t"), limit=0)) == []
+
+
+def test_a_fork_overwrites_no_value_of_the_other_branch(saver: LangGraphSaver) -> None:
+    graph = _counting(saver)
+    graph.invoke({"log": ["a"]}, config_of("t"))
+    first = graph.get_state(config_of("t"))
+    graph.invoke({"log": ["b"]}, config_of("t"))
+    second = graph.get_state(config_of("t"))
+    graph.invoke({"log": ["c"]}, first.config)
+    assert graph.get_state(second.config).values == {"log": ["a", "b"]}
+    assert graph.get_state(config_of("t")).values == {"log": ["a", "c"]}
+
+
+def test_repeated_writes_of_a_task(saver: LangGraphSaver) -> None:
+    config = put(saver, config_of("t"))
+    for text in ("first", "again"):
+        saver.put_writes(config, [("x", text), ("__error__", text)], "task", "path")
+    found = saver.get_tuple(config)
+    assert found is not None
+    assert found.pending_writes == [("task", "__error__", "again"), ("task", "x", "first")]
+
+
+NAMES = ["*", "a\nb", "../x", "", "x" * 2048, "x" * 2047 + "y", "a~" + "0" * 64, "\ud800", "langgraph/threads/*"]
+
+
+def test_names_are_data(saver: LangGraphSaver, server_url: str) -> None:
+    for number, name in enumerate(NAMES):
+        config = put(saver, config_of(name, ns=name), n=number)
+        saver.put_writes(config, [("x", number)], "task")
+    for number, name in enumerate(NAMES):
+        found = saver.get_tuple(config_of(name, ns=name))
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"n": number}
+        assert found.pending_writes == [("task", "x", number)]
+    assert sorted(each.config["configurable"]["thread_id"] for each in saver.list(None)) == sorted(NAMES)
+    with connect(server_url, user="other") as other:
+        LangGraphSaver(other).delete_thread("*")
+    saver.delete_thread("*")
+    left = [each.config["configurable"]["thread_id"] for each in saver.list(None)]
+    assert sorted(left) == sorted(set(NAMES) - {"*"})
+
+
+def test_round_trips(saver: LangGraphSaver, server_url: str) -> None:
+    config = put(saver, config_of("t"), a=1, b=2)
+    calls: dict[Callable[[], Any], int] = {
+        lambda: saver.put_writes(config, [("a", 2), ("b", 3)], "task"): 1,
+        lambda: put(saver, config, a=2, b=2): 2,
+        lambda: saver.get_tuple(config): 2,
+        lambda: saver.get_tuple(config_of("t")): 3,
+    }
+    for call, most in calls.items():
+        with counted_requests(server_url) as count:
+            call()
+            assert count() == most
+
+
+def test_more_values_than_a_transaction_takes(saver: LangGraphSaver) -> None:
+    values = {f"channel {number}": number for number in range(VALUES_PER_TRANSACTION + 200)}
+    put(saver, config_of("t"), **values)
+    found = saver.get_tuple(config_of("t"))
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values
+
+
+def test_deleting_a_run_keeps_what_other_checkpoints_share(saver: LangGraphSaver, store: DataStore) -> None:
+    first = checkpoint_of(shared="kept", own="gone")
+    config = saver.put(config_of("t"), first, {"run_id": "one"}, first["channel_versions"])
+    second = checkpoint_of()
+    second["channel_versions"] = {"shared": first["channel_versions"]["shared"]}
+    saver.put(config, second, {"run_id": "two"}, {})
+    third = put(saver, config_of("t"), run="three", last=1)
+    saver.delete_for_runs(["one", "three"])
+    assert saver.get_tuple(third) is None
+    found = saver.get_tuple(config_of("t"))
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"shared": "kept"}
+    assert len([key for key in store.use_namespace("langgraph/threads/t") if key.startswith('["value",')]) == 1
+    saver.delete_for_runs(["two"])
+    assert saver.get_tuple(config_of("t")) is None
+    assert store.list_namespaces() == []
+
+
+def test_pruning_more_than_a_transaction_deletes(saver: LangGraphSaver, store: DataStore) -> None:
+    config = config_of("t")
+    for number in range(230):
+        config = put(saver, config, n=number)
+        saver.put_writes(config, [("n", number)], "task")
+    saver.prune(["t"])
+    (left,) = saver.list(config_of("t"))
+    assert left.checkpoint["channel_values"] == {"n": 229}
+    assert len(store.use_namespace("langgraph/threads/t")) == 4
+
+
+def test_a_checkpoint_written_while_its_thread_is_pruned_keeps_its_values(
+    saver: LangGraphSaver, store: DataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = checkpoint_of(shared="kept")
+    config = saver.put(config_of("t"), first, {}, first["channel_versions"])
+    config = put(saver, config, other=1)
+    choose = LangGraphSaver._superseded
+    second = checkpoint_of()
+    second["channel_versions"] = dict(first["channel_versions"])
+    written = []
+
+    async def choose_and_write(self: Any, thread: Any, rows: Any) -> Any:
+        chosen = await choose(self, thread, rows)
+        if not written:  # after it was decided that nobody needs the value
+            written.append(saver.put(config, second, {}, {}))
+        return chosen
+
+    monkeypatch.setattr(LangGraphSaver, "_superseded", choose_and_write)
+    saver.prune(["t"])
+    found = saver.get_tuple(config_of("t"))
+    assert found is not None
+    assert found.checkpoint["id"] == second["id"]
+    assert found.checkpoint["channel_values"] == {"shared": "kept"}
+
+
+def test_copying_into_a_thread_that_has_later_checkpoints(saver: LangGraphSaver) -> None:
+    put(saver, config_of("a"), n=1)
+    later = put(saver, config_of("y" * 2000), n=2)
+    saver.copy_thread("a", "y" * 2000)
+    found = saver.get_tuple(config_of("y" * 2000))
+    assert found is not None
+    assert found.config == later
+    assert len(list(saver.list(config_of("y" * 2000)))) == 2
+    saver.copy_thread("y" * 2000, "b")
+    assert {each.config["configurable"]["thread_id"] for each in saver.list(None)} == {"a", "b", "y" * 2000}
+
+
+def test_pruning_keeps_what_a_delta_channel_is_rebuilt_from(saver: LangGraphSaver) -> None:
+    class State(TypedDict):
+        log: Annotated[list[str], DeltaChannel(_extended, snapshot_frequency=4)]
+
+    graph = StateGraph(State)
+    graph.add_node("work", lambda state: {"log": [str(len(state["log"]))]})
+    graph.add_edge(START, "work")
+    graph.add_edge("work", END)
+    app: Any = graph.compile(checkpointer=saver)
+    for _ in range(5):
+        app.invoke({"log": ["in"]}, config_of("t"))
+    before = app.get_state(config_of("t")).values
+    all_before = len(list(saver.list(config_of("t"))))
+    saver.prune(["t"])
+    assert app.get_state(config_of("t")).values == before
+    assert len(before["log"]) == 10
+    assert 1 < len(list(saver.list(config_of("t")))) < all_before
+
+
+WRITER = """
+import sys
+from redis_store.integrations.langgraph import LangGraphSaver
+from tests.integrations.test_langgraph_checkpoints import config_of, put
+
+saver = LangGraphSaver(sys.argv[1], user=sys.argv[2])
+config = config_of("t")
+number = 0
+while True:
+    config = put(saver, config, **{f"channel {n}": [number] * 2000 for n in range(20)})
+    saver.put_writes(config, [("a", number), ("b", number)], "task")
+    number += 1
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_only_whole_checkpoints(saver: LangGraphSaver, server_url: str, user: str) -> None:
+    command = [sys.executable, "-c", WRITER, server_url, user]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout is not None
+        timer = threading.Timer(50, process.kill)
+        timer.start()
+        for _ in range(20):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        timer.cancel()
+    found = list(saver.list(config_of("t")))
+    assert len(found) >= 20
+    for each in found:
+        values = each.checkpoint["channel_values"]
+        assert len(values) == 20
+        assert len({tuple(value) for value in values.values()}) == 1
+        assert len(each.pending_writes or ()) in (0, 2)
+    latest = saver.get_tuple(config_of("t"))
+    assert latest is not None
+    assert latest.config == found[0].config
+
+
+def test_what_cannot_be_used_is_refused(store: DataStore, server_url: str) -> None:
+    with pytest.raises(InvalidInput, match="pass a store, or user="):
+        LangGraphSaver(server_url)
+    with pytest.raises(InvalidInput, match="pass one of them"):
+        LangGraphSaver(store, user="ada")
+    with pytest.raises(InvalidInput, match="not a dict"):
+        LangGraphSaver({})  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="DataStore or a url"):
+        LangGraphSaver(connect_async(server_url, user="ada")).get_tuple(config_of("t"))
+    with pytest.raises(InvalidInput, match="keep_latest"):
+        LangGraphSaver(store).prune(["t"], strategy="keep_some")
+
+
+class Log(TypedDict):
+    log: Annotated[list[str], lambda old, new: old + new]
+
+
+def _counting(saver: LangGraphSaver) -> Any:
+    graph = StateGraph(Log)
+    graph.add_node("work", lambda state: {})
+    graph.add_edge(START, "work")
+    graph.add_edge("work", END)
+    return graph.compile(checkpointer=saver)
+
+
+def _extended(state: list[str], writes: Any) -> list[str]:
+    return [*state, *(text for write in writes for text in write)]
