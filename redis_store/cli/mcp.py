@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redis_store.cli.server import DataDirOption
+from redis_store.cli.session import DataDirOption
 from redis_store.errors import InvalidSettings
 
 

@@ -11,6 +11,7 @@ from langgraph.types import CachePolicy
 
 from redis_store import DataStore, StoreUnavailable, connect
 from redis_store.integrations.langgraph import LangGraphCache
+from tests.integrations.requests import counted_requests
 
 NAMES: list[tuple[str, ...]] = [
     (),
@@ -21,11 +22,13 @@ NAMES: list[tuple[str, ...]] = [
     ('a","b',),
     ("*",),
     ("x" * 2000,),
+    ("x" * 20_000,),
+    ("x" * 20_000, "a"),
     ("\ud800",),
 ]
 
 
-def test_values_are_set_read_and_cleared(store: DataStore) -> None:
+def test_values_are_set_read_and_cleared(store: DataStore, server_url: str) -> None:
     cache: LangGraphCache[Any] = LangGraphCache(store)
     value = {"set": {1, 2}, "bytes": b"\x00"}
     cache.set(
@@ -37,6 +40,9 @@ def test_values_are_set_read_and_cleared(store: DataStore) -> None:
     cache.clear([("a",), ("*",)])
     assert {name for name, _ in cache.get(wanted)} == set(NAMES) - {("a",), ("*",)}
     store.use_namespace("mine").set("k", 1)
+    with counted_requests(server_url) as count:
+        cache.get([(name, "k") for name in NAMES[:5]])
+        assert count() == 1
     cache.clear()
     assert cache.get(wanted) == {}
     assert store.list_namespaces() == ["mine"]
@@ -45,8 +51,8 @@ def test_values_are_set_read_and_cleared(store: DataStore) -> None:
 def test_a_ttl_is_in_seconds(store: DataStore) -> None:
     cache: LangGraphCache[Any] = LangGraphCache(store)
     asyncio.run(cache.aset({((), "k"): (1, 60), ((), "l"): (2, None)}))
-    at = store.use_namespace("langgraph/cache/[]")
-    infos = {key: at.info(key) for key in ("k", "l")}
+    at = store.use_namespace("langgraph/cache")
+    infos = {key: at.info(f"[] {key}") for key in ("k", "l")}
     assert infos["k"] is not None
     assert infos["k"].expires_at is not None
     assert round((infos["k"].expires_at - infos["k"].updated_at).total_seconds()) == 60  # type: ignore[operator]
@@ -59,8 +65,8 @@ def test_a_ttl_is_in_seconds(store: DataStore) -> None:
 
 def test_what_the_serializer_cannot_read_counts_as_missing(store: DataStore) -> None:
     cache: LangGraphCache[Any] = LangGraphCache(store)
-    at = store.use_namespace("langgraph/cache/[]")
-    at.set_many({"a": ["of another version", "AAAA"], "b": 1, "c": ["msgpack", "no base64!"]})
+    at = store.use_namespace("langgraph/cache")
+    at.set_many({"[] a": ["of another version", "AAAA"], "[] b": 1, "[] c": ["msgpack", "no base64!"]})
     assert cache.get([((), key) for key in "abc"]) == {}
 
 
@@ -68,7 +74,11 @@ def test_an_outage_is_an_error_or_a_miss() -> None:
     with connect("redis://127.0.0.1:1", user="ada") as store:
         with pytest.raises(StoreUnavailable):
             LangGraphCache(store).get([((), "k")])
-        assert LangGraphCache(store, on_error="compute").get([((), "k")]) == {}
+        with pytest.raises(StoreUnavailable):
+            LangGraphCache(store).set({((), "k"): (1, None)})
+        computing: LangGraphCache[int] = LangGraphCache(store, on_error="compute")
+        computing.set({((), "k"): (1, None)})
+        assert computing.get([((), "k")]) == {}
 
 
 class State(TypedDict):

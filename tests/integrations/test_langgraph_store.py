@@ -27,6 +27,7 @@ from langgraph.store.base import (
 from redis_store import AsyncDataStore, DataStore, InvalidInput, connect, connect_async
 from redis_store.integrations.langgraph import LangGraphStore, memories
 from tests.integrations.loops import in_loop
+from tests.integrations.pages import read_page
 from tests.integrations.requests import counted_requests
 from tests.repository.test_docs import ROOT
 from tests.support.servers import wait_until
@@ -407,3 +408,7 @@ def test_a_killed_writer_leaves_no_half_of_a_batch(store: DataStore, server_url:
     assert len({json.dumps(item.value) for item in found}) == 1
     scores = [item.score for item in langgraph.search(("t",), query=found[0].value["text"], limit=100)]
     assert scores == [1] * 20
+
+
+def test_the_page_is_true(server_url: str) -> None:
+    read_page("langgraph.md", server_url)

@@ -1,8 +1,9 @@
-"""LangGraph's cache of the results of nodes: each of its namespaces is one of the user's."""
+"""LangGraph's cache of the results of nodes: one namespace of the user's, so that all nodes of a step are one round trip."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +11,21 @@ from typing import Any
 from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from redis_store import AsyncDataStore, DataStore, Json, bytes_from_json, bytes_to_json, fit_name
+from redis_store import AsyncDataStore, DataStore, Json, StoreUnavailable, bytes_from_json, bytes_to_json, fit_name
 from redis_store.integrations.langgraph.sides import Sides
 from redis_store.types import OnError
 
+logger = logging.getLogger(__name__)
+
+NAMESPACE_BYTES = 16_384
+"""Maximum bytes of a LangGraph namespace in a key; of a longer one there is a hash."""
+
 
 class LangGraphCache(Sides, BaseCache[ValueT]):
-    """A LangGraph cache in the user's namespaces that begin with ``<prefix>/cache/``, made with a store, or a url and `user`.
+    """A LangGraph cache in the user's namespace ``<prefix>/cache``, made with a store, or a url and `user`.
 
-    A ttl is in seconds. With ``on_error="compute"`` nothing is found while the store is unavailable, and a warning is logged.
+    A ttl is in seconds. With ``on_error="compute"``, nothing is found or stored while the store is unavailable, and a warning is
+    logged.
     """
 
     def __init__(
@@ -31,7 +38,7 @@ class LangGraphCache(Sides, BaseCache[ValueT]):
         on_error: OnError = "raise",
     ) -> None:
         super().__init__(serde=serde)
-        self._prefix = f"{prefix}/cache/"
+        self._name = f"{prefix}/cache"
         self._on_error: OnError = on_error
         self.open_sides(store, user)
 
@@ -59,39 +66,49 @@ class LangGraphCache(Sides, BaseCache[ValueT]):
         """Delete all values of these namespaces, or of all that the cache has. Namespaces below them stay."""
         await self.arun(lambda store: self._clear(store, namespaces))
 
-    def _at(self, store: AsyncDataStore, namespace: Namespace) -> AsyncDataStore:
-        name = self._prefix + json.dumps(list(namespace), separators=(",", ":"))
-        return store.use_namespace(fit_name(name, 1024), on_error=self._on_error)
+    def _at(self, store: AsyncDataStore) -> AsyncDataStore:
+        return store.use_namespace(self._name, on_error=self._on_error)
 
     async def _get(self, store: AsyncDataStore, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
-        wanted: defaultdict[Namespace, dict[str, str]] = defaultdict(dict)
-        for namespace, key in keys:
-            wanted[tuple(namespace)][fit_name(key)] = key
+        wanted = {_name_of(namespace, key): (tuple(namespace), key) for namespace, key in keys}
         found: dict[FullKey, ValueT] = {}
-        for namespace, names in wanted.items():
-            for name, row in (await self._at(store, namespace).get_many(names)).items():
-                try:
-                    found[namespace, names[name]] = self._load(row)
-                except Exception:  # written by another version or serializer: computed anew
-                    continue
+        for name, row in (await self._at(store).get_many(wanted)).items():
+            try:
+                found[wanted[name]] = self._load(row)
+            except Exception as error:  # of any serializer
+                logger.debug("The cached value of %r cannot be read, and counts as missing: %r", name, error)
         return found
 
     async def _set(self, store: AsyncDataStore, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
-        groups: defaultdict[tuple[Namespace, int | None], dict[str, Json]] = defaultdict(dict)
+        groups: defaultdict[int | None, dict[str, Json]] = defaultdict(dict)
         for (namespace, key), (value, ttl) in pairs.items():
             kind, data = self.serde.dumps_typed(value)
-            groups[tuple(namespace), ttl][fit_name(key)] = [kind, bytes_to_json(data)]
-        for (namespace, ttl), rows in groups.items():
-            await self._at(store, namespace).set_many(rows, ttl=ttl)
+            groups[ttl][_name_of(namespace, key)] = [kind, bytes_to_json(data)]
+        for ttl, rows in groups.items():
+            try:
+                await self._at(store).set_many(rows, ttl=ttl)
+            except StoreUnavailable as error:
+                if self._on_error == "raise":
+                    raise
+                logger.warning("%d results of nodes were not cached: %s", len(rows), error)
 
     async def _clear(self, store: AsyncDataStore, namespaces: Sequence[Namespace] | None) -> None:
-        if namespaces is not None:
-            for namespace in namespaces:
-                await self._at(store, namespace).clear()
+        at = self._at(store)
+        if namespaces is None:
+            await at.clear()
             return
-        for name in await store.list_namespaces(prefix=self._prefix):
-            await store.use_namespace(name).clear()
+        names = [name for namespace in namespaces for name in await at.list_keys(_beginning_of(namespace))]
+        await at.delete_many(names)
 
     def _load(self, row: Any) -> ValueT:
         kind, data = row
         return self.serde.loads_typed((kind, bytes_from_json(data)))
+
+
+def _beginning_of(namespace: Namespace) -> str:
+    """Return what the keys of a namespace, and no others, begin with: its labels as JSON."""
+    return fit_name(json.dumps(list(namespace)), NAMESPACE_BYTES) + " "
+
+
+def _name_of(namespace: Namespace, key: str) -> str:
+    return fit_name(_beginning_of(namespace) + key)

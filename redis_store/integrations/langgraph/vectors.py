@@ -89,7 +89,8 @@ def best_scores(query: Vector, rows: Mapping[str, Json]) -> dict[str, float]:
 def _products(query: Vector, vectors: list[Vector]) -> list[float]:
     numpy = _numpy()
     if numpy is None or not vectors:
-        return [sum(map(mul, query, vector)) for vector in vectors]
+        numbers = query.tolist()
+        return [sum(map(mul, numbers, vector)) for vector in vectors]
     matrix = numpy.frombuffer(b"".join(vector.tobytes() for vector in vectors), dtype=numpy.float32)
     products = matrix.reshape(len(vectors), len(query)) @ numpy.frombuffer(query, dtype=numpy.float32)
     return [float(product) for product in products]
