@@ -17,6 +17,7 @@ from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, Send, interrupt
 
 from redis_store import DataStore, InvalidInput, connect, connect_async
 from redis_store.integrations.langgraph import LangGraphSaver
@@ -301,3 +302,40 @@ def _counting(saver: LangGraphSaver) -> Any:
 
 def _extended(state: list[str], writes: Any) -> list[str]:
     return [*state, *(text for write in writes for text in write)]
+
+
+def test_a_graph_pauses_and_goes_on_in_another_process(server_url: str, user: str, store: DataStore) -> None:
+    inner = StateGraph(Log)
+    inner.add_node("ask", lambda state: {"log": [interrupt("which?")]})
+    inner.add_edge(START, "ask")
+    outer = StateGraph(Log)
+    outer.add_node("fan", lambda state: {"log": ["fan"]})
+    outer.add_node("inner", inner.compile())
+    outer.add_node("each", lambda state: {"log": [state["part"]]})
+    outer.add_edge(START, "fan")
+    outer.add_conditional_edges("fan", lambda state: ["inner", *(Send("each", {"part": part}) for part in "abc")])
+
+    async def begin() -> Any:
+        async with LangGraphSaver(server_url, user=user) as saver:
+            return await outer.compile(checkpointer=saver).ainvoke({"log": ["in"]}, config_of("t"))
+
+    paused = asyncio.run(begin())
+    assert [each.value for each in paused["__interrupt__"]] == ["which?"]
+    app: Any = outer.compile(checkpointer=LangGraphSaver(store))
+    waiting = app.get_state(config_of("t"), subgraphs=True)
+    assert [task.name for task in waiting.tasks if task.interrupts] == ["inner"]
+    done = app.invoke(Command(resume="this"), config_of("t"))
+    assert sorted(done["log"]) == sorted(["in", "fan", "in", "fan", "this", "a", "b", "c"])
+    assert [state.next for state in app.get_state_history(config_of("t"))][-1] == ("__start__",)
+
+
+def test_an_asyncio_store_runs_a_graph(server_url: str, user: str) -> None:
+    async def run() -> Any:
+        async with connect_async(server_url, user=user) as store:
+            app = _counting(LangGraphSaver(store))
+            await app.ainvoke({"log": ["a"]}, config_of("t"))
+            await asyncio.gather(*(app.ainvoke({"log": [name]}, config_of(name)) for name in "abcdefgh"))
+            await app.aupdate_state(config_of("t"), {"log": ["b"]})
+            return (await app.aget_state(config_of("t"))).values
+
+    assert asyncio.run(run()) == {"log": ["a", "b"]}
