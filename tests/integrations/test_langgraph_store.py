@@ -12,6 +12,7 @@ import threading
 from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,6 @@ from redis_store.integrations.langgraph import LangGraphStore, memories
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 from tests.integrations.requests import counted_requests
-from tests.repository.test_docs import ROOT
 from tests.support.servers import wait_until
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -394,7 +394,9 @@ while True:
 
 def test_a_killed_writer_leaves_no_half_of_a_batch(store: DataStore, server_url: str, user: str) -> None:
     command = [sys.executable, "-c", WRITER, server_url, user]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ) as process:
         assert process.stdout is not None
         timer = threading.Timer(50, process.kill)
         timer.start()

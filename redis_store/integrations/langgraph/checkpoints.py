@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,6 +30,7 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     PendingWrite,
     get_checkpoint_id,
     get_checkpoint_metadata,
@@ -74,6 +76,17 @@ Rows: TypeAlias = dict[str, Any]
 
 Choose: TypeAlias = Callable[[AsyncDataStore, Rows], Coroutine[Any, Any, set[str]]]
 """Given a thread and its checkpoints, returns the keys of those to delete."""
+
+
+Tails: TypeAlias = list[PendingWrites]
+
+
+class Step(NamedTuple):
+    """A checkpoint's parent, and what it has for some channels."""
+
+    parent: str | None
+    writes: PendingWrites
+    values: Rows
 
 
 class LangGraphSaver(Sides, BaseCheckpointSaver[str]):
@@ -207,6 +220,18 @@ class LangGraphSaver(Sides, BaseCheckpointSaver[str]):
         Ancestors that a kept checkpoint's delta channels are rebuilt from are kept too.
         """
         await self.arun(lambda store: self._prune(store, thread_ids, strategy))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what these channels are rebuilt from: two round trips for each 50 ancestors of the checkpoint."""
+        return self.run(lambda store: self._delta_history(store, config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what these channels are rebuilt from: two round trips for each 50 ancestors of the checkpoint."""
+        return await self.arun(lambda store: self._delta_history(store, config, channels))
 
     def get_next_version(self, current: str | int | float | None, channel: None = None) -> str:
         """Return a version after `current` that no other branch of the thread has: a count and random digits."""
@@ -392,11 +417,67 @@ class LangGraphSaver(Sides, BaseCheckpointSaver[str]):
             if _key("checkpoint", at.ns, at.id) not in gone
         }
 
-    def _load_writes(self, rows: Any) -> PendingWrites:
+    async def _delta_history(
+        self, store: AsyncDataStore, config: RunnableConfig, channels: Sequence[str]
+    ) -> dict[str, DeltaChannelHistory]:
+        if not channels:
+            return {}
+        at = _place(config, get_checkpoint_id(config) or "")
+        thread = self._thread(store, at.thread)
+        if not at.id:
+            at = at._replace(id=(await _head(thread, _key("head", at.ns)))[0])
+        ids = sorted(_parts(key)[1] for key in await thread.list_keys(_beginning("checkpoint", at.ns)))
+        writes: dict[str, Tails] = {channel: [] for channel in channels}  # the newest first
+        seeds: dict[str, Any] = {}
+        steps: dict[str, Step] = {}
+        row: Any = await thread.get(_key("checkpoint", at.ns, at.id))
+        parent = row["parent"] if row else None
+        while parent and len(seeds) < len(writes):
+            if parent not in steps:
+                page = ids[: bisect_right(ids, parent)][-TUPLES_PER_PAGE:]
+                steps = await self._steps(thread, at.ns, page, set(writes) - set(seeds))
+                if parent not in steps:
+                    break
+            step = steps[parent]
+            for channel in set(writes) - set(seeds):
+                writes[channel].append([write for write in step.writes if write[1] == channel])
+                if channel in step.values:
+                    seeds[channel] = self._load(step.values[channel])
+            parent = step.parent
+        history: dict[str, DeltaChannelHistory] = {}
+        for channel, tails in writes.items():
+            history[channel] = {"writes": [write for tail in reversed(tails) for write in tail]}
+            if channel in seeds:
+                history[channel]["seed"] = seeds[channel]
+        return history
+
+    async def _steps(
+        self, thread: AsyncDataStore, ns: str, ids: Sequence[str], channels: Collection[str]
+    ) -> dict[str, Step]:
+        """Return what these checkpoints have for the channels."""
+        rows: Rows = await thread.get_many([_key(kind, ns, id_) for id_ in ids for kind in ("checkpoint", "writes")])
+        keys: dict[str, dict[str, str]] = {}
+        for id_ in ids:
+            if (row := rows.get(_key("checkpoint", ns, id_))) is not None:
+                versions = self._load(row["checkpoint"])["channel_versions"]
+                keys[id_] = {c: _key("value", ns, c, versions[c]) for c in channels if c in versions}
+        values = await thread.get_many(dict.fromkeys(key for each in keys.values() for key in each.values()))
+        return {
+            id_: Step(
+                rows[_key("checkpoint", ns, id_)]["parent"],
+                self._load_writes(rows.get(_key("writes", ns, id_)), channels),
+                {channel: values[key] for channel, key in each.items() if values.get(key)},
+            )
+            for id_, each in keys.items()
+        }
+
+    def _load_writes(self, rows: Any, channels: Collection[str] | None = None) -> PendingWrites:
         """Return the writes in the order of their tasks: of a task's repeated ones the first, of special channels the last."""
         writes: dict[tuple[str, int], Any] = {}
         for row in rows or ():
-            task, number = row[0], row[1]
+            task, number, channel = row[0], row[1], row[3]
+            if channels is not None and channel not in channels:
+                continue
             if number < 0 or (task, number) not in writes:
                 writes[task, number] = row
         ordered = sorted(writes.values(), key=lambda row: writes_sort_key(row[2], row[0], row[1]))
@@ -498,9 +579,9 @@ def _key(*parts: Any) -> str:
     return json.dumps(parts, separators=(",", ":"))
 
 
-def _beginning(kind: str) -> str:
-    """Return what the keys of a kind begin with."""
-    return f'["{kind}",'
+def _beginning(*parts: str) -> str:
+    """Return what the keys with these first parts begin with."""
+    return _key(*parts)[:-1] + ","
 
 
 def _parts(key: str) -> list[Any]:
