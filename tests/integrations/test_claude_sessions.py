@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    Transport,
     delete_session_via_store,
     fork_session_via_store,
     get_session_messages_from_store,
     list_sessions_from_store,
     project_key_for_directory,
+    query,
     rename_session_via_store,
 )
 from claude_agent_sdk.testing import run_session_store_conformance
@@ -187,44 +193,51 @@ def dying_at(step):
             return done(self, *arguments, **named)
         setattr(AsyncDataStore, name, call)
 
-async def main():
-    sessions = TranscriptStore(connect_async(sys.argv[1], user=sys.argv[2]))
-    await (sessions.delete(key) if sys.argv[3] == "delete" else sessions.append(key, [entry]))
+async def main(user, what):
+    sessions = TranscriptStore(connect_async(sys.argv[1], user=user))
+    await (sessions.delete(key) if what == "delete" else sessions.append(key, [entry]))
     os._exit(0)
 
-for step in sys.stdin:
+for line in sys.stdin:
     if not (child := os.fork()):
+        user, what, step = line.split()
         dying_at(int(step))
-        asyncio.run(main())
+        asyncio.run(main(user, what))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def killer(server_url: str) -> Iterator[Any]:
+    """A process that imports the SDK once, and forks for each call that it kills at a step."""
+    command = [sys.executable, "-c", KILLED, server_url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("what", ["append", "delete"])
 @in_loop
-async def test_a_killed_process_leaves_no_half_session(server_url: str, user: str, what: str) -> None:
+async def test_a_killed_process_leaves_no_half_session(server_url: str, user: str, killer: Any, what: str) -> None:
     before = ([1], [2], ["old"], ["subagents/agent-1"])
     after = ([], [], [], []) if what == "delete" else ([1, 9], [2], ["new"], ["subagents/agent-1"])
     seen = []
-    command = [sys.executable, "-c", KILLED, server_url, user, what]
     async with opened(server_url, user) as store:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
-            for step in range(1, 10):
-                await store.append(SESSION, entries(1, customTitle="old"))
-                await store.append(SUB, entries(2))
-                print(step, file=killer.stdin, flush=True)
-                ended = await asyncio.to_thread(killer.stdout.readline)
-                main, sub = numbers(await store.load(SESSION)), numbers(await store.load(SUB))
-                titles = [one["data"]["custom_title"] for one in await store.list_session_summaries("project")]
-                seen.append((main, sub, titles, await store.list_subkeys(SESSION)))
-                await store.append(SESSION, entries(3))
-                assert numbers(await store.load(SESSION)) == [*main, 3]
-                assert numbers(await store.load(SUB)) == sub
-                await store.delete(SESSION)
-                if ended == "0\n":
-                    break
-                assert ended == "-9\n"
-            killer.stdin.close()
+        for step in range(1, 10):
+            await store.append(SESSION, entries(1, customTitle="old"))
+            await store.append(SUB, entries(2))
+            print(user, what, step, file=killer.stdin, flush=True)
+            ended = await asyncio.to_thread(killer.stdout.readline)
+            main, sub = numbers(await store.load(SESSION)), numbers(await store.load(SUB))
+            titles = [one["data"]["custom_title"] for one in await store.list_session_summaries("project")]
+            seen.append((main, sub, titles, await store.list_subkeys(SESSION)))
+            await store.append(SESSION, entries(3))
+            assert numbers(await store.load(SESSION)) == [*main, 3]
+            assert numbers(await store.load(SUB)) == sub
+            await store.delete(SESSION)
+            if ended == "0\n":
+                break
+            assert ended == "-9\n"
     assert len(seen) > 2
     assert all(one in (before, after) for one in seen)
     assert (seen[0], seen[-1]) == (before, after)
@@ -300,6 +313,63 @@ async def test_the_functions_of_the_sdk_work_on_it(server_url: str, user: str) -
         assert [one.session_id for one in await list_sessions_from_store(store, directory=directory)] == [
             fork.session_id
         ]
+
+
+class ScriptedClaude(Transport):
+    """Claude Code as the SDK sees it: it answers one question, and sends what it has written to its transcript."""
+
+    def __init__(self, directory: str, session_id: str) -> None:
+        config = os.environ.get("CLAUDE_CONFIG_DIR") or str(Path.home() / ".claude")
+        self._file = f"{config}/projects/{project_key_for_directory(directory)}/{session_id}.jsonl"
+        self._session_id = session_id
+        self._frames: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def connect(self) -> None:
+        pass
+
+    async def write(self, data: str) -> None:
+        sent = json.loads(data)
+        if sent["type"] == "control_request":
+            done = {"subtype": "success", "request_id": sent["request_id"], "response": {}}
+            self._frames.put_nowait({"type": "control_response", "response": done})
+            return
+        mirrored = [
+            {"type": "user", "uuid": str(uuid.uuid4()), "message": sent["message"], "sessionId": self._session_id},
+            {"type": "assistant", "uuid": str(uuid.uuid4()), "message": {"role": "assistant", "content": "Hi"}},
+        ]
+        self._frames.put_nowait({"type": "transcript_mirror", "filePath": self._file, "entries": mirrored})
+        ended = {"duration_ms": 1, "duration_api_ms": 1, "is_error": False, "num_turns": 1, "result": "Hi"}
+        self._frames.put_nowait({"type": "result", "subtype": "success", "session_id": self._session_id, **ended})
+        self._frames.put_nowait(None)
+
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override]
+        while (frame := await self._frames.get()) is not None:
+            yield frame
+
+    async def close(self) -> None:
+        pass
+
+    def is_ready(self) -> bool:
+        return True
+
+    async def end_input(self) -> None:
+        pass
+
+
+@in_loop
+async def test_a_session_of_the_sdk_is_mirrored_to_it(server_url: str, user: str, tmp_path: Path) -> None:
+    session_id = str(uuid.uuid4())
+    async with TranscriptStore(server_url, user=user) as sessions:
+        options = ClaudeAgentOptions(session_store=sessions, cwd=str(tmp_path))
+        claude = ScriptedClaude(str(tmp_path), session_id)
+        kinds = [type(one).__name__ async for one in query(prompt="Hello", options=options, transport=claude)]
+        assert kinds == ["ResultMessage"]
+        (info,) = await list_sessions_from_store(sessions, directory=str(tmp_path))
+        assert (info.session_id, info.first_prompt) == (session_id, "Hello")
+        loaded = await sessions.load(
+            {"project_key": project_key_for_directory(str(tmp_path)), "session_id": session_id}
+        )
+        assert [entry["type"] for entry in loaded] == ["user", "assistant"]
 
 
 def test_the_page(server_url: str) -> None:
