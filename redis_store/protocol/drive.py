@@ -22,7 +22,7 @@ def drive(
             try:
                 step = steps.send(carry_out(step))
             except thrown as error:
-                if getattr(steps, "cr_frame", None) is None:  # it has ended; else a signal handler may have raised
+                if _has_ended(steps):  # else a signal handler may have raised
                     raise
                 close_op(step)
                 step = steps.throw(error)
@@ -54,6 +54,11 @@ async def drive_async(
         return result
     finally:
         steps.close()
+
+
+def _has_ended(steps: Any) -> bool:
+    """Whether a coroutine has ended; those that observe others are generators."""
+    return getattr(steps, "cr_frame", None) is None and getattr(steps, "gi_frame", None) is None
 
 
 def close_op(step: Any) -> None:
