@@ -623,6 +623,8 @@ class AsyncDataStore:
         return self._driver.run(op)
 
     def _run_flow(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
+        if self._driver.core.traced is not None:
+            flow = self._driver.core.traced(flow)
         return run_flow(self._driver, flow)
 
     def _viewed(self, draft: Draft) -> AsyncTransaction:

@@ -129,6 +129,8 @@ class ServerOperations:
         return self.driver.run(op)
 
     def run_flow(self, flow: Flow[T]) -> T:
+        if self.driver.core.traced is not None:
+            flow = self.driver.core.traced(flow)
         return run_flow(self.driver, flow)
 
     def moved(self, name: str, ttl_ms: int | None, max_keys: int | None) -> ServerOperations:

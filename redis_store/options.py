@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -88,3 +90,16 @@ def _parameters(kind: type[Mapping[str, object]]) -> list[inspect.Parameter]:
             hint = hint.__origin__
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
     return parameters
+
+
+def opted_into_gen_ai() -> bool:
+    """Whether the environment asks for the attributes of OpenTelemetry's conventions for generative AI, which may yet change."""
+    return "gen_ai_latest_experimental" in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+
+
+def gen_ai_attributes(agent: str | None, run: str | None) -> dict[str, str]:
+    """Return these attributes for a span: the agent, and the conversation, which is the one of the baggage, else the run."""
+    baggage = sys.modules.get("opentelemetry.baggage")
+    conversation = (None if baggage is None else baggage.get_baggage("gen_ai.conversation.id")) or run
+    attributes = {"gen_ai.agent.name": agent, "gen_ai.conversation.id": conversation and str(conversation)}
+    return {name: value for name, value in attributes.items() if value}

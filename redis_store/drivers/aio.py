@@ -23,6 +23,7 @@ from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout, StoreUnavailable
+from redis_store.flows.flow import Flow
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
 from redis_store.near.cache import NearCache, join_cache
@@ -91,6 +92,8 @@ class AsyncCore:
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
+        self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
+        """Wrapper of each flow of a store's methods, if telemetry observes them."""
         self.is_closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None

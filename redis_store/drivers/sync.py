@@ -19,6 +19,7 @@ from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluste
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, StoreUnavailable
+from redis_store.flows.flow import Flow
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import NearCache, join_cache
@@ -68,6 +69,8 @@ class SyncCore:
         """Wrapper of each operation, if the near cache or telemetry observes its calls."""
         self.measured: Callable[[Op[Any]], Op[Any]] | None = None
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
+        self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
+        """Wrapper of each flow of a store's methods, if telemetry observes them."""
         self.keeper = Keeper()
         """Renews what the flows of the stores hold."""
         self.is_closed = False

@@ -1,17 +1,24 @@
 """OpenTelemetry spans and metrics, by its conventions for database clients, if the host has set it up.
 
 This is checked once, when a client is opened. Without a set-up, its stores have no cost from telemetry.
+
+Operations are named by the method that the caller called. An operation of a flow has the flow's name, which the context carries
+to it. The flow of `get_or_set` has a span of its own, the parent of its operations and of what its function does. It starts with
+the first operation that is sent, so that a hit of the near cache makes no span.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import json
 import sys
 import threading
 import types
 import weakref
 from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
@@ -21,6 +28,9 @@ from redis_store.connections.resolver import database_of
 from redis_store.drivers.aio import AsyncCore, AsyncDriver
 from redis_store.drivers.sync import SyncCore, SyncDriver
 from redis_store.errors import DataStoreError
+from redis_store.flows.flow import Ask, Flow
+from redis_store.namespace.scope import Scope
+from redis_store.options import gen_ai_attributes, opted_into_gen_ai
 from redis_store.protocol.call import Call, Op, observed
 from redis_store.protocol.command import Command, Opening
 from redis_store.stats import Counters
@@ -31,12 +41,35 @@ _NAME = "redis_store"
 _BUCKETS_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
 """Bounds of the duration histogram, as the conventions require, in seconds."""
 
-_SHOWN = {"set_value": "set", "fetch": "get"}
-"""Names under which callers know some operations."""
+_SHOWN = {
+    "set_value": "set",
+    "set_if_version": "set",
+    "set_many_with_metadata": "set_many",
+    "delete_if_version": "delete",
+    "fetch": "get",
+    "get_touched": "get",
+    "get_sliding": "get",
+    "get_many_sliding": "get_many",
+    "page_size": "scan_items_page",
+    "append_bounded": "append",
+    "read_range": "range",
+    "read_page": "range",
+    "take": "acquire",
+    "Draft.commit": "transaction",
+    **{f"ComputePlan.{step}": "get_or_set" for step in ("claim", "commit", "fail", "renew")},
+}
+"""Names under which callers know some operations: methods of `DataStore`, of locks and of sequences."""
+
+_WITH_SPANS = frozenset({"get_or_set"})
+"""Flows that have a span of their own."""
+
+_ONLY_IN_SPANS = frozenset({"redis_store.namespace", "gen_ai.agent.name", "gen_ai.conversation.id"})
+"""Attributes with too many values for metrics."""
 
 _SCRIPTS = {
     part: each.name
-    for each in vars(scripts).values()
+    for made in vars(scripts).values()
+    for each in (made.values() if isinstance(made, dict) else (made,))
     if isinstance(each, scripts.Script)
     for part in (each.sha, each.text)
 }
@@ -56,7 +89,7 @@ def set_up(core: SyncCore | AsyncCore) -> Totals | None:
         return None
     telemetry = Telemetry(core.url, tracer, meter)
     measured, around = telemetry.measured, core.around
-    core.measured = measured
+    core.measured, core.traced = measured, telemetry.traced
     core.around = measured if around is None else lambda op: around(measured(op))
     return None if meter is None else _totals_of(meter)
 
@@ -82,6 +115,7 @@ class Telemetry:
         self._tracer = tracer
         self._duration = None if meter is None else _histogram(meter)
         self._server = _server_attributes(url)
+        self._shows_gen_ai = opted_into_gen_ai()
 
     def measured(self, op: Op[T]) -> Op[T]:
         """Return the operation with a span and a duration, from its first call to its end."""
@@ -89,7 +123,10 @@ class Telemetry:
 
     @types.coroutine
     def _measured(self, op: Op[T]) -> Generator[Call[Any], Any, T]:
-        running = _Running(self._tracer, self._duration, {**self._server, **_store_attributes(op)})
+        flow, scope = _in_flow.get(), _scope_of(op)
+        name = _operation_of(op) if flow is None else flow.name
+        attributes = {**self._server, **_store_attributes(name, scope, self._shows_gen_ai)}
+        running = _Running(self._tracer, self._duration, attributes, flow)
         try:
             seen = cast("Generator[Call[Any], Any, T]", observed(op, running.goes_out, lambda call: None))
             return (yield from seen)
@@ -99,14 +136,98 @@ class Telemetry:
         finally:
             running.end()
 
+    def traced(self, flow: Flow[T]) -> Flow[T]:
+        """Return the flow with its name for its operations, and with a span if it has one."""
+        return cast("Flow[T]", self._traced(flow))
+
+    @types.coroutine
+    def _traced(self, flow: Flow[T]) -> Generator[Any, Any, T]:
+        name = getattr(flow, "__name__", "?")
+        tracer = self._tracer if name in _WITH_SPANS else None
+        running = _RunningFlow(name, tracer, _store_attributes(name, _scope_of(flow), self._shows_gen_ai))
+        before = _in_flow.set(running)
+        try:
+            step = flow.send(None)
+            while True:
+                # The caller's function is not part of the flow: its own operations have names of their own.
+                _in_flow.set(None if type(step) is Ask else running)
+                running.attach()
+                try:
+                    try:
+                        answer = yield step
+                    finally:
+                        _in_flow.set(running)
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        except Exception as error:
+            running.failed(error)
+            raise
+        finally:
+            flow.close()
+            running.end()
+            with contextlib.suppress(ValueError):  # an abandoned flow is closed in another context
+                _in_flow.reset(before)
+
+
+class _RunningFlow:
+    """A flow that runs. If it has a span, this starts with the first operation that is sent."""
+
+    def __init__(self, name: str, tracer: Any, attributes: dict[str, Any]) -> None:
+        self.name = name
+        self._tracer = tracer
+        self._attributes = attributes
+        self._span: Any = None
+        self._token: Any = None
+
+    def context(self) -> Any:
+        """Start the span, if it has not started, and return the context for the spans of operations."""
+        if self._tracer is None:
+            return None
+        if self._span is None:
+            self._span = self._tracer.start_span(self.name, attributes=self._attributes)
+        return sys.modules["opentelemetry.trace"].set_span_in_context(self._span)
+
+    def attach(self) -> None:
+        """Make the span current for the function of the caller, once it has started."""
+        if self._span is not None and self._token is None:
+            self._token = sys.modules["opentelemetry.context"].attach(self.context())
+
+    def failed(self, error: Exception) -> None:
+        if self._span is not None:
+            _mark_failed(self._span, error)
+
+    def end(self) -> None:
+        if self._token is not None:
+            sys.modules["opentelemetry.context"].detach(self._token)
+        if self._span is not None:
+            self._span.end()
+
+
+_in_flow: ContextVar[_RunningFlow | None] = ContextVar("_in_flow", default=None)
+"""The flow whose operations run now."""
+
+
+def _mark_failed(span: Any, error: Exception) -> None:
+    api = sys.modules["opentelemetry.trace"]
+    span.set_attribute("error.type", type(error).__name__)
+    span.set_status(api.Status(api.StatusCode.ERROR, type(error).__name__))
+
 
 class _Running:
     """The measurement of one operation, which starts when its first call is sent."""
 
-    def __init__(self, tracer: Any, duration: Any, attributes: dict[str, Any]) -> None:
+    def __init__(self, tracer: Any, duration: Any, attributes: dict[str, Any], flow: _RunningFlow | None) -> None:
         self._tracer = tracer
         self._duration = duration
         self._attributes = attributes
+        self._flow = flow
         self._span: Any = None
         self._began: float | None = None
 
@@ -118,21 +239,19 @@ class _Running:
         if self._tracer is not None:
             kind = sys.modules["opentelemetry.trace"].SpanKind.CLIENT
             name = f"{self._attributes['db.operation.name']} {target}"
-            self._span = self._tracer.start_span(name, kind=kind, attributes=self._attributes)
+            within = None if self._flow is None else self._flow.context()
+            self._span = self._tracer.start_span(name, within, kind=kind, attributes=self._attributes)
 
     def failed(self, error: DataStoreError) -> None:
         self._attributes["error.type"] = type(error).__name__
         if self._span is not None:
-            api = sys.modules["opentelemetry.trace"]
-            self._span.set_attribute("error.type", type(error).__name__)
-            self._span.set_status(api.Status(api.StatusCode.ERROR, type(error).__name__))
+            _mark_failed(self._span, error)
 
     def end(self) -> None:
         if self._span is not None:
             self._span.end()
         if self._duration is not None and self._began is not None:
-            # A metric cannot have an attribute with as many values as there are namespaces.
-            attributes = {name: value for name, value in self._attributes.items() if name != "redis_store.namespace"}
+            attributes = {name: value for name, value in self._attributes.items() if name not in _ONLY_IN_SPANS}
             self._duration.record(perf_counter() - self._began, attributes)
 
 
@@ -150,15 +269,31 @@ def _server_attributes(url: str) -> dict[str, Any]:
     return {**attributes, "server.address": address.options["host"], "server.port": address.options["port"]}
 
 
-def _store_attributes(op: Op[Any]) -> dict[str, Any]:
-    """Return the operation's name and namespace. Each operation has a scope, or an object with one, among its arguments."""
+def _operation_of(op: Op[Any]) -> str:
+    """Return the name of the method that an operation carries out."""
     name = getattr(op, "__name__", "?").strip("_")
-    attributes = {"redis_store.operation": _SHOWN.get(name, name)}
-    arguments = inspect.getcoroutinelocals(op) if inspect.iscoroutine(op) else {}
-    scope = arguments.get("scope") or getattr(arguments.get("plan", arguments.get("self")), "scope", None)
-    if scope is not None:
-        attributes["redis_store.namespace"] = scope.namespace
-    return attributes
+    return _SHOWN.get(getattr(op, "__qualname__", name)) or _SHOWN.get(name, name)
+
+
+def _scope_of(work: Op[Any] | Flow[Any]) -> Scope | None:
+    """Return the scope of an operation or a flow: each has one, or an object with one, among its arguments."""
+    arguments = inspect.getcoroutinelocals(work) if inspect.iscoroutine(work) else {}
+    return arguments.get("scope") or getattr(arguments.get("plan", arguments.get("self")), "scope", None)
+
+
+def _store_attributes(name: str, scope: Scope | None, shows_gen_ai: bool) -> dict[str, Any]:
+    attributes = {"redis_store.operation": name}
+    if scope is None:
+        return attributes
+    attributes["redis_store.namespace"] = scope.namespace
+    return {**attributes, **gen_ai_attributes(*_writer_of(scope.writer.log_head))} if shows_gen_ai else attributes
+
+
+@functools.lru_cache
+def _writer_of(log_head: str) -> tuple[str | None, str | None]:
+    """Return the agent and the run of a writer, by the beginning of its entries in the log."""
+    about = json.loads(log_head.removesuffix(",") + "}")
+    return about.get("agent"), about.get("run")
 
 
 def _command_attributes(commands: tuple[Command, ...], attributes: dict[str, Any]) -> str:

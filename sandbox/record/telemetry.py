@@ -6,6 +6,7 @@ import contextvars
 import sys
 from typing import Any
 
+from redis_store.options import gen_ai_attributes, opted_into_gen_ai
 from sandbox.errors import SandboxError
 from sandbox.record.timeline import Called, OperationDone, Timeline, Who
 
@@ -28,7 +29,9 @@ class RunSpan:
         self._tracer = api.get_tracer("sandbox")
         self._who = who
         self._context = context
-        self._span: Any = context.run(self._tracer.start_span, f"agent {who.agent}", attributes=_attributes(who))
+        self._gen_ai: dict[str, str] = context.run(gen_ai_attributes, who.agent, who.run) if opted_into_gen_ai() else {}
+        attributes = self._attributes(who)
+        self._span: Any = context.run(self._tracer.start_span, f"agent {who.agent}", attributes=attributes)
         context.run(self._attach)
 
     def end(self, timeline: Timeline, error: SandboxError | None) -> None:
@@ -74,7 +77,7 @@ class RunSpan:
             name,
             context=parents.get(record.who.run, parents[self._who.run]),
             start_time=start,
-            attributes=_attributes(record.who) | attributes,
+            attributes=self._attributes(record.who) | attributes,
         )
         if record.error is not None:
             self._fail(span, record.error)
@@ -85,6 +88,7 @@ class RunSpan:
         span.set_attribute("error.type", name)
         span.set_status(self._api.Status(self._api.StatusCode.ERROR, name))
 
-
-def _attributes(who: Who) -> dict[str, Any]:
-    return {"sandbox.agent": who.agent, "sandbox.run": who.run}
+    def _attributes(self, who: Who) -> dict[str, Any]:
+        """Return the attributes of a run, or of a nested one, which belongs to the conversation of the outermost."""
+        attributes = {"sandbox.agent": who.agent, "sandbox.run": who.run}
+        return attributes | self._gen_ai | {"gen_ai.agent.name": who.agent} if self._gen_ai else attributes

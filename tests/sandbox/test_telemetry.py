@@ -53,11 +53,17 @@ for span in sorted(spans, key=lambda span: span.start_time):
     assert "secret" not in span.to_json()
 assert len({span.context.trace_id for span in spans}) == 1
 assert [span for span in spans if span.name == "agent parent"][0].attributes["sandbox.run"] == result.run
+told = {
+    (span.attributes["sandbox.agent"], span.attributes["gen_ai.agent.name"], span.attributes["gen_ai.conversation.id"])
+    for span in spans if "sandbox.agent" in span.attributes
+}
+assert told == {("parent", "parent", result.run), ("child", "child", result.run)}, told
 """
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    asked_for = {"OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental"}
+    return {**os.environ, **asked_for, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
 
 
 def test_spans_nest_in_the_caller_span_and_tool_spans_in_ours(server_url: str, user: str) -> None:

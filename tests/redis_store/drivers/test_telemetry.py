@@ -118,6 +118,7 @@ show_spans()
         "HGET 0",
         "EVALSHA flight_claim",
         "EVALSHA flight_commit",
+        "get_or_set",
         "EVALSHA increment",
     ]
     assert all('"redis_store.namespace": "files"' in line for line in lines)
@@ -164,6 +165,178 @@ for span in exporter.get_finished_spans():
 """,
     )
     assert sorted(lines) == ["get", "get_all", "set"]
+
+
+def test_operations_have_the_names_of_the_methods_that_were_called(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+def shown(name, call):
+    call()
+    seen = {span.attributes["redis_store.operation"] for span in exporter.get_finished_spans()}
+    assert not any(span.attributes.get("db.stored_procedure.name") == "?" for span in exporter.get_finished_spans()), name
+    exporter.clear()
+    if seen != {name}:
+        print(name, seen)
+
+with connect(url, user=user) as store:
+    sliding, bounded = store.use_namespace("s", ttl=9, sliding=True), store.use_namespace("b", max_keys=2)
+    for name, call in [
+        ("set", lambda: store.set("a", 1, {"m": 1})),
+        ("set", lambda: store.set("new", 1, if_version=0)),
+        ("set", lambda: bounded.set("a", 1)),
+        ("set_many", lambda: store.set_many({"b": 1}, {"m": 1})),
+        ("get", lambda: store.get("a", touch=9)),
+        ("get", lambda: sliding.get("a")),
+        ("get_many", lambda: sliding.get_many(["a"])),
+        ("get_many", lambda: store.get_many(["a"], info=True)),
+        ("delete", lambda: store.delete("absent", if_version=0)),
+        ("increment", lambda: store.increment("n")),
+        ("append", lambda: store.append("l", 1)),
+        ("append", lambda: store.append("l", 1, max_items=2)),
+        ("update", lambda: store.update("n", lambda value: value + 1)),
+        ("get_or_set", lambda: store.get_or_set("g", lambda: 1, tags=["t"])),
+        ("get_or_set", lambda: store.get_or_set("old", lambda: 1, ttl=9, stale=9)),
+        ("invalidate_tag", lambda: store.invalidate_tag("t")),
+        ("transact", lambda: store.transact(lambda transaction: transaction.set("a", 2))),
+        ("append", lambda: store.sequence("q", max_items=5).append(1)),
+        ("acquire", lambda: store.rate_limit("r", 9, per=9).acquire()),
+    ]:
+        shown(name, call)
+
+async def main():
+    async with connect_async(url, user=user) as store:
+        for name, call in [
+            ("increment", lambda: store.increment("n")),
+            ("update", lambda: store.update("n", lambda value: value + 1)),
+            ("get_or_set", lambda: store.get_or_set("async", lambda: 1)),
+        ]:
+            made = await call()
+            shown(name, lambda: None)
+asyncio.run(main())
+show_metrics()
+""",
+    )
+    names = {line for line in lines if not line.startswith(("redis_store.", "db.client"))}
+    assert not names
+    assert any('{"redis_store.operation": "increment"}' in line for line in lines)
+
+
+@pytest.mark.parametrize("store_of", ["connect", "connect_async"])
+def test_get_or_set_is_the_parent_of_what_it_does(tcp_server: Server, user: str, store_of: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        f"""
+tracer = trace.get_tracer("host")
+is_async = {store_of == "connect_async"}
+
+async def call(value):
+    return await value if is_async else value
+
+async def main():
+    store = {store_of}(url, user=user, namespace="n")
+
+    async def asked():
+        with tracer.start_as_current_span("asking"):
+            await call(store.get("other"))
+        return 1
+
+    def asked_at_once():
+        with tracer.start_as_current_span("asking"):
+            store.get("other")
+        return 1
+
+    def fail():
+        raise ZeroDivisionError
+
+    await call(store.set("warm", 1))
+    exporter.clear()
+    with tracer.start_as_current_span("request"):
+        for _ in range(2):
+            await call(store.get_or_set("k", asked if is_async else asked_at_once))
+        try:
+            await call(store.get_or_set("bad", fail))
+        except ZeroDivisionError:
+            pass
+        assert trace.get_current_span().name == "request"
+        await call(store.get("after"))
+    await call(store.close())
+
+asyncio.run(main())
+spans = exporter.get_finished_spans()
+names = {{span.context.span_id: span.name for span in spans}}
+for span in sorted(spans, key=lambda span: span.start_time):
+    operation = span.attributes.get("redis_store.operation")
+    print(names.get(span.parent and span.parent.span_id), ">", span.name, operation, span.status.status_code.name)
+""",
+    )
+    assert lines == [
+        "None > request None UNSET",
+        "request > get_or_set get_or_set UNSET",
+        "get_or_set > HGET 0 get_or_set UNSET",
+        "get_or_set > EVALSHA flight_claim get_or_set UNSET",
+        "get_or_set > asking None UNSET",
+        "asking > HGET 0 get UNSET",
+        "get_or_set > EVALSHA flight_commit get_or_set UNSET",
+        "request > get_or_set get_or_set UNSET",
+        "get_or_set > HGET 0 get_or_set UNSET",
+        "request > get_or_set get_or_set ERROR",
+        "get_or_set > HGET 0 get_or_set UNSET",
+        "get_or_set > EVALSHA flight_claim get_or_set UNSET",
+        "get_or_set > EVALSHA flight_fail get_or_set UNSET",
+        "request > HGET 0 get UNSET",
+    ]
+
+
+def test_a_near_hit_of_get_or_set_makes_no_span(tcp_server: Server, user: str) -> None:
+    lines = run(
+        tcp_server,
+        user,
+        """
+with connect(url, user=user, near_cache=True) as store:
+    while store.stats().near_hits < 5:
+        store.get_or_set("k", lambda: 1)
+    spans = exporter.get_finished_spans()
+    exporter.clear()
+    store.get_or_set("k", lambda: 1)
+    print(len(exporter.get_finished_spans()))
+parents = {span.context.span_id for span in spans if span.name == "get_or_set"}
+print(parents == {span.parent.span_id for span in spans if span.name != "get_or_set"})
+""",
+    )
+    assert lines == ["0", "True"]
+
+
+@pytest.mark.parametrize("wanted", ["http,gen_ai_latest_experimental", "http"])
+def test_agent_and_conversation_are_shown_if_they_are_asked_for(
+    tcp_server: Server, user: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", wanted)
+    lines = run(
+        tcp_server,
+        user,
+        """
+from opentelemetry import baggage, context
+def show(store):
+    store.get("k")
+    store.get_or_set("k", lambda: 1)
+    print({(span.attributes.get("gen_ai.agent.name"), span.attributes.get("gen_ai.conversation.id"))
+        for span in exporter.get_finished_spans()})
+    exporter.clear()
+with connect(url, user=user, agent='an "agent"', run="run-1") as store:
+    show(store)
+    context.attach(baggage.set_baggage("gen_ai.conversation.id", "chat-1"))
+    show(store)
+with connect(url, user=user) as store:
+    show(store)
+show_metrics()
+""",
+    )
+    told = [('an "agent"', "run-1"), ('an "agent"', "chat-1"), (None, "chat-1")]
+    assert lines[:3] == [str({each if "gen_ai" in wanted else (None, None)}) for each in told]
+    assert 'db.client.operation.duration s {"redis_store.operation": "get"} 3' in lines
 
 
 def test_near_cache_traces_requests_and_counts_hits(tcp_server: Server, user: str) -> None:
