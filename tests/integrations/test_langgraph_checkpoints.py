@@ -21,8 +21,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
 from redis_store import DataStore, InvalidInput, connect, connect_async
-from redis_store.integrations.langgraph import LangGraphSaver
-from redis_store.integrations.langgraph.checkpoints import VALUES_PER_TRANSACTION
+from redis_store.integrations.langgraph import LangGraphSaver, pruning
+from redis_store.integrations.langgraph.threads import VALUES_PER_TRANSACTION
 from tests.integrations.requests import counted_requests
 
 ALL = {"put", "put_writes", "get_tuple", "list", "delete_thread", "delete_for_runs", "copy_thread", "prune"}
@@ -187,18 +187,18 @@ def test_a_checkpoint_written_while_its_thread_is_pruned_keeps_its_values(
     first = checkpoint_of(shared="kept")
     config = saver.put(config_of("t"), first, {}, first["channel_versions"])
     config = put(saver, config, other=1)
-    choose = LangGraphSaver._superseded
+    choose = pruning.superseded
     second = checkpoint_of()
     second["channel_versions"] = dict(first["channel_versions"])
     written = []
 
-    async def choose_and_write(self: Any, thread: Any, rows: Any) -> Any:
-        chosen = await choose(self, thread, rows)
+    async def choose_and_write(threads: Any, thread: Any, rows: Any) -> Any:
+        chosen = await choose(threads, thread, rows)
         if not written:  # after it was decided that nobody needs the value
             written.append(saver.put(config, second, {}, {}))
         return chosen
 
-    monkeypatch.setattr(LangGraphSaver, "_superseded", choose_and_write)
+    monkeypatch.setattr(pruning, "superseded", choose_and_write)
     saver.prune(["t"])
     found = saver.get_tuple(config_of("t"))
     assert found is not None
@@ -244,9 +244,11 @@ def test_the_history_of_delta_channels_is_read_in_pages(saver: LangGraphSaver, s
     assert saver.get_delta_channel_history(config=config_of("t"), channels=[]) == {}
 
 
+ROOT = str(Path(__file__).parents[2])
+
 WRITER = """
 import sys
-from redis_store.integrations.langgraph import LangGraphSaver
+from redis_store.integrations.langgraph import LangGraphSaver, pruning
 from tests.integrations.test_langgraph_checkpoints import config_of, put
 
 saver = LangGraphSaver(sys.argv[1], user=sys.argv[2])
@@ -262,9 +264,7 @@ while True:
 
 def test_a_killed_writer_leaves_only_whole_checkpoints(saver: LangGraphSaver, server_url: str, user: str) -> None:
     command = [sys.executable, "-c", WRITER, server_url, user]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT}) as process:
         assert process.stdout is not None
         timer = threading.Timer(50, process.kill)
         timer.start()

@@ -377,6 +377,8 @@ def test_round_trips(store: DataStore, server_url: str) -> None:
             assert count() <= most
 
 
+ROOT = str(Path(__file__).parents[2])
+
 WRITER = """
 import sys
 from redis_store.integrations.langgraph import LangGraphStore
@@ -394,9 +396,7 @@ while True:
 
 def test_a_killed_writer_leaves_no_half_of_a_batch(store: DataStore, server_url: str, user: str) -> None:
     command = [sys.executable, "-c", WRITER, server_url, user]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT}) as process:
         assert process.stdout is not None
         timer = threading.Timer(50, process.kill)
         timer.start()

@@ -42,7 +42,7 @@ PUTS_PER_TRANSACTION = 300
 KEYS_NEAR = 100
 """Number of keys that a search reads at once: those of which a near cache answers."""
 
-KEYS_AT_ONCE = 8
+KEYS_IN_ONE_READ = 8
 """Number of keys that are read at once from the server rather than in two steps."""
 
 NARROWING_CHARACTERS = 100
@@ -55,17 +55,17 @@ _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 """The times of a value that was written by hand."""
 
 
-class Place(NamedTuple):
+class ItemNamespace(NamedTuple):
     """A LangGraph namespace, and the part of a store namespace's name that stands for it."""
 
     path: tuple[str, ...]
     name: str
 
 
-class Hit(NamedTuple):
+class FoundItem(NamedTuple):
     """A value that a search has found."""
 
-    place: Place
+    place: ItemNamespace
     name: str
     row: Any
     info: KeyInfo
@@ -170,7 +170,7 @@ class LangGraphStore(Sides, BaseStore):
         await self._put(store, list(puts.values()), vectors)
         return results
 
-    async def _get(self, store: AsyncDataStore, place: Place, ops: dict[int, GetOp]) -> dict[int, Item]:
+    async def _get(self, store: AsyncDataStore, place: ItemNamespace, ops: dict[int, GetOp]) -> dict[int, Item]:
         names = {number: fit_name(op.key) for number, op in ops.items()}
         rows = await store.use_namespace(place.name).get_many(list(dict.fromkeys(names.values())), info=True)
         refreshed = [name for number, name in names.items() if ops[number].refresh_ttl]
@@ -200,7 +200,7 @@ class LangGraphStore(Sides, BaseStore):
 
             await store.transact(write)
 
-    def _row(self, place: Place, key: str, op: PutOp) -> dict[str, Json]:
+    def _row(self, place: ItemNamespace, key: str, op: PutOp) -> dict[str, Json]:
         row: dict[str, Json] = {"value": dict(op.value or {})}
         if op.ttl is not None:
             row["ttl"] = op.ttl
@@ -210,7 +210,7 @@ class LangGraphStore(Sides, BaseStore):
             row["path"] = json.dumps(place.path)
         return row
 
-    async def _refresh(self, store: AsyncDataStore, place: Place, rows: dict[str, Json]) -> None:
+    async def _refresh(self, store: AsyncDataStore, place: ItemNamespace, rows: dict[str, Json]) -> None:
         """Let the ttl of the items that have one begin anew. One that was just stored without a ttl gets none."""
         groups: defaultdict[float, list[str]] = defaultdict(list)
         for key, row in rows.items():
@@ -231,7 +231,7 @@ class LangGraphStore(Sides, BaseStore):
         else:
             hits = await self._first(store, places, op)
         if op.refresh_ttl:
-            rows: defaultdict[Place, dict[str, Json]] = defaultdict(dict)
+            rows: defaultdict[ItemNamespace, dict[str, Json]] = defaultdict(dict)
             for hit in hits:
                 rows[hit.place][hit.name] = hit.row
             for place, of_place in rows.items():
@@ -239,9 +239,9 @@ class LangGraphStore(Sides, BaseStore):
         items = (_item(SearchItem, hit.place, hit.name, hit.row, hit.info, score=hit.score) for hit in hits)
         return [item for item in items if item is not None]
 
-    async def _first(self, store: AsyncDataStore, places: list[Place], op: SearchOp) -> list[Hit]:
+    async def _first(self, store: AsyncDataStore, places: list[ItemNamespace], op: SearchOp) -> list[FoundItem]:
         """Return the items that are wanted, in the order of namespaces and keys; no other values are read."""
-        hits: list[Hit] = []
+        hits: list[FoundItem] = []
         skipped = 0
         for place in places:
             if len(hits) >= op.limit:
@@ -252,23 +252,25 @@ class LangGraphStore(Sides, BaseStore):
             skipped += len(keys) - len(wanted)
             if wanted:
                 rows = await at.get_many(wanted, info=True)
-                hits += [Hit(place, name, row, info) for name, (row, info) in rows.items()]
+                hits += [FoundItem(place, name, row, info) for name, (row, info) in rows.items()]
         return hits
 
-    async def _filtered(self, store: AsyncDataStore, places: list[Place], op: SearchOp) -> list[Hit]:
+    async def _filtered(self, store: AsyncDataStore, places: list[ItemNamespace], op: SearchOp) -> list[FoundItem]:
         """Return the items that fit, in the order of namespaces and keys."""
-        hits: list[Hit] = []
+        hits: list[FoundItem] = []
         for place in places:
             if len(hits) >= op.offset + op.limit:
                 break
             rows = await store.use_namespace(place.name).get_all(info=True)
-            hits += [Hit(place, name, row, info) for name, (row, info) in sorted(rows.items()) if _fits(row, op)]
+            hits += [FoundItem(place, name, row, info) for name, (row, info) in sorted(rows.items()) if _fits(row, op)]
         return hits[op.offset :][: op.limit]
 
-    async def _nearest(self, store: AsyncDataStore, places: list[Place], op: SearchOp, query: Vector) -> list[Hit]:
+    async def _nearest(
+        self, store: AsyncDataStore, places: list[ItemNamespace], op: SearchOp, query: Vector
+    ) -> list[FoundItem]:
         """Return the items that fit, the most similar first, and those without a vector after them."""
-        ranked: list[tuple[float, Place, str]] = []
-        scores: dict[tuple[Place, str], float] = {}
+        ranked: list[tuple[float, ItemNamespace, str]] = []
+        scores: dict[tuple[ItemNamespace, str], float] = {}
         for place in places:
             at = store.use_namespace(place.name)
             keys = sorted(await at.list_keys())
@@ -279,7 +281,7 @@ class LangGraphStore(Sides, BaseStore):
             ranked += [(-best.get(name, UNSCORED), place, name) for name in keys]
         ranked.sort()
         wanted = [(place, name) for _, place, name in ranked[op.offset :][: op.limit]]
-        of_place: defaultdict[Place, list[str]] = defaultdict(list)
+        of_place: defaultdict[ItemNamespace, list[str]] = defaultdict(list)
         for place, name in wanted:
             of_place[place].append(name)
         rows = {
@@ -287,7 +289,7 @@ class LangGraphStore(Sides, BaseStore):
             for place, names in of_place.items()
             for name, pair in (await store.use_namespace(place.name).get_many(names, info=True)).items()
         }
-        return [Hit(*each, *rows[each], scores.get(each)) for each in wanted if each in rows]
+        return [FoundItem(*each, *rows[each], scores.get(each)) for each in wanted if each in rows]
 
     async def _list(self, store: AsyncDataStore, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         conditions = op.match_conditions or ()
@@ -301,14 +303,14 @@ class LangGraphStore(Sides, BaseStore):
             paths = sorted({path[: op.max_depth] for path in paths})
         return paths[op.offset :][: op.limit]
 
-    def _place(self, path: tuple[str, ...]) -> Place:
-        return Place(tuple(path), fit_name(self._items + ".".join(path), 1024))
+    def _place(self, path: tuple[str, ...]) -> ItemNamespace:
+        return ItemNamespace(tuple(path), fit_name(self._items + ".".join(path), 1024))
 
-    def _beside(self, place: Place) -> str:
+    def _beside(self, place: ItemNamespace) -> str:
         """Return the name of the namespace for vectors."""
         return fit_name(self._vectors + ".".join(place.path), 1024)
 
-    async def _places(self, store: AsyncDataStore, prefix: tuple[str, ...]) -> list[Place]:
+    async def _places(self, store: AsyncDataStore, prefix: tuple[str, ...]) -> list[ItemNamespace]:
         """Return the namespaces that hold items and begin with these labels, in order."""
         places = []
         for name in await store.list_namespaces(prefix=self._items + _narrowing(prefix)):
@@ -316,7 +318,7 @@ class LangGraphStore(Sides, BaseStore):
             if fit_name(name, 1024) != name:  # it ends like a name that was made to fit
                 path = await _written_path(store.use_namespace(name))
             if path is not None and path[: len(prefix)] == tuple(prefix):
-                places.append(Place(path, name))
+                places.append(ItemNamespace(path, name))
         return sorted(places)
 
 
@@ -343,7 +345,7 @@ async def _some_values(at: AsyncDataStore) -> AsyncIterator[Json]:
 
 async def _read(at: AsyncDataStore, keys: list[str]) -> dict[str, Json]:
     """Return values in steps that a near cache can answer: all but the first, which asks the server after the listing of keys."""
-    first = 1 if len(keys) > KEYS_AT_ONCE else 0
+    first = 1 if len(keys) > KEYS_IN_ONE_READ else 0
     rows = await at.get_many(keys[:first])
     for start in range(first, len(keys), KEYS_NEAR):
         rows |= await at.get_many(keys[start : start + KEYS_NEAR])
@@ -358,7 +360,7 @@ def _fits(row: Json, op: SearchOp) -> bool:
 ItemT = TypeVar("ItemT", bound=Item)
 
 
-def _item(kind: type[ItemT], place: Place, name: str, row: Json, info: KeyInfo, **more: Any) -> ItemT | None:
+def _item(kind: type[ItemT], place: ItemNamespace, name: str, row: Json, info: KeyInfo, **more: Any) -> ItemT | None:
     """Return an item; None for a value that no store of LangGraph's has written."""
     if not isinstance(row, dict) or not isinstance(row.get("value"), dict):
         return None
