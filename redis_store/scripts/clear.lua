@@ -11,7 +11,7 @@ if watched then must_be_allowed('XADD', log, '*', '', '') end
 
 for _, key in ipairs({data, info, flight}) do call('UNLINK', key) end
 call('SREM', registry, name)
-if call('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
+if redis.pcall('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
 -- No key is empty, so a pair with an empty field after the head can only mean this.
 if watched and fields > 0 then tell(1, '', {'', 'c'}) end
 return fields

@@ -37,7 +37,7 @@ elseif fields > 0 then
   end
 end
 call('SREM', registry, name)
-if call('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
+if redis.pcall('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
 if watched then
   if fields > 0 then tell(1, '', {'', 'c'}) else tell(0, '', {}) end
   call('XTRIM', log, 'MAXLEN', '1')

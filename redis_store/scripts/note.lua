@@ -51,7 +51,7 @@ end
 if there == 1 and listed == 0 then call('SADD', registry, name) end
 if there == 0 and listed == 1 then
   call('SREM', registry, name)
-  if call('EXISTS', registry) == 0 then
+  if redis.pcall('EXISTS', registry) == 0 then
     redis.pcall('UNLINK', string.sub(registry, 1, -11) .. 'format') -- the mark, see prelude.lua
   end
 end

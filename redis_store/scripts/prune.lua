@@ -9,7 +9,7 @@ local gone = 0
 for i = 2, #KEYS do
   if holds(KEYS[i]) == 0 then gone = gone + redis.call('SREM', KEYS[1], ARGV[i - 1]) end
 end
-if gone > 0 and redis.call('EXISTS', KEYS[1]) == 0 then
+if gone > 0 and redis.pcall('EXISTS', KEYS[1]) == 0 then
   redis.pcall('UNLINK', string.sub(KEYS[1], 1, -11) .. 'format') -- the mark, see prelude.lua
 end
 return gone

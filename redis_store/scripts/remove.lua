@@ -36,6 +36,6 @@ local function remove(present, first, last)
   if call('HLEN', data) > 0 then return 1 end
   call('UNLINK', info)
   call('SREM', registry, name)
-  if call('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
+  if redis.pcall('EXISTS', registry) == 0 then redis.pcall('UNLINK', sub(registry, 1, -11) .. 'format') end
   return 2
 end

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,9 +144,13 @@ def test_interrupts_at_any_moment(
     assert store.get_all() == {f"key-{number}": number for number in range(50)}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may strike in a finalizer
-def test_an_exception_thrown_into_a_thread(one_server: Server, open_store: Any, user: str) -> None:
+def test_an_exception_thrown_into_a_thread(
+    one_server: Server, open_store: Any, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An exception from `PyThreadState_SetAsyncExc` (debuggers, watchdogs) leaves no reply behind either."""
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda _: None
+    )  # it may strike in a finalizer, and in pytest's hook for these
     store = open_store(one_server.url, user)
     store.set_many({f"key-{number}": number for number in range(50)})
     wrong: list[Any] = []

@@ -54,7 +54,7 @@ def test_writes_that_need_memory_are_refused_whole(full: tuple[DataStore, Namesp
             write(store)
         assert isinstance(caught.value, ServerRefused)
         assert view.snapshot() == before, name
-    assert view.raw.dbsize() == 4
+    assert view.raw.dbsize() == 5
 
 
 def test_reading_goes_on(full: tuple[DataStore, NamespaceView]) -> None:
