@@ -139,6 +139,8 @@ def cached_response(
         )
     if isinstance(tags, (str, bytes)) or isinstance(vary, str) or isinstance(ignore, str):
         raise InvalidType("tags, vary and ignore are lists of str: put a single one in a list.")
+    if max_age is not None and (not isinstance(max_age, int) or max_age < 0):
+        raise InvalidInput(f"max_age is a number of seconds, 0 or more, not {max_age!r:.80}.")
     ttl_ms, stale_ms = default_ttl_ms(ttl), 0 if stale is None else default_ttl_ms(stale)
     if not isinstance(ttl_ms, int) or not isinstance(stale_ms, int):
         raise InvalidInput("A cached response needs a ttl: give seconds, or a timedelta.")
@@ -323,7 +325,13 @@ class _Endpoint:
                 raise
             logger.warning("the response of %s was computed and could not be stored: %s", self._name, error)
             return one.made
-        return self._rendered(one, cast("dict[str, Any]", entry))
+        try:
+            return self._rendered(one, cast("dict[str, Any]", entry))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if one.began:
+                raise
+            logger.warning("%r is no cached response, so it is computed: %s", key, type(error).__name__)
+            return await self._run(one)
 
     async def _run(self, one: _Request) -> Any:
         if inspect.iscoroutinefunction(self._endpoint):
@@ -373,18 +381,17 @@ class _Endpoint:
         if _matches(one.request.headers.get("if-none-match"), entry["etag"]):
             return Response(status_code=304, headers=told, background=None if own is None else own.background)
         if "value" in entry and one.response is not None:
+            value = self._form_of(one.request.scope.get("route")).from_json(entry["value"])
             if one.made is _NotCached:
                 _add_headers(one.response, entry["headers"])
-            one.response.headers.update(told)
-            return self._form_of(one.request.scope.get("route")).from_json(entry["value"])
+            _tell(one.response, told)
+            return value
         if own is None:
             body = bytes_from_json(entry["base64"]) if "base64" in entry else entry["text"].encode()
             own = Response(body)
             own.raw_headers = []
             _add_headers(own, entry["headers"])
-        own.headers.update({name: value for name, value in told.items() if name != "vary"})
-        for name in told.get("vary", "").split(", "):
-            own.headers.add_vary_header(name)
+        _tell(own, told)
         return own
 
     def _told(self, entry: dict[str, Any]) -> dict[str, str]:
@@ -520,6 +527,13 @@ def _digest_of(adapter: TypeAdapter[Any]) -> str:
 
 def _add_headers(response: Response, headers: list[list[str]]) -> None:
     response.headers.raw.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+
+
+def _tell(response: Response, told: dict[str, str]) -> None:
+    """Set the headers of the cache; the response may vary by more."""
+    response.headers.update({name: value for name, value in told.items() if name != "vary"})
+    if "vary" in told:
+        response.headers.add_vary_header(told["vary"])
 
 
 def _matches(asked: str | None, etag: str) -> bool:

@@ -103,7 +103,8 @@ def test_endpoints_that_block_get_a_blocking_store(server_url: str, user: str) -
 async def test_a_thousand_concurrent_requests_compute_once(server_url: str, user: str) -> None:
     app = FastAPI()
     calls = 0
-    async with AsyncClient(server_url) as client:
+    async with AsyncClient(server_url, timeout=30) as client:
+        await client.ping()
 
         @app.get("/report/{name}")
         @cached_response(client.store(user=user), ttl=60)
@@ -345,6 +346,8 @@ def test_a_generator_is_refused_at_once(server_url: str, user: str) -> None:
         cached_response("redis://localhost", ttl=60)
     with pytest.raises(InvalidType, match="put a single one in a list"):
         cached_response(client.store(user=user), ttl=60, tags="item")
+    with pytest.raises(InvalidInput, match="max_age"):
+        cached_response(client.store(user=user), ttl=60, max_age=-1)
     with pytest.raises(InvalidInput, match="needs a ttl"):
         cached_response(client.store(user=user), ttl=None)
 
@@ -487,6 +490,26 @@ async def test_a_response_that_does_not_fit_is_sent_all_the_same(server_url: str
 
         async with visit(app) as web:
             assert len((await web.get("/")).text) == 2000
+
+
+@in_loop
+async def test_what_others_wrote_in_the_place_of_a_response_is_not_sent(
+    server_url: str, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI()
+    async with AsyncClient(server_url) as client:
+        calls = counted(app, client.store(user=user))
+        responses = client.store(user=user, namespace="responses")
+        async with visit(app) as web:
+            first = await web.get("/n")
+            (key,) = await responses.list_keys()
+            for value in (None, [], "text", {"etag": 1}, {"etag": "", "headers": [], "fresh_until": 1, "value": []}):
+                await responses.set(key, value)
+                answer = await web.get("/n")
+                assert (answer.status_code, answer.json()["n"]) == (200, 0), value
+                assert answer.headers["content-type"] == first.headers["content-type"]
+        assert len(calls) == 6
+        assert "is no cached response" in caplog.text
 
 
 @in_loop

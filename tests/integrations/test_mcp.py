@@ -27,7 +27,7 @@ from mcp_types import ResourceUpdatedNotification
 import redis_store.server
 from redis_store import DataStore, InvalidInput, InvalidSettings, connect, connect_async
 from redis_store.integrations.mcp import mcp_server, serve_http
-from redis_store.integrations.mcp.budget import AnswerList, Place, dumps, shortened, tokens, value_answer
+from redis_store.integrations.mcp.budget import AnswerList, Spot, dumps, shortened, tokens, value_answer
 from redis_store.integrations.mcp.resources import parse_uri, uri_of
 from redis_store.integrations.mcp.tools import TOOLS
 from tests.repository.test_docs import ROOT, Reader, blocks_of
@@ -171,14 +171,14 @@ def test_a_cursor_that_no_answer_had_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         value_answer([1], {}, cursor, 1_000)
     with pytest.raises(InvalidInput, match="cursor"):
-        Place.read(cursor)
+        Spot.read(cursor)
 
 
 def test_a_page_that_is_another_part_of_the_namespace_is_given_again() -> None:
-    place = Place("5", "9")
+    place = Spot("5", "9")
     assert place.rest_of("9", ["b", "a"]) == ["a", "b"]
     place.last = "a"
-    again = Place.read(place.write())
+    again = Spot.read(place.write())
     assert again.rest_of("9", ["b", "a", "0"]) == ["b"]
     assert again.rest_of("3", ["b", "a", "0"]) == ["0", "a", "b"]
 

@@ -233,7 +233,7 @@ def _pointer(value: Json, path: Sequence[int]) -> str:
 
 
 @dataclass(slots=True)
-class Place:
+class Spot:
     """A place in a listing by pages of `scan_page`: what to go on from, and the last key that was given of the page there.
 
     Pages are sorted. A page is the same part of the namespace again only if the cursor after it is the same; otherwise it is
@@ -246,7 +246,7 @@ class Place:
     """The last key that was given, as `shortened`; empty if none was."""
 
     @classmethod
-    def read(cls, cursor: str | None) -> Place:
+    def read(cls, cursor: str | None) -> Spot:
         return cls() if cursor is None else cls(*read_cursor(cursor, (str, str, str)))
 
     def write(self) -> str:

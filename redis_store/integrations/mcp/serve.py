@@ -31,7 +31,7 @@ from redis_store.integrations.mcp.budget import (
     DEFAULT_TOKENS,
     LEAST_TOKENS,
     AnswerList,
-    Place,
+    Spot,
     fits,
     read_cursor,
     shortened,
@@ -191,7 +191,7 @@ async def _resources_from(session: _Session, cursor: str | None) -> types.ListRe
         if short < at:
             continue
         space = session.store.use_namespace(namespace)
-        place = Place.read(inner or None) if short == at else Place()
+        place = Spot.read(inner or None) if short == at else Spot()
         while True:
             following, page = await space.scan_page(place.scan)
             for key in place.rest_of(following, page):
@@ -208,7 +208,7 @@ async def _resources_from(session: _Session, cursor: str | None) -> types.ListRe
                 place.last = shortened(key)
             if following == "0":
                 break
-            place = Place(following)
+            place = Spot(following)
     return types.ListResourcesResult(resources=resources)
 
 

@@ -17,7 +17,7 @@ from redis_store.aio import AsyncDataStore
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.integrations.mcp.budget import (
     AnswerList,
-    Place,
+    Spot,
     dumps,
     read_cursor,
     shortened,
@@ -237,7 +237,7 @@ class Tools:
         return dumps({"appended": len(items)})
 
     async def list_keys(self, space: AsyncDataStore, prefix: str | None = None, cursor: str | None = None) -> str:
-        place, entries = Place.read(cursor), AnswerList(self._most)
+        place, entries = Spot.read(cursor), AnswerList(self._most)
         for _ in range(PAGES_PER_CALL):
             following, page = await space.scan_page(place.scan, prefix)
             for key in place.rest_of(following, page):
@@ -246,7 +246,7 @@ class Tools:
                 place.last = shortened(key)
             if following == "0":
                 return entries.answer("keys", None)
-            place = Place(following)
+            place = Spot(following)
         return entries.answer("keys", place.write())
 
     async def list_namespaces(self, prefix: str | None = None, cursor: str | None = None) -> str:
@@ -267,7 +267,7 @@ class Tools:
         if not words:
             raise InvalidInput("query has no words: pass some, or call list_keys to see all keys.")
         texts = space.as_json_text()
-        place, entries = Place.read(cursor), AnswerList(self._most)
+        place, entries = Spot.read(cursor), AnswerList(self._most)
         for _ in range(PAGES_PER_CALL):
             following, page = await texts.scan_items_page(place.scan, prefix)
             for key in place.rest_of(following, page):
@@ -277,7 +277,7 @@ class Tools:
                 place.last = shortened(key)
             if following == "0":
                 return entries.answer("matches", None)
-            place = Place(following)
+            place = Spot(following)
         return entries.answer("matches", place.write())
 
     async def recent_changes(self, space: AsyncDataStore, limit: int = 50, cursor: str | None = None) -> str:
