@@ -41,16 +41,18 @@ from redis_store.aio import AsyncDataStore
 from redis_store.clients.aio import AsyncClient, async_core_of, async_scope_in
 from redis_store.clients.options import ClientOptions
 from redis_store.connections.resolver import database_of
-from redis_store.drivers.aio import AsyncDriver
+from redis_store.drivers.aio import AsyncDriver, AsyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
+from redis_store.ops.server_info import ping
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
 from redis_store.protocol.drive import drive_async
 from redis_store.types import Json, JsonInput, Ttl
 
 T = TypeVar("T")
+L = TypeVar("L", bound=logins.NewLogin | bool | None)
 R = TypeVar("R")
 
 
@@ -304,7 +306,8 @@ class AsyncAdmin:
         """
         if repair:
             await self.note("doctor --repair", "begun")
-        found = [one async for one in self._each(lambda: doctor.check_server(time.time))]
+        about_servers = [one async for one in self._each(lambda: doctor.check_server(time.time))]
+        found = list(dict.fromkeys(about_servers))  # nodes of a cluster have much in common
         found += [one async for one in self._each(lambda: doctor.check_data(repair))]
         if repair:
             await self.note("doctor --repair", count=sum(one.mended for one in found))
@@ -346,7 +349,11 @@ class AsyncAdmin:
                 user, password, self.client.url, login=login, near_cache=near_cache, keep_old=keep_old
             )
 
-        return await self._changed_login("login rotate", user, rotate)
+        def create() -> Op[logins.NewLogin | None]:  # on a node that has come since
+            near = bool(near_cache)
+            return logins.create_login(user, password, self.client.url, login=login, near_cache=near)
+
+        return await self._changed_login("login rotate", user, rotate, create)
 
     async def remove_login(self, user: str, *, login: str | None = None) -> bool:
         """Remove a login and end its connections; the data stays. Return whether the user had such a login.
@@ -355,18 +362,29 @@ class AsyncAdmin:
         """
         return await self._changed_login("login remove", user, lambda: logins.remove_login(user, login=login))
 
-    async def _changed_login(self, what: str, user: str, make: Callable[[], Op[T]]) -> T:
-        """Change a login on each server, with a note before and after: the second would be missing if the process died."""
+    async def _changed_login(
+        self, what: str, user: str, make: Callable[[], Op[L]], where_missing: Callable[[], Op[L]] | None = None
+    ) -> L:
+        """Change a login on each node, replicas included.
+
+        There is a note before and after: the second would be missing if the process died.
+        """
         logins.name_of_login(user)  # raises for what is no user
         await self.note(what, "begun", user=user)
         outcome = "failed"
         try:
-            results = [await driver.run(make()) for driver in await self._primaries()]
-            if logins.is_done(results[0]):
+            nodes = await self._nodes()
+            for node in nodes:  # before any is changed, as a change of some of them would be half of one
+                await node.run(ping())
+            results = [await node.run(make()) for node in nodes]
+            if where_missing is not None and any(results):
+                results = [each or await node.run(where_missing()) for node, each in zip(nodes, results, strict=True)]
+            result = logins.of_all(results)
+            if logins.is_done(result):
                 outcome = "done"
         finally:
             await self.note(what, outcome, user=user)
-        return results[0]
+        return result
 
     # The log of operators' changes
 
@@ -421,9 +439,17 @@ class AsyncAdmin:
 
         return await drive_async(program(setting), step)
 
-    async def _primaries(self) -> list[AsyncDriver]:
+    async def _primaries(self) -> list[AsyncNodeDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""
-        return [AsyncDriver(async_core_of(self.client))]
+        return [AsyncNodeDriver(core) for core in await async_core_of(self.client).everywhere()]
+
+    async def _nodes(self) -> list[AsyncNodeDriver]:
+        """Return a driver for each server with an access list: the replicas of a cluster have some too."""
+        primaries, core = await self._primaries(), async_core_of(self.client)
+        if core.cluster is None:
+            return primaries
+        nodes = await primaries[0].run(logins.nodes_of_cluster(core.cluster.primaries))
+        return [AsyncNodeDriver(core.at(node)) for node in nodes] or primaries
 
     async def _run(self, op: Op[T]) -> T:
         """Run an operation on a Redis key that belongs to no user."""

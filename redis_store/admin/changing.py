@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from redis_store.admin.importing import Imported
 from redis_store.admin.moving import pour
 from redis_store.admin.programs import At, Setting, pages
 from redis_store.admin.walks import Walk, parts_of, redis_keys
-from redis_store.errors import Conflict, InvalidInput, WrongKeyType
+from redis_store.errors import Conflict, InvalidInput, ServerRefused, WrongKeyType
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.listing import START
@@ -98,8 +98,9 @@ async def _clear_all(setting: Setting, user: str, prefix: str, keep: bool, *, fo
         for keys, name in places.values():
             try:
                 count = await At(server, discard(keys, name, head, keep))
-            except WrongKeyType:
-                if not for_ever:
+            except (WrongKeyType, ServerRefused) as error:
+                # Of keys without a hash tag, a cluster refuses a script on several.
+                if not for_ever or (keys.form.tagged and not isinstance(error, WrongKeyType)):
                     raise
                 continue  # it is not ours, and goes with all that has the user's name
             total += count
@@ -187,7 +188,7 @@ async def delete_user(setting: Setting, user: str) -> Deleted:
                 for tagged in (False, True):
                     some = [key for key, parts in page if parts.tagged is tagged]
                     for part in parts_of(some, KEYS_PER_DELETE):
-                        total += await At(server, _unlink(part))
+                        total += await At(server, _unlink(part, tagged))
                 found += len(page)
                 setting.on_step(len(page))
         if not found:
@@ -200,5 +201,9 @@ async def delete_user(setting: Setting, user: str) -> Deleted:
     )
 
 
-async def _unlink(keys: Iterable[bytes]) -> int:
-    return int(await Call((("UNLINK", *keys),), as_is))
+async def _unlink(keys: Sequence[bytes], together: bool) -> int:
+    """Delete Redis keys of one user. Without a hash tag, each may be in another slot of a cluster."""
+    if together:
+        return int(await Call((("UNLINK", *keys),), as_is))
+    counts = await Call(tuple(("UNLINK", key) for key in keys), as_is)
+    return sum(counts) if isinstance(counts, list) else int(counts)

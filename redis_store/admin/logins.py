@@ -14,7 +14,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from redis_store.connections.resolver import database_of
@@ -22,6 +23,9 @@ from redis_store.errors import Conflict, InvalidName, PermissionDenied, ServerRe
 from redis_store.limits import shown
 from redis_store.namespace.keys import PLAIN, UserKeys
 from redis_store.protocol.call import Call, as_is, read
+from redis_store.protocol.redirects import Node
+
+L = TypeVar("L", bound="NewLogin | bool | None")
 
 COMMANDS: tuple[str, ...] = (
     # connections, scripts and transactions
@@ -36,6 +40,8 @@ COMMANDS: tuple[str, ...] = (
         "discard",
         "watch",
         "unwatch",
+        "asking",
+        "cluster|slots",
         "time",
         "wait",
     ),
@@ -215,6 +221,47 @@ async def remove_login(user: str, *, login: str | None = None) -> bool:
     await Call((("ACL", "DELUSER", name),), as_is)
     await _save()
     return True
+
+
+async def nodes_of_cluster(known: Sequence[Node]) -> list[Node]:
+    """Return all nodes of a cluster, replicas included, also those that fail; none if the server does not tell.
+
+    `known` are nodes as the cluster announces them: by name or by number.
+    """
+    try:  # CLUSTER SLOTS leaves out replicas that are behind, and CLUSTER SHARDS has not always all
+        lines = (await read("CLUSTER", "NODES")).decode(errors="replace").splitlines()
+    except (PermissionDenied, ServerRefused):
+        return []
+    places = [
+        place for _, place, flags, *_ in map(str.split, lines) if not {"handshake", "noaddr"} & {*flags.split(",")}
+    ]
+    found = []
+    for place in places:
+        address, *names = place.split(",")
+        host, _, port = address.partition("@")[0].rpartition(":")
+        found.append((host, names[0] if names else "", int(port)))
+    by_name = {name for _, name, _ in found if name} & {node.host for node in known}
+    return [Node(name if by_name and name else host, port) for host, name, port in found]
+
+
+def of_all(results: Sequence[L]) -> L:
+    """Return what came of an operation of this module on all nodes of a cluster, replicas included, from what came of each.
+
+    Each node has an access list of its own.
+    """
+    if len(results) == 1:
+        return results[0]
+    new = [each for each in results if isinstance(each, NewLogin)]
+    if not new:
+        return next((each for each in results if each), results[0])
+    result: Any = replace(
+        new[0],
+        made=len(new) == len(results) and all(each.made for each in new),
+        kept=all(each.kept for each in new),
+        open_to_all=any(each.open_to_all for each in new),
+        has_replicas=False,
+    )
+    return cast(L, result)
 
 
 def is_done(result: object) -> bool:

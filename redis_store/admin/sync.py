@@ -40,11 +40,12 @@ from redis_store.admin.walks import Walk, next_page
 from redis_store.clients.options import ClientOptions
 from redis_store.clients.sync import Client, core_of, scope_in
 from redis_store.connections.resolver import database_of
-from redis_store.drivers.sync import SyncDriver
+from redis_store.drivers.sync import SyncDriver, SyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
+from redis_store.ops.server_info import ping
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
 from redis_store.protocol.drive import drive
@@ -52,6 +53,7 @@ from redis_store.store import DataStore
 from redis_store.types import Json, JsonInput, Ttl
 
 T = TypeVar("T")
+L = TypeVar("L", bound=logins.NewLogin | bool | None)
 R_co = TypeVar("R_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -225,7 +227,7 @@ class Admin:
         `undo_clear` can bring the keys back for a day; then they go. Only the last clear of a namespace is kept. Without
         `undoable` everything goes at once, also what an earlier clear kept.
         """
-        return self._carry_out(changing.clear(self._setting(), user, namespace, undoable))
+        return self._carry_out(lambda setting: changing.clear(setting, user, namespace, undoable))
 
     def clear_namespaces(self, user: str, prefix: str, *, undoable: bool = True) -> int:
         """Clear all namespaces of a user whose names begin with a prefix, one after the other; see `clear`.
@@ -233,7 +235,7 @@ class Admin:
         If it is interrupted, some are cleared and the others are as before: call it again.
         """
         wanted = encode_prefix(prefix)
-        return self._carry_out(changing.clear_all(self._setting(), user, wanted, undoable))
+        return self._carry_out(lambda setting: changing.clear_all(setting, user, wanted, undoable))
 
     def undo_clear(self, user: str, namespace: str) -> Imported:
         """Bring back the keys that the last `clear` of a namespace deleted, within a day. Return what was done.
@@ -241,7 +243,7 @@ class Admin:
         Keys that were written since stay as they are, and count as kept. Watchers see each key that comes back. The result has
         no keys if there is nothing to bring back. If it is interrupted, call it again.
         """
-        return self._carry_out(changing.undo(self._setting(), user, namespace))
+        return self._carry_out(lambda setting: changing.undo(setting, user, namespace))
 
     def copy_namespace(
         self, user: str, namespace: str, to_namespace: str, to_user: str | None = None, *, replace: bool = False
@@ -252,7 +254,7 @@ class Admin:
         interrupted, call it again.
         """
         to_user = user if to_user is None else to_user
-        return self._carry_out(moving.copy(self._setting(), user, namespace, to_user, to_namespace, replace))
+        return self._carry_out(lambda setting: moving.copy(setting, user, namespace, to_user, to_namespace, replace))
 
     def rename_namespace(self, user: str, namespace: str, new: str) -> int:
         """Give a namespace another name, in one step. Return how many keys it has; 0 if it holds nothing.
@@ -260,7 +262,7 @@ class Admin:
         Raises `Conflict` if the new name holds data. Cursors of consumers stay with the old name. Watchers of the old name see a
         clear, and those of the new one every key. If it is interrupted, call it again.
         """
-        return self._carry_out(changing.rename(self._setting(), user, namespace, new))
+        return self._carry_out(lambda setting: changing.rename(setting, user, namespace, new))
 
     def delete_user(self, user: str) -> Deleted:
         """Delete everything of a user: data, infos, change logs, tags, locks, limits, cursors.
@@ -268,7 +270,7 @@ class Admin:
         At the end a scan makes sure that nothing is left. Raises `Conflict` if agents of the user go on writing: stop them, and
         call it again. It cannot be undone. The log of operators' changes names the user.
         """
-        return self._carry_out(changing.delete_user(self._setting(), user))
+        return self._carry_out(lambda setting: changing.delete_user(setting, user))
 
     # Move
 
@@ -280,8 +282,8 @@ class Admin:
         """
         if isinstance(to, (str, Path)):
             with written(Path(to)) as file:
-                return self._carry_out(moving.export(self._setting(), file.write, user, namespace))
-        return self._carry_out(moving.export(self._setting(), to.write, user, namespace))
+                return self._carry_out(lambda setting: moving.export(setting, file.write, user, namespace))
+        return self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace))
 
     def import_(
         self,
@@ -300,7 +302,7 @@ class Admin:
         """
         done = Imported() if done is None else done
         with rows_of(file, user, namespace) as rows:
-            self._carry_out(moving.import_(self._setting(), rows, replace, done))
+            self._carry_out(lambda setting: moving.import_(setting, rows, replace, done))
         return done
 
     # Check
@@ -312,7 +314,7 @@ class Admin:
         """
         if repair:
             self.note("doctor --repair", "begun")
-        found = list(self._each(lambda: doctor.check_server(time.time)))
+        found = list(dict.fromkeys(self._each(lambda: doctor.check_server(time.time))))  # nodes have much in common
         found += list(self._each(lambda: doctor.check_data(repair)))
         if repair:
             self.note("doctor --repair", count=sum(one.mended for one in found))
@@ -354,7 +356,11 @@ class Admin:
                 user, password, self.client.url, login=login, near_cache=near_cache, keep_old=keep_old
             )
 
-        return self._changed_login("login rotate", user, rotate)
+        def create() -> Op[logins.NewLogin | None]:  # on a node that has come since
+            near = bool(near_cache)
+            return logins.create_login(user, password, self.client.url, login=login, near_cache=near)
+
+        return self._changed_login("login rotate", user, rotate, create)
 
     def remove_login(self, user: str, *, login: str | None = None) -> bool:
         """Remove a login and end its connections; the data stays. Return whether the user had such a login.
@@ -363,18 +369,29 @@ class Admin:
         """
         return self._changed_login("login remove", user, lambda: logins.remove_login(user, login=login))
 
-    def _changed_login(self, what: str, user: str, make: Callable[[], Op[T]]) -> T:
-        """Change a login on each server, with a note before and after: the second would be missing if the process died."""
+    def _changed_login(
+        self, what: str, user: str, make: Callable[[], Op[L]], where_missing: Callable[[], Op[L]] | None = None
+    ) -> L:
+        """Change a login on each node, replicas included.
+
+        There is a note before and after: the second would be missing if the process died.
+        """
         logins.name_of_login(user)  # raises for what is no user
         self.note(what, "begun", user=user)
         outcome = "failed"
         try:
-            results = [driver.run(make()) for driver in self._primaries()]
-            if logins.is_done(results[0]):
+            nodes = self._nodes()
+            for node in nodes:  # before any is changed, as a change of some of them would be half of one
+                node.run(ping())
+            results = [node.run(make()) for node in nodes]
+            if where_missing is not None and any(results):
+                results = [each or node.run(where_missing()) for node, each in zip(nodes, results, strict=True)]
+            result = logins.of_all(results)
+            if logins.is_done(result):
                 outcome = "done"
         finally:
             self.note(what, outcome, user=user)
-        return results[0]
+        return result
 
     # The log of operators' changes
 
@@ -411,17 +428,15 @@ class Admin:
     def __repr__(self) -> str:
         return f"<Admin of {self.client!r}>"
 
-    def _setting(self) -> Setting:
-        return Setting(
+    def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
+        """Run a program, each operation on the server where it belongs."""
+        primaries, users = self._primaries(), Recent[SyncDriver]()
+        setting = Setting(
             self.operator,
-            len(self._primaries()),
+            len(primaries),
             partial(scope_in, self.client),
             self.on_step or (lambda count: None),
         )
-
-    def _carry_out(self, program: Program[T]) -> T:
-        """Run a program, each operation on the server where it belongs."""
-        primaries, users = self._primaries(), Recent[SyncDriver]()
 
         def step(at: At[Any]) -> Any:
             if isinstance(at.where, int):
@@ -429,11 +444,19 @@ class Admin:
             driver = users.get(at.where, lambda user: operations_of(self.store(user)).driver)
             return driver.run(at.op)
 
-        return drive(program, step)
+        return drive(program(setting), step)
 
-    def _primaries(self) -> list[SyncDriver]:
+    def _primaries(self) -> list[SyncNodeDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""
-        return [SyncDriver(core_of(self.client))]
+        return [SyncNodeDriver(core) for core in core_of(self.client).everywhere()]
+
+    def _nodes(self) -> list[SyncNodeDriver]:
+        """Return a driver for each server with an access list: the replicas of a cluster have some too."""
+        primaries, core = self._primaries(), core_of(self.client)
+        if core.cluster is None:
+            return primaries
+        nodes = primaries[0].run(logins.nodes_of_cluster(core.cluster.primaries))
+        return [SyncNodeDriver(core.at(node)) for node in nodes] or primaries
 
     def _run(self, op: Op[T]) -> T:
         """Run an operation on a Redis key that belongs to no user."""

@@ -116,12 +116,16 @@ class Topology:
             except StoreUnavailable as error:
                 logger.info("the slots of the cluster are not known anew: %s", error)
 
-    def refresh(self) -> None:
-        """Read the table from the first node that replies. Callers that come meanwhile share the outcome."""
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Read the table from the first node that replies. Callers that come meanwhile share the outcome.
+
+        A table that was just read is kept, unless it is to be read `at_once`.
+        """
         came_at = monotonic()
         with self._reading:
             now = monotonic()
-            if self._read_at >= came_at or (self.primaries and now - self._read_at < _APART_S * random.uniform(0.5, 1)):
+            apart_s = 0.0 if at_once or not self.primaries else _APART_S * random.uniform(0.5, 1)
+            if self._read_at >= came_at or now - self._read_at < apart_s:
                 if self._outcome is not None:
                     raise copy.copy(self._outcome)
                 return

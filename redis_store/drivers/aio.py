@@ -17,7 +17,7 @@ from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
 from redis_store.connections.topology import Topology
 from redis_store.drivers import eviction_warning
-from redis_store.drivers.form import making_sure, rehearse, unsure
+from redis_store.drivers.form import looking, making_sure, rehearse, unsure
 from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.sync import members_of
@@ -118,6 +118,19 @@ class AsyncCore:
             with forks.registries_lock:
                 self._nodes = self._nodes or Nodes(self, self._for_node)
         return self._nodes.at(node, self.source)
+
+    async def everywhere(self) -> list[AsyncCore]:
+        """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one.
+
+        The table of slots is read now, as nodes may have come since.
+        """
+        if (look := looking(self._resolver)) is not None:
+            await drive_async(look, self.exchange, Exception)
+        topology = self.cluster
+        if topology is None:
+            return [self]
+        await asyncio.to_thread(topology.refresh, at_once=True)
+        return [self.at(node) for node in topology.primaries] if topology.spreads else [self]
 
     def _for_node(self, source: Source) -> AsyncCore:
         core = copy.copy(self)
@@ -416,14 +429,15 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             reply = await core.exchange(call)
         except (ConnectionLost, StoreTimeout) as error:
             topology = core.cluster
-            if topology is None or not topology.primaries or core.is_closed:
+            if topology is None or not topology.primaries or core.is_closed or self.stays:
                 raise
             if error.outcome_unknown or type(error) is StoreTimeout:
                 raise
             following = Following(resolver, self.slot, call.commands, None)
             following.failed(error)
         else:
-            if first_redirection(reply, call.commands) is None or not is_of_cluster(reply, resolver):
+            redirection = first_redirection(reply, call.commands)
+            if redirection is None or (self.stays and redirection.elsewhere) or not is_of_cluster(reply, resolver):
                 return reply
             following = Following(resolver, self.slot, call.commands, None)
             following.replied(reply, resolver.node)
@@ -454,7 +468,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
 
     def _stay(self, core: AsyncCore, following: Following) -> None:
         """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
-        if core is not self.core and not following.asking and not self.core.is_closed:
+        if core is not self.core and not following.asking and not self.core.is_closed and not self.stays:
             self.core = core
             if core.near is not None:
                 core.near.note_read_beside()  # the call may have written what is kept there
@@ -569,6 +583,13 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         elif not self.core.is_closed:
             self.core = self.core.emptied()
         await _close_all(self._watches or ())  # those that began meanwhile
+
+
+class AsyncNodeDriver(AsyncDriver):
+    """Runs operations on all users of one server, or of one node of a cluster; see `StoreDriver.stays`."""
+
+    __slots__ = ()
+    stays = True
 
 
 async def _close_all(them: Iterable[AsyncClosable]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from redis_store.connections.resolver import Resolver
 from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.namespace.keys import FormUnknown, UserKeys
-from redis_store.ops.first_look import check_user, cluster_slots, first_look
+from redis_store.ops.first_look import check_user, cluster_slots, find_form, first_look
 from redis_store.protocol.call import Op
 
 MOST_SURE = 100_000
@@ -37,6 +37,18 @@ def rehearse(op: Op[Any]) -> None:
         return
     finally:
         op.close()
+
+
+def looking(resolver: Resolver) -> Op[None] | None:
+    """Return the operation that finds out whether the server is a cluster, for what concerns no user; None if that is known."""
+    known = resolver.form.tagged
+    return None if known is False or resolver.topology is not None else _look(resolver)
+
+
+async def _look(resolver: Resolver) -> None:
+    await find_form(resolver.form)
+    if resolver.form.tagged:
+        resolver.note_slots(await cluster_slots())
 
 
 async def making_sure(user: UserKeys, resolver: Resolver) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
@@ -43,6 +43,10 @@ class StoreDriver(Generic[CoreT, Watching]):
 
     __slots__ = ("__weakref__", "_owns_core", "_unsure", "_user", "_watches", "core")
 
+    stays: ClassVar[bool] = False
+    """Whether all operations begin at the same node of a cluster, and none goes on at another because this one fails: a listing
+    of a node's keys means nothing elsewhere. Commands about keys that have moved follow them."""
+
     def __init__(self, core: CoreT, user: UserKeys | None = None, *, owns_core: bool = False) -> None:
         """`owns_core` closes the connections with the store. Without a user, no operation needs Redis keys."""
         self.core = core
@@ -62,7 +66,7 @@ class StoreDriver(Generic[CoreT, Watching]):
     def _settle(self) -> None:
         """Use the node that has the user's data, as far as that is known."""
         topology = self.core.cluster
-        if topology is not None and topology.spreads and not self.core.is_closed:
+        if topology is not None and topology.spreads and not self.core.is_closed and not self.stays:
             node = topology.owner(self.slot)
             if node is not None and node != self.core.source.resolver.node:
                 self.core = self.core.at(node)

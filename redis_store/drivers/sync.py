@@ -13,7 +13,7 @@ from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
 from redis_store.connections.topology import Topology
-from redis_store.drivers.form import making_sure, rehearse, unsure
+from redis_store.drivers.form import looking, making_sure, rehearse, unsure
 from redis_store.drivers.loans import Loans, NoConnections, OwnConnections
 from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
 from redis_store.drivers.store_driver import StoreDriver
@@ -100,11 +100,16 @@ class SyncCore:
         return self._nodes.at(node, self.source)
 
     def everywhere(self) -> list[SyncCore]:
-        """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one."""
+        """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one.
+
+        The table of slots is read now, as nodes may have come since.
+        """
+        if (look := looking(self.source.resolver)) is not None:
+            SyncDriver(self.unobserved()).run(look)
         topology = self.cluster
         if topology is None:
             return [self]
-        topology.refresh_if_due()
+        topology.refresh(at_once=True)
         return [self.at(node) for node in topology.primaries] if topology.spreads else [self]
 
     def _for_node(self, source: Source) -> SyncCore:
@@ -300,10 +305,11 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
 
     def _retry(
         self, call: Call[Any], error: StoreUnavailable, broke: bool, most_s: float | None
-    ) -> tuple[Loans, HeldConnection, Any]:
+    ) -> tuple[Loans, HeldConnection | None, Any]:
         """Carry out a call again whose connection `broke`, or could not be opened, if that is harmless."""
         cluster = self.core.cluster
-        in_cluster = cluster is not None and bool(cluster.primaries)  # else no node was ever reached
+        # Without primaries, no node was ever reached.
+        in_cluster = cluster is not None and bool(cluster.primaries) and not self.stays
         is_open = broke or in_cluster
         if (
             not is_open
@@ -325,7 +331,8 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
     def _is_turned_away(self, held: HeldConnection, call: Call[Any], reply: Any) -> bool:
         """Whether a call is to be sent again, because its node has refused it as nodes of a cluster do."""
         held.standing.turned_away = False
-        if first_redirection(reply, call.commands) is None:
+        redirection = first_redirection(reply, call.commands)
+        if redirection is None or (self.stays and redirection.elsewhere):
             return False
         return is_of_cluster(reply, self.core.source.resolver)
 
@@ -336,7 +343,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
         most_s: float | None,
         error: StoreUnavailable | None = None,
         broke: bool = False,
-    ) -> tuple[Loans, HeldConnection, Any]:
+    ) -> tuple[Loans, HeldConnection | None, Any]:
         """Carry out a call that its node has refused, or that never reached it, at the node of the cluster that has the data.
 
         Return the reply, with the connection that it came on and where that is borrowed.
@@ -358,6 +365,8 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
                     held.exchange(following.journey.next(), call.repeatable), core.source.resolver.node
                 ):
                     self._stay(core, following)
+                    if self.stays:
+                        return self.core.loans, None, following.journey.reply
                     arrived, held = held, None
                     return core.loans, arrived, following.journey.reply
             except (ConnectionLost, StoreTimeout) as failure:
@@ -418,7 +427,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
 
     def _stay(self, core: SyncCore, following: Following) -> None:
         """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
-        if core is not self.core and not following.asking and not self.core.is_closed:
+        if core is not self.core and not following.asking and not self.core.is_closed and not self.stays:
             self.core = core
             if core.near is not None:
                 core.near.note_read_beside()  # the call may have written what is kept there
@@ -475,6 +484,13 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
     def _close_watches(self) -> None:
         for watch in members_of(self._watches or ()):
             watch.close()
+
+
+class SyncNodeDriver(SyncDriver):
+    """Runs operations on all users of one server, or of one node of a cluster; see `StoreDriver.stays`."""
+
+    __slots__ = ()
+    stays = True
 
 
 def members_of(them: Iterable[C]) -> list[C]:

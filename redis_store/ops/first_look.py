@@ -14,7 +14,7 @@ from redis_store.errors import (
     UnsupportedByServer,
 )
 from redis_store.namespace.format import DATA_FORMAT, check_mark, mark
-from redis_store.namespace.keys import UserKeys
+from redis_store.namespace.keys import Form, UserKeys
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import all_replies
 from redis_store.protocol.command import Command, ReplyError
@@ -42,19 +42,34 @@ async def first_look(user: UserKeys, *, waits: bool = False) -> None:
     form = user.form
     needed = (*_NEEDED, _WAIT) if waits else _NEEDED
     facts, *replies = await all_replies(("INFO", "server"), *(command for _, command in needed))
-    mode = _mode_in(facts)
-    if mode == "sentinel":
+    _refuse_sentinel(facts)
+    for (what, command), reply in zip(needed, replies, strict=True):
+        if isinstance(reply, ReplyError) and cannot_run(reply):
+            raise _useless(what, translate(reply, (command,)))
+    await _note_form(form, facts)
+    await check_user(user)
+
+
+async def find_form(form: Form) -> None:
+    """Find out the form of the keys if it is unknown, for operations that concern no user, and that need less of a server."""
+    if form.tagged is None:
+        facts = (await all_replies(("INFO", "server")))[0]
+        _refuse_sentinel(facts)
+        await _note_form(form, facts)
+
+
+def _refuse_sentinel(facts: Any) -> None:
+    if _mode_in(facts) == "sentinel":
         raise InvalidSettings(
             "The url names a Sentinel, which has no data and knows which server has: write redis+sentinel:// before its host, and"
             " the name of the service after it, as in redis+sentinel://host:26379/service."
         )
-    for (what, command), reply in zip(needed, replies, strict=True):
-        if isinstance(reply, ReplyError) and cannot_run(reply):
-            raise _useless(what, translate(reply, (command,)))
+
+
+async def _note_form(form: Form, facts: Any) -> None:
     if form.tagged is None:
         form.is_redis = isinstance(facts, bytes) and b"redis_version:" in facts and b"valkey_version:" not in facts
-        form.tagged = (mode or await _mode_by_hello()) == "cluster"
-    await check_user(user)
+        form.tagged = (_mode_in(facts) or await _mode_by_hello()) == "cluster"
 
 
 async def check_user(user: UserKeys) -> None:
