@@ -23,6 +23,7 @@ from redis_store.connections.sync import UPLOAD_BYTES, afterwards, connecting_fa
 from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, StoreTimeout, WrongEventLoop
 from redis_store.protocol.command import Command
 from redis_store.protocol.packing import pack
+from redis_store.protocol.redirects import is_left_open
 
 MOST_CALLS = 10_000
 MOST_BYTES_UNDER_WAY = 16 * 1024 * 1024
@@ -293,6 +294,8 @@ class LoopConnection(asyncio.Protocol):
         self._bytes_under_way -= entry.size_bytes
         if not entry.future.done():
             entry.future.set_result(reply)
+        if entry.replies is not None and is_left_open(entry.replies):
+            self.close(self._lost("the server refused EXEC, and queues all that follows"))
 
     def _flush(self) -> None:
         if self._write_all():

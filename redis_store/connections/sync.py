@@ -36,6 +36,7 @@ from redis_store.errors import (
 from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.protocol.command import Command
 from redis_store.protocol.packing import pack
+from redis_store.protocol.redirects import is_left_open
 
 _READ_BYTES = 64 * 1024
 _KEPT_PARSER_BYTES = 1024 * 1024
@@ -148,7 +149,7 @@ class HeldConnection:
             self.busy = False
             return reply
         replies = [self._read(not repeatable) for _ in commands]
-        self.busy = False
+        self.busy = is_left_open(replies)
         return replies if replicas is None else replicas.judge(commands, replies, self.standing, self.shown)
 
     def check(self) -> None:

@@ -67,6 +67,15 @@ def is_transaction(commands: Sequence[Command]) -> bool:
     return commands[-1] == ("EXEC",)
 
 
+def is_left_open(replies: Sequence[Any]) -> bool:
+    """Whether commands sent together have left their connection in a transaction, because the server refuses ``EXEC`` itself.
+
+    All that such a connection is sent later is only queued. Refusals for other reasons end the transaction.
+    """
+    last = next((reply for reply in reversed(replies) if reply != b"QUEUED"), None)
+    return type(last) is ReplyError and b"QUEUED" in replies and not str(last).startswith(("EXECABORT", *TURNED_AWAY))
+
+
 def marked(commands: Sequence[Command]) -> tuple[Command, ...]:
     """Return commands for a node that has the keys, and not yet the slot. The server keeps the mark to the end of a ``MULTI``."""
     if not is_transaction(commands):

@@ -85,3 +85,30 @@ def test_a_server_without_it(start: Callable[..., Server], user: str, what: str)
     server = start("valkey9", "--rename-command", what.upper(), "")
     with connect(server.url, user=user) as store:
         check(store, what, UnsupportedByServer, f"has no {what.upper()}, which batches and reads of many keys need")
+
+
+def test_a_server_without_exec_gets_no_call_in_a_transaction(start: Callable[..., Server], user: str) -> None:
+    """Such a server queues what follows on the connection, and says so in place of each reply."""
+    server = start("valkey9", "--rename-command", "EXEC", "")
+    with connect(server.url, user=user) as store, connect(server.url, user=user) as other:
+        store.set("key", 1)
+        for number in range(3):
+            with pytest.raises(UnsupportedByServer, match="has no EXEC"):
+                store.set_many({"a": 1, "b": 2})
+            assert store.get("key") == 1 + number
+            store.set("key", 2 + number)
+            assert other.get("key") == 2 + number
+
+    async def main() -> None:
+        async with connect_async(server.url, user=user) as store:
+            for number in range(3):
+                refused, *values = await asyncio.gather(
+                    store.set_many({"a": 1, "b": 2}),
+                    *(store.get("key") for _ in range(5)),
+                    return_exceptions=True,
+                )
+                assert isinstance(refused, UnsupportedByServer)
+                assert set(values) == {4 + number}
+                await store.set("key", 5 + number)
+
+    asyncio.run(main())
