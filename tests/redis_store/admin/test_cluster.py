@@ -206,3 +206,13 @@ def test_a_listing_does_not_go_on_at_another_node(admin: Admin, cluster: Cluster
 @pytest.mark.usefixtures("admin")
 def test_a_command_on_a_cluster(url: str, users: list[str], run: Callable[..., Ended]) -> None:
     assert [each["user"] for each in run("users", "--json", "--url", url).records] == users
+
+
+def test_any_command_goes_to_the_node_of_its_key(url: str, cluster: Cluster, run: Callable[..., Ended]) -> None:
+    for user in (some[0] for some in users_by_node(cluster).values()):
+        key, slot = f"user:{{{user}}}:x", slot_of(user)
+        assert run("redis", "--url", url, "SET", key, user).out == "OK\n"
+        with cluster.moving(slot, cluster.others(slot)[0]) as move_some:
+            move_some(10)
+            assert run("redis", "--url", url, "GET", key).out == f"{user}\n"
+        assert run("redis", "--url", url, "GET", key).out == f"{user}\n"
