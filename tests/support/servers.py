@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import redis
@@ -167,10 +168,20 @@ def find_binary(kind: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free loopback port that this process was not given before.
+
+    The system gives ports of this range to nobody by itself, so none is taken by a connection before the server binds it.
+    """
+    while True:
+        port = SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given_ports:
+                _given_ports.add(port)
+                return port
+
+
+_given_ports: set[int] = set()
 
 
 def socket_path(url: str) -> str:
