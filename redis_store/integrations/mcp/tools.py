@@ -36,14 +36,14 @@ SNIPPET_CHARS = 80
 """Characters of a value before and after what `search` has found."""
 MOST_MESSAGE_CHARS = 2_000
 
-_TYPES: dict[str, tuple[type, ...]] = {
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
     "array": (list,),
     "object": (dict,),
 }
-_ESCAPED = re.compile(rb"\\u[0-9a-fA-F]{4}")
+_ESCAPED_CODE = re.compile(rb"\\u[0-9a-fA-F]{4}")
 
 Arguments = dict[str, Any]
 Row = dict[str, Any]
@@ -82,7 +82,7 @@ class ToolSpec:
                     f"{self.name} has no argument {shortened(name)!r}: it has {', '.join(self.arguments)}."
                 )
             wanted = self._type_of(name)
-            if wanted and (not isinstance(value, _TYPES[wanted]) or isinstance(value, bool)):
+            if wanted and (not isinstance(value, _JSON_TYPES[wanted]) or isinstance(value, bool)):
                 raise InvalidInput(f"{name} must be of the type {wanted}, not {type(value).__name__}.")
         for name in self.required:
             if name not in arguments:
@@ -352,7 +352,7 @@ def error_text(error: DataStoreError) -> str:
 
 def _snippet(key: str, text: bytes, words: list[str]) -> str | None:
     """Return the part of a value around the first word that it has, or None if the key and the value lack a word."""
-    if _ESCAPED.search(text):
+    if _ESCAPED_CODE.search(text):
         with contextlib.suppress(ValueError):
             text = orjson.dumps(orjson.loads(text))
     shown = text.decode(errors="replace")
