@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import redis
 
+from redis_store import connect
+from redis_store.admin import Admin
 from tests.support.servers import Server, find_binary, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +59,14 @@ def run(tmp_path: Path) -> Iterator[Callable[[list[str], int], Server]]:
     def start(arguments: list[str], port: int) -> Server:
         folder = tmp_path / str(port)
         folder.mkdir()
-        command = [str(find_binary("redis7")), *arguments, "--port", str(port), "--dir", str(folder)]
+        binary = str(find_binary("redis7"))
+        if arguments[0] == "sh":  # a script, which starts the server by the rest
+            script, *rest = (binary if each == "redis-server" else each for each in arguments[2:])
+            script = script.replace("exec docker-entrypoint.sh", "exec")
+            arguments = ["sh", "-c", f"REDISCLI_AUTH={shlex.quote(PASSWORD)}; {script}", *rest]
+        else:
+            arguments = [binary, *arguments]
+        command = [*arguments, "--port", str(port), "--dir", str(folder)]
         server = Server("redis7", command, folder, f"redis://127.0.0.1:{port}", password=PASSWORD)
         started.append(server)
         return server
@@ -79,12 +91,28 @@ def settings_of(server: Server, *more: str) -> dict[str, str]:
 
 
 def test_the_server_of_the_file_starts_and_has_its_settings(run: Callable[[list[str], int], Server]) -> None:
-    name, *arguments = command_in(ONE)
-    assert name == "redis-server"
-    server = run(arguments, free_port())
-    assert settings_of(server, "maxmemory") == {**SETTINGS, "maxmemory": str(1024**3)}
+    server = run(command_in(ONE), free_port())
+    expected = {**SETTINGS, "maxmemory": str(1024**3), "aclfile": "users.acl", "requirepass": ""}
+    assert settings_of(server, *expected) == expected
     with server.client(decode_responses=True) as raw:
         assert set(raw.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set("Khgxe")
+    with server.client(password=None) as raw, pytest.raises(redis.AuthenticationError):
+        raw.ping()
+
+
+def test_the_server_of_the_file_keeps_logins_and_takes_a_new_password(run: Callable[[list[str], int], Server]) -> None:
+    server = run(command_in(ONE), free_port())
+    with Admin(server.url.replace("//", f"//:{quote(PASSWORD)}@")) as admin:
+        made = admin.create_login("alice")
+        assert (made.made, made.kept, made.open_to_all) == (True, True, False)
+    with server.client() as raw:
+        raw.execute_command("ACL", "SETUSER", "default", "resetpass", ">forgotten")
+        raw.execute_command("ACL", "SAVE")
+    server.restart()
+    with connect(made.url, user="alice") as store:
+        store.set("a", 1)
+    with server.client(decode_responses=True) as raw:  # by the password of the file again
+        assert sorted(line.split()[1] for line in raw.acl_list()) == ["alice", "default"]
 
 
 def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Server], tmp_path: Path) -> None:
