@@ -10,7 +10,7 @@ import orjson
 
 from redis_store.admin.records import ComputedValue, ConsumerState, HeldLock, TagUsage
 from redis_store.admin.usage import time_of
-from redis_store.admin.walks import Walk, parts_of, redis_keys
+from redis_store.admin.walks import Walk, parts_of, readable_keys
 from redis_store.changelog.entry import CursorFormat, id_order
 from redis_store.errors import InvalidInput
 from redis_store.namespace.keys import UserKeys, decode_name
@@ -38,7 +38,7 @@ _FENCE_US = 10**15
 async def locks(user: str | None = None) -> Walk[HeldLock]:
     """Yield the locks and semaphores that are held or waited for. Consumers' locks are left out."""
     now = await _now_ms()
-    async for page in redis_keys(user):
+    async for page in readable_keys(user):
         chosen = [
             each for each in page if each[1].kind in ("lock", "limit") and not each[1].name.startswith(_CONSUMERS)
         ]
@@ -99,7 +99,7 @@ async def release_lock(scope: Scope, name: str, agent: str | None = None) -> boo
 
 async def consumers(user: str | None = None) -> Walk[ConsumerState]:
     """Yield the state of each consumer in each namespace of which it has a cursor."""
-    async for page in redis_keys(user, "hash"):
+    async for page in readable_keys(user, "hash"):
         for key, parts in page:
             if parts.kind == "consumer":
                 cursor = START
@@ -166,7 +166,7 @@ async def _lag(parts: RedisKey, namespace: bytes, cursor: bytes) -> tuple[dateti
 async def computations(user: str | None = None) -> Walk[ComputedValue]:
     """Yield the values that are being computed, and those whose computation has just failed."""
     now = await _now_ms()
-    async for page in redis_keys(user, "hash"):
+    async for page in readable_keys(user, "hash"):
         for key, parts in page:
             if parts.kind == "flight":
                 cursor = START
@@ -193,7 +193,7 @@ def _computation(parts: RedisKey, field: bytes, claim: bytes, now: int) -> Compu
 
 async def tags(user: str | None = None) -> Walk[TagUsage]:
     """Yield the tags of cached values, with the number of values that have each."""
-    async for page in redis_keys(user, "zset"):
+    async for page in readable_keys(user, "zset"):
         chosen = [each for each in page if each[1].kind == "tag"]
         for part in parts_of(chosen, NAMES_PER_LOOK):
             counts = await all_replies(*(("ZCARD", key) for key, _ in part))

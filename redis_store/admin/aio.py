@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
@@ -18,7 +19,7 @@ from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
-from redis_store.admin.operator import PASSWORD_BYTES, operator_name
+from redis_store.admin.operator import PASSWORD_BYTES, embedded_findings, operator_name
 from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
@@ -302,12 +303,14 @@ class AsyncAdmin:
     async def doctor(self, *, repair: bool = False) -> list[Finding]:
         """Check the server's settings and all users' data, and return what was found.
 
-        With `repair`, mend what can be mended without loss: namespaces missing in the registry, and infos without data.
+        With `repair`, mend what can be mended without loss: namespaces missing in the registry, infos without
+        data, and change logs that never expire.
         """
         if repair:
             await self.note("doctor --repair", "begun")
+        found = await asyncio.to_thread(embedded_findings, self.client.url, self.client.options)
         about_servers = [one async for one in self._each(lambda: doctor.check_server(time.time))]
-        found = list(dict.fromkeys(about_servers))  # nodes of a cluster have much in common
+        found += dict.fromkeys(about_servers)  # nodes of a cluster have much in common
         found += [one async for one in self._each(lambda: doctor.check_data(repair))]
         if repair:
             await self.note("doctor --repair", count=sum(one.mended for one in found))

@@ -11,7 +11,7 @@ from redis_store.admin.exporting import Place
 from redis_store.admin.importing import Imported
 from redis_store.admin.moving import pour
 from redis_store.admin.programs import At, Setting, pages
-from redis_store.admin.walks import Walk, parts_of, redis_keys
+from redis_store.admin.walks import Walk, parts_of, readable_keys, redis_keys
 from redis_store.errors import Conflict, InvalidInput, ServerRefused, WrongKeyType
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import Scope
@@ -90,7 +90,7 @@ async def _clear_all(setting: Setting, user: str, prefix: str, keep: bool, *, fo
     for server in range(setting.servers):
         # Empty namespaces too, whose change logs may hold values. They are listed first, as a scan may miss what moves meanwhile.
         places: dict[bytes, Place] = {}
-        async for page in pages(server, redis_keys(user)):
+        async for page in pages(server, readable_keys(user)):
             for _, parts in page:
                 if parts.kind in _SIGNS_OF_NAMESPACES and parts.agent is None and parts.name.startswith(start):
                     place = Place(parts.keys, parts.name)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from orjson import JSONDecodeError, loads
 
-from redis_store.admin.walks import Walk, redis_keys
-from redis_store.errors import PermissionDenied, ServerRefused, UnsupportedEncoding
-from redis_store.namespace.format import check_mark
+from redis_store.admin.walks import Unreadable, Walk, look_at_marks, redis_keys
+from redis_store.errors import CorruptValue, PermissionDenied, ServerRefused, UnsupportedEncoding
+from redis_store.limits import LogBounds
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.ops.listing import START
@@ -17,10 +17,17 @@ from redis_store.ops.run_script import run_script
 from redis_store.ops.server_info import server_info
 from redis_store.protocol.call import Call, all_replies, as_is, read
 from redis_store.scripts import DROP_ORPHAN
+from redis_store.server import ServerStatus
+from redis_store.values.compression import PLAIN
 
 CHECKED_BYTES = 256 * 1024
 """Bytes of values that one step reads to check them, about."""
 
+SLOW_TO_EXPIRE = 100_000
+"""Keys of a namespace kept by a clear from which on its expiry is noticed by other clients."""
+
+_DAY_MS = 86_400_000
+_LOG_MS = LogBounds().days * _DAY_MS
 _MOST_FIELDS = 500
 _SLOW_S = 0.01
 _CLOCK_OFF_S = 1.0
@@ -68,6 +75,34 @@ async def check_server(now: Callable[[], float]) -> Walk[Finding]:
     ]
     yield await _facts()
     yield await _clock(now)
+
+
+def check_embedded(state: ServerStatus | None, free_bytes: int = 0, data_bytes: int = 0) -> list[Finding]:
+    """Return what there is to know of the embedded server; nothing if the server is another one."""
+    if state is None:
+        return []
+    users = "an unknown number of" if state.users is None else f"{state.users:,}"
+    found = [
+        Finding(
+            "note",
+            "embedded",
+            f"This is the embedded server in {str(state.data_dir)!r}: {state.engine} {state.version}, {state.state},"
+            f" {state.durability}, {'pinned' if state.pinned else 'not pinned'}, used by {users} processes.",
+            "it serves the processes of one OS user on one machine, and its folder is the data",
+            "docs/embedded-server.md; back up as in docs/backup.md",
+        )
+    ]
+    if free_bytes < data_bytes:
+        found.append(
+            Finding(
+                "wrong",
+                "embedded",
+                f"The disk has {free_bytes:,} bytes left, and the data takes {data_bytes:,}.",
+                "the log is rewritten beside the old one: if the disk is full, writes are refused",
+                "delete other files, or move the folder to a larger disk",
+            )
+        )
+    return found
 
 
 async def _facts() -> list[Finding]:
@@ -176,7 +211,19 @@ async def _clock(now: Callable[[], float]) -> list[Finding]:
 async def check_data(repair: bool = False) -> Walk[Finding]:
     """Yield what is inconsistent in the data of all users. With `repair`, mend what can be mended without loss."""
     forms: dict[str, bool] = {}
+    known: Unreadable = {}
+    kept_big = 0
     async for page in redis_keys():
+        told = set(known)
+        await look_at_marks(page, known)
+        yield [
+            Finding(
+                "wrong", "format", str(error), "this version cannot use or check the data", "docs/upgrading.md", user
+            )
+            for (user, tagged), error in known.items()
+            if error is not None and (user, tagged) not in told
+        ]
+        page = [each for each in page if known[each[1].user, each[1].tagged] is None]
         types = await all_replies(*(("TYPE", key) for key, _ in page)) if page else []
         found: list[Finding] = []
         for (key, parts), kind in zip(page, types, strict=True):
@@ -196,7 +243,19 @@ async def check_data(repair: bool = False) -> Walk[Finding]:
                 continue
             if parts.agent is None:
                 found += await _checked(key, parts, forms, repair)
+            if parts.kind == "trash" and kind == b"hash":
+                kept_big += await read("HLEN", key) >= SLOW_TO_EXPIRE
         yield found
+    if kept_big and (await _config("lazyfree-lazy-expire")).get("lazyfree-lazy-expire") == "no":
+        yield [
+            Finding(
+                "note",
+                "undo",
+                f"{kept_big} big Redis keys are kept for undo, and lazyfree-lazy-expire is off.",
+                "the server stands still for a moment when they expire, a day after the clear",
+                "CONFIG SET lazyfree-lazy-expire yes",
+            )
+        ]
 
 
 async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: bool) -> list[Finding]:
@@ -211,11 +270,6 @@ async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: 
                 "docs/data-model.md#hash-tags",
             )
         ]
-    if parts.kind == "format":
-        try:
-            check_mark(await read("GET", key), parts.user)
-        except UnsupportedEncoding as error:
-            return [_wrong(parts, "format", str(error), "this version cannot use the data", "docs/upgrading.md")]
     if parts.kind == "lock" and await read("PTTL", key) == -1:
         return [
             _wrong(
@@ -226,6 +280,17 @@ async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: 
                 "redis-store locks release",
             )
         ]
+    if parts.kind == "log" and await read("PTTL", key) == -1:
+        one = _wrong(
+            parts,
+            "logs",
+            "The change log never expires.",
+            "it keeps values that were deleted, and nobody may be watching",
+            "redis-store doctor --repair gives it the usual life; watchers prolong it",
+        )
+        if repair:
+            await Call((("PEXPIRE", key, _LOG_MS),), as_is)
+        return [replace(one, mended=repair)]
     if parts.kind == "info" and keys is not None and not await read("EXISTS", keys.data):
         one = _wrong(
             parts, "info", "The info has no data.", "it takes memory and is ignored", "redis-store doctor --repair"
@@ -257,12 +322,12 @@ async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
     while True:
         raw, flat = await read("HSCAN", key, cursor, "COUNT", count, bulk=True)
         for field, text in zip(flat[::2], flat[1::2], strict=True):
-            if not _is_json(text):
+            if (what := _what_is_wrong(text, decode_name(parts.name), decode_name(field))) is not None:
                 one = _wrong(
                     parts,
                     "values",
-                    "The value is not JSON.",
-                    "reading it raises CorruptValue",
+                    what,
+                    "reading it raises an error",
                     "redis-store redis HGET shows it; then set or delete it",
                 )
                 found.append(replace(one, key=decode_name(field)))
@@ -271,14 +336,17 @@ async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
             return found
 
 
-def _is_json(text: bytes) -> bool:
-    if text.startswith(b"\x01"):  # compressed: it would have to be decompressed whole
-        return True
+def _what_is_wrong(stored: bytes, namespace: str, key: str) -> str | None:
+    """Say what is wrong with stored bytes, or return None for JSON, and for what cannot be decompressed here."""
     try:
-        loads(text)
+        loads(PLAIN.plain(stored, namespace, key))
+    except CorruptValue as error:
+        return str(error)
+    except UnsupportedEncoding as error:
+        return None if isinstance(error.__cause__, ImportError) or "not installed" in str(error) else str(error)
     except JSONDecodeError:
-        return False
-    return True
+        return "The value is not JSON."
+    return None
 
 
 def _wrong(parts: RedisKey, check: str, what: str, means: str, mend: str) -> Finding:

@@ -8,7 +8,7 @@ import orjson
 
 from redis_store.admin.records import DeadLetter
 from redis_store.admin.search import scope_of
-from redis_store.admin.walks import Walk, redis_keys
+from redis_store.admin.walks import Walk, readable_keys
 from redis_store.errors import StoredDataError
 from redis_store.namespace.keys import decode_name, encode_key
 from redis_store.namespace.scope import Scope
@@ -26,7 +26,7 @@ RetryOutcome: TypeAlias = Literal["retried", "gone", "no value", "not there"]
 
 async def letters(user: str | None = None, consumer: str | None = None) -> Walk[DeadLetter]:
     """Yield the dead letters of all consumers, or of one."""
-    async for page in redis_keys(user, "hash"):
+    async for page in readable_keys(user, "hash"):
         for _, parts in page:
             name = decode_name(parts.name)
             if (

@@ -14,7 +14,7 @@ from redis_store.admin.importing import Imported, restore, steps_of
 from redis_store.admin.lines import FIRST_LINE, Row, read_row
 from redis_store.admin.programs import At, Setting, Where, pages
 from redis_store.admin.spool import Spool
-from redis_store.admin.walks import redis_keys
+from redis_store.admin.walks import readable_keys
 from redis_store.errors import InvalidInput
 from redis_store.namespace.keys import UserKeys
 from redis_store.settings import new_id
@@ -67,7 +67,7 @@ async def _list(setting: Setting, user: str | None, names: Spool) -> None:
     if user is not None:
         setting.scope_of(user)  # raises for an invalid id
     for server in range(setting.servers):
-        async for page in pages(server, redis_keys(user, "hash")):
+        async for page in pages(server, readable_keys(user, "hash")):
             found = [parts for _, parts in page if parts.kind == "ns" and parts.agent is None]
             names.add(
                 # The form of the keys comes last, so that it changes nothing in the order.

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis_store.admin.records import ChangeRecord, SearchHit
 from redis_store.admin.usage import check_time, infos_per_scan, time_of
-from redis_store.admin.walks import Walk, redis_keys
+from redis_store.admin.walks import Walk, readable_keys
 from redis_store.changelog.entry import parse_entry
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError
 from redis_store.limits import Limits, LogBounds
@@ -69,7 +69,7 @@ async def search(
     if not text:
         raise InvalidInput("The text must not be empty: give at least one character.")
     needle = _Needle.of(text, ignore_case)
-    async for page in redis_keys(user, "hash"):
+    async for page in readable_keys(user, "hash"):
         for _, parts in page:
             if parts.kind == "ns" and namespace in (None, decode_name(parts.name)):
                 scope = scope_of(parts)
@@ -139,7 +139,7 @@ async def changes(since: datetime, user: str | None = None, namespace: str | Non
     """Yield the changes since a time, from the change logs and from the infos of keys. `ChangesInOrder` puts them together."""
     check_time(since, "since")
     since_ms = max(0, int(since.timestamp() * 1000))
-    async for page in redis_keys(user):
+    async for page in readable_keys(user):
         chosen = [each for each in page if namespace in (None, decode_name(each[1].name))]
         for key, parts in chosen:
             if parts.kind == "log":

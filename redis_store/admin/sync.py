@@ -19,7 +19,7 @@ from redis_store.admin.files import Writable, rows_of, written
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
-from redis_store.admin.operator import PASSWORD_BYTES, operator_name
+from redis_store.admin.operator import PASSWORD_BYTES, embedded_findings, operator_name
 from redis_store.admin.programs import At, Program, Recent, Setting
 from redis_store.admin.records import (
     AuditEntry,
@@ -310,11 +310,13 @@ class Admin:
     def doctor(self, *, repair: bool = False) -> list[Finding]:
         """Check the server's settings and all users' data, and return what was found.
 
-        With `repair`, mend what can be mended without loss: namespaces missing in the registry, and infos without data.
+        With `repair`, mend what can be mended without loss: namespaces missing in the registry, infos without
+        data, and change logs that never expire.
         """
         if repair:
             self.note("doctor --repair", "begun")
-        found = list(dict.fromkeys(self._each(lambda: doctor.check_server(time.time))))  # nodes have much in common
+        found = embedded_findings(self.client.url, self.client.options)
+        found += dict.fromkeys(self._each(lambda: doctor.check_server(time.time)))  # nodes have much in common
         found += list(self._each(lambda: doctor.check_data(repair)))
         if repair:
             self.note("doctor --repair", count=sum(one.mended for one in found))

@@ -10,9 +10,11 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
+from redis_store.errors import UnsupportedEncoding
+from redis_store.namespace.format import check_mark
 from redis_store.namespace.redis_key import EVERY_KEY, RedisKey, glob_for_user, parse_redis_key
 from redis_store.ops.listing import START
-from redis_store.protocol.call import Call, read
+from redis_store.protocol.call import Call, all_replies, read
 
 T = TypeVar("T")
 
@@ -69,6 +71,36 @@ async def redis_keys(user: str | None = None, kind: str = "") -> Walk[tuple[byte
         cursor = raw.decode()
         if cursor == START:
             return
+
+
+Unreadable: TypeAlias = dict[tuple[str, bool], UnsupportedEncoding | None]
+"""The users whose marks were looked at, in each form of Redis keys: the error if this version cannot read the data."""
+
+
+async def look_at_marks(page: Sequence[tuple[bytes, RedisKey]], known: Unreadable) -> None:
+    """Look at the format versions of the users of a page who are not in `known`, and add them."""
+    new = {(parts.user, parts.tagged): parts for _, parts in page if (parts.user, parts.tagged) not in known}
+    if not new:
+        return
+    marks = await all_replies(*(("GET", parts.keys.format_in(parts.tagged)) for parts in new.values()))
+    for each, raw in zip(new, marks, strict=True):
+        try:
+            check_mark(raw if isinstance(raw, bytes) else None, each[0])
+        except UnsupportedEncoding as error:
+            known[each] = error
+        else:
+            known[each] = None
+
+
+async def readable_keys(user: str | None = None, kind: str = "") -> Walk[tuple[bytes, RedisKey]]:
+    """Find Redis keys as `redis_keys` does. Raises `UnsupportedEncoding` at the first user whose data has a newer format."""
+    known: Unreadable = {}
+    async for page in redis_keys(user, kind):
+        await look_at_marks(page, known)
+        for error in known.values():
+            if error is not None:
+                raise error
+        yield page
 
 
 def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import redis
 
-from redis_store import Client
-from redis_store.admin import Admin, AsyncAdmin
+from redis_store import Client, connect
+from redis_store.admin import Admin, AsyncAdmin, doctor
+from redis_store.server import ServerStatus, destroy
 from tests.redis_store.admin.conftest import HARD_NAMES, Ended
 
-DATA_CHECKS = {"registry", "info", "values", "forms", "locks", "format", "type"}
+DATA_CHECKS = {"registry", "info", "values", "forms", "locks", "logs", "format", "type"}
 
 
 def test_sound_data_is_not_complained_of(admin: Admin, client: Client) -> None:
@@ -30,7 +35,9 @@ def test_what_is_inconsistent_is_found_and_mended(raw: redis.Redis, client: Clie
     raw.hset(f"user:alice:ns:{hard}", "bad", "20 apples")
     raw.set("user:alice:lock:stuck", "{}")
     raw.set("user:bob:format", '{"format":7,"read_since":"3.2.1"}')
-    raw.set("user:bob:ns:default", "text")
+    raw.hset("user:bob:ns:default", "bad", "20 apples")  # not to be judged by this version
+    raw.set("user:dave:ns:default", "text")
+    raw.xadd("user:dave:log:default", {"": "{}"})
     raw.sadd("user:carol:namespaces", "a")
     raw.sadd("user:{carol}:namespaces", "a")
     found = run("doctor", "--json", code=1).records
@@ -38,13 +45,15 @@ def test_what_is_inconsistent_is_found_and_mended(raw: redis.Redis, client: Clie
     assert set(by_check) >= DATA_CHECKS
     assert (by_check["registry"]["namespace"], by_check["values"]["key"]) == (hard, "bad")
     assert all(one["means"] and one["mend"] for one in found)
+    assert {one["check"] for one in found if one["user"] == "bob"} == {"format"}
     mended = [one for one in run("doctor", "--repair", "--json", code=1).records if one["mended"]]
-    assert {one["check"] for one in mended} == {"registry", "info"}
+    assert {one["check"] for one in mended} == {"registry", "info", "logs"}
+    assert 6 < raw.pttl("user:dave:log:default") / 86_400_000 <= 7
     assert client.store(user="alice").list_namespaces() == [hard]
     assert not raw.exists("user:alice:info:gone")
     assert store.get("ok") == 1
     assert raw.hget(f"user:alice:ns:{hard}", "bad") == b"20 apples"
-    assert {one["check"] for one in run("doctor", "--json", code=1).records} & {"registry", "info"} == set()
+    assert {one["check"] for one in run("doctor", "--json", code=1).records} & {"registry", "info", "logs"} == set()
 
 
 def test_settings_are_checked(url: str) -> None:
@@ -53,3 +62,82 @@ def test_settings_are_checked(url: str) -> None:
             return {one.check for one in await admin.doctor()}
 
     assert "persistence" in asyncio.run(main())  # the server of the tests saves nothing
+
+
+def test_compressed_values_are_looked_into(raw: redis.Redis, url: str, admin: Admin) -> None:
+    pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
+    with connect(url, user="alice", compress_above=100) as store:
+        store.set("sound", "x" * 1000)
+    packed = raw.hget("user:alice:ns:default", "sound")
+    assert packed is not None
+    assert packed[:1] == b"\x01"
+    raw.hset("user:alice:ns:default", mapping={"cut": packed[:-3], "newer": b"\x01new"})
+    told = {one.key: one.what for one in admin.doctor() if one.check == "values"}
+    assert set(told) == {"cut", "newer"}
+    assert "its end is missing" in told["cut"]
+    assert "upgrade" in told["newer"]
+
+
+def test_big_namespaces_that_are_kept_for_undo_are_told(
+    raw: redis.Redis, client: Client, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SLOW_TO_EXPIRE", 2)
+    client.store(user="alice").set_many({"a": 1, "b": 2})
+    admin.clear("alice", "default")
+    before = raw.config_get("lazyfree-lazy-expire")["lazyfree-lazy-expire"]
+    try:
+        for setting in ("no", "yes"):
+            raw.config_set("lazyfree-lazy-expire", setting)
+            assert any(one.check == "undo" for one in admin.doctor()) is (setting == "no")
+    finally:
+        raw.config_set("lazyfree-lazy-expire", before)
+
+
+def test_the_embedded_server_is_told_of() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with Admin(data_dir=folder) as admin:
+                told = [one for one in admin.doctor() if one.check == "embedded"]
+                wanted = (
+                    f"in {folder!r}: valkey {admin.server_stats()[0].version}, ready, everysec, not pinned, used by 1 "
+                )
+        finally:
+            destroy(folder, force=True)
+    (one,) = told
+    assert (one.level, wanted in one.what) == ("note", True)
+    state = ServerStatus(Path("/d"), Path("/s"), "unix:///s", True, "ready", 1, "valkey", "9", "always", True, 2)
+    assert [one.level for one in doctor.check_embedded(state, 10, 11)] == ["note", "wrong"]
+
+
+def test_data_of_a_newer_format_is_not_read_or_written(
+    raw: redis.Redis, client: Client, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    client.store(user="alice", namespace="dead-letter:c").set("k", {"a": 1})
+    raw.hset(
+        "user:newer:ns:dead-letter:c", "k", '{"a":1}'
+    )  # not by a store: no process of this version has looked at this user
+    raw.hset("user:newer:info:dead-letter:c", "k", "{}")
+    raw.sadd("user:newer:namespaces", "dead-letter:c")
+    raw.set("user:newer:format", '{"format":7,"read_since":"3.2.1"}')
+    before = {key: raw.dump(key) for key in raw.keys("user:newer:*")}
+    for arguments in (
+        ("export", str(tmp_path / "all.jsonl")),
+        ("export", "--user", "newer", str(tmp_path / "newer.jsonl")),
+        ("export", "--user", "newer", "--namespace", "dead-letter:c", str(tmp_path / "one.jsonl")),
+        ("search", "a"),
+        ("tail", "--since", "10m"),
+        ("dead-letters",),
+        ("consumers", "--user", "newer"),
+        ("copy", "dead-letter:c", "b", "--user", "newer"),
+        ("rename", "dead-letter:c", "b", "--user", "newer"),
+        ("clear", "--user", "newer", "--prefix", "dead", "--yes"),
+        ("clear", "--user", "newer", "--namespace", "dead-letter:c", "--yes"),
+        ("undo", "--user", "newer", "--namespace", "dead-letter:c"),
+        ("user", "delete", "newer", "--yes"),
+    ):
+        ended = run(*arguments, code=1)
+        assert "'newer' has format 7" in ended.err, arguments
+        assert "3.2.1" in ended.err
+    assert list(tmp_path.iterdir()) == []
+    assert {key: raw.dump(key) for key in raw.keys("user:newer:*")} == before
+    assert run("export", "--user", "alice", str(tmp_path / "alice.jsonl")).code == 0
