@@ -1,6 +1,7 @@
 """`make bench-operators`: what operators' commands take on a big server, and for how long they keep it from other clients.
 
-It fills a server with 1,000 users, 20,000 namespaces and 2 million keys, and runs each command. Another process sends PING
+It fills a server with 1,000 users, 20,000 namespaces and 2 million keys, and runs the command for each question of
+`docs/operating.md`. What is restored and moved goes to a second server. Another process sends PING
 without a pause and notes the longest wait for a reply; the machine's own pauses are in it. So the longest that the server worked
 at one command is shown too, by its own measurement.
 """
@@ -9,19 +10,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import redis
 
 from benchmarks.harm import Neighbour
 from benchmarks.server import running_server
+from redis_store import connect
 from redis_store.admin import Admin
 
 _BIG = "user-00000"
 """The user with one namespace that holds a tenth of all keys."""
+
+_SMALL = "user-00001"
+"""The user with a consumer and a dead letter."""
 
 _VALUE = b'{"title":"a document","lines":120,"tags":["x","y"],"text":"%s"}' % (b"word " * 20)
 
@@ -51,19 +58,42 @@ def _write(pipe: redis.client.Pipeline, owner: str, name: str, count: int, at: i
     pipe.sadd(f"user:{owner}:namespaces", name)
 
 
-def commands(admin: Admin) -> Iterator[tuple[str, Callable[[], int]]]:
+def fill_watched(url: str) -> None:
+    """Have a user with a consumer that lags, and with a dead letter."""
+    with connect(url, user=_SMALL, namespace="inbox") as store:
+        with store.watch(consumer="index", initial=True) as changes:
+            store.set("a", 1)
+            changes.done(next(changes))
+        store.set_many({f"b{number}": number for number in range(500)})
+        error = {"type": "KeyError", "message": "'title'", "traceback": "KeyError: 'title'"}
+        change = {"namespace": "inbox", "key": "b1", "op": "set", "agent": None}
+        store.use_namespace("dead-letter:index").set("b1@1", {"change": change, "error": error, "tries": 4})
+
+
+def commands(admin: Admin, elsewhere: Admin, folder: Path) -> Iterator[tuple[str, Callable[[], int]]]:
     """Yield the commands, and what runs each and returns the number of its records."""
-    minutes = datetime.now(UTC) - timedelta(minutes=10)
+    now = datetime.now(UTC)
+    whole, moved = folder / "all.jsonl", folder / "one.jsonl"
     yield "users --by memory", lambda: len(admin.list_users("memory"))
     yield "namespaces", lambda: len(admin.list_namespaces())
     yield "namespaces --user", lambda: len(admin.list_namespaces(_BIG))
+    yield "namespaces --older-than", lambda: len(admin.list_namespaces(unwritten_since=now - timedelta(days=30)))
     yield "keys of a big namespace", lambda: len(admin.store(_BIG, "big").list_keys())
-    yield "tail --since 10m", lambda: len(admin.list_changes(minutes))
+    yield "tail --since 10m", lambda: len(admin.list_changes(now - timedelta(minutes=10)))
     yield "search in all keys", lambda: sum(1 for _ in admin.search("document-0000077", keys_only=True))
     yield "search in all values", lambda: sum(1 for _ in admin.search("no such text"))
     yield "locks", lambda: len(admin.list_locks())
-    yield "consumers", lambda: len(admin.list_consumers())
+    yield "consumers", lambda: sum(one.behind or 0 for one in admin.list_consumers())
+    yield "dead-letters", lambda: sum(1 for _ in admin.iter_dead_letters())
     yield "cache tags", lambda: len(admin.list_tags())
+    yield "doctor", lambda: len(admin.doctor())
+    yield "login create", lambda: int(admin.create_login(_BIG).made)
+    yield "export", lambda: admin.export(whole).keys
+    yield "import (to the second)", lambda: elsewhere.import_(whole).written
+    yield "export --user", lambda: admin.export(moved, _BIG).keys
+    yield "user delete", lambda: admin.delete_user(_BIG).keys
+    yield "import --user", lambda: admin.import_(moved, _BIG).written
+    yield "clear --prefix --no-undo", lambda: admin.clear_namespaces(_BIG, "", undoable=False)
 
 
 def slowest_ms(client: redis.Redis) -> tuple[float, str]:
@@ -81,18 +111,28 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=2_000_000)
     parser.add_argument("program", nargs="?", help="the server; the embedded Valkey without one")
     given = parser.parse_args()
-    with running_server(given.program) as server, redis.Redis.from_url(server.url) as client:
+    with (
+        running_server(given.program) as server,
+        running_server(given.program) as second,
+        redis.Redis.from_url(server.url) as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         print(
             f"{server.version}: {given.users:,} users, {given.namespaces:,} namespaces, {given.keys:,} keys ...",
             flush=True,
         )
         fill(client, given.users, given.namespaces, given.keys)
+        fill_watched(server.url)
         client.config_set("slowlog-log-slower-than", 500)
         print(f"{'command':<26} {'records':>9} {'seconds':>8} {'others wait':>12} {'slowest command':>16}")
-        with closing(Neighbour(server)) as neighbour, Admin(server.url) as admin:
+        with (
+            closing(Neighbour(server)) as neighbour,
+            Admin(server.url) as admin,
+            Admin(second.url) as elsewhere,
+        ):
             time.sleep(1)
             print(f"{'(nothing)':<26} {'':>9} {1.0:>8.2f} {neighbour.longest_ms():>9.1f} ms")
-            for name, run in commands(admin):
+            for name, run in commands(admin, elsewhere, Path(folder)):
                 slowest_ms(client)
                 neighbour.longest_ms()
                 began = time.perf_counter()
