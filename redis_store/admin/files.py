@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol, cast
 
 from redis_store.admin.importing import Lines
 from redis_store.admin.lines import Row
-from redis_store.errors import InvalidInput, InvalidSettings
+from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings
 
 LONGEST_LINE = 1024 * 1024 * 1024
 """Limit of a line that is read, in bytes. The servers' own limit of a value is half of it."""
@@ -33,7 +33,23 @@ _ZSTD_START = b"\x28\xb5\x2f\xfd"
 
 @contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for an export. It gets its name when it is complete: until then, and after a failure, nothing has changed."""
+    """Open a file for an export. It gets its name when it is complete: until then, and after a failure, nothing has changed.
+
+    Raises `InvalidInput` if it cannot be written.
+    """
+    try:
+        with _written(path) as file:
+            yield file
+    except OSError as error:
+        if isinstance(error, DataStoreError):
+            raise
+        raise InvalidInput(
+            f"The file {str(path)!r} cannot be written: {error.strerror or error}. Nothing was exported: choose another place."
+        ) from error
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
     if _is_special(path):
         with path.open("wb") as target:
             yield target

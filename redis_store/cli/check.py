@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redis_store.cli.session import FOUND, Session, operator_command
-from redis_store.cli.tables import Column
+from redis_store.cli.tables import cell
+
+if TYPE_CHECKING:
+    from redis_store.admin.doctor import Finding
 
 app = typer.Typer()
 
@@ -22,15 +25,22 @@ def doctor(
     Each finding says what it means and what mends it. A note is no error: it may be so on purpose.
     """
     found = session.admin.doctor(repair=repair)
-    session.show(
-        found,
-        (*map(Column, ("LEVEL", "CHECK", "USER", "NAMESPACE", "KEY", "FOUND", "MEANS", "MEND")),),
-        lambda one: (
-            "mended" if one.mended else one.level, one.check, one.user, one.namespace, one.key, one.what, one.means, one.mend
-        ),
-    )  # fmt: skip
+    for one in session.while_read(found):
+        if session.as_json:
+            session.json_line(one)
+        else:
+            _show(session, one)
     wrong = sum(one.level == "wrong" and not one.mended for one in found)
     mended = sum(one.mended for one in found)
     session.say(f"{wrong:,} wrong, {mended:,} mended, {len(found) - wrong - mended:,} to note.")
     if wrong:
         raise typer.Exit(FOUND)
+
+
+def _show(session: Session, one: Finding) -> None:
+    """Print a finding as a block of lines: a table of sentences would be wider than any terminal."""
+    session.text(f"{'mended' if one.mended else one.level}: {one.check}: {cell(one.what)}")
+    where = (("user", one.user), ("namespace", one.namespace), ("key", one.key))
+    for name, value in (*where, ("means", one.means), ("mend", one.mend)):
+        if value is not None:
+            session.text(f"    {name:<9}  {cell(value)}")

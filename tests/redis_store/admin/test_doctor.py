@@ -46,6 +46,11 @@ def test_what_is_inconsistent_is_found_and_mended(raw: redis.Redis, client: Clie
     assert (by_check["registry"]["namespace"], by_check["values"]["key"]) == (hard, "bad")
     assert all(one["means"] and one["mend"] for one in found)
     assert {one["check"] for one in found if one["user"] == "bob"} == {"format"}
+    shown = run("doctor", code=1).out
+    assert (
+        "wrong: registry: The namespace is not in the registry.\n    user       alice\n    namespace  x\\nuser:bob"
+        in shown
+    )
     mended = [one for one in run("doctor", "--repair", "--json", code=1).records if one["mended"]]
     assert {one["check"] for one in mended} == {"registry", "info", "logs"}
     assert 6 < raw.pttl("user:dave:log:default") / 86_400_000 <= 7

@@ -522,3 +522,11 @@ def _interrupted(add: Callable[[Imported, Imported], None]) -> Callable[[Importe
             raise KeyboardInterrupt
 
     return once
+
+
+@pytest.mark.parametrize("place", ["missing/all.jsonl", ".", "/dev/full"])
+def test_a_file_that_cannot_be_written_is_named(place: str, tmp_path: Path, run: Callable[..., Ended]) -> None:
+    path = tmp_path / place
+    ended = run("export", str(path), code=2)
+    assert f"The file '{path}' cannot be written: " in ended.err
+    assert list(tmp_path.iterdir()) == []
