@@ -1,9 +1,14 @@
-"""Tables, times and sizes for people. Names are shown in one line, with control characters as escapes."""
+"""Tables, times and sizes for people. Names are shown in one line, with control characters as escapes.
+
+A long name is shown by its beginning and its end, so that one of them does not push the columns of all rows off the screen. Exact
+names are those of ``--json``.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +19,10 @@ from redis_store.values.printable import one_line
 _UNITS = ((86_400 * 365, "y"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|min|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+WIDEST_CELL = 72
+"""Columns of the terminal that a cell of a table takes, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +36,8 @@ class Column:
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, bold: bool = False) -> Iterable[str]:
     """Yield the lines of a table, the titles first. A cell that is None is shown as ``-``."""
-    cells = [[cell(each) for each in row] for row in rows]
-    widths = [max(len(column.title), *(len(row[at]) for row in cells), 0) for at, column in enumerate(columns)]
+    cells = [[_shortened(cell(each)) for each in row] for row in rows]
+    widths = [max(len(column.title), *(_width(row[at]) for row in cells), 0) for at, column in enumerate(columns)]
     title = _line([column.title for column in columns], columns, widths)
     yield f"\x1b[1m{title}\x1b[0m" if bold else title
     for row in cells:
@@ -37,10 +46,33 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, bold: 
 
 def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
     padded = (
-        text.rjust(width) if column.is_number else text.ljust(width)
+        " " * (width - _width(text)) + text if column.is_number else text + " " * (width - _width(text))
         for text, column, width in zip(cells, columns, widths, strict=True)
     )
     return "  ".join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a line takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+    )
+
+
+def _shortened(text: str) -> str:
+    if _width(text) <= WIDEST_CELL:
+        return text
+    half = (WIDEST_CELL - 1) // 2
+    return f"{_beginning(text, half)}…{_beginning(text[::-1], half)[::-1]}"
+
+
+def _beginning(text: str, width: int) -> str:
+    end = min(len(text), width)
+    while _width(text[:end]) > width:
+        end -= 1
+    return text[:end]
 
 
 def cell(value: object) -> str:

@@ -361,3 +361,15 @@ def test_json_of_a_listing_is_one_object_a_line(client: Client, run: Run) -> Non
     assert line.count("\n") == 1
     assert "\u2028" not in line
     assert json.loads(line) == {"user": "alice", "namespace": "a\u2028b", "key": "k\x7f"}
+
+
+def test_tables_stay_readable_with_long_and_wide_names(client: Client, run: Callable[..., Ended]) -> None:
+    names = ("n" * 500 + "end", "日本語", "plain", "e\u0301")
+    for name in names:
+        client.store(user="alice", namespace=name).set("k", 1)
+    title, *rows = run("namespaces", "--user", "alice").out.splitlines()
+    assert len(title) < 130
+    ends = {sum(1 + (each in "日本語") - (each == "\u0301") for each in row[: row.index("  1  ") + 3]) for row in rows}
+    assert len(ends) == 1  # the number of keys is below its title in each row
+    assert any(row.startswith("alice  nnn") and "…nnn" in row and "nnend " in row for row in rows)
+    assert {one["namespace"] for one in run("namespaces", "--user", "alice", "--json").records} == set(names)
