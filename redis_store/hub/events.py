@@ -19,7 +19,7 @@ from redis_store.hub.subscribers import Members
 from redis_store.hub.watched_namespace import Agenda, WatchedNamespace
 from redis_store.namespace.keys import UserKeys
 from redis_store.protocol.command import ReplyError
-from redis_store.protocol.error_replies import translate
+from redis_store.protocol.error_replies import SlotElsewhere, translate
 from redis_store.server_config import NEEDED_FLAGS, WISHED_FLAGS, missing_flags
 
 TOKEN_S = 3.0
@@ -77,7 +77,9 @@ class Listening:
     def heard(self, reply: Any) -> None:
         """Take a message."""
         if isinstance(reply, ReplyError):
-            self._refusal = translate(reply)
+            self._refusal = translate(reply, [("XREAD", self._wake)] if self._blocked else ())
+            if isinstance(self._refusal, SlotElsewhere):  # the hub goes on without that user, on the same connection
+                self._blocked = False
             if isinstance(self._refusal, AuthenticationFailed):  # it was logged in: a new connection logs in anew
                 self._refusal = ConnectionLost(f"The hub's connection has lost its login: {self._refusal}")
             return

@@ -55,6 +55,8 @@ def translate(error: ReplyError, commands: Sequence[Command] = ()) -> DataStoreE
         and (missing := _names(commands)) in _OF_TRANSACTIONS
     ):
         code, detail = "NOCOMMAND", missing
+    if code == "ERR" and detail.startswith("Attempted to access a non local key"):
+        code = "MOVING"  # the keys of a script were there when it began; only a hub's may begin during a move
     make = _BY_CODE.get(code)
     if make is None:
         return ServerRefused(f"The server refused {_names(commands)}: {text}.")
@@ -69,7 +71,9 @@ def raise_error_reply(reply: object, commands: Sequence[Command]) -> None:
         return
     for position, part in enumerate(reply):
         if isinstance(part, ReplyError):
-            raise translate(part, commands[position : position + 1])
+            error = translate(part, commands[position : position + 1])
+            # A call is about one slot, so any of its keys tells whose.
+            raise translate(part, commands) if isinstance(error, SlotElsewhere) and not error.redis_key else error
     if isinstance(reply[-1], list):
         queued = commands[-1 - len(reply[-1]) : -1]
         for position, part in enumerate(reply[-1]):
@@ -191,6 +195,7 @@ _BY_CODE: dict[str, Callable[[str, Sequence[Command]], DataStoreError]] = {
         "The nodes of the cluster do not agree which of them has this user's data: nothing was written by this call. Try"
         " again, or check the nodes with CLUSTER NODES.",
     ),
+    "MOVING": _elsewhere("The cluster is moving this user's data to another node, and a script stopped. Try again."),
     "ASK": _elsewhere(_MOVING),
     "TRYAGAIN": _elsewhere(_MOVING),
 }

@@ -123,7 +123,11 @@ def test_nothing_is_written_half_while_a_slot_moves(cluster: Cluster, user: str)
         assert store.get_all() == {}
 
 
-def test_a_move_disturbs_no_other_watcher_of_the_node(cluster: Cluster) -> None:
+@pytest.mark.parametrize("events", ["", "Khgxe"])
+def test_a_move_disturbs_no_other_watcher_of_the_node(cluster: Cluster, events: str) -> None:
+    for node in cluster.nodes:
+        with node.client() as raw:
+            raw.config_set("notify-keyspace-events", events)
     one, other = next(iter(users_by_node(cluster, 2).values()))
     with Client(cluster.url) as client:
         moved, still = client.store(user=one, namespace="watched"), client.store(user=other, namespace="watched")
