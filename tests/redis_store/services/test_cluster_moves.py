@@ -132,8 +132,10 @@ class Busy:
 
 
 AGENT = """
+import itertools
+
 def run(input_dict, tools):
-    for number in range(1, 1000):
+    for number in itertools.count(1):
         data_store.set("n", number)
         if data_store.increment("total") != number:
             return {"lost": number}
