@@ -1,4 +1,4 @@
--- Find the time of the last write in a page of a namespace's info.
+-- Find the time of the last write in a page of a namespace's info. Follows base.lua and times.lua.
 --
 -- KEYS[1]  info hash
 -- ARGV[1]  cursor
@@ -9,12 +9,7 @@ local page = redis.pcall('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 if page.err then return {'0', '0'} end
 local flat, last = page[2], 0
 for i = 2, #flat, 2 do
-  local time, rest = string.match(flat[i], '^{"created":(%d+)(.*)$')
-  if time then
-    -- An agent's name has no raw quote inside.
-    time = string.match(rest, '^,"updated":(%d+)') or string.match(rest, '^,"by":"[^"]*","updated":(%d+)') or time
-    -- More digits than those of ms are µs.
-    last = math.max(last, tonumber(string.sub(time, 1, 13)))
-  end
+  local _, written = times_in(flat[i])
+  if written then last = math.max(last, tonumber(sub(written, 1, -4))) end
 end
 return {page[1], string.format('%.0f', last)}

@@ -1,4 +1,4 @@
--- Find the infos of keys that were written since a time, in a page of a namespace's info.
+-- Find the infos of keys that were written since a time, in a page of a namespace's info. Follows base.lua and times.lua.
 --
 -- KEYS[1]  info hash
 -- ARGV[1]  cursor
@@ -10,14 +10,10 @@ local page = redis.pcall('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 if page.err then return {'0', {}} end
 local flat, since, found = page[2], tonumber(ARGV[3]), {}
 for i = 2, #flat, 2 do
-  local time, rest = string.match(flat[i], '^{"created":(%d+)(.*)$')
-  if time then
-    -- An agent's name has no raw quote inside. More digits than those of ms are µs.
-    time = string.match(rest, '^,"updated":(%d+)') or string.match(rest, '^,"by":"[^"]*","updated":(%d+)') or time
-    if tonumber(string.sub(time, 1, 13)) >= since then
-      found[#found + 1] = flat[i - 1]
-      found[#found + 1] = flat[i]
-    end
+  local _, written = times_in(flat[i])
+  if written and tonumber(sub(written, 1, -4)) >= since then
+    found[#found + 1] = flat[i - 1]
+    found[#found + 1] = flat[i]
   end
 end
 return {page[1], found}

@@ -76,6 +76,7 @@ def test_the_last_write_is_found_in_infos_of_all_forms(client: Client, admin: Ad
         ('{"created":1700000000000}', 1700000000),
         ('{"created":1700000000000,"updated":1700000002000,"updated_by":"x"}', 1700000002),
         ('{"created":1700000000000,"by":"a","metadata":{"updated":1800000000000}}', 1700000000),
+        ('{"created":1700000000000,"by":"a","updated":1700000004000}', 1700000004),
         ('{"created":1700000000000000,"updated":1700000003000000,"by":"a"}', 1700000003),
         ("not ours", None),
     ]:
