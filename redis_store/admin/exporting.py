@@ -24,7 +24,7 @@ from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
 from redis_store.ops.listing import PART_BYTES, START
 from redis_store.ops.run_script import read_together, run_each, run_script
 from redis_store.protocol.command import Command
-from redis_store.scripts import ABOUT, DUMP, FOLLOW, SIZES
+from redis_store.scripts import DUMP, FOLLOW, INFOS, SIZES
 
 NAMESPACES_PER_STEP = 8
 SMALL_KEYS = 100
@@ -188,7 +188,7 @@ async def _read_big(place: Place, spool: Spool, new_epoch: str) -> Walk[None]:
         cursor, left = found.cursor, found.left
         if found.texts:
             fields = list(found.texts)
-            infos, expiries = await run_script(ABOUT, (keys.data, keys.info), tuple(fields), True, True)
+            _, infos, expiries, *_ = await run_script(INFOS, (keys.data, keys.info), ("", *fields), True, True)
             spool.add(map(key_part, fields), ends_of(place.user, fields, list(found.texts.values()), infos, expiries))
         while followed.is_long:
             await _read_again(place, list(islice(followed.changed, min(CHANGED_PER_STEP, count))), followed, spool)
@@ -218,7 +218,7 @@ async def _read_again(place: Place, part: Sequence[bytes], followed: _Followed, 
             replies = await read_together([log])
             break
         sizes = SIZES.by_text((keys.data,), (PART_BYTES if most > 1 else MAX_BOUND, "", *some))
-        replies = await read_together([log, sizes, ABOUT.by_text(both, tuple(some))])
+        replies = await read_together([log, sizes, INFOS.by_text(both, ("", *some))])
         if replies[1][1] is not None:
             break
         most //= 2
@@ -226,6 +226,6 @@ async def _read_again(place: Place, part: Sequence[bytes], followed: _Followed, 
         del followed.changed[field]
     followed.see(replies[0])
     if some:
-        infos, expiries = replies[2]
+        _, infos, expiries, *_ = replies[2]
         spool.add(map(key_part, some), ends_of(place.user, some, replies[1][1], infos, expiries))
     return not followed.changed
