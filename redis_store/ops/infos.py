@@ -14,7 +14,7 @@ from redis_store.ops.key_info import key_info
 from redis_store.ops.run_script import read_together, run_script
 from redis_store.protocol.call import Alone, Call, as_is
 from redis_store.protocol.command import Command
-from redis_store.scripts import INFOS, SCAN_INFOS, SMALL, SMALL_INFOS
+from redis_store.scripts import INFOS, SCAN_INFOS, SMALL_INFOS
 from redis_store.types import Json, KeyInfo
 
 WithInfo = tuple[Json, KeyInfo]
@@ -59,9 +59,8 @@ async def scan_page(
 async def page_size(scope: Scope) -> int:
     """Return how many keys of this namespace make a page of values and infos of moderate size."""
     scope.check_readable()
-    fields, memory_bytes, _ = await run_script(SMALL, (scope.keys.data,), ("keys", 0, 0), repeatable=True)
-    _, info_bytes, _ = await run_script(SMALL, (scope.keys.info,), ("keys", 0, 0), repeatable=True)
-    return listing.page_size_of(fields, memory_bytes + max(info_bytes, 0) if memory_bytes > 0 else memory_bytes)
+    keys = (scope.keys.data, scope.keys.info)
+    return listing.page_size_of(*await run_script(SMALL_INFOS, keys, ("", -1, 0), repeatable=True))
 
 
 async def _get_all(scope: Scope, prefix: str) -> dict[str, WithInfo]:

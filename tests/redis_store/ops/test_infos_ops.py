@@ -27,6 +27,8 @@ def test_one_round_trip(one_server: Server, user: str) -> None:
 
         assert requests(lambda: store.get_many([f"k{number}" for number in range(200)], info=True)) == 1
         assert requests(lambda: store.get_all(info=True)) == 1
+        list(store.iter_items(info=True))  # the server's first sight of the scripts
+        assert requests(lambda: list(store.iter_items(info=True))) == 2, "the size of the pages, and a page"
 
 
 def test_infos_count_in_the_bounds_of_an_agents_reads(one_server: Server, user: str) -> None:
