@@ -43,10 +43,10 @@ class StoreMapping(MutableMapping[str, Json]):
     def iter_items(self) -> Iterator[tuple[str, Json]]: ...
 
     @abstractmethod
-    def _contains(self, key: str) -> bool: ...
+    def contains(self, key: str) -> bool: ...
 
     @abstractmethod
-    def _count(self) -> int: ...
+    def count(self) -> int: ...
 
     def __getitem__(self, key: str) -> Json:
         value = self.get(key, _ABSENT)
@@ -79,10 +79,10 @@ class StoreMapping(MutableMapping[str, Json]):
                 return default
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key != "" and self._contains(key)
+        return isinstance(key, str) and key != "" and self.contains(key)
 
     def __len__(self) -> int:
-        return self._count()
+        return self.count()
 
     def __iter__(self) -> Iterator[str]:
         return self.iter_keys()

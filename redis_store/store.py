@@ -641,12 +641,6 @@ class DataStore(StoreMapping):
             return call("get_many_sliding", *arguments, None)
         return call(operation, *arguments)
 
-    def _contains(self, key: str) -> bool:
-        return self._call("contains", key)
-
-    def _count(self) -> int:
-        return self._call("count")
-
     def _update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
         return self._call("update", key, function, default)
 

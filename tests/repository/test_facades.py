@@ -19,7 +19,7 @@ from redis_store.mapping import StoreMapping
 
 DESIGNED = {
     "get", "set", "delete", "list_keys", "list_namespaces", "get_many", "set_many", "clear", "use_namespace", "get_all",
-    "delete_many", "iter_keys", "iter_items", "info",
+    "delete_many", "iter_keys", "iter_items", "info", "contains", "count",
 }  # fmt: skip
 MAPPING = set(dir(StoreMapping)) - DESIGNED
 
