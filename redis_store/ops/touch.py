@@ -1,4 +1,4 @@
-"""Reads after which what they have read lives longer."""
+"""Reads that also set the ttl of what they read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from redis_store.types import Json, Ttl
 _COPIED_BYTES = 64 * 1024
 """Values up to this size together come with the script, in bytes; bigger ones are read after it."""
 
+_READ_NOTHING = -1
+"""Limit with which the script returns no values, in bytes."""
+
 
 async def get_touched(scope: Scope, key: str, touch: Ttl, default: Any = None) -> Any:
     """Do `get`, and set the key to expire `touch` from now."""
@@ -35,10 +38,12 @@ async def get_many_sliding(scope: Scope, keys: Iterable[str], ttl: Ttl = None) -
     fields = batch.fields_of(keys)
     scope.bounds.check_names(fields)
     names, ttl_ms = list(fields), wanted_ttl(scope, ttl)
+    # The values that several scripts return are no snapshot.
+    most_bytes = _COPIED_BYTES if len(names) <= batch.KEYS_PER_SCRIPT else _READ_NOTHING
     texts: list[bytes | None] | None = []
     for start in range(0, len(names), batch.KEYS_PER_SCRIPT):
-        texts = await _touch(scope, names[start : start + batch.KEYS_PER_SCRIPT], ttl_ms, "1")
-    if texts is None or len(names) > batch.KEYS_PER_SCRIPT:
+        texts = await _touch(scope, names[start : start + batch.KEYS_PER_SCRIPT], ttl_ms, "1", most_bytes)
+    if texts is None:
         return await batch.get_many(scope, fields.values())
     scope.counters.read_many(texts)
     return scope.codec.decode_found(fields.values(), texts, scope.namespace)
@@ -53,7 +58,9 @@ async def _get(scope: Scope, key: str, ttl_ms: int | str, only: str, default: An
     return default if text is None else scope.codec.decode(text, scope.namespace, key)
 
 
-async def _touch(scope: Scope, fields: list[bytes], ttl_ms: int | str, only: str) -> list[bytes | None] | None:
-    """Let fields live longer, and return their values, or None if these are not small."""
-    reply: list[bytes | None] | None = await run_write(TOUCH, scope, (ttl_ms, only, _COPIED_BYTES, *fields))
+async def _touch(
+    scope: Scope, fields: list[bytes], ttl_ms: int | str, only: str, most_bytes: int = _COPIED_BYTES
+) -> list[bytes | None] | None:
+    """Set the ttl of fields, and return their values, or None if they take more than `most_bytes`."""
+    reply: list[bytes | None] | None = await run_write(TOUCH, scope, (ttl_ms, only, most_bytes, *fields))
     return reply
