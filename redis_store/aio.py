@@ -542,7 +542,7 @@ class AsyncDataStore:
         cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
         `get_or_set` and `cached` compute.
 
-        With `sliding`, each `get` and `get_many` through the handle lets the ttl of the keys that have one begin anew. They need
+        With `sliding`, each `get` and `get_many` through the handle renews the ttl of the keys that have one. They need
         the right to write, and the server is asked even if a near cache has the value. Other reads change no ttl.
         """
         check_on_error(on_error)
@@ -554,7 +554,7 @@ class AsyncDataStore:
         """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
 
         `append`, `last` and `pop` take one step of the server whatever the length. With `max_items`, each `append` through this
-        object deletes the first items of more. `ttl` is that of each item.
+        object deletes the first items beyond that number. `ttl` is that of each item.
         """
         scope = self._scope.moved(name, default_ttl_ms(ttl))
         most = None if max_items is None else optimistic.check_max_items(max_items)

@@ -558,7 +558,7 @@ class DataStore(StoreMapping):
         cache, reads of single keys and `get_many` find nothing while the store is unavailable, and a warning is logged;
         `get_or_set` and `cached` compute.
 
-        With `sliding`, each `get` and `get_many` through the handle lets the ttl of the keys that have one begin anew. They need
+        With `sliding`, each `get` and `get_many` through the handle renews the ttl of the keys that have one. They need
         the right to write, and the server is asked even if a near cache has the value. Other reads change no ttl.
         """
         check_on_error(on_error)
@@ -569,7 +569,7 @@ class DataStore(StoreMapping):
         """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
 
         `append`, `last` and `pop` take one step of the server whatever the length. With `max_items`, each `append` through this
-        object deletes the first items of more. `ttl` is that of each item.
+        object deletes the first items beyond that number. `ttl` is that of each item.
         """
         moved = self._operations.moved(name, default_ttl_ms(ttl), None)
         return StoredSequence(moved, None if max_items is None else optimistic.check_max_items(max_items))

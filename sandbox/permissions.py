@@ -37,10 +37,10 @@ AGENTS_NAMES = {
 """The names by which agents call the operations that have other names in messages."""
 
 KNOWN_OPERATIONS = frozenset(AGENTS_NAMES.get(name, name) for name in (*OPERATIONS, *WATCHES))
-"""Names of the operations, as agents call them; ``contains`` is ``in``, ``count`` is ``len``, and ``set_if_version`` and
-``delete_if_version`` are ``set`` and ``delete`` with `if_version`, and ``get_many_info``, ``get_all_info`` and
-``iter_items_info`` are the reads with ``info=True``. Those of a `sequence` begin with ``sequence_``. Those that let a ttl
-begin anew are ``get_touched``, ``get_sliding`` and ``get_many_sliding``.
+"""Names of the operations, as agents call them. ``contains`` is also ``in``, and ``count`` is ``len``. ``set_if_version`` and
+``delete_if_version`` are ``set`` and ``delete`` with `if_version`. ``get_many_info``, ``get_all_info`` and ``iter_items_info``
+are the reads with ``info=True``. ``get_touched`` is ``get`` with `touch`; ``get_sliding`` and ``get_many_sliding`` are the reads
+of a handle with `sliding`. Those of a `sequence` begin with ``sequence_``.
 
 Some operations need a second one, because of what they reveal or delete (`Row.needs`, and the table in docs/security.md):
 ``get_or_set``, ``update``, ``pop`` and the reads of a ``transaction`` need ``get``; its deletions, and all that can add keys in a

@@ -36,8 +36,8 @@ def lease(
     `root` is the agent of the outermost run, if `run` is nested.
 
     With `max_read_bytes` it has the bounds of an agent's store (`CallBounds`), and a call that would read more bytes raises
-    `LimitExceeded`. Closing the lease closes only the connections that
-    it has in use at that moment, which ends calls that still wait for the server.
+    `LimitExceeded`. Closing the lease closes only the connections that it has in use at that moment, which ends calls that
+    still wait for the server.
     """
     on = operations_of(store)
     owner, scope = on.driver, on.scope

@@ -1,9 +1,10 @@
-"""What fits into the store and did not: names that are too long or invalid, and bytes. The one way of all integrations."""
+"""Conversions of what the store does not take as it is, for all integrations: names that are too long or invalid, and bytes."""
 
 from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from hashlib import sha256
 
 from redis_store.errors import DataStoreError, InvalidInput, InvalidType
@@ -26,11 +27,8 @@ def fit_name(name: str, most_bytes: int = MAX_KEY_BYTES) -> str:
     if most_bytes < _SUFFIX_BYTES:
         raise InvalidInput(f"most_bytes must be at least {_SUFFIX_BYTES}, for the suffix, not {most_bytes}.")
     if not _SUFFIX.search(name):
-        try:
+        with suppress(DataStoreError):
             encode_name(name, "name", most_bytes)
-        except DataStoreError:
-            pass
-        else:
             return name
     whole = name.encode(errors="surrogatepass")
     begin = whole[: most_bytes - _SUFFIX_BYTES].decode(errors="ignore")
@@ -40,7 +38,7 @@ def fit_name(name: str, most_bytes: int = MAX_KEY_BYTES) -> str:
 def bytes_to_json(data: bytes) -> str:
     """Return bytes as a value: their base64 text, with the standard alphabet and padding."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InvalidType(f"Bytes are needed, not {type(data).__name__}.")
+        raise InvalidType(f"bytes_to_json takes bytes, not {type(data).__name__}.")
     return b64encode(data).decode()
 
 
@@ -49,4 +47,4 @@ def bytes_from_json(value: Json) -> bytes:
     try:
         return b64decode(value.encode("ascii"), validate=True)
     except (AttributeError, ValueError):
-        raise InvalidInput("The value is no base64 text: it was not made by bytes_to_json.") from None
+        raise InvalidInput("The value is not base64 text: bytes_to_json did not make it.") from None

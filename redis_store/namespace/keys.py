@@ -200,7 +200,7 @@ class UserKeys:
 
     @property
     def none(self) -> bytes:
-        """The Redis key that never exists: with it, a cluster refuses what it could do half only, while the slot is moved."""
+        """A Redis key that never exists. A cluster that moves the slot refuses commands of several keys with it."""
         return self.prefix + b"w:none"
 
     def wake(self, random: str) -> bytes:

@@ -17,7 +17,7 @@ local data, registry, info, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name = ARGV[1]
 local listed, watched -- whether the namespace is in the registry, and whether it is watched
 
--- Raises NOPERM if the server's access rules would refuse a write that follows others, and NOCOMMAND if the server has it not.
+-- Raises NOPERM if the server's access rules would refuse a write that follows others, and NOCOMMAND if the server lacks the command.
 local function must_be_allowed(command, ...)
   if not redis.acl_check_cmd then return end
   local exists, allowed = pcall(redis.acl_check_cmd, command, ...)

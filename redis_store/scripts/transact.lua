@@ -9,7 +9,7 @@
 --           then four for each comparison: namespace from 0, field, 'is' or 'absent', the expected bytes; or 'version', the
 --           expected version as digits, '0' for a missing field;
 --           then five for each write: namespace from 0, field, 'set' or 'delete', value, time to live in ms or ''
--- Reply     1; or {n} if comparison n, from 0, failed, and nothing was written
+-- Reply     1; or {n, version of its field} if comparison n, from 0, failed, and nothing was written (version.lua)
 -- Errors    UNSUPPORTED: the server has no hash field expiry
 --
 -- All comparisons come first, then all checks, then the writes. Sets precede deletes, because a full server may refuse them.

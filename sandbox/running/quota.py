@@ -62,10 +62,13 @@ class Allowance:
         self._found = 0
         """What the last estimate left of the quota, without any charges."""
         self._events = 1
+        """Number of the last event: a run that joined, a deletion or a replacement."""
         self._joined = 1
-        """Number of the last event of this kind; the same for the next two."""
+        """Number of the last run that joined, among the events."""
         self._deleted = 0
+        """Number of the last deletion, among the events."""
         self._replaced = 0
+        """Number of the last replacement, among the events."""
         self._seen = 0
         """Number of the last event before the last estimate."""
         self._fresh_until = 0.0
