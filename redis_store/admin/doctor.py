@@ -214,14 +214,13 @@ async def check_data(repair: bool = False) -> Walk[Finding]:
     known: Unreadable = {}
     kept_big = 0
     async for page in redis_keys():
-        told = set(known)
-        await look_at_marks(page, known)
+        looked = await look_at_marks(page, known)
         yield [
             Finding(
                 "wrong", "format", str(error), "this version cannot use or check the data", "docs/upgrading.md", user
             )
-            for (user, tagged), error in known.items()
-            if error is not None and (user, tagged) not in told
+            for (user, _), error in looked.items()
+            if error is not None
         ]
         page = [each for each in page if known[each[1].user, each[1].tagged] is None]
         types = await all_replies(*(("TYPE", key) for key, _ in page)) if page else []

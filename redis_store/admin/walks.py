@@ -77,27 +77,29 @@ Unreadable: TypeAlias = dict[tuple[str, bool], UnsupportedEncoding | None]
 """The users whose marks were looked at, in each form of Redis keys: the error if this version cannot read the data."""
 
 
-async def look_at_marks(page: Sequence[tuple[bytes, RedisKey]], known: Unreadable) -> None:
-    """Look at the format versions of the users of a page who are not in `known`, and add them."""
+async def look_at_marks(page: Sequence[tuple[bytes, RedisKey]], known: Unreadable) -> Unreadable:
+    """Look at the format versions of the users of a page who are not in `known`; add them, and return them alone."""
     new = {(parts.user, parts.tagged): parts for _, parts in page if (parts.user, parts.tagged) not in known}
     if not new:
-        return
+        return {}
+    looked: Unreadable = {}
     marks = await all_replies(*(("GET", parts.keys.format_in(parts.tagged)) for parts in new.values()))
     for each, raw in zip(new, marks, strict=True):
         try:
             check_mark(raw if isinstance(raw, bytes) else None, each[0])
         except UnsupportedEncoding as error:
-            known[each] = error
+            looked[each] = error
         else:
-            known[each] = None
+            looked[each] = None
+    known.update(looked)
+    return looked
 
 
 async def readable_keys(user: str | None = None, kind: str = "") -> Walk[tuple[bytes, RedisKey]]:
     """Find Redis keys as `redis_keys` does. Raises `UnsupportedEncoding` at the first user whose data has a newer format."""
     known: Unreadable = {}
     async for page in redis_keys(user, kind):
-        await look_at_marks(page, known)
-        for error in known.values():
+        for error in (await look_at_marks(page, known)).values():
             if error is not None:
                 raise error
         yield page
