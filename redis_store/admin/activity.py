@@ -10,13 +10,12 @@ import orjson
 
 from redis_store.admin.records import ComputedValue, ConsumerState, HeldLock, TagUsage
 from redis_store.admin.usage import time_of
-from redis_store.admin.walks import Walk, parts_of, readable_keys
+from redis_store.admin.walks import Walk, hash_pages, parts_of, readable_keys
 from redis_store.changelog.entry import CursorFormat, id_order
 from redis_store.errors import InvalidInput
 from redis_store.namespace.keys import UserKeys, decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.namespace.scope import Scope
-from redis_store.ops.listing import START
 from redis_store.ops.locks import LockOps
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import all_replies, read
@@ -69,7 +68,7 @@ def _lock(parts: RedisKey, replies: list[Any], now: int) -> HeldLock | None:
     value, slots, left_ms, waiters = replies
     if value is None or isinstance(value, ReplyError):  # it is gone, or of another type
         return None
-    told = _object(value) if isinstance(value, bytes) else {}
+    told = _object(value)
     is_lock = parts.kind == "lock"
     held = int("owner" in told) if is_lock else value
     fence = told.get("fence")
@@ -93,7 +92,7 @@ async def release_lock(scope: Scope, name: str, agent: str | None = None) -> boo
     plain = LockOps.of(scope, name, 1)
     lock = LockOps(scope, scope.user if agent is None else scope.user.own(agent), plain.raw, plain.ttl_ms)
     value = await read("GET", lock.redis_key)
-    owner = _object(value or b"").get("owner")
+    owner = _object(value).get("owner")
     return isinstance(owner, str) and await lock.release(owner)
 
 
@@ -102,43 +101,35 @@ async def consumers(user: str | None = None) -> Walk[ConsumerState]:
     async for page in readable_keys(user, "hash"):
         for key, parts in page:
             if parts.kind == "consumer":
-                cursor = START
-                while True:
-                    raw, flat = await read("HSCAN", key, cursor, "COUNT", NAMES_PER_LOOK, bulk=True)
-                    yield await _states(parts, dict(zip(flat[::2], flat[1::2], strict=True)))
-                    cursor = raw.decode()
-                    if cursor == START:
-                        break
+                async for cursors in hash_pages(key, NAMES_PER_LOOK):
+                    yield await _states(parts, dict(cursors))
 
 
 async def _states(parts: RedisKey, cursors: dict[bytes, bytes]) -> list[ConsumerState]:
-    if not cursors:
+    named = {namespace: text for namespace, text in cursors.items() if namespace}
+    if not named:
         return []
     owner, name = owner_of(parts), decode_name(parts.name)
-    replies = await all_replies(
-        ("GET", owner.consumer_lock(name, b"")),
-        *(("GET", owner.consumer_lock(name, namespace)) for namespace in cursors if namespace),
+    of_all, *of_each = await all_replies(
+        *(("GET", owner.consumer_lock(name, namespace)) for namespace in (b"", *named))
     )
-    of_all, of_each = replies[0], dict(zip((each for each in cursors if each), replies[1:], strict=True))
     states = []
-    for namespace, text in cursors.items():
-        if namespace:
-            at, behind = await _lag(parts, namespace, text)
-            lock = of_each[namespace] if isinstance(of_each[namespace], bytes) else of_all
-            told = _object(lock) if isinstance(lock, bytes) else {}
-            states.append(
-                ConsumerState(
-                    user=parts.user,
-                    consumer=name,
-                    agent=parts.agent,
-                    namespace=decode_name(namespace),
-                    is_held=bool(told),
-                    holder=_text(told.get("agent")),
-                    cursor=text.decode(errors="backslashreplace"),
-                    at=at,
-                    behind=behind,
-                )
+    for (namespace, text), lock in zip(named.items(), of_each, strict=True):
+        at, behind = await _lag(parts, namespace, text)
+        told = _object(lock if isinstance(lock, bytes) else of_all)
+        states.append(
+            ConsumerState(
+                user=parts.user,
+                consumer=name,
+                agent=parts.agent,
+                namespace=decode_name(namespace),
+                is_held=bool(told),
+                holder=_text(told.get("agent")),
+                cursor=text.decode(errors="backslashreplace"),
+                at=at,
+                behind=behind,
             )
+        )
     return states
 
 
@@ -169,15 +160,9 @@ async def computations(user: str | None = None) -> Walk[ComputedValue]:
     async for page in readable_keys(user, "hash"):
         for key, parts in page:
             if parts.kind == "flight":
-                cursor = START
-                while True:
-                    raw, flat = await read("HSCAN", key, cursor, "COUNT", _CLAIMS_PER_LOOK, bulk=True)
-                    pairs = zip(flat[::2], flat[1::2], strict=True)
-                    made = (_computation(parts, field, claim, now) for field, claim in pairs)
+                async for claims in hash_pages(key, _CLAIMS_PER_LOOK):
+                    made = (_computation(parts, field, claim, now) for field, claim in claims)
                     yield [one for one in made if one is not None]
-                    cursor = raw.decode()
-                    if cursor == START:
-                        break
 
 
 def _computation(parts: RedisKey, field: bytes, claim: bytes, now: int) -> ComputedValue | None:
@@ -215,9 +200,10 @@ async def _now_ms() -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: object) -> dict[str, Any]:
+    """Return the JSON object that a reply is, or an empty one for another reply."""
     try:
-        told = orjson.loads(text)
+        told = orjson.loads(text) if isinstance(text, bytes) else None
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 from orjson import JSONDecodeError, loads
 
-from redis_store.admin.walks import Unreadable, Walk, look_at_marks, redis_keys
+from redis_store.admin.walks import Unreadable, Walk, hash_pages, look_at_marks, redis_keys
 from redis_store.errors import CorruptValue, PermissionDenied, ServerRefused, UnsupportedEncoding
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
-from redis_store.ops.listing import START
 from redis_store.ops.run_script import run_script
 from redis_store.ops.server_info import server_info
 from redis_store.protocol.call import Call, all_replies, as_is, read
@@ -317,10 +316,8 @@ async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
     each = size // max(1, fields) if isinstance(size, int) and isinstance(fields, int) else CHECKED_BYTES
     count = max(1, min(_MOST_FIELDS, CHECKED_BYTES // max(1, each)))
     found = []
-    cursor = START
-    while True:
-        raw, flat = await read("HSCAN", key, cursor, "COUNT", count, bulk=True)
-        for field, text in zip(flat[::2], flat[1::2], strict=True):
+    async for pairs in hash_pages(key, count):
+        for field, text in pairs:
             if (what := _what_is_wrong(text, decode_name(parts.name), decode_name(field))) is not None:
                 one = _wrong(
                     parts,
@@ -330,9 +327,7 @@ async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
                     "redis-store redis HGET shows it; then set or delete it",
                 )
                 found.append(replace(one, key=decode_name(field)))
-        cursor = raw.decode()
-        if cursor == START:
-            return found
+    return found
 
 
 def _what_is_wrong(stored: bytes, namespace: str, key: str) -> str | None:

@@ -73,6 +73,17 @@ async def redis_keys(user: str | None = None, kind: str = "") -> Walk[tuple[byte
             return
 
 
+async def hash_pages(key: bytes, count: int) -> Walk[tuple[bytes, bytes]]:
+    """Yield the fields of a hash with their values, about `count` in each step. A field may come twice."""
+    cursor = START
+    while True:
+        raw, flat = await read("HSCAN", key, cursor, "COUNT", count, bulk=True)
+        yield list(zip(flat[::2], flat[1::2], strict=True))
+        cursor = raw.decode()
+        if cursor == START:
+            return
+
+
 Unreadable: TypeAlias = dict[tuple[str, bool], UnsupportedEncoding | None]
 """The users whose marks were looked at, in each form of Redis keys: the error if this version cannot read the data."""
 
