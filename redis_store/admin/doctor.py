@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from orjson import JSONDecodeError, loads
 
 from redis_store.admin.walks import Unreadable, Walk, hash_pages, look_at_marks, redis_keys
-from redis_store.errors import CorruptValue, PermissionDenied, ServerRefused, UnsupportedEncoding
+from redis_store.errors import CorruptValue, UnsupportedEncoding
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.ops.run_script import run_script
-from redis_store.ops.server_info import server_info
+from redis_store.ops.server_info import facts_of, read_if_allowed, server_info
 from redis_store.protocol.call import Call, all_replies, as_is, read
 from redis_store.scripts import DROP_ORPHAN
 from redis_store.server import ServerStatus
@@ -105,11 +105,10 @@ def check_embedded(state: ServerStatus | None, free_bytes: int = 0, data_bytes: 
 
 
 async def _facts() -> list[Finding]:
-    try:
-        lines = (await read("INFO")).decode(errors="replace").splitlines()
-    except (PermissionDenied, ServerRefused):
+    info = await read_if_allowed("INFO")
+    if info is None:
         return []
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = facts_of(info)
     found = []
     policy = facts.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -168,10 +167,7 @@ async def _facts() -> list[Finding]:
 
 
 async def _config(*names: str) -> dict[str, str]:
-    try:
-        flat = await read("CONFIG", "GET", *names)
-    except (PermissionDenied, ServerRefused):
-        return {}
+    flat = await read_if_allowed("CONFIG", "GET", *names) or []
     texts = [part.decode(errors="replace") for part in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 

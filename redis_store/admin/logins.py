@@ -22,6 +22,7 @@ from redis_store.connections.resolver import database_of
 from redis_store.errors import Conflict, InvalidName, PermissionDenied, ServerRefused
 from redis_store.limits import shown
 from redis_store.namespace.keys import PLAIN, UserKeys
+from redis_store.ops.server_info import read_if_allowed
 from redis_store.protocol.call import Call, as_is, read
 from redis_store.protocol.redirects import Node
 
@@ -177,12 +178,11 @@ async def create_login(
         _digest(password),
         *rules_for(user, database, near_cache=near_cache, without=await _unknown_commands()),
     ]
-    with suppress(PermissionDenied, ServerRefused):  # then the next one will be refused too
-        if await read("ACL", "GETUSER", name) is not None:
-            raise Conflict(
-                f"The login {name!r} exists on this server: nothing was changed. Give it a new password with `login rotate`, or"
-                " choose another name with --login."
-            )
+    if await read_if_allowed("ACL", "GETUSER", name) is not None:  # where that is refused, the next one will be too
+        raise Conflict(
+            f"The login {name!r} exists on this server: nothing was changed. Give it a new password with `login rotate`, or"
+            " choose another name with --login."
+        )
     return await _set(name, user, rules, password, url)
 
 
@@ -228,10 +228,11 @@ async def nodes_of_cluster(known: Sequence[Node]) -> list[Node]:
 
     `known` are nodes as the cluster announces them: by name or by number.
     """
-    try:  # CLUSTER SLOTS leaves out replicas that are behind, and CLUSTER SHARDS has not always all
-        lines = (await read("CLUSTER", "NODES")).decode(errors="replace").splitlines()
-    except (PermissionDenied, ServerRefused):
+    # CLUSTER SLOTS leaves out replicas that are behind, and CLUSTER SHARDS has not always all.
+    told = await read_if_allowed("CLUSTER", "NODES")
+    if told is None:
         return []
+    lines = told.decode(errors="replace").splitlines()
     places = [
         place for _, place, flags, *_ in map(str.split, lines) if not {"handshake", "noaddr"} & {*flags.split(",")}
     ]
@@ -271,9 +272,8 @@ def is_done(result: object) -> bool:
 
 async def default_is_open() -> bool:
     """Return whether the server lets in everyone without a password, with a right to read keys."""
-    try:
-        flat = await read("ACL", "GETUSER", "default")
-    except (PermissionDenied, ServerRefused):
+    flat = await read_if_allowed("ACL", "GETUSER", "default")
+    if flat is None:
         return False
     flags = dict(zip(flat[::2], flat[1::2], strict=False))[b"flags"]
     return b"on" in flags and b"nopass" in flags
@@ -296,12 +296,11 @@ async def _own(name: str, user: str) -> UserLogin | None:
 
 
 async def _set(name: str, user: str, rules: list[str], password: str, url: str) -> NewLogin:
-    made = kept = True
+    made = True
     try:
         await Call((("ACL", "SETUSER", name, *rules),), as_is)
     except (PermissionDenied, ServerRefused):
         made = False
-    kept = made and await _save()
     return NewLogin(
         login=name,
         user=user,
@@ -309,7 +308,7 @@ async def _set(name: str, user: str, rules: list[str], password: str, url: str) 
         url=with_login(url, name, password),
         rule=f"user {name} {' '.join(rule for rule in rules if rule not in _RESETS)}",
         made=made,
-        kept=kept,
+        kept=made and await _save(),
         open_to_all=await default_is_open(),
         has_replicas=await _has_replicas(),
     )
@@ -324,17 +323,13 @@ async def _save() -> bool:
 
 
 async def _has_replicas() -> bool:
-    try:
-        role = await read("ROLE")
-    except (PermissionDenied, ServerRefused):
-        return False
-    return role[0] == b"master" and len(role[2]) > 0
+    role = await read_if_allowed("ROLE")
+    return role is not None and role[0] == b"master" and len(role[2]) > 0
 
 
 async def _unknown_commands() -> list[str]:
-    try:
-        known = await read("COMMAND", "INFO", *COMMANDS)
-    except (PermissionDenied, ServerRefused):
+    known = await read_if_allowed("COMMAND", "INFO", *COMMANDS)
+    if known is None:
         return []
     return [command for command, about in zip(COMMANDS, known, strict=True) if about is None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from redis_store.admin.records import ServerStats
+from redis_store.ops.server_info import facts_of
 from redis_store.protocol.call import read
 
 _COUNT = re.compile(r"keys=(\d+)")
@@ -12,8 +13,7 @@ _COUNT = re.compile(r"keys=(\d+)")
 
 async def server_stats(database: int = 0) -> ServerStats:
     """Ask the server for its counts, in one request."""
-    lines = (await read("INFO")).decode(errors="replace").splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+    facts = facts_of(await read("INFO"))
 
     def number(name: str) -> int:
         text = facts.get(name, "")

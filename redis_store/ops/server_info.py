@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.ops.first_look import cannot_run
 from redis_store.protocol.call import Call, as_is, read
-from redis_store.protocol.command import Command
+from redis_store.protocol.command import Argument, Command
 from redis_store.server_config import NEEDED_FLAGS, missing_flags
 from redis_store.types import ServerInfo
 
@@ -33,6 +35,19 @@ async def ping() -> bool:
     return True
 
 
+async def read_if_allowed(*command: Argument) -> Any:
+    """Return the reply to a command that only reads, or None if the server refuses it."""
+    try:
+        return await read(*command)
+    except (PermissionDenied, ServerRefused):
+        return None
+
+
+def facts_of(info: bytes) -> dict[str, str]:
+    """Return what a reply to ``INFO`` says, by name."""
+    return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+
+
 async def server_info() -> ServerInfo:
     """Return what the server is and what it lacks."""
     facts = await _facts()
@@ -51,11 +66,10 @@ async def server_info() -> ServerInfo:
 
 async def _facts() -> dict[str, str]:
     """Return what the server reports about itself."""
-    try:
-        lines = (await read("INFO", "server")).decode(errors="replace").splitlines()
-        return dict(line.split(":", 1) for line in lines if ":" in line)
-    except (PermissionDenied, ServerRefused):
-        pairs = await read("HELLO")  # without a number it only tells; every login may run it
+    info = await read_if_allowed("INFO", "server")
+    if info is not None:
+        return facts_of(info)
+    pairs = await read("HELLO")  # without a number it only tells; every login may run it
     told = dict(zip(pairs[::2], pairs[1::2], strict=False))
     return {
         "server_name": told[b"server"].decode(),
