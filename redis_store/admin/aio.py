@@ -20,7 +20,7 @@ from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
 from redis_store.admin.operator import PASSWORD_BYTES, embedded_findings, operator_name
-from redis_store.admin.programs import At, Program, Recent, Setting
+from redis_store.admin.programs import At, Program, Setting
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -173,9 +173,7 @@ class AsyncAdmin:
         nothing is changed.
         """
         namespace = f"{letters.DEAD_LETTERS}{consumer}"
-        outcome = await self._run_for(
-            user, lambda scope: letters.retry(scope, letter), f"{letters.DEAD_LETTERS}{consumer}"
-        )
+        outcome = await self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
         if outcome == "retried":
             await self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
         return outcome
@@ -242,9 +240,9 @@ class AsyncAdmin:
         Times, writers, metadata, tags and expiry are kept. Keys that hold something else there stay, unless `replace`. If it is
         interrupted, call it again.
         """
-        other = user if to_user is None else to_user
+        to_user = user if to_user is None else to_user
         return await self._carry_out(
-            lambda setting: moving.copy(setting, user, namespace, other, to_namespace, replace)
+            lambda setting: moving.copy(setting, user, namespace, to_user, to_namespace, replace)
         )
 
     async def rename_namespace(self, user: str, namespace: str, new: str) -> int:
@@ -293,10 +291,10 @@ class AsyncAdmin:
         end. `InvalidInput` names the line. Keys that hold something else already are left as they are, unless `replace`. To go on
         after an interruption, import again. `done` counts what was done also if the import fails.
         """
-        result = Imported() if done is None else done
+        done = Imported() if done is None else done
         with rows_of(file, user, namespace) as rows:
-            await self._carry_out(lambda setting: moving.import_(setting, rows, replace, result))
-        return result
+            await self._carry_out(lambda setting: moving.import_(setting, rows, replace, done))
+        return done
 
     # Check
 
@@ -426,7 +424,7 @@ class AsyncAdmin:
 
     async def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
         """Run a program, each operation on the server where it belongs."""
-        primaries, users = await self._primaries(), Recent[AsyncDriver]()
+        primaries = await self._primaries()
         setting = Setting(
             self.operator,
             len(primaries),
@@ -437,8 +435,7 @@ class AsyncAdmin:
         async def step(at: At[Any]) -> Any:
             if isinstance(at.where, int):
                 return await primaries[at.where].run(at.op)
-            driver = users.get(at.where, lambda user: self.store(user)._driver)
-            return await driver.run(at.op)
+            return await self._run_for(at.where, lambda scope: at.op)
 
         return await drive_async(program(setting), step)
 

@@ -17,8 +17,6 @@ from redis_store.protocol.call import Op
 
 T = TypeVar("T")
 
-MOST_RECENT = 4
-
 Where: TypeAlias = int | str
 """A user, or the number of a server that holds keys."""
 
@@ -63,18 +61,3 @@ async def pages(where: Where, walk: Walk[T]) -> AsyncIterator[list[T]]:
     finally:
         with suppress(StopIteration):
             walk.aclose().send(None)
-
-
-class Recent(Generic[T]):
-    """What belongs to the last few users of a program, which goes from user to user."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, T] = {}
-
-    def get(self, user: str, make: Callable[[str], T]) -> T:
-        """Return what is kept for a user, or make it."""
-        if user not in self._kept:
-            if len(self._kept) >= MOST_RECENT:
-                self._kept.clear()
-            self._kept[user] = make(user)
-        return self._kept[user]

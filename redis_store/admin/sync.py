@@ -20,7 +20,7 @@ from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
 from redis_store.admin.operator import PASSWORD_BYTES, embedded_findings, operator_name
-from redis_store.admin.programs import At, Program, Recent, Setting
+from redis_store.admin.programs import At, Program, Setting
 from redis_store.admin.records import (
     AuditEntry,
     ChangeRecord,
@@ -44,7 +44,6 @@ from redis_store.drivers.sync import SyncDriver, SyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
-from redis_store.operations import operations_of
 from redis_store.ops.server_info import ping
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
@@ -432,7 +431,7 @@ class Admin:
 
     def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
         """Run a program, each operation on the server where it belongs."""
-        primaries, users = self._primaries(), Recent[SyncDriver]()
+        primaries = self._primaries()
         setting = Setting(
             self.operator,
             len(primaries),
@@ -443,8 +442,7 @@ class Admin:
         def step(at: At[Any]) -> Any:
             if isinstance(at.where, int):
                 return primaries[at.where].run(at.op)
-            driver = users.get(at.where, lambda user: operations_of(self.store(user)).driver)
-            return driver.run(at.op)
+            return self._run_for(at.where, lambda scope: at.op)
 
         return drive(program(setting), step)
 
