@@ -7,10 +7,10 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from redis_store.admin.records import DeadLetter
-from redis_store.admin.search import scope_of
-from redis_store.admin.walks import Walk, readable_keys
+from redis_store.admin.search import scopes
+from redis_store.admin.walks import Walk
 from redis_store.errors import StoredDataError
-from redis_store.namespace.keys import decode_name, encode_key
+from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.batch import infos
 from redis_store.ops.listing import START, page_size, scan_items_page
@@ -26,18 +26,12 @@ RetryOutcome: TypeAlias = Literal["retried", "gone", "no value", "not there"]
 
 async def letters(user: str | None = None, consumer: str | None = None) -> Walk[DeadLetter]:
     """Yield the dead letters of all consumers, or of one."""
-    async for page in readable_keys(user, "hash"):
-        for _, parts in page:
-            name = decode_name(parts.name)
-            if (
-                parts.kind == "ns"
-                and name.startswith(DEAD_LETTERS)
-                and consumer in (None, name.removeprefix(DEAD_LETTERS))
-            ):
-                scope = scope_of(parts)
-                if scope is not None:
-                    async for found in _letters(scope):
-                        yield found
+    async for page in scopes(user):
+        for scope in page:
+            name = scope.namespace
+            if name.startswith(DEAD_LETTERS) and consumer in (None, name.removeprefix(DEAD_LETTERS)):
+                async for found in _letters(scope):
+                    yield found
 
 
 async def _letters(scope: Scope) -> Walk[DeadLetter]:

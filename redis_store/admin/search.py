@@ -55,6 +55,12 @@ def scope_of(parts: RedisKey) -> Scope | None:
     return Scope(parts.keys, name, Writer(), STORED, Limits(), LogBounds()) if name else None
 
 
+async def scopes(user: str | None = None) -> Walk[Scope]:
+    """Find the namespaces that hold data, of all users or of one, except those that have no name as text."""
+    async for page in readable_keys(user, "hash"):
+        yield [scope for _, parts in page if parts.kind == "ns" and (scope := scope_of(parts)) is not None]
+
+
 async def search(
     text: str,
     user: str | None = None,
@@ -69,13 +75,11 @@ async def search(
     if not text:
         raise InvalidInput("The text must not be empty: give at least one character.")
     needle = _Needle.of(text, ignore_case)
-    async for page in readable_keys(user, "hash"):
-        for _, parts in page:
-            if parts.kind == "ns" and namespace in (None, decode_name(parts.name)):
-                scope = scope_of(parts)
-                if scope is not None:
-                    async for hits in _search_namespace(scope, needle, keys_only):
-                        yield hits
+    async for page in scopes(user):
+        for scope in page:
+            if namespace in (None, scope.namespace):
+                async for hits in _search_namespace(scope, needle, keys_only):
+                    yield hits
 
 
 async def _search_namespace(scope: Scope, needle: _Needle, keys_only: bool) -> Walk[SearchHit]:
