@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby, islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redis_store.cli.move import number_of_keys, report
+from redis_store.cli.move import ReplaceOption, number_of_keys, report
 from redis_store.cli.session import NamespaceOption, Session, StdinOption, UserOption, operator_command
-from redis_store.cli.tables import parse_age, size
+from redis_store.cli.tables import counted, parse_age, size
 from redis_store.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from redis_store.admin import NamespaceUsage
 
 app = typer.Typer()
 user_app = typer.Typer(help="Delete everything of a user.", no_args_is_help=True, rich_markup_mode=None)
@@ -23,7 +26,6 @@ _LISTED_FIRST = 10
 _KEYS_AT_ONCE = 1000
 
 _RequiredUser = Annotated[str, typer.Option("--user", "-u", help="The user.", show_default=False)]
-_ReplaceOption = Annotated[bool, typer.Option("--replace", help="Overwrite keys that hold something else.")]
 
 
 @operator_command(app, "set", changes=True)
@@ -127,8 +129,7 @@ def clear(
             session.say(f"No namespace of user {user!r} that begins with {prefix!r} holds data.")
         else:
             session.confirm(
-                f"Clear {len(found):,} namespaces of user {user!r} with {number_of_keys(sum(each.keys for each in found))}?",
-                _listed(f"{each.namespace}  {number_of_keys(each.keys)}  {size(each.bytes)}" for each in found),
+                f"Clear {counted(len(found), 'namespace')} of user {user!r} with {_keys_of(found)}?", _listed(found)
             )
         session.go_on = "Some namespaces are cleared, and the others are as before. To go on, run the command again."
         total = session.admin.clear_namespaces(user, prefix, undoable=undo)
@@ -181,7 +182,7 @@ def copy(
     to_user: Annotated[
         str | None, typer.Option(help="The owner of the copy, if it is another.", show_default=False)
     ] = None,
-    replace: _ReplaceOption = False,
+    replace: ReplaceOption = False,
 ) -> None:
     """Copy a namespace with times, metadata and expiry, as it is at one moment. Exit code 4 if other keys are in the way."""
     if replace:
@@ -212,11 +213,8 @@ def rename(
 def delete_user(session: Session, user: Annotated[str, typer.Argument(show_default=False)]) -> None:
     """Delete everything of a user, and make sure that nothing is left. It cannot be undone."""
     found = session.admin.list_namespaces(user)
-    has = f"{len(found):,} namespace{'' if len(found) == 1 else 's'} with {number_of_keys(sum(each.keys for each in found))}"
-    session.confirm(
-        f"Delete user {user!r} for ever, with {has}?",
-        _listed(f"{each.namespace}  {number_of_keys(each.keys)}  {size(each.bytes)}" for each in found),
-    )
+    has = f"{counted(len(found), 'namespace')} with {_keys_of(found)}"
+    session.confirm(f"Delete user {user!r} for ever, with {has}?", _listed(found))
     session.go_on = "Some data is deleted. To delete the rest, run the command again."
     done = session.admin.delete_user(user)
     if not done.keys and not done.redis_keys:
@@ -229,7 +227,11 @@ def delete_user(session: Session, user: Annotated[str, typer.Argument(show_defau
     )
 
 
-def _listed(lines: Iterable[str]) -> list[str]:
-    every = list(lines)
-    left = len(every) - _LISTED_FIRST
-    return [*every[:_LISTED_FIRST], f"... and {left:,} more"] if left > 0 else every
+def _keys_of(found: Sequence[NamespaceUsage]) -> str:
+    return number_of_keys(sum(each.keys for each in found))
+
+
+def _listed(found: Sequence[NamespaceUsage]) -> list[str]:
+    lines = [f"{each.namespace}  {number_of_keys(each.keys)}  {size(each.bytes)}" for each in found[:_LISTED_FIRST]]
+    left = len(found) - len(lines)
+    return [*lines, f"... and {left:,} more"] if left else lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redis_store.cli.session import Session, operator_command
-from redis_store.cli.tables import Column
+from redis_store.cli.tables import Column, counted
 
 if TYPE_CHECKING:
     from redis_store.admin import NewLogin
@@ -80,7 +80,7 @@ def list_(session: Session) -> None:
         (Column("LOGIN"), Column("USER"), Column("ENABLED"), Column("PASSWORDS", True), Column("NEAR CACHE")),
         lambda one: (one.login, one.user, one.enabled, one.passwords, one.near_cache),
     )
-    session.say(f"{len(found):,} login{'' if len(found) == 1 else 's'}.")
+    session.say(f"{counted(len(found), 'login')}.")
 
 
 def _show(session: Session, new: NewLogin, verb: str) -> None:

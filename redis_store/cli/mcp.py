@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redis_store.cli.session import DataDirOption
+from redis_store.cli.session import DataDirOption, UrlOption
 from redis_store.errors import InvalidSettings
 
 
@@ -30,10 +30,7 @@ def mcp(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP there, instead of stdio.", show_default=False),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False),
-    ] = None,
+    url: UrlOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Serve a user's store to an MCP client on stdin and stdout, or to several by HTTP.

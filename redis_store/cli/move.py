@@ -17,12 +17,15 @@ from redis_store.cli.session import (
     operator_command,
 )
 from redis_store.cli.streams import stdout_failed
+from redis_store.cli.tables import counted
 from redis_store.errors import DataStoreError, InvalidInput
 
 if TYPE_CHECKING:
     from redis_store.admin import Imported
 
 app = typer.Typer()
+
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Overwrite keys that hold something else.")]
 
 
 @operator_command(app, "export")
@@ -65,7 +68,7 @@ def import_(
     ] = None,
     user: UserOption = None,
     namespace: NamespaceOption = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite keys that hold something else.")] = False,
+    replace: ReplaceOption = False,
 ) -> None:
     """Write the keys of an export, or of one user or namespace in it; what is there already stays. Exit code 4 if some differ."""
     from redis_store.admin import Imported
@@ -114,7 +117,7 @@ def _counter(session: Session, what: str) -> Callable[[int], None]:
 
 def number_of_keys(count: int) -> str:
     """Return a number of keys in words."""
-    return f"{count:,} key{'' if count == 1 else 's'}"
+    return counted(count, "key")
 
 
 def report(session: Session, done: Imported, what: str) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from redis_store.cli import reply_format
 from redis_store.cli.reply_format import ErrorReply, Reply, goes_on
-from redis_store.cli.session import DataDirOption
+from redis_store.cli.session import DataDirOption, UrlOption
 from redis_store.cli.streams import stdout_failed
 from redis_store.errors import InvalidInput
 from redis_store.settings import Settings, resolve_url
@@ -32,10 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def redis(
     words: Annotated[list[str], typer.Argument(metavar="COMMAND", show_default=False)],
-    url: Annotated[
-        str | None,
-        typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False),
-    ] = None,
+    url: UrlOption = None,
     data_dir: DataDirOption = None,
     raw: Annotated[
         bool | None,

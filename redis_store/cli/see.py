@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from redis_store.cli.session import (
     Session,
     StdinOption,
     UserOption,
+    fields_of,
     operator_command,
     plain,
     since,
 )
 from redis_store.cli.streams import stdout_failed
-from redis_store.cli.tables import Column, ago, cell, size
+from redis_store.cli.tables import Column, ago, cell, counted, size
 from redis_store.errors import StoredDataError
 from redis_store.values.printable import json_text, quoted
 
@@ -75,7 +75,7 @@ def users(session: Session, by: _By = "name", older_than: _OlderThan = None) -> 
         ),
         lambda one: (one.user, one.namespaces, one.keys, size(one.bytes), one.last_write),
     )
-    session.say(f"{_count(len(found), 'user')}.")
+    session.say(f"{counted(len(found), 'user')}.")
 
 
 @operator_command(app, "namespaces")
@@ -93,7 +93,7 @@ def namespaces(
         (Column("USER"), Column("NAMESPACE"), Column("KEYS", True), Column("MEMORY", True), Column("LAST WRITE")),
         lambda one: (one.user, one.namespace, one.keys, size(one.bytes), one.last_write),
     )
-    session.say(f"{_count(len(found), 'namespace')}.")
+    session.say(f"{counted(len(found), 'namespace')}.")
     if user is not None and prefix is None and older_than is None and not found:
         session.missing(f"The user {user!r} has no data.")
 
@@ -110,7 +110,7 @@ def keys(
     missing = 0
     for place in _places(session, user, namespace, stdin):
         found = session.admin.store(**place).list_keys(prefix)
-        session.say(f"{_count(len(found), 'key')} in {place['namespace']!r} of {place['user']!r}.")
+        session.say(f"{counted(len(found), 'key')} in {place['namespace']!r} of {place['user']!r}.")
         missing += not found and prefix is None
         for key in session.while_read(found):
             if session.as_json:
@@ -166,7 +166,7 @@ def info(
             elif session.as_json:
                 session.json_line({**place, **plain(found[key])})
             else:
-                facts = _fields(found[key])
+                facts = fields_of(found[key])
                 _show_facts({**place, **facts, "version": str(facts["version"] or "-")})  # it is no amount
     ends.exit()
 
@@ -192,7 +192,7 @@ def search(
         else:
             found = "" if hit.found_in == "key" else f": {hit.excerpt}"
             session.line(f"{hit.user}  {hit.namespace}  {hit.key}{found}")
-    session.say(f"{_count(count, 'key')} found.")
+    session.say(f"{counted(count, 'key')} found.")
     if not count:
         raise typer.Exit(NOT_THERE)
 
@@ -253,7 +253,7 @@ def consumers(session: Session, user: UserOption = None) -> None:
         ),
         lambda one: (one.user, one.consumer, one.namespace, one.behind, one.at, one.is_held, one.holder),
     )
-    session.say(f"{_count(len(found), 'cursor')}.")
+    session.say(f"{counted(len(found), 'cursor')}.")
 
 
 # Locks
@@ -275,7 +275,7 @@ def locks(session: Session, user: UserOption = None) -> None:
             one.waiters, one.agent,
         ),
     )  # fmt: skip
-    session.say(f"{_count(len(found), 'lock')}.")
+    session.say(f"{counted(len(found), 'lock')}.")
 
 
 @operator_command(locks_app, "release", changes=True)
@@ -302,7 +302,7 @@ def locks_release(
         if not session.admin.release_lock(each["user"], each["name"], each.get("agent")):
             session.complain(f"Nobody holds the lock {each['name']!r} of {each['user']!r}.")
             missing += 1
-    session.say(f"{_count(len(chosen) - missing, 'lock')} released.")
+    session.say(f"{counted(len(chosen) - missing, 'lock')} released.")
     if missing:
         raise typer.Exit(NOT_THERE)
 
@@ -323,7 +323,7 @@ def dead_letters(session: Session, user: UserOption = None, consumer: _Consumer 
         tuple(map(Column, ("USER", "CONSUMER", "ID", "STORED", "OP", "ERROR"))),
         lambda one: (one.user, one.consumer, one.id, one.at, one.op, f"{one.error_type}: {one.error}"[:100]),
     )
-    session.say(f"{_count(count, 'dead letter')}.")
+    session.say(f"{counted(count, 'dead letter')}.")
 
 
 @operator_command(letters_app, "show")
@@ -339,7 +339,7 @@ def dead_letters_show(
             if session.as_json:
                 session.json_line(one)
             else:
-                facts = _fields(one)
+                facts = fields_of(one)
                 trace = facts.pop("traceback")
                 _show_facts(facts)
                 session.text(quoted(trace or ""))
@@ -369,8 +369,8 @@ def dead_letters_retry(
         else:
             kept += 1
             session.complain(f"{letter[2]!r} was not retried: {why[outcome]}.")
-        session.go_on = f"{_count(done, 'dead letter')} retried. To go on with the others, run the command again."
-    session.say(f"{_count(done, 'dead letter')} retried.")
+        session.go_on = f"{counted(done, 'dead letter')} retried. To go on with the others, run the command again."
+    session.say(f"{counted(done, 'dead letter')} retried.")
     if kept:
         raise typer.Exit(NOT_THERE)
 
@@ -391,8 +391,8 @@ def dead_letters_drop(
         else:
             missing += 1
             session.complain(f"There is no dead letter {letter[2]!r}.")
-        session.go_on = f"{_count(done, 'dead letter')} deleted. To go on with the others, run the command again."
-    session.say(f"{_count(done, 'dead letter')} deleted.")
+        session.go_on = f"{counted(done, 'dead letter')} deleted. To go on with the others, run the command again."
+    session.say(f"{counted(done, 'dead letter')} deleted.")
     if missing:
         raise typer.Exit(NOT_THERE)
 
@@ -434,7 +434,7 @@ def cache_tags(session: Session, user: UserOption = None) -> None:
         (*map(Column, ("USER", "TAG")), Column("VALUES", True), Column("OWN NAME OF")),
         lambda one: (one.user, one.tag, one.values, one.agent),
     )
-    session.say(f"{_count(len(found), 'tag')}.")
+    session.say(f"{counted(len(found), 'tag')}.")
 
 
 @operator_command(app, "stats")
@@ -448,11 +448,11 @@ def stats(
     while True:
         for number, one in enumerate(session.admin.server_stats()):
             if prometheus:
-                session.text("\n".join(_prometheus(_fields(one), number)))
+                session.text("\n".join(_prometheus(fields_of(one), number)))
             elif session.as_json:
                 session.json_line({**plain(one), "hit_ratio": one.hit_ratio})
             else:
-                facts = {**_fields(one), "hit_ratio": f"{one.hit_ratio:.1%}"}
+                facts = {**fields_of(one), "hit_ratio": f"{one.hit_ratio:.1%}"}
                 for name in ("memory_bytes", "max_memory_bytes", "received_bytes", "sent_bytes"):
                     facts[name] = size(facts[name])
                 _show_facts(facts)
@@ -595,13 +595,5 @@ def _show_facts(facts: dict[str, Any]) -> None:
         typer.echo(f"{name.replace('_', ' '):<{width}} {shown}")
 
 
-def _fields(record: Any) -> dict[str, Any]:
-    return {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
-
-
 def _clock(at: Any) -> str:
     return str(at.strftime("%Y-%m-%d %H:%M:%SZ"))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

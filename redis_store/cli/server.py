@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from redis_store import server
-from redis_store.cli.session import DataDirOption
+from redis_store.cli.session import DataDirOption, agrees
 from redis_store.errors import EmbeddedServerError
 from redis_store.server import ServerStatus
 from redis_store.server_config import Durability
@@ -90,7 +89,7 @@ def destroy(
     if not folder.is_dir():
         _say(f"There is nothing at {folder}.")
         return
-    if not yes and not _agrees(f"Remove all data in {folder}?"):
+    if not yes and not agrees(f"Remove all data in {folder}?"):
         _say("Nothing was removed.")
         raise typer.Exit(1)
     try:
@@ -103,11 +102,6 @@ def destroy(
 
 def _chosen(data_dir: Path | None) -> Path:
     return server.status(data_dir).data_dir
-
-
-def _agrees(question: str) -> bool:
-    typer.echo(f"{one_line(question)} [y/N] ", err=True, nl=False)  # `typer.confirm` would write to stdout
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _engine(status: ServerStatus) -> str:

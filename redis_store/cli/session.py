@@ -53,6 +53,9 @@ DataDirOption = Annotated[
         show_default=False,
     ),
 ]
+UrlOption = Annotated[
+    str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
+]
 UserOption = Annotated[str | None, typer.Option("--user", "-u", help="The user.", show_default=False)]
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace.", show_default=False)]
 StdinOption = Annotated[
@@ -60,9 +63,7 @@ StdinOption = Annotated[
 ]
 
 _EVERYWHERE: dict[str, Any] = {
-    "url": Annotated[
-        str | None, typer.Option(help="The server; else REDIS_URL, else the embedded server.", show_default=False)
-    ],
+    "url": UrlOption,
     "data_dir": DataDirOption,
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON object a line, names exactly as they are.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No messages but errors.")],
@@ -224,11 +225,7 @@ class Session:
         for line in what:
             self.complain(f"  {one_line(line)}")
         self._end_progress()
-        typer.echo(f"{one_line(question)} [y/N] ", err=True, nl=False)
-        answer = sys.stdin.readline()
-        if not answer.endswith("\n"):
-            typer.echo("", err=True)
-        if answer.strip().lower() not in ("y", "yes"):
+        if not agrees(question):
             self.complain("Nothing was changed. To go on without a question, use --yes.")
             raise typer.Exit(FOUND)
 
@@ -273,11 +270,12 @@ class Session:
 
 def plain(record: object) -> dict[str, Any]:
     """Return a record as what JSON has: times become text of ISO 8601."""
-    facts = dict(record) if isinstance(record, Mapping) else _fields_of(record)
+    facts = dict(record) if isinstance(record, Mapping) else fields_of(record)
     return {name: _plain_value(fact) for name, fact in facts.items()}
 
 
-def _fields_of(record: Any) -> dict[str, Any]:
+def fields_of(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, by name."""
     return {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
 
 
@@ -289,6 +287,15 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain_value(each) for each in value]
     return value
+
+
+def agrees(question: str) -> bool:
+    """Ask on stderr, and return whether the answer on stdin is yes."""
+    typer.echo(f"{one_line(question)} [y/N] ", err=True, nl=False)  # `typer.confirm` would write to stdout
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        typer.echo("", err=True)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def since(text: str | None, option: str) -> datetime | None:

@@ -112,6 +112,11 @@ def size(count: int | None) -> str | None:
     return f"{number:,.1f} {unit}"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words, such as ``1 key`` or ``2,000 keys``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def parse_age(text: str) -> timedelta:
     """Return the time that a text such as ``30d``, ``10m``, ``1.5h`` or ``90s`` says; raises `ValueError` for another text."""
     match = _AGE.fullmatch(text.strip())
