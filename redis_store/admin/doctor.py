@@ -76,10 +76,8 @@ async def check_server(now: Callable[[], float]) -> Walk[Finding]:
     yield await _clock(now)
 
 
-def check_embedded(state: ServerStatus | None, free_bytes: int = 0, data_bytes: int = 0) -> list[Finding]:
-    """Return what there is to know of the embedded server; nothing if the server is another one."""
-    if state is None:
-        return []
+def check_embedded(state: ServerStatus, free_bytes: int, data_bytes: int) -> list[Finding]:
+    """Return what there is to know of the embedded server."""
     users = "an unknown number of" if state.users is None else f"{state.users:,}"
     found = [
         Finding(
@@ -333,7 +331,7 @@ def _what_is_wrong(stored: bytes, namespace: str, key: str) -> str | None:
     except CorruptValue as error:
         return str(error)
     except UnsupportedEncoding as error:
-        return None if isinstance(error.__cause__, ImportError) or "not installed" in str(error) else str(error)
+        return None if isinstance(error.__cause__, ImportError) else str(error)
     except JSONDecodeError:
         return "The value is not JSON."
     return None

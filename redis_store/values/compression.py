@@ -57,10 +57,10 @@ class Compression:
             )
         try:
             zstd = _zstd()
-        except ImportError:
+        except ImportError as error:
             raise UnsupportedEncoding(
                 f"{where} is compressed, and zstd is not installed here: {_INSTALL_ZSTD}.", namespace=namespace, key=key
-            ) from None
+            ) from error
         # The window of a frame takes memory of its own, so it is bounded too.
         window_log = min(_LARGEST_WINDOW_LOG, max(_SMALLEST_WINDOW_LOG, (self.max_bytes - 1).bit_length()))
         frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})

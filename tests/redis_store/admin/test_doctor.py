@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ import redis
 from redis_store import Client, connect
 from redis_store.admin import Admin, AsyncAdmin, doctor
 from redis_store.server import ServerStatus, destroy
+from redis_store.values import compression
 from tests.redis_store.admin.conftest import HARD_NAMES, Ended
 
 DATA_CHECKS = {"registry", "info", "values", "forms", "locks", "logs", "format", "type"}
@@ -69,18 +71,27 @@ def test_settings_are_checked(url: str) -> None:
     assert "persistence" in asyncio.run(main())  # the server of the tests saves nothing
 
 
-def test_compressed_values_are_looked_into(raw: redis.Redis, url: str, admin: Admin) -> None:
+def test_compressed_values_are_looked_into(
+    raw: redis.Redis, url: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
     with connect(url, user="alice", compress_above=100) as store:
         store.set("sound", "x" * 1000)
     packed = raw.hget("user:alice:ns:default", "sound")
     assert packed is not None
     assert packed[:1] == b"\x01"
-    raw.hset("user:alice:ns:default", mapping={"cut": packed[:-3], "newer": b"\x01new"})
+    raw.hset("user:alice:ns:default", mapping={"cut": packed[:-3], "newer": b"\x01new", "not installed": b"\x01"})
     told = {one.key: one.what for one in admin.doctor() if one.check == "values"}
-    assert set(told) == {"cut", "newer"}
+    assert set(told) == {"cut", "newer", "not installed"}
     assert "its end is missing" in told["cut"]
     assert "upgrade" in told["newer"]
+    # Where zstd is missing, only what has an unknown encoding is told of.
+    monkeypatch.setattr(compression, "_zstd", _missing)
+    assert {one.key for one in admin.doctor() if one.check == "values"} == {"newer", "not installed"}
+
+
+def _missing() -> NoReturn:
+    raise ImportError
 
 
 def test_big_namespaces_that_are_kept_for_undo_are_told(
