@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings
 from redis_store.namespace.keys import UserKeys
 from redis_store.values.compression import RESERVED_FIRST_BYTE, Compression
 
@@ -219,7 +219,12 @@ def read_last_line(line: bytes) -> tuple[int, str] | None:
 
 def compressed(text: bytes) -> bytes:
     """Return the bytes that a store with compression keeps for a JSON text."""
-    return _PACKING.pack(text)
+    try:
+        return _PACKING.pack(text)
+    except ImportError:
+        raise InvalidSettings(
+            "its value is compressed, and zstd is not installed here: pip install backports.zstd, and import again"
+        ) from None
 
 
 def _raw(what: str, text: str | None, base64: str | None) -> bytes:

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -20,6 +20,7 @@ from redis_store.admin import Admin, AsyncAdmin, exporting, spool
 from redis_store.admin.importing import Imported
 from redis_store.admin.spool import Spool
 from redis_store.errors import Conflict, InvalidInput, StoreUnavailable
+from redis_store.values import compression
 from tests.conftest import missing
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
 from tests.support.servers import MissingServer, Server, Servers
@@ -121,7 +122,9 @@ def test_files_are_compressed_by_name(suffix: str, client: Client, admin: Admin,
     assert file.read_bytes() == first
 
 
-def test_compressed_values_are_readable_in_the_file_and_compressed_again(url: str, raw: redis.Redis) -> None:
+def test_compressed_values_are_readable_in_the_file_and_compressed_again(
+    url: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Client(url, compress_above=1000) as client:
         client.store(user="alice").set("k", "x" * 50_000)
         stored = raw.hget("user:alice:ns:default", "k")
@@ -130,6 +133,13 @@ def test_compressed_values_are_readable_in_the_file_and_compressed_again(url: st
         raw.flushdb()
         Admin(url).import_(io.BytesIO(text))
         assert raw.hget("user:alice:ns:default", "k") == stored
+
+        def no_zstd() -> NoReturn:
+            raise ImportError
+
+        monkeypatch.setattr(compression, "_zstd", no_zstd)
+        with pytest.raises(InvalidInput, match=r"Line 2 of the export cannot be used: .* zstd is not installed here"):
+            Admin(url).import_(io.BytesIO(text))
 
 
 def test_one_user_and_one_namespace(client: Client, admin: Admin) -> None:
