@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,10 @@ from google.genai import types
 
 from redis_store import InvalidInput, connect_async
 from redis_store.integrations.adk import StoreSessionService
+from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 
 ROOT = Path(__file__).parents[2]
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 def on_each(test: Callable[[BaseSessionService], Coroutine[Any, Any, None]]) -> Callable[..., None]:

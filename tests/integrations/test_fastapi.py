@@ -2,9 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from functools import wraps
 from typing import Annotated, Any
 
 import httpx
@@ -19,16 +17,9 @@ from starlette.routing import Mount, Route
 
 from redis_store import AsyncClient, AsyncDataStore, Client, DataStore, InvalidInput, InvalidName, InvalidType
 from redis_store.integrations.fastapi import cached_response, user_store
+from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 from tests.support.servers import free_port
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 def visit(app: Any, **headers: str) -> httpx.AsyncClient:

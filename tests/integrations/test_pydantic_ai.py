@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import wraps
 from typing import Any
 
 import pytest
@@ -27,15 +26,8 @@ from pydantic_ai.models.test import TestModel
 
 from redis_store import InvalidInput, connect_async
 from redis_store.integrations.pydantic_ai import LINE_ENTRIES, RedisConversationStore
+from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 def on_each(test: Callable[[ConversationStore], Coroutine[Any, Any, None]]) -> Callable[..., None]:
