@@ -23,6 +23,7 @@ from claude_agent_sdk import fold_session_summary
 
 from redis_store import AsyncDataStore, Conflict, InvalidName, InvalidType, KeyInfo, StoredDataError, fit_name
 from redis_store.integrations.stores import async_store
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 if TYPE_CHECKING:
     from claude_agent_sdk.types import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         SessionSummaryEntry,
     )
 
-_MOST_NAMESPACE_BYTES = 1024
 _MOST_UUIDS = 900
 """Uuids of one append that are kept; a transaction has 1,000 parts. Without them, a repeated append takes room, and no more."""
 _COMMIT_TRIES = 200
@@ -208,11 +208,11 @@ class TranscriptStore:
         return self._store.use_namespace(self._name(key, name, "#uuids"))
 
     def _project(self, project_key: str) -> str:
-        return fit_name(f"{self._prefix}/{_quoted(project_key)}", _MOST_NAMESPACE_BYTES)
+        return fit_name(f"{self._prefix}/{_quoted(project_key)}", MAX_NAMESPACE_BYTES)
 
     def _name(self, key: SessionKey, name: str, kind: str = "") -> str:
         session = f"{_quoted(key['project_key'])}/{_quoted(key['session_id'])}"
-        return fit_name(f"{self._prefix}/{session}/{name}{kind}", _MOST_NAMESPACE_BYTES)
+        return fit_name(f"{self._prefix}/{session}/{name}{kind}", MAX_NAMESPACE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from redis_store import AsyncDataStore, InvalidName, InvalidType, fit_name
 from redis_store.integrations.stores import async_store
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 if TYPE_CHECKING:
     from agents import TResponseInputItem
     from agents.memory import SessionSettings
-
-_MOST_NAMESPACE_BYTES = 1024
 
 
 class ConversationSession:
@@ -46,7 +45,7 @@ class ConversationSession:
         self.session_id = session_id
         self.session_settings: SessionSettings | None = _settings(session_settings)
         self._store, self._own = async_store(store, user)
-        name = fit_name(f"{prefix}/{session_id}", _MOST_NAMESPACE_BYTES)
+        name = fit_name(f"{prefix}/{session_id}", MAX_NAMESPACE_BYTES)
         self._items = self._store.sequence(name, ttl=ttl)
         self._living = None if ttl is None else self._store.use_namespace(name, ttl=ttl, sliding=True)
 

@@ -19,8 +19,8 @@ from key_value.aio.stores.base import (
 
 from redis_store import AsyncDataStore, InvalidValue, KeyInfo, LimitExceeded, StoredDataError, fit_name
 from redis_store.integrations.stores import async_store
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
-_MOST_NAMESPACE_BYTES = 1024
 _MOST_NAMES_BYTES = 48 * 1024
 """Names that are kept in metadata, of one call: metadata has at most 64 KiB, and JSON escapes take room."""
 _NAMES = "py-key-value"
@@ -133,7 +133,7 @@ class KeyValueStore(
         return await self._namespace(collection).clear() > 0
 
     def _namespace(self, collection: str) -> AsyncDataStore:
-        return self._store.use_namespace(fit_name(collection, _MOST_NAMESPACE_BYTES))
+        return self._store.use_namespace(fit_name(collection, MAX_NAMESPACE_BYTES))
 
 
 class _LivingEntry(ManagedEntry):
@@ -177,7 +177,7 @@ def _bound(limit: int | None) -> int | None:
 
 def _names(collection: str, keys: dict[str, str]) -> dict[str, Any] | None:
     """Return the metadata that has the names that did not fit, or None, as nearly always. Longer ones cannot be listed."""
-    collections = {fit_name(collection, _MOST_NAMESPACE_BYTES): collection}
+    collections = {fit_name(collection, MAX_NAMESPACE_BYTES): collection}
     cut = {name: original for name, original in (collections | keys).items() if name != original}
     if not cut:
         return None

@@ -35,6 +35,7 @@ from redis_store import AsyncDataStore, DataStore, InvalidInput, Json, KeyInfo, 
 from redis_store.integrations.langgraph.filters import fits, matches
 from redis_store.integrations.langgraph.sides import Sides
 from redis_store.integrations.langgraph.vectors import Embedder, Vector, best_scores, vector_to_json
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 PUTS_PER_TRANSACTION = 300
 """Maximum number of items that one transaction writes: each is two values, in two namespaces."""
@@ -304,18 +305,18 @@ class LangGraphStore(Sides, BaseStore):
         return paths[op.offset :][: op.limit]
 
     def _place(self, path: tuple[str, ...]) -> ItemNamespace:
-        return ItemNamespace(tuple(path), fit_name(self._items + ".".join(path), 1024))
+        return ItemNamespace(tuple(path), fit_name(self._items + ".".join(path), MAX_NAMESPACE_BYTES))
 
     def _beside(self, place: ItemNamespace) -> str:
         """Return the name of the namespace for vectors."""
-        return fit_name(self._vectors + ".".join(place.path), 1024)
+        return fit_name(self._vectors + ".".join(place.path), MAX_NAMESPACE_BYTES)
 
     async def _places(self, store: AsyncDataStore, prefix: tuple[str, ...]) -> list[ItemNamespace]:
         """Return the namespaces that hold items and begin with these labels, in order."""
         places = []
         for name in await store.list_namespaces(prefix=self._items + _narrowing(prefix)):
             path: tuple[str, ...] | None = tuple(name.removeprefix(self._items).split("."))
-            if fit_name(name, 1024) != name:  # it ends like a name that was made to fit
+            if fit_name(name, MAX_NAMESPACE_BYTES) != name:  # it ends like a name that was made to fit
                 path = await _written_path(store.use_namespace(name))
             if path is not None and path[: len(prefix)] == tuple(prefix):
                 places.append(ItemNamespace(path, name))

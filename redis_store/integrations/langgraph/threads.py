@@ -36,6 +36,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from redis_store import AsyncDataStore, Json, bytes_from_json, bytes_to_json, fit_name
+from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 VALUES_PER_TRANSACTION = 900
 """Maximum number of channel values that are written in the transaction of their checkpoint; more go before it."""
@@ -77,18 +78,18 @@ class Threads:
 
     def thread(self, thread: str) -> AsyncDataStore:
         """Return the namespace of a thread."""
-        return self._store.use_namespace(fit_name(self._prefix + thread, 1024))
+        return self._store.use_namespace(fit_name(self._prefix + thread, MAX_NAMESPACE_BYTES))
 
     def _is_cut(self, thread: str) -> bool:
         """Return whether the name of a thread's namespace does not say which thread it is."""
-        return fit_name(self._prefix + thread, 1024) != self._prefix + thread
+        return fit_name(self._prefix + thread, MAX_NAMESPACE_BYTES) != self._prefix + thread
 
     async def ids(self) -> Sequence[str]:
         """Return the ids of all threads."""
         ids = []
         for name in await self._store.list_namespaces(prefix=self._prefix):
             thread = name.removeprefix(self._prefix)
-            if fit_name(name, 1024) != name:  # it ends like a name that was made to fit
+            if fit_name(name, MAX_NAMESPACE_BYTES) != name:  # it ends like a name that was made to fit
                 written = await self._store.use_namespace(name).get(key_of("thread"))
                 if not isinstance(written, str):
                     continue
