@@ -17,8 +17,8 @@ from google.adk.sessions import BaseSessionService, Session, State
 from google.adk.sessions.base_session_service import GetSessionConfig, ListSessionsResponse
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from redis_store import AsyncDataStore, AsyncTransaction, connect_async, fit_name
-from redis_store.errors import InvalidInput
+from redis_store import AsyncDataStore, AsyncTransaction, fit_name
+from redis_store.integrations.stores import async_store
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 logger = logging.getLogger("redis_store")
@@ -46,13 +46,9 @@ class StoreSessionService(BaseSessionService):
     def __init__(
         self, store: AsyncDataStore | str | None = None, *, user: str | None = None, namespace: str = "adk"
     ) -> None:
-        self._owned = not isinstance(store, AsyncDataStore)
-        if isinstance(store, AsyncDataStore):
-            if user is not None:
-                raise InvalidInput("The store has a user already: give user= with a url only.")
-        else:
-            store = connect_async(store, user=ADK_USER if user is None else user)
-        self._store = store
+        if user is None and not isinstance(store, AsyncDataStore):
+            user = ADK_USER
+        self._store, self._owned = async_store(store, user)
         self._namespace = namespace
 
     async def close(self) -> None:

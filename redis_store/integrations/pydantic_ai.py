@@ -17,8 +17,8 @@ from pydantic_ai.conversation_store import (
 )
 from pydantic_ai.messages import ModelMessagesTypeAdapter
 
-from redis_store import AsyncDataStore, AsyncTransaction, connect_async, fit_name
-from redis_store.errors import InvalidInput
+from redis_store import AsyncDataStore, AsyncTransaction, fit_name
+from redis_store.integrations.stores import async_store
 from redis_store.types import Json, KeyInfo
 
 CONVERSATIONS_NAMESPACE = "conversations"
@@ -50,18 +50,10 @@ class RedisConversationStore(ConversationStore):
         user: str | None = None,
         namespace: str = CONVERSATIONS_NAMESPACE,
     ) -> None:
-        self._owned = not isinstance(store, AsyncDataStore)
-        if isinstance(store, AsyncDataStore):
-            if user is not None:
-                raise InvalidInput("The store has a user already: give user= with a url only.")
-        elif user is None:
-            raise InvalidInput("A conversation store needs the user whose conversations it keeps: give user=.")
-        else:
-            store = connect_async(store, user=user)
-        self._store = store
-        self._records = store.use_namespace(namespace)
-        self._entries = store.use_namespace(f"{namespace}:entries")
-        self._lines = store.use_namespace(f"{namespace}:lines")
+        self._store, self._owned = async_store(store, user)
+        self._records = self._store.use_namespace(namespace)
+        self._entries = self._store.use_namespace(f"{namespace}:entries")
+        self._lines = self._store.use_namespace(f"{namespace}:lines")
 
     async def close(self) -> None:
         """Close the store, if it was made from a url."""

@@ -281,7 +281,7 @@ async def test_what_is_left_in_the_store_and_how_often_it_is_asked(server_url: s
         assert await data_store.list_namespaces() == ['adk:states:["app"]']  # the user's state
         await service.close()
         assert await data_store.list_namespaces(), "the store was not the service's to close"
-    with pytest.raises(InvalidInput, match="with a url only"):
+    with pytest.raises(InvalidInput, match="has its user already: leave it out"):
         StoreSessionService(connect_async(server_url, user=user), user=user)
 
 

@@ -262,9 +262,9 @@ async def test_users_have_conversations_of_their_own(server_url: str, user: str)
 
 
 def test_a_store_of_nobody_is_refused(server_url: str, user: str) -> None:
-    with pytest.raises(InvalidInput, match="give user="):
+    with pytest.raises(InvalidInput, match="pass user= with a url"):
         RedisConversationStore(server_url)
-    with pytest.raises(InvalidInput, match="with a url only"):
+    with pytest.raises(InvalidInput, match="has its user already: leave it out"):
         RedisConversationStore(connect_async(server_url, user=user), user=user)
 
 
