@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from anthropic.tools import ToolError
 from anthropic.tools.memory import BetaAbstractMemoryTool, BetaAsyncAbstractMemoryTool
@@ -14,14 +14,13 @@ from anthropic.tools.memory import BetaAbstractMemoryTool, BetaAsyncAbstractMemo
 from redis_store import (
     MISSING,
     AsyncDataStore,
-    AsyncTransaction,
     Conflict,
     DataStore,
     InvalidInput,
     Json,
     KeyInfo,
-    Transaction,
 )
+from redis_store.integrations.sides import awaited, finish
 from redis_store.integrations.stores import async_store, blocking_store
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
         BetaMemoryTool20250818ViewCommand,
     )
 
-T = TypeVar("T")
 Found: TypeAlias = tuple[Json, KeyInfo]
 """What is stored under a key, and its info."""
 
@@ -69,35 +67,35 @@ class MemoryTool(BetaAbstractMemoryTool):
     ) -> None:
         super().__init__(cache_control=cache_control)
         self._store, self._own = blocking_store(store, user)
-        self._files = _BlockingFiles(self._store.use_namespace(namespace))
+        self._files = awaited(self._store.use_namespace(namespace))
 
     def view(self, command: BetaMemoryTool20250818ViewCommand) -> str:
         """Return the lines of a file, or the list of a directory."""
-        return _finished(_view(self._files, command.path, command.view_range))
+        return finish(_view(self._files, command.path, command.view_range))
 
     def create(self, command: BetaMemoryTool20250818CreateCommand) -> str:
         """Store a new file."""
-        return _finished(_create(self._files, command.path, command.file_text))
+        return finish(_create(self._files, command.path, command.file_text))
 
     def str_replace(self, command: BetaMemoryTool20250818StrReplaceCommand) -> str:
         """Replace the only occurrence of a text in a file."""
-        return _finished(_str_replace(self._files, command.path, command.old_str, command.new_str))
+        return finish(_str_replace(self._files, command.path, command.old_str, command.new_str))
 
     def insert(self, command: BetaMemoryTool20250818InsertCommand) -> str:
         """Insert text after a line of a file."""
-        return _finished(_insert(self._files, command.path, command.insert_line, command.insert_text))
+        return finish(_insert(self._files, command.path, command.insert_line, command.insert_text))
 
     def delete(self, command: BetaMemoryTool20250818DeleteCommand) -> str:
         """Delete a file, or a directory with all of its files."""
-        return _finished(_delete(self._files, command.path))
+        return finish(_delete(self._files, command.path))
 
     def rename(self, command: BetaMemoryTool20250818RenameCommand) -> str:
         """Move a file, or a directory of at most some 240 files."""
-        return _finished(_rename(self._files, command.old_path, command.new_path))
+        return finish(_rename(self._files, command.old_path, command.new_path))
 
     def clear_all_memory(self) -> str:
         """Delete all files."""
-        return _finished(_clear(self._files))
+        return finish(_clear(self._files))
 
     def close(self) -> None:
         """Close the store if it was opened here."""
@@ -126,7 +124,7 @@ class AsyncMemoryTool(BetaAsyncAbstractMemoryTool):
     ) -> None:
         super().__init__(cache_control=cache_control)
         self._store, self._own = async_store(store, user)
-        self._files = _AsyncFiles(self._store.use_namespace(namespace))
+        self._files = self._store.use_namespace(namespace)
 
     async def view(self, command: BetaMemoryTool20250818ViewCommand) -> str:
         """Return the lines of a file, or the list of a directory."""
@@ -170,142 +168,49 @@ class AsyncMemoryTool(BetaAsyncAbstractMemoryTool):
         await self.close()
 
 
-class _Files(Protocol):
-    """The namespace of the files, for both kinds of tools."""
-
-    async def get(self, key: str) -> Json: ...
-    async def infos(self, key: str) -> dict[str, Found]:
-        """Return a file, or the files of a directory, with their infos."""
-
-    async def below(self, prefix: str) -> dict[str, Json]: ...
-    async def keys(self, prefix: str) -> list[str]: ...
-    async def update(self, key: str, edit: Callable[[Json], str]) -> None: ...
-    async def delete_many(self, keys: list[str]) -> int: ...
-    async def clear(self) -> None: ...
-    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
-        """Store files and delete the moved ones, in one step, if these are unchanged and others absent; else raise `Conflict`."""
-
-
-class _BlockingFiles:
-    """The files in a `DataStore`: no method waits for anything but the server."""
-
-    def __init__(self, store: DataStore) -> None:
-        self._store = store
-
-    async def get(self, key: str) -> Json:
-        return self._store.get(key, MISSING)
-
-    async def infos(self, key: str) -> dict[str, Found]:
-        return self._store.get_many([key], info=True) or self._store.get_all(f"{key}/", info=True)
-
-    async def below(self, prefix: str) -> dict[str, Json]:
-        return self._store.get_all(prefix)
-
-    async def keys(self, prefix: str) -> list[str]:
-        return self._store.list_keys(prefix)
-
-    async def update(self, key: str, edit: Callable[[Json], str]) -> None:
-        self._store.update(key, edit)
-
-    async def delete_many(self, keys: list[str]) -> int:
-        return self._store.delete_many(keys)
-
-    async def clear(self) -> None:
-        self._store.clear()
-
-    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
-        with self._store.transaction() as transaction:
-            for key in _without_version(moved):
-                _check_unchanged(key, transaction.get(key), moved)
-            _draft(transaction, files, absent, moved)
-
-
-class _AsyncFiles:
-    """The files in an `AsyncDataStore`."""
-
-    def __init__(self, store: AsyncDataStore) -> None:
-        self._store = store
-
-    async def get(self, key: str) -> Json:
-        return await self._store.get(key, MISSING)
-
-    async def infos(self, key: str) -> dict[str, Found]:
-        return await self._store.get_many([key], info=True) or await self._store.get_all(f"{key}/", info=True)
-
-    async def below(self, prefix: str) -> dict[str, Json]:
-        return await self._store.get_all(prefix)
-
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._store.list_keys(prefix)
-
-    async def update(self, key: str, edit: Callable[[Json], str]) -> None:
-        await self._store.update(key, edit)
-
-    async def delete_many(self, keys: list[str]) -> int:
-        return await self._store.delete_many(keys)
-
-    async def clear(self) -> None:
-        await self._store.clear()
-
-    async def write(self, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]) -> None:
-        async with self._store.transaction() as transaction:
-            for key in _without_version(moved):
-                _check_unchanged(key, await transaction.get(key), moved)
-            _draft(transaction, files, absent, moved)
-
-
-def _draft(
-    transaction: Transaction | AsyncTransaction,
-    files: Mapping[str, str],
-    absent: Iterable[str],
-    moved: Mapping[str, Found],
+async def _write(
+    store: AsyncDataStore, files: Mapping[str, str], absent: Iterable[str], moved: Mapping[str, Found]
 ) -> None:
-    for key in absent:
-        transaction.check(key, 0)
-    for key, (_, info) in moved.items():
-        if info.version is not None:
-            transaction.check(key, info.version)
-        transaction.delete(key)
-    for key, text in files.items():
-        transaction.set(key, text)
+    """Store files and delete the moved ones, in one step, if these are unchanged and others absent; else raise `Conflict`."""
+    async with store.transaction() as transaction:
+        for key, (value, info) in moved.items():
+            if info.version is not None:
+                transaction.check(key, info.version)
+            elif await transaction.get(key) != value:  # an external write has no version, so its value is compared
+                raise Conflict(f"The key {key!r} was changed meanwhile.")
+            transaction.delete(key)
+        for key in absent:
+            transaction.check(key, 0)
+        for key, text in files.items():
+            transaction.set(key, text)
 
 
-def _without_version(moved: Mapping[str, Found]) -> list[str]:
-    """Return the keys from external writes, whose values have to be compared."""
-    return [key for key, (_, info) in moved.items() if info.version is None]
-
-
-def _check_unchanged(key: str, value: Json, moved: Mapping[str, Found]) -> None:
-    if value != moved[key][0]:
-        raise Conflict(f"The key {key!r} was changed meanwhile.")
-
-
-async def _view(files: _Files, path: str, lines: list[int] | None) -> str:
+async def _view(files: AsyncDataStore, path: str, lines: list[int] | None) -> str:
     key = _key(path)
     with _told():
-        if key and (text := await files.get(key)) is not MISSING:
+        if key and (text := await files.get(key, MISSING)) is not MISSING:
             return _numbered(path, _as_text(path, text), lines)
-        found = await files.below(f"{key}/" if key else "")
+        found = await files.get_all(f"{key}/" if key else "")
     if not found and key:
         raise _missing(path)
     return _listing(f"{_ROOT}/{key}" if key else _ROOT, len(key) + 1 if key else 0, found)
 
 
-async def _create(files: _Files, path: str, text: str) -> str:
+async def _create(files: AsyncDataStore, path: str, text: str) -> str:
     key = _key(path)
     _check_text(text, "file_text")
     with _told():
-        if not key or await files.keys(f"{key}/"):
+        if not key or await files.list_keys(f"{key}/"):
             raise ToolError(f"File {path} already exists")
         try:
-            await files.write({key: text}, [key, *_parents(key)], {})
+            await _write(files, {key: text}, [key, *_parents(key)], {})
         except Conflict:
             await _check_parents(files, key)
             raise ToolError(f"File {path} already exists") from None
     return f"File created successfully at: {path}"
 
 
-async def _str_replace(files: _Files, path: str, old: str, new: str) -> str:
+async def _str_replace(files: AsyncDataStore, path: str, old: str, new: str) -> str:
     _check_text(old, "old_str")
     _check_text(new, "new_str")
     at, text = 0, ""
@@ -331,7 +236,7 @@ async def _str_replace(files: _Files, path: str, old: str, new: str) -> str:
     return f"The memory file has been edited. Here is the snippet showing the change (with line numbers):\n{snippet}"
 
 
-async def _insert(files: _Files, path: str, line: int, text: str) -> str:
+async def _insert(files: AsyncDataStore, path: str, line: int, text: str) -> str:
     _check_text(text, "insert_text")
 
     def edit(content: str) -> str:
@@ -347,17 +252,17 @@ async def _insert(files: _Files, path: str, line: int, text: str) -> str:
     return f"The file {path} has been edited."
 
 
-async def _delete(files: _Files, path: str) -> str:
+async def _delete(files: AsyncDataStore, path: str) -> str:
     key = _key(path)
     if not key:
         raise ToolError(f"Cannot delete the {_ROOT} directory itself")
     with _told():
-        if not await files.delete_many([key]) and not await files.delete_many(await files.keys(f"{key}/")):
+        if not await files.delete_many([key]) and not await files.delete_many(await files.list_keys(f"{key}/")):
             raise ToolError(f"The path {path} does not exist")
     return f"Successfully deleted {path}"
 
 
-async def _rename(files: _Files, old_path: str, new_path: str) -> str:
+async def _rename(files: AsyncDataStore, old_path: str, new_path: str) -> str:
     old, new = _key(old_path), _key(new_path)
     if not old:
         raise ToolError(f"Cannot rename the {_ROOT} directory itself")
@@ -365,14 +270,14 @@ async def _rename(files: _Files, old_path: str, new_path: str) -> str:
         raise ToolError(f"Cannot move {old_path} into itself")
     with _told():
         for _ in range(_RENAME_TRIES):
-            if not new or await files.get(new) is not MISSING or await files.keys(f"{new}/"):
+            if not new or await files.get(new, MISSING) is not MISSING or await files.list_keys(f"{new}/"):
                 raise ToolError(f"The destination {new_path} already exists")
-            found = await files.infos(old)
+            found = await files.get_many([old], info=True) or await files.get_all(f"{old}/", info=True)
             if not found:
                 raise ToolError(f"The path {old_path} does not exist")
             after = {f"{new}{key[len(old) :]}": _as_text(f"{_ROOT}/{key}", value) for key, (value, _) in found.items()}
             try:
-                await files.write(after, {*after, *_parents(new)} - {*found}, found)
+                await _write(files, after, {*after, *_parents(new)} - {*found}, found)
             except Conflict:
                 await _check_parents(files, new)
             else:
@@ -380,13 +285,13 @@ async def _rename(files: _Files, old_path: str, new_path: str) -> str:
     raise ToolError(f"Others kept changing {old_path}, and nothing was renamed. Try again")
 
 
-async def _clear(files: _Files) -> str:
+async def _clear(files: AsyncDataStore) -> str:
     with _told():
         await files.clear()
     return "All memory cleared"
 
 
-async def _edit(files: _Files, path: str, edit: Callable[[str], str]) -> None:
+async def _edit(files: AsyncDataStore, path: str, edit: Callable[[str], str]) -> None:
     key = _key(path)
 
     def edit_text(content: Json) -> str:
@@ -400,7 +305,7 @@ async def _edit(files: _Files, path: str, edit: Callable[[str], str]) -> None:
                 raise _NoFile
             await files.update(key, edit_text)
         except _NoFile:
-            if not key or await files.keys(f"{key}/"):
+            if not key or await files.list_keys(f"{key}/"):
                 raise ToolError(f"The path {path} is not a file.") from None
             raise _missing(path) from None
 
@@ -418,16 +323,6 @@ def _told() -> Iterator[None]:
         raise ToolError(str(error)) from error
     except Conflict as error:
         raise ToolError(f"Others kept changing the file, and nothing was written. Try again: {error}") from error
-
-
-def _finished(body: Coroutine[Any, Any, T]) -> T:
-    """Run the body of a command whose files never suspend it."""
-    try:
-        body.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    raise RuntimeError(f"{body!r} waited for something else than the server.")
 
 
 def _key(path: str) -> str:
@@ -450,9 +345,9 @@ def _parents(key: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-async def _check_parents(files: _Files, key: str) -> None:
+async def _check_parents(files: AsyncDataStore, key: str) -> None:
     for parent in _parents(key):
-        if await files.get(parent) is not MISSING:
+        if await files.get(parent, MISSING) is not MISSING:
             raise ToolError(f"The path {_ROOT}/{parent} is a file, so that no file can be in it. Use another directory")
 
 

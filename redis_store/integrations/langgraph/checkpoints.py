@@ -20,8 +20,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from redis_store import AsyncDataStore, DataStore
 from redis_store.integrations.langgraph.pruning import delete_for_runs, prune
-from redis_store.integrations.langgraph.sides import Sides
 from redis_store.integrations.langgraph.threads import TUPLES_PER_PAGE, Places, Threads, Tuples
+from redis_store.integrations.sides import Sides
 
 
 class LangGraphSaver(Sides, BaseCheckpointSaver[str]):

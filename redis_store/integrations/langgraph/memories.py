@@ -33,8 +33,8 @@ from langgraph.store.base import (
 
 from redis_store import AsyncDataStore, DataStore, InvalidInput, Json, KeyInfo, fit_name
 from redis_store.integrations.langgraph.filters import fits, matches
-from redis_store.integrations.langgraph.sides import Sides
 from redis_store.integrations.langgraph.vectors import Embedder, Vector, best_scores, vector_to_json
+from redis_store.integrations.sides import Sides
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 PUTS_PER_TRANSACTION = 300

@@ -12,7 +12,7 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from redis_store import AsyncDataStore, DataStore, Json, StoreUnavailable, bytes_from_json, bytes_to_json, fit_name
-from redis_store.integrations.langgraph.sides import Sides
+from redis_store.integrations.sides import Sides
 from redis_store.types import OnError
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -53,6 +54,11 @@ class AwaitedStore:
     async def transact(self, function: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         return self._store.transact(lambda transaction: finish(function(AwaitedTransaction(transaction))))
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AwaitedTransaction]:
+        with self._store.transaction() as transaction:
+            yield AwaitedTransaction(transaction)
+
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self._store, name)
 
@@ -60,6 +66,11 @@ class AwaitedStore:
             return method(*args, **kwargs)
 
         return call
+
+
+def awaited(store: DataStore) -> AsyncDataStore:
+    """Return a blocking store as what a body for both sides takes."""
+    return cast(AsyncDataStore, AwaitedStore(store))
 
 
 class Sides:
@@ -99,7 +110,7 @@ class Sides:
                 f"A blocking call on a {type(self).__name__} with an AsyncDataStore: await the call that begins with a,"
                 " or make it with a DataStore or a url."
             )
-        return finish(body(cast(AsyncDataStore, AwaitedStore(self._blocking))))
+        return finish(body(awaited(self._blocking)))
 
     async def arun(self, body: Body[T]) -> T:
         """Run a body on the store for asyncio, else in a thread on the blocking one."""
