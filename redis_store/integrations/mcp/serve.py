@@ -196,14 +196,12 @@ async def _resources_from(session: _Session, cursor: str | None) -> types.ListRe
             following, page = await space.scan_page(place.scan)
             for key in place.rest_of(following, page):
                 uri = uri_of(namespace, key)
-                resource = types.Resource(uri=uri, name=entries.name(key), mime_type="application/json")
-                if fits(uri, session.most_tokens // 2) and not entries.add(
-                    resource.model_dump(mode="json", by_alias=True, exclude_none=True)
-                ):
-                    return types.ListResourcesResult(
-                        resources=resources, next_cursor=write_cursor(short, place.write())
-                    )
                 if fits(uri, session.most_tokens // 2):
+                    resource = types.Resource(uri=uri, name=entries.name(key), mime_type="application/json")
+                    if not entries.add(resource.model_dump(mode="json", by_alias=True, exclude_none=True)):
+                        return types.ListResourcesResult(
+                            resources=resources, next_cursor=write_cursor(short, place.write())
+                        )
                     resources.append(resource)
                 place.last = shortened(key)
             if following == "0":
