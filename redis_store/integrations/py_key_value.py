@@ -70,19 +70,22 @@ class KeyValueStore(
         """Return the values of the keys, in their order, with None for those that are missing: of one moment."""
         collection = collection or self.default_collection
         await self.setup_collection(collection=collection)
+        names = [fit_name(key) for key in keys]
         with _errors(collection):
-            found = await self._namespace(collection).get_many([fit_name(key) for key in keys])
+            found = await self._namespace(collection).get_many(names)
         return [
-            None if (value := found.get(fit_name(key))) is None else _as_dict(value, collection, key) for key in keys
+            None if (value := found.get(name)) is None else _as_dict(value, collection, key)
+            for name, key in zip(names, keys, strict=True)
         ]
 
     async def _get_managed_entry(self, *, collection: str, key: str) -> ManagedEntry | None:
         return (await self._get_managed_entries(collection=collection, keys=[key]))[0]
 
     async def _get_managed_entries(self, *, collection: str, keys: Sequence[str]) -> list[ManagedEntry | None]:
+        names = [fit_name(key) for key in keys]
         with _errors(collection):
-            found = await self._namespace(collection).get_many([fit_name(key) for key in keys], info=True)
-        return [_entry(found.get(fit_name(key)), collection, key) for key in keys]
+            found = await self._namespace(collection).get_many(names, info=True)
+        return [_entry(found.get(name), collection, key) for name, key in zip(names, keys, strict=True)]
 
     async def _put_managed_entry(self, *, collection: str, key: str, managed_entry: ManagedEntry) -> None:
         value, name = dict(managed_entry.value), fit_name(key)
