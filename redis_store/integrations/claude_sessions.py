@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from random import random
 from types import TracebackType
@@ -71,15 +71,7 @@ class TranscriptStore:
         """Add entries to a transcript, all or none. Takes three round trips; the first append takes two."""
         if not entries:
             return
-        for attempt in range(_COMMIT_TRIES):
-            record = await self._record(key)
-            if await self._appended(key, record, entries):
-                return
-            await asyncio.sleep(random() * min(_PAUSE_S, 0.001 * 2**attempt))
-        raise Conflict(
-            f"Nothing was appended to the session {key['session_id']!r}: others wrote to it at each of {_COMMIT_TRIES} tries."
-            " Try again."
-        )
+        await self._retried(key, lambda record: self._appended(key, record, entries), "appended to")
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """Return the entries of a transcript in order, or None if it does not exist. Takes two round trips."""
@@ -108,24 +100,7 @@ class TranscriptStore:
 
     async def delete(self, key: SessionKey) -> None:
         """Delete a transcript; without a subpath, the session with all of its transcripts."""
-        path = _path(key)
-        for attempt in range(_COMMIT_TRIES):
-            record = await self._record(key)
-            gone = record.transcripts if path == _MAIN else {path: record.transcripts.get(path)}
-            ids = [transcript[0] for transcript in gone.values() if transcript is not None]
-            if not ids:
-                return
-            if await self._committed(key, record, record.without(path)):
-                # The transcripts cannot be reached any more, and nobody writes to them.
-                for one in ids:
-                    await self._namespace(key, one).clear()
-                    await self._uuids(key, one).clear()
-                return
-            await asyncio.sleep(random() * min(_PAUSE_S, 0.001 * 2**attempt))
-        raise Conflict(
-            f"Nothing of the session {key['session_id']!r} was deleted: others wrote to it at each of {_COMMIT_TRIES} tries."
-            " Try again."
-        )
+        await self._retried(key, lambda record: self._deleted(key, record), "deleted from")
 
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """Return the subpaths of a session."""
@@ -143,6 +118,28 @@ class TranscriptStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _retried(self, key: SessionKey, write: Callable[[_Record], Awaitable[bool]], done: str) -> None:
+        """Call `write` with the session's record, as it is then, until it returns True."""
+        for attempt in range(_COMMIT_TRIES):
+            if await write(await self._record(key)):
+                return
+            await asyncio.sleep(random() * min(_PAUSE_S, 0.001 * 2**attempt))
+        raise Conflict(
+            f"Nothing was {done} the session {key['session_id']!r}: others wrote to it at each of {_COMMIT_TRIES} tries."
+            " Try again."
+        )
+
+    async def _deleted(self, key: SessionKey, record: _Record) -> bool:
+        path = _path(key)
+        gone = record.transcripts if path == _MAIN else {path: record.transcripts.get(path)}
+        ids = [transcript[0] for transcript in gone.values() if transcript is not None]
+        if ids and not await self._committed(key, record, record.without(path)):
+            return False
+        for one in ids:  # they cannot be reached any more, and no caller writes to them
+            await self._namespace(key, one).clear()
+            await self._uuids(key, one).clear()
+        return True
 
     async def _appended(self, key: SessionKey, record: _Record, entries: list[SessionStoreEntry]) -> bool:
         path = _path(key)
