@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,10 +23,9 @@ from google.genai import types
 
 from redis_store import InvalidInput, connect_async
 from redis_store.integrations.adk import StoreSessionService
+from tests.integrations.killed import run_and_kill
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
-
-ROOT = Path(__file__).parents[2]
 
 
 def on_each(test: Callable[[BaseSessionService], Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -305,12 +299,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def test_a_killed_process_leaves_no_half_written_event(server_url: str, user: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-c", APPENDING, server_url, user]
-    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"going\n"
-        process.send_signal(signal.SIGKILL)
+    run_and_kill(APPENDING, server_url, user, lines=1)
 
     async def check() -> None:
         async with StoreSessionService(server_url, user=user) as service:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -23,6 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from redis_store import DataStore, InvalidInput, connect, connect_async
 from redis_store.integrations.langgraph import LangGraphSaver, pruning
 from redis_store.integrations.langgraph.threads import VALUES_PER_TRANSACTION
+from tests.integrations.killed import run_and_kill
 from tests.integrations.requests import counted_requests
 
 ALL = {"put", "put_writes", "get_tuple", "list", "delete_thread", "delete_for_runs", "copy_thread", "prune"}
@@ -244,11 +239,9 @@ def test_the_history_of_delta_channels_is_read_in_pages(saver: LangGraphSaver, s
     assert saver.get_delta_channel_history(config=config_of("t"), channels=[]) == {}
 
 
-ROOT = str(Path(__file__).parents[2])
-
 WRITER = """
 import sys
-from redis_store.integrations.langgraph import LangGraphSaver, pruning
+from redis_store.integrations.langgraph import LangGraphSaver
 from tests.integrations.test_langgraph_checkpoints import config_of, put
 
 saver = LangGraphSaver(sys.argv[1], user=sys.argv[2])
@@ -263,15 +256,7 @@ while True:
 
 
 def test_a_killed_writer_leaves_only_whole_checkpoints(saver: LangGraphSaver, server_url: str, user: str) -> None:
-    command = [sys.executable, "-c", WRITER, server_url, user]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT}) as process:
-        assert process.stdout is not None
-        timer = threading.Timer(50, process.kill)
-        timer.start()
-        for _ in range(20):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        timer.cancel()
+    run_and_kill(WRITER, server_url, user, lines=20)
     found = list(saver.list(config_of("t"), limit=20))
     assert len(found) == 20
     for each in found:

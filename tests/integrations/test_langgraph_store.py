@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +21,7 @@ from langgraph.store.base import (
 
 from redis_store import AsyncDataStore, DataStore, InvalidInput, connect, connect_async
 from redis_store.integrations.langgraph import LangGraphStore, memories
+from tests.integrations.killed import run_and_kill
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 from tests.integrations.requests import counted_requests
@@ -377,8 +372,6 @@ def test_round_trips(store: DataStore, server_url: str) -> None:
             assert count() <= most
 
 
-ROOT = str(Path(__file__).parents[2])
-
 WRITER = """
 import sys
 from redis_store.integrations.langgraph import LangGraphStore
@@ -395,15 +388,7 @@ while True:
 
 
 def test_a_killed_writer_leaves_no_half_of_a_batch(store: DataStore, server_url: str, user: str) -> None:
-    command = [sys.executable, "-c", WRITER, server_url, user]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT}) as process:
-        assert process.stdout is not None
-        timer = threading.Timer(50, process.kill)
-        timer.start()
-        for _ in range(20):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        timer.cancel()
+    run_and_kill(WRITER, server_url, user, lines=20)
     langgraph = LangGraphStore(store, embed=by_letters)
     found = langgraph.search(("t",), limit=100)
     assert len(found) == 20
