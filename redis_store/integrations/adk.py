@@ -24,10 +24,10 @@ from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 logger = logging.getLogger("redis_store")
 
 ADK_USER = "adk"
-"""The user of the store to whom the sessions of all users of ADK belong, by default."""
+"""Default user of the store: the sessions of all users of ADK belong to it."""
 
 EVENTS_READ = 1000
-"""Events that are read at once."""
+"""Maximum number of events that one request reads."""
 
 _APP_STATE = "app"
 

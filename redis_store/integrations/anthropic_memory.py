@@ -42,9 +42,9 @@ _MOST_LINES = 999_999
 _LEVELS = 2
 """Levels of a directory that a view shows."""
 _MOST_SHOWN = 100
-"""Occurrences of a text that an error names."""
+"""Maximum number of occurrences of a text that an error names."""
 _RENAME_TRIES = 20
-"""Tries to rename what other writers change at the same time."""
+"""Maximum number of tries of a rename, while other writers change its files."""
 
 
 class MemoryTool(BetaAbstractMemoryTool):

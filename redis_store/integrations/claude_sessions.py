@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     )
 
 _MOST_UUIDS = 900
-"""Uuids of one append that are kept; a transaction has 1,000 parts. Without them, a repeated append takes room, and no more."""
+"""Maximum number of uuids that an append stores; a transaction has 1,000 parts. A repeat of a larger append only takes room."""
 _COMMIT_TRIES = 200
-"""Tries of an append against other writers of the session, as many as those of `update`."""
+"""Maximum number of tries of an append or a delete, while others write to the session; as many as those of `update`."""
 _PAUSE_S = 0.05
-"""The longest pause between two tries, in seconds."""
+"""Maximum pause between two tries, in seconds."""
 _MAIN = ""
 """The name of the main transcript in a record: a subpath is never empty."""
 

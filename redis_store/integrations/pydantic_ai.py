@@ -25,10 +25,10 @@ CONVERSATIONS_NAMESPACE = "conversations"
 """Default namespace of the records; messages are in it with ``:entries`` behind, and the index of messages with ``:lines``."""
 
 LINE_ENTRIES = 256
-"""Depths of a conversation whose entries are in one value of the index."""
+"""Number of depths of a conversation whose entries are in one value of the index."""
 
 DELETED_AT_ONCE = 500
-"""Entries that are deleted in the transaction that deletes their conversation; more are deleted after it, in steps of this."""
+"""Maximum number of entries that the transaction deletes with their conversation; more follow it, as many at a time."""
 
 _AS_RECORD: TypeAdapter[ConversationRecord] = TypeAdapter(ConversationRecord)
 

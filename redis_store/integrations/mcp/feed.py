@@ -16,9 +16,9 @@ from redis_store.errors import DataStoreError, InvalidInput
 from redis_store.types import Change
 
 KEPT_CHANGES = 1_000
-"""Changes that a feed keeps for `recent_changes`."""
+"""Maximum number of changes that a feed keeps for `recent_changes`."""
 MOST_FEEDS = 100
-"""Namespaces that one server follows at once."""
+"""Maximum number of namespaces that one server follows at once."""
 GRACE_S = 0.05
 """Time for which a reader of changes waits for further ones, in seconds."""
 
@@ -92,7 +92,7 @@ class ChangeFeed:
 class ChangeFeeds:
     """The feeds of a server, by namespace. One begins when it is first asked for.
 
-    Of more than `MOST_FEEDS`, the one that was asked for longest ago ends, of those that nobody subscribes to.
+    Beyond `MOST_FEEDS`, the feed without subscribers that was asked for longest ago ends.
     """
 
     def __init__(

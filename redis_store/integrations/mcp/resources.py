@@ -1,4 +1,4 @@
-"""Keys as resources: their URIs, and who is told of their changes."""
+"""Keys as resources: their URIs, and the subscriptions to their changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _URI_HEAD = "redis-store://key?"
 SEND_S = 5.0
 """Time for which a client may let a notification wait, in seconds."""
 MOST_SUBSCRIPTIONS = 1_000
-"""Resources that one session subscribes to."""
+"""Maximum number of resources that one session subscribes to."""
 
 logger = logging.getLogger("redis_store")
 
@@ -53,7 +53,7 @@ def parse_uri(uri: str) -> tuple[str, str, str | None]:
 
 
 class Subscriptions:
-    """Who is told which keys have changed: streams of ``subscriptions/listen``, and sessions of older protocols."""
+    """The subscribers to changes of keys: streams of ``subscriptions/listen``, and sessions of older protocols."""
 
     def __init__(self) -> None:
         self._bus = InMemorySubscriptionBus()
@@ -86,7 +86,7 @@ class Subscriptions:
             self._listened -= Counter(addresses)
 
     async def subscribe(self, session: Any, uri: str, feeds: ChangeFeeds) -> None:
-        """Let a session of an older protocol be told of changes of a resource."""
+        """Subscribe a session of an older protocol to the changes of a resource."""
         namespace, key, _ = parse_uri(uri)
         connection = _connection_of(session)
         uris = self._sessions.get(connection)
@@ -106,16 +106,16 @@ class Subscriptions:
             raise
 
     def unsubscribe(self, session: Any, uri: str) -> None:
-        """Tell a session no more. Does nothing if it has not subscribed."""
+        """End the subscription of a session to a resource. Does nothing if it has none."""
         self._sessions.get(_connection_of(session), {}).pop(uri, None)
 
     def namespaces(self) -> set[str]:
-        """Return the namespaces whose changes somebody is told of."""
+        """Return the namespaces that have subscribers."""
         older = {address[0] for uris in self._sessions.values() for address, _ in uris.values()}
         return older | {namespace for namespace, _ in self._listened}
 
     async def tell(self, change: Change) -> None:
-        """Tell all who subscribe to the key of a change; after `clear` and `reset`, to any key of the namespace."""
+        """Notify the subscribers to the key of a change; after `clear` and `reset`, those to any key of the namespace."""
         keys = (
             [change.key]
             if change.key is not None
@@ -129,7 +129,7 @@ class Subscriptions:
                     await self._send(uris, uri, session)
 
     async def _send(self, uris: dict[str, Any], uri: str, session: Any) -> None:
-        """Tell a session, which is told nothing more if it is gone or does not read."""
+        """Notify a session, and end its subscription if it is gone or does not read."""
         try:
             async with asyncio.timeout(SEND_S):
                 await session.send_resource_updated(uri)

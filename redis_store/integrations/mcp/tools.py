@@ -28,10 +28,10 @@ from redis_store.integrations.mcp.feed import ChangeFeeds, SeenChange
 from redis_store.types import MISSING, Json, KeyInfo
 
 PAGES_PER_CALL = 50
-"""Pages of a namespace that one call of a tool reads; the next call goes on from there."""
+"""Maximum number of pages of a namespace that one call of a tool reads; the next call goes on from there."""
 MOST_CHANGES_SHOWN = 1_000
 MOST_LOOKED_AT = 20_000
-"""Keys among which `recent_changes` looks for the last ones written before it was first called."""
+"""Maximum number of keys among which `recent_changes` looks for the last ones written before it was first called."""
 SNIPPET_CHARS = 80
 """Characters of a value before and after what `search` has found."""
 MOST_MESSAGE_CHARS = 2_000
