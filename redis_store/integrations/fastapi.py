@@ -86,7 +86,7 @@ def user_store(
     if Depends is None:
         raise ImportError("user_store needs FastAPI: pip install 'agent-data-store[fastapi]'.")
     given = Depends(user)
-    who = None if agent is None else fit_name(agent, MAX_AGENT_BYTES)
+    agent_name = None if agent is None else fit_name(agent, MAX_AGENT_BYTES)
 
     async def store_of_user(user: Any = given) -> Any:
         if not isinstance(user, str):
@@ -96,7 +96,7 @@ def user_store(
         if not user:
             raise InvalidName("The user dependency returned an empty id: refuse the request there.", kind="user")
         opened = client if isinstance(client, (AsyncClient, Client)) else client()
-        return opened.store(user=fit_name(user, MAX_USER_BYTES), namespace=namespace, agent=who)
+        return opened.store(user=fit_name(user, MAX_USER_BYTES), namespace=namespace, agent=agent_name)
 
     return store_of_user
 
