@@ -153,6 +153,16 @@ def parse_address(
     return Address(url, shown, _kind(parts), timeout, options, known_of(_place(options)), credentials, replicas)
 
 
+def parse_one_of(
+    url: str, shown: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
+) -> Address:
+    """Parse the url of one server among those that another url names. Messages show that one instead."""
+    try:
+        return parse_address(url, timeout_s, credentials, min_replicas)
+    except InvalidSettings as error:
+        raise InvalidSettings(str(error).replace(without_secrets(url), shown)) from None
+
+
 def another_node(address: Address, host: str, port: int) -> Address:
     """Return the address of another node of the cluster of a server, with the same login and options."""
     options = {name: option for name, option in address.options.items() if name != "path"}

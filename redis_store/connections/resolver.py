@@ -1,7 +1,7 @@
 """Resolvers, which return the server's address before each new connection.
 
-The resolver of Sentinel is in `sentinel.py`. On a cluster each node has a resolver. Which node has a user's data is known by
-`topology.py`.
+The resolver of Sentinel is in `sentinel.py`. On a cluster each node has a resolver; `topology.py` knows the node of each hash
+slot.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from redis import exceptions as redis_errors
 
 from redis_store.connections import forks
-from redis_store.connections.address import Address, parse_address, without_secrets
+from redis_store.connections.address import Address, parse_one_of, without_secrets
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.generation import Known
 from redis_store.connections.lookout import leave, look_out
@@ -107,24 +107,15 @@ def parse_sentinels(
 
     def server_at(host: str, port: int) -> Address:
         # Messages show the url of the Sentinels. The primary's address may not be known to those who read them.
-        address = _parsed(parts.server(host, port), shown, timeout_s, credentials, min_replicas)
+        address = parse_one_of(parts.server(host, port), shown, timeout_s, credentials, min_replicas)
         return replace(address, url=url, shown=shown, alias="the primary")
 
     server = server_at("localhost", _ANY_PORT)
     server.new_connection()  # raises now if the url is wrong
     check_files(server)
     patience_s = min(_PATIENCE_S, server.timeout_s)
-    addresses = tuple(_parsed(parts.sentinel(host), shown, patience_s) for host in parts.hosts)
+    addresses = tuple(parse_one_of(parts.sentinel(host), shown, patience_s) for host in parts.hosts)
     return Sentinels(url, shown, parts.service, addresses, server_at)
-
-
-def _parsed(
-    url: str, shown: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
-) -> Address:
-    try:
-        return parse_address(url, timeout_s, credentials, min_replicas)
-    except InvalidSettings as error:
-        raise InvalidSettings(str(error).replace(without_secrets(url), shown)) from None
 
 
 class SentinelResolver:
@@ -213,8 +204,12 @@ class SentinelResolver:
 
 def login_of(url: str, credentials: Credentials | None, min_replicas: int) -> str:
     """Return what tells a server and login from others: which stores share what the process knows, and a near cache."""
-    parts = [url, *([] if credentials is None else [str(id(credentials.provider))])]
-    return " ".join([*parts, *([f"min_replicas={min_replicas}"] if min_replicas else [])])
+    parts = [url]
+    if credentials is not None:
+        parts.append(str(id(credentials.provider)))
+    if min_replicas:
+        parts.append(f"min_replicas={min_replicas}")
+    return " ".join(parts)
 
 
 _primaries: dict[str, Known] = {}

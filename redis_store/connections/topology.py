@@ -18,7 +18,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from redis_store.connections import forks
-from redis_store.connections.address import A_NODE, Address, another_node, parse_address, without_secrets
+from redis_store.connections.address import A_NODE, Address, another_node, parse_one_of, without_secrets
 from redis_store.connections.credentials import Credentials
 from redis_store.connections.sync import ask_once
 from redis_store.connections.tls import check_files
@@ -31,7 +31,7 @@ from redis_store.errors import (
     StoreUnavailable,
 )
 from redis_store.namespace.keys import SLOTS
-from redis_store.protocol.redirects import Node
+from redis_store.protocol.redirects import Node, Redirection
 
 logger = logging.getLogger("redis_store")
 
@@ -95,6 +95,15 @@ class Topology:
             address = self._addresses[node] = another_node(self._seeds[0], host, node.port)
         return address
 
+    def redirected(self, redirection: Redirection, said_by: Node | None) -> Redirection:
+        """Note what a node says about a slot. Return it with the host of that node, if it names none."""
+        node = redirection.node
+        if node is not None and not node.host and said_by is not None:
+            node = Node(said_by.host, node.port)
+        if redirection.slot is not None and node is not None:
+            self.moved(redirection.slot, node)
+        return redirection._replace(node=node)
+
     def moved(self, slot: int, node: Node) -> None:
         """Note that a slot is at another node, as a node says."""
         if self._owners[slot] != node:
@@ -108,13 +117,18 @@ class Topology:
         """Note that the table may be wrong, because a node was not reached or refuses."""
         self._stale = True
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the table was contradicted, or is old."""
+        return self._stale or monotonic() - self._read_at > self._fresh_for_s
+
     def refresh_if_due(self) -> None:
-        """Read the table if it was contradicted, or is old. Never raises `StoreUnavailable`: the former table stays."""
-        if self._stale or monotonic() - self._read_at > self._fresh_for_s:
+        """Read the table if that `is_due`. Never raises `StoreUnavailable`: the former table stays."""
+        if self.is_due:
             try:
                 self.refresh()
             except StoreUnavailable as error:
-                logger.info("the slots of the cluster are not known anew: %s", error)
+                logger.info("the cluster's table of slots could not be read again; the former one stays: %s", error)
 
     def refresh(self, *, at_once: bool = False) -> None:
         """Read the table from the first node that replies. Callers that come meanwhile share the outcome.
@@ -248,7 +262,7 @@ def known_topology(login: str) -> Topology | None:
 
 def topology_of(login: str, seeds: Sequence[Address]) -> Topology:
     """Return the cluster of a login, which all stores of the process share."""
-    return _topologies.setdefault(login, Topology(seeds)) if login not in _topologies else _topologies[login]
+    return known_topology(login) or _topologies.setdefault(login, Topology(seeds))
 
 
 def parse_cluster(
@@ -265,10 +279,7 @@ def parse_cluster(
     addresses = []
     for host in hosts.split(","):
         single = f"{scheme}://{login}{at}{host}{slash}{path}{mark}{query}"
-        try:
-            address = parse_address(single, timeout_s, credentials, min_replicas)
-        except InvalidSettings as error:
-            raise InvalidSettings(str(error).replace(without_secrets(single), shown)) from None
+        address = parse_one_of(single, shown, timeout_s, credentials, min_replicas)
         if address.database:
             raise InvalidSettings(
                 f"The url {shown} cannot be used: a cluster has no database but 0. Leave out the number."
