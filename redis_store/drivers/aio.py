@@ -18,7 +18,7 @@ from redis_store.connections.spin import Spinner
 from redis_store.connections.topology import Topology
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.form import looking, making_sure, rehearse, unsure
-from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
+from redis_store.drivers.nodes import Following, Nodes, TurnedAway
 from redis_store.drivers.store_driver import StoreDriver
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
@@ -32,7 +32,7 @@ from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive_async
 from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
-from redis_store.protocol.redirects import Node, first_redirection, marked, unmarked
+from redis_store.protocol.redirects import Node, marked, unmarked
 
 T = TypeVar("T")
 
@@ -408,7 +408,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
                 await drive_async(look, self._exchange, Exception)
             else:
                 await self.core.run_once(look)
-            if resolver.topology is not None:
+            if resolver.topology is not None and resolver.topology.is_due:
                 await asyncio.to_thread(resolver.topology.refresh_if_due)
         self._settle()
         self._unsure = None
@@ -427,19 +427,16 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         resolver = core.source.resolver
         try:
             reply = await core.exchange(call)
-        except (ConnectionLost, StoreTimeout) as error:
+        except ConnectionLost as error:
             topology = core.cluster
-            if topology is None or not topology.primaries or core.is_closed or self.stays:
+            if topology is None or not topology.primaries or core.is_closed or self.stays or error.outcome_unknown:
                 raise
-            if error.outcome_unknown or type(error) is StoreTimeout:
-                raise
-            following = Following(resolver, self.slot, call.commands, None)
+            following = self._following(resolver, call.commands)
             following.failed(error)
         else:
-            redirection = first_redirection(reply, call.commands)
-            if redirection is None or (self.stays and redirection.elsewhere) or not is_of_cluster(reply, resolver):
+            if not self._is_refused(reply, call.commands, resolver):
                 return reply
-            following = Following(resolver, self.slot, call.commands, None)
+            following = self._following(resolver, call.commands)
             following.replied(reply, resolver.node)
         while True:
             next_core = await self._next_core(following)
@@ -465,13 +462,6 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
         except StoreUnavailable as error:
             following.failed(error)
             return None
-
-    def _stay(self, core: AsyncCore, following: Following) -> None:
-        """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
-        if core is not self.core and not following.asking and not self.core.is_closed and not self.stays:
-            self.core = core
-            if core.near is not None:
-                core.near.note_read_beside()  # the call may have written what is kept there
 
     async def _read_at_once(self, call: Call[Any], result: Callable[..., T], *arguments: Any) -> T:
         """Do what `AsyncCore.read_at_once` does, on a cluster."""
@@ -524,10 +514,10 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             core.drop_idle()
             if core.cluster is None:
                 return await self._run_on_own(alone.make(), core)
-            following = Following(core.source.resolver, self.slot, (("EXEC",),), None)
+            following = self._following(core.source.resolver)
             following.broke(error)
         except TurnedAway as away:
-            following = Following(core.source.resolver, self.slot, (("EXEC",),), None)
+            following = self._following(core.source.resolver)
             following.turned_away(away.reply, away.commands, away.node)
         while True:
             next_core = await self._next_core(following)
@@ -563,7 +553,7 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
                 else:
                     reply = await own.request(call.commands, call.repeatable)
                 resolver = core.source.resolver
-                if first_redirection(reply, call.commands) is not None and is_of_cluster(reply, resolver):
+                if self._is_refused(reply, call.commands, resolver):
                     raise TurnedAway(reply, call.commands, resolver.node)
                 return reply
 

@@ -110,11 +110,7 @@ class Following:
 
     def turned_away(self, reply: Any, commands: Sequence[Command], node: Node | None) -> None:
         """Note that a node has refused some of these commands, in a way that is to be followed."""
-        redirection = first_redirection(reply, commands) or Redirection()
-        if redirection.node is not None and not redirection.node.host and node is not None:
-            redirection = redirection._replace(node=Node(node.host, redirection.node.port))
-        if redirection.slot is not None and redirection.node is not None:
-            self.topology.moved(redirection.slot, redirection.node)
+        redirection = self.topology.redirected(first_redirection(reply, commands) or Redirection(), node)
         self.journey.redirection = redirection
         self.anew = False
         self._at_once = redirection.node is not None
@@ -131,10 +127,9 @@ class Following:
         """Return the time to wait before the next attempt. If there is no time left for one, raise what went wrong last."""
         self._hops += 1
         at_once, self._at_once = self._at_once and self._hops <= _AT_ONCE, False
-        pause_s = (
-            0.0 if at_once else self._pause_s * random.uniform(0.5, 1.0)
-        )  # callers shall not come back all at once
+        pause_s = 0.0
         if not at_once:
+            pause_s = self._pause_s * random.uniform(0.5, 1.0)  # so that callers do not come back all at once
             self._pause_s = min(2 * self._pause_s, _LONGEST_WAIT_S)
         if pause_s >= self._left_s:
             raise copy.copy(self._problem)

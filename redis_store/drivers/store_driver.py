@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from redis_store.connections import forks
-from redis_store.connections.resolver import Source
+from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.topology import Topology
 from redis_store.drivers.form import unsure
+from redis_store.drivers.nodes import Following, is_of_cluster
 from redis_store.errors import StoreClosed
 from redis_store.namespace.keys import UserKeys
 from redis_store.near.cache import NearCache
 from redis_store.protocol.call import Op
-from redis_store.protocol.redirects import Node
+from redis_store.protocol.command import Command
+from redis_store.protocol.redirects import Node, first_redirection
 
 
 class Core(Protocol):
@@ -70,6 +72,26 @@ class StoreDriver(Generic[CoreT, Watching]):
             node = topology.owner(self.slot)
             if node is not None and node != self.core.source.resolver.node:
                 self.core = self.core.at(node)
+
+    def _is_refused(self, reply: Any, commands: Sequence[Command], resolver: Resolver) -> bool:
+        """Whether a node has refused commands as nodes of a cluster do, so that they are to be sent again."""
+        redirection = first_redirection(reply, commands)
+        if redirection is None or (self.stays and redirection.elsewhere):
+            return False
+        return is_of_cluster(reply, resolver)
+
+    def _following(
+        self, resolver: Resolver, commands: Sequence[Command] = (("EXEC",),), patience_s: float | None = None
+    ) -> Following:
+        """Return the way of a call, or of an operation on one connection, to the node that has the user's data."""
+        return Following(resolver, self.slot, commands, patience_s)
+
+    def _stay(self, core: CoreT, following: Following) -> None:
+        """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
+        if core is not self.core and not following.asking and not self.core.is_closed and not self.stays:
+            self.core = core
+            if core.near is not None:
+                core.near.note_read_beside()  # the call may have written what is kept there
 
     @property
     def url(self) -> str:

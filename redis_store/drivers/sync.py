@@ -28,7 +28,7 @@ from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive
 from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
-from redis_store.protocol.redirects import Node, first_redirection, marked, redirection_of, unmarked
+from redis_store.protocol.redirects import Node, marked, redirection_of, unmarked
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -310,18 +310,16 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
         cluster = self.core.cluster
         # Without primaries, no node was ever reached.
         in_cluster = cluster is not None and bool(cluster.primaries) and not self.stays
-        is_open = broke or in_cluster
         if (
-            not is_open
+            not (broke or in_cluster)
             or (broke and type(error) is not ConnectionLost)
             or (error.outcome_unknown and not call.repeatable)
         ):
             raise error
         if in_cluster:
             return self._follow(call, None, most_s, error, broke)
-        logger.info("a connection broke, and no write can have happened; trying once more on a new one")
         loans = self.core.loans
-        held = loans.take_new(most_s)
+        held = _take_another(loans, most_s)
         try:
             return loans, held, held.exchange(call.commands, call.repeatable)
         except BaseException:
@@ -331,10 +329,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
     def _is_turned_away(self, held: HeldConnection, call: Call[Any], reply: Any) -> bool:
         """Whether a call is to be sent again, because its node has refused it as nodes of a cluster do."""
         held.standing.turned_away = False
-        redirection = first_redirection(reply, call.commands)
-        if redirection is None or (self.stays and redirection.elsewhere):
-            return False
-        return is_of_cluster(reply, self.core.source.resolver)
+        return self._is_refused(reply, call.commands, self.core.source.resolver)
 
     def _follow(
         self,
@@ -348,7 +343,7 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
 
         Return the reply, with the connection that it came on and where that is borrowed.
         """
-        following = Following(self.core.source.resolver, self.slot, call.commands, most_s)
+        following = self._following(self.core.source.resolver, call.commands, most_s)
         if error is None:
             following.replied(reply, self.core.source.resolver.node)
         elif broke:
@@ -403,10 +398,10 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
                 raise
             if core.cluster is None:
                 return self._run_on(alone.make(), core, core.loans.take_new)
-            following = self._following_alone()
+            following = self._following(self.core.source.resolver)
             following.broke(error)
         except TurnedAway as away:
-            following = self._following_alone()
+            following = self._following(self.core.source.resolver)
             following.turned_away(away.reply, away.commands, away.node)
         while True:
             next_core = self._next_core(following)
@@ -424,16 +419,6 @@ class SyncDriver(StoreDriver[SyncCore, Closable]):
             else:
                 self._stay(next_core, following)
                 return result
-
-    def _stay(self, core: SyncCore, following: Following) -> None:
-        """Use the node that has carried out a call for later ones too, unless it does not have the slot yet."""
-        if core is not self.core and not following.asking and not self.core.is_closed and not self.stays:
-            self.core = core
-            if core.near is not None:
-                core.near.note_read_beside()  # the call may have written what is kept there
-
-    def _following_alone(self) -> Following:
-        return Following(self.core.source.resolver, self.slot, (("EXEC",),), None)
 
     def _run_on(self, op: Op[T], core: SyncCore, take: Callable[[], HeldConnection], asking: bool = False) -> T:
         loans, around = core.loans, core.around
@@ -509,20 +494,17 @@ def _reply_to(loans: Loans, call: Call[Any]) -> Any:
         try:
             reply = held.exchange(call.commands, True)
         except ConnectionLost:
-            held = _replace(loans, held, None)
+            loans.drop(held)
+            held = _take_another(loans, None)
             reply = held.exchange(call.commands, True)
     finally:
         loans.put_back(held)
     return reply
 
 
-def _replace(loans: Loans, broken: HeldConnection, most_s: float | None) -> HeldConnection:
-    """Drop a broken connection and return a new one.
-
-    If connecting fails, the caller keeps the broken one, which refuses further use.
-    """
+def _take_another(loans: Loans, most_s: float | None) -> HeldConnection:
+    """Return a new connection in place of a broken one."""
     logger.info("a connection broke, and no write can have happened; trying once more on a new one")
-    loans.drop(broken)
     return loans.take_new(most_s)
 
 
