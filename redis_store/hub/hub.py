@@ -58,6 +58,9 @@ COALESCE_S = 0.002
 No message is taken meanwhile: if each event woke the thread, it would cost a busy writer on the same core more than its own work.
 """
 
+APART_S = 0.1
+"""Time after which a hub tries again to follow a user whose data is being moved, in seconds."""
+
 FEEDS_PER_READ = 64
 FEEDS_PER_TICK = 500
 SAVE_S = 5.0
@@ -150,7 +153,7 @@ class Hub:
         user = self.members.user_of(error.redis_key)
         if user is None:
             raise error
-        self.apart.append(Apart(self.members.release(user), user, error))
+        self.apart.append(Apart(self.members.release(user), error, self._now + APART_S))
 
     async def _work(self) -> bool:
         """Do the most urgent work. Return False if there is none."""

@@ -158,6 +158,13 @@ class Mailbox:
         """Number of changes dropped since then."""
         self.closed = False
 
+    def is_spared(self, now: float, patience_s: float) -> bool:
+        """Whether the watcher's beginning survives a broken connection: the first one, and later ones within this time."""
+        if self.spared_until is None:
+            self.spared_until = now + patience_s
+            return True
+        return now < self.spared_until
+
     def put(self, item: Item) -> None:
         """Add an item without a size."""
         self._queue.put(item)

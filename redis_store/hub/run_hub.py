@@ -27,13 +27,9 @@ from redis_store.hub.subscribers import Moving
 from redis_store.protocol.call import Call
 from redis_store.protocol.command import Command, ReplyError
 from redis_store.protocol.error_replies import plainly_lost
-from redis_store.protocol.redirects import Node, first_redirection
+from redis_store.protocol.redirects import first_redirection
 
 _log = logging.getLogger("redis_store.watch.sync")
-
-
-_AWAY_S = 0.1
-"""Time after which a hub tries again to follow a user whose data is being moved, in seconds."""
 
 
 class HubRunner:
@@ -50,8 +46,6 @@ class HubRunner:
         """The connection for ``XREAD``, if the server sends no events."""
         self._end_at = math.inf
         self.deaf_until = 0.0
-        self._due: dict[int, float] = {}
-        """When watchers that were set apart come back, by the `id` of their entry."""
         self.ask = self._hub.ask
         self.heard = self._messages.append
 
@@ -90,11 +84,9 @@ class HubRunner:
         """Bring watchers back that were set apart, each after a while. Return the time to wait until if there are no others."""
         hub, topology = self._hub, self._topology()
         for apart in hub.apart[:]:
-            due = self._due.setdefault(id(apart), now + _AWAY_S)
-            if now < due:
+            if now < apart.due:
                 continue
             hub.apart.remove(apart)
-            self._due.pop(id(apart))
             for mailbox in apart.moving.mailboxes():
                 if mailbox.left:
                     apart.moving.leave(mailbox)
@@ -104,19 +96,25 @@ class HubRunner:
                 self._hand_over(topology)
                 hub.members.fail_late(apart.moving.mailboxes(), now, topology.timeout_s, plainly_lost(apart.error))
         if hub.apart and hub.members.some_user() is None and not hub.members.asked:
-            return min(self._due.values())
+            return min(each.due for each in hub.apart)
         return None
 
     def adopt(self, moving: Moving) -> None:
         """Take watchers from the hub of another node."""
         self._hub.members.adopt(moving)
 
+    def _source(self) -> Source | None:
+        return next(iter(self._listener.sources.values()), None)
+
     def _topology(self) -> Topology | None:
-        return next((source.resolver.topology for source in self._listener.sources.values()), None)
+        source = self._source()
+        return None if source is None else source.resolver.topology
 
     def _hand_over(self, topology: Topology) -> bool:
         """Pass the watchers of users whose data is on other nodes to the hubs of these. Return whether there were any."""
-        source = next(iter(self._listener.sources.values()))
+        source = self._source()
+        if source is None:
+            return False
         here = source.resolver.node
         moved = False
         for user in self._hub.members.users().values():
@@ -132,14 +130,9 @@ class HubRunner:
 
     def _note(self, reply: Any, commands: Sequence[Command] = (("XREAD",),)) -> None:
         """Note where the slot of a user is, if a reply says so."""
-        redirection, topology = first_redirection(reply, commands), self._topology()
-        if redirection is None or topology is None or redirection.slot is None or redirection.node is None:
-            return
-        node = redirection.node
-        if not node.host:
-            here = next(each.resolver.node for each in self._listener.sources.values())
-            node = Node("" if here is None else here.host, node.port)
-        topology.moved(redirection.slot, node)
+        redirection, source = first_redirection(reply, commands), self._source()
+        if redirection is not None and source is not None and source.resolver.topology is not None:
+            source.resolver.topology.redirected(redirection, source.resolver.node)
 
     def abandon(self) -> None:
         for mailbox in self._hub.mailboxes():
@@ -176,9 +169,7 @@ class HubRunner:
         except StopIteration:
             self._disconnect()
             return 0.0
-        for apart in hub.apart:
-            self._due.setdefault(id(apart), monotonic() + _AWAY_S)
-        until = min([step.until, *self._due.values()])
+        until = min([step.until, *(each.due for each in hub.apart)])
         # A message that `look_up` has read meanwhile is no longer on the socket, so the thread would not wake up for it.
         self.deaf_until = step.deaf_until
         return 0.0 if self._messages else until

@@ -50,8 +50,9 @@ class Apart:
     """Watchers of a user whose data is being moved to another node, until it is at one."""
 
     moving: Moving
-    user: UserKeys
     error: DataStoreError
+    due: float
+    """The time at which they are brought back."""
 
 
 class Members:
@@ -160,7 +161,7 @@ class Members:
         found = [mailbox for feed in self.feeds.values() if not feed.opened for mailbox in feed.followers]
         for registry in self.registries.values():
             found += [join.mailbox for join in registry.wanted if id(join.mailbox) not in registry.listed]
-        return found
+        return list(dict.fromkeys(found))
 
     def disconnected(self, error: DataStoreError, *, now: float, patience_s: float | None) -> None:
         """Note that the connections are gone, and fail the watchers that have not begun yet.
@@ -168,14 +169,8 @@ class Members:
         With a `patience_s`, such a watcher fails only at the second loss, and after this time.
         """
         self.admit()
-        spared = []
-        for mailbox in self._newcomers():
-            if patience_s is not None and mailbox.spared_until is None:
-                mailbox.spared_until = now + patience_s
-                spared.append(mailbox)
-            elif patience_s is not None and mailbox.spared_until is not None and now < mailbox.spared_until:
-                spared.append(mailbox)
-        self.refuse([mailbox for mailbox in self._newcomers() if mailbox not in spared], error)
+        late = [each for each in self._newcomers() if patience_s is None or not each.is_spared(now, patience_s)]
+        self.refuse(late, error)
         self._forget_left()
         for feed in self.feeds.values():
             feed.disconnected()
@@ -195,10 +190,8 @@ class Members:
 
     def fail_late(self, late: list[Mailbox], now: float, patience_s: float, error: DataStoreError) -> None:
         """Fail those of some watchers that have not begun within this time."""
-        for mailbox in [each for each in self._newcomers() if each in late]:
-            mailbox.spared_until = mailbox.spared_until or now + patience_s
-            if now >= mailbox.spared_until:
-                self.refuse([mailbox], error)
+        newcomers = [each for each in self._newcomers() if each in late]
+        self.refuse([each for each in newcomers if not each.is_spared(now, patience_s)], error)
 
     def release(self, user: UserKeys) -> Moving:
         """Take a user's watchers out, because its data is on another node."""
