@@ -265,14 +265,8 @@ class Follower:
         resets = [_reset_of(track, mailbox.missed) for track in tracks]
         self._busy.extend(tracks)
         for track in tracks:
-            track.page_left = []
-            track.page_cursor, track.page_keys, track.listed_from, track.page_of, track.held_back = (
-                START,
-                0,
-                None,
-                {},
-                None,
-            )
+            track.page_cursor, track.page_keys, track.page_left = START, 0, []
+            track.listed_from, track.page_of, track.held_back = None, {}, None
             track.phase = "listing"
         # The commit:
         self.accepted = item
@@ -348,13 +342,8 @@ class Follower:
                 held_back = None
         phase: Phase = "live" if ends else "listing"
         # The commit:
-        track.page_left = page.left
-        track.page_cursor, track.listed_from, track.listed_to, track.held_back = (
-            page.cursor,
-            listed_from,
-            order,
-            held_back,
-        )
+        track.page_cursor, track.page_left = page.cursor, page.left
+        track.listed_from, track.listed_to, track.held_back = listed_from, order, held_back
         track.position, track.order, track.phase = position, here, phase
         self._listed = (track.page_of, listed)
         self._ready.extend(found)
