@@ -11,18 +11,21 @@ import pytest
 
 from redis_store import AsyncClient, connect
 from redis_store.admin import Admin, AsyncAdmin
+from redis_store.drivers import listener as listeners
 from redis_store.drivers.sync import SyncNodeDriver
 from redis_store.errors import ConnectionLost
 from redis_store.protocol.call import Op, read
 from tests.redis_store.admin.conftest import Ended
 from tests.support.clusters import Cluster, slot_of, users_by_node
+from tests.support.servers import wait_until
 
 TEXT = "needle"
 
 
 @pytest.fixture
 def cluster(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster without data."""
+    """The cluster without data. Watchers of other tests, whose users have the same names, save their state as they end."""
+    wait_until(lambda: not listeners._listeners, "the hubs of other tests end")
 
     def empty() -> None:
         for node in cluster.primaries:
