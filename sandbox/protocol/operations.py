@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
@@ -82,11 +83,7 @@ from sandbox.protocol.arguments import (
     size_of,
 )
 from sandbox.protocol.frames import FrameError, Part
-from sandbox.protocol.messages import (
-    TEXT,
-    WHOLE,
-    Shape,
-)
+from sandbox.protocol.messages import TEXT, WHOLE, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,145 +276,66 @@ class Row:
 
 _TOUCH = ("get", "expire")
 
+_read = partial(Row, reads=True)
+_write = partial(Row, writes=True, changes=True)
+_change = partial(Row, reads=True, writes=True, changes=True)
+_touch = partial(_change, tells=True, replaces=True)
+_store = partial(_change, adds=True, stores=True)
+_compute = partial(Row, reads=True, writes=True, needs=("get",), notes="ns")
+
 OPERATIONS: dict[str, Row] = {
-    "get": Row((KEY,), VALUE_OR_DEFAULT, reads=True),
-    "set": Row(
-        (KEY, JSON_VALUE, METADATA, TTL), EMPTY, writes=True, changes=True, adds=True, stores=True, replaces=True
-    ),
-    "set_if_version": Row(
-        (KEY, JSON_VALUE, METADATA, TTL, EXPECTED_VERSION),
-        EMPTY,
-        reads=True,
-        writes=True,
-        needs=("info",),
-        changes=True,
-        adds=True,
-        stores=True,
-        replaces=True,
-    ),
-    "delete": Row((KEY,), DONE, writes=True, changes=True),
-    "delete_if_version": Row((KEY, EXPECTED_VERSION), DONE, reads=True, writes=True, needs=("info",), changes=True),
-    "delete_many": Row((KEYS,), COUNT, writes=True, changes=True),
-    "list_keys": Row((PREFIX,), KEY_NAMES, reads=True),
-    "scan_page": Row((CURSOR, PREFIX), PAGE_OF_KEYS, reads=True),
-    "scan_items_page": Row((CURSOR, PREFIX), PAGE_OF_ITEMS, reads=True),
-    "scan_infos_page": Row((CURSOR, PREFIX), PAGE_OF_ITEMS_WITH_INFO, reads=True, needs=("info",)),
+    "get": _read((KEY,), VALUE_OR_DEFAULT),
+    "set": _write((KEY, JSON_VALUE, METADATA, TTL), EMPTY, adds=True, stores=True, replaces=True),
+    "set_if_version": _store((KEY, JSON_VALUE, METADATA, TTL, EXPECTED_VERSION), EMPTY, needs=("info",), replaces=True),
+    "delete": _write((KEY,), DONE),
+    "delete_if_version": _change((KEY, EXPECTED_VERSION), DONE, needs=("info",)),
+    "delete_many": _write((KEYS,), COUNT),
+    "list_keys": _read((PREFIX,), KEY_NAMES),
+    "scan_page": _read((CURSOR, PREFIX), PAGE_OF_KEYS),
+    "scan_items_page": _read((CURSOR, PREFIX), PAGE_OF_ITEMS),
+    "scan_infos_page": _read((CURSOR, PREFIX), PAGE_OF_ITEMS_WITH_INFO, needs=("info",)),
     "list_namespaces": Row((PREFIX,), NAMESPACE_NAMES),
-    "get_many": Row((KEYS,), FOUND_ITEMS, reads=True),
-    "get_all": Row((PREFIX,), FOUND_ITEMS, reads=True),
-    "get_many_info": Row((KEYS,), ITEMS_WITH_INFO, reads=True, needs=("info",)),
-    "get_all_info": Row((PREFIX,), ITEMS_WITH_INFO, reads=True, needs=("info",)),
-    "set_many": Row((ITEMS, METADATA, TTL), COUNT, writes=True, changes=True, adds=True, stores=True, replaces=True),
-    "clear": Row((), COUNT, writes=True, changes=True),
-    "info": Row((KEY,), INFO, reads=True),
-    "infos": Row((KEYS,), INFOS, reads=True),
-    "contains": Row((KEY,), DONE, reads=True),
-    "count": Row((), COUNT, reads=True),
-    "get_touched": Row(
-        (KEY, SECONDS), VALUE_TOUCHED, reads=True, writes=True, needs=_TOUCH, changes=True, tells=True, replaces=True
-    ),
-    "get_sliding": Row(
-        (KEY, TTL), VALUE_TOUCHED, reads=True, writes=True, needs=_TOUCH, changes=True, tells=True, replaces=True
-    ),
+    "get_many": _read((KEYS,), FOUND_ITEMS),
+    "get_all": _read((PREFIX,), FOUND_ITEMS),
+    "get_many_info": _read((KEYS,), ITEMS_WITH_INFO, needs=("info",)),
+    "get_all_info": _read((PREFIX,), ITEMS_WITH_INFO, needs=("info",)),
+    "set_many": _write((ITEMS, METADATA, TTL), COUNT, adds=True, stores=True, replaces=True),
+    "clear": _write((), COUNT),
+    "info": _read((KEY,), INFO),
+    "infos": _read((KEYS,), INFOS),
+    "contains": _read((KEY,), DONE),
+    "count": _read((), COUNT),
+    "get_touched": _touch((KEY, SECONDS), VALUE_TOUCHED, needs=_TOUCH),
+    "get_sliding": _touch((KEY, TTL), VALUE_TOUCHED, needs=_TOUCH),
     "get_many_sliding": Row((KEYS, TTL), FOUND_ITEMS, reads=True, writes=True, needs=_TOUCH),
-    "expire": Row((KEY, SECONDS), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
-    "persist": Row((KEY,), DONE, reads=True, writes=True, changes=True, tells=True, replaces=True),
-    "increment": Row(
-        (KEY, JSON_VALUE, TTL),
-        SUM,
-        reads=True,
-        writes=True,
-        changes=True,
-        adds=True,
-        stores=True,
-        tells=True,
-        replaces=True,
-    ),
-    "append": Row(
-        (KEY, VALUES, MAX_ITEMS, TTL),
-        APPENDED,
-        reads=True,
-        writes=True,
-        changes=True,
-        adds=True,
-        stores=True,
-        tells=True,
-    ),
-    "set_if_absent": Row((KEY, JSON_VALUE, TTL), DONE, reads=True, writes=True, changes=True, adds=True, stores=True),
-    "compare_and_set": Row(
-        (KEY, EXPECTED, JSON_VALUE, TTL),
-        DONE,
-        reads=True,
-        writes=True,
-        changes=True,
-        adds=True,
-        stores=True,
-        replaces=True,
-    ),
-    "rename": Row((OLD_KEY, KEY), RENAMED, reads=True, writes=True, changes=True, adds=True, stores=True, tells=True),
-    # the value was counted when it was written, and is stored only once
-    #
-    "sequence_append": Row((SEQUENCE_ITEMS, TTL), POSITION, reads=True, writes=True, changes=True, stores=True),
-    "sequence_append_bounded": Row(
-        (SEQUENCE_ITEMS, NUMBER_OF, TTL),
-        POSITION,
-        reads=True,
-        writes=True,
-        needs=("delete",),
-        changes=True,
-        stores=True,
-    ),
-    "sequence_last": Row((NUMBER_OF,), FOUND_ITEMS, reads=True),
-    "sequence_range": Row((NUMBER_OF, POSITION_OR_NONE), FOUND_ITEMS, reads=True),
-    "sequence_page": Row((NUMBER_OF,), PAGE_OF_ITEMS, reads=True),
-    "sequence_pop": Row(
-        (PLAIN_NAME, TEXT_EXPECTED), LAST_POPPED, reads=True, writes=True, needs=("sequence_last",), changes=True
-    ),
+    "expire": _touch((KEY, SECONDS), DONE),
+    "persist": _touch((KEY,), DONE),
+    "increment": _store((KEY, JSON_VALUE, TTL), SUM, tells=True, replaces=True),
+    "append": _store((KEY, VALUES, MAX_ITEMS, TTL), APPENDED, tells=True),
+    "set_if_absent": _store((KEY, JSON_VALUE, TTL), DONE),
+    "compare_and_set": _store((KEY, EXPECTED, JSON_VALUE, TTL), DONE, replaces=True),
+    # The value was counted when it was written, and is stored only once.
+    "rename": _store((OLD_KEY, KEY), RENAMED, tells=True),
+    "sequence_append": _change((SEQUENCE_ITEMS, TTL), POSITION, stores=True),
+    "sequence_append_bounded": _change((SEQUENCE_ITEMS, NUMBER_OF, TTL), POSITION, needs=("delete",), stores=True),
+    "sequence_last": _read((NUMBER_OF,), FOUND_ITEMS),
+    "sequence_range": _read((NUMBER_OF, POSITION_OR_NONE), FOUND_ITEMS),
+    "sequence_page": _read((NUMBER_OF,), PAGE_OF_ITEMS),
+    "sequence_pop": _change((PLAIN_NAME, TEXT_EXPECTED), LAST_POPPED, needs=("sequence_last",)),
     # Steps between which the agent process calls the agent's own functions, or waits.
-    "pop": Row((KEY, TEXT_EXPECTED), POPPED, reads=True, writes=True, needs=("get",), changes=True),
-    "replace": Row(
-        (KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL),
-        REPLACED,
-        reads=True,
-        writes=True,
-        needs=("get",),
-        changes=True,
-        adds=True,
-        stores=True,
-        replaces=True,
-    ),
-    "claim_value": Row(
-        (OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS),
-        CLAIM,
-        reads=True,
-        writes=True,
-        needs=("get",),
-        notes="ns",
-    ),
-    "renew_value": Row(
-        (OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, reads=True, writes=True, needs=("get",), notes="ns", is_renewal=True
-    ),
-    "commit_value": Row(
+    "pop": _change((KEY, TEXT_EXPECTED), POPPED, needs=("get",)),
+    "replace": _store((KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL), REPLACED, needs=("get",), replaces=True),
+    "claim_value": _compute((OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS), CLAIM),
+    "renew_value": _compute((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, is_renewal=True),
+    "commit_value": _compute(
         (KEY, TOKEN, TEXT_OF_VALUE, LIFETIME_S, LIFETIME_S, TAGS),
         DONE,
-        reads=True,
-        writes=True,
-        needs=("get",),
         changes=True,
         adds=True,
         stores=True,
-        notes="ns",
         replaces=True,
     ),
-    "fail_value": Row(
-        (OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME),
-        STEP,
-        reads=True,
-        writes=True,
-        needs=("get",),
-        notes="ns",
-        releases=True,
-    ),
+    "fail_value": _compute((OLD_KEY, TOKEN, PLAIN_NAME, PLAIN_NAME), STEP, releases=True),
     "invalidate_tag": Row((TAG, ACCESS), INVALIDATED),
     "commit_transaction": Row((TRANSACTION,), COMMITTED, changes=True, stores=True, replaces=True),
     "acquire_lock": Row((PLAIN_NAME, TOKEN, PERIOD_S, NUMBER_OF), HELD, notes="lock"),
