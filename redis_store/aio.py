@@ -1,50 +1,30 @@
 """`AsyncDataStore`, the store for asyncio: the methods of `store.DataStore`, awaited, over the same operations."""
 
+# mypy: disable-error-code="no-any-return"
+# As in `store.py`.
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from random import random
-from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from redis_store.connections.address import without_secrets
-from redis_store.drivers.aio import AsyncDriver
-from redis_store.errors import DataStoreError
 from redis_store.flows import optimistic
-from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, get_or_set, log_miss
-from redis_store.flows.flow import Flow
-from redis_store.flows.run_async import run_flow
+from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error
 from redis_store.limits import check_max_keys, check_sliding, default_ttl_ms
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
-from redis_store.memo import (
-    AsyncCacheDecorator,
-    AsyncCachedFunction,
-    KeyMaker,
-    Options,
-    TagMaker,
-    async_decorator,
-    bare,
-)
+from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, KeyMaker, Options, TagMaker, bare
 from redis_store.namespace.access import NO_WRITES, Access
-from redis_store.namespace.scope import Scope
-from redis_store.near.cache import stats_of
-from redis_store.ops import batch, infos, listing, updates, values
-from redis_store.ops import touch as touching
-from redis_store.ops.compute_once import ComputePlan
-from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
-from redis_store.ops.sequences import SequenceOps
-from redis_store.ops.tags import invalidate_tag
-from redis_store.ops.transactions import Draft
-from redis_store.protocol.call import Alone, Op
+from redis_store.operations import AsyncServerOperations
 from redis_store.sequence import AsyncStoredSequence
-from redis_store.settings import new_id
 from redis_store.stats import StoreStats
+from redis_store.store import call_sliding, found_nothing
 from redis_store.transaction import AsyncTransaction
 from redis_store.types import MISSING, Json, JsonInput, KeyInfo, Missing, OnError, Ttl
 from redis_store.values.typed import converter
-from redis_store.watch.aio import AsyncWatch, wait_until
-from redis_store.watch.request import WatchRequest
+from redis_store.watch.aio import AsyncWatch
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -59,26 +39,28 @@ class AsyncDataStore:
     A cancelled call may or may not have been carried out; it never affects another call.
     """
 
-    def __init__(self, driver: AsyncDriver, scope: Scope, on_error: OnError = "raise", sliding: bool = False) -> None:
-        self._sliding = sliding
-        self._driver = driver
-        self._scope = scope
+    def __init__(self, operations: AsyncServerOperations, on_error: OnError = "raise", sliding: bool = False) -> None:
+        self._operations = operations
         self._on_error = on_error
+        self._sliding = sliding
+        self._call = operations.call if on_error == "raise" else self._call_or_miss
+        if sliding:
+            self._call = partial(call_sliding, self._call)
 
     @property
     def url(self) -> str:
         """The server's url, including the password if there is one."""
-        return self._driver.url
+        return self._operations.url
 
     @property
     def user(self) -> str:
         """The owner of the data."""
-        return self._scope.user.user
+        return self._operations.user
 
     @property
     def namespace(self) -> str:
         """The namespace that the methods work on."""
-        return self._scope.namespace
+        return self._operations.namespace
 
     @overload
     async def get(self, key: str, default: Any = None, *, touch: float | timedelta | None = None) -> Json: ...
@@ -103,15 +85,9 @@ class AsyncDataStore:
             convert = converter(as_type)
             value = await self.get(key, MISSING, touch=touch)
             return default if value is MISSING else convert(value, self.namespace, key)
-        try:
-            if touch is not None:
-                return await self._run(touching.get_touched(self._scope, key, touch, default))
-            if self._sliding:
-                return await self._run(touching.get_sliding(self._scope, key, None, default))
-            return await self._driver.read(values.GET, self._scope, key, default)
-        except OUTAGES as error:
-            self._log_miss_or_raise("get", error)
-            return default
+        if touch is not None:
+            return await self._call("get_touched", key, touch, default)
+        return await self._call("get", key, default)
 
     async def set(
         self,
@@ -132,24 +108,24 @@ class AsyncDataStore:
         external write does not change a version.
         """
         if if_version is None:
-            await self._run(values.set_value(self._scope, key, value, metadata, ttl))
+            await self._call("set", key, value, metadata, ttl)
         else:
-            await self._run(values.set_if_version(self._scope, key, value, metadata, ttl, if_version))
+            await self._call("set_if_version", key, value, metadata, ttl, if_version)
 
     async def expire(self, key: str, ttl: float | timedelta) -> bool:
         """Set a key to expire `ttl` from now, replacing any earlier ttl. Return whether the key exists."""
-        return await self._run(values.expire(self._scope, key, ttl))
+        return await self._call("expire", key, ttl)
 
     async def persist(self, key: str) -> bool:
         """Remove the ttl of a key, so that it does not expire. Return whether it had one."""
-        return await self._run(values.persist(self._scope, key))
+        return await self._call("persist", key)
 
     async def increment(self, key: str, by: float = 1) -> int | float:
         """Add `by` to the number stored under a key, atomically, and return the sum. A missing key counts as 0.
 
         Integers stay exact, and the key keeps its ttl. Raises `WrongValueType` if the value is not a number.
         """
-        return await self._run_flow(updates.increment(self._scope, key, by, rand=random))
+        return await self._call("increment", key, by)
 
     async def append(self, key: str, *items: JsonInput, max_items: int | None = None) -> None:
         """Append items to the list stored under a key, atomically. A missing key counts as an empty list.
@@ -157,11 +133,11 @@ class AsyncDataStore:
         With `max_items`, only that many of the newest items are kept. The key keeps its ttl. Raises `WrongValueType` if the
         value is not a list.
         """
-        await self._run_flow(updates.append(self._scope, key, items, max_items, rand=random))
+        await self._call("append", key, items, max_items)
 
     async def set_if_absent(self, key: str, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key is missing, and return whether it was stored. Of concurrent callers, one gets True."""
-        return await self._run(updates.set_if_absent(self._scope, key, value, ttl))
+        return await self._call("set_if_absent", key, value, ttl)
 
     async def compare_and_set(self, key: str, expected: JsonInput | Missing, value: JsonInput, ttl: Ttl = None) -> bool:
         """Store a value if the key holds `expected`, atomically, and return whether it was stored.
@@ -169,11 +145,11 @@ class AsyncDataStore:
         With `MISSING` as `expected`, the key must be missing; None means a stored null. 1, 1.0 and true are different values.
         As with `set`, a previous ttl is dropped.
         """
-        return await self._run(updates.compare_and_set(self._scope, key, expected, value, ttl))
+        return await self._call("compare_and_set", key, expected, value, ttl)
 
     async def rename(self, key: str, new: str) -> bool:
         """Move a value with its metadata and ttl to another key, replacing that key's value. Return whether `key` exists."""
-        return await self._run(updates.rename(self._scope, key, new))
+        return await self._call("rename", key, new)
 
     async def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
         """Replace a key's value with ``function(value)``, atomically, and return the new value.
@@ -182,7 +158,7 @@ class AsyncDataStore:
         changed the key meanwhile. The key keeps its ttl. If the function raises, the exception propagates and nothing is
         written. Raises `Conflict` after 200 tries, which take about 10 seconds with the pauses between them.
         """
-        return await self._run_flow(updates.update(self._scope, key, function, default, rand=random))
+        return await self._call("update", key, function, default)
 
     async def pop(self, key: str, default: Any = MISSING) -> Json:
         """Delete a key and return its value. If the key is missing, return `default`, or raise KeyError without one.
@@ -190,7 +166,7 @@ class AsyncDataStore:
         Of concurrent callers, one gets the value. It is decoded before it is deleted: a value that cannot be read stays, and
         `StoredDataError` is raised. Raises `Conflict` if the key is changed by others at each of 1,000 tries.
         """
-        value = await self._run(updates.pop(self._scope, key, default))
+        value = await self._call("pop", key, default)
         if value is MISSING:
             raise KeyError(key)
         return value
@@ -220,8 +196,9 @@ class AsyncDataStore:
         runs longer, and longer than `lock_timeout`, no longer keeps others from computing. A result that the store cannot keep
         is returned, and a warning logged. With ``on_error="compute"`` the value is computed without a store that is unavailable.
         """
-        plan = ComputePlan.of(self._scope, key, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error)
-        return await self._run_flow(get_or_set(plan, make, new_id, random))
+        return await self._call(
+            "get_or_set", key, make, ttl, stale, lock_timeout, tags, timeout, on_error or self._on_error
+        )
 
     @overload
     def cached(self, ttl: Callable[P, Awaitable[R]], /) -> AsyncCachedFunction[P, R]: ...
@@ -261,7 +238,7 @@ class AsyncDataStore:
         """
         function, ttl = bare(ttl)
         options = Options(ttl, key, version, tags, stale, lock_timeout, timeout, on_error or self._on_error)
-        decorate = async_decorator(self, options)
+        decorate = self._operations.cached(self, options)
         return decorate if function is None else decorate(function)
 
     async def invalidate_tag(self, tag: str) -> int:
@@ -273,7 +250,7 @@ class AsyncDataStore:
         Values in other namespaces are kept, without an error. For an agent, `sandbox.Operation.kept` and a hint of the run say
         how many; the agent itself is not told, nor where they are.
         """
-        return await self._run_flow(invalidate_tag(self._scope, tag))
+        return await self._call("invalidate_tag", tag)
 
     def transaction(self) -> AsyncTransaction:
         """Return a transaction over the user's namespaces, to be used as a context manager.
@@ -282,7 +259,7 @@ class AsyncDataStore:
         `Conflict` is raised and nothing is stored. Writes by others to keys that it has not read do not conflict.
         `transact` retries on a conflict.
         """
-        return self._viewed(Draft(self._scope, new_id()))
+        return AsyncTransaction(self._operations, self._operations.draft())
 
     async def transact(self, function: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
         """Run ``function(transaction)``, commit, and return its result. Run it again after each conflict.
@@ -290,8 +267,14 @@ class AsyncDataStore:
         The function may be called several times, so it should only read and write through the transaction. Raises `Conflict`
         after 200 tries, which take about 10 seconds with the pauses between them.
         """
-        return await self._run_flow(
-            optimistic.transact(lambda: Draft(self._scope, new_id(), begun=True), self._viewed, function, random)
+        operations = self._operations
+        return await operations.run_flow(
+            optimistic.transact(
+                lambda: operations.draft(begun=True),
+                lambda draft: AsyncTransaction(operations, draft),
+                function,
+                random,
+            )
         )
 
     def lock(self, name: str, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncLock:
@@ -305,11 +288,11 @@ class AsyncDataStore:
         an object of its own. Waiters acquire it in FIFO order. `timeout` is in seconds: `LockTimeout` is raised if the lock was
         not acquired in time. 0 tries once, None waits without limit.
         """
-        return AsyncLock(self._driver, LockOps.of(self._scope, name, ttl), timeout)
+        return self._operations.lock(name, ttl, timeout)
 
     def semaphore(self, name: str, n: int, ttl: float | timedelta = 30, timeout: float | None = None) -> AsyncSemaphore:
         """Return a semaphore with `n` slots, used like a `lock`. All callers must pass the same `n` for a name."""
-        return AsyncSemaphore(self._driver, SemaphoreOps.of(self._scope, name, n, ttl), timeout)
+        return self._operations.semaphore(name, n, ttl, timeout)
 
     def rate_limit(self, name: str, n: int, per: float | timedelta, timeout: float | None = None) -> AsyncRateLimit:
         """Return a rate limit of `n` uses in any `per` seconds, by the server's clock, to be used as a context manager.
@@ -318,7 +301,7 @@ class AsyncDataStore:
         `InvalidInput`. Entering waits for the next free use, or raises `LockTimeout` at once if there is none within `timeout`
         seconds.
         """
-        return AsyncRateLimit(self._driver, RateLimitOps.of(self._scope, name, n, per), timeout)
+        return self._operations.rate_limit(name, n, per, timeout)
 
     async def delete(self, key: str, *, if_version: int | None = None) -> bool:
         """Delete a key and return whether it existed.
@@ -327,31 +310,31 @@ class AsyncDataStore:
         is raised, and nothing is deleted.
         """
         if if_version is None:
-            return await self._run(values.delete(self._scope, key))
-        return await self._run(values.delete_if_version(self._scope, key, if_version))
+            return await self._call("delete", key)
+        return await self._call("delete_if_version", key, if_version)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys atomically and return how many existed."""
-        return await self._run(batch.delete_many(self._scope, keys, new_id()))
+        return await self._call("delete_many", keys)
 
     async def list_keys(self, prefix: str | None = None) -> list[str]:
         """Return the keys that begin with `prefix`, sorted. The prefix is literal, not a pattern.
 
         They are a snapshot up to 10,000 keys and 16 MiB, and beyond that unless the namespace is written to again and again.
         """
-        return await self._run_alone(listing.list_keys(self._scope, prefix))
+        return await self._call("list_keys", prefix)
 
     async def iter_keys(self, prefix: str | None = None) -> AsyncIterator[str]:
         """Iterate over the keys page by page, for namespaces too big for a list.
 
         Each page is consistent in itself. A key may come twice while the namespace grows.
         """
-        cursor = listing.START
+        cursor = "0"
         while True:
-            cursor, page = await self._run(listing.scan_page(self._scope, cursor, prefix))
+            cursor, page = await self._call("scan_page", cursor, prefix)
             for key in page:
                 yield key
-            if cursor == listing.START:
+            if cursor == "0":
                 return
 
     @overload
@@ -365,14 +348,14 @@ class AsyncDataStore:
 
         With ``info=True``, over keys and tuples of the value and its `KeyInfo`.
         """
-        page_keys = await self._run(infos.page_size(self._scope) if info else listing.page_size(self._scope))
-        scan = infos.scan_page if info else listing.scan_items_page
-        cursor = listing.START
+        scan, page_size = ("scan_infos_page", "infos_page_size") if info else ("scan_items_page", "page_size")
+        page_keys = await self._call(page_size)
+        cursor = "0"
         while True:
-            cursor, page = await self._run(scan(self._scope, cursor, prefix, page_keys))
+            cursor, page = await self._call(scan, cursor, prefix, page_keys)
             for item in page.items():
                 yield item
-            if cursor == listing.START:
+            if cursor == "0":
                 return
 
     async def scan_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, list[str]]:
@@ -380,19 +363,19 @@ class AsyncDataStore:
 
         Begin with the cursor ``"0"``, and stop when it is returned. A key may come in two pages.
         """
-        return await self._run(listing.scan_page(self._scope, cursor, prefix))
+        return await self._call("scan_page", cursor, prefix)
 
     async def scan_items_page(self, cursor: str = "0", prefix: str | None = None) -> tuple[str, dict[str, Json]]:
         """Return the cursor of the next page, and one page of keys with their values, as `scan_page` does."""
-        return await self._run(listing.scan_items_page(self._scope, cursor, prefix))
+        return await self._call("scan_items_page", cursor, prefix)
 
     async def list_namespaces(self, prefix: str | None = None) -> list[str]:
         """Return the user's namespaces that hold data and may be read, sorted. The prefix is literal."""
-        return await self._run(listing.list_namespaces(self._scope, prefix))
+        return await self._call("list_namespaces", prefix)
 
     async def memory_bytes(self) -> int:
         """Return the server memory that the keys and values of this namespace take, in bytes, as estimated by the server."""
-        return await self._run(listing.memory_bytes(self._scope))
+        return await self._call("memory_bytes")
 
     @overload
     async def get_many(self, keys: Iterable[str]) -> dict[str, Json]: ...
@@ -412,19 +395,13 @@ class AsyncDataStore:
         """
         convert = None if as_type is None else converter(as_type)
         if info:
-            pairs = await self._run(infos.get_many(self._scope, keys))
+            pairs = await self._call("get_many_info", keys)
             if convert is None:
                 return pairs
             return {key: (convert(value, self.namespace, key), about) for key, (value, about) in pairs.items()}
         if convert is not None:
             return {key: convert(value, self.namespace, key) for key, value in (await self.get_many(keys)).items()}
-        try:
-            if self._sliding:
-                return await self._run(touching.get_many_sliding(self._scope, keys))
-            return await self._driver.read(batch.GET_MANY, self._scope, keys)
-        except OUTAGES as error:
-            self._log_miss_or_raise("get_many", error)
-            return {}
+        return await self._call("get_many", keys)
 
     @overload
     async def get_all(self, prefix: str | None = None) -> dict[str, Json]: ...
@@ -437,8 +414,8 @@ class AsyncDataStore:
         With ``info=True``, the values are tuples of the value and its `KeyInfo`, and 16 MiB include the infos.
         """
         if info:
-            return await self._run_alone(infos.get_all(self._scope, prefix))
-        return await self._run_alone(listing.get_all(self._scope, prefix))
+            return await self._call("get_all_info", prefix)
+        return await self._call("get_all", prefix)
 
     async def set_many(
         self,
@@ -450,35 +427,30 @@ class AsyncDataStore:
 
         Readers see all of the items or none.
         """
-        op = batch.set_many(self._scope, items, metadata, ttl, new_id())
-        return await (self._run_alone(op) if isinstance(op, Alone) else self._run(op))
+        return await self._call("set_many", items, metadata, ttl)
 
     async def clear(self) -> int:
         """Delete every key of the namespace and return how many were deleted."""
-        return await self._run(batch.clear(self._scope))
+        return await self._call("clear")
 
     async def info(self, key: str) -> KeyInfo | None:
         """Return a key's info (times, writers, metadata, size), or None if the key is missing."""
-        return await self._run(values.info(self._scope, key))
+        return await self._call("info", key)
 
     async def infos(self, keys: Iterable[str]) -> dict[str, KeyInfo]:
         """Return the infos of those keys that exist, in the order of `keys`. Each is a snapshot of its key."""
-        return await self._run(batch.infos(self._scope, keys))
+        return await self._call("infos", keys)
 
     async def contains(self, key: str) -> bool:
         """Return whether a key exists; ``key in store`` is the same for threads."""
-        try:
-            return await self._driver.read(values.CONTAINS, self._scope, key)
-        except OUTAGES as error:
-            self._log_miss_or_raise("contains", error)
-            return False
+        return await self._call("contains", key)
 
     async def count(self) -> int:
         """Return the number of keys of the namespace; ``len(store)`` is the same for threads.
 
         It may include keys that have expired and are not removed yet.
         """
-        return await self._run(values.count(self._scope))
+        return await self._call("count")
 
     def watch(
         self,
@@ -498,8 +470,7 @@ class AsyncDataStore:
 
         For asyncio, "now" is when the watch is entered (``async with``) or the first change is requested.
         """
-        plan = WatchRequest.of_namespace(self._scope, prefix, since, consumer, initial, new_id())
-        return AsyncWatch(self._driver, plan)
+        return self._operations.watch(prefix, since, consumer, initial)
 
     def watch_all(
         self,
@@ -513,19 +484,18 @@ class AsyncDataStore:
         As `watch`, except that `since` is a dict of namespaces and cursors. Every key is yielded of a namespace that is not
         in it.
         """
-        plan = WatchRequest.of_all(self._scope, prefix, since, consumer, initial, new_id())
-        return AsyncWatch(self._driver, plan)
+        return self._operations.watch_all(prefix, since, consumer, initial)
 
     async def wait_for(self, key: str, timeout: float | None = None) -> Json:
         """Return the value of a key, waiting until the key exists.
 
         Raises `WaitTimeout`, a `TimeoutError`, after `timeout` seconds; None waits without limit.
         """
-        return await wait_until(self._driver, self._scope, key, None, timeout)
+        return await self._call("wait_until", key, None, timeout)
 
     async def wait_until(self, key: str, predicate: Callable[[Json], bool], timeout: float | None = None) -> Json:
         """Return the value of a key, waiting until the key exists and ``predicate(value)`` is true. Raises as `wait_for`."""
-        return await wait_until(self._driver, self._scope, key, predicate, timeout)
+        return await self._call("wait_until", key, predicate, timeout)
 
     def use_namespace(
         self,
@@ -547,8 +517,8 @@ class AsyncDataStore:
         """
         check_on_error(on_error)
         check_sliding(sliding, ttl)
-        scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
-        return AsyncDataStore(self._driver, scope, on_error, sliding)
+        moved = self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
+        return AsyncDataStore(moved, on_error, sliding)
 
     def sequence(self, name: str, max_items: int | None = None, ttl: Ttl = None) -> AsyncStoredSequence:
         """Return a list of any length, stored as the namespace `name`: its items are values, and their keys are positions.
@@ -556,13 +526,12 @@ class AsyncDataStore:
         `append`, `last` and `pop` take one step of the server whatever the length. With `max_items`, each `append` through this
         object deletes the first items beyond that number. `ttl` is that of each item.
         """
-        scope = self._scope.moved(name, default_ttl_ms(ttl))
-        most = None if max_items is None else optimistic.check_max_items(max_items)
-        return AsyncStoredSequence(self._driver, SequenceOps(scope, most))
+        moved = self._operations.moved(name, default_ttl_ms(ttl), None)
+        return AsyncStoredSequence(moved, None if max_items is None else optimistic.check_max_items(max_items))
 
     def read_only(self) -> AsyncDataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""
-        return AsyncDataStore(self._driver, self._scope.narrowed(NO_WRITES), self._on_error)
+        return AsyncDataStore(self._operations.narrowed(NO_WRITES), self._on_error)
 
     def restricted(
         self,
@@ -577,8 +546,8 @@ class AsyncDataStore:
         A handle can only be narrowed. Other access raises `AccessDenied` before anything is sent. `list_namespaces` returns
         the namespaces that may be read.
         """
-        scope = self._scope.narrowed(Access.of(read, write, namespaces))
-        return AsyncDataStore(self._driver, scope, self._on_error, self._sliding)
+        narrowed = self._operations.narrowed(Access.of(read, write, namespaces))
+        return AsyncDataStore(narrowed, self._on_error, self._sliding)
 
     def as_json_text(self, *, errors_as_values: bool = False) -> AsyncDataStore:
         """Return a handle whose values are JSON text in bytes, for brokers that pass them on without parsing them.
@@ -586,11 +555,11 @@ class AsyncDataStore:
         With `errors_as_values`, a watch of this handle returns the `StoredDataError` of a value that cannot be unpacked as the
         change's value, instead of raising it.
         """
-        return AsyncDataStore(self._driver, self._scope.as_json_text(errors_as_values), self._on_error, self._sliding)
+        return AsyncDataStore(self._operations.as_json_text(errors_as_values), self._on_error, self._sliding)
 
     def stats(self) -> StoreStats:
         """Return the counts of this store in this process since it was opened, over all of its namespaces and handles."""
-        return stats_of(self._scope, self._driver.near)
+        return self._operations.stats()
 
     async def close(self) -> None:
         """Close the connections, for all handles of this store. May be repeated.
@@ -598,37 +567,22 @@ class AsyncDataStore:
         A store of a client only ends its watches and waits, and refuses later calls. The embedded server stops when its last
         user closes.
         """
-        await self._driver.close()
+        await self._operations.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self.iter_keys()
 
     def __repr__(self) -> str:
-        return f"<AsyncDataStore user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}>"
+        return f"<AsyncDataStore {self._operations}>"
 
-    def _log_miss_or_raise(self, operation: str, error: DataStoreError) -> None:
-        if self._on_error == "raise":
-            raise error
-        log_miss(operation, error)
-
-    def _run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
-        return self._driver.run(op)
-
-    def _run_flow(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
-        if self._driver.core.traced is not None:
-            flow = self._driver.core.traced(flow)
-        return run_flow(self._driver, flow)
-
-    def _viewed(self, draft: Draft) -> AsyncTransaction:
-        return AsyncTransaction(self._driver, self._scope, draft)
-
-    def _run_alone(self, op: Alone[T]) -> Coroutine[Any, Any, T]:
-        return self._driver.run_alone(op)
+    async def _call_or_miss(self, operation: str, *arguments: Any) -> Any:
+        try:
+            return await self._operations.call(operation, *arguments)
+        except OUTAGES as error:
+            return found_nothing(operation, arguments, error)

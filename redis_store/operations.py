@@ -1,20 +1,21 @@
-"""The operations of a blocking store, carried out on a server: the `Operations` of a service's `DataStore`."""
+"""The operations of a store, carried out on a server: what a service's `DataStore` and an `AsyncDataStore` stand on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from random import random
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from redis_store.connections.address import without_secrets
+from redis_store.drivers.aio import AsyncDriver
 from redis_store.drivers.sync import SyncDriver
+from redis_store.flows import run_async, run_sync
 from redis_store.flows.compute_once import get_or_set
 from redis_store.flows.flow import Flow
-from redis_store.flows.run_sync import run_flow
-from redis_store.locks import Lock, RateLimit, Semaphore
-from redis_store.memo import CacheDecorator, Options, decorator
+from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore, Lock, RateLimit, Semaphore
+from redis_store.memo import Options, async_decorator, decorator
 from redis_store.namespace.access import Access
 from redis_store.namespace.scope import Scope
 from redis_store.near.cache import stats_of
@@ -29,8 +30,11 @@ from redis_store.settings import new_id
 from redis_store.stats import StoreStats
 from redis_store.store import DataStore
 from redis_store.types import Json, Ttl
+from redis_store.watch import aio as watch_aio
+from redis_store.watch import sync as watch_sync
+from redis_store.watch.aio import AsyncWatch
 from redis_store.watch.request import WatchRequest
-from redis_store.watch.sync import Watch, wait_until
+from redis_store.watch.sync import Watch
 
 T = TypeVar("T")
 
@@ -39,8 +43,10 @@ def _get_or_set(scope: Scope, key: str, make: Callable[[], Any], *wanted: Any) -
     return get_or_set(ComputePlan.of(scope, key, *wanted), make, new_id, random)
 
 
-_OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
-    "get": values.GET,
+_READS: dict[str, Read[Any]] = {"get": values.GET, "get_many": batch.GET_MANY, "contains": values.CONTAINS}
+"""The reads that a near cache may answer, by the names of the methods of `DataStore`."""
+
+_OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]]] = {
     "set": values.set_value,
     "set_if_version": values.set_if_version,
     "delete": values.delete,
@@ -54,7 +60,6 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "memory_bytes": listing.memory_bytes,
     "scan_infos_page": infos.scan_page,
     "infos_page_size": infos.page_size,
-    "get_many": batch.GET_MANY,
     "get_many_info": infos.get_many,
     "get_all_info": infos.get_all,
     "get_all": listing.get_all,
@@ -62,7 +67,6 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "clear": batch.clear,
     "info": values.info,
     "infos": batch.infos,
-    "contains": values.CONTAINS,
     "count": values.count,
     "get_touched": touch.get_touched,
     "get_sliding": touch.get_sliding,
@@ -80,7 +84,7 @@ _OPERATIONS: dict[str, Callable[..., Op[Any] | Alone[Any]] | Read[Any]] = {
     "sequence_page": sequences.read_page,
     "sequence_pop": sequences.pop,
 }
-"""The operations by the names of the methods of `DataStore` that they carry out."""
+"""The other operations."""
 
 _FLOWS: dict[str, Callable[..., Flow[Any]]] = {
     "increment": partial(updates.increment, rand=random),
@@ -92,12 +96,23 @@ _FLOWS: dict[str, Callable[..., Flow[Any]]] = {
 """The methods that take several operations."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOperations:
-    """The operations on one namespace, run by a driver."""
+DriverT = TypeVar("DriverT", SyncDriver, AsyncDriver)
 
-    driver: SyncDriver
+
+@dataclass(frozen=True, slots=True)
+class _OnServer(Generic[DriverT]):
+    """The operations on one namespace, run by a driver. What its driver returns is a result, or a coroutine for asyncio."""
+
+    driver: DriverT
     scope: Scope
+
+    _lock: ClassVar[Callable[..., Any]]
+    _semaphore: ClassVar[Callable[..., Any]]
+    _rate_limit: ClassVar[Callable[..., Any]]
+    _watch: ClassVar[Callable[..., Any]]
+    _wait_until: ClassVar[Callable[..., Any]]
+    _decorator: ClassVar[Callable[..., Any]]
+    _run_flow: ClassVar[Callable[..., Any]]
 
     @property
     def user(self) -> str:
@@ -112,69 +127,92 @@ class ServerOperations:
         return self.driver.url
 
     def call(self, operation: str, *arguments: Any) -> Any:
+        read = _READS.get(operation)
+        if read is not None:
+            return self.driver.read(read, self.scope, *arguments)
         function = _OPERATIONS.get(operation)
-        if isinstance(function, Read):
-            return self.driver.read(function, self.scope, *arguments)
         if function is None:
             return self._call_others(operation, *arguments)
-        made = function(self.scope, *arguments)
-        return self.driver.run_alone(made) if type(made) is Alone else self.driver.run(made)  # type: ignore[arg-type]
+        made: Any = function(self.scope, *arguments)
+        return self.driver.run_alone(made) if type(made) is Alone else self.driver.run(made)
 
     def _call_others(self, operation: str, *arguments: Any) -> Any:
         if operation == "wait_until":
-            return wait_until(self.driver, self.scope, *arguments)
+            return self._wait_until(self.driver, self.scope, *arguments)
         return self.run_flow(_FLOWS[operation](self.scope, *arguments))
 
-    def run(self, op: Op[T]) -> T:
-        return self.driver.run(op)
+    def run_flow(self, flow: Flow[Any]) -> Any:
+        traced = self.driver.core.traced
+        return self._run_flow(self.driver, flow if traced is None else traced(flow))
 
-    def run_flow(self, flow: Flow[T]) -> T:
-        if self.driver.core.traced is not None:
-            flow = self.driver.core.traced(flow)
-        return run_flow(self.driver, flow)
-
-    def moved(self, name: str, ttl_ms: int | None, max_keys: int | None) -> ServerOperations:
+    def moved(self, name: str, ttl_ms: int | None, max_keys: int | None) -> Self:
         return replace(self, scope=self.scope.moved(name, ttl_ms, max_keys))
 
-    def narrowed(self, access: Access) -> ServerOperations:
+    def narrowed(self, access: Access) -> Self:
         return replace(self, scope=self.scope.narrowed(access))
 
-    def as_json_text(self, errors_as_values: bool) -> ServerOperations:
+    def as_json_text(self, errors_as_values: bool) -> Self:
         return replace(self, scope=self.scope.as_json_text(errors_as_values))
 
     def draft(self, begun: bool = False) -> Draft:
         return Draft(self.scope, new_id(), begun=begun)
 
-    def lock(self, name: str, ttl: Ttl, timeout: float | None) -> Lock:
-        return Lock(self.driver, LockOps.of(self.scope, name, ttl), timeout)
+    def lock(self, name: str, ttl: Ttl, timeout: float | None) -> Any:
+        return self._lock(self.driver, LockOps.of(self.scope, name, ttl), timeout)
 
-    def semaphore(self, name: str, n: int, ttl: Ttl, timeout: float | None) -> Semaphore:
-        return Semaphore(self.driver, SemaphoreOps.of(self.scope, name, n, ttl), timeout)
+    def semaphore(self, name: str, n: int, ttl: Ttl, timeout: float | None) -> Any:
+        return self._semaphore(self.driver, SemaphoreOps.of(self.scope, name, n, ttl), timeout)
 
-    def rate_limit(self, name: str, n: int, per: Ttl, timeout: float | None) -> RateLimit:
-        return RateLimit(self.driver, RateLimitOps.of(self.scope, name, n, per), timeout)
+    def rate_limit(self, name: str, n: int, per: Ttl, timeout: float | None) -> Any:
+        return self._rate_limit(self.driver, RateLimitOps.of(self.scope, name, n, per), timeout)
 
-    def watch(self, prefix: str | None, since: str | None, consumer: str | None, initial: bool) -> Watch:
+    def watch(self, prefix: str | None, since: str | None, consumer: str | None, initial: bool) -> Any:
         plan = WatchRequest.of_namespace(self.scope, prefix, since, consumer, initial, new_id())
-        return Watch(self.driver, plan)
+        return self._watch(self.driver, plan)
 
     def watch_all(
         self, prefix: str | None, since: Mapping[str, str] | None, consumer: str | None, initial: bool
-    ) -> Watch:
+    ) -> Any:
         plan = WatchRequest.of_all(self.scope, prefix, since, consumer, initial, new_id())
-        return Watch(self.driver, plan)
+        return self._watch(self.driver, plan)
 
-    def cached(self, store: DataStore, options: Options) -> CacheDecorator:
-        return decorator(store, options)
+    def cached(self, store: Any, options: Options) -> Any:
+        return self._decorator(store, options)
 
     def stats(self) -> StoreStats:
         return stats_of(self.scope, self.driver.near)
 
-    def close(self) -> None:
-        self.driver.close()
+    def close(self) -> Any:
+        return self.driver.close()
 
     def __str__(self) -> str:
         return f"user={self.user!r} namespace={self.namespace!r} at {without_secrets(self.url)}"
+
+
+class ServerOperations(_OnServer[SyncDriver]):
+    """The operations on one namespace for threads."""
+
+    __slots__ = ()
+    _lock, _semaphore, _rate_limit, _watch = Lock, Semaphore, RateLimit, Watch
+    _wait_until = staticmethod(watch_sync.wait_until)
+    _decorator = staticmethod(decorator)
+    _run_flow = staticmethod(run_sync.run_flow)
+
+    def run(self, op: Op[T]) -> T:
+        return self.driver.run(op)
+
+
+class AsyncServerOperations(_OnServer[AsyncDriver]):
+    """The operations on one namespace for asyncio."""
+
+    __slots__ = ()
+    _lock, _semaphore, _rate_limit, _watch = AsyncLock, AsyncSemaphore, AsyncRateLimit, AsyncWatch
+    _wait_until = staticmethod(watch_aio.wait_until)
+    _decorator = staticmethod(async_decorator)
+    _run_flow = staticmethod(run_async.run_flow)
+
+    def run(self, op: Op[T]) -> Coroutine[Any, Any, T]:
+        return self.driver.run(op)
 
 
 def operations_of(store: DataStore) -> ServerOperations:

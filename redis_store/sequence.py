@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from redis_store.limits import check_position
 from redis_store.types import MISSING, Json, JsonInput
 
-if TYPE_CHECKING:  # neither exists in an agent's process
-    from redis_store.drivers.aio import AsyncDriver
-    from redis_store.ops.sequences import SequenceOps
-
 
 class SequenceCalls(Protocol):
-    """What a sequence needs of a store's operations."""
+    """What a sequence needs of a store's operations; `call` returns an awaitable for asyncio."""
 
     @property
     def namespace(self) -> str: ...
@@ -100,14 +96,14 @@ class AsyncStoredSequence:
     Made by `AsyncDataStore.sequence`. The methods are those of `StoredSequence`, awaited; `count` is its length.
     """
 
-    def __init__(self, driver: AsyncDriver, ops: SequenceOps) -> None:
-        self._driver = driver
-        self._ops = ops
+    def __init__(self, calls: SequenceCalls, max_items: int | None) -> None:
+        self._calls = calls
+        self._max_items = max_items
 
     @property
     def name(self) -> str:
         """The name of the sequence, and of its namespace."""
-        return self._ops.scope.namespace
+        return self._calls.namespace
 
     async def append(self, *items: JsonInput) -> int:
         """Append items, at most 1,000, all or none, and return the position for the next item.
@@ -115,18 +111,21 @@ class AsyncStoredSequence:
         That is the sequence's length, unless items were deleted, expired, or removed because of `max_items`. Readers see all of
         the items or none.
         """
-        return await self._driver.run(self._ops.append(items))
+        if self._max_items is None:
+            return int(await self._calls.call("sequence_append", items))
+        return int(await self._calls.call("sequence_append_bounded", items, self._max_items))
 
     async def last(self, n: int) -> list[Json]:
         """Return the items at the last `n` positions, in order: up to 1,000 in one round trip if they take at most 1 MiB."""
-        return list((await self._driver.run(self._ops.last(n))).values())
+        return list((await self._calls.call("sequence_last", check_position(n, "n"))).values())
 
     async def range(self, start: int = 0, stop: int | None = None) -> list[Json]:
         """Return the items at the positions from `start` to before `stop`, in order; None stands for the end.
 
         More than 1,000, or 1 MiB, are read in several steps: an item that is deleted meanwhile may be missing.
         """
-        return list((await self._driver.run(self._ops.range(start, stop))).values())
+        stop = None if stop is None else check_position(stop, "stop")
+        return list((await self._calls.call("sequence_range", check_position(start, "start"), stop)).values())
 
     async def pop(self, default: Any = MISSING) -> Json:
         """Delete the last item and return it. If there is none, return `default`, or raise IndexError without one.
@@ -134,7 +133,7 @@ class AsyncStoredSequence:
         Of concurrent callers, one gets the item. It is decoded before it is deleted. Raises `Conflict` if others change the end
         of the sequence at each of 1,000 tries.
         """
-        value = await self._driver.run(self._ops.pop())
+        value = await self._calls.call("sequence_pop")
         if value is not MISSING:
             return value
         if default is MISSING:
@@ -143,17 +142,17 @@ class AsyncStoredSequence:
 
     async def count(self) -> int:
         """Return the number of items."""
-        return await self._driver.run(self._ops.count())
+        return int(await self._calls.call("count"))
 
     async def clear(self) -> int:
         """Delete every item and return how many were deleted. The next one gets position 0."""
-        return await self._driver.run(self._ops.clear())
+        return int(await self._calls.call("clear"))
 
     async def __aiter__(self) -> AsyncIterator[Json]:
         """Iterate over the items in order, page by page. Items that are appended meanwhile may come too."""
         start = "0"
         while start:
-            start, page = await self._driver.run(self._ops.page(int(start)))
+            start, page = await self._calls.call("sequence_page", int(start))
             for item in page.values():
                 yield item
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from random import random
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
+from redis_store.errors import DataStoreError
 from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, log_miss
 from redis_store.flows.flow import Flow
@@ -49,6 +49,24 @@ _MISSES: dict[str, Callable[..., Any]] = {
     "contains": lambda key: False,
 }
 """What the reads of a cache find while the store is unavailable."""
+
+
+def found_nothing(operation: str, arguments: tuple[Any, ...], error: DataStoreError) -> Any:
+    """Return what a read of a cache finds while the store is unavailable, and log that; raise the error of another operation."""
+    if operation not in _MISSES:
+        raise error
+    log_miss(operation, error)
+    return _MISSES[operation](*arguments)
+
+
+def call_sliding(call: Callable[..., Any], operation: str, *arguments: Any) -> Any:
+    """Do `call` for a handle that renews the ttl of what it reads."""
+    if operation == "get":
+        key, default = arguments
+        return call("get_sliding", key, None, default)
+    if operation == "get_many":
+        return call("get_many_sliding", *arguments, None)
+    return call(operation, *arguments)
 
 
 class Operations(Protocol):
@@ -100,7 +118,7 @@ class DataStore(StoreMapping):
         self._sliding = sliding
         self._call = operations.call if on_error == "raise" else self._call_or_miss
         if sliding:
-            self._call = partial(self._call_sliding, self._call)
+            self._call = partial(call_sliding, self._call)
 
     @property
     def url(self) -> str:
@@ -616,9 +634,7 @@ class DataStore(StoreMapping):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -628,18 +644,7 @@ class DataStore(StoreMapping):
         try:
             return self._operations.call(operation, *arguments)
         except OUTAGES as error:
-            if operation not in _MISSES:
-                raise
-            log_miss(operation, error)
-            return _MISSES[operation](*arguments)
-
-    def _call_sliding(self, call: Callable[..., Any], operation: str, *arguments: Any) -> Any:
-        if operation == "get":
-            key, default = arguments
-            return call("get_sliding", key, None, default)
-        if operation == "get_many":
-            return call("get_many_sliding", *arguments, None)
-        return call(operation, *arguments)
+            return found_nothing(operation, arguments, error)
 
     def _update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Json:
         return self._call("update", key, function, default)

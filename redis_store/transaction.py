@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from redis_store.limits import check_max_keys, default_ttl_ms
 from redis_store.types import Json, JsonInput, Ttl
-
-if TYPE_CHECKING:  # neither exists in an agent's process
-    from redis_store.drivers.aio import AsyncDriver
-    from redis_store.namespace.scope import Scope
 
 
 class PendingTransaction(Protocol):
@@ -27,7 +23,7 @@ class PendingTransaction(Protocol):
 
 
 class Runner(Protocol):
-    """What a transaction needs of a store's operations."""
+    """What a transaction needs of a store's operations; `run` returns an awaitable for asyncio."""
 
     @property
     def scope(self) -> Any: ...
@@ -93,9 +89,8 @@ class AsyncTransaction:
     Made by `AsyncDataStore.transaction`; an asynchronous context manager. If its block raises, nothing is written.
     """
 
-    def __init__(self, driver: AsyncDriver, scope: Scope, draft: PendingTransaction) -> None:
-        self._driver = driver
-        self._scope = scope
+    def __init__(self, operations: Runner, draft: PendingTransaction) -> None:
+        self._operations = operations
         self._draft = draft
 
     async def get(self, key: str, default: Any = None) -> Json:
@@ -103,15 +98,15 @@ class AsyncTransaction:
 
         The transaction sees its own writes, and each other key as it first read it.
         """
-        return await self._driver.run(self._draft.get(self._scope, key, default))
+        return await self._operations.run(self._draft.get(self._operations.scope, key, default))
 
     def set(self, key: str, value: JsonInput, ttl: Ttl = None) -> None:
         """Store a value when the block ends; later reads in the transaction return it. `ttl` as in `DataStore.set`."""
-        self._draft.set(self._scope, key, value, ttl)
+        self._draft.set(self._operations.scope, key, value, ttl)
 
     def delete(self, key: str) -> None:
         """Delete a key when the block ends; a missing key is no error."""
-        self._draft.delete(self._scope, key)
+        self._draft.delete(self._operations.scope, key)
 
     def check(self, key: str, version: int) -> None:
         """Let the transaction fail unless the key has this version, `KeyInfo.version`, when the block ends; 0: it is missing.
@@ -119,12 +114,13 @@ class AsyncTransaction:
         Then `Conflict` is raised, with the `version` that the key has, and nothing is written. No value is compared, and none is
         read. An external write does not change a version.
         """
-        self._draft.check(self._scope, key, version)
+        self._draft.check(self._operations.scope, key, version)
 
     def use_namespace(self, name: str, ttl: Ttl = None, max_keys: int | None = None) -> AsyncTransaction:
         """Return a view of this transaction for another namespace of the user; arguments as in `DataStore.use_namespace`."""
-        scope = self._scope.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys))
-        return AsyncTransaction(self._driver, scope, self._draft)
+        return AsyncTransaction(
+            self._operations.moved(name, default_ttl_ms(ttl), check_max_keys(max_keys)), self._draft
+        )
 
     async def __aenter__(self) -> Self:
         self._draft.begin()
@@ -134,9 +130,8 @@ class AsyncTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            await self._driver.run(self._draft.commit())
+            await self._operations.run(self._draft.commit())
         self._draft.over = True
 
     def __repr__(self) -> str:
-        place = f"user={self._scope.user.user!r} namespace={self._scope.namespace!r}"
-        return f"<AsyncTransaction {place}{' (over)' if self._draft.over else ''}>"
+        return f"<AsyncTransaction {self._operations}{' (over)' if self._draft.over else ''}>"

@@ -18,6 +18,7 @@ from redis_store.drivers.aio import AsyncCore, AsyncDriver
 from redis_store.drivers.telemetry import set_up
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from redis_store.namespace.scope import Scope
+from redis_store.operations import AsyncServerOperations
 from redis_store.ops.server_info import ping, server_info
 from redis_store.options import shows
 from redis_store.settings import Settings
@@ -126,4 +127,4 @@ class _AsyncShared:
         driver = AsyncDriver(self.core, scope.user, owns_core=owns_core)
         if self._totals is not None:
             self._totals.add(driver, scope.counters)
-        return AsyncDataStore(driver, scope)
+        return AsyncDataStore(AsyncServerOperations(driver, scope))

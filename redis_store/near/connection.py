@@ -119,7 +119,7 @@ class TrackedLoopConnection(LoopConnection):
         poll, descriptor = self._poll, self._descriptor
         if poll is None or descriptor is None:
             return
-        while self.usable and poll(0):
+        while poll(0) and self.usable:  # in this order, as mostly nothing has arrived
             try:
                 data = os.read(descriptor, _READ_BYTES)
             except BlockingIOError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis_store.errors import InvalidValue, LimitExceeded
@@ -12,41 +11,9 @@ from redis_store.limits import MAX_APPENDED_ITEMS, check_position, too_much_at_o
 from redis_store.namespace.scope import Scope
 from redis_store.ops import batch, listing, values
 from redis_store.ops.run_script import run_delete, run_script, run_write
-from redis_store.protocol.call import Op
 from redis_store.scripts import SEQUENCE_APPEND, SEQUENCE_POP, SEQUENCE_READ
 from redis_store.types import Json, Missing, Ttl
 from redis_store.values.codec import VALUES, Values
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceOps:
-    """The operations of one sequence, for a driver of asyncio."""
-
-    scope: Scope
-    max_items: int | None
-
-    def append(self, items: Sequence[Any]) -> Op[int]:
-        return (
-            append(self.scope, items) if self.max_items is None else append_bounded(self.scope, items, self.max_items)
-        )
-
-    def last(self, n: int) -> Op[dict[str, Json]]:
-        return last(self.scope, n)
-
-    def range(self, start: int, stop: int | None) -> Op[dict[str, Json]]:
-        return read_range(self.scope, start, stop)
-
-    def page(self, start: int) -> Op[tuple[str, dict[str, Json]]]:
-        return read_page(self.scope, start)
-
-    def pop(self) -> Op[Json | Missing]:
-        return pop(self.scope)
-
-    def count(self) -> Op[int]:
-        return values.count(self.scope)
-
-    def clear(self) -> Op[int]:
-        return batch.clear(self.scope)
 
 
 async def append(scope: Scope, items: Sequence[Any], ttl: Ttl = None) -> int:

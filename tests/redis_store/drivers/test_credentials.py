@@ -194,7 +194,7 @@ def test_asyncio(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         store = connect_async(cloud.url, user="alice", credential_provider=tokens)
         await store.set("key", 0)
         for calls in (lambda: store.get("key"), lambda: store.increment("key", 1)):
-            connection = store._driver.core._latest.shared  # type: ignore[union-attr]
+            connection = store._operations.driver.core._latest.shared  # type: ignore[union-attr]
             assert connection is not None
             cloud.renew(tokens)
             await connection._submit(b"*1\r\n$5\r\nRESET\r\n", 1, False)

@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest, server_url: str) -> Any:
     store = connect_async(server_url, user="alice")
 
     def carry_out(op: Any) -> Any:
-        driver = store._driver
+        driver = store._operations.driver
         return loop.run_until_complete(driver.run_alone(op) if isinstance(op, Alone) else driver.run(op))
 
     yield carry_out
