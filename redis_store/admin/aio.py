@@ -486,3 +486,10 @@ class AsyncAdmin:
                 yield page
         finally:
             await walk.aclose()
+
+
+async def pages_of(admin: AsyncAdmin, walk: Callable[[], Walk[T]]) -> AsyncIterator[list[T]]:
+    """Iterate over the pages of a walk over each server, for callers that show how far it is."""
+    for driver in await admin._primaries():
+        async for page in admin._pages(driver, walk()):
+            yield page

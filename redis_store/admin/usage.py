@@ -59,6 +59,11 @@ async def measured(user: str | None = None, prefix: str = "", *, of_namespaces: 
             yield await _measure(part)
 
 
+def of_namespaces_only(page: Sequence[Measured]) -> list[Measured]:
+    """Return those that count for a namespace."""
+    return [one for one in page if one.parts.kind in _OF_NAMESPACES]
+
+
 async def _measure(keys: Sequence[tuple[bytes, RedisKey]]) -> list[Measured]:
     commands: list[Command] = [("MEMORY", "USAGE", key, "SAMPLES", ELEMENTS_SAMPLED) for key, _ in keys]
     hashes = [at for at, (_, parts) in enumerate(keys) if parts.kind in _HASHES]

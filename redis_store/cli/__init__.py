@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from redis_store.cli import change, check, guard, mcp, move, raw, see, server
+from redis_store.cli import change, check, guard, mcp, move, raw, see, server, ui
 from redis_store.cli.session import CONFLICT, FOUND, NOT_REACHED, WRONG_USAGE
 from redis_store.cli.streams import safe_streams
 from redis_store.errors import Conflict, DataStoreError, InvalidInput, PermissionDenied, StoreUnavailable
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (see, change, move, check, guard):
+for group in (see, change, move, check, guard, ui):
     app.add_typer(group.app)
 app.add_typer(server.app, name="server")
 raw.register(app)

@@ -12,8 +12,8 @@ import typer
 
 from redis_store.cli.move import ReplaceOption, number_of_keys, report
 from redis_store.cli.session import NamespaceOption, Session, StdinOption, UserOption, operator_command
-from redis_store.cli.tables import counted, parse_age, size
 from redis_store.errors import InvalidInput
+from redis_store.values.quantities import counted, parse_age, size
 
 if TYPE_CHECKING:
     from redis_store.admin import NamespaceUsage

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redis_store.cli.session import Session, operator_command
-from redis_store.cli.tables import Column, counted
+from redis_store.cli.tables import Column
+from redis_store.values.quantities import counted
 
 if TYPE_CHECKING:
     from redis_store.admin import NewLogin

@@ -17,8 +17,8 @@ from redis_store.cli.session import (
     operator_command,
 )
 from redis_store.cli.streams import stdout_failed
-from redis_store.cli.tables import counted
 from redis_store.errors import DataStoreError, InvalidInput
+from redis_store.values.quantities import counted
 
 if TYPE_CHECKING:
     from redis_store.admin import Imported

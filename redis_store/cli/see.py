@@ -22,9 +22,10 @@ from redis_store.cli.session import (
     since,
 )
 from redis_store.cli.streams import stdout_failed
-from redis_store.cli.tables import Column, ago, cell, counted, size
+from redis_store.cli.tables import Column, cell
 from redis_store.errors import StoredDataError
 from redis_store.values.printable import json_text, quoted
+from redis_store.values.quantities import ago, counted, size
 
 if TYPE_CHECKING:
     from redis_store.admin import HeldLock

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from redis_store.cli.streams import stdout_failed
-from redis_store.cli.tables import Column, parse_age, table, takes_colors, takes_escapes
+from redis_store.cli.tables import Column, table, takes_colors, takes_escapes
 from redis_store.errors import InvalidInput
 from redis_store.values.printable import json_text, message, one_line
+from redis_store.values.quantities import parse_age
 
 if TYPE_CHECKING:  # they import redis-py, which takes longer than all that --help needs
     from redis_store.admin import Admin
@@ -118,15 +119,20 @@ class Session:
         if self._admin is None:
             from redis_store.admin import Admin
 
-            url = self._url
-            if url is None and self._data_dir is not None:  # also if REDIS_URL names another server
+            self._admin = Admin(self.url, operator=self._operator)
+            self._admin.on_step = self._count_step
+        return self._admin
+
+    @property
+    def url(self) -> str | None:
+        """The url of the server that the options name; None for that of the environment."""
+        if self._url is None and self._data_dir is not None:  # also if REDIS_URL names another server
+            if self._server is None:
                 from redis_store.server import join
 
                 self._server = join(self._data_dir)
-                url = self._server.url
-            self._admin = Admin(url, operator=self._operator)
-            self._admin.on_step = self._count_step
-        return self._admin
+            return self._server.url
+        return self._url
 
     def close(self) -> None:
         """Close the connections."""

@@ -34,6 +34,7 @@ LAYERS = {
         {"admin"},
         {"__init__"},
         {"integrations"},
+        {"console"},
         {"cli"},
         {"testing", "__main__"},
     ],
@@ -91,6 +92,12 @@ BELOW_THE_API = {
     "cli",
 }
 """What `sandbox` may import of `redis_store`; the agent process may import what `boot.SHARED` lists instead."""
+
+CONSOLE_COMMAND = "redis_store.cli.ui"
+"""The only module that imports the console, when the command runs."""
+
+FOR_THE_CONSOLE = {"masking", "permissions", "result", "record"}
+"""What the console may import of `sandbox`: how secrets are masked, what an agent may see, and what a run was."""
 
 
 @cache
@@ -201,6 +208,19 @@ def test_sandbox_reaches_the_store_through_brokers(module: str) -> None:
             assert name in shared or is_for_types_only(module, name), f"{module} runs in agents, where {name} is not"
         else:
             assert part in BELOW_THE_API, f"{module} may not import {name}: go through redis_store.brokers"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith("redis_store.console")))
+def test_only_the_command_imports_the_console(module: str) -> None:
+    wrong = [name for name, _ in imports_of(module) if part_of(name) == ("redis_store", "console")]
+    assert not wrong or module == CONSOLE_COMMAND, f"{module} imports {wrong}, whose packages are those of an extra"
+
+
+def test_console_takes_little_of_the_sandbox() -> None:
+    for module in modules():
+        if module.startswith("redis_store.console"):
+            taken = {part_of(name)[1] for name, _ in imports_of(module) if part_of(name)[0] == "sandbox"}
+            assert taken <= FOR_THE_CONSOLE, f"{module} imports {taken} of sandbox"
 
 
 def is_for_types_only(module: str, name: str) -> bool:

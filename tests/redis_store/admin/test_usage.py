@@ -15,9 +15,10 @@ import redis
 from redis_store import Client, LockLost, StoreUnavailable
 from redis_store.admin import Admin, AsyncAdmin
 from redis_store.admin.usage import infos_per_scan
-from redis_store.cli.tables import Column, ago, parse_age, size, table, takes_colors
+from redis_store.cli.tables import Column, table, takes_colors
 from redis_store.errors import InvalidInput, InvalidSettings, InvalidType
 from redis_store.server import join
+from redis_store.values.quantities import ago, parse_age, size
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
 from tests.support.servers import Server
 

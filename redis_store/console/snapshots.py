@@ -1,0 +1,101 @@
+"""The users and namespaces of a server with their sizes, counted in the background in small steps, and kept.
+
+Counting a big server takes seconds, so that no page waits for it: a page shows what was counted last, and how long ago. A small
+server is counted while a page waits, so that its pages are always new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from redis_store.admin import AsyncAdmin, NamespaceUsage, UserUsage
+from redis_store.admin.aio import pages_of
+from redis_store.admin.usage import NamespaceTotals, UserTotals, measured, of_namespaces_only
+
+WAITED_S = 0.15
+"""Time for which a page waits for counts that are under way, in seconds."""
+
+LONGEST_PAUSE_S = 600.0
+"""Age at which counts are made again when somebody looks, in seconds, at most."""
+
+PAUSES_PER_COUNT = 20
+"""Age of counts, in times that counting took, at which they are made again when somebody looks."""
+
+SHORTEST_PAUSE_S = 0.5
+"""Age up to which counts are not made again, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was counted last, and how far the counting is that is under way."""
+
+    users: list[UserUsage] = field(default_factory=list)
+    namespaces: dict[str, list[NamespaceUsage]] = field(default_factory=dict)
+    """The namespaces of each user, by name."""
+    at: datetime | None = None
+    """Time at which the counting ended; None before the first."""
+    took_s: float = 0.0
+    redis_keys: int = 0
+    """Redis keys that were looked at."""
+    counting: int | None = None
+    """Redis keys that the counting under way has looked at; None if there is none."""
+    error: str | None = None
+    """Why the last counting failed."""
+
+
+class Snapshots:
+    """Counts when somebody looks at old counts."""
+
+    def __init__(self, admin: AsyncAdmin) -> None:
+        self._admin = admin
+        self._last = Snapshot()
+        self._last_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._counted = 0
+
+    async def latest(self) -> Snapshot:
+        """Return what is known, after a short wait if it is old. Raises why the first counting failed."""
+        if self._is_old():
+            self.begin_again()
+        if self._task is not None:
+            await asyncio.wait((self._task,), timeout=WAITED_S)
+            if self._task is not None and self._task.done():
+                ended, self._task = self._task, None
+                ended.result()
+        known = self._last
+        if self._task is None:
+            return known
+        return Snapshot(known.users, known.namespaces, known.at, known.took_s, known.redis_keys, self._counted)
+
+    def begin_again(self) -> None:
+        """Begin to count, unless a counting is under way."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._count())
+
+    async def close(self) -> None:
+        """End the counting that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _is_old(self) -> bool:
+        pause = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, PAUSES_PER_COUNT * self._last.took_s))
+        return self._last.at is None or time.monotonic() - self._last_at > pause
+
+    async def _count(self) -> None:
+        begun, self._counted = time.monotonic(), 0
+        users, namespaces = UserTotals(), NamespaceTotals()
+        async for page in pages_of(self._admin, measured):
+            users.add(page)
+            namespaces.add(of_namespaces_only(page))
+            self._counted += len(page)
+        by_user = defaultdict(list)
+        for one in namespaces.result():
+            by_user[one.user].append(one)
+        now = time.monotonic()
+        self._last_at = now
+        self._last = Snapshot(users.result(), dict(by_user), datetime.now(UTC), now - begun, self._counted)

@@ -1,0 +1,1 @@
+// What pages do besides links and forms. Everything can be read and done without it.
