@@ -1,4 +1,4 @@
-"""What is going on: locks and semaphores that are held, consumers, values being computed, and tags."""
+"""What is going on: locks and semaphores that are held, rate limits, consumers, values being computed, and tags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from redis_store.admin.records import ComputedValue, ConsumerState, HeldLock, TagUsage
+from redis_store.admin.records import ComputedValue, ConsumerState, HeldLock, RateLimitState, TagUsage
 from redis_store.admin.usage import time_of
 from redis_store.admin.walks import Walk, hash_pages, parts_of, readable_keys
 from redis_store.changelog.entry import CursorFormat, id_order
@@ -17,10 +17,10 @@ from redis_store.namespace.keys import UserKeys, decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.namespace.scope import Scope
 from redis_store.ops.locks import LockOps
-from redis_store.ops.run_script import run_script
+from redis_store.ops.run_script import run_each, run_script
 from redis_store.protocol.call import all_replies, read
 from redis_store.protocol.command import Command, ReplyError
-from redis_store.scripts import BEHIND
+from redis_store.scripts import BEHIND, RATE_LOOK
 
 NAMES_PER_LOOK = 100
 """Locks, consumers or tags that are looked at in one step."""
@@ -85,6 +85,21 @@ def _lock(parts: RedisKey, replies: list[Any], now: int) -> HeldLock | None:
         expires_at=time_of(now + left_ms) if left_ms > 0 else None,
         waiters=waiters if isinstance(waiters, int) else 0,
     )
+
+
+async def rate_limits(user: str | None = None) -> Walk[RateLimitState]:
+    """Yield the rate limits that are in use. One that nobody asked for a period is gone."""
+    async for page in readable_keys(user, "list"):
+        chosen = [each for each in page if each[1].kind == "rate"]
+        for part in parts_of(chosen, NAMES_PER_LOOK):
+            replies = await run_each(RATE_LOOK, [((key,), ()) for key, _ in part])
+            yield [_rate_limit(parts, reply) for (_, parts), reply in zip(part, replies, strict=True) if reply]
+
+
+def _rate_limit(parts: RedisKey, reply: list[int]) -> RateLimitState:
+    n, per_ms, used, waiting, free_ms = reply
+    name = decode_name(parts.name)
+    return RateLimitState(parts.user, name, parts.agent, n, per_ms / 1000, used, waiting, free_ms / 1000)
 
 
 async def release_lock(scope: Scope, name: str, agent: str | None = None) -> bool:

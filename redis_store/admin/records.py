@@ -107,6 +107,26 @@ class HeldLock:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimitState:
+    """A rate limit in use: how much of it is used, and when it lets the next call through."""
+
+    user: str
+    name: str
+    agent: str | None
+    """The agent whose own name it is; None for the user's."""
+    n: int
+    """Calls that it lets through in each period."""
+    per_s: float
+    """The period, in seconds."""
+    used: int
+    """Calls of the last period."""
+    waiting: int
+    """Callers that have a later moment and wait for it."""
+    free_in_s: float
+    """Seconds until a new caller would be let through; 0 if it is at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerState:
     """How far a consumer is in a namespace, and which process works as it."""
 

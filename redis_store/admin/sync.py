@@ -29,6 +29,7 @@ from redis_store.admin.records import (
     DeadLetter,
     HeldLock,
     NamespaceUsage,
+    RateLimitState,
     SearchHit,
     ServerStats,
     TagUsage,
@@ -151,6 +152,10 @@ class Admin:
     def list_locks(self, user: str | None = None) -> list[HeldLock]:
         """Return the locks and semaphores that are held or kept for a waiter, of one user or of all."""
         return sorted(self._each(lambda: activity.locks(user)), key=lambda one: (one.user, one.kind, one.name))
+
+    def list_rate_limits(self, user: str | None = None) -> list[RateLimitState]:
+        """Return the rate limits that were used within their last period, of one user or of all."""
+        return sorted(self._each(lambda: activity.rate_limits(user)), key=lambda one: (one.user, one.name))
 
     def list_computations(self, user: str | None = None) -> list[ComputedValue]:
         """Return the values that `get_or_set` and cached functions are computing, and those that failed in the last seconds."""

@@ -286,6 +286,28 @@ def test_dead_letters(client: Client, admin: Admin, run: Run, monkeypatch: pytes
     ]  # fmt: skip
 
 
+def test_rate_limits_tell_what_is_used_and_how_long_a_caller_would_wait(
+    client: Client, admin: Admin, raw: redis.Redis
+) -> None:
+    store = client.store(user="alice")
+    for _ in range(2):
+        assert store.rate_limit("calls\n", 3, per=600).try_acquire()
+    (one,) = admin.list_rate_limits()
+    assert (one.user, one.name, one.agent, one.n, one.per_s) == ("alice", "calls\n", None, 3, 600)
+    assert (one.used, one.waiting, one.free_in_s) == (2, 0, 0)
+    assert store.rate_limit("calls\n", 3, per=600).try_acquire()
+    assert 500 < admin.list_rate_limits("alice")[0].free_in_s <= 600
+    # two callers wait, each for a moment a period after one before
+    taken = int(raw.lindex("user:alice:rate:calls\n", -1).split()[0])  # type: ignore[union-attr]
+    raw.rpush("user:alice:rate:calls\n", *(f"{taken + wait} {taken} 0" for wait in (600_000, 600_001)))
+    (one,) = admin.list_rate_limits()
+    assert (one.used, one.waiting) == (3, 2)
+    raw.rpush("user:alice:rate:old", "1600000000000 1600000000000 0")  # of an earlier version, without terms
+    raw.set("user:alice:rate:other", "no list")
+    assert [each.name for each in admin.list_rate_limits()] == ["calls\n"]
+    assert admin.list_rate_limits("bob") == []
+
+
 def test_the_cache(client: Client, admin: Admin, run: Run) -> None:
     store = client.store(user="alice", namespace="c\nd")
     seen = []
@@ -343,6 +365,7 @@ def test_asyncio_sees_the_same(url: str, client: Client, admin: Admin) -> None:
                 assert len(await same.list_locks()) == 1
                 assert [one.owner for one in await same.list_locks()] == [one.owner for one in admin.list_locks()]
             assert not await same.release_lock("alice", "l")
+            assert await same.list_rate_limits() == []
             assert await same.list_consumers() == await same.list_computations() == await same.list_tags() == []
             assert (await same.server_stats())[0].redis_keys > 3
             assert [entry.what async for entry in same.iter_audit()] == ["dead-letters retry", "dead-letters drop"]
