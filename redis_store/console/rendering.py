@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -13,8 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from redis_store.connections.address import without_secrets
 from redis_store.console import shown
 from redis_store.console.guard import FORM_FIELD, Visitor
+
+NAVIGATION = (
+    ("Data", (("/", "Users", ("/user", "/namespace", "/key", "/edit")), ("/changes", "Changes", ()))),
+    ("Work", (("/consumers", "Consumers", ("/dead-letter",)), ("/locks", "Locks", ()), ("/runs", "Runs", ("/run",)))),
+    ("Tools", (("/see-as", "See as", ()), ("/doctor", "Doctor", ()), ("/audit", "Audit", ()))),
+)
+"""The links on each page, in groups: a path, its text, and the paths of other pages that belong to it."""
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 
@@ -47,6 +57,12 @@ def asked(request: Request, name: str) -> str:
     return text
 
 
+def fragment(template: str, macro: str) -> Callable[..., str]:
+    """Return a macro of a template, which makes a part of a page."""
+    made: Callable[..., str] = getattr(_environment().get_template(template).module, macro)
+    return made
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     made = Environment(
@@ -74,8 +90,12 @@ def _digest(name: str) -> str:
 def _common(request: Request) -> dict[str, Any]:
     visitor: Visitor | None = request.scope.get("state", {}).get("visitor")
     theme = request.cookies.get(THEME_COOKIE)
+    known = {getattr(route, "path", None) for route in request.app.routes}
     return {
         "request": request,
+        "navigation": [(group, [link for link in links if link[0] in known]) for group, links in NAVIGATION],
+        "server_name": without_secrets(request.app.state.console.admin.client.url) if visitor else None,
+        "now_ms": time.time_ns() // 1_000_000,
         "here": request.url.path,
         "form_token": visitor.form_token if visitor else "",
         "is_visitor": visitor is not None,

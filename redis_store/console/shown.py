@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from redis_store.values.printable import one_line
+from redis_store.values.printable import escaped, one_line
 from redis_store.values.quantities import ago, counted, size
 
 LONGEST_NAME = 120
@@ -32,11 +32,11 @@ def name(text: object, longest: int = LONGEST_NAME) -> Markup:
 
 def _marked(text: str) -> Markup:
     """Return a text whose escapes are told from the same characters in the text."""
-    parts = []
-    for character in text:
-        seen = one_line(character)
-        parts.append(escape(character) if seen == character else Markup('<span class="escape">{}</span>').format(seen))
-    return Markup("").join(parts)
+    if one_line(text) == text:
+        return escape(text)
+    seen = ((character, one_line(character)) for character in text)
+    mark = Markup('<span class="escape">{}</span>')
+    return Markup("").join(escape(each) if each == told else mark.format(told) for each, told in seen)
 
 
 def when(moment: datetime | None) -> Markup:
@@ -67,5 +67,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": bytes_,
     "counted": counted,
     "one_line": one_line,
+    "text": escaped,
 }
 """The filters of templates."""
