@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster docs clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -96,6 +96,9 @@ bench-charges: .venv/.test ## the server's memory for each byte that an agent is
 bench-operators: .venv/.test ## operators' commands on 2 million keys, and how long others wait; ARGS="--keys 200000 /path/to/redis-server"
 	@$(BIN)/python -m benchmarks.operators $(ARGS)
 
+docs: .venv/.docs ## the documentation as a site, in build/site; a broken link is an error
+	@$(BIN)/python -m docs.site.build
+
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg
 
@@ -126,6 +129,11 @@ distclean: clean ## remove .venv as well
 .venv/.bench: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages and what they are compared with into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch .venv/.demo $@
+
+.venv/.docs: .venv/.made pyproject.toml $(REINSTALL)
+	@echo "Installing the packages and what makes the site into .venv (once; up to a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch .venv/.demo $@
 
 .venv/.made: $(REMAKE)

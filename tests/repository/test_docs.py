@@ -117,8 +117,8 @@ class Reader:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self.environment = environment
-        sys.modules["docs"] = ModuleType("docs")  # a dataclass looks for its module
-        self.names = vars(sys.modules["docs"])
+        sys.modules["page"] = ModuleType("page")  # a dataclass looks for its module
+        self.names = vars(sys.modules["page"])
 
     def read(self, block: Block) -> None:
         """Run a block."""
@@ -334,7 +334,15 @@ def rows_of_limits() -> list[tuple[str, str]]:
 def test_index_links_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
-    assert not {name for name in pages if f"({name})" not in index}
+    folders = {f"{page.parent.name}/index.md" for page in (ROOT / "docs").glob("*/*.md")}
+    assert not {name for name in pages | folders if f"({name})" not in index}
+
+
+@pytest.mark.parametrize("folder", ["decisions", "integrations"])
+def test_index_of_folder_links_every_page(folder: str) -> None:
+    index = (ROOT / "docs" / folder / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs" / folder).glob("*.md")} - {"index.md"}
+    assert not {name for name in pages if not re.search(rf"^\| \[.*\]\({re.escape(name)}\)", index, re.MULTILINE)}
 
 
 def test_picture_has_every_label_of_its_source() -> None:

@@ -95,6 +95,7 @@ def test_help_is_the_default_and_lists_every_target(checkout: Checkout) -> None:
         "coverage",
         "bench",
         "bench-quick",
+        "docs",
         "clean",
         "distclean",
     ):
@@ -141,6 +142,15 @@ def test_bench_installs_its_competitors(checkout: Checkout) -> None:
     ]
     checkout.make("bench")
     assert checkout.calls() == ["python -m benchmarks.full"]
+
+
+def test_docs_installs_what_makes_the_site(checkout: Checkout) -> None:
+    checkout.add_python("python3")
+    (checkout.folder / "docs").mkdir()
+    assert checkout.make("docs").returncode == 0
+    assert checkout.calls() == ["python3 -m venv --clear .venv", f"{INSTALL}.[docs]", "python -m docs.site.build"]
+    checkout.make("docs")
+    assert checkout.calls() == ["python -m docs.site.build"]
 
 
 def test_changed_requirements_are_installed(checkout: Checkout) -> None:
