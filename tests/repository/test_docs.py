@@ -325,6 +325,27 @@ def test_every_attacker_is_shown_by_tests() -> None:
             assert not function or f"def {function}(" in text, f"{name} is not there"
 
 
+STEPS = ["What happened.", "What was done.", "Look at", "What to do."]
+
+
+@pytest.mark.parametrize("errors", [redis_store.errors, sandbox.errors], ids=lambda errors: errors.__name__)
+def test_runbook_has_every_error(errors: ModuleType) -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## Errors of the {errors.__name__.removeprefix('redis_').split('.')[0]}\n")[
+        2
+    ].partition("\n## ")[0]
+    entries = dict(re.findall(r"^### `(?:sandbox\.)?(\w+)`\n(.*?)(?=^###|\Z)", section, re.DOTALL | re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(?:sandbox\.)?(\w+)` \|(.*)\|$", section, re.MULTILINE))
+    for name in errors.__all__:
+        is_group = any(getattr(errors, name) in getattr(errors, other).__bases__ for other in errors.__all__)
+        if name in entries:
+            assert re.findall(r"^- \*\*(.+?)\*\*", entries[name], re.MULTILINE) == STEPS, name
+        else:  # a row of the groups, or of the limits
+            assert rows[name].count("|") == (0 if is_group else 2), name
+            assert all(cell.strip() for cell in rows[name].split("|")), name
+    assert not entries.keys() - set(errors.__all__)
+
+
 def rows_of_limits() -> list[tuple[str, str]]:
     page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
