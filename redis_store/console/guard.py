@@ -47,7 +47,7 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _NOT_KEPT = (b"cache-control", b"no-store")
-_READS = ("GET", "HEAD")
+_SAFE_METHODS = ("GET", "HEAD")
 STATIC = "/static/"
 """The beginning of the paths of styles and scripts, which hold no data and need no session."""
 
@@ -111,7 +111,7 @@ class Guard:
         refusal = self._wrong_place(scope, headers)
         if refusal is not None:
             return refusal, receive
-        if scope["method"] in _READS and scope["path"].startswith(STATIC):
+        if scope["method"] in _SAFE_METHODS and scope["path"].startswith(STATIC):
             return self._app, receive
         who, operator = None, None
         if self._settings.auth == "proxy":
@@ -121,14 +121,14 @@ class Guard:
             who, operator = f"user:{named}", named
         else:
             given = _token_in(scope)
-            if given is not None and scope["method"] in _READS:
+            if given is not None and scope["method"] in _SAFE_METHODS:
                 return self._enter(scope, given), receive
             session = headers.cookie(self.cookie)
             if session is None or not self._sessions.use(session):
                 return _ENDED if session else _NO_SESSION, receive
             who = f"session:{session}"
         scope.setdefault("state", {})["visitor"] = Visitor(self._sessions.form_token(who), operator)
-        if scope["method"] in _READS:
+        if scope["method"] in _SAFE_METHODS:
             return self._app, receive
         if self._settings.read_only:
             return _READ_ONLY, receive
@@ -139,10 +139,10 @@ class Guard:
         hosts = headers.all("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._settings.hosts:
             return _FOREIGN_HOST
-        if scope["method"] not in (*_READS, "POST"):
+        if scope["method"] not in (*_SAFE_METHODS, "POST"):
             return _METHOD
         site = headers.one("sec-fetch-site")
-        if scope["method"] in _READS:
+        if scope["method"] in _SAFE_METHODS:
             is_visit = headers.one("sec-fetch-mode") in (None, "navigate")
             return None if site in (None, "same-origin", "none") or is_visit else _FOREIGN_ORIGIN
         origin = headers.one("origin")
