@@ -24,7 +24,9 @@ def fitting(shape: Shape, repeats: int = 2) -> list[Any]:
 
 
 def test_each_operation_can_be_carried_out() -> None:
-    carried_out = steps._STEPS.keys() | operations._OPERATIONS.keys() | operations._FLOWS.keys()
+    carried_out = (
+        steps._STEPS.keys() | operations._READS.keys() | operations._OPERATIONS.keys() | operations._FLOWS.keys()
+    )
     assert OPERATIONS.keys() <= carried_out
 
 
