@@ -37,7 +37,7 @@ _OVER = Generation(over=True)
 class Known:
     """What the process knows about one server. Takes no lock: a signal handler may call any method."""
 
-    __slots__ = ("current", "is_redis", "looked", "refused_at", "tagged")
+    __slots__ = ("current", "is_redis", "refused_at", "tagged")
 
     def __init__(self) -> None:
         self.current = Generation()
@@ -48,8 +48,6 @@ class Known:
         """Whether the server is a cluster, so that the keys of a user need a hash tag; None until the first look at it."""
         self.is_redis = False
         """Whether the first look found Redis, and not Valkey."""
-        self.looked: set[str] = set()
-        """The logins that were found to have what every store needs."""
 
     def end(self) -> None:
         """End the current generation: the server is not the one to use any more."""

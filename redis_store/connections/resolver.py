@@ -1,23 +1,27 @@
 """Resolvers, which return the server's address before each new connection.
 
-The resolver of Sentinel is in `sentinel.py`. On a cluster each node has a resolver; `topology.py` knows the node of each hash
-slot.
+`sentinel.py` finds the primary of a service. On a cluster each node has a resolver; `topology.py` knows the node of each slot.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
+from redis_store.connections import forks
 from redis_store.connections.address import Address, is_cluster_url, is_sentinel_url, parse_address
 from redis_store.connections.credentials import Credentials
-from redis_store.connections.sentinel import SentinelResolver, login_of, parse_sentinels
+from redis_store.connections.generation import Known
+from redis_store.connections.lookout import leave, look_out
+from redis_store.connections.sentinel import find_primary, parse_sentinels
 from redis_store.connections.tls import check_files
 from redis_store.connections.topology import Topology, known_topology, parse_cluster, topology_of
-from redis_store.errors import ConnectionLost, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed
 from redis_store.namespace.keys import PLAIN, TAGGED, Form
 from redis_store.protocol.redirects import Node
 from redis_store.settings import URL_VARIABLE, Settings
@@ -29,62 +33,78 @@ if TYPE_CHECKING:
 logger = logging.getLogger("redis_store")
 
 
-class Resolver(Protocol):
-    """Returns the server's address each time that a connection is made."""
+class Resolver:
+    """Returns the server's address each time that a connection is made. The defaults are those of a single server."""
+
+    may_block = False
+    """Whether `address` may take long, so that it must not run in an event loop's thread."""
+    node: Node | None = None
+    """The node, for the resolver of one node of a cluster."""
+    _topology: Topology | None = None
+
+    def __init__(self, url: str, login: str, form: Form, min_replicas: int = 0) -> None:
+        self._url = url
+        self._login = login
+        self.form = form
+        """The form of the Redis keys on this server, which may be unknown yet."""
+        self.min_replicas = min_replicas
+        """The number of replicas that must have each write."""
 
     @property
     def url(self) -> str:
         """The server's url, including secrets."""
+        return self._url
 
     @property
     def login(self) -> str:
         """What tells this server and login from others of the process, for what stores of one login share."""
-
-    @property
-    def form(self) -> Form:
-        """The form of the Redis keys on this server, which may be unknown yet."""
-
-    @property
-    def min_replicas(self) -> int:
-        """The number of replicas that must have each write."""
+        return self._login
 
     @property
     def is_known(self) -> bool:
         """Whether this process has looked at the server, with this login."""
+        return self.form.tagged is not None and self.login in _known_logins
 
     def note_known(self) -> None:
         """Note that it has."""
+        _known_logins.add(self.login)
 
     @property
     def topology(self) -> Topology | None:
         """The cluster, if the server is known to be a node of one."""
+        return self._topology
 
     def find_topology(self) -> Topology | None:
         """Return the cluster of a server that has behaved as a node of one; None if it cannot be."""
+        return self.topology
 
     def note_slots(self, reply: Any) -> None:
         """Take the reply to ``CLUSTER SLOTS``, which is an error if the server is no cluster, or keeps its nodes to itself."""
 
-    @property
-    def node(self) -> Node | None:
-        """The node, for the resolver of one node of a cluster."""
-
-    @property
-    def may_block(self) -> bool:
-        """Whether `address` may take long, so that it must not run in an event loop's thread."""
-
     def address(self) -> Address:
         """Return the address to connect to now, or raise `StoreUnavailable`."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop using the server. Idempotent."""
 
 
-class UrlResolver:
-    """The resolver of a server with a fixed url. It may turn out to be a node of a cluster."""
+_known_logins: set[str] = set()
+"""The logins that were found to have what every store needs."""
 
-    may_block = False
-    node = None
+
+def login_of(url: str, credentials: Credentials | None, min_replicas: int) -> str:
+    """Return what tells a server and login from others: which stores share what the process knows, and a near cache."""
+    parts = [url]
+    if credentials is not None:
+        parts.append(str(id(credentials.provider)))
+    if min_replicas:
+        parts.append(f"min_replicas={min_replicas}")
+    return " ".join(parts)
+
+
+class UrlResolver(Resolver):
+    """The resolver of a server with a fixed url. It may turn out to be a node of a cluster."""
 
     def __init__(
         self,
@@ -95,20 +115,11 @@ class UrlResolver:
         hash_tags: bool = False,
         min_replicas: int = 0,
     ) -> None:
-        self.url = url
-        self.login = login_of(url, credentials, min_replicas)
-        self.min_replicas = min_replicas
         self._address = parse_address(url, timeout_s, credentials, min_replicas)
-        self.form: Form = TAGGED if hash_tags else self._address.known
+        form: Form = TAGGED if hash_tags else self._address.known
+        super().__init__(url, login_of(url, credentials, min_replicas), form, min_replicas)
         self._address.new_connection()  # raises now if the url is wrong
         check_files(self._address)
-
-    @property
-    def is_known(self) -> bool:
-        return self.form.tagged is not None and self.login in self._address.known.looked
-
-    def note_known(self) -> None:
-        self._address.known.looked.add(self.login)
 
     def address(self) -> Address:
         return self._address
@@ -124,69 +135,42 @@ class UrlResolver:
         if isinstance(reply, list) and reply:
             topology_of(self.login, [self._address]).learn(reply, self._address)
 
-    def close(self) -> None:
-        pass
 
-
-class ClusterResolver:
+class ClusterResolver(Resolver):
     """The resolver of any node of a cluster, for what concerns no user."""
 
     may_block = True
-    node = None
+    _topology: Topology
 
     def __init__(
         self, url: str, timeout_s: float | None, credentials: Credentials | None = None, min_replicas: int = 0
     ) -> None:
-        self.url = url
-        self.login = login_of(url, credentials, min_replicas)
-        self.min_replicas = min_replicas
-        self.form: Form = TAGGED
+        super().__init__(url, login_of(url, credentials, min_replicas), TAGGED, min_replicas)
         nodes = parse_cluster(url, timeout_s, credentials, min_replicas)
-        self.topology = topology_of(f"{self.login} {timeout_s}", nodes)
-
-    @property
-    def is_known(self) -> bool:
-        return self.login in _known_clusters
-
-    def note_known(self) -> None:
-        _known_clusters.add(self.login)
-
-    def find_topology(self) -> Topology:
-        return self.topology
-
-    def note_slots(self, reply: Any) -> None:
-        pass
+        self._topology = topology_of(f"{self.login} {timeout_s}", nodes)
 
     def address(self) -> Address:
         """Return the address of a node that has slots. The first call reads the table of slots."""
-        if not self.topology.primaries:
-            self.topology.refresh()
-        if (node := self.topology.owner(None)) is None:
+        topology = self._topology
+        if not topology.primaries:
+            topology.refresh()
+        if (node := topology.owner(None)) is None:
             raise ConnectionLost(
-                f"No node of the cluster at {self.topology.shown} has any hash slot: assign them, for example with redis-cli"
+                f"No node of the cluster at {topology.shown} has any hash slot: assign them, for example with redis-cli"
                 " --cluster create."
             )
-        return self.topology.address_of(node)
-
-    def close(self) -> None:
-        pass
+        return topology.address_of(node)
 
 
-_known_clusters: set[str] = set()
-"""The logins that were found to have what every store needs, on a cluster."""
-
-
-class NodeResolver:
+class NodeResolver(Resolver):
     """The resolver of one node of a cluster."""
 
-    may_block = False
+    _topology: Topology
+    node: Node
 
     def __init__(self, of: Resolver, topology: Topology, node: Node) -> None:
-        self.url = of.url
-        self.login = f"{of.login} {node.host}:{node.port}"
-        self.min_replicas = of.min_replicas
-        self.form: Form = TAGGED
-        self.topology = topology
+        super().__init__(of.url, f"{of.login} {node.host}:{node.port}", TAGGED, of.min_replicas)
+        self._topology = topology
         self.node = node
         self._of = of
 
@@ -197,36 +181,97 @@ class NodeResolver:
     def note_known(self) -> None:
         self._of.note_known()
 
-    def find_topology(self) -> Topology:
-        return self.topology
-
-    def note_slots(self, reply: Any) -> None:
-        pass
-
     def address(self) -> Address:
-        return self.topology.address_of(self.node)
+        return self._topology.address_of(self.node)
 
     def at(self, node: Node) -> NodeResolver:
         """Return the resolver of another node."""
-        return NodeResolver(self._of, self.topology, node)
+        return NodeResolver(self._of, self._topology, node)
+
+
+class SentinelResolver(Resolver):
+    """The resolver of the primary of a service."""
+
+    may_block = True
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float | None,
+        credentials: Credentials | None = None,
+        *,
+        hash_tags: bool = False,
+        min_replicas: int = 0,
+    ) -> None:
+        form: Form = TAGGED if hash_tags else PLAIN  # Sentinels watch no clusters
+        super().__init__(url, login_of(url, credentials, min_replicas), form, min_replicas)
+        self._sentinels = parse_sentinels(url, timeout_s, credentials, min_replicas)
+        self._order = list(self._sentinels.addresses)
+        """The Sentinels, beginning with the one that helped last."""
+        self._closed = False
+        self._asking = threading.RLock()
+        self._asked_at = 0.0
+        self._outcome: Address | DataStoreError | None = None
+        """What came of the last search, which began at that time."""
+        forks.inherited.add(self)
+
+    def address(self) -> Address:
+        """Return the address of the primary, and look out for another from now on."""
+        if not self._closed:
+            look_out(self.login, self)
+        return self.search()
+
+    def search(self) -> Address:
+        """Return the address of the primary. Callers that come during a search share the next one."""
+        came_at = monotonic()
+        with self._asking:
+            if self._outcome is None or self._asked_at < came_at:
+                self._asked_at, self._outcome = monotonic(), None
+                try:
+                    self._outcome = self._found(find_primary(self._order, self._sentinels))
+                except DataStoreError as error:
+                    self._outcome = copy.copy(error)
+                    raise
+            outcome = self._outcome
+        if isinstance(outcome, DataStoreError):
+            raise copy.copy(outcome)
+        return outcome
 
     def close(self) -> None:
-        pass
+        self._closed = True
+        leave(self.login, self)
+
+    def leave_to_parent(self) -> None:
+        """Start over in a forked child: a thread of the parent may have held the lock."""
+        self._asking = threading.RLock()
+
+    def _found(self, primary: Address) -> Address:
+        former = _primaries.get(self._sentinels.shown)
+        _primaries[self._sentinels.shown] = primary.known
+        if former is not primary.known:
+            logger.info(
+                "the primary of %s is %s:%s", self._sentinels.service, primary.options["host"], primary.options["port"]
+            )
+            if former is not None:
+                former.end()  # no store of the process goes on asking the former primary
+        return primary
 
 
-class EmbeddedResolver:
+_primaries: dict[str, Known] = {}
+"""The primary that was found last in this process, by the url without secrets."""
+
+
+class EmbeddedResolver(Resolver):
     """The resolver of the embedded server, which is joined when first needed and started again if it died."""
 
     may_block = True
-    min_replicas = 0
-    node = topology = None
+    is_known = True  # our own server has everything
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__("", "", TAGGED if settings.hash_tags else PLAIN)
         self._settings = settings
-        self.form: Form = TAGGED if settings.hash_tags else PLAIN
         self._joining = threading.RLock()
         self._server: EmbeddedServer | None = None
-        self._login: str | None = None
         self._closed = False
 
     @property
@@ -240,20 +285,8 @@ class EmbeddedResolver:
 
     @property
     def login(self) -> str:
-        if self._login is None:
-            self._login = self.url
+        self._login = self._login or self.url
         return self._login
-
-    is_known = True  # our own server has everything
-
-    def note_known(self) -> None:
-        pass
-
-    def find_topology(self) -> None:
-        """Return None: it is a single server."""
-
-    def note_slots(self, reply: Any) -> None:
-        pass
 
     def join(self) -> EmbeddedServer:
         """Join the server, and start it if it is not running."""

@@ -1,4 +1,4 @@
-"""Redis Sentinel: its urls, and the resolver that asks which server is the primary.
+"""Redis Sentinel: its urls, and the search for the primary.
 
 Each Sentinel is asked on a short connection of its own. The server that it names is asked for its role before it is used,
 because a Sentinel that was cut off goes on naming the former primary.
@@ -6,29 +6,18 @@ because a Sentinel that was cut off goes on naming the former primary.
 
 from __future__ import annotations
 
-import copy
-import logging
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
-from typing import Any
 from urllib.parse import unquote
 
 from redis import exceptions as redis_errors
 
-from redis_store.connections import forks
 from redis_store.connections.address import Address, parse_one_of, without_secrets
 from redis_store.connections.credentials import Credentials
-from redis_store.connections.generation import Known
-from redis_store.connections.lookout import leave, look_out
 from redis_store.connections.sync import ask_once
 from redis_store.connections.tls import check_files
 from redis_store.errors import AuthenticationFailed, ConnectionLost, DataStoreError, InvalidSettings, StoreUnavailable
-from redis_store.namespace.keys import PLAIN, TAGGED, Form
-
-logger = logging.getLogger("redis_store")
 
 _PORT = 26379
 """The port of a Sentinel whose url has none."""
@@ -116,108 +105,6 @@ def parse_sentinels(
     patience_s = min(_PATIENCE_S, server.timeout_s)
     addresses = tuple(parse_one_of(parts.sentinel(host), shown, patience_s) for host in parts.hosts)
     return Sentinels(url, shown, parts.service, addresses, server_at)
-
-
-class SentinelResolver:
-    """The resolver of the primary of a service."""
-
-    may_block = True
-    node = topology = None
-
-    def __init__(
-        self,
-        url: str,
-        timeout_s: float | None,
-        credentials: Credentials | None = None,
-        *,
-        hash_tags: bool = False,
-        min_replicas: int = 0,
-    ) -> None:
-        self.url = url
-        self.login = login_of(url, credentials, min_replicas)
-        self.min_replicas = min_replicas
-        self.form: Form = TAGGED if hash_tags else PLAIN  # Sentinels watch no clusters
-        self._sentinels = parse_sentinels(url, timeout_s, credentials, min_replicas)
-        self._order = list(self._sentinels.addresses)
-        """The Sentinels, beginning with the one that helped last."""
-        self._closed = False
-        self._asking = threading.RLock()
-        self._asked_at = 0.0
-        self._outcome: Address | DataStoreError | None = None
-        """What came of the last search, which began at that time."""
-        forks.inherited.add(self)
-
-    @property
-    def is_known(self) -> bool:
-        return self.login in _known_logins
-
-    def note_known(self) -> None:
-        _known_logins.add(self.login)
-
-    def address(self) -> Address:
-        """Return the address of the primary, and look out for another from now on."""
-        if not self._closed:
-            look_out(self.login, self)
-        return self.search()
-
-    def search(self) -> Address:
-        """Return the address of the primary. Callers that come during a search share the next one."""
-        came_at = monotonic()
-        with self._asking:
-            if self._outcome is None or self._asked_at < came_at:
-                self._asked_at, self._outcome = monotonic(), None
-                try:
-                    self._outcome = self._found(find_primary(self._order, self._sentinels))
-                except DataStoreError as error:
-                    self._outcome = copy.copy(error)
-                    raise
-            outcome = self._outcome
-        if isinstance(outcome, DataStoreError):
-            raise copy.copy(outcome)
-        return outcome
-
-    def find_topology(self) -> None:
-        """Return None: Sentinels watch no clusters."""
-
-    def note_slots(self, reply: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        self._closed = True
-        leave(self.login, self)
-
-    def leave_to_parent(self) -> None:
-        """Start over in a forked child: a thread of the parent may have held the lock."""
-        self._asking = threading.RLock()
-
-    def _found(self, primary: Address) -> Address:
-        former = _primaries.get(self._sentinels.shown)
-        _primaries[self._sentinels.shown] = primary.known
-        if former is not primary.known:
-            logger.info(
-                "the primary of %s is %s:%s", self._sentinels.service, primary.options["host"], primary.options["port"]
-            )
-            if former is not None:
-                former.end()  # no store of the process goes on asking the former primary
-        return primary
-
-
-def login_of(url: str, credentials: Credentials | None, min_replicas: int) -> str:
-    """Return what tells a server and login from others: which stores share what the process knows, and a near cache."""
-    parts = [url]
-    if credentials is not None:
-        parts.append(str(id(credentials.provider)))
-    if min_replicas:
-        parts.append(f"min_replicas={min_replicas}")
-    return " ".join(parts)
-
-
-_primaries: dict[str, Known] = {}
-"""The primary that was found last in this process, by the url without secrets."""
-
-
-_known_logins: set[str] = set()
-"""The logins that were found to have what every store needs, on a primary of their service."""
 
 
 class _NoPrimary(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from redis_store import AsyncClient, Client, ConnectionLost, InvalidSettings, ServerRefused, connect, connect_async
+from redis_store.connections import resolver
 from redis_store.connections.generation import known_of
 from redis_store.operations import operations_of
 from tests.support.clusters import Cluster, Node, slot_of, users_by_node
@@ -194,7 +195,7 @@ def test_a_server_that_was_single_before(cluster: Cluster, user: str) -> None:
     url = f"{cluster.plain_url}/0?client_name=single"
     known = known_of(f"127.0.0.1:{cluster.nodes[0].port}")
     before, known.tagged = known.tagged, False
-    known.looked.add(url)
+    resolver._known_logins.add(url)
     try:
         with connect(
             url, user=next(each for each in (f"{user}-{n}" for n in range(99)) if far(cluster, each))

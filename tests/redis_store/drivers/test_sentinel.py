@@ -26,7 +26,8 @@ from redis_store import (
 )
 from redis_store.brokers.lease import addresses_of
 from redis_store.connections import lookout
-from redis_store.connections.sentinel import SentinelResolver, parse_sentinels
+from redis_store.connections.resolver import SentinelResolver
+from redis_store.connections.sentinel import parse_sentinels
 from tests.redis_store.drivers.test_tls import Authority
 from tests.redis_store.watch.conftest import PATIENCE_S
 from tests.support.acknowledged import Acknowledged, check_loss

@@ -122,9 +122,7 @@ def test_threads_that_begin_together(cluster: Server, user: str) -> None:
 
 def _forget(server: Server) -> None:
     """Have the process look at a server anew."""
-    known = known_of(server.url.partition("@")[2].removesuffix("/0"))
-    known.tagged = None
-    known.looked.clear()
+    known_of(server.url.partition("@")[2].removesuffix("/0")).tagged = None
 
 
 def test_hash_tags_on_a_single_server(one_server: Server, user: str, open_store: OpenStore) -> None:
