@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
-from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
 
 from redis_store.admin import activity, audit, changing, doctor, letters, logins, moving, search, server_stats, usage
@@ -419,9 +418,7 @@ class AsyncAdmin:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

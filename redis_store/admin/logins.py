@@ -30,59 +30,20 @@ L = TypeVar("L", bound="NewLogin | bool | None")
 
 COMMANDS: tuple[str, ...] = (
     # connections, scripts and transactions
-    *(
-        "ping",
-        "client|setinfo",
-        "client|setname",
-        "eval",
-        "evalsha",
-        "multi",
-        "exec",
-        "discard",
-        "watch",
-        "unwatch",
-        "asking",
-        "cluster|slots",
-        "time",
-        "wait",
-    ),
+    "ping", "client|setinfo", "client|setname", "eval", "evalsha", "multi", "exec", "discard", "watch", "unwatch", "asking",
+    "cluster|slots", "time", "wait",
     # any key
-    *("type", "exists", "del", "unlink", "pexpire", "pexpireat", "persist", "pttl", "memory|usage"),
+    "type", "exists", "del", "unlink", "pexpire", "pexpireat", "persist", "pttl", "memory|usage",
     # data and infos
-    *(
-        "hdel",
-        "hexists",
-        "hget",
-        "hgetall",
-        "hincrby",
-        "hkeys",
-        "hlen",
-        "hmget",
-        "hrandfield",
-        "hscan",
-        "hset",
-        "hstrlen",
-    ),
-    *("hpersist", "hpexpire", "hpexpireat", "hpexpiretime", "hpttl"),
+    "hdel", "hexists", "hget", "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hrandfield", "hscan", "hset", "hstrlen",
+    "hpersist", "hpexpire", "hpexpireat", "hpexpiretime", "hpttl",
     # registries, tags, locks and limits
-    *("sadd", "srem", "sismember", "sscan", "scard", "get", "set"),
-    *("llen", "lindex", "lpos", "lpop", "lrem", "lset", "rpush", "ltrim"),
-    *(
-        "zadd",
-        "zcard",
-        "zcount",
-        "zrandmember",
-        "zrange",
-        "zrangebyscore",
-        "zrem",
-        "zremrangebyrank",
-        "zremrangebyscore",
-    ),
-    *("zscan", "zscore"),
+    "sadd", "srem", "sismember", "sscan", "scard", "get", "set", "llen", "lindex", "lpos", "lpop", "lrem", "lset", "rpush",
+    "ltrim", "zadd", "zcard", "zcount", "zrandmember", "zrange", "zrangebyscore", "zrem", "zremrangebyrank",
+    "zremrangebyscore", "zscan", "zscore",
     # change logs and messages
-    *("xadd", "xlen", "xrange", "xread", "xrevrange", "xgroup|create", "xinfo|groups"),
-    *("publish", "subscribe", "unsubscribe"),
-)
+    "xadd", "xlen", "xrange", "xread", "xrevrange", "xgroup|create", "xinfo|groups", "publish", "subscribe", "unsubscribe",
+)  # fmt: skip
 """What the product sends and its scripts call. Those that a server does not have yet are left out of its rules."""
 
 NEAR_CACHE_COMMAND = "client|tracking"

@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
-from types import TracebackType
 from typing import IO, Any, Protocol, Self, TypeVar, Unpack
 
 from redis_store.admin import activity, audit, changing, doctor, letters, logins, moving, search, server_stats, usage
@@ -426,9 +425,7 @@ class Admin:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

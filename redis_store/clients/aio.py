@@ -1,6 +1,5 @@
 """`AsyncClient`, the connections that asyncio stores share, and `connect_async`, a store with a client of its own."""
 
-from types import TracebackType
 from typing import Self, Unpack
 
 from redis_store.aio import AsyncDataStore
@@ -93,9 +92,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -1,6 +1,5 @@
 """`Client`, the connections that blocking stores share, and `connect`, a store with a client of its own."""
 
-from types import TracebackType
 from typing import Self, Unpack
 
 from redis_store.clients.options import OF_ONE_STORE, ClientOptions, ConnectOptions, prepare_client, prepare_store
@@ -98,9 +97,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
