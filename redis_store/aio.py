@@ -13,7 +13,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error
-from redis_store.limits import check_max_keys, check_sliding, default_ttl_ms
+from redis_store.limits import check_max_items, check_max_keys, check_sliding, default_ttl_ms
 from redis_store.locks import AsyncLock, AsyncRateLimit, AsyncSemaphore
 from redis_store.memo import AsyncCacheDecorator, AsyncCachedFunction, KeyMaker, Options, TagMaker, bare
 from redis_store.namespace.access import NO_WRITES, Access
@@ -527,7 +527,7 @@ class AsyncDataStore:
         object deletes the first items beyond that number. `ttl` is that of each item.
         """
         moved = self._operations.moved(name, default_ttl_ms(ttl), None)
-        return AsyncStoredSequence(moved, None if max_items is None else optimistic.check_max_items(max_items))
+        return AsyncStoredSequence(moved, None if max_items is None else check_max_items(max_items))
 
     def read_only(self) -> AsyncDataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""

@@ -80,24 +80,24 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def check_whole(value: object, what: str, least: int = 0, most: int = MAX_BOUND) -> int:
+    """Return a whole number between two bounds, or raise what it must be; `what` names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{what} must be a whole number, not {type(value).__name__}.")
+    if not least <= value <= most:
+        bound = "2**53" if most == MAX_BOUND else f"{most:,}"
+        raise InvalidInput(f"{what} must be from {least} to {bound}, not {shown(value)}.")
+    return int(value)
+
+
 def check_max_keys(max_keys: int | None) -> int | None:
-    """Return `max_keys` as given, or raise if it is not a positive int or None."""
-    if max_keys is None:
-        return None
-    if isinstance(max_keys, bool) or not isinstance(max_keys, int):
-        raise InvalidType(f"max_keys must be a whole number or None, not {type(max_keys).__name__}.")
-    if not 1 <= max_keys <= MAX_BOUND:
-        raise InvalidInput(f"max_keys must be from 1 to 2**53, not {shown(max_keys)}.")
-    return max_keys
+    """Return `max_keys`, or raise if it is not a positive int or None."""
+    return None if max_keys is None else check_whole(max_keys, "max_keys", 1)
 
 
-def check_position(position: object, what: str) -> int:
-    """Return a position in a sequence, or a number of them, or raise if it is not a whole number from 0."""
-    if isinstance(position, bool) or not isinstance(position, int):
-        raise InvalidType(f"{what} must be a whole number, not {type(position).__name__}.")
-    if not 0 <= position <= MAX_BOUND:
-        raise InvalidInput(f"{what} must be from 0 to 2**53, not {shown(position)}.")
-    return int(position)
+def check_max_items(max_items: object) -> int:
+    """Return the bound on a list's items, or raise if it is not a positive int."""
+    return check_whole(max_items, "max_items", 1)
 
 
 def check_sliding(sliding: object, ttl: Ttl) -> None:
@@ -395,11 +395,7 @@ def check_timeout(timeout: object) -> float | None:
 
 def check_places(n: object) -> int:
     """Return the number of a semaphore's slots or a rate limit's uses, or raise if it is not from 1 to `MAX_COUNT`."""
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise InvalidType(f"n must be a whole number, not {type(n).__name__}.")
-    if not 1 <= n <= MAX_COUNT:
-        raise InvalidInput(f"n must be from 1 to {MAX_COUNT:,}, not {shown(n)}.")
-    return n
+    return check_whole(n, "n", 1, MAX_COUNT)
 
 
 def check_cursor(cursor: object) -> str:

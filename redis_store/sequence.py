@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from redis_store.limits import check_position
+from redis_store.limits import check_whole
 from redis_store.types import MISSING, Json, JsonInput
 
 
@@ -45,15 +45,15 @@ class StoredSequence:
 
     def last(self, n: int) -> list[Json]:
         """Return the items at the last `n` positions, in order: up to 1,000 in one round trip if they take at most 1 MiB."""
-        return list(self._calls.call("sequence_last", check_position(n, "n")).values())
+        return list(self._calls.call("sequence_last", check_whole(n, "n")).values())
 
     def range(self, start: int = 0, stop: int | None = None) -> list[Json]:
         """Return the items at the positions from `start` to before `stop`, in order; None stands for the end.
 
         More than 1,000, or 1 MiB, are read in several steps: an item that is deleted meanwhile may be missing.
         """
-        stop = None if stop is None else check_position(stop, "stop")
-        return list(self._calls.call("sequence_range", check_position(start, "start"), stop).values())
+        stop = None if stop is None else check_whole(stop, "stop")
+        return list(self._calls.call("sequence_range", check_whole(start, "start"), stop).values())
 
     def pop(self, default: Any = MISSING) -> Json:
         """Delete the last item and return it. If there is none, return `default`, or raise IndexError without one.
@@ -117,15 +117,15 @@ class AsyncStoredSequence:
 
     async def last(self, n: int) -> list[Json]:
         """Return the items at the last `n` positions, in order: up to 1,000 in one round trip if they take at most 1 MiB."""
-        return list((await self._calls.call("sequence_last", check_position(n, "n"))).values())
+        return list((await self._calls.call("sequence_last", check_whole(n, "n"))).values())
 
     async def range(self, start: int = 0, stop: int | None = None) -> list[Json]:
         """Return the items at the positions from `start` to before `stop`, in order; None stands for the end.
 
         More than 1,000, or 1 MiB, are read in several steps: an item that is deleted meanwhile may be missing.
         """
-        stop = None if stop is None else check_position(stop, "stop")
-        return list((await self._calls.call("sequence_range", check_position(start, "start"), stop)).values())
+        stop = None if stop is None else check_whole(stop, "stop")
+        return list((await self._calls.call("sequence_range", check_whole(start, "start"), stop)).values())
 
     async def pop(self, default: Any = MISSING) -> Json:
         """Delete the last item and return it. If there is none, return `default`, or raise IndexError without one.

@@ -22,6 +22,11 @@ def missing_flags(flags: str, wanted: str = NEEDED_FLAGS) -> str:
     return "".join(flag for flag in wanted if flag not in present)
 
 
+def facts_of(info: bytes) -> dict[str, str]:
+    """Return what a reply to ``INFO`` says, by name."""
+    return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+
+
 Durability: TypeAlias = Literal["everysec", "always"]
 """When the embedded server flushes its log to disk: each second, or before each write is acknowledged."""
 

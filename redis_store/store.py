@@ -19,7 +19,7 @@ from redis_store.errors import DataStoreError
 from redis_store.flows import optimistic
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, OUTAGES, check_on_error, log_miss
 from redis_store.flows.flow import Flow
-from redis_store.limits import check_max_keys, check_sliding, default_ttl_ms
+from redis_store.limits import check_max_items, check_max_keys, check_sliding, default_ttl_ms
 from redis_store.locks import Lock, RateLimit, Semaphore
 from redis_store.mapping import StoreMapping
 from redis_store.memo import CacheDecorator, CachedFunction, KeyMaker, Options, TagMaker, bare
@@ -590,7 +590,7 @@ class DataStore(StoreMapping):
         object deletes the first items beyond that number. `ttl` is that of each item.
         """
         moved = self._operations.moved(name, default_ttl_ms(ttl), None)
-        return StoredSequence(moved, None if max_items is None else optimistic.check_max_items(max_items))
+        return StoredSequence(moved, None if max_items is None else check_max_items(max_items))
 
     def read_only(self) -> DataStore:
         """Return a handle that cannot write, neither here nor in the user's other namespaces."""

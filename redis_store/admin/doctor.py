@@ -13,10 +13,11 @@ from redis_store.limits import LogBounds
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
 from redis_store.ops.run_script import run_script
-from redis_store.ops.server_info import facts_of, read_if_allowed, server_info
+from redis_store.ops.server_info import read_if_allowed, server_info
 from redis_store.protocol.call import Call, all_replies, as_is, read
 from redis_store.scripts import DROP_ORPHAN
 from redis_store.server import ServerStatus
+from redis_store.server_config import facts_of
 from redis_store.values.compression import PLAIN
 
 CHECKED_BYTES = 256 * 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from redis_store.admin.records import ServerStats
-from redis_store.ops.server_info import facts_of
 from redis_store.protocol.call import read
+from redis_store.server_config import facts_of
 
 _COUNT = re.compile(r"keys=(\d+)")
 

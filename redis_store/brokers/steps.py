@@ -13,7 +13,6 @@ from typing import Any
 
 from redis_store.errors import InvalidInput
 from redis_store.flows.compute_once import LOCK_TIMEOUT_S, ClaimAnswer, Computing, Failed, Found
-from redis_store.flows.hold import HoldAnswer
 from redis_store.flows.optimistic import TransactionParts, check_parts
 from redis_store.limits import check_max_keys, check_timeout, check_version
 from redis_store.namespace.keys import encode_key
@@ -165,34 +164,13 @@ async def _replace(
     return False, MISSING if found is None else scope.codec.decode(found, scope.namespace, key)
 
 
-def _acquire_lock(scope: Scope, name: str, token: str, ttl: float = 30, wait: bool = True) -> Op[HoldAnswer]:
-    """Try to acquire a lock; with `wait`, stay in its queue until `release_lock`."""
-    return LockOps.of(scope, name, _bounded(ttl, "ttl")).acquire(_checked(token), wait)
+def _lock(scope: Scope, name: str, ttl: float = 1) -> LockOps:
+    return LockOps.of(scope, name, _bounded(ttl, "ttl"))
 
 
-def _renew_lock(scope: Scope, name: str, token: str, ttl: float = 30) -> Op[bool]:
-    """Renew a lock. Return False if it is no longer held."""
-    return LockOps.of(scope, name, _bounded(ttl, "ttl")).renew(_checked(token))
-
-
-def _release_lock(scope: Scope, name: str, token: str) -> Op[bool]:
-    """Release a lock, or leave its queue. Return False if it was not held."""
-    return LockOps.of(scope, name, 1).release(_checked(token))
-
-
-def _acquire_place(scope: Scope, name: str, token: str, n: int, ttl: float = 30, wait: bool = True) -> Op[HoldAnswer]:
-    """Try to acquire a semaphore slot; with `wait`, stay in its queue until `release_place`. The `n` of one in use stays."""
-    return SemaphoreOps.of(scope, name, n, _bounded(ttl, "ttl"), keeps_terms=True).acquire(_checked(token), wait)
-
-
-def _renew_place(scope: Scope, name: str, token: str, n: int, ttl: float = 30) -> Op[bool]:
-    """Renew a slot. Return False if it is no longer held."""
-    return SemaphoreOps.of(scope, name, n, _bounded(ttl, "ttl")).renew(_checked(token))
-
-
-def _release_place(scope: Scope, name: str, token: str, n: int) -> Op[bool]:
-    """Release a slot, or leave the queue. Return False if it was not held."""
-    return SemaphoreOps.of(scope, name, n, 1).release(_checked(token))
+def _place(scope: Scope, name: str, n: int, ttl: float = 1) -> SemaphoreOps:
+    """Return the operations of a semaphore. The `n` of one in use stays."""
+    return SemaphoreOps.of(scope, name, n, _bounded(ttl, "ttl"), keeps_terms=True)
 
 
 def _take_moment(scope: Scope, name: str, n: int, per: float, timeout: float | None = None) -> Op[tuple[bool, int]]:
@@ -239,12 +217,17 @@ _STEPS: dict[str, Callable[..., Op[Any]]] = {
     "pop": _pop,
     "replace": _replace,
     "sequence_pop": _sequence_pop,
-    "acquire_lock": _acquire_lock,
-    "renew_lock": _renew_lock,
-    "release_lock": _release_lock,
-    "acquire_place": _acquire_place,
-    "renew_place": _renew_place,
-    "release_place": _release_place,
+    # With `wait`, the caller stays in the queue until it releases. Renewing and releasing return whether it was held.
+    "acquire_lock": lambda scope, name, token, ttl=30, wait=True: _lock(scope, name, ttl).acquire(
+        _checked(token), wait
+    ),
+    "renew_lock": lambda scope, name, token, ttl=30: _lock(scope, name, ttl).renew(_checked(token)),
+    "release_lock": lambda scope, name, token: _lock(scope, name).release(_checked(token)),
+    "acquire_place": lambda scope, name, token, n, ttl=30, wait=True: _place(scope, name, n, ttl).acquire(
+        _checked(token), wait
+    ),
+    "renew_place": lambda scope, name, token, n, ttl=30: _place(scope, name, n, ttl).renew(_checked(token)),
+    "release_place": lambda scope, name, token, n: _place(scope, name, n).release(_checked(token)),
     "take_moment": _take_moment,
     "commit_transaction": _commit_transaction,
 }

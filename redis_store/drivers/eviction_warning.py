@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from redis_store.protocol.command import Command
+from redis_store.server_config import facts_of
 
 logger = logging.getLogger("redis_store")
 
@@ -30,7 +31,7 @@ def note(shown: str, answer: object) -> None:
     """Log a warning if the reply shows a policy that evicts. Ignore error replies and replies without a policy."""
     if not isinstance(answer, bytes):
         return
-    facts = dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
+    facts = facts_of(answer)
     policy, limit = facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")
     if not limit.isdecimal() or limit == "0":
         return

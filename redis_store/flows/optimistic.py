@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 
 from redis_store.errors import Conflict, InvalidInput, InvalidType, LimitExceeded
 from redis_store.flows.flow import FIRST_PAUSE_S, Ask, Do, Pause, Rand, next_pause, spread
-from redis_store.limits import MAX_BOUND, shown
 from redis_store.types import MISSING, Missing
 from redis_store.values.rules import one
 
@@ -142,15 +141,6 @@ def check_function(function: object) -> None:
     """Raise `InvalidType` if the function of an update is not callable."""
     if not callable(function):
         raise not_a_function("update", "a function of the value", function, "write `lambda value: ...`, or use set")
-
-
-def check_max_items(value: object) -> int:
-    """Check the bound on a list's items and return it."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"max_items must be a whole number, not {kind_of(value)}.")
-    if not 1 <= value <= MAX_BOUND:
-        raise InvalidInput(f"max_items must be from 1 to 2**53, not {shown(value)}.")
-    return int(value)
 
 
 def check_open(begun: bool, over: bool) -> None:

@@ -20,6 +20,7 @@ from redis_store.protocol.call import all_replies
 from redis_store.protocol.command import Command, ReplyError
 from redis_store.protocol.error_replies import translate
 from redis_store.scripts import RAISE_FORMAT
+from redis_store.server_config import facts_of
 
 _NEEDED: tuple[tuple[str, Command], ...] = (
     ("EVAL", ("EVAL", "return 1", 0)),
@@ -134,7 +135,7 @@ def _mode_in(facts: Any) -> str | None:
     """Return the mode in the reply to ``INFO``, or None if it is refused or does not say."""
     if not isinstance(facts, bytes):
         return None
-    told = dict(line.split(":", 1) for line in facts.decode(errors="replace").splitlines() if ":" in line)
+    told = facts_of(facts)
     return told.get("server_mode") or told.get("redis_mode")
 
 

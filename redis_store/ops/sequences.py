@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from redis_store.errors import InvalidValue, LimitExceeded
-from redis_store.flows.optimistic import check_max_items, pop_value
-from redis_store.limits import MAX_APPENDED_ITEMS, check_position, too_much_at_once
+from redis_store.flows.optimistic import pop_value
+from redis_store.limits import MAX_APPENDED_ITEMS, check_max_items, check_whole, too_much_at_once
 from redis_store.namespace.scope import Scope
 from redis_store.ops import batch, listing, values
 from redis_store.ops.run_script import run_delete, run_script, run_write
@@ -28,18 +28,18 @@ async def append_bounded(scope: Scope, items: Sequence[Any], max_items: int, ttl
 
 async def last(scope: Scope, n: int) -> dict[str, Json]:
     """Return the items at the last `n` positions, by their keys."""
-    return await _read(scope, "last", check_position(n, "n"))
+    return await _read(scope, "last", check_whole(n, "n"))
 
 
 async def read_range(scope: Scope, start: int = 0, stop: int | None = None) -> dict[str, Json]:
     """Return the items at the positions from `start` to before `stop`, by their keys."""
-    return await _read(scope, check_position(start, "start"), "" if stop is None else check_position(stop, "stop"))
+    return await _read(scope, check_whole(start, "start"), "" if stop is None else check_whole(stop, "stop"))
 
 
 async def read_page(scope: Scope, start: int = 0) -> tuple[str, dict[str, Json]]:
     """Return a page of items from a position on, and the position of the next page, '' after the last one."""
     scope.check_readable()
-    reached, following, flat = await _page(scope, check_position(start, "start"), "")
+    reached, following, flat = await _page(scope, check_whole(start, "start"), "")
     found = scope.codec.decode_found([name.decode() for name in flat[::2]], flat[1::2], scope.namespace)
     return "" if reached >= following else str(reached), found
 

@@ -8,7 +8,7 @@ from redis_store.errors import PermissionDenied, ServerRefused
 from redis_store.ops.first_look import cannot_run
 from redis_store.protocol.call import Call, as_is, read
 from redis_store.protocol.command import Argument, Command
-from redis_store.server_config import NEEDED_FLAGS, missing_flags
+from redis_store.server_config import NEEDED_FLAGS, facts_of, missing_flags
 from redis_store.types import ServerInfo
 
 _KEY = b"user:redis-store:probe"
@@ -41,11 +41,6 @@ async def read_if_allowed(*command: Argument) -> Any:
         return await read(*command)
     except (PermissionDenied, ServerRefused):
         return None
-
-
-def facts_of(info: bytes) -> dict[str, str]:
-    """Return what a reply to ``INFO`` says, by name."""
-    return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
 
 
 async def server_info() -> ServerInfo:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from redis_store.errors import InvalidInput, InvalidType, StoredDataError, WrongValueType
 from redis_store.flows.flow import Ask, Do, Rand
-from redis_store.flows.optimistic import Change, change_value, check_function, check_max_items, kind_of, pop_value
-from redis_store.limits import ANY_SIZE, UNBOUNDED
+from redis_store.flows.optimistic import Change, change_value, check_function, kind_of, pop_value
+from redis_store.limits import ANY_SIZE, UNBOUNDED, check_max_items
 from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import run_move, run_put

@@ -16,7 +16,7 @@ from pathlib import Path
 import hiredis
 
 from redis_store.server.binary import Engine
-from redis_store.server_config import missing_flags
+from redis_store.server_config import facts_of, missing_flags
 
 #: Time-out for a reply from a server that accepted the connection, in seconds; after that it counts as silent.
 ANSWER_TIMEOUT_S = 1.0
@@ -115,7 +115,7 @@ def engine_of(talk: Talk) -> Engine | None:
     reply = talk.ask("INFO", "server")
     if not isinstance(reply, bytes):
         return None
-    facts = dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
+    facts = facts_of(reply)
     for engine in ("valkey", "redis"):
         if f"{engine}_version" in facts:
             return Engine(engine, facts[f"{engine}_version"])

@@ -9,8 +9,15 @@ from typing import Any, NamedTuple, Protocol
 
 from redis_store.errors import InvalidType, InvalidValue, LimitExceeded
 from redis_store.flows.compute_once import encode_tag
-from redis_store.flows.optimistic import TransactionParts, check_max_items, check_parts
-from redis_store.limits import MAX_APPENDED_ITEMS, MAX_CALL_KEYS, check_cursor, check_version, ttl_to_ms
+from redis_store.flows.optimistic import TransactionParts, check_parts
+from redis_store.limits import (
+    MAX_APPENDED_ITEMS,
+    MAX_CALL_KEYS,
+    check_cursor,
+    check_max_items,
+    check_version,
+    ttl_to_ms,
+)
 from redis_store.namespace.access import Access
 from redis_store.namespace.keys import encode_key, encode_prefix
 from redis_store.types import MISSING, NEVER, Json, Ttl

@@ -56,7 +56,7 @@ def semaphore_steps(on: HostCalls, name: str, n: int, ttl: Ttl) -> HoldSteps:
     """Check a semaphore's name, number of slots and ttl, and return its steps."""
     on.check_writes_somewhere()
     encode_name(name, "semaphore name", MAX_NAMESPACE_BYTES)
-    return HoldSteps(on, "semaphore", "place", name, ttl, int(check_places(n)))
+    return HoldSteps(on, "semaphore", "place", name, ttl, check_places(n))
 
 
 class RateLimitSteps:
@@ -66,7 +66,7 @@ class RateLimitSteps:
         on.check_writes_somewhere()
         encode_name(name, "rate limit name", MAX_NAMESPACE_BYTES)
         self.name = str.__str__(name)
-        self._n = int(check_places(n))
+        self._n = check_places(n)
         self.per_ms = ttl_to_ms(per, "per")
         self._call = on.call
 
