@@ -20,6 +20,9 @@ from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings
 LONGEST_LINE = 1024 * 1024 * 1024
 """Limit of a line that is read, in bytes. The servers' own limit of a value is half of it."""
 
+FILE_READ_BYTES = 256 * 1024
+"""Part of a file that is read at once, in bytes."""
+
 
 class Writable(Protocol):
     """What takes the bytes of an export: a file, or what has its method `write`."""
@@ -70,7 +73,7 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
 
 def lines_of_file(file: IO[bytes]) -> Iterator[bytes]:
     """Yield the lines of an export, uncompressed."""
-    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file))
+    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file), FILE_READ_BYTES)
     start = buffered.peek(4)[:4]
     plain: Any = buffered
     if start.startswith(_GZIP_START):
@@ -96,7 +99,7 @@ def rows_of(file: str | Path | IO[bytes], user: str | None, namespace: str | Non
     """Open an export for its keys. One that can be read twice is checked as a whole first."""
     if isinstance(file, (str, Path)):
         try:
-            opened = Path(file).open("rb")  # noqa: SIM115  # closed below
+            opened = Path(file).open("rb", FILE_READ_BYTES)  # noqa: SIM115  # closed below
         except OSError as error:
             raise InvalidInput(f"The file {str(file)!r} cannot be read: {error.strerror}.") from None
         with opened, rows_of(opened, user, namespace) as rows:
@@ -105,8 +108,7 @@ def rows_of(file: str | Path | IO[bytes], user: str | None, namespace: str | Non
     if can_be_read_twice(file):
         start = file.tell()
         try:
-            for _ in Lines(lines_of_file(file)):
-                pass
+            Lines(lines_of_file(file)).check()
         except InvalidInput as error:
             raise InvalidInput(f"{error} Nothing was imported.") from None
         file.seek(start)

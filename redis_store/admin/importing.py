@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from redis_store.admin.lines import FIRST_LINE, Row, info_with_tags, read_last_line, read_row
+from redis_store.admin.lines import FIRST_LINE, ParsedLine, Row, info_with_tags, parse_line, read_last_line, row_of
 from redis_store.errors import InvalidInput, UnsupportedByServer, WrongKeyType
 from redis_store.namespace.keys import UserKeys, decode_name
 from redis_store.namespace.scope import Scope
@@ -74,7 +74,20 @@ class Lines:
         """The number of the last line."""
 
     def __iter__(self) -> Iterator[Row]:
-        digest, keys, ended = hashlib.sha256(), 0, False
+        user, namespace = self._user, self._namespace
+        for line in self._checked():
+            if user is None or user == line.user:
+                row = row_of(line)
+                if namespace is None or namespace == row.namespace:
+                    yield row
+
+    def check(self) -> None:
+        """Check all lines, and make nothing of them."""
+        for _ in self._checked():
+            pass
+
+    def _checked(self) -> Iterator[ParsedLine]:
+        digest, keys, end = hashlib.sha256(), 0, None
         user: str | None = None
         for line in self._lines:
             self.number += 1
@@ -82,9 +95,9 @@ class Lines:
                 self._check_first(line)
                 digest.update(line)
                 continue
-            if ended:
+            if end is not None:
                 raise self._broken("there is more after the end of the export")
-            if not line.endswith(b"\n"):
+            if line[-1:] != b"\n":
                 raise self._broken("it is cut off")
             if (end := read_last_line(line)) is not None:
                 if end != (keys, digest.hexdigest()):
@@ -92,19 +105,17 @@ class Lines:
                         f"the lines before it are not those that were exported: {keys:,} keys are there, and {end[0]:,} were"
                         f" exported{'' if end[0] != keys else ', with other contents'}"
                     )
-                ended = True
                 continue
             digest.update(line)
             try:
-                row = read_row(line)
-                if row.user != user:
-                    user = UserKeys.of(row.user).user
+                parsed = parse_line(line)
+                if parsed.user != user:
+                    user = UserKeys.of(parsed.user).user
             except InvalidInput as error:
                 raise self._broken(str(error)) from None
             keys += 1
-            if self._user in (None, row.user) and self._namespace in (None, row.namespace):
-                yield row
-        if not ended:
+            yield parsed
+        if end is None:
             self.number += 1
             raise self._broken("the last line of the export is missing, so others may be missing too")
 
@@ -195,5 +206,5 @@ def _arguments(scope: Scope, mode: str, rows: Sequence[Row]) -> tuple[tuple[byte
     given: list[Argument] = []
     for row in rows:
         info = info_with_tags(user, row.info, row.tags) if row.tags else row.info
-        given += (row.field, row.text, info, "" if row.expires_ms is None else row.expires_ms)
+        given += (row.field, row.text, info, b"" if row.expires_ms is None else row.expires_ms)
     return (keys.data, keys.registry, keys.info, keys.log), (*head, *given)

@@ -10,7 +10,6 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 import orjson
@@ -26,10 +25,10 @@ _ANY_TEXT = Compression(max_bytes=1 << 30)
 _PACKING = Compression(above_bytes=0)
 
 # A string as `scope._quoted` writes it, without a raw quote.
-_NAME_IN_INFO = rb'"(?:[^"\\\x00-\x1f]|\\[^"\\])*"'
+_NAME_IN_INFO = rb'"[^"\\\x00-\x1f]*(?:\\[^"\\][^"\\\x00-\x1f]*)*"'
 _TIME = rb"[0-9]{1,16}"
 _INFO_FORM = re.compile(
-    rb'(\{"created":%(t)b(?:(?:,"updated":%(t)b)?(?:,"by":%(n)b)?|,"by":%(n)b,"updated":%(t)b)'
+    rb'(\{"created":%(t)b(?:,"by":%(n)b,"updated":%(t)b|(?:,"updated":%(t)b)?(?:,"by":%(n)b)?)'
     rb'(?:,"updated_by":(?:null|%(n)b))?(?:,"run":%(n)b)?)(?:,"tags":(\{[^}]*\}))?((?:,"metadata":\{.*\})?\})'
     % {b"t": _TIME, b"n": _NAME_IN_INFO},
     re.DOTALL,
@@ -40,7 +39,7 @@ _TAG = re.compile(r"(?:own:[A-Za-z0-9_.%-]+:)?tag:.+", re.DOTALL)
 """The end of the Redis key of a tag, after the user."""
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """A key with everything that belongs to it, as the server holds it."""
 
     user: str
@@ -54,7 +53,9 @@ class Row(NamedTuple):
     expires_ms: int | None
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class ParsedLine(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The line of a key, which was checked."""
+
     user: str
     namespace: str | None = None
     namespace_base64: str | None = None
@@ -79,7 +80,7 @@ class _LastLine(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
-_line = msgspec.json.Decoder(_Line)
+_line = msgspec.json.Decoder(ParsedLine)
 _last_line = msgspec.json.Decoder(_LastLine)
 
 
@@ -177,33 +178,53 @@ def _about(user: UserKeys, info: bytes, fine: bool) -> bytes:
     return b',"info":%b%b,"tags":%b' % (head, rest, orjson.dumps(names))
 
 
-def read_row(line: bytes) -> Row:
+def parse_line(line: bytes) -> ParsedLine:
     """Parse the line of a key. Raises `InvalidInput` if it is none."""
     try:
         found = _line.decode(line)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"it is not a line of an export ({error})") from None
-    namespace = _raw("namespace", found.namespace, found.namespace_base64)
-    field = _raw("key", found.key, found.key_base64)
-    text, info = bytes(found.value), bytes(found.info)
-    if bool(text) + (found.text is not None) + (found.base64 is not None) != 1:
-        raise InvalidInput("it must have one of value, text and base64")
-    if not text:
-        text = _raw("value", found.text, found.base64)
-    elif found.compressed:
-        text = compressed(text)
+    info, expires = found.info, found.expires
+    if found.namespace is None or found.namespace_base64 is not None:
+        _raw("namespace", found.namespace, found.namespace_base64)
+    if found.key is None or found.key_base64 is not None:
+        _raw("key", found.key, found.key_base64)
+    if not found.value or found.text is not None or found.base64 is not None:
+        _text(found)
+    if found.compressed:
+        compressed(b"0")  # raises if zstd is not installed
     if info:
         match = _INFO_FORM.fullmatch(info)
         if match is None or match[2] is not None:
             raise InvalidInput("its info is not one that this package writes")
-    for tag in found.tags:
-        if not _TAG.fullmatch(tag):
-            raise InvalidInput(f"{tag[:80]!r} is not a tag")
-    if found.tags and not info:
-        raise InvalidInput("it has tags, but no info")
-    if found.expires is not None and not 0 < found.expires < 1 << 46:
-        raise InvalidInput(f"{found.expires} is not a time in ms since 1970")
-    return Row(found.user, namespace, field, text, info, found.tags, found.expires)
+    if found.tags:
+        for tag in found.tags:
+            if not _TAG.fullmatch(tag):
+                raise InvalidInput(f"{tag[:80]!r} is not a tag")
+        if not info:
+            raise InvalidInput("it has tags, but no info")
+    if expires is not None and not 0 < expires < 1 << 46:
+        raise InvalidInput(f"{expires} is not a time in ms since 1970")
+    return found
+
+
+def row_of(line: ParsedLine) -> Row:
+    """Return what a line has, as the server holds it."""
+    return Row(
+        line.user,
+        _raw("namespace", None, line.namespace_base64) if line.namespace is None else line.namespace.encode(),
+        _raw("key", None, line.key_base64) if line.key is None else line.key.encode(),
+        bytes(line.value) if line.value and not line.compressed else _text(line),
+        bytes(line.info),
+        line.tags,
+        line.expires,
+    )
+
+
+def _text(line: ParsedLine) -> bytes:
+    if bool(line.value) + (line.text is not None) + (line.base64 is not None) != 1:
+        raise InvalidInput("it must have one of value, text and base64")
+    return compressed(bytes(line.value)) if line.value else _raw("value", line.text, line.base64)
 
 
 def read_last_line(line: bytes) -> tuple[int, str] | None:

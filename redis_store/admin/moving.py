@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from msgspec import structs
+
 from redis_store.admin import audit
 from redis_store.admin.exporting import Digest, Place, lines_of
 from redis_store.admin.importing import Imported, restore, steps_of
-from redis_store.admin.lines import FIRST_LINE, Row, read_row
+from redis_store.admin.lines import FIRST_LINE, Row, parse_line, row_of
 from redis_store.admin.programs import At, Setting, Where, pages
 from redis_store.admin.spool import Spool
 from redis_store.admin.walks import readable_keys
@@ -122,7 +124,7 @@ async def pour(
     told: dict[str, Any] = {"user": to_user, "namespace": to_namespace.decode(errors="backslashreplace")}
     await At(0, audit.note(setting.by, what, "begun", **told))
     async for lines in pages(user, lines_of([place], epoch_of_log())):
-        rows = [read_row(line)._replace(user=to_user, namespace=to_namespace) for line in lines]
+        rows = [structs.replace(row_of(parse_line(line)), user=to_user, namespace=to_namespace) for line in lines]
         for step in steps_of(rows):
             done.add(await At(to_user, restore(scope, step, replace)))
         setting.on_step(len(rows))
