@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple
 
 from orjson import JSONDecodeError, loads
 
-from redis_store.admin.walks import Unreadable, Walk, hash_pages, look_at_marks, redis_keys
+from redis_store.admin.walks import Unreadable, Walk, look_at_marks, parts_of, redis_keys
 from redis_store.errors import CorruptValue, UnsupportedEncoding
 from redis_store.limits import LogBounds
 from redis_store.namespace.keys import decode_name
 from redis_store.namespace.redis_key import RedisKey
+from redis_store.ops.listing import START
 from redis_store.ops.run_script import run_script
 from redis_store.ops.server_info import read_if_allowed, server_info
 from redis_store.protocol.call import Call, all_replies, as_is, read
+from redis_store.protocol.command import Command
+from redis_store.protocol.error_replies import raise_error_reply
 from redis_store.scripts import DROP_ORPHAN
 from redis_store.server import ServerStatus
 from redis_store.server_config import facts_of
 from redis_store.values.compression import PLAIN
+
+KEYS_PER_CHECK = 100
+"""Redis keys that one step asks about, which takes the server a fraction of a millisecond."""
 
 CHECKED_BYTES = 256 * 1024
 """Bytes of values that one step reads to check them, about."""
@@ -218,27 +226,26 @@ async def check_data(repair: bool = False) -> Walk[Finding]:
         ]
         page = [each for each in page if known[each[1].user, each[1].tagged] is None]
         types = await all_replies(*(("TYPE", key) for key, _ in page)) if page else []
+        asked: list[_Asked] = []
         found: list[Finding] = []
         for (key, parts), kind in zip(page, types, strict=True):
-            expected = _TYPES.get(parts.kind)
             if kind == b"none":
                 continue
-            if expected is not None and kind != expected:
-                found.append(
-                    _wrong(
-                        parts,
-                        "type",
-                        f"The Redis key {decode_name(key)!r} is a {kind.decode()}.",
-                        "each use raises WrongKeyType",
-                        "RENAME or UNLINK it with `redis-store redis`",
-                    )
-                )
-                continue
-            if parts.agent is None:
-                found += await _checked(key, parts, forms, repair)
-            if parts.kind == "trash" and kind == b"hash":
-                kept_big += await read("HLEN", key) >= SLOW_TO_EXPIRE
+            if (one := _of_type(key, parts, kind) or _of_form(parts, forms)) is not None:
+                found.append(one)
+            elif questions := _questions(key, parts, kind):
+                asked.append(_Asked(key, parts, questions))
         yield found
+        for part in parts_of(asked, KEYS_PER_CHECK):
+            answers = await _answers(part)
+            yield [one for each, answer in answers.items() for one in await _judged(each, answer[0], repair)]
+            kept_big += sum(
+                each.parts.kind == "trash" and answer[0] >= SLOW_TO_EXPIRE for each, answer in answers.items()
+            )
+            async for bad in _bad_values(
+                {each.key: (each.parts, *answer[1:]) for each, answer in answers.items() if each.parts.kind == "ns"}
+            ):
+                yield bad
     if kept_big and (await _config("lazyfree-lazy-expire")).get("lazyfree-lazy-expire") == "no":
         yield [
             Finding(
@@ -251,19 +258,69 @@ async def check_data(repair: bool = False) -> Walk[Finding]:
         ]
 
 
-async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: bool) -> list[Finding]:
-    keys = parts.keys.of_stored(parts.name) if parts.name else None
-    if parts.kind == "namespaces" and forms.setdefault(parts.user, parts.tagged) != parts.tagged:
-        return [
-            _wrong(
-                parts,
-                "forms",
-                "The user has data in both forms of Redis keys.",
-                "a store shows one of them only",
-                "docs/data-model.md#hash-tags",
-            )
-        ]
-    if parts.kind == "lock" and await read("PTTL", key) == -1:
+class _Asked(NamedTuple):
+    """A Redis key of the expected type, and what the server is asked about it."""
+
+    key: bytes
+    parts: RedisKey
+    questions: tuple[Command, ...]
+
+
+def _of_type(key: bytes, parts: RedisKey, kind: bytes) -> Finding | None:
+    if kind == _TYPES.get(parts.kind, kind):
+        return None
+    return _wrong(
+        parts,
+        "type",
+        f"The Redis key {decode_name(key)!r} is a {kind.decode()}.",
+        "each use raises WrongKeyType",
+        "RENAME or UNLINK it with `redis-store redis`",
+    )
+
+
+def _of_form(parts: RedisKey, forms: dict[str, bool]) -> Finding | None:
+    if parts.kind != "namespaces" or parts.agent is not None:
+        return None
+    if forms.setdefault(parts.user, parts.tagged) == parts.tagged:
+        return None
+    return _wrong(
+        parts,
+        "forms",
+        "The user has data in both forms of Redis keys.",
+        "a store shows one of them only",
+        "docs/data-model.md#hash-tags",
+    )
+
+
+def _questions(key: bytes, parts: RedisKey, kind: bytes) -> tuple[Command, ...]:
+    """Return what the server is asked about a Redis key: first what `_judged` needs, then the size of a namespace."""
+    if parts.kind == "trash":
+        return (("HLEN", key),) if kind == b"hash" else ()
+    if parts.agent is not None:
+        return ()
+    if parts.kind in ("lock", "log"):
+        return (("PTTL", key),)
+    if parts.kind == "info" and parts.name:
+        return (("EXISTS", parts.keys.data(parts.name)),)
+    if parts.kind == "ns" and parts.name:
+        return ("SISMEMBER", parts.keys.registry, parts.name), ("HLEN", key), ("MEMORY", "USAGE", key)
+    return ()
+
+
+async def _answers(some: Sequence[_Asked]) -> dict[_Asked, list[Any]]:
+    questions = [question for one in some for question in one.questions]
+    replies = await all_replies(*questions)
+    for question, reply in zip(questions, replies, strict=True):
+        if question[0] != "MEMORY":  # which some servers lack
+            raise_error_reply(reply, (question,))
+    left = iter(replies)
+    return {one: list(islice(left, len(one.questions))) for one in some}
+
+
+async def _judged(one: _Asked, answer: int, repair: bool) -> list[Finding]:
+    """Return what the answer to the first question shows, and mend it."""
+    key, parts, _ = one
+    if parts.kind == "lock" and answer == -1:
         return [
             _wrong(
                 parts,
@@ -273,8 +330,8 @@ async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: 
                 "redis-store locks release",
             )
         ]
-    if parts.kind == "log" and await read("PTTL", key) == -1:
-        one = _wrong(
+    if parts.kind == "log" and answer == -1:
+        found = _wrong(
             parts,
             "logs",
             "The change log never expires.",
@@ -283,17 +340,15 @@ async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: 
         )
         if repair:
             await Call((("PEXPIRE", key, _LOG_MS),), as_is)
-        return [replace(one, mended=repair)]
-    if parts.kind == "info" and keys is not None and not await read("EXISTS", keys.data):
-        one = _wrong(
+        return [replace(found, mended=repair)]
+    if parts.kind == "info" and not answer:
+        found = _wrong(
             parts, "info", "The info has no data.", "it takes memory and is ignored", "redis-store doctor --repair"
         )
-        return [replace(one, mended=repair and await run_script(DROP_ORPHAN, (keys.data, key), ()) == 1)]
-    if parts.kind != "ns" or keys is None:
-        return []
-    found = await _bad_values(key, parts)
-    if not await read("SISMEMBER", keys.registry, parts.name):
-        one = _wrong(
+        data = parts.keys.data(parts.name)
+        return [replace(found, mended=repair and await run_script(DROP_ORPHAN, (data, key), ()) == 1)]
+    if parts.kind == "ns" and not answer:
+        found = _wrong(
             parts,
             "registry",
             "The namespace is not in the registry.",
@@ -301,28 +356,50 @@ async def _checked(key: bytes, parts: RedisKey, forms: dict[str, bool], repair: 
             "redis-store doctor --repair",
         )
         if repair:
-            await Call((("SADD", keys.registry, parts.name),), as_is)
-        found.append(replace(one, mended=repair))
-    return found
+            await Call((("SADD", parts.keys.registry, parts.name),), as_is)
+        return [replace(found, mended=repair)]
+    return []
 
 
-async def _bad_values(key: bytes, parts: RedisKey) -> list[Finding]:
-    fields, size = await all_replies(("HLEN", key), ("MEMORY", "USAGE", key))
-    each = size // max(1, fields) if isinstance(size, int) and isinstance(fields, int) else CHECKED_BYTES
-    count = max(1, min(_MOST_FIELDS, CHECKED_BYTES // max(1, each)))
-    found = []
-    async for pairs in hash_pages(key, count):
-        for field, text in pairs:
-            if (what := _what_is_wrong(text, decode_name(parts.name), decode_name(field))) is not None:
-                one = _wrong(
-                    parts,
-                    "values",
-                    what,
-                    "reading it raises an error",
-                    "redis-store redis HGET shows it; then set or delete it",
-                )
-                found.append(replace(one, key=decode_name(field)))
-    return found
+async def _bad_values(sizes: dict[bytes, tuple[RedisKey, int, object]]) -> Walk[Finding]:
+    """Yield the values that cannot be read, of namespaces with these numbers of keys and bytes of memory, by their Redis keys."""
+    left = {key: (START, _page_of(fields, memory_bytes)) for key, (_, fields, memory_bytes) in sizes.items()}
+    while left:
+        some: list[Command] = []
+        size = 0
+        for key, (cursor, (count, page_bytes)) in left.items():
+            size += page_bytes
+            if some and size > CHECKED_BYTES:
+                break
+            some.append(("HSCAN", key, cursor, "COUNT", count))
+        reply = await Call(tuple(some), as_is, True, True)
+        found: list[Finding] = []
+        for key, (raw, flat) in zip(list(left), [reply] if len(some) == 1 else reply, strict=False):
+            parts, cursor = sizes[key][0], raw.decode()
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            found += [one for pair in pairs if (one := _of_value(parts, *pair)) is not None]
+            if cursor == START:
+                del left[key]
+            else:
+                left[key] = cursor, left[key][1]
+        yield found
+
+
+def _page_of(fields: int, memory_bytes: object) -> tuple[int, int]:
+    """Return how many keys of a namespace one step looks at, and their bytes, about."""
+    each = max(1, memory_bytes // max(1, fields)) if isinstance(memory_bytes, int) else CHECKED_BYTES
+    count = max(1, min(_MOST_FIELDS, CHECKED_BYTES // each))
+    return count, each * min(count, fields)
+
+
+def _of_value(parts: RedisKey, field: bytes, text: bytes) -> Finding | None:
+    what = _what_is_wrong(text, decode_name(parts.name), decode_name(field))
+    if what is None:
+        return None
+    found = _wrong(
+        parts, "values", what, "reading it raises an error", "redis-store redis HGET shows it; then set or delete it"
+    )
+    return replace(found, key=decode_name(field))
 
 
 def _what_is_wrong(stored: bytes, namespace: str, key: str) -> str | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import redis
 
 from redis_store import Client, connect
 from redis_store.admin import Admin, AsyncAdmin, doctor
+from redis_store.connections.sync import HeldConnection
+from redis_store.protocol.command import Command
 from redis_store.server import ServerStatus, destroy
 from redis_store.values import compression
 from tests.redis_store.admin.conftest import HARD_NAMES, Ended
@@ -61,6 +63,36 @@ def test_what_is_inconsistent_is_found_and_mended(raw: redis.Redis, client: Clie
     assert store.get("ok") == 1
     assert raw.hget(f"user:alice:ns:{hard}", "bad") == b"20 apples"
     assert {one["check"] for one in run("doctor", "--json", code=1).records} & {"registry", "info", "logs"} == set()
+
+
+def test_namespaces_are_asked_about_together(
+    raw: redis.Redis, client: Client, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"n{number}" for number in range(40)]
+    for name in names:
+        client.store(user="alice", namespace=name).set_many({str(number): number for number in range(3)})
+    client.store(user="alice", namespace="long").set_many({str(number): "x" * 100 for number in range(1200)})
+    client.store(user="alice", namespace="heavy").set_many({str(number): "x" * 200_000 for number in range(4)})
+    raw.hset("user:alice:ns:n7", "bad", "20 apples")
+    raw.hset("user:alice:ns:long", "1199", "20 apples")
+    raw.hset("user:alice:ns:heavy", "bad", "20 apples")
+    raw.srem("user:alice:namespaces", "n3")
+    exchanges = []
+    exchange = HeldConnection.exchange
+
+    def counted(self: HeldConnection, commands: Sequence[Command], *rest: Any) -> Any:
+        exchanges.append(commands)
+        return exchange(self, commands, *rest)
+
+    monkeypatch.setattr(HeldConnection, "exchange", counted)
+    found = {(one.check, one.namespace, one.key) for one in admin.doctor() if one.check in DATA_CHECKS}
+    assert found == {
+        ("values", "n7", "bad"),
+        ("values", "long", "1199"),
+        ("values", "heavy", "bad"),
+        ("registry", "n3", None),
+    }
+    assert len(exchanges) < len(names)
 
 
 def test_settings_are_checked(url: str) -> None:
