@@ -10,6 +10,8 @@ with Admin("redis://localhost:6379") as admin:
 from redis_store.admin.aio import AsyncAdmin
 from redis_store.admin.changing import Deleted
 from redis_store.admin.doctor import Finding
+from redis_store.admin.follow_async import AsyncFollowedChanges
+from redis_store.admin.follow_sync import FollowedChanges
 from redis_store.admin.importing import Imported, KeptKey
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.logins import NewLogin, UserLogin
@@ -34,6 +36,7 @@ from redis_store.admin.usage import UsageOrder
 __all__ = [
     "Admin",
     "AsyncAdmin",
+    "AsyncFollowedChanges",
     "AuditEntry",
     "ChangeRecord",
     "ComputedValue",
@@ -42,6 +45,7 @@ __all__ = [
     "Deleted",
     "Exported",
     "Finding",
+    "FollowedChanges",
     "HeldLock",
     "Imported",
     "KeptKey",

@@ -36,7 +36,7 @@ _FENCE_US = 10**15
 
 async def locks(user: str | None = None) -> Walk[HeldLock]:
     """Yield the locks and semaphores that are held or waited for. Consumers' locks are left out."""
-    now = await _now_ms()
+    now = await now_ms()
     async for page in readable_keys(user):
         chosen = [
             each for each in page if each[1].kind in ("lock", "limit") and not each[1].name.startswith(_CONSUMERS)
@@ -171,7 +171,7 @@ async def _lag(parts: RedisKey, namespace: bytes, cursor: bytes) -> tuple[dateti
 
 async def computations(user: str | None = None) -> Walk[ComputedValue]:
     """Yield the values that are being computed, and those whose computation has just failed."""
-    now = await _now_ms()
+    now = await now_ms()
     async for page in readable_keys(user, "hash"):
         for key, parts in page:
             if parts.kind == "flight":
@@ -209,7 +209,7 @@ def owner_of(parts: RedisKey) -> UserKeys:
     return parts.keys if parts.agent is None else parts.keys.own(parts.agent)
 
 
-async def _now_ms() -> int:
+async def now_ms() -> int:
     """Return the server's clock, in ms since 1970."""
     seconds, micros = await read("TIME")
     return int(seconds) * 1000 + int(micros) // 1000

@@ -15,6 +15,7 @@ from redis_store.admin import activity, audit, changing, doctor, letters, logins
 from redis_store.admin.changing import Deleted
 from redis_store.admin.doctor import Finding
 from redis_store.admin.files import Writable, rows_of, written
+from redis_store.admin.follow_async import AsyncFollowedChanges
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
@@ -41,7 +42,7 @@ from redis_store.admin.walks import Walk, next_page
 from redis_store.aio import AsyncDataStore
 from redis_store.clients.aio import AsyncClient, async_core_of, async_scope_in
 from redis_store.clients.options import ClientOptions
-from redis_store.connections.resolver import database_of
+from redis_store.connections.resolver import Source, database_of
 from redis_store.drivers.aio import AsyncDriver, AsyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
@@ -113,6 +114,18 @@ class AsyncAdmin:
         there is known, from its info, and neither deletions nor external writes.
         """
         return await self._collect(lambda: search.changes(since, user, namespace), ChangesInOrder())
+
+    def follow_changes(
+        self, user: str | None = None, namespace: str | None = None, since: datetime | None = None
+    ) -> AsyncFollowedChanges:
+        """Follow the changes as they come, of one user or namespace or of all, new ones included.
+
+        With `since`, those since that time come first, as in `list_changes`. In a namespace that has no change log, the first
+        change makes one, which is kept for a minute after the last; the first is known from the infos of its keys, and if it was
+        a deletion, the key is not. External writes, and keys that expire, are shown only where an agent watches. A server
+        that sends no keyspace events is looked at about once a second.
+        """
+        return AsyncFollowedChanges(self._followed_source, user, namespace, since)
 
     def search(
         self,
@@ -440,6 +453,10 @@ class AsyncAdmin:
             return await self._run_for(at.where, lambda scope: at.op)
 
         return await drive_async(program(setting), step)
+
+    async def _followed_source(self) -> Source:
+        await self._primaries()  # it is known then whether the server is a cluster
+        return async_core_of(self.client).source
 
     async def _primaries(self) -> list[AsyncNodeDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""

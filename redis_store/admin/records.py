@@ -59,13 +59,13 @@ class ChangeRecord:
     user: str
     namespace: str
     key: str | None
-    """None for a change of the whole namespace."""
+    """None for a change of the whole namespace, and if only the event is known."""
     op: str
     """``set``, ``delete``, ``clear`` or ``expire``."""
     agent: str | None
     run: str | None
     source: str
-    """``log``; or ``info``, which tells the last write of each key only, and no deletions."""
+    """``log``; ``info``, which tells the last write of each key only, and no deletions; or ``event``, which tells no key."""
 
 
 @dataclass(frozen=True, slots=True)

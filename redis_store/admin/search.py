@@ -149,7 +149,7 @@ async def changes(since: datetime, user: str | None = None, namespace: str | Non
             if parts.kind == "log":
                 async for records in _logged(key, parts, since_ms):
                     yield records
-        async for records in _written({key: parts for key, parts in chosen if parts.kind == "info"}, since_ms):
+        async for records in scan_infos({key: parts for key, parts in chosen if parts.kind == "info"}, since_ms):
             yield records
 
 
@@ -159,13 +159,14 @@ async def _logged(key: bytes, parts: RedisKey, since_ms: int) -> Walk[ChangeReco
         return
     while True:
         page = await read("XRANGE", key, begin, "+", "COUNT", ENTRIES_PER_PAGE, bulk=True)
-        yield [record for raw in page for record in _of_entry(raw, parts)]
+        yield [record for raw in page for record in records_of(raw, parts)]
         if len(page) < ENTRIES_PER_PAGE:
             return
         begin = f"({page[-1][0].decode()}"
 
 
-def _of_entry(raw: Any, parts: RedisKey) -> list[ChangeRecord]:
+def records_of(raw: Any, parts: RedisKey) -> list[ChangeRecord]:
+    """Return the changes in a raw entry of a namespace's change log."""
     entry = parse_entry(raw)
     at = time_of(entry.order[0])
     if at is None:
@@ -180,7 +181,8 @@ def _of_entry(raw: Any, parts: RedisKey) -> list[ChangeRecord]:
     ]
 
 
-async def _written(infos: dict[bytes, RedisKey], since_ms: int) -> Walk[ChangeRecord]:
+async def scan_infos(infos: dict[bytes, RedisKey], since_ms: int) -> Walk[ChangeRecord]:
+    """Yield the last writes of keys since a time, as some info hashes tell them."""
     left = dict.fromkeys(infos, START)
     counts: dict[bytes, int] = {}
     while left:
@@ -192,13 +194,13 @@ async def _written(infos: dict[bytes, RedisKey], since_ms: int) -> Walk[ChangeRe
                 counts[key] = infos_per_scan(fields if isinstance(fields, int) else 0, memory_bytes)
         replies = await run_each(RECENT, [((key,), (left[key], counts[key], since_ms)) for key in some])
         for key, (cursor, flat) in zip(some, replies, strict=True):
-            yield list(_last_writes(infos[key], flat))
+            yield list(last_writes(infos[key], flat))
             left[key] = cursor.decode()
             if left[key] == START:
                 del left[key]
 
 
-def _last_writes(parts: RedisKey, flat: list[bytes]) -> Iterator[ChangeRecord]:
+def last_writes(parts: RedisKey, flat: list[bytes]) -> Iterator[ChangeRecord]:
     for field, text in zip(flat[::2], flat[1::2], strict=True):
         info = key_info(decode_name(field), text, 0, -1)
         if info.updated_at is not None:

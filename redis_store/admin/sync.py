@@ -15,6 +15,7 @@ from redis_store.admin import activity, audit, changing, doctor, letters, logins
 from redis_store.admin.changing import Deleted
 from redis_store.admin.doctor import Finding
 from redis_store.admin.files import Writable, rows_of, written
+from redis_store.admin.follow_sync import FollowedChanges
 from redis_store.admin.importing import Imported
 from redis_store.admin.letters import RetryOutcome
 from redis_store.admin.moving import Exported
@@ -39,7 +40,7 @@ from redis_store.admin.usage import NamespaceTotals, UsageOrder, UserTotals
 from redis_store.admin.walks import Walk, next_page
 from redis_store.clients.options import ClientOptions
 from redis_store.clients.sync import Client, core_of, scope_in
-from redis_store.connections.resolver import database_of
+from redis_store.connections.resolver import Source, database_of
 from redis_store.drivers.sync import SyncDriver, SyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
@@ -125,6 +126,18 @@ class Admin:
         there is known, from its info, and neither deletions nor external writes.
         """
         return self._collect(lambda: search.changes(since, user, namespace), ChangesInOrder())
+
+    def follow_changes(
+        self, user: str | None = None, namespace: str | None = None, since: datetime | None = None
+    ) -> FollowedChanges:
+        """Follow the changes as they come, of one user or namespace or of all, new ones included.
+
+        With `since`, those since that time come first, as in `list_changes`. In a namespace that has no change log, the first
+        change makes one, which is kept for a minute after the last; the first is known from the infos of its keys, and if it was
+        a deletion, the key is not. External writes, and keys that expire, are shown only where an agent watches. A server
+        that sends no keyspace events is looked at about once a second.
+        """
+        return FollowedChanges(self._followed_source(), user, namespace, since)
 
     def search(
         self,
@@ -447,6 +460,10 @@ class Admin:
             return self._run_for(at.where, lambda scope: at.op)
 
         return drive(program(setting), step)
+
+    def _followed_source(self) -> Source:
+        self._primaries()  # it is known then whether the server is a cluster
+        return core_of(self.client).source
 
     def _primaries(self) -> list[SyncNodeDriver]:
         """Return a driver for each server that holds keys: the one place that knows of several."""

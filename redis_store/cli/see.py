@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ from redis_store.values.printable import json_text, quoted
 from redis_store.values.quantities import ago, counted, size
 
 if TYPE_CHECKING:
-    from redis_store.admin import HeldLock
+    from redis_store.admin import ChangeRecord, HeldLock
     from redis_store.types import Change
 
 DEFAULT = "default"
@@ -207,10 +208,16 @@ def tail(
     user: UserOption = None,
     namespace: NamespaceOption = None,
     since_: _Since = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="With --since: go on until Ctrl-C.")] = False,
 ) -> None:
-    """Show the changes of a user's namespaces as they come, until Ctrl-C; with --since, those of the last time, of all users."""
-    if since_ is not None:
-        changes = session.admin.list_changes(since(since_, "--since"), user, namespace)  # type: ignore[arg-type] # not None
+    """Show the changes of all users or of one as they come, until Ctrl-C; with --since, those of the last time."""
+    began = since(since_, "--since")
+    if began is None and user is not None:
+        _follow_user(session, user, namespace)
+    elif began is None or follow:
+        _follow_all(session, user, namespace, began)
+    else:
+        changes = session.admin.list_changes(began, user, namespace)
         session.show(
             changes,
             tuple(map(Column, ("TIME", "USER", "NAMESPACE", "OP", "KEY", "BY", "RUN"))),
@@ -218,13 +225,27 @@ def tail(
         )
         if any(one.source == "info" for one in changes):
             session.say("Some namespaces have no change log: of these, only the last write of each key is known.")
-        return
-    if user is None:
-        session.wrong_usage("redis-store: Changes are followed for one user: pass --user, or --since for all users.")
+
+
+def _follow_all(session: Session, user: str | None, namespace: str | None, began: datetime | None) -> None:
+    """Show changes as operators see them: of any number of users, without values."""
+    session.follows = True
+    with session.admin.follow_changes(user, namespace, began) as changes:
+        session.say(_WAITING)
+        for change in session.while_read(changes):
+            if session.as_json:
+                session.json_line(change)
+            else:
+                session.line(_change_line(change.at.astimezone(), f"{change.user}  {change.namespace}", change))
+            sys.stdout.flush()
+
+
+def _follow_user(session: Session, user: str, namespace: str | None) -> None:
+    """Show changes as a watcher of the user sees them, external writes and values included."""
     store = session.admin.store(user, namespace or DEFAULT)
     session.follows = True
     with store.watch_all() if namespace is None else store.watch() as watch:
-        session.say("Waiting for changes (press Ctrl-C to quit) ...")
+        session.say(_WAITING)
         for change in session.while_read(watch):
             _show_change(session, user, change)
 
@@ -234,9 +255,16 @@ def _show_change(session: Session, user: str, change: Change) -> None:
         facts = {name: getattr(change, name) for name in ("namespace", "key", "op", "value", "agent", "run", "source")}
         session.json_line({"user": user, **facts, "cursor": change.cursor})
     else:
-        by = f"  by {change.agent}" if change.agent else ""
-        session.line(f"{time.strftime('%H:%M:%S')}  {change.namespace}  {change.op}  {change.key or ''}{by}")
+        session.line(_change_line(datetime.now(), change.namespace, change))
     sys.stdout.flush()
+
+
+def _change_line(at: datetime, where: str, change: Change | ChangeRecord) -> str:
+    by = f"  by {change.agent}" if change.agent else ""
+    return f"{at:%H:%M:%S}  {where}  {change.op}  {change.key or ''}{by}"
+
+
+_WAITING = "Waiting for changes (press Ctrl-C to quit) ..."
 
 
 @operator_command(app, "consumers")

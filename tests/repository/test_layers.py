@@ -69,6 +69,8 @@ WITH_IO = {
     "hub.run_hub",
     "watch.sync",
     "watch.aio",
+    "admin.follow_async",
+    "admin.follow_sync",
     "admin.operator",
     "admin.sync",
     "admin.aio",
