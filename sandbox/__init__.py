@@ -10,6 +10,7 @@ from sandbox.consumers.consumer import Consumer, on_change
 from sandbox.errors import *  # noqa: F403
 from sandbox.given.options import RunOptions, SandboxOptions, StartOptions
 from sandbox.handle import RunHandle
+from sandbox.kept_runs import KeptRuns
 from sandbox.limits import Limits
 from sandbox.permissions import Permissions
 from sandbox.pool import Sandbox
@@ -21,6 +22,7 @@ __all__ = [
     "Consumer",
     "ConsumerEvent",
     "Hint",
+    "KeptRuns",
     "Limits",
     "Operation",
     "Permissions",

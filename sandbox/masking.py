@@ -55,12 +55,17 @@ class Hidden:
 
 def preview(text: bytes, key: str | None = None) -> str:
     """Return the first 200 characters of a JSON text, with strings under a name such as ``password`` masked at any depth."""
-    source = text[:PREVIEW_SOURCE_BYTES].decode(errors="ignore")
+    return beginning(text, PREVIEW_SOURCE_BYTES, PREVIEW_CHARACTERS, key)
+
+
+def beginning(text: bytes, source_bytes: int, characters: int, key: str | None = None) -> str:
+    """Return the first `characters` of a JSON text, masked like a preview; `source_bytes` of it are examined."""
+    source = text[:source_bytes].decode(errors="ignore")
     tokens = _TOKEN.findall(source)
     shown = "".join(_masked(tokens, everything=key is not None and is_secret_name(key)))
-    if len(shown) <= PREVIEW_CHARACTERS and len(text) <= PREVIEW_SOURCE_BYTES:
+    if len(shown) <= characters and len(text) <= source_bytes:
         return shown
-    return shown[: PREVIEW_CHARACTERS - 1] + "…"
+    return shown[: characters - 1] + "…"
 
 
 def _masked(tokens: list[str], everything: bool) -> list[str]:

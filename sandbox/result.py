@@ -128,6 +128,8 @@ class RunResult:
     """Suggestions for the author of the agent."""
     operations_left_out: int = 0
     """Number of calls of the store that `operations` omits."""
+    is_kept: bool = False
+    """Whether a record of the run was kept; see `KeptRuns`."""
 
     def check(self) -> dict[str, Json]:
         """Return the output, or raise the error with the agent's own traceback as a note."""

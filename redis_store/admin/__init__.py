@@ -32,6 +32,7 @@ from redis_store.admin.records import (
 )
 from redis_store.admin.sync import Admin
 from redis_store.admin.usage import UsageOrder
+from redis_store.ops.run_record import KeptCall, KeptHint, KeptOperation, KeptRun, RunError, RunSummary
 
 __all__ = [
     "Admin",
@@ -48,11 +49,17 @@ __all__ = [
     "FollowedChanges",
     "HeldLock",
     "Imported",
+    "KeptCall",
+    "KeptHint",
     "KeptKey",
+    "KeptOperation",
+    "KeptRun",
     "NamespaceUsage",
     "NewLogin",
     "RateLimitState",
     "RetryOutcome",
+    "RunError",
+    "RunSummary",
     "SearchHit",
     "ServerStats",
     "TagUsage",

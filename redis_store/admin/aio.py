@@ -47,6 +47,8 @@ from redis_store.drivers.aio import AsyncDriver, AsyncNodeDriver
 from redis_store.errors import InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
+from redis_store.ops import kept_runs
+from redis_store.ops.run_record import KeptRun, RunSummary
 from redis_store.ops.server_info import ping
 from redis_store.ops.values import delete
 from redis_store.protocol.call import Op
@@ -171,6 +173,27 @@ class AsyncAdmin:
         """Iterate over the changes that agents could not process, of one user and consumer or of all."""
         return self._each(lambda: letters.letters(user, consumer))
 
+    async def list_runs(self, user: str) -> list[RunSummary]:
+        """Return the runs of a user's agents that are kept, the one that began last first.
+
+        They are kept with `Sandbox(keep=)` and ``sandbox run --keep``. A nested run is part of the record of its run.
+        """
+        return await self._run_for(user, lambda scope: kept_runs.list_runs(scope.user))
+
+    async def get_run(self, user: str, run: str) -> KeptRun | None:
+        """Return the record of a run, or None if none is kept: its timeline, output, error and hints, with secrets masked.
+
+        For the id of a nested run, it is the record of the run that it belongs to.
+        """
+        return await self._run_for(user, lambda scope: kept_runs.get_run(scope.user, run))
+
+    async def drop_run(self, user: str, run: str) -> bool:
+        """Delete the record of a run. Return whether there was one."""
+        dropped = await self._run_for(user, lambda scope: kept_runs.drop_run(scope.user, run))
+        if dropped:
+            await self.note("runs drop", user=user, key=run, count=1)
+        return dropped
+
     async def release_lock(self, user: str, name: str, agent: str | None = None) -> bool:
         """Take a lock from its holder, for the next waiter. Return False if nobody holds it.
 
@@ -286,7 +309,8 @@ class AsyncAdmin:
         """Write the keys of all users, of one, or of one namespace to a file, as lines of JSON; see ``docs/operating.md``.
 
         Each namespace is as it was at one moment. A file that ends with ``.gz`` or ``.zst`` is compressed, and it appears when it
-        is complete. Exports of the same data have the same bytes.
+        is complete. Exports of the same data have the same bytes. Records of runs are not part of it; nor are locks, limits,
+        cursors and change logs.
         """
         if isinstance(to, (str, Path)):
             with written(Path(to)) as file:
@@ -319,7 +343,7 @@ class AsyncAdmin:
         """Check the server's settings and all users' data, and return what was found.
 
         With `repair`, mend what can be mended without loss: namespaces missing in the registry, infos without
-        data, and change logs that never expire.
+        data, and change logs and records of runs that never expire.
         """
         if repair:
             await self.note("doctor --repair", "begun")

@@ -36,6 +36,7 @@ SLOW_TO_EXPIRE = 100_000
 
 _DAY_MS = 86_400_000
 _LOG_MS = LogBounds().days * _DAY_MS
+_RUN_MS = 30 * _DAY_MS
 _MOST_FIELDS = 500
 _SLOW_S = 0.01
 _CLOCK_OFF_S = 1.0
@@ -47,6 +48,8 @@ _TYPES = {
     "log": b"stream",
     "lock": b"string",
     "format": b"string",
+    "runs": b"hash",
+    "run": b"hash",
 }
 
 
@@ -238,7 +241,7 @@ async def check_data(repair: bool = False) -> Walk[Finding]:
         yield found
         for part in parts_of(asked, KEYS_PER_CHECK):
             answers = await _answers(part)
-            yield [one for each, answer in answers.items() for one in await _judged(each, answer[0], repair)]
+            yield [one for each, answer in answers.items() for one in await _judged(each, answer, repair)]
             kept_big += sum(
                 each.parts.kind == "trash" and answer[0] >= SLOW_TO_EXPIRE for each, answer in answers.items()
             )
@@ -300,6 +303,8 @@ def _questions(key: bytes, parts: RedisKey, kind: bytes) -> tuple[Command, ...]:
         return ()
     if parts.kind in ("lock", "log"):
         return (("PTTL", key),)
+    if parts.kind == "run":
+        return ("PTTL", key), ("HEXISTS", parts.keys.runs, parts.name)
     if parts.kind == "info" and parts.name:
         return (("EXISTS", parts.keys.data(parts.name)),)
     if parts.kind == "ns" and parts.name:
@@ -317,9 +322,18 @@ async def _answers(some: Sequence[_Asked]) -> dict[_Asked, list[Any]]:
     return {one: list(islice(left, len(one.questions))) for one in some}
 
 
-async def _judged(one: _Asked, answer: int, repair: bool) -> list[Finding]:
-    """Return what the answer to the first question shows, and mend it."""
+async def _judged(one: _Asked, answers: list[Any], repair: bool) -> list[Finding]:
+    """Return what the answers show, and mend it."""
     key, parts, _ = one
+    answer = answers[0]
+    if parts.kind == "run":
+        run = _kept_run(one, *answers)
+        if run is None:
+            return []
+        endless = answer == -1
+        if endless and repair:
+            await Call((("PEXPIRE", key, _RUN_MS),), as_is)
+        return [replace(run, mended=endless and repair)]
     if parts.kind == "lock" and answer == -1:
         return [
             _wrong(
@@ -359,6 +373,27 @@ async def _judged(one: _Asked, answer: int, repair: bool) -> list[Finding]:
             await Call((("SADD", parts.keys.registry, parts.name),), as_is)
         return [replace(found, mended=repair)]
     return []
+
+
+def _kept_run(one: _Asked, life_ms: int, is_listed: int) -> Finding | None:
+    name = decode_name(one.parts.name)
+    if life_ms == -1:
+        return _wrong(
+            one.parts,
+            "runs",
+            f"The record of run {name!r} never expires.",
+            "it takes memory for ever",
+            "redis-store doctor --repair gives it 30 days",
+        )
+    if not is_listed:
+        return _wrong(
+            one.parts,
+            "runs",
+            f"The record of run {name!r} is not in the index.",
+            "it is not listed, and counts for no bound; it expires by itself",
+            "nothing, or UNLINK it with `redis-store redis`",
+        )
+    return None
 
 
 async def _bad_values(sizes: dict[bytes, tuple[RedisKey, int, object]]) -> Walk[Finding]:

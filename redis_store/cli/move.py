@@ -37,7 +37,10 @@ def export(
     user: UserOption = None,
     namespace: NamespaceOption = None,
 ) -> None:
-    """Write all data, that of one user, or one namespace, as lines of JSON: each namespace as it was at one moment."""
+    """Write all data, that of one user, or one namespace, as lines of JSON: each namespace as it was at one moment.
+
+    Records of runs, change logs, locks, limits and cursors of consumers are not part of it.
+    """
     session.go_on = "No file was written. To start over, run the command again."
     if file is None:
         session.go_on = "The export has no last line, so it cannot be imported. To start over, run the command again."

@@ -161,6 +161,15 @@ class UserKeys:
         return self.prefix + b"beside:" + _percent(agent.encode())
 
     @property
+    def runs(self) -> bytes:
+        """The Redis key of the index of the runs that are kept (`ops/kept_runs.py`)."""
+        return self.prefix + b"runs"
+
+    def run(self, run: str) -> bytes:
+        """Return the Redis key of the record of a run that is kept."""
+        return self.prefix + b"run:" + run.encode()
+
+    @property
     def fence(self) -> bytes:
         """The Redis key of the hash with the last fencing number of any lock."""
         return self.prefix + b"fence"

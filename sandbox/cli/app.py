@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from redis_store.cli.streams import Output, safe_streams, stdout_for_results, wr
 from redis_store.options import shows
 from redis_store.values import rules
 from redis_store.values.printable import escaped
+from sandbox.cli import runs as kept_runs
 from sandbox.cli.options import AgentFile, GivenOptions, read_given
 from sandbox.cli.output import (
     CALLED_WRONGLY,
@@ -25,6 +27,7 @@ from sandbox.cli.output import (
     leaving_on_errors,
     library_warnings,
     pass_on,
+    say,
     show,
 )
 from sandbox.cli.reload import POLL_S, Saves, run_on_every_save
@@ -113,7 +116,12 @@ def run(
                 box.start(agent_file, input_dict, user=user, namespace=namespace, agent=agent, on_output=pass_on),
                 saves,
             )
-        return 0 if result is None else show(result, out, trace, trace_file)
+        if result is None:
+            return 0
+        code = show(result, out, trace, trace_file)
+        if result.is_kept:
+            say(f"The run is kept: see it with `sandbox show {result.run} --user {shlex.quote(user)}`.")
+        return code
 
     try:
         with stdout_for_results() as out, library_warnings(), leaving_on_errors():
@@ -148,6 +156,8 @@ def doctor(
 
 
 app.command("watch")(watch)
+app.command("runs")(kept_runs.runs)
+app.command("show")(kept_runs.show)
 
 
 def main() -> None:

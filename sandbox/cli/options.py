@@ -85,6 +85,11 @@ class GivenOptions(TypedDict):
         typer.Option(metavar="SECONDS", help="End a run after this many seconds."),
         Default(Limits().timeout_s),
     ]
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep a record of each run, for `sandbox runs` and the console."),
+        Default(False),
+    ]
 
 
 def read_given(given: GivenOptions) -> SandboxOptions:
@@ -98,6 +103,7 @@ def read_given(given: GivenOptions) -> SandboxOptions:
         "packages": given["packages"],
         "permissions": read_permissions(given["permissions"] or []),
         "limits": read_limits(given["limits"] or [], given["timeout"]),
+        "keep": given["keep"],
     }
 
 

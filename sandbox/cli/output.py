@@ -53,15 +53,20 @@ def show(result: RunResult, out: Output, trace: bool, trace_file: Path | None) -
     if trace:
         Console(stderr=True, highlight=False).print(trace_tree(result))
     if trace_file is not None:
-        try:
-            write_trace(result, trace_file)
-        except OSError as error:
-            say(f"The trace cannot be written to {trace_file}: {error.strerror}.")
+        write_trace_file(result, trace_file)
     code = _show_outcome(result, out)
     if trace or trace_file is not None or sys.stderr.isatty():
         for hint in result.hints:
             say(f"hint: {hint}")
     return code
+
+
+def write_trace_file(result: RunResult, trace_file: Path) -> None:
+    """Write the trace of a run to a file, or say why it cannot be written."""
+    try:
+        write_trace(result, trace_file)
+    except OSError as error:
+        say(f"The trace cannot be written to {trace_file}: {error.strerror}.")
 
 
 def _show_outcome(result: RunResult, out: Output) -> int:

@@ -17,6 +17,7 @@ from sandbox.given.options import OUTSIDE_SANDBOX, SANDBOX_DEFAULTS, SandboxOpti
 from sandbox.given.packages import Packages, find_packages
 from sandbox.given.sources import Source, read_agents
 from sandbox.isolation import tiers
+from sandbox.kept_runs import KeptRuns, check_keep
 from sandbox.limits import Limits
 from sandbox.permissions import Permissions
 
@@ -36,6 +37,8 @@ class Given:
     limits: Limits = field(default_factory=Limits)
     isolation: str | None = None
     """The requested tier of `sandbox.isolation`; None for the best available."""
+    keep: KeptRuns | None = None
+    """Bounds of the records of runs; None if none are kept."""
     described: bytes = b"{}"
     """Description of the arguments for the agent process, as JSON."""
 
@@ -61,6 +64,7 @@ def make_given(options: SandboxOptions) -> Given:
         _permissions(options["permissions"]),
         _limits(options["limits"]),
         tiers.checked(options["isolation"]),
+        check_keep(options["keep"]),
         described=json.dumps(described).encode(),
     )
 

@@ -7,6 +7,7 @@ from redis_store import Client
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from redis_store.options import Default, defaults_of, settle
 from sandbox.given.sources import Agents
+from sandbox.kept_runs import KeptRuns
 from sandbox.limits import Limits
 from sandbox.permissions import Permissions
 
@@ -41,6 +42,7 @@ class SandboxOptions(TypedDict, total=False):
       their dependencies, besides the standard library.
     - `permissions`: what the agent may do in the store. `limits`: how much it may use.
     - `isolation`: a tier of `sandbox.isolation`; None selects the best one available.
+    - `keep`: a `KeptRuns`, to keep a record of each run on the server, within its bounds; True stands for ``KeptRuns()``.
     """
 
     url: str | None
@@ -54,6 +56,7 @@ class SandboxOptions(TypedDict, total=False):
     permissions: Permissions | None
     limits: Limits | None
     isolation: str | None
+    keep: KeptRuns | bool | None
 
 
 class RunOptions(StartOptions, SandboxOptions, total=False):

@@ -8,17 +8,21 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TypeAlias
 
 import redis_store
+from redis_store.brokers import kept_runs
 from redis_store.errors import DataStoreError, StoredDataError
 from sandbox.errors import RunCancelled, SandboxError, StartFailed
 from sandbox.given.given import Given
 from sandbox.given.job import Task
 from sandbox.host.outcome import Returned
 from sandbox.host.process import carry_out
+from sandbox.kept_runs import KeptRuns
 from sandbox.record import telemetry
 from sandbox.record.hints import find_hints, kept_values, refused_writes
+from sandbox.record.kept_run import record_of
 from sandbox.record.source_hints import changed_copies, forgotten_awaits
 from sandbox.record.timeline import moment
 from sandbox.result import Hint, Operation, RunResult
@@ -69,7 +73,7 @@ def execute(
         raise outcome
     duration = time.monotonic() - start
     operations = tree.timeline.operations()
-    return RunResult(
+    result = RunResult(
         output=outcome.output if isinstance(outcome, Returned) else None,
         error=outcome if isinstance(outcome, SandboxError) else None,
         stdout=tree.transcript.text,
@@ -84,12 +88,32 @@ def execute(
         hints=[] if isinstance(outcome, RunCancelled) else _hints(task, tree, operations, outcome),
         operations_left_out=tree.timeline.done.left_out,
     )
+    return result if given.keep is None else _kept(result, given.keep, task, tree, outcome)
 
 
 def _check_reachable(tree: Tree) -> None:
     """Raise the store's error if the server cannot be used, before the agent starts."""
     with tree.open_unrestricted() as store, suppress(StoredDataError):  # bad stored data is reported to the agent
         len(store)
+
+
+def _kept(
+    result: RunResult, keep: KeptRuns, task: Task, tree: Tree, outcome: Returned | SandboxError | None
+) -> RunResult:
+    """Keep a record of a run that has ended. A store that fails is no failure of the run."""
+    output_text = outcome.text if isinstance(outcome, Returned) else None
+    left_out = tree.timeline.called.left_out
+    try:
+        record = record_of(result, task.namespace, task.job.input_text, output_text, left_out)
+        with tree.open_unrestricted() as store:
+            kept_runs.keep(store, record, keep.runs, keep.bytes, keep.life_ms)
+    except DataStoreError as error:
+        logger.warning("the run %s has ended, but its record could not be kept: %s", result.run, error)
+    except Exception:
+        logger.exception("the run %s has ended, but its record could not be kept", result.run)
+    else:
+        return replace(result, is_kept=True)
+    return result
 
 
 def _deliver_the_rest(tree: Tree, delivery: Delivery) -> None:

@@ -40,7 +40,7 @@ LAYERS = {
     ],
     "sandbox": [
         {"errors", "protocol", "masking"},
-        {"limits", "permissions", "result", "child"},
+        {"limits", "permissions", "result", "kept_runs", "child"},
         {"agent"},
         {"isolation", "record", "trace"},
         {"given"},

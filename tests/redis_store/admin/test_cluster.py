@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from redis_store import AsyncClient, connect
-from redis_store.admin import Admin, AsyncAdmin
+from redis_store.admin import Admin, AsyncAdmin, KeptRun
+from redis_store.brokers import kept_runs
+from redis_store.brokers.lease import lease
 from redis_store.drivers import listener as listeners
 from redis_store.drivers.sync import SyncNodeDriver
 from redis_store.errors import ConnectionLost
@@ -155,6 +157,20 @@ def test_the_doctor_looks_at_every_node(admin: Admin, users: list[str], cluster:
     found = [one for one in admin.doctor(repair=True) if one.check == "registry"]
     assert sorted((str(one.user), one.mended) for one in found) == [(user, True) for user in users]
     assert len(set(admin.doctor())) == len(admin.doctor())
+
+
+def test_runs_are_kept_on_the_node_of_each_user(admin: Admin, url: str, users: list[str]) -> None:
+    with connect(url, user="other") as store:
+        for user in users:
+            for number in range(3):
+                run = KeptRun(f"{user}{number}", "a", datetime.now(UTC), 0.1, "full", "default", "{}", nested=("deep",))
+                kept_runs.keep(lease(store, user=user, namespace="default"), run, 2, 2**20, 60_000)
+    assert [[one.run for one in admin.list_runs(user)] for user in users] == [
+        [f"{user}2", f"{user}1"] for user in users
+    ]
+    found = [admin.get_run(user, "deep") for user in users]
+    assert [one and one.run for one in found] == [f"{user}2" for user in users]
+    assert [admin.drop_run(user, f"{user}2") for user in users] == [True] * len(users)
 
 
 def test_all_of_it_with_asyncio(admin: Admin, url: str, users: list[str]) -> None:

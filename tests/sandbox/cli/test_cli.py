@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,28 @@ def test_help_names_every_option() -> None:
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
     for option in ("--user", "--input", "--namespace", "--agent", "--url", "--timeout", "Exit code"):
         assert option in shown
+
+
+def test_a_kept_run_is_listed_and_shown(command: Any, agent: Path, user: str, server_url: str, tmp_path: Path) -> None:
+    done = command(agent, "--input", '{"token": "x1"}', "--keep", "--agent", "\x1b[31mred")
+    assert "see it with `sandbox show " in done.stderr.decode()
+    environ = {"REDIS_URL": server_url}
+    call = partial(CliRunner().invoke, app, env=environ)
+    listed = call(["runs", "--user", user, "--json"])
+    (record,) = map(json.loads, listed.stdout.splitlines())
+    assert (record["agent"], record["operations"], record["error"]) == ("\x1b[31mred", 2, None)
+    table = call(["runs", "--user", user])
+    assert f"{record['run']}  \\x1b[31mred  " in table.stdout
+    trace = tmp_path / "trace.json"
+    shown = call(["show", record["run"], "--user", user, "--trace-file", str(trace)])
+    assert shown.exit_code == 0
+    assert "\x1b" not in shown.stdout
+    assert "── set 'default' 'seen'" in shown.stdout
+    assert "| printed ä\n" in shown.stdout
+    assert '{"token":"***"}' in shown.stdout
+    assert json.loads(trace.read_text())["traceEvents"]
+    whole = json.loads(call(["show", record["run"], "--user", user, "--json"]).stdout)
+    assert [one["operation"] for one in whole["operations"]] == ["set", "info"]
+    missing = call(["show", "none", "--user", user])
+    assert (missing.exit_code, "No run 'none'" in missing.stderr) == (1, True)
+    assert call(["show", "x" * 300, "--user", user]).exit_code == 2
