@@ -304,9 +304,16 @@ class AsyncAdmin:
     # Move
 
     async def export(
-        self, to: str | Path | Writable, user: str | None = None, namespace: str | None = None
+        self,
+        to: str | Path | Writable,
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        prefix: str | None = None,
     ) -> Exported:
         """Write the keys of all users, of one, or of one namespace to a file, as lines of JSON; see ``docs/operating.md``.
+
+        With `prefix`, only the keys of a namespace that begin with it.
 
         Each namespace is as it was at one moment. A file that ends with ``.gz`` or ``.zst`` is compressed, and it appears when it
         is complete. Exports of the same data have the same bytes. Records of runs are not part of it; nor are locks, limits,
@@ -314,8 +321,10 @@ class AsyncAdmin:
         """
         if isinstance(to, (str, Path)):
             with written(Path(to)) as file:
-                return await self._carry_out(lambda setting: moving.export(setting, file.write, user, namespace))
-        return await self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace))
+                return await self._carry_out(
+                    lambda setting: moving.export(setting, file.write, user, namespace, prefix)
+                )
+        return await self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace, prefix))
 
     async def import_(
         self,
@@ -536,3 +545,8 @@ async def pages_of(admin: AsyncAdmin, walk: Callable[[], Walk[T]]) -> AsyncItera
     for driver in await admin._primaries():
         async for page in admin._pages(driver, walk()):
             yield page
+
+
+async def run_in(admin: AsyncAdmin, user: str, namespace: str, op: Callable[[Scope], Op[T]]) -> T:
+    """Run an operation on a namespace of one user, for callers that read what no method returns."""
+    return await admin._run_for(user, op, namespace)

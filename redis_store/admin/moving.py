@@ -18,7 +18,7 @@ from redis_store.admin.programs import At, Setting, Where, pages
 from redis_store.admin.spool import Spool
 from redis_store.admin.walks import readable_keys
 from redis_store.errors import InvalidInput
-from redis_store.namespace.keys import UserKeys
+from redis_store.namespace.keys import UserKeys, encode_prefix
 from redis_store.settings import new_id
 
 Write = Callable[[bytes], object]
@@ -37,15 +37,20 @@ class Exported:
     """The digest of the lines, as in the last one."""
 
 
-async def export(setting: Setting, write: Write, user: str | None, namespace: str | None) -> Exported:
+async def export(
+    setting: Setting, write: Write, user: str | None, namespace: str | None, prefix: str | None = None
+) -> Exported:
     """Write the keys of all users, of one, or of one namespace, each namespace as it was at one moment."""
     if namespace is not None and user is None:
         raise InvalidInput("A namespace belongs to a user: name the user too.")
+    start = encode_prefix(prefix).encode()
+    if start and namespace is None:
+        raise InvalidInput("A prefix selects keys of a namespace: name the namespace too.")
     write(FIRST_LINE)
     digest = Digest()
     if user is not None and namespace is not None:
         scope = setting.scope_of(user, namespace)
-        await _export(setting, user, [Place(scope.user, scope.name)], digest, write)
+        await _export(setting, user, [Place(scope.user, scope.name)], digest, write, start)
     else:
         names = Spool()
         try:
@@ -58,8 +63,12 @@ async def export(setting: Setting, write: Write, user: str | None, namespace: st
     return Exported(digest.keys, digest.sha256)
 
 
-async def _export(setting: Setting, where: Where, places: Iterable[Place], digest: Digest, write: Write) -> None:
+async def _export(
+    setting: Setting, where: Where, places: Iterable[Place], digest: Digest, write: Write, start: bytes = b""
+) -> None:
     async for lines in pages(where, lines_of(places, epoch_of_log())):
+        if start:
+            lines = [line for line in lines if read_row(line).field.startswith(start)]
         if lines:
             write(digest.add(lines))
         setting.on_step(len(lines))

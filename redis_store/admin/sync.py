@@ -313,8 +313,17 @@ class Admin:
 
     # Move
 
-    def export(self, to: str | Path | Writable, user: str | None = None, namespace: str | None = None) -> Exported:
+    def export(
+        self,
+        to: str | Path | Writable,
+        user: str | None = None,
+        namespace: str | None = None,
+        *,
+        prefix: str | None = None,
+    ) -> Exported:
         """Write the keys of all users, of one, or of one namespace to a file, as lines of JSON; see ``docs/operating.md``.
+
+        With `prefix`, only the keys of a namespace that begin with it.
 
         Each namespace is as it was at one moment. A file that ends with ``.gz`` or ``.zst`` is compressed, and it appears when it
         is complete. Exports of the same data have the same bytes. Records of runs are not part of it; nor are locks, limits,
@@ -322,8 +331,8 @@ class Admin:
         """
         if isinstance(to, (str, Path)):
             with written(Path(to)) as file:
-                return self._carry_out(lambda setting: moving.export(setting, file.write, user, namespace))
-        return self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace))
+                return self._carry_out(lambda setting: moving.export(setting, file.write, user, namespace, prefix))
+        return self._carry_out(lambda setting: moving.export(setting, to.write, user, namespace, prefix))
 
     def import_(
         self,

@@ -36,6 +36,9 @@ def export(
     ] = None,
     user: UserOption = None,
     namespace: NamespaceOption = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Only keys that begin with this text, of one namespace.", show_default=False)
+    ] = None,
 ) -> None:
     """Write all data, that of one user, or one namespace, as lines of JSON: each namespace as it was at one moment.
 
@@ -45,7 +48,7 @@ def export(
     if file is None:
         session.go_on = "The export has no last line, so it cannot be imported. To start over, run the command again."
     session.admin.on_step = _counter(session, "exported")
-    done = session.admin.export(_Stdout() if file is None else file, user, namespace)
+    done = session.admin.export(_Stdout() if file is None else file, user, namespace, prefix=prefix)
     if user is not None and not done.keys:
         session.missing("Nothing is there: the export has no keys.")
     session.say(f"{number_of_keys(done.keys)} exported.")

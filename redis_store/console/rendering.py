@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -18,6 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from redis_store.connections.address import without_secrets
 from redis_store.console import shown
 from redis_store.console.guard import FORM_FIELD, Visitor
+from redis_store.values.quantities import counted
 
 NAVIGATION = (
     ("Data", (("/", "Users", ("/user", "/namespace", "/key", "/edit")), ("/changes", "Changes", ()))),
@@ -51,8 +53,8 @@ def forward(path: str, /, **query: object) -> Response:
 
 def asked(request: Request, name: str) -> str:
     """Return a text that the url must have, or raise the page that says so."""
-    text = request.query_params.get(name, "")
-    if not text:
+    text = maybe_asked(request, name)
+    if text is None:
         raise HTTPException(404, f"The url names no {name}.")
     return text
 
@@ -61,6 +63,94 @@ def fragment(template: str, macro: str) -> Callable[..., str]:
     """Return a macro of a template, which makes a part of a page."""
     made: Callable[..., str] = getattr(_environment().get_template(template).module, macro)
     return made
+
+
+def maybe_asked(request: Request, name: str) -> str | None:
+    """Return a text of the url; None if it is missing or empty. The search forms quote names with line ends, see `quoted`."""
+    query = request.query_params
+    text = query.get(name, "")
+    return (unquote(text) if name in query.get("quoted", "").split() else text) or None
+
+
+def asked_number(request: Request, name: str) -> int:
+    """Return a number of the url; 0 if it has none."""
+    text = request.query_params.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else 0
+
+
+def query_of(request: Request, *names: str) -> dict[str, str | None]:
+    """Return parts of the url's query, for links that keep them. An empty text is none."""
+    return {name: maybe_asked(request, name) for name in names}
+
+
+def quoted(text: object) -> str:
+    """Return a text for a field that no person fills in. Browsers change the line ends of all fields, those of names too."""
+    return quote(str(text), safe=" /:", errors="replace")
+
+
+class SentForm:
+    """The fields of a form that was sent."""
+
+    def __init__(self, fields: FormData) -> None:
+        self._fields = fields
+
+    def name(self, field: str) -> str:
+        """Return a field that the page filled in, with the macro `hidden`, or raise if it is missing."""
+        found = self.maybe_name(field)
+        if found is None:
+            raise HTTPException(400, f"Nothing was changed: the form has no {field}.")
+        return found
+
+    def maybe_name(self, field: str) -> str | None:
+        """Return a field that the page filled in, or None if it is missing or empty."""
+        return unquote(self.typed(field)) or None
+
+    def names(self, field: str) -> list[str]:
+        """Return all fields of one kind that the page filled in."""
+        return [unquote(text) for text in self._fields.getlist(field) if isinstance(text, str)]
+
+    def typed(self, field: str) -> str:
+        """Return a field that a person filled in; an empty text if it is missing."""
+        found = self._fields.get(field)
+        return found if isinstance(found, str) else ""
+
+
+async def form_of(request: Request) -> SentForm:
+    """Return the form of a request."""
+    return SentForm(await request.form())
+
+
+def confirm(
+    request: Request,
+    question: str,
+    *,
+    button: str,
+    back: str,
+    fields: Mapping[str, object],
+    listed: Sequence[str] = (),
+    more: int = 0,
+    means: str = "",
+    typed: str | None = None,
+    wrong: bool = False,
+) -> Response:
+    """Return the page that asks before a change: the same form again, with the field ``sure``.
+
+    `listed` are names that the change concerns, and `more` is the number of others. With `typed`, this text has to be typed;
+    `wrong` says that another one was.
+    """
+    return page(
+        request,
+        "confirm.html",
+        question=question,
+        means=means,
+        button=button,
+        back=back,
+        fields=fields,
+        listed=listed,
+        more=more,
+        typed=typed,
+        wrong=wrong,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +163,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(url=url, static=static, FORM_FIELD=FORM_FIELD)
-    made.filters.update(shown.FILTERS)
+    made.filters.update(shown.FILTERS, quoted=quoted)
     return made
 
 
@@ -85,6 +175,24 @@ def static(name: str) -> str:
 @lru_cache(maxsize=64)
 def _digest(name: str) -> str:
     return blake2b((STATIC_FOLDER / name).read_bytes(), digest_size=6).hexdigest()
+
+
+_NOTICES = {
+    "saved": "The value was saved.",
+    "deleted": "{keys} deleted.",
+    "cleared": "{keys} deleted.",
+    "nothing": "Nothing was deleted: there is no such key.",
+    "undone": "{keys} brought back.",
+    "nothing-back": "There is nothing to bring back.",
+    "user-deleted": "The user is deleted, with {keys}. Nothing is left.",
+}
+"""What a page says after a change, by the word in its url: a url brings no text of its own."""
+
+
+def notice_of(request: Request) -> str | None:
+    """Return what a page says of the change before it."""
+    said = _NOTICES.get(request.query_params.get("done", ""))
+    return said and said.format(keys=counted(asked_number(request, "count"), "key"))
 
 
 def _common(request: Request) -> dict[str, Any]:
@@ -101,5 +209,6 @@ def _common(request: Request) -> dict[str, Any]:
         "is_visitor": visitor is not None,
         "read_only": request.app.state.console.settings.read_only,
         "theme": theme if theme in ("dark", "light") else None,
-        "notice": request.query_params.get("notice"),
+        "notice": notice_of(request),
+        "server": repr(without_secrets(request.app.state.console.admin.client.url)),
     }

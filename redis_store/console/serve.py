@@ -18,6 +18,9 @@ from redis_store.errors import InvalidSettings
 SHUTDOWN_S = 1
 """Time for which requests in progress go on after Ctrl-C, in seconds."""
 
+LONGEST_HEAD_BYTES = 512 * 1024
+"""Size of a request before its form, in bytes, at most: a url may name a key of 64 KiB, percent-encoded."""
+
 BACKLOG = 128
 """Connections that wait to be accepted, at most."""
 
@@ -57,6 +60,8 @@ async def serve(
         access_log=False,
         proxy_headers=False,  # the guard has to see the address of the proxy
         server_header=False,
+        http="h11",
+        h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,
         timeout_graceful_shutdown=SHUTDOWN_S,
         lifespan="on",
     )

@@ -8,6 +8,8 @@ from starlette.requests import Request
 
 from redis_store.admin import AsyncAdmin
 from redis_store.console.guard import Visitor
+from redis_store.console.key_lists import KeyLists
+from redis_store.console.searches import Searches
 from redis_store.console.settings import ConsoleSettings
 from redis_store.console.snapshots import Snapshots
 
@@ -19,6 +21,8 @@ class Console:
         self.admin = admin
         self.settings = settings
         self.snapshots = Snapshots(admin)
+        self.key_lists = KeyLists(admin)
+        self.searches = Searches(admin)
         self.ending = asyncio.Event()
         """Set when the console ends. A page that goes on for long, such as a live one, then ends by itself."""
 
@@ -33,6 +37,8 @@ class Console:
         """End what runs in the background."""
         self.ending.set()
         await self.snapshots.close()
+        await self.key_lists.close()
+        await self.searches.close()
 
 
 def console_of(request: Request) -> Console:

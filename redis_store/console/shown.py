@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +16,11 @@ from redis_store.values.quantities import ago, counted, size
 LONGEST_NAME = 120
 """Characters of a name that a page shows in a line; the whole name is its title."""
 
+LONGEST_TITLE = 1000
+"""Characters of a name in its title. The name's own page has all of it."""
+
+_PIECES = re.compile(r"[ -~]+|.", re.DOTALL)
+"""Runs of common characters, and each other character."""
 
 NOTHING = Markup('<span class="none">\u2013</span>')
 """What stands where there is no time or number."""
@@ -21,22 +28,32 @@ NOTHING = Markup('<span class="none">\u2013</span>')
 
 def name(text: object, longest: int = LONGEST_NAME) -> Markup:
     """Return a name of others: control characters and marks of direction are seen, and a long one is cut in its middle."""
-    whole = one_line(text)
+    whole = str(text)
     if len(whole) <= longest:
-        return Markup('<bdi class="name">{}</bdi>').format(_marked(str(text)))
+        return Markup(f'<bdi class="name">{visible(whole, one_line)}</bdi>')
     half = (longest - 1) // 2
-    return Markup('<bdi class="name" title="{}">{}<span class="cut">…</span>{}</bdi>').format(
-        whole, whole[:half], whole[-half:]
-    )
+    start, end = visible(whole[:half], one_line), visible(whole[-half:], one_line)
+    title = escape(one_line(whole[:LONGEST_TITLE]) + ("…" if len(whole) > LONGEST_TITLE else ""))
+    return Markup(f'<bdi class="name" title="{title}">{start}<span class="cut">…</span>{end}</bdi>')
 
 
-def _marked(text: str) -> Markup:
-    """Return a text whose escapes are told from the same characters in the text."""
-    if one_line(text) == text:
+def short(text: str) -> str:
+    """Return a name as plain text, cut, for where no markup is possible."""
+    return one_line(text[:LONGEST_NAME]) + ("…" if len(text) > LONGEST_NAME else "")
+
+
+def visible(text: str, escaping: Callable[[str], str] = escaped) -> Markup:
+    """Return a text with control characters and marks of direction as escapes, which look unlike the same characters in it.
+
+    `escaping` makes them. With `printable.escaped`, line ends and tabs stay.
+    """
+    if escaping(text) == text:
         return escape(text)
-    seen = ((character, one_line(character)) for character in text)
-    mark = Markup('<span class="escape">{}</span>')
-    return Markup("").join(escape(each) if each == told else mark.format(told) for each, told in seen)
+    parts = (
+        Markup('<span class="escape">{}</span>').format(said) if (said := escaping(each)) != each else escape(each)
+        for each in _PIECES.findall(text)
+    )
+    return Markup("").join(parts)
 
 
 def when(moment: datetime | None) -> Markup:
@@ -57,7 +74,7 @@ def bytes_(count: int | None) -> Markup:
     """Return a number of bytes with its unit, and the exact number as its title."""
     if count is None:
         return NOTHING
-    return Markup('<span title="{} bytes">{}</span>').format(f"{count:,}", size(count))
+    return Markup('<span title="{}">{}</span>').format(counted(count, "byte"), size(count))
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -68,5 +85,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "counted": counted,
     "one_line": one_line,
     "text": escaped,
+    "python": lambda text: json.dumps(text, ensure_ascii=True),
+    "short": short,
 }
 """The filters of templates."""

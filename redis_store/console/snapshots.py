@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from redis_store.admin import AsyncAdmin, NamespaceUsage, UserUsage
 from redis_store.admin.aio import pages_of
@@ -25,8 +27,18 @@ LONGEST_PAUSE_S = 600.0
 PAUSES_PER_COUNT = 20
 """Age of counts, in times that counting took, at which they are made again when somebody looks."""
 
-SHORTEST_PAUSE_S = 0.5
-"""Age up to which counts are not made again, in seconds."""
+ALWAYS_COUNTED_S = 0.05
+"""Time that counting took up to which each page counts again, in seconds."""
+
+ORDERS_OF_SIZES: dict[str, Callable[[UserUsage | NamespaceUsage], float]] = {
+    "name": lambda one: 0,
+    "memory": lambda one: -(one.bytes or 0),
+    "keys": lambda one: -one.keys,
+    "last-write": lambda one: -one.last_write.timestamp() if one.last_write else 0,
+}
+"""The sort keys of the orders in which users and namespaces are shown."""
+
+Counted = TypeVar("Counted", UserUsage, NamespaceUsage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,6 @@ class Snapshot:
     """Redis keys that were looked at."""
     counting: int | None = None
     """Redis keys that the counting under way has looked at; None if there is none."""
-    error: str | None = None
-    """Why the last counting failed."""
 
 
 class Snapshots:
@@ -58,18 +68,22 @@ class Snapshots:
         self._counted = 0
 
     async def latest(self) -> Snapshot:
-        """Return what is known, after a short wait if it is old. Raises why the first counting failed."""
+        """Return what is known, after a short wait if it is old. Raises why counting failed, if it fails now."""
+        if self._task is not None and self._task.done():
+            self._task.exception()  # the server may be back
+            self._task = None
         if self._is_old():
             self.begin_again()
         if self._task is not None:
             await asyncio.wait((self._task,), timeout=WAITED_S)
-            if self._task is not None and self._task.done():
+            if self._task is None or self._task.done():
                 ended, self._task = self._task, None
-                ended.result()
+                if ended is not None:
+                    ended.result()
         known = self._last
         if self._task is None:
             return known
-        return Snapshot(known.users, known.namespaces, known.at, known.took_s, known.redis_keys, self._counted)
+        return replace(known, counting=self._counted)
 
     def begin_again(self) -> None:
         """Begin to count, unless a counting is under way."""
@@ -83,8 +97,9 @@ class Snapshots:
             await asyncio.wait((self._task,))
 
     def _is_old(self) -> bool:
-        pause = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, PAUSES_PER_COUNT * self._last.took_s))
-        return self._last.at is None or time.monotonic() - self._last_at > pause
+        if self._last.at is None or self._last.took_s <= ALWAYS_COUNTED_S:
+            return True
+        return time.monotonic() - self._last_at > min(LONGEST_PAUSE_S, PAUSES_PER_COUNT * self._last.took_s)
 
     async def _count(self) -> None:
         begun, self._counted = time.monotonic(), 0
@@ -99,3 +114,9 @@ class Snapshots:
         now = time.monotonic()
         self._last_at = now
         self._last = Snapshot(users.result(), dict(by_user), datetime.now(UTC), now - begun, self._counted)
+
+
+def in_order(found: Sequence[Counted], by: str, name: str) -> list[Counted]:
+    """Return users or namespaces in an order, the biggest or newest first, and else by name."""
+    order = ORDERS_OF_SIZES.get(by, ORDERS_OF_SIZES["name"])
+    return sorted(found, key=lambda one: (order(one), getattr(one, name)))

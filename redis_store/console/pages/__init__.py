@@ -1,6 +1,6 @@
 """The pages: a module for each family, with its `routes`. A handler asks the operations and fills a template."""
 
-from redis_store.console.pages import users
+from redis_store.console.pages import audit, key, namespace, user, users
 
-routes = [*users.routes]
+routes = [*users.routes, *user.routes, *namespace.routes, *key.routes, *audit.routes]
 """The routes of all pages."""
