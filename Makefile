@@ -20,7 +20,7 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster docs clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster docs plots clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -98,6 +98,9 @@ bench-operators: .venv/.test ## operators' commands on 2 million keys, and how l
 
 docs: .venv/.docs ## the documentation as a site, in build/site; a broken link is an error
 	@$(BIN)/python -m docs.site.build
+
+plots: .venv/.demo ## the plots of docs/benchmarks.md, from its tables
+	@$(BIN)/python -m benchmarks.plots
 
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg

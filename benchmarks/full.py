@@ -1,7 +1,7 @@
 """`make bench`: measure every row of the table on each server, memory, the peers, and the growth.
 
-Print tables of Markdown; write all figures as JSON (``--json``) and, if asked, plots (``--plots docs/images``).
-With ``--from FILE`` print the tables of an earlier run. With ``--docs docs/benchmarks.md`` put them in the page.
+Print tables of Markdown; write all figures as JSON (``--json``). With ``--from FILE`` print the tables of an earlier run.
+With ``--docs docs/benchmarks.md`` put them in the page, and draw its plots.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import cluster, growth, memory, peers, special, tables
+from benchmarks import cluster, growth, memory, peers, plots, special, tables
 from benchmarks.clients import Clients, connected
 from benchmarks.measure import measured
 from benchmarks.race import Entrant, race
@@ -60,10 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     loop.close()
     _show(results, options.docs)
     print(f"All figures: {options.json}. It took {perf_counter() - start:.0f} s.")
-    if options.plots is not None:
-        from benchmarks import plots
-
-        plots.draw(results, options.plots)
     return 0
 
 
@@ -82,6 +78,7 @@ def _show(results: dict[str, Any], page: Path | None) -> None:
     print(*texts.values(), sep="\n")
     if page is not None:
         page.write_text(tables.filled(page.read_text(), texts))
+        plots.write(page)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -90,8 +87,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="a part of the names of the rows to measure (default: all)")
     parser.add_argument("--from", dest="from_file", type=Path, help="print the figures of this file, measure nothing")
     parser.add_argument("--json", type=Path, default=Path(".bench/results.json"), help="file for the figures")
-    parser.add_argument("--docs", type=Path, help="page whose tables are replaced, such as docs/benchmarks.md")
-    parser.add_argument("--plots", type=Path, help="folder for SVG plots (default: draw none)")
+    parser.add_argument(
+        "--docs", type=Path, help="page whose tables and plots are replaced, such as docs/benchmarks.md"
+    )
     return parser.parse_args(arguments)
 
 

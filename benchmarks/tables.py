@@ -38,6 +38,12 @@ def filled(page: str, texts: dict[str, str]) -> str:
     )
 
 
+def part_of(page: str, part: str) -> str:
+    """Return what a page has between the comments for a part."""
+    found = next(found for found in _PLACE_IN_PAGE.finditer(page) if found["part"] == part)
+    return found[0].removeprefix(found[1]).removesuffix(found[3])
+
+
 def server_of(one_core: tuple[str, list[Cell]], spread: tuple[str, list[Cell]]) -> Server:
     """Return the figures of a server, by the names of the rows, in both placements of client and server."""
     rows: dict[str, dict[str, Cell]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks import measure, tables
+from benchmarks import measure, plots, tables
 from benchmarks.clients import Clients, connected
 from benchmarks.documents import EMBEDDING, OBJECTS, SHAPES
 from benchmarks.echo import Echo
@@ -22,6 +22,14 @@ from benchmarks.server import programs, running_server
 from benchmarks.targets import TARGETS, TIMES_MS
 from benchmarks.wire import Floors, counting_relay
 from tests.support.servers import MissingServer
+
+
+def test_plots_are_those_of_the_tables() -> None:
+    drawn = plots.drawn(plots.PAGE.read_text(encoding="utf-8"))
+    assert drawn
+    for name, text in drawn.items():
+        shown = (plots.PAGE.parent / "images" / name).read_text(encoding="utf-8")
+        assert shown == text, f"docs/images/{name} is not of the page's tables: run `make plots`"
 
 
 @pytest.fixture
