@@ -169,7 +169,7 @@ def info(
                 session.json_line({**place, **plain(found[key])})
             else:
                 facts = fields_of(found[key])
-                _show_facts({**place, **facts, "version": str(facts["version"] or "-")})  # it is no amount
+                _show_facts(session, {**place, **facts, "version": str(facts["version"] or "-")})  # it is no amount
     ends.exit()
 
 
@@ -370,7 +370,7 @@ def dead_letters_show(
             else:
                 facts = fields_of(one)
                 trace = facts.pop("traceback")
-                _show_facts(facts)
+                _show_facts(session, facts)
                 session.text(quoted(trace or ""))
             return
     session.missing(f"There is no dead letter {id!r}.")
@@ -484,7 +484,7 @@ def stats(
                 facts = {**fields_of(one), "hit_ratio": f"{one.hit_ratio:.1%}"}
                 for name in ("memory_bytes", "max_memory_bytes", "received_bytes", "sent_bytes"):
                     facts[name] = size(facts[name])
-                _show_facts(facts)
+                _show_facts(session, facts)
         sys.stdout.flush()
         if not watch or stdout_failed():
             return
@@ -616,12 +616,12 @@ def _batches(
         yield where, some
 
 
-def _show_facts(facts: dict[str, Any]) -> None:
+def _show_facts(session: Session, facts: dict[str, Any]) -> None:
     """Print facts, one in a line."""
     width = max(map(len, facts)) + 1
     for name, fact in facts.items():
         shown = json_text(fact) if isinstance(fact, dict) else cell(fact)
-        typer.echo(f"{name.replace('_', ' '):<{width}} {shown}")
+        session.text(f"{name.replace('_', ' '):<{width}} {shown}")
 
 
 def _clock(at: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -258,6 +259,13 @@ def test_dead_letters(client: Client, admin: Admin, run: Run, monkeypatch: pytes
     shown = run("dead-letters", "show", "k\n@1", *where)
     assert "| Traceback:\n|   line 1\n| ValueError: bad\n" in shown.out
     assert "\x1b" not in shown.out
+    with monkeypatch.context() as terminal:
+        terminal.setattr("redis_store.cli.session.takes_escapes", lambda stream: True)
+        terminal.setattr("redis_store.cli.session._SILENT_S", 0)
+        terminal.setattr(sys, "stderr", sys.stdout)
+        on_screen = run("dead-letters", "show", "k\n@1", *where).out
+        assert on_screen != shown.out
+        assert re.sub(r"[^\n]*\r", "", on_screen) == shown.out  # the line of progress is gone before the first fact
     run("dead-letters", "show", "nothing", *where, code=3)
     with work.watch() as watch:
         kept = run("dead-letters", "retry", "k\n@1", "gone@2", "d@3", "none", *where, "--yes", code=3)
