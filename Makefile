@@ -8,6 +8,7 @@
 
 PYTHON ?=
 ARGS ?=
+PINNED ?=
 BIN := .venv/bin
 
 # FORCE where .venv cannot be used: its Python is gone, another PYTHON is asked for, or the checkout was moved or copied,
@@ -20,7 +21,20 @@ REMAKE := $(shell { sed -n 1p .venv/.made | grep -Fqx "$$(pwd -P)" \
 REINSTALL := $(shell $(BIN)/python -I -c 'import importlib.util, os, sys; found = importlib.util.find_spec("redis_store"); \
 	sys.exit(found is None or not os.path.samefile(os.path.dirname(found.origin), "redis_store"))' >/dev/null 2>&1 || echo FORCE)
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations soak services histories fuzz fuzz-values bench-operators cluster docs plots clean distclean FORCE
+# Installs an extra of frameworks and runs its tests, in an environment of its own, so that .venv has only what the store needs. ADK
+# needs older packages than the others. uv takes seconds, pip most of a minute; but pip alone reads pip's configuration, which may
+# name a mirror, so it is tried where uv fails. With ARGS, a run in which no test is selected has not failed.
+define test_frameworks
+	@[ -x .venv/$(1)/bin/python ] || { echo "Making .venv/$(1) ..." && $(BIN)/python -m venv .venv/$(1); }
+	@[ -x .venv/$(1)/bin/uv ] || .venv/$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv || :
+	@echo "Installing the frameworks of [$(1)] into .venv/$(1) ..."
+	@wanted="--quiet --editable .[$(1),test] $(if $(PINNED),--constraint tests/integrations/$(1).pinned.txt,--upgrade)"; \
+		VIRTUAL_ENV=.venv/$(1) .venv/$(1)/bin/uv pip install $$wanted || \
+		.venv/$(1)/bin/python -m pip install --disable-pip-version-check $$wanted
+	INTEGRATIONS=1 .venv/$(1)/bin/python -m pytest $(2) $(ARGS)$(if $(ARGS), || [ $$? -eq 5 ])
+endef
+
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators cluster docs plots clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -57,8 +71,13 @@ bench-quick: .venv/.test ## get, set and batches of real documents beside redis-
 bench-watch: .venv/.test ## from a write to who watches, beside pub/sub and XREAD BLOCK
 	@$(BIN)/python -m benchmarks.watching $(ARGS)
 
-test-integrations: .venv/.integrations ## the suites of the frameworks that the store stands behind; ARGS="-k name"
-	INTEGRATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/integrations $(ARGS)
+test-integrations: .venv/.made ## the suites of the frameworks that the store stands behind, in their newest versions; PINNED=1 for CI's
+	$(call test_frameworks,integrations,tests/integrations --ignore=tests/integrations/test_adk.py -n 2 --dist loadfile)
+	$(call test_frameworks,adk,tests/integrations/test_adk.py)
+
+pin-integrations: test-integrations ## test the frameworks, and let CI use these versions from now on
+	for extra in integrations adk; do .venv/$$extra/bin/python -m pip freeze --exclude-editable \
+		> tests/integrations/$$extra.pinned.txt || exit 1; done
 
 soak: .venv/.test ## watching put through faults, for ten minutes; ARGS=60 for an hour
 	@$(BIN)/python -m tests.support.soak $(ARGS)
@@ -123,11 +142,6 @@ distclean: clean ## remove .venv as well
 	@echo "Installing the packages and what tests them into .venv (once; up to two minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch .venv/.demo $@
-
-.venv/.integrations: .venv/.made pyproject.toml $(REINSTALL)
-	@echo "Installing the packages and the frameworks into .venv (once; up to three minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[integrations]'
-	@touch .venv/.demo .venv/.test $@
 
 .venv/.bench: .venv/.made pyproject.toml $(REINSTALL)
 	@echo "Installing the packages and what they are compared with into .venv (once; up to two minutes) ..."

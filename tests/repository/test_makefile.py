@@ -20,7 +20,7 @@ FAKE_PYTHON = """#!/bin/sh
 case "$*" in
     "-c import sys; "*) exit {too_old} ;;
     "-V") echo "Python {version}" ;;
-    "-m venv "*) rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv "*) for folder; do :; done; rm -rf "$folder" && mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
 esac
 echo "$(basename "$0") $*" >> "$LOG"
 """
@@ -153,6 +153,39 @@ def test_docs_installs_what_makes_the_site(checkout: Checkout) -> None:
     assert checkout.calls() == ["python -m docs.site.build"]
 
 
+@pytest.mark.parametrize("uv", [True, False])
+def test_frameworks_have_environments_of_their_own(checkout: Checkout, uv: bool) -> None:
+    """They are installed by uv; where that fails, as without the mirror that only pip knows, by pip."""
+    checkout.add_python("python3")
+    checkout.make("demo")
+    for extra in ("integrations", "adk"):
+        programs = checkout.folder / ".venv" / extra / "bin"
+        programs.mkdir(parents=True)
+        shutil.copy(checkout.folder / ".venv/bin/python", programs)
+        (programs / "uv").write_text(f'#!/bin/sh\necho "uv $*" >> "$LOG"\nexit {int(not uv)}\n')
+        (programs / "uv").chmod(0o755)
+    checkout.calls()
+    assert checkout.make("test-integrations", "PINNED=1").returncode == 0
+    installed = {
+        extra: f"--quiet --editable .[{extra},test] --constraint tests/integrations/{extra}.pinned.txt"
+        for extra in ("integrations", "adk")
+    }
+    by_pip = "python -m pip install --disable-pip-version-check"
+    others = "--ignore=tests/integrations/test_adk.py -n 2 --dist loadfile"
+    assert checkout.calls() == [
+        f"uv pip install {installed['integrations']}",
+        *([] if uv else [f"{by_pip} {installed['integrations']}"]),
+        f"python -m pytest tests/integrations {others}",
+        f"uv pip install {installed['adk']}",
+        *([] if uv else [f"{by_pip} {installed['adk']}"]),
+        "python -m pytest tests/integrations/test_adk.py",
+    ]
+    checkout.make("test-integrations", "ARGS=-k name")
+    calls = checkout.calls()
+    assert "uv pip install --quiet --editable .[adk,test] --upgrade" in calls
+    assert calls[-1] == "python -m pytest tests/integrations/test_adk.py -k name"
+
+
 def test_changed_requirements_are_installed(checkout: Checkout) -> None:
     checkout.add_python("python3")
     checkout.make("demo")
@@ -271,7 +304,7 @@ def test_missing_python_is_one_message(
 
 
 def test_python_without_venv_is_reported(checkout: Checkout) -> None:
-    text = FAKE_PYTHON.replace("rm -rf .venv &&", "echo 'no ensurepip'; exit 1;")
+    text = FAKE_PYTHON.replace("for folder;", "echo 'no ensurepip'; exit 1; for folder;")
     checkout.add_program("python3", text.format(version="3.12.1", too_old=0))
     done = checkout.make("demo")
     assert done.returncode != 0
