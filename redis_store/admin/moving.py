@@ -68,7 +68,7 @@ async def _export(
 ) -> None:
     async for lines in pages(where, lines_of(places, epoch_of_log())):
         if start:
-            lines = [line for line in lines if read_row(line).field.startswith(start)]
+            lines = [line for line in lines if row_of(parse_line(line)).field.startswith(start)]
         if lines:
             write(digest.add(lines))
         setting.on_step(len(lines))

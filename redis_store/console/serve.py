@@ -65,12 +65,12 @@ async def serve(
         timeout_graceful_shutdown=SHUTDOWN_S,
         lifespan="on",
     )
-    server = _Server(config, app.state.console)
+    server = _ConsoleServer(config, app.state.console)
     ready(settings)
     await server.serve(sockets=[listening])
 
 
-class _Server(uvicorn.Server):
+class _ConsoleServer(uvicorn.Server):
     """A server that tells live pages when it ends, as they would go on for ever."""
 
     def __init__(self, config: uvicorn.Config, console: Console) -> None:

@@ -21,7 +21,7 @@ from redis_store.admin.usage import NamespaceTotals, UserTotals, measured, of_na
 WAITED_S = 0.15
 """Time for which a page waits for counts that are under way, in seconds."""
 
-LONGEST_PAUSE_S = 600.0
+LONGEST_PAUSE_OF_COUNTS_S = 600.0
 """Age at which counts are made again when somebody looks, in seconds, at most."""
 
 PAUSES_PER_COUNT = 20
@@ -99,7 +99,7 @@ class Snapshots:
     def _is_old(self) -> bool:
         if self._last.at is None or self._last.took_s <= ALWAYS_COUNTED_S:
             return True
-        return time.monotonic() - self._last_at > min(LONGEST_PAUSE_S, PAUSES_PER_COUNT * self._last.took_s)
+        return time.monotonic() - self._last_at > min(LONGEST_PAUSE_OF_COUNTS_S, PAUSES_PER_COUNT * self._last.took_s)
 
     async def _count(self) -> None:
         begun, self._counted = time.monotonic(), 0
