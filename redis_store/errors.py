@@ -292,6 +292,13 @@ def after_a_part(error: DataStoreError, done: str) -> DataStoreError:
     return error
 
 
+def second_taker() -> InvalidInput:
+    """Return the error for a call on a watch from which another call takes changes."""
+    return InvalidInput(
+        "Another thread, task or signal handler is taking changes from this watch, and one at a time may: open a watch for each."
+    )
+
+
 class DeletedSoFar:
     """What an operation has deleted that takes several calls. If a later call fails, the error says so."""
 

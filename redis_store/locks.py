@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import random
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 from redis_store.errors import DataStoreError, InvalidInput, LockLost
 from redis_store.flows import run_async, run_sync
@@ -26,6 +26,8 @@ from redis_store.limits import check_timeout
 
 if TYPE_CHECKING:  # neither exists in the sandbox's child
     from redis_store.drivers.aio import AsyncDriver
+
+DriverT = TypeVar("DriverT")
 
 
 def _is_wanted(holder: _Holder, token: str) -> Callable[[], bool]:
@@ -134,11 +136,6 @@ class _Holder:
         wanted = self._wanted
         return take_back(lambda: wanted.release(token), wanted.ttl_ms / 1000)
 
-    def _fence(self) -> int:
-        for held in self._holdings:
-            return held.fence
-        raise self._was_lost()
-
     def _was_lost(self) -> LockLost:
         return LockLost(
             f"The {self._wanted.what} {self.name!r} is not held, or no longer: others may have acquired it meanwhile.",
@@ -147,6 +144,33 @@ class _Holder:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {'held' if self.held else 'not held'}>"
+
+
+class _Fenced(_Holder):
+    """The fencing number of a lock."""
+
+    @property
+    def fence(self) -> int:
+        """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
+
+        It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
+        is behind as well. Raises `LockLost` if the lock is not held.
+        """
+        for held in self._holdings:
+            return held.fence
+        raise self._was_lost()
+
+
+class _Limit(Generic[DriverT]):
+    """A rate limit, for threads and asyncio."""
+
+    def __init__(self, driver: DriverT, limit: Limiting, timeout: float | None) -> None:
+        self._driver = driver
+        self._limit = limit
+        self._timeout_s = check_timeout(timeout)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._limit.name!r}>"
 
 
 class _Drop:
@@ -233,18 +257,9 @@ class _SyncHolder(_Holder):
                 raise
 
 
-class Lock(_SyncHolder):
+class Lock(_SyncHolder, _Fenced):
     """A mutual-exclusion lock, scoped to the user; made by `DataStore.lock`. Each holder needs an object of its own:
     while it holds or waits, others get `InvalidInput`."""
-
-    @property
-    def fence(self) -> int:
-        """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
-
-        It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
-        is behind as well. Raises `LockLost` if the lock is not held.
-        """
-        return self._fence()
 
     def acquire(self) -> int:
         """Wait for the lock, and return its fencing number. It is held until `release`, which any thread may call.
@@ -266,17 +281,12 @@ class Semaphore(_SyncHolder):
         self._acquire(tied=False)
 
 
-class RateLimit:
+class RateLimit(_Limit[FlowDriver]):
     """At most `n` uses in any period of `per` seconds, by the server's clock; made by `DataStore.rate_limit`.
 
     As a context manager it waits on entry. A waiter reserves the next free use and is not overtaken; if it gives up, the use
     is spent nevertheless.
     """
-
-    def __init__(self, driver: FlowDriver, limit: Limiting, timeout: float | None) -> None:
-        self._driver = driver
-        self._limit = limit
-        self._timeout_s = check_timeout(timeout)
 
     def acquire(self) -> None:
         """Wait for the next free use. Raises `LockTimeout` at once if the wait would be longer than the timeout."""
@@ -292,9 +302,6 @@ class RateLimit:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._limit.name!r}>"
 
 
 class _AsyncHolder(_Holder):
@@ -331,18 +338,9 @@ class _AsyncHolder(_Holder):
                 raise
 
 
-class AsyncLock(_AsyncHolder):
+class AsyncLock(_AsyncHolder, _Fenced):
     """A mutual-exclusion lock, scoped to the user; made by `AsyncDataStore.lock`. Each holder needs an object of its own:
     while it holds or waits, others get `InvalidInput`."""
-
-    @property
-    def fence(self) -> int:
-        """The fencing number, which grows with each acquisition, so that a resource can refuse an earlier holder.
-
-        It is about the server's time in µs, so it grows even after the server lost data. It repeats only if the server's clock
-        is behind as well. Raises `LockLost` if the lock is not held.
-        """
-        return self._fence()
 
     async def acquire(self) -> int:
         """Wait for the lock, and return its fencing number. It is held until `release`, which any task may call.
@@ -364,17 +362,12 @@ class AsyncSemaphore(_AsyncHolder):
         await self._acquire(tied=False)
 
 
-class AsyncRateLimit:
+class AsyncRateLimit(_Limit["AsyncDriver"]):
     """At most `n` uses in any period of `per` seconds, by the server's clock; made by `AsyncDataStore.rate_limit`.
 
     As a context manager it waits on entry. A waiter reserves the next free use and is not overtaken; if it gives up, the use
     is spent nevertheless.
     """
-
-    def __init__(self, driver: AsyncDriver, limit: Limiting, timeout: float | None) -> None:
-        self._driver = driver
-        self._limit = limit
-        self._timeout_s = check_timeout(timeout)
 
     async def acquire(self) -> None:
         """Wait for the next free use. Raises `LockTimeout` at once if the wait would be longer than the timeout."""
@@ -390,6 +383,3 @@ class AsyncRateLimit:
 
     async def __aexit__(self, *_: object) -> None:
         pass
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._limit.name!r}>"

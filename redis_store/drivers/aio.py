@@ -204,13 +204,6 @@ class AsyncCore:
             self._state().drop_idle()
             return await self._request(call)
 
-    async def read_at_once(self, call: Call[Any], result: Callable[..., T], *arguments: Any) -> T:
-        """Carry out one call, as a driver's `run` does; without an operation it takes some microseconds less."""
-        reply = await self.exchange(call)
-        if type(reply) is ReplyError:
-            raise translate(reply, call.commands)
-        return result(*arguments, reply)
-
     def _send(self, call: Call[Any]) -> asyncio.Future[Any] | None:
         """Send a call on the shared connection; None if it has to wait or needs another connection."""
         connection = self._state().shared
@@ -463,13 +456,6 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             following.failed(error)
             return None
 
-    async def _read_at_once(self, call: Call[Any], result: Callable[..., T], *arguments: Any) -> T:
-        """Do what `AsyncCore.read_at_once` does, on a cluster."""
-        reply = await self._exchange(call)
-        if type(reply) is ReplyError:
-            raise translate(reply, call.commands)
-        return result(*arguments, reply)
-
     def read(self, read: Read[T], scope: Scope, wanted: Any, default: Any = None) -> Coroutine[Any, Any, T]:
         """Run an operation that reads, or let the near cache answer it."""
         if self._unsure is not None:
@@ -479,8 +465,8 @@ class AsyncDriver(StoreDriver[AsyncCore, AsyncClosable]):
             return core.near_side(core.near).answer(read, scope, wanted, default, self)
         if read.call is None or read.result is None or core.around is not None:
             return self.run(read.ask(scope, wanted, default))
-        at_once = core.read_at_once if core.cluster is None else self._read_at_once
-        return at_once(read.call(scope, wanted), read.result, scope, wanted, default)
+        exchange = core.exchange if core.cluster is None else self._exchange
+        return _read_at_once(exchange, read.call(scope, wanted), read.result, scope, wanted, default)
 
     async def _read_later(self, read: Read[T], scope: Scope, wanted: Any, default: Any) -> T:
         (await self._make_sure_for(read.ask(scope, wanted, default))).close()
@@ -580,6 +566,16 @@ class AsyncNodeDriver(AsyncDriver):
 
     __slots__ = ()
     stays = True
+
+
+async def _read_at_once(
+    exchange: Callable[[Call[Any]], Awaitable[Any]], call: Call[Any], result: Callable[..., T], *arguments: Any
+) -> T:
+    """Carry out one call, as a driver's `run` does; without an operation it takes some microseconds less."""
+    reply = await exchange(call)
+    if type(reply) is ReplyError:
+        raise translate(reply, call.commands)
+    return result(*arguments, reply)
 
 
 async def _close_all(them: Iterable[AsyncClosable]) -> None:

@@ -14,19 +14,19 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 from redis_store.drivers.aio import AsyncDriver
-from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout, second_taker
 from redis_store.flows.clock import clock, time_for_reply
 from redis_store.flows.flow import Do, Flow, Pause, Receive, Step
 from redis_store.flows.run_async import carry_out
 from redis_store.hub.mailbox import Item, Mailbox
 from redis_store.hub.run_hub import join, leave
-from redis_store.limits import check_timeout
+from redis_store.limits import check_timeout, check_whole
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.drive import drive_async
 from redis_store.types import Change, Json
-from redis_store.watch.request import WatchRequest, check_most
+from redis_store.watch.request import WatchRequest
 from redis_store.watch.wait_for import Waiting
-from redis_store.watch.watcher import Watching, second_taker
+from redis_store.watch.watcher import Watching
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class AsyncWatch(AsyncIterator[Change]):
         The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
         once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
-        most, deadline = check_most(most), _deadline(timeout)
+        most, deadline = check_whole(most, "most", 1), _deadline(timeout)
         watching = await self._begun(deadline)
         if watching.busy:
             raise second_taker()

@@ -10,7 +10,6 @@ from redis_store.changelog.entry import Cursor, CursorFormat
 from redis_store.errors import InvalidInput, InvalidType
 from redis_store.hub.mailbox import Mailbox, NamespaceBudget
 from redis_store.hub.requests import Join, JoinAll
-from redis_store.limits import shown
 from redis_store.namespace.keys import MAX_AGENT_BYTES, UserKeys, encode_name, encode_namespace, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.types import Change
@@ -204,15 +203,6 @@ class WatchRequest:
             # Marks that this consumer has begun, even without any namespace.
             moved[b""] = "all"
         return moved
-
-
-def check_most(most: object) -> int:
-    """Return `most`, the largest number of changes to take, once it is checked."""
-    if isinstance(most, bool) or not isinstance(most, int):
-        raise InvalidType(f"The number of changes to take must be an int, not {type(most).__name__}.")
-    if most < 1:
-        raise InvalidInput(f"The number of changes to take must be at least 1, not {shown(most)}.")
-    return most
 
 
 def _initial(initial: object, since: object) -> bool:

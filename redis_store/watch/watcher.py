@@ -19,7 +19,6 @@ from typing import NamedTuple, TypeVar
 from redis_store.connections.resolver import Source
 from redis_store.errors import (
     DataStoreError,
-    InvalidInput,
     ServerReadOnly,
     StoreClosed,
     StoreUnavailable,
@@ -367,10 +366,3 @@ class Watching:
             _log.debug("Standing by while the server is away: %s", error)
             self.standing_by = True
         return await self._pause(STAND_BY_S, deadline)
-
-
-def second_taker() -> InvalidInput:
-    """Return the error for a call on a watch from which another call takes changes."""
-    return InvalidInput(
-        "Another thread, task or signal handler is taking changes from this watch, and one at a time may: open a watch for each."
-    )

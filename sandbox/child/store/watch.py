@@ -15,7 +15,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Self
 
-from redis_store.errors import ConnectionLost, DataStoreError, InvalidInput, StoreClosed
+from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, second_taker
 from redis_store.limits import check_timeout
 from redis_store.types import Change, Json
 from sandbox.child.channels import ControlChannel, error_of, is_broken
@@ -138,7 +138,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         """Return the next change, or None after `timeout` seconds. The previous change counts as processed."""
         limit_s = check_timeout(timeout)
         if self._busy:
-            raise _second_taker()
+            raise second_taker()
         self._busy = True
         try:
             if not self._find(limit_s):
@@ -168,7 +168,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         if self._closed:
             raise StopAsyncIteration
         if self._busy:
-            raise _second_taker()
+            raise second_taker()
         self._busy = True
         try:
             while self._at >= len(self._ready):
@@ -249,9 +249,3 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
                 self._at += 1
                 raise
         return Change(namespace, key, op, value, cursor, source, agent, run, root)
-
-
-def _second_taker() -> InvalidInput:
-    return InvalidInput(
-        "Another thread, task or signal handler is taking changes from this watch, and one at a time may: open a watch for each."
-    )
