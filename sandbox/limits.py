@@ -84,6 +84,15 @@ _LARGEST = {
 _SMALLEST = {"frame_bytes": 64 * 1024, "memory_bytes": _MIB, "descriptors": 16, "scratch_bytes": 64 * 1024}
 
 
+def check_whole(name: str, value: object, least: int, most: int) -> int:
+    """Return the whole number that was given for an option, or raise if it is not between two bounds."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{name} must be an int, not {type(value).__name__}.")
+    if not least <= value <= most:
+        raise InvalidInput(f"{name}={shown(value)} cannot be used: give at least {least:,} and at most {most:,}.")
+    return value
+
+
 def _check(name: str, value: object) -> None:
     whole = name != "timeout_s"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):

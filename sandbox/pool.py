@@ -15,7 +15,6 @@ from typing import Any, Self, Unpack
 
 import redis_store
 from redis_store.brokers.lease import with_near_cache
-from redis_store.limits import shown
 from redis_store.options import shows
 from sandbox.errors import InvalidInput, InvalidType, RunCancelled, StartFailed
 from sandbox.given.given import make_given
@@ -26,6 +25,7 @@ from sandbox.handle import RunHandle
 from sandbox.host.execute import Loop, execute
 from sandbox.host.remote_broker import BrokerProcess
 from sandbox.isolation.lacks import start_failures, start_thread
+from sandbox.limits import check_whole
 from sandbox.result import RunResult
 from sandbox.running.background_loop import background_loop
 from sandbox.running.slots import Slots
@@ -59,7 +59,7 @@ class Sandbox:
             self._given = make_given(options)
         self._url, self._client = _checked_server(options)
         self._broker = _broker_process(self._url, self._client) if _checked_broker(broker) == "process" else None
-        self._slots = Slots(_checked_concurrency(concurrency))
+        self._slots = Slots(None if concurrency is None else check_whole("concurrency", concurrency, 1, _MOST_AT_ONCE))
         self._lock = threading.RLock()
         self._store: redis_store.DataStore | None = None
         self._handles: set[RunHandle] = set()
@@ -237,19 +237,6 @@ def _checked_broker(broker: object) -> object:
 
 _MOST_AT_ONCE = 1_000_000
 """Bound on the number of concurrent runs."""
-
-
-def _checked_concurrency(concurrency: object) -> int | None:
-    if concurrency is None:
-        return None
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int):
-        raise InvalidType(f"concurrency must be an int or None, not {type(concurrency).__name__}.")
-    if not 1 <= concurrency <= _MOST_AT_ONCE:
-        raise InvalidInput(
-            f"concurrency={shown(concurrency)} cannot be used: give at least 1 and at most {_MOST_AT_ONCE:,}, or None"
-            " for no bound."
-        )
-    return concurrency
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -6,7 +6,6 @@ or in base64 where they are not UTF-8. So are names. `docs/operating.md` describ
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ import orjson
 
 from redis_store.errors import DataStoreError, InvalidInput, InvalidSettings
 from redis_store.namespace.keys import UserKeys
+from redis_store.ops.key_info import texts_of_tags
 from redis_store.values.compression import RESERVED_FIRST_BYTE, Compression
 
 FIRST_LINE = b'{"redis-store":"export","version":1}\n'
@@ -261,9 +261,7 @@ def _raw(what: str, text: str | None, base64: str | None) -> bytes:
 
 def info_with_tags(user: UserKeys, info: bytes, tags: Iterable[str]) -> bytes:
     """Return an info with its tags, as `scripts/info_text.lua` writes it."""
-    names = [json.dumps(user.prefix.decode() + tag)[1:-1] for tag in tags]
-    for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
-        names = [name.replace(raw, escape) for name in names]
+    names = texts_of_tags(user.prefix.decode() + tag for tag in tags)
     match = _INFO_FORM.fullmatch(info)
     if not names or match is None:
         return info

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from redis_store.admin.walks import Walk, next_page
-from redis_store.namespace.keys import DEFAULT_NAMESPACE
 from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import Op
 
@@ -43,14 +42,10 @@ class Setting:
     """The operator's name."""
     servers: int
     """The number of servers that hold keys."""
-    scope: Callable[[str, str], Scope]
-    """Returns the scope of a namespace of a user."""
+    scope_of: Callable[..., Scope]
+    """Returns the scope of a namespace of a user, or of the default one. Raises `InvalidInput` for invalid names."""
     on_step: Callable[[int], object]
     """Gets the number of keys, or of what the program counts, of each step."""
-
-    def scope_of(self, user: str, namespace: str = DEFAULT_NAMESPACE) -> Scope:
-        """Return the scope of a namespace of a user. Raises `InvalidInput` for invalid names."""
-        return self.scope(user, namespace)
 
 
 async def pages(where: Where, walk: Walk[T]) -> AsyncIterator[list[T]]:

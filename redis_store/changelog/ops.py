@@ -11,13 +11,13 @@ from redis_store.errors import ServerFull
 from redis_store.limits import MAX_VALUE_BYTES, LogBounds
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, glob_for_prefix
 from redis_store.ops.listing import (
-    PAGE_BYTES,
     PAGE_KEYS,
     PART_BYTES,
     SNAPSHOT_BYTES,
     SNAPSHOT_KEYS,
     START,
     names_page,
+    page_size_of,
 )
 from redis_store.ops.run_script import run_script
 from redis_store.protocol.call import Call, as_is, read, transaction
@@ -178,9 +178,7 @@ async def page_size(keys: NamespaceKeys, most: int = PAGE_KEYS) -> int:
     fields, memory_bytes, _ = await run_script(SMALL, (keys.data,), ("keys", 0, 0), repeatable=True)
     if fields <= SNAPSHOT_KEYS < most and memory_bytes <= SNAPSHOT_BYTES:
         return most
-    if not fields or memory_bytes <= 0:
-        return PAGE_KEYS
-    return max(1, min(PAGE_KEYS, PAGE_BYTES * int(fields) // int(memory_bytes)))
+    return page_size_of(fields, memory_bytes)
 
 
 def log_between(keys: NamespaceKeys, first: bytes, last: bytes, count: int | None = None) -> Call[list[Any]]:

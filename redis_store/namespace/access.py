@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis_store.errors import AccessDenied, InvalidType
+from redis_store.limits import shown
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES, encode_name
 
 
@@ -78,7 +79,7 @@ class Names:
         if patterns is _ALL or any(pattern.matches(name) for pattern in patterns):
             return True
         raise AccessDenied(
-            f"Using the name {_shown(name)} is not allowed here: allowed {kind} are {_listed(patterns)}.",
+            f"Using the name {shown(name)} is not allowed here: allowed {kind} are {_listed(patterns)}.",
             action=kind,
             readable=[],
             writable=[],
@@ -132,7 +133,7 @@ class Access:
         """Return the error for reading or writing a namespace without the right to."""
         doing = "Reading" if action == "read" else "Writing to"
         return AccessDenied(
-            f"{doing} namespace {_shown(namespace)} is not allowed here: allowed are {self.described()}.",
+            f"{doing} namespace {shown(namespace)} is not allowed here: allowed are {self.described()}.",
             action=action,
             namespace=namespace,
             readable=[str(pattern) for pattern in self.read],
@@ -162,11 +163,6 @@ def patterns_of(written: Iterable[str] | None, what: str) -> Patterns:
 def _common(ours: Patterns, theirs: Patterns) -> Patterns:
     pairs = (one.common(other) for one in ours for other in theirs)
     return tuple(dict.fromkeys(pattern for pattern in pairs if pattern is not None))
-
-
-def _shown(name: str) -> str:
-    shown = repr(name)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _listed(patterns: Patterns) -> str:

@@ -28,6 +28,7 @@ from redis_store.limits import UNBOUNDED, ttl_to_ms
 from redis_store.namespace.keys import UserKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
+from redis_store.ops.key_info import texts_of_tags
 from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
 from redis_store.ops.values import GET, get, wanted_ttl
 from redis_store.protocol.call import read
@@ -179,10 +180,7 @@ class ComputePlan:
     @property
     def tag_texts(self) -> list[str]:
         """The tags' Redis keys as the key's info has them (`scripts/info_text.lua`)."""
-        names = [json.dumps(decode_name(tag))[1:-1] for tag in self.tags]
-        for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
-            names = [name.replace(raw, escape) for name in names]
-        return names
+        return texts_of_tags(map(decode_name, self.tags))
 
     @property
     def tags_json(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,6 +68,14 @@ def created_ms(text: bytes | None) -> int | None:
 def us_of(time: int) -> int:
     """Return a time of an info, in ms or µs, in µs."""
     return time * 1000 if time < _FIRST_US else time
+
+
+def texts_of_tags(tags: Iterable[str]) -> list[str]:
+    """Return tags, given by their Redis keys, as an info has them (`scripts/info_text.lua`)."""
+    names = [json.dumps(tag)[1:-1] for tag in tags]
+    for raw, escape in (("\\\\", "\\u005c"), ('\\"', "\\u0022"), ("}", "\\u007d")):
+        names = [name.replace(raw, escape) for name in names]
+    return names
 
 
 def load_object(text: bytes) -> dict[str, Json]:

@@ -21,6 +21,7 @@ from sandbox.given.job import make_task
 from sandbox.given.options import RunOptions, split
 from sandbox.given.sources import Source, SourceOrPath
 from sandbox.isolation.lacks import start_failures, start_thread
+from sandbox.limits import check_whole
 
 logger = logging.getLogger("sandbox")
 
@@ -83,9 +84,9 @@ def on_change(
         consumer=name,
         agent=agent,
         options={**of_start, **of_sandbox},
-        batch=_whole("batch", batch, 1, 1000),
-        concurrency=_whole("concurrency", concurrency, 1, 64),
-        retries=_whole("retries", retries, 0, 100),
+        batch=check_whole("batch", batch, 1, 1000),
+        concurrency=check_whole("concurrency", concurrency, 1, 64),
+        retries=check_whole("retries", retries, 0, 100),
         first_wait_s=_seconds("first_wait", first_wait),
         longest_wait_s=_seconds("longest_wait", longest_wait),
         initial=initial,
@@ -196,14 +197,6 @@ def _guarded(on_event: Callable[[ConsumerEvent], object] | None) -> Callable[[Co
                 logger.exception("on_event raised; the consumer continues")
 
     return tell
-
-
-def _whole(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"{name} must be an int, not {type(value).__name__}.")
-    if not least <= value <= most:
-        raise InvalidInput(f"{name}={shown(value)} cannot be used: give at least {least} and at most {most}.")
-    return value
 
 
 def _seconds(name: str, value: object) -> float:

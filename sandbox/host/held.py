@@ -17,10 +17,7 @@ MAX_HELD = 1000
 """Limit of what one process may hold or wait for at a time; the host must release all of it."""
 
 _TAKES = {"acquire_lock": "release_lock", "acquire_place": "release_place", "claim_value": "fail_value"}
-_ENDS = {"release_lock": "release_lock", "release_place": "release_place"} | {
-    "fail_value": "fail_value",
-    "commit_value": "fail_value",
-}
+_ENDS = {**{release: release for release in _TAKES.values()}, "commit_value": "fail_value"}
 
 
 class Holding(NamedTuple):
