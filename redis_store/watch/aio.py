@@ -121,7 +121,7 @@ class AsyncWatch(AsyncIterator[Change]):
         The consumer's cursor does not move: call `done` with the last change that you are done with. Raises `StoredDataError`
         once for a value that is not JSON, and continues after it; raises `StoreClosed` after `close`.
         """
-        most, deadline = check_whole(most, "most", 1), _deadline(timeout)
+        most, deadline = check_whole(most, "The number of changes to take", 1), _deadline(timeout)
         watching = await self._begun(deadline)
         if watching.busy:
             raise second_taker()
