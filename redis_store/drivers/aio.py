@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
@@ -15,24 +14,22 @@ from redis_store.connections.address import DEFAULT_TIMEOUT_S, Address
 from redis_store.connections.aio import LoopConnection
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.spin import Spinner
-from redis_store.connections.topology import Topology
 from redis_store.drivers import eviction_warning
 from redis_store.drivers.form import looking, making_sure, rehearse, unsure
-from redis_store.drivers.nodes import Following, Nodes, TurnedAway
-from redis_store.drivers.store_driver import StoreDriver
+from redis_store.drivers.nodes import Following, TurnedAway
+from redis_store.drivers.store_driver import Core, StoreDriver
 from redis_store.drivers.sync import members_of
 from redis_store.drivers.wakeups import AsyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreClosed, StoreTimeout, StoreUnavailable
-from redis_store.flows.flow import Flow
 from redis_store.namespace.scope import Scope
 from redis_store.near.async_side import LoopSide
-from redis_store.near.cache import NearCache, join_cache
+from redis_store.near.cache import NearCache
 from redis_store.protocol.call import Alone, Call, Op, not_a_call
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive_async
 from redis_store.protocol.error_replies import translate
 from redis_store.protocol.read import Read
-from redis_store.protocol.redirects import Node, marked, unmarked
+from redis_store.protocol.redirects import marked, unmarked
 
 T = TypeVar("T")
 
@@ -76,48 +73,19 @@ class _LoopState:
         return [each for each in (self.shared, self.retired, *self.idle, *self.lent) if each is not None]
 
 
-class AsyncCore:
-    """What the asyncio stores of one client share: the connections of each event loop, near cache and telemetry."""
+class AsyncCore(Core):
+    """What the asyncio stores of one client share: also the connections of each event loop."""
 
     def __init__(self, resolver: Resolver, timeout_s: float | None = None, *, configures: bool = False) -> None:
+        super().__init__(Source(resolver, configures), timeout_s)
         self._resolver = resolver
-        self.timeout_s = timeout_s
-        self.source = Source(resolver, configures)
-        """The server's address and configuration right, for the hub."""
-        self.watching: weakref.WeakSet[AsyncClosable] = weakref.WeakSet()
-        """The drivers that have watchers or pauses, which are closed with the client."""
-        self.near: NearCache | None = None
-        """The near cache, if the client has one; it is asked before the server."""
-        self.around: Callable[[Op[Any]], Op[Any]] | None = None
-        """Wrapper of each operation, if the near cache or telemetry observes its calls."""
-        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
-        self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
-        """Wrapper of each flow of a store's methods, if telemetry observes them."""
-        self.is_closed = False
         self._states: dict[int, _LoopState] = {}
         self._latest: _LoopState | None = None
         self._waits_for_replicas = resolver.min_replicas > 0
         self._waits_s = timeout_s or DEFAULT_TIMEOUT_S
         """The time-out, also if it is in the url."""
         self._spinner = Spinner()
-        self._near_bytes = 0
-        self._nodes: Nodes[AsyncCore] | None = None
         forks.inherited.add(self)
-
-    @property
-    def cluster(self) -> Topology | None:
-        """The cluster, if the server is known to be a node of one."""
-        return self._resolver.topology
-
-    def at(self, node: Node) -> AsyncCore:
-        """Return the core for a node of the cluster."""
-        if node == self._resolver.node:
-            return self
-        if self._nodes is None:
-            with forks.registries_lock:
-                self._nodes = self._nodes or Nodes(self, self._for_node)
-        return self._nodes.at(node, self.source)
 
     async def everywhere(self) -> list[AsyncCore]:
         """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one.
@@ -127,10 +95,9 @@ class AsyncCore:
         if (look := looking(self._resolver)) is not None:
             await drive_async(look, self.exchange, Exception)
         topology = self.cluster
-        if topology is None:
-            return [self]
-        await asyncio.to_thread(topology.refresh, at_once=True)
-        return [self.at(node) for node in topology.primaries] if topology.spreads else [self]
+        if topology is not None:
+            await asyncio.to_thread(topology.refresh, at_once=True)
+        return self._primaries(topology)
 
     def _for_node(self, source: Source) -> AsyncCore:
         core = copy.copy(self)
@@ -141,24 +108,10 @@ class AsyncCore:
         forks.inherited.add(core)
         return core
 
-    @property
-    def url(self) -> str:
-        """The server's url, including secrets."""
-        return self._resolver.url
-
-    def use_near_cache(self, max_bytes: int) -> None:
-        """Read through the near cache of the server from now on."""
-        self._near_bytes = max_bytes
-        self.near = near = join_cache(self, self._resolver, max_bytes)
-        measured = self.measured
-        self.around = near.watching if measured is None else lambda op: near.watching(measured(op))
-
     async def close(self) -> None:
         """Close the connections of every event loop and stop using the server."""
         await _close_all(self.watching)  # first, because a consumer releases its name through its driver
-        everyone = [self] if self._nodes is None else self._nodes.all()
-        for core in everyone:
-            core.is_closed = True
+        everyone = self._everyone()
         await _close_all(self.watching)  # of waits that began meanwhile
         for core in everyone:
             await core._disconnect()

@@ -4,36 +4,87 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from redis_store.connections import forks
 from redis_store.connections.resolver import Resolver, Source
 from redis_store.connections.topology import Topology
 from redis_store.drivers.form import unsure
-from redis_store.drivers.nodes import Following, is_of_cluster
+from redis_store.drivers.nodes import Following, Nodes, is_of_cluster
 from redis_store.errors import StoreClosed
+from redis_store.flows.flow import Flow
 from redis_store.namespace.keys import UserKeys
-from redis_store.near.cache import NearCache
+from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Op
 from redis_store.protocol.command import Command
 from redis_store.protocol.redirects import Node, first_redirection
 
 
-class Core(Protocol):
-    """What the stores of one client share (`drivers.sync.SyncCore`, `drivers.aio.AsyncCore`)."""
+class Core:
+    """What the stores of one client share: base of `drivers.sync.SyncCore` and `drivers.aio.AsyncCore`.
 
-    source: Source
-    timeout_s: float | None
-    near: NearCache | None
-    measured: Callable[[Op[Any]], Op[Any]] | None
-    is_closed: bool
-    watching: weakref.WeakSet[Any]
+    On a cluster there is one for each node that its stores need, besides the first one.
+    """
+
+    def __init__(self, source: Source, timeout_s: float | None) -> None:
+        self.source = source
+        """The server's address and configuration right, for the hub."""
+        self.timeout_s = timeout_s
+        self.watching: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The drivers that have watchers or pauses, which are closed with the client."""
+        self.near: NearCache | None = None
+        """The near cache, if the client has one; it is asked before the server."""
+        self.around: Callable[[Op[Any]], Op[Any]] | None = None
+        """Wrapper of each operation, if the near cache or telemetry observes its calls."""
+        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
+        """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
+        self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
+        """Wrapper of each flow of a store's methods, if telemetry observes them."""
+        self.is_closed = False
+        self._near_bytes = 0
+        self._nodes: Nodes[Self] | None = None
 
     @property
-    def url(self) -> str: ...
+    def cluster(self) -> Topology | None:
+        """The cluster, if the server is known to be a node of one."""
+        return self.source.resolver.topology
+
     @property
-    def cluster(self) -> Topology | None: ...
-    def at(self, node: Node) -> Any: ...
+    def url(self) -> str:
+        """The server's url, including secrets."""
+        return self.source.resolver.url
+
+    def at(self, node: Node) -> Self:
+        """Return the core for a node of the cluster."""
+        if node == self.source.resolver.node:
+            return self
+        if self._nodes is None:
+            with forks.registries_lock:
+                self._nodes = self._nodes or Nodes(self, self._for_node)
+        return self._nodes.at(node, self.source)
+
+    def _for_node(self, source: Source) -> Self:
+        raise NotImplementedError
+
+    def _primaries(self, topology: Topology | None) -> list[Self]:
+        """Return the cores for all nodes that have slots; on a single server this one."""
+        if topology is None or not topology.spreads:
+            return [self]
+        return [self.at(node) for node in topology.primaries]
+
+    def use_near_cache(self, max_bytes: int) -> None:
+        """Read through the near cache of the server from now on."""
+        self._near_bytes = max_bytes
+        self.near = near = join_cache(self, self.source.resolver, max_bytes)
+        measured = self.measured
+        self.around = near.watching if measured is None else lambda op: near.watching(measured(op))
+
+    def _everyone(self) -> list[Self]:
+        """Note that the client is closed, and return the cores of all its nodes."""
+        everyone = [self] if self._nodes is None else self._nodes.all()
+        for core in everyone:
+            core.is_closed = True
+        return everyone
 
 
 CoreT = TypeVar("CoreT", bound=Core)

@@ -12,17 +12,14 @@ from typing import Any, Protocol, TypeVar
 from redis_store.connections import forks
 from redis_store.connections.resolver import Source
 from redis_store.connections.sync import HeldConnection
-from redis_store.connections.topology import Topology
 from redis_store.drivers.form import looking, making_sure, rehearse, unsure
 from redis_store.drivers.loans import Loans, NoConnections, OwnConnections
-from redis_store.drivers.nodes import Following, Nodes, TurnedAway, is_of_cluster
-from redis_store.drivers.store_driver import StoreDriver
+from redis_store.drivers.nodes import Following, TurnedAway, is_of_cluster
+from redis_store.drivers.store_driver import Core, StoreDriver
 from redis_store.drivers.wakeups import SyncPauses
 from redis_store.errors import ConnectionLost, DataStoreError, StoreTimeout, StoreUnavailable
-from redis_store.flows.flow import Flow
 from redis_store.flows.renewing import Keeper
 from redis_store.namespace.scope import Scope
-from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Alone, Call, Op, not_a_call
 from redis_store.protocol.command import ReplyError
 from redis_store.protocol.drive import drive
@@ -42,11 +39,8 @@ class Closable(Protocol):
     def close(self) -> object: ...
 
 
-class SyncCore:
-    """What the stores of one client share: connections, near cache, telemetry, and the thread that renews what they hold.
-
-    On a cluster there is one for each node that its stores need, besides the first one.
-    """
+class SyncCore(Core):
+    """What the blocking stores of one client share: also connections, and the thread that renews what they hold."""
 
     def __init__(
         self,
@@ -56,48 +50,22 @@ class SyncCore:
         lender: tuple[SyncCore, Callable[[Loans], Loans]] | None = None,
     ) -> None:
         """`lender` is the core whose connections these loans lend, and what makes such loans of those for another node."""
+        super().__init__(source, timeout_s)
         self.loans = loans
         """Where operations borrow their connections."""
-        self.source = source
-        """The server's address and configuration right, for the hub."""
-        self.timeout_s = timeout_s
-        self.watching: weakref.WeakSet[Closable] = weakref.WeakSet()
-        """The drivers that have watchers or pauses, which are closed with the client."""
-        self.near: NearCache | None = None
-        """The near cache, if the client has one; it is asked before the server."""
-        self.around: Callable[[Op[Any]], Op[Any]] | None = None
-        """Wrapper of each operation, if the near cache or telemetry observes its calls."""
-        self.measured: Callable[[Op[Any]], Op[Any]] | None = None
-        """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
-        self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
-        """Wrapper of each flow of a store's methods, if telemetry observes them."""
         self.keeper = Keeper()
         """Renews what the flows of the stores hold."""
-        self.is_closed = False
         self._borrows = False
         """Whether the connections and the keeper are another core's."""
-        self._near_bytes = 0
         self._lender = lender
-        self._nodes: Nodes[SyncCore] | None = None
         self._observed: SyncCore | None = None
         """The core that this one is, without what observes its operations."""
         forks.inherited.add(self)
 
-    @property
-    def cluster(self) -> Topology | None:
-        """The cluster, if the server is known to be a node of one."""
-        return self.source.resolver.topology
-
     def at(self, node: Node) -> SyncCore:
-        """Return the core for a node of the cluster."""
-        if node == self.source.resolver.node:
-            return self
-        if self._observed is not None:
+        if self._observed is not None and node != self.source.resolver.node:
             return self._observed.at(node).unobserved()
-        if self._nodes is None:
-            with forks.registries_lock:
-                self._nodes = self._nodes or Nodes(self, self._for_node)
-        return self._nodes.at(node, self.source)
+        return super().at(node)
 
     def everywhere(self) -> list[SyncCore]:
         """Return the cores for all nodes that have slots, for what concerns all users; on a single server this one.
@@ -107,10 +75,9 @@ class SyncCore:
         if (look := looking(self.source.resolver)) is not None:
             SyncDriver(self.unobserved()).run(look)
         topology = self.cluster
-        if topology is None:
-            return [self]
-        topology.refresh(at_once=True)
-        return [self.at(node) for node in topology.primaries] if topology.spreads else [self]
+        if topology is not None:
+            topology.refresh(at_once=True)
+        return self._primaries(topology)
 
     def _for_node(self, source: Source) -> SyncCore:
         core = copy.copy(self)
@@ -131,11 +98,6 @@ class SyncCore:
         forks.inherited.add(core)
         return core
 
-    @property
-    def url(self) -> str:
-        """The server's url, including secrets."""
-        return self.source.resolver.url
-
     def with_near_cache(self, max_bytes: int) -> SyncCore:
         """Return a core with a near cache, over the connections of this one. Closing it leaves them open."""
         core = copy.copy(self)
@@ -146,19 +108,14 @@ class SyncCore:
         return core
 
     def use_near_cache(self, max_bytes: int) -> None:
-        """Read through the near cache of the server from now on."""
-        self._near_bytes = max_bytes
-        self.near = near = join_cache(self, self.source.resolver, max_bytes)
-        near.threads.open(self)
-        measured = self.measured
-        self.around = near.watching if measured is None else lambda op: near.watching(measured(op))
+        super().use_near_cache(max_bytes)
+        assert self.near is not None
+        self.near.threads.open(self)
 
     def close(self) -> None:
         """Close all connections and stop using the server. Calls in progress fail; later ones are refused."""
         self._close_drivers()  # first, because a consumer releases its name through its driver
-        everyone = [self] if self._nodes is None else self._nodes.all()
-        for core in everyone:
-            core.is_closed = True
+        everyone = self._everyone()
         if not self._borrows:
             for core in everyone:
                 core.loans.close()
