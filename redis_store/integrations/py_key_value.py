@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,13 +18,13 @@ from key_value.aio.stores.base import (
 
 from redis_store import AsyncDataStore, InvalidValue, KeyInfo, LimitExceeded, StoredDataError, fit_name
 from redis_store.integrations.stores import async_store
+from redis_store.namespace.fit import CUT
 from redis_store.namespace.keys import MAX_NAMESPACE_BYTES
 
 _MOST_NAMES_BYTES = 48 * 1024
 """Names that are kept in metadata, of one call: metadata has at most 64 KiB, and JSON escapes take room."""
 _NAMES = "py-key-value"
 """The metadata that has the names that did not fit, each under the name that is stored: a hash cannot be turned back."""
-_CUT = re.compile(r"~[0-9a-f]{64}\Z")
 
 
 class KeyValueStore(
@@ -116,7 +115,7 @@ class KeyValueStore(
     async def _get_collection_keys(self, *, collection: str, limit: int | None = None) -> list[str]:
         namespace = self._namespace(collection)
         names = (await namespace.list_keys())[: _bound(limit)]
-        cut = [name for name in names if _CUT.search(name)]
+        cut = [name for name in names if CUT.search(name)]
         if not cut:
             return names
         infos = {name: info for name, (_, info) in (await namespace.get_many(cut, info=True)).items()}
@@ -124,7 +123,7 @@ class KeyValueStore(
 
     async def _get_collection_names(self, *, limit: int | None = None) -> list[str]:
         names = (await self._store.list_namespaces())[: _bound(limit)]
-        return [await self._collection_of(name) if _CUT.search(name) else name for name in names]
+        return [await self._collection_of(name) if CUT.search(name) else name for name in names]
 
     async def _collection_of(self, name: str) -> str:
         namespace = self._store.use_namespace(name)

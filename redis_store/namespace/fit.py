@@ -11,7 +11,9 @@ from redis_store.errors import DataStoreError, InvalidInput, InvalidType
 from redis_store.namespace.keys import MAX_KEY_BYTES, encode_name
 from redis_store.types import Json
 
-_SUFFIX = re.compile(r"~[0-9a-f]{64}\Z")
+CUT = re.compile(r"~[0-9a-f]{64}\Z")
+"""The end of a name that `fit_name` has cut."""
+
 _SUFFIX_BYTES = 65
 
 
@@ -26,7 +28,7 @@ def fit_name(name: str, most_bytes: int = MAX_KEY_BYTES) -> str:
         raise InvalidType(f"A name must be a str, not {type(name).__name__}.")
     if most_bytes < _SUFFIX_BYTES:
         raise InvalidInput(f"most_bytes must be at least {_SUFFIX_BYTES}, for the suffix, not {most_bytes}.")
-    if not _SUFFIX.search(name):
+    if not CUT.search(name):
         with suppress(DataStoreError):
             encode_name(name, "name", most_bytes)
             return name
