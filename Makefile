@@ -34,7 +34,7 @@ define test_frameworks
 	INTEGRATIONS=1 .venv/$(1)/bin/python -m pytest $(2) $(ARGS)$(if $(ARGS), || [ $$? -eq 5 ])
 endef
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators cluster docs plots clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators bench-console cluster docs plots clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -111,6 +111,9 @@ bench-memory: .venv/.test ## the peak of memory of the biggest calls, in the hos
 
 bench-charges: .venv/.test ## the server's memory for each byte that an agent is charged for; ARGS="/path/to/redis-server ..."
 	@$(BIN)/python -m benchmarks.charges $(ARGS)
+
+bench-console: .venv/.test ## the console's pages on 3 million keys, and how long others wait; ARGS="--keys 200000 --big 100000"
+	@$(BIN)/python -m benchmarks.console $(ARGS)
 
 bench-operators: .venv/.test ## operators' commands on 2 million keys, and how long others wait; ARGS="--keys 200000 /path/to/redis-server"
 	@$(BIN)/python -m benchmarks.operators $(ARGS)

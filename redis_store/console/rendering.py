@@ -8,7 +8,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, quote_plus, unquote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import FormData
@@ -28,6 +28,9 @@ NAVIGATION = (
 )
 """The links on each page, in groups: a path, its text, and the paths of other pages that belong to it."""
 
+PAGES_OF_USERS = ("/changes", "/consumers", "/locks", "/runs", "/see-as")
+"""Those of them that also show one user, whom the url names."""
+
 STATIC_FOLDER = Path(__file__).parent / "static"
 
 THEME_COOKIE = "redis-store-ui-theme"
@@ -38,6 +41,11 @@ def url(path: str, /, **query: object) -> str:
     """Return a link: a path and its state in the query. A state that is None is left out."""
     pairs = [(name, str(text)) for name, text in query.items() if text is not None]
     return f"{path}?{urlencode(pairs, errors='replace')}" if pairs else path
+
+
+def and_key(link: str, key: str) -> str:
+    """Return a link with a key in its query: as `url` does, for a thousand links that differ in the key."""
+    return f"{link}&key={quote_plus(key, errors='replace')}"
 
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
@@ -162,7 +170,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(url=url, static=static, FORM_FIELD=FORM_FIELD)
+    made.globals.update(url=url, and_key=and_key, static=static, FORM_FIELD=FORM_FIELD)
     made.filters.update(shown.FILTERS, quoted=quoted)
     return made
 
@@ -195,13 +203,26 @@ def notice_of(request: Request) -> str | None:
     return said and said.format(keys=counted(asked_number(request, "count"), "key"))
 
 
+def has_page(request: Request, path: str) -> bool:
+    """Whether the console has a page."""
+    return any(getattr(route, "path", None) == path for route in request.app.routes)
+
+
+def links_of(request: Request) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the links of the navigation to pages that show one user, or all."""
+    return [
+        link for _, links in NAVIGATION for link in links if link[0] in PAGES_OF_USERS and has_page(request, link[0])
+    ]
+
+
 def _common(request: Request) -> dict[str, Any]:
     visitor: Visitor | None = request.scope.get("state", {}).get("visitor")
     theme = request.cookies.get(THEME_COOKIE)
-    known = {getattr(route, "path", None) for route in request.app.routes}
     return {
         "request": request,
-        "navigation": [(group, [link for link in links if link[0] in known]) for group, links in NAVIGATION],
+        "navigation": [(group, [link for link in links if has_page(request, link[0])]) for group, links in NAVIGATION],
+        "links": links_of(request),
+        "has_runs": has_page(request, "/run"),
         "server_name": without_secrets(request.app.state.console.admin.client.url) if visitor else None,
         "now_ms": time.time_ns() // 1_000_000,
         "here": request.url.path,

@@ -60,9 +60,9 @@ def when(moment: datetime | None) -> Markup:
     """Return a time relative to now, with the exact one as its title."""
     if moment is None:
         return NOTHING
-    exact = moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
-    machine = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(machine, exact, ago(moment))
+    machine = moment.astimezone(UTC).isoformat(timespec="milliseconds")  # nothing here has to be escaped
+    exact = f"{machine[:10]} {machine[11:23]} UTC"
+    return Markup(f'<time datetime="{machine}" title="{exact}">{ago(moment)}</time>')
 
 
 def number(count: float | None) -> str:
@@ -74,7 +74,7 @@ def bytes_(count: int | None) -> Markup:
     """Return a number of bytes with its unit, and the exact number as its title."""
     if count is None:
         return NOTHING
-    return Markup('<span title="{}">{}</span>').format(counted(count, "byte"), size(count))
+    return Markup(f'<span title="{counted(count, "byte")}">{size(count)}</span>')
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

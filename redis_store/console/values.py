@@ -171,9 +171,9 @@ class _Tree:
     def long_text(self, text: str, path: list[Any], begin: int, is_secret: bool) -> Part:
         """Return a part of a text."""
         if is_secret:
-            return Part(Markup('<pre class="text">{}</pre>').format(MASK), [])
+            return Part(Markup('<pre class="wrap">{}</pre>').format(MASK), [])
         start, end = _between_tokens(text, begin), _between_tokens(text, begin + TEXT_PER_PART)
-        html = Markup('<pre class="text">{}</pre>').format(visible(_masked(text, start, end)))
+        html = Markup('<pre class="wrap">{}</pre>').format(visible(_masked(text, start, end)))
         links = []
         if start:
             links.append(("Text before", self._link(path, max(0, begin - TEXT_PER_PART))))
@@ -190,14 +190,14 @@ class _Tree:
         if self._left <= 0:
             link = self._link(path)
             return Markup('<a href="{}">{}, {}</a>').format(link, kind, size)
-        return Markup('<details{}><summary>{} <span class="count">{}</span></summary>{}</details>').format(
+        return Markup('<details{}><summary>{} <span class="more">{}</span></summary>{}</details>').format(
             Markup(" open") if depth < OPEN_DEPTH else "", kind, size, self._items(value, path, 0, is_secret, depth)
         )
 
     def _items(self, value: Any, path: list[Any], begin: int, is_secret: bool, depth: int) -> Markup:
         end = min(len(value), begin + ITEMS_PER_PART)
         rows = [
-            Markup('<li>{}<span class="sep">: </span>{}</li>').format(
+            Markup("<li>{}: {}</li>").format(
                 _label(step), self._value(inner, [*path, step], is_secret or _is_secret(step), depth + 1)
             )
             for step, inner in _between(value, begin, end)
@@ -205,26 +205,24 @@ class _Tree:
         if depth and end < len(value):
             more = Markup('<a href="{}">{} more</a>').format(self._link(path, end), f"{len(value) - end:,}")
             rows.append(Markup("<li>{}</li>").format(more))
-        tag = "dict" if isinstance(value, dict) else "list"
-        return Markup('<ul class="{}">{}</ul>').format(tag, Markup("").join(rows))
+        return Markup("<ul>{}</ul>").format(Markup("").join(rows))
 
     def _scalar(self, value: Json, path: list[Any], is_secret: bool) -> Markup:
         if isinstance(value, str):
             if is_secret:
-                return Markup('<span class="string masked" title="masked">"{}"</span>').format(MASK)
+                return Markup('<span class="str masked" title="masked">"{}"</span>').format(MASK)
             end = _between_tokens(value, TEXT_IN_TREE) if len(value) > TEXT_IN_TREE else len(value)
-            shown = Markup('<span class="string">"{}{}"</span>').format(
+            shown = Markup('<span class="str">"{}{}"</span>').format(
                 visible(_masked(value, 0, end)), "…" if end < len(value) else ""
             )
             if end == len(value):
                 return shown
             return Markup('{} <a href="{}">all {} characters</a>').format(shown, self._link(path), f"{len(value):,}")
         if value in ({}, []) and isinstance(value, (dict, list)):
-            return Markup('<span class="empty-value">{}</span>').format("{}" if isinstance(value, dict) else "[]")
+            return Markup('<span class="lit">{}</span>').format("{}" if isinstance(value, dict) else "[]")
         if is_secret and value is not None and not isinstance(value, bool):
-            return Markup('<span class="number masked" title="masked">{}</span>').format(MASK)
-        kind = "null" if value is None else "boolean" if isinstance(value, bool) else "number"
-        return Markup('<span class="{}">{}</span>').format(kind, _number_text(value))
+            return Markup('<span class="lit masked" title="masked">{}</span>').format(MASK)
+        return Markup('<span class="lit">{}</span>').format(_number_text(value))
 
     def _link(self, path: list[Any], begin: int = 0) -> str:
         at = json.dumps(path, ensure_ascii=False) if path else None
@@ -254,9 +252,9 @@ def _of_dict(value: dict[str, Any], begin: int, end: int) -> Iterator[tuple[str,
 
 def _label(step: Any) -> Markup:
     if isinstance(step, int):
-        return Markup('<span class="index">{}</span>').format(step)
+        return Markup('<span class="soft">{}</span>').format(step)
     cut = without_secrets(step[:TEXT_IN_TREE]) + ("…" if len(step) > TEXT_IN_TREE else "")
-    return Markup('<span class="member">"{}"</span>').format(visible(cut))
+    return Markup('<span class="prop">"{}"</span>').format(visible(cut))
 
 
 def _is_secret(step: Any) -> bool:

@@ -164,6 +164,7 @@ async def save(request: Request) -> Response:
             shown=now,
             mine=given,
             theirs=theirs,
+            is_new=is_new,
             expiry=form.typed("expiry"),
             life=form.typed("life"),
         )
