@@ -29,6 +29,9 @@ MOST_ELEMENTS = 1500
 ITEMS_PER_PART = 200
 """Items of one list or object on one page, at most."""
 
+OPEN_ITEMS = 50
+"""Items of a list or object that is unfolded at first, at most."""
+
 TEXT_IN_TREE = 1000
 """Characters of a text in a tree; the rest of it is behind a link."""
 
@@ -181,30 +184,29 @@ class _Tree:
             links.append(("Text after", self._link(path, begin + TEXT_PER_PART)))
         return Part(html, links)
 
-    def _value(self, value: Json, path: list[Any], is_secret: bool, depth: int) -> Markup:
+    def _row(self, step: Any, value: Json, path: list[Any], is_secret: bool, depth: int) -> Markup:
+        """Return an item of a list or object, with its name or position."""
         self._left -= 1
+        label = _label(step)
         if not isinstance(value, (dict, list)) or not value:
-            return self._scalar(value, path, is_secret)
-        kind = "object" if isinstance(value, dict) else "list"
-        size = counted(len(value), "item")
+            return Markup("<li>{}: {}</li>").format(label, self._scalar(value, path, is_secret))
+        kind, size = "object" if isinstance(value, dict) else "list", counted(len(value), "item")
         if self._left <= 0:
-            link = self._link(path)
-            return Markup('<a href="{}">{}, {}</a>').format(link, kind, size)
-        return Markup('<details{}><summary>{} <span class="more">{}</span></summary>{}</details>').format(
-            Markup(" open") if depth < OPEN_DEPTH else "", kind, size, self._items(value, path, 0, is_secret, depth)
+            return Markup('<li>{}: <a href="{}">{}, {}</a></li>').format(label, self._link(path), kind, size)
+        is_open = depth < OPEN_DEPTH and len(value) <= OPEN_ITEMS
+        return Markup('<li><details{}><summary>{}: {} <span class="more">{}</span></summary>{}</details></li>').format(
+            Markup(" open") if is_open else "", label, kind, size, self._items(value, path, 0, is_secret, depth)
         )
 
     def _items(self, value: Any, path: list[Any], begin: int, is_secret: bool, depth: int) -> Markup:
         end = min(len(value), begin + ITEMS_PER_PART)
         rows = [
-            Markup("<li>{}: {}</li>").format(
-                _label(step), self._value(inner, [*path, step], is_secret or _is_secret(step), depth + 1)
-            )
+            self._row(step, inner, [*path, step], is_secret or _is_secret(step), depth + 1)
             for step, inner in _between(value, begin, end)
         ]
         if depth and end < len(value):
-            more = Markup('<a href="{}">{} more</a>').format(self._link(path, end), f"{len(value) - end:,}")
-            rows.append(Markup("<li>{}</li>").format(more))
+            more = f"{len(value) - end:,} more"
+            rows.append(Markup('<li><a href="{}">{}</a></li>').format(self._link(path, end), more))
         return Markup("<ul>{}</ul>").format(Markup("").join(rows))
 
     def _scalar(self, value: Json, path: list[Any], is_secret: bool) -> Markup:
