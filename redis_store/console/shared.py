@@ -9,6 +9,7 @@ from starlette.requests import Request
 from redis_store.admin import AsyncAdmin
 from redis_store.console.guard import Visitor
 from redis_store.console.key_lists import KeyLists
+from redis_store.console.lag import LagHistory
 from redis_store.console.searches import Searches
 from redis_store.console.settings import ConsoleSettings
 from redis_store.console.snapshots import Snapshots
@@ -23,6 +24,7 @@ class Console:
         self.snapshots = Snapshots(admin)
         self.key_lists = KeyLists(admin)
         self.searches = Searches(admin)
+        self.lags = LagHistory()
         self.ending = asyncio.Event()
         """Set when the console ends. A page that goes on for long, such as a live one, then ends by itself."""
 

@@ -1,6 +1,15 @@
 """The pages: a module for each family, with its `routes`. A handler asks the operations and fills a template."""
 
-from redis_store.console.pages import audit, key, namespace, user, users
+from redis_store.console.pages import audit, changes, consumers, key, locks, namespace, user, users
 
-routes = [*users.routes, *user.routes, *namespace.routes, *key.routes, *audit.routes]
+routes = [
+    *users.routes,
+    *user.routes,
+    *namespace.routes,
+    *key.routes,
+    *changes.routes,
+    *consumers.routes,
+    *locks.routes,
+    *audit.routes,
+]
 """The routes of all pages."""

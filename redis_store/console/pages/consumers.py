@@ -1,0 +1,115 @@
+"""Consumers with their lag over time, and dead letters: what could not be processed, to be tried again or dropped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from redis_store.admin import AsyncAdmin, DeadLetter
+from redis_store.console.rendering import asked, forward, page
+from redis_store.console.shared import console_of
+from redis_store.errors import InvalidInput
+from redis_store.values.quantities import counted
+
+MOST_LETTERS = 500
+"""Dead letters that the page shows, at most."""
+
+
+async def consumers(request: Request) -> Response:
+    """Show how far each consumer is, and the dead letters."""
+    console, user = console_of(request), request.query_params.get("user") or None
+    states = await console.admin.list_consumers(user)
+    console.lags.add(states)
+    letters, more = await _letters(console.admin, user)
+    return page(
+        request,
+        "consumers.html",
+        user=user,
+        states=[(one, console.lags.trend(one)) for one in states],
+        letters=letters,
+        more=more,
+        id_of=_id_of,
+        counts=Counter((one.user, one.consumer) for one in letters),
+    )
+
+
+async def dead_letter(request: Request) -> Response:
+    """Show one dead letter with its traceback."""
+    admin = console_of(request).admin
+    user, consumer, letter = (asked(request, name) for name in ("user", "consumer", "id"))
+    async for one in admin.iter_dead_letters(user, consumer):
+        if one.id == letter:
+            return page(request, "dead_letter.html", one=one, chosen=_id_of(one))
+    return page(
+        request,
+        "error.html",
+        404,
+        title="No such dead letter",
+        text=f"The consumer {consumer!r} of {user!r} has no dead letter {letter!r}: it was retried or dropped since.",
+        again=False,
+    )
+
+
+async def change_letters(request: Request) -> Response:
+    """Retry or drop the dead letters that a form names."""
+    admin, form = console_of(request).admin_of(request), await request.form()
+    chosen = [_named(str(text)) for text in form.getlist("letter")]
+    done, kept = 0, Counter[str]()
+    for user, consumer, letter in chosen:
+        if form.get("how") == "drop":
+            done += await admin.drop_dead_letter(user, consumer, letter)
+            continue
+        outcome = await admin.retry_dead_letter(user, consumer, letter)
+        done += outcome == "retried"
+        if outcome != "retried":
+            kept[outcome] += 1
+    said = f"{counted(done, 'dead letter')} {'dropped' if form.get('how') == 'drop' else 'retried'}."
+    return forward("/consumers", user=form.get("user") or None, notice=" ".join([said, *_reasons(kept)]))
+
+
+def _reasons(kept: Counter[str]) -> list[str]:
+    told = {
+        "gone": "whose key was deleted since: drop it.",
+        "no value": "whose change was no write: drop it.",
+        "not there": "that was retried or dropped before.",
+    }
+    return [f"Not retried: {counted(number, 'dead letter')} {told[outcome]}" for outcome, number in kept.items()]
+
+
+async def _letters(admin: AsyncAdmin, user: str | None) -> tuple[list[DeadLetter], bool]:
+    """Return dead letters, the newest first, and whether there are more."""
+    found: list[DeadLetter] = []
+    walk = admin.iter_dead_letters(user)
+    async for one in walk:
+        if len(found) == MOST_LETTERS:
+            return sorted(found, key=_age), True
+        found.append(one)
+    return sorted(found, key=_age), False
+
+
+def _age(one: DeadLetter) -> float:
+    return -one.at.timestamp() if one.at else 0.0
+
+
+def _id_of(one: DeadLetter) -> str:
+    """Return a text that names a dead letter in a form."""
+    return json.dumps([one.user, one.consumer, one.id])
+
+
+def _named(text: str) -> tuple[str, str, str]:
+    try:
+        user, consumer, letter = json.loads(text)
+    except ValueError:
+        raise InvalidInput("The form names no dead letter. Nothing was done with it: load the page again.") from None
+    return str(user), str(consumer), str(letter)
+
+
+routes = [
+    Route("/consumers", consumers),
+    Route("/dead-letter", dead_letter),
+    Route("/do/dead-letters", change_letters, methods=["POST"]),
+]
