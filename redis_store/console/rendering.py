@@ -192,6 +192,11 @@ _NOTICES = {
     "nothing": "Nothing was deleted: there is no such key.",
     "undone": "{keys} brought back.",
     "nothing-back": "There is nothing to bring back.",
+    "retried": "{letters} retried.",
+    "retried-some": "{letters} retried, {left} not: the key was deleted, the change was no write, or somebody was faster.",
+    "dropped": "{letters} dropped.",
+    "released": "The lock was released.",
+    "not-held": "Nothing was done: nobody held the lock any more.",
     "user-deleted": "The user is deleted, with {keys}. Nothing is left.",
 }
 """What a page says after a change, by the word in its url: a url brings no text of its own."""
@@ -200,7 +205,8 @@ _NOTICES = {
 def notice_of(request: Request) -> str | None:
     """Return what a page says of the change before it."""
     said = _NOTICES.get(request.query_params.get("done", ""))
-    return said and said.format(keys=counted(asked_number(request, "count"), "key"))
+    count, left = asked_number(request, "count"), asked_number(request, "left")
+    return said and said.format(keys=counted(count, "key"), letters=counted(count, "dead letter"), left=f"{left:,}")
 
 
 def has_page(request: Request, path: str) -> bool:

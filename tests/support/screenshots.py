@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from tests.support.consoles import NARROW, WIDE, ConsoleProcess, browser, seed, stir
+from tests.support.consoles import HOSTILE, MEANT_AS_HTML, NARROW, REVERSED, WIDE, ConsoleProcess, browser, seed, stir
 from tests.support.servers import start_server
 
 if TYPE_CHECKING:
@@ -33,12 +33,19 @@ def link(path: str, **query: str) -> str:
 
 PAGES = {
     "users": "/",
+    "user": link("/user", user="alice"),
+    "namespace": link("/namespace", user="alice", namespace="files:my-repo"),
+    "key": link("/key", user="alice", namespace="files:my-repo", key="src/main.py"),
+    "hostile-namespace": link("/namespace", user=HOSTILE, namespace=MEANT_AS_HTML),
+    "hostile-key": link("/key", user=HOSTILE, namespace=MEANT_AS_HTML, key=REVERSED),
+    "edit": link("/edit", user="alice", namespace="default", key="greeting"),
     "changes-users": "/changes",
     "changes": link("/changes", user="alice"),
     "changes-past": link("/changes", user="alice", since="1h"),
     "consumers": "/consumers",
     "dead-letter": link("/dead-letter", user="alice", consumer="index", id="mail-2@2"),
     "locks": "/locks",
+    "audit": "/audit",
 }
 """Every page with something to see: its name, and its path on the server of `seed`."""
 

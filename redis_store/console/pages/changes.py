@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from redis_store.console.live import ShownChange, events
-from redis_store.console.rendering import asked, fragment, page
+from redis_store.console.rendering import asked, fragment, maybe_asked, page
 from redis_store.console.shared import console_of
 from redis_store.errors import InvalidInput
 from redis_store.namespace.keys import DEFAULT_NAMESPACE
@@ -30,13 +30,13 @@ MOST_USERS = 100
 async def changes(request: Request) -> Response:
     """Show the changes of a user: live; with `since`, those of the last minutes; without a user, whose there are."""
     query, console = request.query_params, console_of(request)
-    user = query.get("user")
+    user = maybe_asked(request, "user")
     if not user:
         snapshot = await console.snapshots.latest()
         written = [one for one in snapshot.users if one.last_write is not None]
         written.sort(key=lambda one: one.last_write or datetime.min, reverse=True)
         return page(request, "changes_users.html", users=written[:MOST_USERS], snapshot=snapshot)
-    namespace, text = query.get("namespace") or None, query.get("text", "")
+    namespace, text = maybe_asked(request, "namespace"), query.get("text", "")
     shown: dict[str, Any] = {"user": user, "namespace": namespace, "text": text}
     if since := query.get("since"):
         found = await console.admin.list_changes(datetime.now(UTC) - _age(since), user, namespace)
@@ -51,7 +51,7 @@ async def changes(request: Request) -> Response:
 async def stream(request: Request) -> Response:
     """Answer with the changes as server-sent events until the page is closed."""
     console, query = console_of(request), request.query_params
-    user, namespace = asked(request, "user"), query.get("namespace") or None
+    user, namespace = asked(request, "user"), maybe_asked(request, "namespace")
     store = console.admin.store(user, namespace or DEFAULT_NAMESPACE)
     row = fragment("_change_row.html", "row")
 

@@ -10,10 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from redis_store.admin import AsyncAdmin, DeadLetter
-from redis_store.console.rendering import asked, forward, page
+from redis_store.console.rendering import asked, form_of, forward, maybe_asked, page
 from redis_store.console.shared import console_of
 from redis_store.errors import InvalidInput
-from redis_store.values.quantities import counted
 
 MOST_LETTERS = 500
 """Dead letters that the page shows, at most."""
@@ -21,7 +20,7 @@ MOST_LETTERS = 500
 
 async def consumers(request: Request) -> Response:
     """Show how far each consumer is, and the dead letters."""
-    console, user = console_of(request), request.query_params.get("user") or None
+    console, user = console_of(request), maybe_asked(request, "user")
     states = await console.admin.list_consumers(user)
     console.lags.add(states)
     letters, more = await _letters(console.admin, user)
@@ -56,28 +55,15 @@ async def dead_letter(request: Request) -> Response:
 
 async def change_letters(request: Request) -> Response:
     """Retry or drop the dead letters that a form names."""
-    admin, form = console_of(request).admin_of(request), await request.form()
-    chosen = [_named(str(text)) for text in form.getlist("letter")]
-    done, kept = 0, Counter[str]()
-    for user, consumer, letter in chosen:
-        if form.get("how") == "drop":
-            done += await admin.drop_dead_letter(user, consumer, letter)
-            continue
-        outcome = await admin.retry_dead_letter(user, consumer, letter)
-        done += outcome == "retried"
-        if outcome != "retried":
-            kept[outcome] += 1
-    said = f"{counted(done, 'dead letter')} {'dropped' if form.get('how') == 'drop' else 'retried'}."
-    return forward("/consumers", user=form.get("user") or None, notice=" ".join([said, *_reasons(kept)]))
-
-
-def _reasons(kept: Counter[str]) -> list[str]:
-    told = {
-        "gone": "whose key was deleted since: drop it.",
-        "no value": "whose change was no write: drop it.",
-        "not there": "that was retried or dropped before.",
-    }
-    return [f"Not retried: {counted(number, 'dead letter')} {told[outcome]}" for outcome, number in kept.items()]
+    admin, form = console_of(request).admin_of(request), await form_of(request)
+    chosen = [_named(text) for text in form.names("letter")]
+    if form.typed("how") == "drop":
+        done = sum([await admin.drop_dead_letter(*each) for each in chosen])
+        return forward("/consumers", user=form.maybe_name("user"), done="dropped", count=done)
+    done = sum([await admin.retry_dead_letter(*each) == "retried" for each in chosen])
+    left = len(chosen) - done
+    said = "retried-some" if left else "retried"
+    return forward("/consumers", user=form.maybe_name("user"), done=said, count=done, left=left or None)
 
 
 async def _letters(admin: AsyncAdmin, user: str | None) -> tuple[list[DeadLetter], bool]:

@@ -9,14 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from redis_store.console.rendering import forward, page
+from redis_store.console.rendering import form_of, forward, maybe_asked, page
 from redis_store.console.shared import console_of
-from redis_store.values.printable import one_line
 
 
 async def locks(request: Request) -> Response:
     """Show who holds what, and who waits."""
-    admin, user = console_of(request).admin, request.query_params.get("user") or None
+    admin, user = console_of(request).admin, maybe_asked(request, "user")
     held, limits = await admin.list_locks(user), await admin.list_rate_limits(user)
     computed = await admin.list_computations(user)
     now = datetime.now(UTC)
@@ -32,13 +31,9 @@ async def locks(request: Request) -> Response:
 
 async def release(request: Request) -> Response:
     """Take a lock from its holder, for the next waiter."""
-    admin, form = console_of(request).admin_of(request), await request.form()
-    user, name, agent = (str(form.get(each, "")) for each in ("owner", "name", "agent"))
-    released = await admin.release_lock(user, name, agent or None)
-    said = (
-        f"The lock {one_line(name)} was released." if released else f"Nobody held the lock {one_line(name)} any more."
-    )
-    return forward("/locks", user=form.get("user") or None, notice=said)
+    admin, form = console_of(request).admin_of(request), await form_of(request)
+    released = await admin.release_lock(form.name("owner"), form.name("name"), form.maybe_name("agent"))
+    return forward("/locks", user=form.maybe_name("user"), done="released" if released else "not-held")
 
 
 def _told(error: str | None) -> str | None:

@@ -42,7 +42,7 @@ function labelRows(table, rows) {
     row.setAttribute("role", "row");
     [...row.cells].forEach((cell, at) => {
       cell.setAttribute("role", cell.tagName === "TH" ? "rowheader" : "cell");
-      const facts = !cell.matches("th, .whole, :has(button, input, summary)");
+      const facts = cell.colSpan === 1 && !cell.matches("th, .whole, :has(button, input, summary)");
       if (facts && names[at] && cell.textContent.trim()) cell.dataset.label = names[at];
     });
   }
