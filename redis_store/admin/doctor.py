@@ -53,6 +53,10 @@ _TYPES = {
 }
 
 
+_REPAIR = "redis-store doctor --repair"
+"""What the advice of a finding names that a repair mends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check has found."""
@@ -70,6 +74,11 @@ class Finding:
     key: str | None = None
     mended: bool = False
     """Whether it was mended just now."""
+
+    @property
+    def can_be_mended(self) -> bool:
+        """Whether a repair mends it, without loss."""
+        return not self.mended and _REPAIR in self.mend
 
 
 async def check_server(now: Callable[[], float]) -> Walk[Finding]:

@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 
 from redis_store.admin import AsyncAdmin
+from redis_store.console.checkups import Checkups
 from redis_store.console.guard import Visitor
 from redis_store.console.key_lists import KeyLists
 from redis_store.console.lag import LagHistory
@@ -25,6 +26,7 @@ class Console:
         self.key_lists = KeyLists(admin)
         self.searches = Searches(admin)
         self.lags = LagHistory()
+        self.checkups = Checkups(admin)
         self.ending = asyncio.Event()
         """Set when the console ends. A page that goes on for long, such as a live one, then ends by itself."""
 
@@ -41,6 +43,7 @@ class Console:
         await self.snapshots.close()
         await self.key_lists.close()
         await self.searches.close()
+        await self.checkups.close()
 
 
 def console_of(request: Request) -> Console:

@@ -77,12 +77,20 @@ def bytes_(count: int | None) -> Markup:
     return Markup(f'<span title="{counted(count, "byte")}">{size(count)}</span>')
 
 
+def took(ms: float) -> Markup:
+    """Return a duration in the unit that suits it, with the exact one as its title."""
+    digits = 0 if ms == 0 or ms >= 100 else 2 if ms < 10 else 1
+    told = f"{ms:.{digits}f} ms" if ms < 1000 else f"{ms / 1000:,.2f} s"
+    return Markup('<span title="{} ms">{}</span>').format(f"{ms:,.3f}", told)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "name": name,
     "when": when,
     "number": number,
     "bytes": bytes_,
     "counted": counted,
+    "took": took,
     "one_line": one_line,
     "text": escaped,
     "python": lambda text: json.dumps(text, ensure_ascii=True),
