@@ -28,13 +28,13 @@ TAKEN_PER_BATCH = 10_000
 BATCH_S = 0.016
 """Time between two batches, in seconds: that of a frame on the screen."""
 
-LOOK_S = 0.5
+LONGEST_TAKE_S = 0.5
 """Time for which a batch is waited for before the page's end is looked for, in seconds."""
 
 PING_S = 2.0
 """Time without a change after which the server is asked whether it is there, in seconds."""
 
-RETRY_S = 1.0
+PAUSE_AFTER_OUTAGE_S = 1.0
 """Time between two attempts to begin to watch, in seconds."""
 
 
@@ -89,7 +89,7 @@ async def events(
                 if state != "lost":
                     state = "lost"
                     yield event("state", "lost")
-                await _pause(console, RETRY_S)
+                await _pause(console, PAUSE_AFTER_OUTAGE_S)
             except DataStoreError as error:
                 yield event("ended", str(error))
                 return
@@ -103,7 +103,7 @@ async def _batches(console: Console, watch: AsyncWatch) -> AsyncIterator[list[Ch
     while not console.ending.is_set():
         found: list[Change | StoredDataError] = []
         try:
-            found += await watch.take(TAKEN_PER_BATCH, LOOK_S)
+            found += await watch.take(TAKEN_PER_BATCH, LONGEST_TAKE_S)
         except StoredDataError as error:
             found.append(error)
         if found:

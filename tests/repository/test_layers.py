@@ -98,7 +98,7 @@ BELOW_THE_API = {
 CONSOLE_COMMAND = "redis_store.cli.ui"
 """The only module that imports the console, when the command runs."""
 
-FOR_THE_CONSOLE = {"masking", "permissions", "result", "record"}
+FOR_THE_CONSOLE = {"errors", "masking", "permissions", "result", "record"}
 """What the console may import of `sandbox`: how secrets are masked, what an agent may see, and what a run was."""
 
 

@@ -23,7 +23,7 @@ LIVE_ROWS = 200
 PAST_ROWS = 1000
 """Changes of the last minutes that a page shows, at most: the newest."""
 
-MOST_USERS = 100
+USERS_OF_CHANGES = 100
 """Users that the page without a user offers, at most: those written last."""
 
 
@@ -35,7 +35,7 @@ async def changes(request: Request) -> Response:
         snapshot = await console.snapshots.latest()
         written = [one for one in snapshot.users if one.last_write is not None]
         written.sort(key=lambda one: one.last_write or datetime.min, reverse=True)
-        return page(request, "changes_users.html", users=written[:MOST_USERS], snapshot=snapshot)
+        return page(request, "changes_users.html", users=written[:USERS_OF_CHANGES], snapshot=snapshot)
     namespace, text = maybe_asked(request, "namespace"), query.get("text", "")
     shown: dict[str, Any] = {"user": user, "namespace": namespace, "text": text}
     if since := query.get("since"):

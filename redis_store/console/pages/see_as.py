@@ -20,13 +20,13 @@ from redis_store.namespace.keys import encode_namespace
 from sandbox.errors import SandboxError
 from sandbox.permissions import DEFAULT_AGENT, PATTERNS, Granted, Permissions
 
-NAMESPACES_PER_PAGE = 500
+NAMESPACES_SEEN_PER_PAGE = 500
 """Namespaces on one page."""
 
 MOST_SEEN_USERS = 100
 """Users that the page offers without a user, at most: those written last."""
 
-NAMES = ("locks", "limits", "tags", "consumers")
+NAME_KINDS = ("locks", "limits", "tags", "consumers")
 """The kinds of names that agents share or have for themselves."""
 
 
@@ -74,13 +74,13 @@ async def see_as(request: Request) -> Response:
         problem=problem,
         granted=granted,
         all_seen=seen,
-        shown=shown[at : at + NAMESPACES_PER_PAGE],
+        shown=shown[at : at + NAMESPACES_SEEN_PER_PAGE],
         found=len(shown),
         at=at,
-        per_page=NAMESPACES_PER_PAGE,
+        per_page=NAMESPACES_SEEN_PER_PAGE,
         reads=sum(one.reads for one in seen),
         writes=sum(one.writes for one in seen),
-        names={kind: _rule(access, kind) for kind in NAMES},
+        names={kind: _rule(access, kind) for kind in NAME_KINDS},
         answer=None if problem else _answer(access, asked["ask"]),
         is_all=query.get("all") == "1",
     )
