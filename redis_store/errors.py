@@ -292,6 +292,13 @@ def after_a_part(error: DataStoreError, done: str) -> DataStoreError:
     return error
 
 
+def waited_too_long(key: str, namespace: str, what: str, timeout: float | None) -> WaitTimeout:
+    """Return the error for a wait for a key; `what` says what was not so until then."""
+    return WaitTimeout(
+        f"The key {key!r} in namespace {namespace!r} {what} within {timeout:g} seconds.", namespace=namespace, key=key
+    )
+
+
 def second_taker() -> InvalidInput:
     """Return the error for a call on a watch from which another call takes changes."""
     return InvalidInput(

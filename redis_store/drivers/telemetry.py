@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from redis_store import scripts
 from redis_store.connections.address import is_cluster_url, is_sentinel_url, parse_address, without_secrets
@@ -73,13 +73,6 @@ _SCRIPTS = {
     if isinstance(each, scripts.Script)
     for part in (each.sha, each.text)
 }
-
-
-class Totals(Protocol):
-    """The sums of the counters of all stores."""
-
-    def add(self, driver: SyncDriver | AsyncDriver, counters: Counters) -> None:
-        """Include a store's counters."""
 
 
 def set_up(core: SyncCore | AsyncCore) -> Totals | None:
@@ -369,7 +362,7 @@ _TOTALS: tuple[tuple[str, str, str, _Reading], ...] = (
 )
 
 
-class _Totals:
+class Totals:
     """The sums of the counters of all stores of the process, including stores that are gone."""
 
     def __init__(self, meter: Any) -> None:
@@ -397,14 +390,14 @@ class _Totals:
         return [api.Observation(sum(n for n, _ in column), column[0][1]) for column in zip(*every, strict=True)]
 
 
-_totals: dict[int, _Totals] = {}
+_totals: dict[int, Totals] = {}
 _making = threading.RLock()
 
 
-def _totals_of(meter: Any) -> _Totals:
+def _totals_of(meter: Any) -> Totals:
     """Return the totals of the current meter provider, made once for each."""
     provider = sys.modules["opentelemetry.metrics"].get_meter_provider()
     with _making:
         if id(provider) not in _totals:
-            _totals[id(provider)] = _Totals(meter)
+            _totals[id(provider)] = Totals(meter)
         return _totals[id(provider)]

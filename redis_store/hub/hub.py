@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from redis_store.changelog import ops as says
@@ -159,7 +160,7 @@ class Hub:
         """Do the most urgent work. Return False if there is none."""
         agenda = self.members.agenda
         if agenda.kept:
-            kept = agenda.first(agenda.kept, FEEDS_PER_TICK)
+            kept = list(islice(agenda.kept, FEEDS_PER_TICK))
             await say([("PEXPIRE", feed.keys.log, feed.bounds.life_ms) for feed in kept])
             for feed in kept:
                 agenda.kept.pop(feed, None)

@@ -131,8 +131,8 @@ class Mailbox:
     handler may raise at any point in between.
     """
 
-    def __init__(self, *, resumes: bool = False, light: bool = False, wake: Callable[[], None] | None = None) -> None:
-        self.resumes = resumes
+    def __init__(self, *, light: bool = False, wake: Callable[[], None] | None = None) -> None:
+        self.resumes = False
         """Whether the watcher resumes from a cursor."""
         self.light = light
         """Whether the watcher reads keys itself on a suspicion, so that the hub needs no digests for it."""

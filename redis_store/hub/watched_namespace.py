@@ -416,10 +416,6 @@ class Agenda:
         self.left: dict[WatchedNamespace, None] = {}
         """Namespaces without watchers. They end once their state is complete and can be saved for later watchers."""
 
-    @staticmethod
-    def first(feeds: dict[WatchedNamespace, None], most: int) -> list[WatchedNamespace]:
-        return list(islice(feeds, most))
-
     @classmethod
     def at_once(cls, feeds: Iterable[WatchedNamespace], most: int) -> list[WatchedNamespace]:
         """Return the first namespaces; of one user, if keys have a hash tag: no command of a cluster spans two slots."""

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 import ormsgpack
 
-from redis_store.errors import CorruptValue, InvalidType, InvalidValue, StoredDataError
+from redis_store.errors import InvalidType, InvalidValue, StoredDataError
 from redis_store.limits import ANY_SIZE, too_much_at_once
 from redis_store.types import MISSING
 from redis_store.values import rules
@@ -225,14 +225,7 @@ def _load_strictly(text: bytes, namespace: str, key: str) -> Any:
             return _load_on_a_full_stack(text)
     except ValueError:
         pass
-    first = text[:32]
-    raise CorruptValue(
-        f"The value of {key!r} in namespace {namespace!r} is not JSON (it begins with {first!r}): set it again, or"
-        " delete it.",
-        namespace=namespace,
-        key=key,
-        first_bytes=first,
-    )
+    raise rules.not_json(text, namespace, key)
 
 
 def _load_on_a_full_stack(text: bytes) -> Any:

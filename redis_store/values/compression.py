@@ -13,6 +13,7 @@ from typing import Any
 
 from redis_store.errors import CorruptValue, InvalidSettings, UnsupportedEncoding
 from redis_store.limits import MAX_BOUND, MAX_VALUE_BYTES, shown
+from redis_store.values.rules import not_readable
 
 RESERVED_FIRST_BYTE = 0x01
 """First byte of every encoded value; no JSON text begins with it."""
@@ -50,11 +51,7 @@ class Compression:
         """
         where = f"The value of {key!r} in namespace {namespace!r}"
         if not stored.startswith(_ZSTD):
-            raise UnsupportedEncoding(
-                f"{where} has an encoding that this version cannot read: upgrade agent-data-store.",
-                namespace=namespace,
-                key=key,
-            )
+            raise not_readable(namespace, key)
         try:
             zstd = _zstd()
         except ImportError as error:

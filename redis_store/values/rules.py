@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from redis_store.errors import InvalidValue
+from redis_store.errors import CorruptValue, InvalidValue, UnsupportedEncoding
 
 MAX_DEPTH = 254
 """Bound on the nesting of lists and dicts, in levels: a scalar has depth 0, ``[]`` has 1. It is the bound of `orjson.dumps`."""
@@ -94,6 +94,27 @@ def load(text: bytes | str) -> Any:
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, on a lone surrogate
     return value
+
+
+def not_json(text: bytes, namespace: str, key: str) -> CorruptValue:
+    """Return the error for a stored value that is not JSON."""
+    first = text[:32]
+    return CorruptValue(
+        f"The value of {key!r} in namespace {namespace!r} is not JSON (it begins with {first!r}): set it again, or delete it.",
+        namespace=namespace,
+        key=key,
+        first_bytes=first,
+    )
+
+
+def not_readable(namespace: str, key: str) -> UnsupportedEncoding:
+    """Return the error for a stored value in an encoding that a later version wrote."""
+    return UnsupportedEncoding(
+        f"The value of {key!r} in namespace {namespace!r} has an encoding that this version cannot read: upgrade"
+        " agent-data-store.",
+        namespace=namespace,
+        key=key,
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

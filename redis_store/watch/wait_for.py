@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_store.errors import StoreClosed, WaitTimeout
+from redis_store.errors import StoreClosed, WaitTimeout, waited_too_long
 from redis_store.flows.optimistic import not_a_function
 from redis_store.hub.mailbox import (
     Closed,
@@ -77,10 +77,5 @@ class Waiting:
 
     def too_late(self, timeout: float | None) -> WaitTimeout:
         """Return the error for a wait that timed out."""
-        namespace = self._scope.namespace
         what = "was not there" if self._predicate is None else "had no value that was waited for"
-        return WaitTimeout(
-            f"The key {self._key!r} in namespace {namespace!r} {what} within {timeout:g} seconds.",
-            namespace=namespace,
-            key=self._key,
-        )
+        return waited_too_long(self._key, self._scope.namespace, what, timeout)

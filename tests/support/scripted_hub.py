@@ -218,7 +218,8 @@ class ScriptedRunner:
         self._session: Any = None
 
     def join(self, *, resumes: bool = False, light: bool = False) -> Mailbox:
-        mailbox = Mailbox(resumes=resumes, light=light)
+        mailbox = Mailbox(light=light)
+        mailbox.resumes = resumes
         self.hub.ask(Join(mailbox, USER, KEYS, LogBounds()))
         return mailbox
 

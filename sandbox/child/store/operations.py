@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Literal, NoReturn, TypeVar
 
 from redis_store import memo
-from redis_store.errors import CorruptValue, DataStoreError, InvalidType, UnsupportedEncoding, WaitTimeout
+from redis_store.errors import DataStoreError, InvalidType, waited_too_long
 from redis_store.flows.compute_once import get_or_set
 from redis_store.flows.flow import Ask, Do, Flow
 from redis_store.flows.optimistic import (
@@ -45,7 +45,7 @@ from sandbox.protocol.operations import BOUNDED, OPERATIONS, REFUSABLE
 
 T = TypeVar("T")
 
-_RESERVED_FIRST_BYTE = 0x01
+_RESERVED = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,9 @@ class ChannelOperations:
         try:
             return json_text.load(text)
         except (ValueError, RecursionError):
-            raise _undecodable(text, self.namespace, key) from None
+            if text[:1] == _RESERVED:
+                raise rules.not_readable(self.namespace, key) from None
+            raise rules.not_json(text, self.namespace, key) from None
 
     @property
     def scope(self) -> ChannelOperations:
@@ -204,22 +206,6 @@ def _belongs_to_the_host(name: str) -> NoReturn:
     raise AttributeError(f"An agent's data_store has no {name}: the connection belongs to its host.", name=name)
 
 
-def _undecodable(text: bytes, namespace: str, key: str) -> CorruptValue | UnsupportedEncoding:
-    where = f"The value of {key!r} in namespace {namespace!r}"
-    if text[:1] == bytes([_RESERVED_FIRST_BYTE]):
-        return UnsupportedEncoding(
-            f"{where} has an encoding that this version cannot read: upgrade agent-data-store.",
-            namespace=namespace,
-            key=key,
-        )
-    return CorruptValue(
-        f"{where} is not JSON (it begins with {text[:32]!r}): set it again, or delete it.",
-        namespace=namespace,
-        key=key,
-        first_bytes=text[:32],
-    )
-
-
 # Operations of several steps, between which functions of the agent run or the agent waits
 
 
@@ -284,11 +270,7 @@ def _wait_until(
     if predicate is None:
         text = on.waits.value(on.namespace, key_text(key), limit_s)
         if text is None:
-            raise WaitTimeout(
-                f"The key {key!r} in namespace {on.namespace!r} was not there within {limit_s:g} seconds.",
-                namespace=on.namespace,
-                key=key,
-            )
+            raise waited_too_long(key, on.namespace, "was not there", limit_s)
         return on.decode(text, key)
     deadline = None if limit_s is None else monotonic() + limit_s
     if not callable(predicate):
@@ -306,12 +288,7 @@ def _wait_until(
                 return value
             change = changes.next_change(None if deadline is None else max(0.0, deadline - monotonic()))
             if change is None:
-                raise WaitTimeout(
-                    f"The key {name!r} in namespace {on.namespace!r} had no value that was waited for within"
-                    f" {limit_s:g} seconds.",
-                    namespace=on.namespace,
-                    key=name,
-                )
+                raise waited_too_long(name, on.namespace, "had no value that was waited for", limit_s)
 
 
 _HERE: dict[str, Callable[..., Any]] = {
