@@ -19,6 +19,7 @@ from redis_store import Client
 from redis_store.admin import Admin, AsyncAdmin, exporting, spool
 from redis_store.admin.importing import Imported
 from redis_store.admin.spool import Spool
+from redis_store.connections.sync import HeldConnection
 from redis_store.errors import Conflict, InvalidInput, StoreUnavailable
 from redis_store.values import compression
 from tests.conftest import missing
@@ -211,6 +212,29 @@ def test_an_export_of_a_busy_namespace_is_one_moment(client: Client, admin: Admi
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_step_of_an_export_copies_half_a_mebibyte(
+    client: Client, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "x" * 4000
+    client.store(user="alice").set_many({str(number): value for number in range(600)})
+    sizes = []
+    exchange = HeldConnection.exchange
+
+    def measured(self: HeldConnection, *call: Any) -> Any:
+        reply = exchange(self, *call)
+        sizes.append(_size_of(reply))
+        return reply
+
+    monkeypatch.setattr(HeldConnection, "exchange", measured)
+    assert len(lines_of(text_of(admin))) == 600
+    assert max(sizes) < 3 * 1024 * 1024 // 4
+    assert sum(size > len(value) for size in sizes) < 10  # and yet a step reads many keys
+
+
+def _size_of(reply: Any) -> int:
+    return sum(map(_size_of, reply)) if isinstance(reply, list) else len(reply) if isinstance(reply, bytes) else 0
 
 
 def test_a_log_that_is_cut_off_during_an_export(client: Client, admin: Admin, raw: redis.Redis) -> None:
