@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
@@ -44,7 +45,7 @@ from redis_store.clients.aio import AsyncClient, async_core_of, async_scope_in
 from redis_store.clients.options import ClientOptions
 from redis_store.connections.resolver import Source, database_of
 from redis_store.drivers.aio import AsyncDriver, AsyncNodeDriver
-from redis_store.errors import InvalidSettings
+from redis_store.errors import DataStoreError, InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops import kept_runs
@@ -200,9 +201,10 @@ class AsyncAdmin:
         The holder goes on until it renews the lock and finds it lost: make sure before that it is dead or does no harm. `agent`
         names the agent whose own lock it is.
         """
-        released = await self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
-        if released:
-            await self.note("locks release", user=user, key=name, count=1)
+        async with self._failure_noted("locks release", user, key=name):
+            released = await self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
+            if released:
+                await self.note("locks release", user=user, key=name, count=1)
         return released
 
     async def retry_dead_letter(self, user: str, consumer: str, letter: str) -> RetryOutcome:
@@ -213,17 +215,19 @@ class AsyncAdmin:
         nothing is changed.
         """
         namespace = f"{letters.DEAD_LETTERS}{consumer}"
-        outcome = await self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
-        if outcome == "retried":
-            await self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
+        async with self._failure_noted("dead-letters retry", user, namespace, letter):
+            outcome = await self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
+            if outcome == "retried":
+                await self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
         return outcome
 
     async def drop_dead_letter(self, user: str, consumer: str, letter: str) -> bool:
         """Delete a dead letter. Return whether it existed."""
         namespace = f"{letters.DEAD_LETTERS}{consumer}"
-        dropped = await self._run_for(user, lambda scope: delete(scope, letter), namespace)
-        if dropped:
-            await self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
+        async with self._failure_noted("dead-letters drop", user, namespace, letter):
+            dropped = await self._run_for(user, lambda scope: delete(scope, letter), namespace)
+            if dropped:
+                await self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
         return dropped
 
     # Change
@@ -238,13 +242,15 @@ class AsyncAdmin:
         ttl: Ttl = None,
     ) -> None:
         """Store a value in a user's namespace, as `DataStore.set` does."""
-        await self.store(user, namespace).set(key, value, metadata, ttl)
-        await self.note("set", user=user, namespace=namespace, key=key, count=1)
+        async with self._failure_noted("set", user, namespace, key):
+            await self.store(user, namespace).set(key, value, metadata, ttl)
+            await self.note("set", user=user, namespace=namespace, key=key, count=1)
 
     async def delete_keys(self, user: str, namespace: str, keys: Iterable[str]) -> int:
         """Delete keys of a user's namespace. Return how many of them existed."""
-        count = await self.store(user, namespace).delete_many(keys)
-        await self.note("delete", user=user, namespace=namespace, count=count)
+        async with self._failure_noted("delete", user, namespace):
+            count = await self.store(user, namespace).delete_many(keys)
+            await self.note("delete", user=user, namespace=namespace, count=count)
         return count
 
     async def clear(self, user: str, namespace: str, *, undoable: bool = True) -> int:
@@ -368,7 +374,7 @@ class AsyncAdmin:
 
     async def list_logins(self) -> list[logins.UserLogin]:
         """Return the logins of the server that reach one user's data and no other Redis keys, by name."""
-        return await self._run(logins.list_logins())
+        return await self._run(logins.list_logins)
 
     async def create_login(self, user: str, *, login: str | None = None, near_cache: bool = False) -> logins.NewLogin:
         """Make a login that reaches the user's data and nothing else, with a random password.
@@ -450,7 +456,9 @@ class AsyncAdmin:
         count: int | None = None,
     ) -> None:
         """Add an entry to the log of operators' changes. The methods that change something do it themselves."""
-        await self._run(audit.note(self.operator, what, outcome, user=user, namespace=namespace, key=key, count=count))
+        await self._run(
+            lambda: audit.note(self.operator, what, outcome, user=user, namespace=namespace, key=key, count=count)
+        )
 
     def iter_audit(self, since: datetime | None = None) -> AsyncIterator[AuditEntry]:
         """Iterate over the log of operators' changes, the oldest first. It keeps the last 10,000 at least."""
@@ -469,6 +477,21 @@ class AsyncAdmin:
 
     def __repr__(self) -> str:
         return f"<AsyncAdmin of {self.client!r}>"
+
+    @contextlib.asynccontextmanager
+    async def _failure_noted(
+        self, what: str, user: str, namespace: str | None = None, key: str | None = None
+    ) -> AsyncIterator[None]:
+        """Note that a change may have been made, if it ends with an interruption or without the server's reply."""
+        try:
+            yield
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if not isinstance(error, DataStoreError) or error.outcome_unknown:
+                with contextlib.suppress(DataStoreError):
+                    await self.note(what, "failed", user=user, namespace=namespace, key=key)
+            raise
 
     async def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
         """Run a program, each operation on the server where it belongs."""
@@ -503,9 +526,9 @@ class AsyncAdmin:
         nodes = await primaries[0].run(logins.nodes_of_cluster(core.cluster.primaries))
         return [AsyncNodeDriver(core.at(node)) for node in nodes] or primaries
 
-    async def _run(self, op: Op[T]) -> T:
+    async def _run(self, op: Callable[[], Op[T]]) -> T:
         """Run an operation on a Redis key that belongs to no user."""
-        return await (await self._primaries())[0].run(op)
+        return await (await self._primaries())[0].run(op())
 
     async def _run_for(self, user: str, op: Callable[[Scope], Op[T]], namespace: str = DEFAULT_NAMESPACE) -> T:
         """Run an operation on a namespace of one user."""

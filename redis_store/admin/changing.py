@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from redis_store.admin.importing import Imported
 from redis_store.admin.moving import pour
 from redis_store.admin.programs import At, Setting, pages
 from redis_store.admin.walks import Walk, parts_of, readable_keys, redis_keys
-from redis_store.errors import Conflict, InvalidInput, ServerRefused, WrongKeyType
+from redis_store.errors import Conflict, DataStoreError, InvalidInput, ServerRefused, WrongKeyType
 from redis_store.namespace.keys import NamespaceKeys, UserKeys
 from redis_store.namespace.scope import Scope
 from redis_store.ops.listing import START
@@ -71,8 +72,16 @@ async def discard(user: UserKeys, name: bytes, head: ScriptHead, keep: bool) -> 
 async def clear(setting: Setting, user: str, namespace: str, keep: bool) -> int:
     """Clear a namespace. Return how many keys it had."""
     scope = setting.scope_of(user, namespace)
-    count = await At(user, discard(scope.user, scope.name, scope.script_head, keep))
-    await At(0, audit.note(setting.by, "clear", user=user, namespace=namespace, count=count))
+    try:
+        count = await At(user, discard(scope.user, scope.name, scope.script_head, keep))
+        await At(0, audit.note(setting.by, "clear", user=user, namespace=namespace, count=count))
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if not isinstance(error, DataStoreError) or error.outcome_unknown:
+            with suppress(DataStoreError):
+                await At(0, audit.note(setting.by, "clear", "failed", user=user, namespace=namespace))
+        raise
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -42,7 +43,7 @@ from redis_store.clients.options import ClientOptions
 from redis_store.clients.sync import Client, core_of, scope_in
 from redis_store.connections.resolver import Source, database_of
 from redis_store.drivers.sync import SyncDriver, SyncNodeDriver
-from redis_store.errors import InvalidSettings
+from redis_store.errors import DataStoreError, InvalidSettings
 from redis_store.namespace.keys import DEFAULT_NAMESPACE, encode_prefix
 from redis_store.namespace.scope import Scope
 from redis_store.ops import kept_runs
@@ -212,9 +213,10 @@ class Admin:
         The holder goes on until it renews the lock and finds it lost: make sure before that it is dead or does no harm. `agent`
         names the agent whose own lock it is.
         """
-        released = self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
-        if released:
-            self.note("locks release", user=user, key=name, count=1)
+        with self._failure_noted("locks release", user, key=name):
+            released = self._run_for(user, lambda scope: activity.release_lock(scope, name, agent))
+            if released:
+                self.note("locks release", user=user, key=name, count=1)
         return released
 
     def retry_dead_letter(self, user: str, consumer: str, letter: str) -> RetryOutcome:
@@ -225,17 +227,19 @@ class Admin:
         nothing is changed.
         """
         namespace = f"{letters.DEAD_LETTERS}{consumer}"
-        outcome = self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
-        if outcome == "retried":
-            self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
+        with self._failure_noted("dead-letters retry", user, namespace, letter):
+            outcome = self._run_for(user, lambda scope: letters.retry(scope, letter), namespace)
+            if outcome == "retried":
+                self.note("dead-letters retry", user=user, namespace=namespace, key=letter, count=1)
         return outcome
 
     def drop_dead_letter(self, user: str, consumer: str, letter: str) -> bool:
         """Delete a dead letter. Return whether it existed."""
         namespace = f"{letters.DEAD_LETTERS}{consumer}"
-        dropped = self._run_for(user, lambda scope: delete(scope, letter), namespace)
-        if dropped:
-            self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
+        with self._failure_noted("dead-letters drop", user, namespace, letter):
+            dropped = self._run_for(user, lambda scope: delete(scope, letter), namespace)
+            if dropped:
+                self.note("dead-letters drop", user=user, namespace=namespace, key=letter, count=1)
         return dropped
 
     # Change
@@ -250,13 +254,15 @@ class Admin:
         ttl: Ttl = None,
     ) -> None:
         """Store a value in a user's namespace, as `DataStore.set` does."""
-        self.store(user, namespace).set(key, value, metadata, ttl)
-        self.note("set", user=user, namespace=namespace, key=key, count=1)
+        with self._failure_noted("set", user, namespace, key):
+            self.store(user, namespace).set(key, value, metadata, ttl)
+            self.note("set", user=user, namespace=namespace, key=key, count=1)
 
     def delete_keys(self, user: str, namespace: str, keys: Iterable[str]) -> int:
         """Delete keys of a user's namespace. Return how many of them existed."""
-        count = self.store(user, namespace).delete_many(keys)
-        self.note("delete", user=user, namespace=namespace, count=count)
+        with self._failure_noted("delete", user, namespace):
+            count = self.store(user, namespace).delete_many(keys)
+            self.note("delete", user=user, namespace=namespace, count=count)
         return count
 
     def clear(self, user: str, namespace: str, *, undoable: bool = True) -> int:
@@ -375,7 +381,7 @@ class Admin:
 
     def list_logins(self) -> list[logins.UserLogin]:
         """Return the logins of the server that reach one user's data and no other Redis keys, by name."""
-        return self._run(logins.list_logins())
+        return self._run(logins.list_logins)
 
     def create_login(self, user: str, *, login: str | None = None, near_cache: bool = False) -> logins.NewLogin:
         """Make a login that reaches the user's data and nothing else, with a random password.
@@ -457,7 +463,9 @@ class Admin:
         count: int | None = None,
     ) -> None:
         """Add an entry to the log of operators' changes. The methods that change something do it themselves."""
-        self._run(audit.note(self.operator, what, outcome, user=user, namespace=namespace, key=key, count=count))
+        self._run(
+            lambda: audit.note(self.operator, what, outcome, user=user, namespace=namespace, key=key, count=count)
+        )
 
     def iter_audit(self, since: datetime | None = None) -> Iterator[AuditEntry]:
         """Iterate over the log of operators' changes, the oldest first. It keeps the last 10,000 at least."""
@@ -476,6 +484,21 @@ class Admin:
 
     def __repr__(self) -> str:
         return f"<Admin of {self.client!r}>"
+
+    @contextlib.contextmanager
+    def _failure_noted(
+        self, what: str, user: str, namespace: str | None = None, key: str | None = None
+    ) -> Iterator[None]:
+        """Note that a change may have been made, if it ends with an interruption or without the server's reply."""
+        try:
+            yield
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if not isinstance(error, DataStoreError) or error.outcome_unknown:
+                with contextlib.suppress(DataStoreError):
+                    self.note(what, "failed", user=user, namespace=namespace, key=key)
+            raise
 
     def _carry_out(self, program: Callable[[Setting], Program[T]]) -> T:
         """Run a program, each operation on the server where it belongs."""
@@ -510,9 +533,9 @@ class Admin:
         nodes = primaries[0].run(logins.nodes_of_cluster(core.cluster.primaries))
         return [SyncNodeDriver(core.at(node)) for node in nodes] or primaries
 
-    def _run(self, op: Op[T]) -> T:
+    def _run(self, op: Callable[[], Op[T]]) -> T:
         """Run an operation on a Redis key that belongs to no user."""
-        return self._primaries()[0].run(op)
+        return self._primaries()[0].run(op())
 
     def _run_for(self, user: str, op: Callable[[Scope], Op[T]], namespace: str = DEFAULT_NAMESPACE) -> T:
         """Run an operation on a namespace of one user."""

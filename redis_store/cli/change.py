@@ -86,7 +86,9 @@ def delete(
         left = iter(some)
         while part := list(islice(left, _KEYS_AT_ONCE)):
             total += session.admin.delete_keys(owner, place, part)
-            session.go_on = f"{number_of_keys(total)} deleted. To delete the others, run the command again."
+            session.go_on = (
+                f"{number_of_keys(total)} or a few more deleted. To delete the others, run the command again."
+            )
     if not total:
         session.missing("Nothing was deleted: there is no such key.")
     session.say(f"{number_of_keys(total)} deleted.")
@@ -131,7 +133,7 @@ def clear(
             session.confirm(
                 f"Clear {counted(len(found), 'namespace')} of user {user!r} with {_keys_of(found)}?", _listed(found)
             )
-        session.go_on = "Some namespaces are cleared, and the others are as before. To go on, run the command again."
+        session.go_on = "Some namespaces may be cleared, and the others are as before. To go on, run the command again."
         total = session.admin.clear_namespaces(user, prefix, undoable=undo)
     else:
         total = _clear_named(session, user, namespace, undo, stdin)
@@ -149,7 +151,9 @@ def _clear_named(session: Session, user: str | None, namespace: str | None, undo
             count = len(session.admin.store(owner, place))
             session.confirm(f"Clear namespace {place!r} of user {owner!r} with {number_of_keys(count)}?")
         total += session.admin.clear(owner, place, undoable=undo)
-        session.go_on = f"{number_of_keys(total)} deleted. To clear the other namespaces, run the command again."
+        session.go_on = (
+            f"{number_of_keys(total)} or more deleted. To clear the other namespaces, run the command again."
+        )
     return total
 
 
@@ -160,7 +164,7 @@ def undo(
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The namespace.", show_default=False)],
 ) -> None:
     """Bring back what `clear` has deleted from a namespace within the last day. Keys that were written since stay."""
-    session.go_on = "Some keys are back. To bring back the others, run the command again."
+    session.go_on = "Some keys may be back. To bring back the others, run the command again."
     done = session.admin.undo_clear(user, namespace)
     if not done.keys:
         session.missing(
@@ -187,7 +191,7 @@ def copy(
     """Copy a namespace with times, metadata and expiry, as it is at one moment. Exit code 4 if other keys are in the way."""
     if replace:
         session.confirm(f"Overwrite keys of namespace {new!r} that hold something else?")
-    session.go_on = "Some keys are copied. To copy the others, run the command again."
+    session.go_on = "Some keys may be copied. To copy the others, run the command again."
     done = session.admin.copy_namespace(user, namespace, new, to_user, replace=replace)
     if not done.keys:
         session.missing(f"There is nothing to copy: namespace {namespace!r} of user {user!r} holds no data.")
@@ -202,7 +206,7 @@ def rename(
     user: _RequiredUser,
 ) -> None:
     """Give a namespace another name, in one step, with all that belongs to its keys. Exit code 4 if the name is taken."""
-    session.go_on = "To make sure that it is done, run the command again."
+    session.go_on = "It may be done. To make sure, run the command again."
     count = session.admin.rename_namespace(user, namespace, new)
     if not count:
         session.missing(f"There is nothing to rename: namespace {namespace!r} of user {user!r} holds no data.")
@@ -215,7 +219,7 @@ def delete_user(session: Session, user: Annotated[str, typer.Argument(show_defau
     found = session.admin.list_namespaces(user)
     has = f"{counted(len(found), 'namespace')} with {_keys_of(found)}"
     session.confirm(f"Delete user {user!r} for ever, with {has}?", _listed(found))
-    session.go_on = "Some data is deleted. To delete the rest, run the command again."
+    session.go_on = "Some data may be deleted. To delete the rest, run the command again."
     done = session.admin.delete_user(user)
     if not done.keys and not done.redis_keys:
         session.missing(f"There is no user {user!r}.")

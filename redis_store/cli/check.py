@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redis_store.cli.session import FOUND, Session, operator_command
+from redis_store.cli.session import FOUND, NOTHING_CHANGED, Session, operator_command
 from redis_store.cli.tables import cell
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def doctor(
 
     Each finding says what it means and what mends it. A note is no error: it may be so on purpose.
     """
+    session.go_on = "What was mended stays so. To go on, run the command again." if repair else NOTHING_CHANGED
     found = session.admin.doctor(repair=repair)
     for one in session.while_read(found):
         if session.as_json:

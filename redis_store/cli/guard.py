@@ -37,6 +37,10 @@ def create(
 
     Where the server refuses ACL SETUSER, print the line for its access list, and the url.
     """
+    session.go_on = (
+        "The login may be there, with a password that nobody knows: see `redis-store login list`. If it is, use"
+        " `redis-store login rotate`; else run the command again."
+    )
     _show(session, session.admin.create_login(user, login=login, near_cache=near_cache), "reaches")
 
 
@@ -57,6 +61,9 @@ def rotate(
     The old password and the login's connections end at once. To exchange it in running processes, use --keep-old, and rotate once
     more when they have the new one. Exit code 3 if there is no such login.
     """
+    session.go_on = (
+        "The password may be a new one, which nobody knows. To have one that you know, run the command again."
+    )
     new = session.admin.rotate_login(user, login=login, keep_old=keep_old, near_cache=near_cache)
     if new is None:
         session.missing(f"{user!r} has no login {login or ''}".rstrip() + ": make one with `redis-store login create`.")

@@ -12,7 +12,7 @@ import typer
 
 from redis_store.cli import reply_format
 from redis_store.cli.reply_format import ErrorReply, Reply, goes_on
-from redis_store.cli.session import DataDirOption, UrlOption
+from redis_store.cli.session import DataDirOption, UrlOption, stopped
 from redis_store.cli.streams import stdout_failed
 from redis_store.errors import InvalidInput
 from redis_store.settings import Settings, resolve_url
@@ -56,15 +56,16 @@ def redis(
     bare = not sys.stdout.isatty() if raw is None else raw
     settings = Settings(url=None if data_dir is not None and url is None else resolve_url(url), data_dir=data_dir)
     failed = False
-    with (
-        contextlib.closing(replies_to(command, settings)) as replies,
-        contextlib.suppress(KeyboardInterrupt) if goes_on(command) else contextlib.nullcontext(),
-    ):
-        for reply in replies:
-            _show(command, reply, bare=bare)
-            failed = isinstance(reply, ErrorReply)
-            if stdout_failed():  # nobody reads further messages
-                break
+    try:
+        with contextlib.closing(replies_to(command, settings)) as replies:
+            for reply in replies:
+                _show(command, reply, bare=bare)
+                failed = isinstance(reply, ErrorReply)
+                if stdout_failed():  # nobody reads further messages
+                    break
+    except KeyboardInterrupt:
+        if not goes_on(command):
+            stopped("The server may have carried out the command, or may do so still.")
     if failed:
         raise typer.Exit(1)
 

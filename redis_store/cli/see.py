@@ -24,15 +24,22 @@ from redis_store.cli.session import (
 )
 from redis_store.cli.streams import stdout_failed
 from redis_store.cli.tables import Column, cell
-from redis_store.errors import StoredDataError
+from redis_store.errors import StoredDataError, StoreUnavailable
 from redis_store.values.printable import json_text, quoted
 from redis_store.values.quantities import ago, counted, size
 
 if TYPE_CHECKING:
     from redis_store.admin import ChangeRecord, HeldLock
     from redis_store.types import Change
+    from redis_store.watch.sync import Watch
 
 DEFAULT = "default"
+
+PING_S = 1.0
+"""Interval at which `tail` asks a silent server whether it is there, in seconds."""
+
+AWAY_S = 15.0
+"""Time for which a server may be away before `tail` ends, in seconds."""
 
 app = typer.Typer()
 locks_app = typer.Typer(help="Show locks and semaphores: holder, age, waiters.", rich_markup_mode=None)
@@ -246,8 +253,25 @@ def _follow_user(session: Session, user: str, namespace: str | None) -> None:
     session.follows = True
     with store.watch_all() if namespace is None else store.watch() as watch:
         session.say(_WAITING)
-        for change in session.while_read(watch):
+        for change in session.while_read(_while_reached(session, watch)):
             _show_change(session, user, change)
+
+
+def _while_reached(session: Session, watch: Watch) -> Iterator[Change]:
+    """Yield changes until the server has been away for a while: a watch would wait for it for ever."""
+    away_since: float | None = None
+    while True:
+        change = watch.next_change(PING_S)
+        if change is not None:
+            yield change
+            continue
+        try:
+            session.admin.client.ping()
+            away_since = None
+        except StoreUnavailable:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > AWAY_S:
+                raise
 
 
 def _show_change(session: Session, user: str, change: Change) -> None:
@@ -398,7 +422,9 @@ def dead_letters_retry(
         else:
             kept += 1
             session.complain(f"{letter[2]!r} was not retried: {why[outcome]}.")
-        session.go_on = f"{counted(done, 'dead letter')} retried. To go on with the others, run the command again."
+        session.go_on = (
+            f"{counted(done, 'dead letter')} or one more retried. To go on with the others, run the command again."
+        )
     session.say(f"{counted(done, 'dead letter')} retried.")
     if kept:
         raise typer.Exit(NOT_THERE)
@@ -420,7 +446,9 @@ def dead_letters_drop(
         else:
             missing += 1
             session.complain(f"There is no dead letter {letter[2]!r}.")
-        session.go_on = f"{counted(done, 'dead letter')} deleted. To go on with the others, run the command again."
+        session.go_on = (
+            f"{counted(done, 'dead letter')} or one more deleted. To go on with the others, run the command again."
+        )
     session.say(f"{counted(done, 'dead letter')} deleted.")
     if missing:
         raise typer.Exit(NOT_THERE)

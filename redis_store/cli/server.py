@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from redis_store import server
-from redis_store.cli.session import DataDirOption, agrees
+from redis_store.cli.session import DataDirOption, agrees, stopped
 from redis_store.errors import EmbeddedServerError
 from redis_store.server import ServerStatus
 from redis_store.server_config import Durability
@@ -20,8 +21,22 @@ NOT_RUNNING = 3
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Even while processes use it.")]
 
+
+class _Stoppable(TyperGroup):
+    """The commands of the embedded server, which say what Ctrl-C may have left."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stopped("To see whether the server runs, use `redis-store server status`. To go on, run the command again.")
+
+
 app = typer.Typer(
-    help="Start, inspect, stop or remove the embedded server.", no_args_is_help=True, rich_markup_mode=None
+    cls=_Stoppable,
+    help="Start, inspect, stop or remove the embedded server.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

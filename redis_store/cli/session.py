@@ -36,6 +36,8 @@ FINE, FOUND, WRONG_USAGE, NOT_THERE, CONFLICT, NOT_REACHED, INTERRUPTED = 0, 1, 
 """Exit codes: done; done, and something wrong was found, or a failure; called wrongly; not there; changed by others meanwhile;
 the server was not reached; stopped by Ctrl-C."""
 
+NOTHING_CHANGED = "Nothing was changed. To start over, run the command again."
+
 _ARGUMENTS = ("key", "id", "name")
 """The names that commands take as arguments, not as options."""
 
@@ -97,10 +99,14 @@ class Session:
         quiet: bool = False,
         yes: bool = False,
         operator: str | None = None,
+        *,
+        changes: bool = False,
     ) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.go_on = "Nothing was changed. To start over, run the command again."
+        self.go_on = NOTHING_CHANGED
+        if changes:
+            self.go_on = "If something was changed, `redis-store audit` shows it. To go on, run the command again."
         """What is said after Ctrl-C: what was done, and how to go on. A command that changes something keeps it true."""
         self.follows = False
         """Whether Ctrl-C is the normal end of the command."""
@@ -331,7 +337,7 @@ def operator_command(
         def command(**given: Any) -> None:
             if name is None and given.pop("context").invoked_subcommand is not None:
                 return
-            session = Session(**{option: given.pop(option) for option in common})
+            session = Session(**{option: given.pop(option) for option in common}, changes=changes)
             _run(function, session, given)
 
         options = [
@@ -367,6 +373,12 @@ def _run(function: Callable[..., None], session: Session, given: dict[str, Any])
     finally:
         session.close()
         logger.removeHandler(handler)
+
+
+def stopped(go_on: str) -> NoReturn:
+    """End a command without a session that was stopped by Ctrl-C. Say what was done, and how to go on."""
+    typer.echo(message(f"Stopped by Ctrl-C. {go_on}"), err=True)
+    raise typer.Exit(INTERRUPTED) from None
 
 
 class _Warnings(logging.Handler):

@@ -27,9 +27,10 @@ class Fault(enum.Enum):
 
 
 class Rule:
-    """A fault that strikes requests with `token` in them, `times` times."""
+    """A fault that strikes requests with `token` in them, `times` times, when `after` others have passed."""
 
-    def __init__(self, token: bytes, fault: Fault, times: int) -> None:
+    def __init__(self, token: bytes, fault: Fault, times: int, after: int) -> None:
+        self.after = after
         self.token = token
         self.fault = fault
         self.left = times
@@ -57,9 +58,9 @@ class Proxy:
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
         self._thread.start()
 
-    def strike(self, token: bytes | str, fault: Fault, times: int = 1) -> Rule:
-        """Apply a fault to the next request that contains these bytes."""
-        rule = Rule(token.encode() if isinstance(token, str) else token, fault, times)
+    def strike(self, token: bytes | str, fault: Fault, times: int = 1, after: int = 0) -> Rule:
+        """Apply a fault to the next request that contains these bytes, or to one after some others of them."""
+        rule = Rule(token.encode() if isinstance(token, str) else token, fault, times, after)
         with self._lock:
             self._rules.append(rule)
         return rule
@@ -117,6 +118,9 @@ class Proxy:
             self.request_bytes += len(data)
             for rule in self._rules:
                 if rule.left and rule.token in data:
+                    if rule.after:
+                        rule.after -= 1
+                        continue
                     rule.left -= 1
                     return rule
         return None
