@@ -117,11 +117,16 @@ def test_the_server_of_the_file_keeps_logins_and_takes_a_new_password(run: Calla
 
 def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Server], tmp_path: Path) -> None:
     (tmp_path / "node.conf").write_text("\n".join(lines_of(SIX, "content: |")) + "\n")
-    assert command_in(SIX)[2] == 'exec docker-entrypoint.sh redis-server /node.conf --port "$REDIS_PORT"'
+    script, opening = command_in(SIX)[2], 'docker-entrypoint.sh redis-server /node.conf --port "$REDIS_PORT"'
+    assert script.endswith(f"exec {opening}")
+    script = script.replace(opening, f"'{find_binary('redis7')}' '{tmp_path / 'node.conf'}' \"$@\"")
     ports = {str(7001 + number): free_port() for number in range(6)}
     assert re.findall(r"REDIS_PORT: (\d+)", SIX) == list(ports)
-    nodes = [run([str(tmp_path / "node.conf"), "--cluster-port", str(free_port())], port) for port in ports.values()]
+    nodes = [run(["sh", "-c", script, "sh", "--cluster-port", str(free_port())], port) for port in ports.values()]
     expected = {**SETTINGS, "masterauth": PASSWORD, "maxmemory": str(512 * 1024**2), "cluster-node-timeout": "5000"}
+    expected |= {"requirepass": "", "aclfile": "users.acl"}
+    with nodes[0].client(password=None) as raw, pytest.raises(redis.AuthenticationError):
+        raw.ping()
     assert settings_of(nodes[0], *expected) == expected
 
     _, _, create = command_in(SIX.partition("  create:\n")[2])
@@ -133,6 +138,12 @@ def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Ser
     with nodes[5].client() as raw:
         wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
         assert b"cluster_size:3" in raw.execute_command("CLUSTER", "INFO")
+    with Admin(nodes[0].url.replace("//", f"//:{quote(PASSWORD)}@")) as admin:
+        made = admin.create_login("alice")
+        assert (made.made, made.kept) == (True, True)
+    nodes[5].restart()  # a replica or a primary: each has the login
+    with nodes[5].client(decode_responses=True) as raw:
+        assert sorted(line.split()[1] for line in raw.acl_list()) == ["alice", "default"]
 
 
 def test_the_settings_of_the_page_exist(one_server: Server) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from redis_store import connect
+from redis_store import Client, connect
 from redis_store.admin import Admin
+from tests.redis_store.admin.conftest import Ended
 from tests.redis_store.admin.test_moving import text_of
+from tests.support.clusters import Cluster, users_by_node
 from tests.support.servers import Server, find_binary, free_port, wait_until
 
 
@@ -67,3 +69,27 @@ def test_files_of_a_single_server(tmp_path: Path, start: Callable[..., Server]) 
         assert text_of(admin) == before
         assert [(one.consumer, one.behind) for one in admin.list_consumers()] == [("index", 0)]
         assert len(consumers) == 1
+
+
+def test_export_of_a_cluster(cluster: Cluster, url: str, tmp_path: Path, run: Callable[..., Ended]) -> None:
+    users = [some[0] for some in users_by_node(cluster, 1).values()]
+    for each in cluster.primaries:
+        each.ask("FLUSHALL")
+    node = cluster.plain_url
+    file, trial, again = (tmp_path / f"{name}.jsonl.gz" for name in ("backup", "trial", "again"))
+    with Client(cluster.url) as client, Admin(client) as admin:
+        for user in users:
+            store = client.store(user=user, namespace="odd\n*", agent="a")
+            store.set_many({"k": 1, "big": "x" * 200}, metadata={"m": 1}, ttl=900)
+        run("export", str(file), "--url", node)
+        run("import", str(file), "--url", url)  # an empty server, which is no cluster
+        run("export", str(trial), "--url", url)
+        assert trial.read_bytes() == file.read_bytes()
+        for user in users:
+            admin.delete_user(user)
+        run("import", str(file), "--url", node)
+        run("export", str(again), "--url", node)
+        assert again.read_bytes() == file.read_bytes()
+        assert [one.what for one in admin.doctor() if one.user is not None] == []
+    for each in cluster.primaries:
+        each.ask("FLUSHALL")
