@@ -66,7 +66,7 @@ def _json(what: str, text: str) -> Any:
 @operator_command(app, "delete", changes=True)
 def delete(
     session: Session,
-    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", show_default=False)] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", show_default=False)] = None,
     user: UserOption = None,
     namespace: NamespaceOption = None,
     stdin: StdinOption = False,
@@ -137,7 +137,9 @@ def clear(
         total = session.admin.clear_namespaces(user, prefix, undoable=undo)
     else:
         total = _clear_named(session, user, namespace, undo, stdin)
-    back = " To undo that within a day, use redis-store undo." if undo and total else ""
+    if not total:
+        session.missing("Nothing was deleted: no key was there. What change logs had of earlier keys is gone too.")
+    back = " To undo that within a day, use redis-store undo." if undo else ""
     session.say(f"{number_of_keys(total)} deleted.{back}")
 
 

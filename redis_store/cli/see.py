@@ -120,7 +120,10 @@ def keys(
     for place in _places(session, user, namespace, stdin):
         found = session.admin.store(**place).list_keys(prefix)
         session.say(f"{counted(len(found), 'key')} in {place['namespace']!r} of {place['user']!r}.")
-        missing += not found and prefix is None
+        if not found and prefix is None:
+            missing += 1
+            if why := _why_empty(session, place):
+                session.complain(why)
         for key in session.while_read(found):
             if session.as_json:
                 session.json_line({**place, "key": key})
@@ -397,7 +400,7 @@ def dead_letters_show(
                 _show_facts(session, facts)
                 session.text(quoted(trace or ""))
             return
-    session.missing(f"There is no dead letter {id!r}.")
+    session.missing(f"There is no dead letter {id!r} of user {user!r}: see `redis-store dead-letters`.")
 
 
 @operator_command(letters_app, "retry", changes=True)
@@ -577,10 +580,14 @@ class _Ends:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._code = 0
+        self._empty: tuple[dict[str, str], str] = ({}, "")
 
     def missing(self, place: dict[str, str], key: str) -> None:
         self._code = self._code or NOT_THERE
-        self._session.complain(f"There is no key {key!r} in namespace {place['namespace']!r} of {place['user']!r}.")
+        if place != self._empty[0]:
+            self._empty = place, _why_empty(self._session, place)
+        text = f"There is no key {key!r} in namespace {place['namespace']!r} of {place['user']!r}."
+        self._session.complain(f"{text} {self._empty[1]}".rstrip())
 
     def broken(self, error: StoredDataError) -> None:
         self._code = FOUND
@@ -589,6 +596,21 @@ class _Ends:
     def exit(self) -> None:
         if self._code:
             raise typer.Exit(self._code)
+
+
+def _why_empty(session: Session, place: dict[str, str]) -> str:
+    """Say what is wrong with the name of a namespace that holds nothing; nothing if it holds data."""
+    store = session.admin.store(**place)
+    if len(store):
+        return ""
+    names = store.list_namespaces()
+    if not names:
+        return f"The user {place['user']!r} has no data: see `redis-store users`."
+    some = ", ".join(map(repr, sorted(names)[:_NAMED_AT_MOST])) + (", ..." if len(names) > _NAMED_AT_MOST else "")
+    return f"That namespace holds no data. The user has {some}: name one with --namespace."
+
+
+_NAMED_AT_MOST = 3
 
 
 def _needed(session: Session, user: str | None) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from redis_store.cli.streams import stdout_failed
 from redis_store.cli.tables import Column, table, takes_colors, takes_escapes
@@ -320,6 +321,29 @@ def since(text: str | None, option: str) -> datetime | None:
         raise InvalidInput(f"{option}: {error}") from None
 
 
+class OperatorCommand(TyperCommand):
+    """A command whose errors of usage say how names are passed: names as they are typed first are often taken for options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if isinstance(text := getattr(error, "message", None), str):  # the class of such errors has no public name
+                error.message = text + self._advice(error)  # type: ignore[attr-defined]
+            raise
+
+    def _advice(self, error: Exception) -> str:
+        options = {each.name for each in self.params if each.param_type_name == "option"}
+        wrong = getattr(error, "option_name", None)
+        if wrong is not None and not getattr(error, "possibilities", None):
+            if any(each.param_type_name == "argument" for each in self.params):
+                return f". If that is no option but a name, write it last, after two dashes: ... -- {wrong}"
+        elif "unexpected extra argument" in str(error) and "user" in options:
+            also = " and --namespace NAME" if "namespace" in options else ""
+            return f". Name whose data it is by options: --user NAME{also}"
+        return ""
+
+
 def operator_command(
     app: typer.Typer, name: str | None, *, changes: bool = False, **settings: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -354,7 +378,7 @@ def operator_command(
         if name is None:
             app.callback(invoke_without_command=True, **settings)(command)
         else:
-            app.command(name, **settings)(command)
+            app.command(name, cls=OperatorCommand, **settings)(command)
         return function
 
     return register

@@ -74,6 +74,29 @@ def test_what_is_not_there(client: Client, run: Run, raw: redis.Redis, monkeypat
     assert "The key is missing in line 1 of stdin" in run("get", "--stdin", code=2).err
 
 
+def test_wrong_names_are_explained(client: Client, run: Run) -> None:
+    client.store(user="alice", namespace="work").set_many({"k": 1, "-x": 2})
+    where = ("-u", "alice", "-n", "work")
+    dashes = "No such option: -x. If that is no option but a name, write it last, after two dashes: ... -- -x\n"
+    for command in (("get", *where, "-x"), ("delete", *where, "-x"), ("set", *where, "-x", "1"), ("search", "-x")):
+        assert run(*command, code=2).err.endswith(dashes)
+    assert run("get", *where, "--", "-x").out == "2\n"
+    assert "two dashes" not in run("users", "-x", code=2).err  # which takes no names
+    assert "two dashes" not in run("get", "--usr", "alice", "k", code=2).err
+    for command in (("keys", "alice"), ("tail", "alice"), ("namespaces", "alice")):
+        assert "Name whose data it is by options: --user NAME" in run(*command, code=2).err
+    assert "--user NAME" not in run("users", "alice", code=2).err
+    for command in (("get", "k"), ("keys",), ("info", "k")):
+        ended = run(*command, "-u", "alice", code=3)
+        assert "That namespace holds no data. The user has 'work': name one with --namespace." in ended.err
+        ended = run(*command, "-u", "nobody", code=3)
+        assert "The user 'nobody' has no data: see `redis-store users`." in ended.err
+    assert run("get", *where, "none", code=3).err == "There is no key 'none' in namespace 'work' of 'alice'.\n"
+    for place in (("-n", "none"), ("--prefix", "none")):
+        assert "no key was there" in run("clear", "-u", "alice", *place, "--yes", code=3).err
+    assert "no dead letter 'x' of user 'alice'" in run("dead-letters", "show", "x", "-u", "alice", code=3).err
+
+
 def test_infos_of_many_keys(client: Client, admin: Admin) -> None:
     store = client.store(user="alice", agent="x")
     store.set_many({str(number): number for number in range(450)}, metadata={"m": 1})
