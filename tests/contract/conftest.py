@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import redis
 
-from redis_store import AsyncClient, Client, connect, connect_async
-from redis_store.namespace.keys import UserKeys
+from redis_store import Client, connect, connect_async
+from redis_store.admin import Admin
+from redis_store.admin.logins import with_login
+from redis_store.namespace.keys import PLAIN, UserKeys
 from tests.conftest import params_of
 from tests.support.agent_side import AgentRun, AgentSide
 from tests.support.brokered_side import BrokeredSide, brokered
-from tests.support.servers import Server
+from tests.support.servers import REAL_KINDS, Server
+from tests.support.services import SERVICE
 from tests.support.sides import SIDES, AsyncSide, OpenSide, Side, SyncSide
 
 WITH_SHARED_CLIENTS = ("redis8",)
-"""The servers on which every store is one of many of a client; on the others, each has a client of its own."""
+"""The servers on which every blocking store is one of many of a client; all others have a client of their own."""
+
+OWNER = "owner-of-the-rules"
 
 
 @pytest.fixture(params=params_of(SIDES))
@@ -69,8 +74,49 @@ def raw(server: Server) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def rules_on() -> Callable[[Server], Sequence[str]]:
+    """The rules of a login for the user `OWNER` on a server, as `login create` makes them."""
+    known: dict[str, Sequence[str]] = {}
+
+    def rules_of(server: Server) -> Sequence[str]:
+        if server.url not in known:
+            with Admin(server.url) as admin:
+                known[server.url] = admin.create_login(OWNER).rule.split(" ")[3:]  # after its name, state and password
+                admin.remove_login(OWNER)
+        return known[server.url]
+
+    return rules_of
+
+
 @pytest.fixture
-def open_side(side: str, server: Server, agent_runs: Any, clients: Any, raw: redis.Redis) -> Iterator[OpenSide]:
+def url_for(server: Server, raw: redis.Redis, rules_on: Any) -> Iterator[Callable[[str], str]]:
+    """A function that returns a server's url with a login which reaches the data of one user and nothing else.
+
+    The asyncio side has it on every real server, so that whatever it does is possible with such a login.
+    """
+    made: list[str] = []
+
+    def url_for(user: str) -> str:
+        if server.kind not in REAL_KINDS or server.is_cluster or SERVICE is not None:
+            return server.url
+        name = UserKeys.of(user, form=PLAIN).prefix.decode()[len("user:") : -1]
+        if name not in made:
+            rules = [rule.replace(f"user:{OWNER}:", f"user:{name}:") for rule in rules_on(server)]
+            rules = [rule.replace(f"user:{{{OWNER}}}:", f"user:{{{name}}}:") for rule in rules]
+            raw.execute_command("ACL", "SETUSER", name, "reset", "on", ">secret", *rules)
+            made.append(name)
+        return with_login(server.url, name, "secret")
+
+    yield url_for
+    if made:
+        raw.acl_deluser(*made)
+
+
+@pytest.fixture
+def open_side(
+    side: str, server: Server, agent_runs: Any, clients: Any, raw: redis.Redis, url_for: Callable[[str], str]
+) -> Iterator[OpenSide]:
     """Open stores through one side; all are closed when the test ends.
 
     In the sandbox the user is bound to the run, so the run's user is used; its data is removed when the test ends.
@@ -93,10 +139,7 @@ def open_side(side: str, server: Server, agent_runs: Any, clients: Any, raw: red
             if loop is None:
                 loop = asyncio.new_event_loop()
                 stack.callback(loop.close)
-            if shares:
-                store = clients(AsyncClient, server).store(user=user, namespace=namespace, agent=agent)
-            else:
-                store = connect_async(server.url, user=user, namespace=namespace, agent=agent)
+            store = connect_async(url_for(user), user=user, namespace=namespace, agent=agent)
             stack.callback(lambda: loop.run_until_complete(store.close()))
             return AsyncSide(store, loop)
 

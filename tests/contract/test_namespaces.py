@@ -99,7 +99,7 @@ def test_a_namespace_written_by_hand_is_listed_once_registered(store: Side, raw:
 
 @pytest.mark.parametrize(("side", "server"), [("sync", "redis7"), ("async", "valkey9")], indirect=True)
 def test_ten_thousand_namespaces_in_two_round_trips(
-    store: Side, server: Server, raw: redis.Redis, keys: UserKeys
+    store: Side, side: str, server: Server, raw: redis.Redis, keys: UserKeys
 ) -> None:
     names = [f"ns-{number}" for number in range(10_000)]
     with raw.pipeline(transaction=False) as pipe:
@@ -111,11 +111,12 @@ def test_ten_thousand_namespaces_in_two_round_trips(
     commands_before = calls_of(raw)
     assert len(store.list_namespaces()) == 10_000
     commands = {name: calls - commands_before.get(name, 0) for name, calls in calls_of(raw).items()}
-    # Other tests may have left fields that expire, and then each hash is looked at.
+    # Other tests may have left fields that expire, and then each hash is looked at; and a login of one user may not ask for that.
+    asks = {} if side == "async" else {"command|info": 1}
     looks = {"evalsha": 20, "hpttl": 20, "hrandfield": 10_000, "hexists": 10_000} if commands.get("evalsha") else {}
     assert {name: n for name, n in commands.items() if n and name not in ("info",)} == {
         "sscan": 1,
-        "command|info": 1,
+        **asks,
         "exists": 20,
         **looks,
     }, "one command for the names, and one pipeline of looks at 500 names each"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -41,6 +42,20 @@ ATTACKS: dict[str, tuple[str | int, ...]] = {
     "log with one's own": ("XREAD", "STREAMS", "user:alice:log:default", "user:bob:log:default", "0", "0"),
     "log, blocking": ("XREAD", "BLOCK", 1, "STREAMS", "user:bob:log:default", "$"),
     "lock": ("SET", "user:bob:lock:l", "1"),
+    "format": ("GET", "user:bob:format"),
+    "raising the format": ("SET", "user:bob:format", "9"),
+    "removing the format": ("UNLINK", "user:{bob}:format"),
+    "dead letters": ("HGETALL", "user:bob:ns:dead-letter:index"),
+    "a sequence": ("HGET", "user:bob:ns:sequence", "0"),
+    "cursors": ("HSET", "user:bob:consumer:index", "default", "1.0"),
+    "what a clear keeps": ("HGETALL", "user:bob:trash:ns:default"),
+    "an agent's own name": ("SET", "user:bob:own:agent:lock:l", "1"),
+    "what agents stored": ("ZRANGE", "user:bob:beside:agent", 0, -1),
+    "a fence": ("HSET", "user:bob:fence", "last", 1),
+    "a group of a log": ("XGROUP", "CREATE", "user:bob:log:default", "g", "0"),
+    "groups of a log": ("XINFO", "GROUPS", "user:bob:log:default"),
+    "another's expiry": ("PEXPIRE", BOB, 1),
+    "versions": ("HPEXPIRE", BOB, 1, "FIELDS", 1, "secret"),
     "registry": ("SSCAN", "user:bob:namespaces", 0),
     "the other form": ("HGETALL", "user:{bob}:ns:default"),
     "a user whose id begins like hers": ("HGETALL", "user:alice2:ns:default"),
@@ -72,6 +87,12 @@ ATTACKS: dict[str, tuple[str | int, ...]] = {
     "object": ("OBJECT", "ENCODING", BOB),
     "copy": ("COPY", BOB, "user:alice:ns:stolen"),
     "rename": ("RENAME", BOB, "user:alice:ns:stolen"),
+    "rename over it": ("RENAME", "user:alice:ns:default", BOB),
+    "restore over it": ("RESTORE", BOB, 0, "x"),
+    "send away": ("MIGRATE", "127.0.0.1", 1, BOB, 0, 1),
+    "nodes": ("CLUSTER", "NODES"),
+    "move to a list": ("LMOVE", "user:bob:queue:lock:l", "user:alice:stolen", "LEFT", "LEFT"),
+    "union of tags": ("ZUNIONSTORE", "user:alice:stolen", 1, "user:bob:tag:t"),
     "dump": ("DUMP", BOB),
     "sort": ("SORT", "user:alice:namespaces", "BY", "nosort", "GET", "user:bob:*"),
     "function": ("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('f', function() return 1 end)"),
@@ -90,9 +111,13 @@ ATTACKS: dict[str, tuple[str | int, ...]] = {
     "events by kind": ("SUBSCRIBE", "__keyevent@0__:hset"),
     "pattern": ("PSUBSCRIBE", "*"),
     "pattern of one's own": ("PSUBSCRIBE", "user:alice:*"),
+    "what everyone writes": ("PSUBSCRIBE", "__keyspace@0__:user:*:ns:*"),
+    "messages of a slot": ("SSUBSCRIBE", "user:bob:lock:l"),
     "message": ("PUBLISH", "user:bob:lock:l", "token"),
     "channels": ("PUBSUB", "CHANNELS"),
     "a script that names another's key": ("EVAL", "return redis.call('HGETALL', KEYS[1])", 1, BOB),
+    "a script that only reads": ("EVAL_RO", "return redis.call('HGETALL', KEYS[1])", 1, BOB),
+    "a script with a key of each": ("EVAL", "return redis.call('HGETALL', KEYS[2])", 2, "user:alice:ns:default", BOB),
     "a script that hides it": ("EVAL", f"return redis.call('HGETALL', '{BOB}')", 0),
     "a script that builds it": ("EVAL", "return redis.call('HGETALL', 'user:' .. ARGV[1] .. ':ns:default')", 0, "bob"),
     "a script that writes it": ("EVAL", f"return redis.call('HSET', '{BOB}', 'k', 1)", 0),
@@ -200,6 +225,59 @@ def test_what_is_hers_works(own: Server, of_alice: str, caplog: pytest.LogCaptur
         assert ("HPEXPIRE" in client.server_info().lacks) is not own.has_ttl
         with pytest.raises(PermissionDenied):
             client.store(user="bob").get("secret")
+
+
+@pytest.mark.server
+def test_operators_commands_show_and_change_nothing_of_others(own: Server, of_alice: str) -> None:
+    """Whatever begins with a look at all users is refused, and so is what names another user."""
+    with own.client() as raw, Admin(of_alice, operator="alice") as admin:
+        before = {key: raw.dump(key) for key in raw.keys("*") if b"alice" not in key}
+        for call in (
+            admin.list_users,
+            admin.list_locks,
+            admin.list_logins,
+            admin.server_stats,
+            admin.doctor,
+            lambda: list(admin.iter_dead_letters("bob")),
+            lambda: list(admin.search("secret", "bob")),
+            lambda: list(admin.iter_audit()),
+            lambda: admin.delete_user("bob"),
+            lambda: admin.clear("bob", "default"),
+            lambda: admin.copy_namespace("bob", "default", "stolen", "alice"),
+            lambda: admin.rename_namespace("bob", "default", "gone"),
+            lambda: admin.retry_dead_letter("bob", "index", "x"),
+            lambda: admin.release_lock("bob", "l"),
+            lambda: admin.create_login("bob"),
+            lambda: admin.export(io.BytesIO(), user="bob"),
+        ):
+            with pytest.raises(PermissionDenied):
+                call()
+        with admin.follow_changes() as changes:  # it is told nothing, and may not look for itself
+            raw.hset("user:bob:ns:other", "k", "1")
+            with pytest.raises(PermissionDenied):
+                changes.take(10)
+            raw.delete("user:bob:ns:other")
+        assert {key: raw.dump(key) for key in raw.keys("*") if b"alice" not in key} == before
+
+
+@pytest.mark.server
+def test_what_came_later_works_too(own: Server, of_alice: str) -> None:
+    """The mark of the format, versions, sequences, runs and dead letters; tests/contract does more with such a login."""
+    with connect(of_alice, user="alice", namespace="later", agent="a", run="r") as store, own.client() as raw:
+        store.set("k", 1)
+        told = store.info("k")
+        assert told is not None
+        assert told.run == "r"
+        assert store.set("k", 2, if_version=told.version) is None
+        with pytest.raises(Conflict):
+            store.delete("k", if_version=told.version)
+        log = store.sequence("log")
+        log.append(1, 2)
+        assert [*log, log.pop()] == [1, 2, 2]
+        assert raw.exists("user:alice:format") == 1
+        store.use_namespace("dead-letter:c").set("k@1", {"change": {}})
+        assert store.use_namespace("dead-letter:c").pop("k@1") == {"change": {}}
+        store.clear()
 
 
 @pytest.mark.server
