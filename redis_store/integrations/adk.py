@@ -49,7 +49,7 @@ class StoreSessionService(BaseSessionService):
         if user is None and not isinstance(store, AsyncDataStore):
             user = ADK_USER
         self._store, self._owned = async_store(store, user)
-        self._namespace = namespace
+        self._namespace = self._store.use_namespace(namespace).namespace  # raises for what cannot be one
 
     async def close(self) -> None:
         """Close the store, if it was made from a url."""

@@ -58,7 +58,7 @@ class TranscriptStore:
     def __init__(
         self, store: AsyncDataStore | str | None = None, *, user: str | None = None, prefix: str = "claude"
     ) -> None:
-        if not prefix or "/" in prefix:
+        if not isinstance(prefix, str) or not prefix or "/" in prefix:
             raise InvalidName(
                 f"prefix {prefix!r} must be a name without '/', so that no two projects share a namespace.",
                 kind="prefix",

@@ -85,6 +85,12 @@ def user_store(
     """
     if Depends is None:
         raise ImportError("user_store needs FastAPI: pip install 'agent-data-store[fastapi]'.")
+    if not callable(user):
+        raise InvalidType(
+            f"user must be the dependency that returns the user's id, not {type(user).__name__}: pass a function."
+        )
+    if not isinstance(client, (AsyncClient, Client)) and not callable(client):
+        raise _no_client(client)
     given = Depends(user)
     agent_name = None if agent is None else fit_name(agent, MAX_AGENT_BYTES)
 
@@ -96,9 +102,17 @@ def user_store(
         if not user:
             raise InvalidName("The user dependency returned an empty id: refuse the request there.", kind="user")
         opened = client if isinstance(client, (AsyncClient, Client)) else client()
+        if not isinstance(opened, (AsyncClient, Client)):
+            raise _no_client(opened)
         return opened.store(user=fit_name(user, MAX_USER_BYTES), namespace=namespace, agent=agent_name)
 
     return store_of_user
+
+
+def _no_client(given: object) -> InvalidType:
+    return InvalidType(
+        f"user_store needs an AsyncClient, a Client, or a function that returns one, not {type(given).__name__}."
+    )
 
 
 def cached_response(
@@ -122,7 +136,7 @@ def cached_response(
 
     Only responses of status 200 are cached: no streams, files, errors and raised exceptions, and none that set cookies or say
     ``no-store``. A shared cache is not used for requests with `Authorization` or `Cookie`, unless `credentials` says that the
-    response does not depend on them.
+    response does not depend on them; with a function, which tells users apart, `credentials` is refused.
 
     The key has the path, the query, the request headers named in `vary`, and the endpoint's arguments but those in `ignore`.
     `tags` are templates such as ``"item:{item}"``, or a function of the arguments: `invalidate_tag` of the same store deletes.
@@ -139,6 +153,8 @@ def cached_response(
         )
     if isinstance(tags, (str, bytes)) or isinstance(vary, str) or isinstance(ignore, str):
         raise InvalidType("tags, vary and ignore are lists of str: put a single one in a list.")
+    if credentials and not isinstance(store, AsyncDataStore):
+        raise InvalidInput("credentials=True was passed with a store for each user, which needs none: leave it out.")
     if max_age is not None and (not isinstance(max_age, int) or max_age < 0):
         raise InvalidInput(f"max_age is a number of seconds, 0 or more, not {max_age!r:.80}.")
     ttl_ms, stale_ms = default_ttl_ms(ttl), 0 if stale is None else default_ttl_ms(stale)
@@ -210,6 +226,7 @@ def _decorated(endpoint: Callable[..., Any], options: _CacheOptions) -> Callable
     if inspect.isgeneratorfunction(endpoint) or inspect.isasyncgenfunction(endpoint):
         raise InvalidType(f"{name} streams, and streams are not cached: remove cached_response.")
     signature = _signature_of(endpoint)
+    _check_ignored(name, signature, options.ignore)
     endpoint_of = _Endpoint(endpoint, name, options)
 
     async def answer(*args: Any, **kwargs: Any) -> Any:
@@ -233,6 +250,15 @@ def _decorated(endpoint: Callable[..., Any], options: _CacheOptions) -> Callable
         answer.__signature__ = _with_hidden(signature, options)  # type: ignore[attr-defined]
         answer.__annotations__ = {}
     return answer
+
+
+def _check_ignored(name: str, signature: inspect.Signature, ignore: frozenset[str]) -> None:
+    """Refuse names in `ignore` that no argument of the endpoint can have."""
+    kinds = {each.kind for each in signature.parameters.values()}
+    unknown = ignore - signature.parameters.keys()
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        there_are = ", ".join(signature.parameters) or "no arguments"
+        raise InvalidInput(f"{name} has no argument {sorted(unknown)[0]!r} to ignore: there are {there_are}.")
 
 
 def _signature_of(endpoint: Callable[..., Any]) -> inspect.Signature:

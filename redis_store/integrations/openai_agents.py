@@ -36,7 +36,7 @@ class ConversationSession:
     ) -> None:
         if not isinstance(session_id, str):
             raise InvalidType(f"session_id must be a str, not {type(session_id).__name__}.")
-        if not prefix or "/" in prefix:
+        if not isinstance(prefix, str) or not prefix or "/" in prefix:
             raise InvalidName(
                 f"prefix {prefix!r} must be a name without '/', so that no two sessions share a namespace.",
                 kind="prefix",

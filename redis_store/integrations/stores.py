@@ -8,7 +8,7 @@ from redis_store import AsyncDataStore, DataStore, InvalidType, connect, connect
 def async_store(store: AsyncDataStore | str | None, user: str | None) -> tuple[AsyncDataStore, bool]:
     """Return an asyncio store, and whether it is opened here: it is given, or made of a url, or None, and a user."""
     if isinstance(store, AsyncDataStore):
-        _check_no_user(user, "an AsyncDataStore")
+        check_no_user(user, "an AsyncDataStore")
         return store, False
     return connect_async(_url(store, "an AsyncDataStore"), user=_user(user, "an AsyncDataStore")), True
 
@@ -16,12 +16,13 @@ def async_store(store: AsyncDataStore | str | None, user: str | None) -> tuple[A
 def blocking_store(store: DataStore | str | None, user: str | None) -> tuple[DataStore, bool]:
     """Do `async_store` for a `DataStore`."""
     if isinstance(store, DataStore):
-        _check_no_user(user, "a DataStore")
+        check_no_user(user, "a DataStore")
         return store, False
     return connect(_url(store, "a DataStore"), user=_user(user, "a DataStore")), True
 
 
-def _check_no_user(user: str | None, kind: str) -> None:
+def check_no_user(user: str | None, kind: str) -> None:
+    """Refuse a user that was passed with a store."""
     if user is not None:
         raise InvalidType(f"user={user!r} was passed with {kind}, which has its user already: leave it out.")
 

@@ -282,8 +282,9 @@ async def test_says_what_it_needs_and_closes_what_it_has_opened(server_url: str,
     async with connect_async(server_url, user=user) as store:
         with pytest.raises(InvalidType, match="has its user already"):
             TranscriptStore(store, user=user)
-        with pytest.raises(InvalidName, match="prefix"):
-            TranscriptStore(store, prefix="a/b")
+        for prefix in ("a/b", "", cast("Any", 1)):
+            with pytest.raises(InvalidName, match="prefix"):
+                TranscriptStore(store, prefix=prefix)
         async with TranscriptStore(store) as sessions:
             assert numbers(await sessions.load(SESSION)) == [1]
         with pytest.raises(InvalidType, match="must be str"):

@@ -326,7 +326,7 @@ async def test_what_is_for_one_reader_or_no_success_is_not_cached(server_url: st
         assert len(await store.use_namespace("responses").list_keys()) == 1
 
 
-def test_a_generator_is_refused_at_once(server_url: str, user: str) -> None:
+def test_what_cannot_be_cached_is_refused_at_once(server_url: str, user: str) -> None:
     async def lines() -> Any:
         yield "line"
 
@@ -341,6 +341,26 @@ def test_a_generator_is_refused_at_once(server_url: str, user: str) -> None:
         cached_response(client.store(user=user), ttl=60, max_age=-1)
     with pytest.raises(InvalidInput, match="needs a ttl"):
         cached_response(client.store(user=user), ttl=None)
+    with pytest.raises(InvalidInput, match="credentials=True was passed with a store for each user"):
+        cached_response(user_store(client, user_of), ttl=60, credentials=True)
+
+    def item(name: str) -> str:
+        return name
+
+    with pytest.raises(InvalidInput, match="no argument 'nmae' to ignore: there are name"):
+        cached_response(client.store(user=user), ttl=60, ignore=["nmae"])(item)
+
+
+@in_loop
+async def test_a_store_of_no_client_or_no_user_is_refused(server_url: str, user: str) -> None:
+    async with AsyncClient(server_url) as client:
+        for wrong in (server_url, client.store(user=user), None):
+            with pytest.raises(InvalidType, match="needs an AsyncClient, a Client, or a function"):
+                user_store(wrong, user_of)
+            with pytest.raises(InvalidType, match="needs an AsyncClient, a Client, or a function"):
+                await user_store(lambda wrong=wrong: wrong, user_of)(user)
+        with pytest.raises(InvalidType, match="user must be the dependency that returns the user's id, not str"):
+            user_store(client, user)
 
 
 @in_loop

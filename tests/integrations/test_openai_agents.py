@@ -265,6 +265,7 @@ async def test_closes_what_it_has_opened_and_nothing_else(server_url: str, user:
         ({"session_id": "a", "store": 1, "user": "a"}, InvalidType),
         ({"session_id": "a", "user": "a", "prefix": "a/b"}, InvalidName),
         ({"session_id": "a", "user": "a", "prefix": ""}, InvalidName),
+        ({"session_id": "a", "user": "a", "prefix": 1}, InvalidName),
         ({"session_id": "a", "user": "a", "ttl": -1}, ValueError),
     ],
     ids=lambda value: str(value)[:40],

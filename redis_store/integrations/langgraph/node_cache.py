@@ -12,6 +12,7 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from redis_store import AsyncDataStore, DataStore, Json, StoreUnavailable, bytes_from_json, bytes_to_json, fit_name
+from redis_store.flows.compute_once import check_on_error
 from redis_store.integrations.sides import Sides
 from redis_store.types import OnError
 
@@ -38,6 +39,7 @@ class LangGraphCache(Sides, BaseCache[ValueT]):
         on_error: OnError = "raise",
     ) -> None:
         super().__init__(serde=serde)
+        check_on_error(on_error)
         self._name = f"{prefix}/cache"
         self._on_error: OnError = on_error
         self.open_sides(store, user)

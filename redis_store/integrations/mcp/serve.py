@@ -40,6 +40,7 @@ from redis_store.integrations.mcp.budget import (
 from redis_store.integrations.mcp.feed import ChangeFeeds
 from redis_store.integrations.mcp.resources import URI_TEMPLATE, Subscriptions, parse_uri, uri_of
 from redis_store.integrations.mcp.tools import TOOLS, Tools, error_text
+from redis_store.integrations.stores import check_no_user
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "REDIS_STORE_MCP_TOKEN"
@@ -81,7 +82,8 @@ def mcp_server(
 
     With `namespace`, the tools reach only that one; without it, all of the user's. Calls that name none use that of the store, or
     ``"default"``. With `read_only`, there are no tools that write. Each answer has at most `most_tokens` tokens, by an estimate.
-    A store that is passed stays open. One that is opened here, with the `options` of `connect_async`, closes with the server.
+    A store that is passed stays open, and takes neither `user` nor `options`: it has its own. One that is opened here, with the
+    `options` of `connect_async`, closes with the server.
     """
     if not isinstance(most_tokens, int) or isinstance(most_tokens, bool) or most_tokens < LEAST_TOKENS:
         raise InvalidInput(f"The budget of an answer must be at least {LEAST_TOKENS:,} tokens, not {most_tokens!r}.")
@@ -93,6 +95,12 @@ def mcp_server(
         raise InvalidType(f"An MCP server needs a store of connect_async, or a url, not {type(store).__name__}.")
     opened: AsyncDataStore | None = None
     if isinstance(store, AsyncDataStore):
+        check_no_user(user, "an AsyncDataStore")
+        if options:
+            raise InvalidType(
+                f"{', '.join(sorted(options))} was passed with an AsyncDataStore, which is open already: pass it to"
+                " connect_async."
+            )
         opened = _narrowed(store, namespace, read_only)
     elif user is None:
         raise InvalidSettings("An MCP server needs the id of a user: pass user, or a store.")
