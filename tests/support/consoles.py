@@ -114,6 +114,14 @@ def seed(url: str) -> None:
         alice = client.store(user="alice", agent="ingest", run="run-1")
         alice.set("greeting", {"text": "hello", "to": ["world", "moon"], "seen": 3})
         alice.set("credentials", {"name": "bot", "password": "hunter2hunter2"})
+        steps = [
+            {"tool": tool, "ms": 40 * at, "ok": at != 2, "error": None}
+            for at, tool in enumerate(("search", "read", "write"))
+        ]
+        alice.set(
+            "report",
+            {"title": "Weekly report", "pages": 12, "draft": True, "steps": steps, "author": {"name": "scout"}},
+        )
         repository = alice.use_namespace("files:my-repo")
         files = ("README.md", "docs/guide.md", "docs/api.md", "src/main.py", "src/tools/parse.py", "tests/test_main.py")
         repository.set_many({name: {"path": name, "lines": 40 + 7 * len(name)} for name in files})

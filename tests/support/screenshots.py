@@ -35,7 +35,7 @@ PAGES = {
     "users": "/",
     "user": link("/user", user="alice"),
     "namespace": link("/namespace", user="alice", namespace="files:my-repo"),
-    "key": link("/key", user="alice", namespace="files:my-repo", key="src/main.py"),
+    "key": link("/key", user="alice", namespace="default", key="report"),
     "hostile-namespace": link("/namespace", user=HOSTILE, namespace=MEANT_AS_HTML),
     "hostile-key": link("/key", user=HOSTILE, namespace=MEANT_AS_HTML, key=REVERSED),
     "edit": link("/edit", user="alice", namespace="default", key="greeting"),
