@@ -16,6 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from redis_store.admin.audit import LONGEST_OPERATOR
 from redis_store.console.sessions import Sessions
 from redis_store.console.settings import ConsoleSettings
 
@@ -155,7 +156,8 @@ class Guard:
         if not self._settings.is_trusted(address):
             return _UNTRUSTED
         named = headers.all(self._settings.header.lower())
-        return named[0] if len(named) == 1 and named[0].strip() else _NOT_NAMED
+        name = _text_of(named[0]) if len(named) == 1 else ""
+        return name if 0 < len(name) <= LONGEST_OPERATOR else _NOT_NAMED
 
     def _enter(self, scope: Scope, given: str) -> Application | Refusal:
         """Exchange the token of the printed url for a cookie, and ask for the same url without it."""
@@ -218,6 +220,14 @@ class _Headers:
         return None
 
 
+def _text_of(header: str) -> str:
+    """Return the text of a header that a proxy sent in UTF-8, or else in Latin-1."""
+    try:
+        return header.encode("latin-1").decode().strip()
+    except UnicodeDecodeError:
+        return header.strip()
+
+
 def _token_in(scope: Scope) -> str | None:
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     return next((text for name, text in query if name == "token"), None)
@@ -270,7 +280,9 @@ _UNTRUSTED = Refusal(
     "The console believes the reverse proxies that --trust names, and this request came from another address.",
 )
 _NOT_NAMED = Refusal(
-    401, "No user", "The reverse proxy named no user: let it set one header, the one that --auth-header names."
+    401,
+    "No user",
+    "The reverse proxy named no user of 1 to 256 characters: let it set one header, the one that --auth-header names.",
 )
 _WRONG_TOKEN = Refusal(
     401, "Wrong token", "The token in this url is not the console's. Open the url that redis-store ui printed last."

@@ -1,8 +1,8 @@
 """The complete sorted keys of the namespaces that are looked at, kept in memory and brought up to date.
 
 A list of a million keys takes a second or two to read, so it is read once. Afterwards the change log tells what came and went, if
-the namespace has one; the number of keys tells whether something else did. A list that is out of date and was read long ago is
-read again in the background, while pages show the old one.
+the namespace has one; the number of keys tells whether something else did. A list that may be out of date and was read long ago
+is read again in the background, while pages show the old one.
 """
 
 from __future__ import annotations
@@ -128,9 +128,11 @@ class _Kept:
             self._task = None
         if self._keys is not None:
             is_current, count = await self._catch_up()
-        if not is_current and not self.is_reading and self._is_due():
+        # Without a log, as many keys as before may be other keys.
+        is_sure = is_current and self._position is not None
+        if not is_sure and not self.is_reading and self._is_due():
             self._task = asyncio.create_task(self._read())
-        if self._task is not None:
+        if self._task is not None and not (is_current and self._took_s > ALWAYS_READ_S):
             await asyncio.wait((self._task,), timeout=READING_WAITED_S)
             if self._task is None or self._task.done():  # None if another page took what it found
                 ended, self._task = self._task, None
