@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
 from markupsafe import Markup
 
 from redis_store.console.rendering import url
 from redis_store.console.shown import visible
+from redis_store.errors import StoredDataError
 from redis_store.types import Json
 from redis_store.values.codec import VALUES
 from redis_store.values.printable import json_text
@@ -66,15 +66,16 @@ class NotJson(Exception):
 
 
 def parsed(text: bytes) -> Json:
-    """Return the value of a JSON text, or raise `NotJson`."""
+    """Return the value of a JSON text as agents read it, or raise `NotJson`."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return VALUES.decode(text, "", "")
+    except StoredDataError:
         pass
     try:
-        return json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from None
+    raise NotJson("It has what JSON does not have, such as NaN")
 
 
 def excerpt_of(excerpt: str, text: str) -> str:
@@ -147,7 +148,7 @@ def path_of(at: str | None) -> list[Any]:
         path = json.loads(at)
     except (ValueError, RecursionError):
         raise LookupError(at) from None
-    if not isinstance(path, list) or not all(type(step) in (str, int) for step in path):
+    if not isinstance(path, list) or not all(type(step) is str or (type(step) is int and step >= 0) for step in path):
         raise LookupError(at)
     return path
 
