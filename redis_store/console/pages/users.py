@@ -6,10 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from redis_store.admin import UserUsage
+from redis_store.admin import AsyncAdmin, ServerStats, UserUsage
 from redis_store.console.rendering import asked_number, forward, page
 from redis_store.console.shared import console_of
 from redis_store.console.snapshots import ORDERS_OF_SIZES, in_order
+from redis_store.errors import PermissionDenied, ServerRefused
 
 USERS_PER_PAGE = 200
 """Users on one page."""
@@ -30,6 +31,7 @@ async def users(request: Request) -> Response:
         request,
         "users.html",
         snapshot=snapshot,
+        servers=await _servers(console.admin),
         users=found[at : at + USERS_PER_PAGE],
         found=len(found),
         by=by if by in ORDERS_OF_SIZES else "name",
@@ -37,6 +39,14 @@ async def users(request: Request) -> Response:
         at=at,
         per_page=USERS_PER_PAGE,
     )
+
+
+async def _servers(admin: AsyncAdmin) -> list[ServerStats]:
+    """Return what each server counts; nothing where the login may not ask."""
+    try:
+        return await admin.server_stats()
+    except (PermissionDenied, ServerRefused):
+        return []
 
 
 def _chosen(users: list[UserUsage], text: str, by: str) -> list[UserUsage]:

@@ -39,9 +39,11 @@ def raw(url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pages wait for what is counted and read, however busy this machine is."""
-    for place in ("snapshots.WAITED_S", "key_lists.READING_WAITED_S", "searches.SEARCH_WAITED_S"):
-        monkeypatch.setattr(f"redis_store.console.{place}", 30.0)
+    """Have pages count and read anew and wait for it, as on a machine that is not busy."""
+    for name in ("snapshots.WAITED_S", "snapshots.ALWAYS_COUNTED_S", "key_lists.READING_WAITED_S"):
+        monkeypatch.setattr(f"redis_store.console.{name}", 30.0)
+    for name in ("key_lists.ALWAYS_READ_S", "searches.SEARCH_WAITED_S"):
+        monkeypatch.setattr(f"redis_store.console.{name}", 30.0)
 
 
 @pytest.fixture
@@ -145,6 +147,21 @@ def test_user_page_samples_writers_and_expiry(console: InProcess, client: Client
     page = console.get("/user", user="u").text
     assert "&lt;i&gt;bob" in page
     assert "2 of 3" in console.text("/user", user="u")
+
+
+def test_keys_that_are_not_utf_8_are_listed(console: InProcess, raw: redis.Redis) -> None:
+    raw.hset("user:u:ns:default", b"\xff<i>", "1")
+    text = console.text("/namespace", user="u", namespace="default")
+    assert "1 key" in text
+    assert "\\xff<i>" in text
+    assert "written by hand" in text
+
+
+def test_first_page_tells_of_the_server(console: InProcess, client: Client) -> None:
+    client.store(user="u").get("a")
+    text = console.text("/")
+    assert "clients" in text or "1 client" in text
+    assert "hit rate" in text
 
 
 def test_search_masks_what_it_did_not_search_for(console: InProcess, client: Client) -> None:
