@@ -158,6 +158,23 @@ def test_one_user_and_one_namespace(client: Client, admin: Admin) -> None:
     assert [(one.user, one.namespace) for one in admin.list_namespaces()] == [("a\nb", "other")]
 
 
+def test_keys_with_a_prefix(client: Client, admin: Admin, raw: redis.Redis, run: Callable[..., Ended]) -> None:
+    store = client.store(user="alice", namespace="n")
+    store.set_many({"é/1": 1, "é/2": 2, "é": 3, "f": 4})
+    raw.hset("user:alice:ns:n", "é/".encode() + b"\xff", "5")
+    file = io.BytesIO()
+    assert admin.export(file, "alice", "n", prefix="é/").keys == 3
+    assert [one.get("key") for one in lines_of(file.getvalue())] == ["é/1", "é/2", None]
+    store.clear()
+    file.seek(0)
+    assert admin.import_(file).written == 3
+    assert store.list_keys()[:2] == ["é/1", "é/2"]
+    shown = run("export", "--user", "alice", "--namespace", "n", "--prefix", "é/2")
+    assert [one["key"] for one in shown.records[1:-1]] == ["é/2"]
+    with pytest.raises(InvalidInput, match="name the namespace too"):
+        admin.export(io.BytesIO(), "alice", prefix="é")
+
+
 def test_keys_that_hold_something_else_stay(client: Client, admin: Admin) -> None:
     store = client.store(user="alice")
     store.set_many({"a": 1, "b": 2})
