@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from redis_store.admin import AsyncAdmin
 from redis_store.console import pages
-from redis_store.console.guard import Application, Guard, Receive, Refusal, Scope, Send
+from redis_store.console.guard import Application, Guard, Message, Receive, Refusal, Scope, Send
 from redis_store.console.rendering import STATIC_FOLDER, page
 from redis_store.console.settings import ConsoleSettings
 from redis_store.console.shared import Console
@@ -48,12 +48,12 @@ def create_app(admin: AsyncAdmin, settings: ConsoleSettings) -> Starlette:
         routes=[*pages.routes, Mount("/static", _KeptFiles(directory=STATIC_FOLDER), name="static")],
         middleware=[
             Middleware(_Guarded, settings=settings),
+            Middleware(_WithErrorPage),  # not an exception handler, which would answer without the guard's headers
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES),
         ],
         exception_handlers={
             HTTPException: _http_error,  # type: ignore[dict-item]  # starlette's handlers take any exception
             DataStoreError: _store_error,  # type: ignore[dict-item]
-            Exception: _unknown_error,
         },
         lifespan=lifespan,
     )
@@ -110,7 +110,27 @@ def _status_of(error: DataStoreError) -> tuple[int, str]:
     return 500, "The server replied with an error"
 
 
-async def _unknown_error(request: Request, error: Exception) -> Response:
-    log.error("The console's page %s failed.", request.url.path, exc_info=error)
-    text = "This page failed, which is a mistake in the console. Its terminal shows the traceback."
-    return page(request, "error.html", 500, title="The console failed", text=text, again=False)
+class _WithErrorPage:
+    """Answers a request whose page failed by a mistake in the console."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except Exception as error:
+            if has_begun or scope["type"] != "http":
+                raise
+            log.error("The console's page %s failed.", scope["path"], exc_info=error)
+            text = "This page failed, which is a mistake in the console. Its terminal shows the traceback."
+            request = Request(scope, receive)
+            shown = page(request, "error.html", 500, title="The console failed", text=text, again=False)
+            await shown(scope, receive, send)

@@ -35,6 +35,9 @@ FORM_HEADER = "x-csrf-token"
 LARGEST_FORM_BYTES = 32 * 1024 * 1024
 """Size of a form that is accepted, at most."""
 
+LONGEST_FORM_TOKEN = 256
+"""Size of the first field of a form with its name, in bytes, at most."""
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self';"
     " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -172,7 +175,7 @@ class Guard:
         return _redirection(target, cookie)
 
     async def _check_form(self, who: str, headers: _Headers, receive: Receive) -> tuple[Application | Refusal, Receive]:
-        body = b""
+        body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -184,11 +187,11 @@ class Guard:
                 break
         given = headers.one(FORM_HEADER)
         if given is None:
-            name, _, text = body.partition(b"&")[0].partition(b"=")
+            name, _, text = bytes(body[:LONGEST_FORM_TOKEN]).partition(b"&")[0].partition(b"=")
             given = text.decode("latin-1") if name == FORM_FIELD.encode() else ""
         if not self._sessions.is_form_token(who, given):
             return _NO_FORM_TOKEN, receive
-        return self._app, _again(body, receive)
+        return self._app, _again(bytes(body), receive)
 
 
 class _Disconnected(Exception):

@@ -23,7 +23,7 @@ class InProcess:
         self._runner = asyncio.Runner()
         self.admin = AsyncAdmin(url, operator=operator)
         self.app = create_app(self.admin, self.settings)
-        transport = httpx.ASGITransport(self.app, client=(address, 50_000), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.app, client=(address, 50_000))
         self._client = httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{self.settings.port}")
         if self.settings.auth == "token":
             assert self.get("/", token=self.settings.token).status_code == 303

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -69,7 +70,8 @@ async def key(request: Request) -> Response:
     part, not_json = None, None
     if shown.text is not None:
         try:
-            part = values.part_of(shown.text, at, begin, shown.where)
+            # In a thread, as a value of many megabytes takes long.
+            part = await asyncio.to_thread(values.part_of, shown.text, at, begin, shown.where)
         except values.NotJson as error:
             part, not_json = values.raw_part_of(shown.text, begin, shown.where), str(error)
         except (LookupError, TypeError):

@@ -477,6 +477,21 @@ def test_impossible_names_are_told(console: InProcess, namespace: str) -> None:
     assert console.get(f"/namespace?{query}").status_code in (200, 400)
 
 
+def test_page_that_fails_tells_no_more_than_that(
+    console: InProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*given: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("redis_store.console.pages.users.in_order", fail)
+    answer = console.get("/")
+    assert answer.status_code == 500
+    assert "a secret" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert "a secret" in caplog.text
+
+
 def test_link_brings_no_text_of_its_own(console: InProcess) -> None:
     assert "pay here" not in console.get("/", done="pay here", notice="pay here").text
 
