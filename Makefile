@@ -34,7 +34,7 @@ define test_frameworks
 	INTEGRATIONS=1 .venv/$(1)/bin/python -m pytest $(2) $(ARGS)$(if $(ARGS), || [ $$? -eq 5 ])
 endef
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators bench-console cluster docs plots clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators bench-console cluster docs plots recordings clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -123,6 +123,9 @@ docs: .venv/.docs ## the documentation as a site, in build/site; a broken link i
 
 plots: .venv/.demo ## the plots of docs/benchmarks.md, from its tables
 	@$(BIN)/python -m benchmarks.plots
+
+recordings: .venv/.test ## the terminals of docs/images, from the commands of docs/ as they really run
+	@$(BIN)/python -m docs.site.recordings
 
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg

@@ -15,6 +15,8 @@ import pytest
 
 from docs.site.build import REFERENCE, ROOT, Pages, public_names
 from docs.site.check import faults_of
+from docs.site.recordings import DOCS, RECORDINGS, session_in
+from tests.repository.test_docs import blocks_of, check_output, commands_in
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,21 @@ def test_reference_has_every_public_name(name: str, site: Path) -> None:
     if module.__name__ == "redis_store":
         names = {each for each in names if ("async" in each.lower()) == (name == "redis_store.aio")}
     assert shown == {f"{module.__name__}.{each}" for each in names}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recording_is_what_its_page_says(name: str) -> None:
+    page, wanted = RECORDINGS[name]
+    texts = [block.text for block in blocks_of(DOCS / page) if block.language == "console"]
+    said = [part for text in texts for part in commands_in(text)]
+    session = session_in((DOCS / "images" / name).read_text(encoding="utf-8"))
+    assert [command for command, _ in session] == [
+        next(command for command, _ in said if command.startswith(begin)) for begin in wanted
+    ]
+    for command, output in session:  # test_docs.py holds that the page says what the commands really print
+        check_output(
+            f"docs/images/{name} is old, run `make recordings`", command, dict(reversed(said))[command], output
+        )
 
 
 def test_faults_of_a_site_are_found(tmp_path: Path) -> None:
