@@ -50,7 +50,7 @@ def main() -> None:
     build = ROOT / "build"
     shutil.rmtree(build / "pages", ignore_errors=True)
     Pages().write(build)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(build / "mkdocs.yml")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(build / "mkdocs.yml")]
     done = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     if done.returncode:
         sys.exit(done.returncode)
@@ -87,7 +87,7 @@ class Pages:
         shutil.copytree(DOCS / "images", folder / "pages/images", ignore=shutil.ignore_patterns("*.dot"))
         for name in ("style.css", "iframe-worker.js"):
             shutil.copy(HERE / name, folder / "pages")
-        settings = (HERE / "mkdocs.yml").read_text(encoding="utf-8").replace("ROOT", str(ROOT))
+        settings = (HERE / "mkdocs.yml").read_text(encoding="utf-8").replace('"ROOT"', json.dumps(str(ROOT)))
         (folder / "mkdocs.yml").write_text(f"{settings}\nnav: {json.dumps(self.navigation())}\n", encoding="utf-8")
 
     def navigation(self) -> list[dict[str, Any]]:
