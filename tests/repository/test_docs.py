@@ -26,6 +26,7 @@ import inspect
 import io
 import json
 import logging
+import math
 import os
 import pty
 import re
@@ -366,6 +367,14 @@ def test_index_of_folder_links_every_page(folder: str) -> None:
     assert not {name for name in pages if not re.search(rf"^\| \[.*\]\({re.escape(name)}\)", index, re.MULTILINE)}
 
 
+def test_readme_and_index_link_every_integration() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "integrations").glob("*.md"):
+        assert f"(integrations/{page.name})" in index
+        assert page.name == "index.md" or f"(docs/integrations/{page.name})" in readme
+
+
 def test_picture_has_every_label_of_its_source() -> None:
     source, picture = ((ROOT / "docs" / "images" / f"architecture.{kind}").read_text() for kind in ("dot", "svg"))
     for label in re.findall(r'label="([^"]+)"', source):
@@ -391,8 +400,15 @@ def test_limits_page_matches_the_code(what: str, shown: str) -> None:
 
 
 def look_up(place: str) -> Any:
-    """Return the value of a dotted name: a constant of a module, or the default of a dataclass field."""
+    """Return the value of a dotted name: a constant of a module, or the default of a dataclass field.
+
+    The constants of integrations are read from their text, because the frameworks are not there.
+    """
     module, _, rest = place.partition(":")
+    if module.startswith("redis_store.integrations."):
+        text = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        (number,) = re.findall(rf"^{rest}(?:: \w+)? = ([\d_.* ]+)$", text, re.MULTILINE)
+        return math.prod(float(factor) for factor in number.split("*"))
     found: Any = importlib.import_module(module)
     for name in rest.split("."):
         is_record = isinstance(found, type) and dataclasses.is_dataclass(found)
