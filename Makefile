@@ -34,7 +34,7 @@ define test_frameworks
 	INTEGRATIONS=1 .venv/$(1)/bin/python -m pytest $(2) $(ARGS)$(if $(ARGS), || [ $$? -eq 5 ])
 endef
 
-.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators bench-console cluster docs plots recordings clean distclean FORCE
+.PHONY: help demo check test lint format coverage picture bench bench-quick bench-watch bench-sandbox bench-harm bench-memory bench-charges test-integrations pin-integrations soak services histories fuzz fuzz-values bench-operators bench-console cluster docs plots recordings screenshots clean distclean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -129,6 +129,9 @@ recordings: .venv/.test ## the terminals of docs/images, from the commands of do
 
 picture: ## docs/images/architecture.svg from its source (needs graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg
+
+screenshots: .venv/.test ## every page of the console, in both themes, wide and narrow; those of the documentation (needs chromium)
+	@$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 clean: ## remove the demo's data, the benchmarks' and the caches
 	@if [ -d .demo ] && [ -x $(BIN)/redis-store ]; then \

@@ -49,6 +49,7 @@ LONGEST_FIRST = (
     "tests/repository/test_docs.py",
     "tests/repository/examples/",
     "tests/redis_store/histories/",
+    "tests/redis_store/console/",
     "tests/sandbox/cli/",
     "tests/redis_store/watch/test_",
     "tests/sandbox/attacks/test_",
@@ -81,7 +82,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [item for item in items if runs_on_service(item)]
     for item in items:
-        starts = {"servers", "start", "server_url", "own_server", "clusters"} & set(getattr(item, "fixturenames", ()))
+        starts = {"servers", "start", "server_url", "own_server", "clusters", "seeded"} & set(
+            getattr(item, "fixturenames", ())
+        )
         if starts or item.nodeid.startswith(STARTING_THEIR_OWN):
             item.add_marker("server")
     yield

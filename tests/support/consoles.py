@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis_store import Client, connect
+from redis_store.admin import Admin
 from tests.support.servers import DEADLINE_S
 
 try:
@@ -141,6 +142,9 @@ def seed(url: str) -> None:
         store = client.store(user="alice", agent="scout")
         for _ in range(3):
             store.rate_limit("example.com", 3, per=600).try_acquire()
+        store.lock("index", ttl=3600).acquire()
+        store.semaphore("browsers", 4, ttl=3600).acquire()
+        Admin(client, operator="olga@laptop").set_value("alice", "default", "limit", {"n": 20})
         with suppress(ZeroDivisionError):
             store.use_namespace("cache:pages").get_or_set("https://example.com/broken", lambda: 1 // 0)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 IN_DOCS = Path("docs/images/console")
 
-DOCUMENTED = ("users",)
+DOCUMENTED = ("user", "key", "changes")
 """Pages whose wide, light picture is in the documentation."""
 
 THEMES = ("light", "dark")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     """Take the pictures, of all pages or of those that are named after the folder."""
     folder = Path(arguments[0] if arguments else ".bench/screenshots")
     folder.mkdir(parents=True, exist_ok=True)
-    server = start_server("valkey9")
+    server = start_server("valkey9", tcp=True)
     try:
         seed(server.url)
         console = ConsoleProcess(server.url)

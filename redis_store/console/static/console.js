@@ -246,6 +246,9 @@ function start() {
   listTables();
   for (const form of document.querySelectorAll("form:has([data-select])")) countSelected(form);
   for (const hidden of document.querySelectorAll("[data-with-script]")) hidden.hidden = false;
+  for (const here of document.querySelectorAll(".nav [aria-current], .tabs [aria-current]")) {
+    here.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   const live = document.querySelector("table[data-live]");
   if (live) new LiveChanges(live);
   setInterval(tellTimes, 1000);

@@ -1,0 +1,171 @@
+"""Data that is looked at and changed in a browser: by two people at once, with hostile names, from elsewhere, too late."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import redis
+
+from redis_store import Client
+from tests.support.consoles import HOSTILE, MEANT_AS_HTML, ConsoleProcess, expect
+from tests.support.screenshots import link
+from tests.support.servers import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+Visit = Callable[..., "Page"]
+
+
+def test_two_browsers_edit_the_same_key(visit: Visit, client: Client, user: str) -> None:
+    store = client.store(user=user, namespace="docs")
+    store.set("plan", {"steps": 1})
+    address = link("/edit", user=user, namespace="docs", key="plan")
+    one, other = visit(address), visit(address)
+    one.get_by_label("Value, as JSON").fill('{"steps": 2}')
+    one.get_by_role("button", name="Save").click()
+    expect(one.get_by_role("status")).to_have_text("The value was saved.")
+    other.get_by_label("Value, as JSON").fill('{"steps": 3}')
+    other.get_by_role("button", name="Save").click()
+    expect(other.get_by_role("alert")).to_contain_text("Nothing was saved.")
+    assert store.get("plan") == {"steps": 2}
+    assert '"steps": 2' in other.get_by_label("The value now").input_value()
+    assert other.get_by_label("Your value").input_value() == '{"steps": 3}'
+    other.get_by_role("button", name="Save mine over it").click()
+    expect(other.get_by_role("status")).to_have_text("The value was saved.")
+    assert store.get("plan") == {"steps": 3}
+
+
+def test_a_value_that_is_no_json_is_not_saved_and_not_lost(visit: Visit, client: Client, user: str) -> None:
+    store = client.store(user=user, namespace="docs")
+    store.set("plan", 1)
+    page = visit(link("/edit", user=user, namespace="docs", key="plan"))
+    page.get_by_label("Value, as JSON").fill('{\n  "steps": 1,\n}')
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was saved. Line 3, column 1")
+    assert page.get_by_label("Value, as JSON").input_value() == '{\n  "steps": 1,\n}'
+    assert store.get("plan") == 1
+
+
+def test_selected_keys_are_deleted_and_a_cleared_namespace_comes_back(visit: Visit, client: Client, user: str) -> None:
+    store = client.store(user=user, namespace="docs")
+    store.set_many({"one": 1, "two": 2, "three": 3, "line\nend": 4})
+    page = visit(link("/namespace", user=user, namespace="docs"))
+    delete = page.get_by_role("button", name="Delete the selected")
+    expect(delete).to_be_disabled()
+    page.get_by_label("Select one").check()
+    page.get_by_label("Select line\\nend").check()
+    delete.click()
+    page.get_by_role("main").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("status").first).to_have_text("2 keys deleted.")
+    assert sorted(store.list_keys()) == ["three", "two"]
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("main").get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("status").first).to_have_text("2 keys deleted.")
+    assert store.list_keys() == []
+    page.get_by_role("button", name="Bring back").click()
+    expect(page.get_by_role("status").first).to_have_text("2 keys brought back.")
+    assert sorted(store.list_keys()) == ["three", "two"]
+
+
+def test_hostile_names_lead_from_page_to_page_and_run_nowhere(visit: Visit) -> None:
+    page = visit("/")
+    for name in (HOSTILE, MEANT_AS_HTML, "abc\\u202edcba\\u202c.txt"):
+        page.get_by_role("link", name=name).last.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        assert page.title().endswith("redis-store")
+    expect(page.locator(".json")).to_contain_text(f'"{MEANT_AS_HTML}"')
+    page.get_by_role("link", name="Edit").click()
+    assert "abc\\u202edcba" in page.get_by_label("Value, as JSON").input_value()
+
+
+def test_a_megabyte_in_one_line_and_what_is_no_json(visit: Visit, client: Client, seeded: Server, user: str) -> None:
+    store = client.store(user=user)
+    store.set("long", "word " * 200_000)
+    with seeded.client() as raw:
+        _write_by_hand(raw, user)
+    page = visit(link("/key", user=user, namespace="default", key="long"))
+    page.get_by_role("link", name="Text after").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
+    page = visit(link("/key", user=user, namespace="default", key="broken"))
+    expect(page.get_by_role("alert")).to_contain_text("The value is not JSON")
+    expect(page.get_by_text('{"open": ')).to_be_visible()
+
+
+def _write_by_hand(raw: redis.Redis, user: str) -> None:
+    raw.hset(f"user:{user}:ns:default", "broken", '{"open": ')
+
+
+def test_a_page_of_another_site_changes_nothing(
+    visit: Visit, console: ConsoleProcess, client: Client, user: str
+) -> None:
+    store = client.store(user=user, namespace="docs")
+    store.set("plan", 1)
+    with attacker(
+        f'<form method="post" action="{console.address}/do/clear"><input name="user" value="{user}">'
+    ) as site:
+        page = visit("/")  # this browser is signed in
+        foreign = page.context.new_page()
+        foreign.goto(site)
+        foreign.evaluate("document.forms[0].submit()")
+        expect(foreign.get_by_role("heading", level=1)).to_have_text("From another site")
+        foreign.goto(site)
+        read = foreign.evaluate("url => fetch(url).then(() => 'read', () => 'refused')", console.address)
+        assert read == "refused"
+    assert store.get("plan") == 1
+
+
+def test_a_session_that_ended_says_what_to_do(chromium: Browser, console: ConsoleProcess) -> None:
+    context = chromium.new_context()
+    try:
+        page = context.new_page()
+        page.goto(console.enter("/audit"))
+        assert page.url == f"{console.address}/audit"  # the token has gone
+        context.clear_cookies()
+        page.reload()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Not signed in")
+        expect(page.get_by_role("main")).to_contain_text("Open the url that redis-store ui printed")
+        assert page.get_by_role("link", name="Users").count() == 0
+        page.goto(f"{console.address}/?token=wrong")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Wrong token")
+    finally:
+        context.close()
+
+
+def test_everything_can_be_read_without_scripts(visit: Visit) -> None:
+    page = visit("/", java_script_enabled=False)
+    page.get_by_role("link", name="alice", exact=True).click()
+    page.get_by_role("link", name="files:my-repo").click()
+    page.get_by_role("link", name="docs/").click()
+    page.get_by_role("link", name="docs/guide.md").click()
+    expect(page.locator(".json")).to_contain_text('"path"')
+    page.get_by_role("link", name="Changes").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Changes")
+
+
+@contextmanager
+def attacker(html: str) -> Iterator[str]:
+    """Serve a page at another origin, and return its url."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(html.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://localhost:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
