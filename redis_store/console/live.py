@@ -31,7 +31,7 @@ BATCH_S = 0.016
 LONGEST_TAKE_S = 0.5
 """Time for which a batch is waited for before the page's end is looked for, in seconds."""
 
-PING_S = 2.0
+SILENCE_BEFORE_PING_S = 2.0
 """Time without a change after which the server is asked whether it is there, in seconds."""
 
 PAUSE_AFTER_OUTAGE_S = 1.0
@@ -110,7 +110,7 @@ async def _batches(console: Console, watch: AsyncWatch) -> AsyncIterator[list[Ch
             asked = time.monotonic()
             yield found
             await asyncio.sleep(BATCH_S)
-        elif time.monotonic() - asked > PING_S:
+        elif time.monotonic() - asked > SILENCE_BEFORE_PING_S:
             await console.admin.client.ping()
             asked = time.monotonic()
             yield []
