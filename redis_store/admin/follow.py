@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -39,6 +40,9 @@ LOOKS_PER_STEP = 8
 
 ENTRIES_PER_LOG = 50
 """Entries of one log that one step reads."""
+
+LOGS_PER_QUESTION = 200
+"""Logs that one request asks for."""
 
 LOG_LIFE_MS = 60_000
 """Time for which a log that was made for this is kept after the last change in it that was read, in ms."""
@@ -108,6 +112,15 @@ class _Place(NamedTuple):
         return self.parts.keys.of_stored(self.parts.name).log
 
 
+@dataclass(slots=True)
+class _Scan:
+    """A walk over the infos of a namespace whose log was just made, for the writes since a time."""
+
+    parts: RedisKey
+    since_ms: int
+    walk: Walk[ChangeRecord]
+
+
 class ChangeFinder:
     """Finds the changes on one server."""
 
@@ -133,8 +146,12 @@ class ChangeFinder:
         self._epoch = epoch
         self._waiting: dict[bytes, set[bytes]] = {}
         self._again: dict[bytes, float] = {}
-        self._scans: deque[Walk[ChangeRecord]] = deque()
+        self._scans: deque[_Scan] = deque()
+        self._scans_turn = False
+        """Whether a scan is to go on before logs are read, so that many changes do not hold it up."""
         self._pass: Walk[ChangeRecord] | None = None
+        self._collected = ChangesInOrder()
+        """What the pass has found so far."""
         self._pass_began = 0.0
         self._check_at = 0.0
 
@@ -155,14 +172,17 @@ class ChangeFinder:
         """Go on after the connections broke: what has happened meanwhile was not announced."""
         self._again.clear()
         self.stop()
+        for scan in self._scans:
+            scan.walk = self._scan(scan.parts, scan.since_ms)
         self.pass_at = self.now
         await self._check()
 
     def stop(self) -> None:
-        """Forget the walks under way."""
-        walks = [*self._scans, *([] if self._pass is None else [self._pass])]
-        self._scans.clear()
-        self._pass = None
+        """End the walks under way. What the pass has found is kept, and scans can begin again."""
+        walks = [scan.walk for scan in self._scans]
+        if self._pass is not None:
+            walks.append(self._pass)
+            self._pass = None
         for walk in walks:
             with suppress(StopIteration):  # a walk awaits nothing while it is closed
                 walk.aclose().send(None)
@@ -208,10 +228,12 @@ class ChangeFinder:
         for channel in [each for each, due in self._again.items() if self.now >= due]:
             del self._again[channel]
             self._waiting.setdefault(channel, set())
-        if self._waiting:
+        if self._waiting and not (self._scans and self._scans_turn):
+            self._scans_turn = True
             return await self._look()
         if self._scans:
-            page = await next_page(self._scans[0])
+            self._scans_turn = False
+            page = await next_page(self._scans[0].walk)
             if page is None:
                 self._scans.popleft()
             else:
@@ -273,7 +295,7 @@ class ChangeFinder:
         # There was no log: only the last write of each key is known, and that something was deleted.
         since_ms = self._floor() if known is None else known[1]
         if made is not None:
-            self._scans.append(self._scan(place.parts, since_ms))
+            self._scans.append(_Scan(place.parts, since_ms, self._scan(place.parts, since_ms)))
             if not is_new:  # the server refuses to make a log
                 self._told.note(place.log, "0", at_ms)
         return [*self._of_events(place, at_ms), *self._records(entries, place.parts)]
@@ -302,42 +324,53 @@ class ChangeFinder:
     async def _look_at_all(self) -> Walk[ChangeRecord]:
         began_ms = await now_ms()
         since_ms = self._floor()
-        changes = ChangesInOrder()
         names: dict[tuple[str, str], bytes] = {}
         async for page in readable_keys(self._user):
             chosen = [each for each in page if self._is_wanted(each[1])]
             for some in parts_of([each for each in chosen if each[1].kind == "log"], LOOKS_PER_STEP):
-                changes.add(await self._rests(some))
-                yield []
-            infos = {key: parts for key, parts in chosen if parts.kind == "info"}
+                async for records in self._rests(some):
+                    self._collected.add(records)
+                    yield []
+            infos = await self._without_log({key: parts for key, parts in chosen if parts.kind == "info"})
             async for records in scan_infos(infos, since_ms):
                 if records:
                     new = self._not_read(records, infos)
-                    changes.add(new)
+                    self._collected.add(new)
                     names |= _data_keys(new, infos)
                 yield []
         self.floor_ms = began_ms
-        found = [one for one in changes.result() if one.source == "log" or self._told.tell(one)]
-        for data in {names[one.user, one.namespace] for one in found if one.source != "log"}:
-            if len(self._waiting) < MOST_WAITING:
+        collected, self._collected = self._collected, ChangesInOrder()
+        found = [one for one in collected.result() if one.source == "log" or self._told.tell(one)]
+        for one in found:
+            if (data := names.get((one.user, one.namespace))) is not None and len(self._waiting) < MOST_WAITING:
                 self._waiting.setdefault(self._head + data, set())  # from now on, a log tells more
         yield found
 
-    async def _rests(self, logs: Sequence[tuple[bytes, RedisKey]]) -> list[ChangeRecord]:
-        """Return what some logs have that was not told."""
-        found: list[ChangeRecord] = []
+    async def _rests(self, logs: Sequence[tuple[bytes, RedisKey]]) -> Walk[ChangeRecord]:
+        """Yield what some logs have that was not told."""
         left = dict(logs)
         while left:
             commands = [("TIME",), *(self._rest_of(log) for log in left)]
             clock, *replies = await all_replies(*commands, bulk=True)
             at_ms = 0 if isinstance(clock, ReplyError) else int(clock[0]) * 1000 + int(clock[1]) // 1000
+            found: list[ChangeRecord] = []
             for log, entries in zip(list(left), replies, strict=True):
                 if not isinstance(entries, ReplyError) and entries:
                     self._told.note(log, entries[-1][0].decode(), at_ms)
                     found += self._records(entries, left[log])
                 if isinstance(entries, ReplyError) or len(entries) < ENTRIES_PER_LOG:
                     del left[log]
-        return found
+            yield found
+
+    async def _without_log(self, infos: dict[bytes, RedisKey]) -> dict[bytes, RedisKey]:
+        """Leave out the namespaces whose logs are followed, and tell everything."""
+        logs = {key: parts.keys.of_stored(parts.name).log for key, parts in infos.items()}
+        known = [key for key, log in logs.items() if log in self._told.last]
+        there: set[bytes] = set()
+        for some in parts_of(known, LOGS_PER_QUESTION):
+            replies = await all_replies(*(("EXISTS", logs[key]) for key in some))
+            there.update(key for key, reply in zip(some, replies, strict=True) if reply == 1)
+        return {key: parts for key, parts in infos.items() if key not in there}
 
     def _not_read(self, records: Sequence[ChangeRecord], infos: dict[bytes, RedisKey]) -> list[ChangeRecord]:
         """Leave out the writes of before the logs were read."""

@@ -149,6 +149,24 @@ def test_connections_that_break_lose_nothing(client: Client, admin: Admin, raw: 
         assert changes.take(0.05) == []
 
 
+def test_connections_that_break_again_and_again_tell_each_change_once(client: Client, admin: Admin) -> None:
+    stores = [client.store(user=f"u{number}") for number in range(40)]
+    found: list[ChangeRecord] = []
+    with admin.follow_changes() as changes:
+        for round_ in range(6):
+            for store in stores:
+                store.set(f"k{round_}", 1)
+            for _ in range(2 + 3 * round_):  # steps: the connections break in scans, in looks and in passes
+                found += changes.take(0)
+            for each in changes._servers.values():
+                each.disconnect()
+        found += taken(changes, 6 * len(stores) - len(found))
+        found += changes.take(0.1)
+    assert sorted((one.user, one.key) for one in found) == sorted(
+        (f"u{number}", f"k{round_}") for number in range(40) for round_ in range(6)
+    )
+
+
 def test_a_server_without_events_is_looked_at(
     client: Client, admin: Admin, raw: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
