@@ -24,6 +24,9 @@ from redis_store.settings import new_id
 Write = Callable[[bytes], object]
 """Takes the next bytes of an export."""
 
+NAMES_BYTES = 2 * 1024 * 1024
+"""Memory for the names of namespaces until they are sorted and written to a file, in bytes."""
+
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _UNESCAPED = {b"\\": b"\\", b"n": b"\n", b"t": b"\t"}
 
@@ -52,7 +55,7 @@ async def export(
         scope = setting.scope_of(user, namespace)
         await _export(setting, user, [Place(scope.user, scope.name)], digest, write, start)
     else:
-        names = Spool()
+        names = Spool(NAMES_BYTES)
         try:
             await _list(setting, user, names)
             for server, places in groupby(_places(names), lambda each: each[0]):
@@ -78,7 +81,7 @@ async def _list(setting: Setting, user: str | None, names: Spool) -> None:
     if user is not None:
         setting.scope_of(user)  # raises for an invalid id
     for server in range(setting.servers):
-        async for page in pages(server, readable_keys(user, "hash")):
+        async for page in pages(server, readable_keys(user, "hash", once=False)):  # `names` is without repetition
             found = [parts for _, parts in page if parts.kind == "ns" and parts.agent is None]
             names.add(
                 # The form of the keys comes last, so that it changes nothing in the order.

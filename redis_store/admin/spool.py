@@ -7,16 +7,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-MEMORY_BYTES = 12 * 1024 * 1024
+MEMORY_BYTES = 4 * 1024 * 1024
 """Size of the records that are kept in memory until they are sorted and written to a file, in bytes."""
 
 RECORD_BYTES = 60
 """Memory of a record beside its bytes."""
 
-BIG_BYTES = 64 * 1024
+BIG_BYTES = 32 * 1024
 """Size from which a record's rest is kept apart, in bytes: while runs are merged, one record of each is in memory."""
 
-MOST_RUNS = 48
+MOST_RUNS = 96
 """Files of runs, at most; then they are merged into one."""
 
 _BIG = b"@"

@@ -25,6 +25,10 @@ SCAN_COUNT = 1000
 """Redis keys that one step of a scan looks at, about, which takes the server half a millisecond."""
 
 
+MOST_KNOWN = 10_000
+"""Users whose format is remembered during a walk, at most; then they are looked at again."""
+
+
 class _WalkEnded(BaseException):
     """Ends a walk."""
 
@@ -56,8 +60,11 @@ def next_page(walk: Walk[T]) -> Generator[Call[Any], Any, list[T] | None]:
         return None
 
 
-async def redis_keys(user: str | None = None, kind: str = "") -> Walk[tuple[bytes, RedisKey]]:
-    """Find the Redis keys of all users, or of one, each once; with `kind`, the keys of that Redis type only."""
+async def redis_keys(user: str | None = None, kind: str = "", *, once: bool = True) -> Walk[tuple[bytes, RedisKey]]:
+    """Find the Redis keys of all users, or of one; with `kind`, the keys of that Redis type only.
+
+    A scan finds some keys twice. To yield each `once` takes memory for the names of them all.
+    """
     pattern = EVERY_KEY if user is None else glob_for_user(user)
     met: set[bytes] = set()
     cursor = START
@@ -65,7 +72,8 @@ async def redis_keys(user: str | None = None, kind: str = "") -> Walk[tuple[byte
         typed = ("TYPE", kind) if kind else ()
         raw, page = await read("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, *typed, bulk=True)
         new = [key for key in dict.fromkeys(page) if key not in met]
-        met.update(new)
+        if once:
+            met.update(new)
         parsed = ((key, parse_redis_key(key)) for key in new)
         yield [(key, parts) for key, parts in parsed if parts is not None and user in (None, parts.user)]
         cursor = raw.decode()
@@ -106,10 +114,12 @@ async def look_at_marks(page: Sequence[tuple[bytes, RedisKey]], known: Unreadabl
     return looked
 
 
-async def readable_keys(user: str | None = None, kind: str = "") -> Walk[tuple[bytes, RedisKey]]:
+async def readable_keys(user: str | None = None, kind: str = "", *, once: bool = True) -> Walk[tuple[bytes, RedisKey]]:
     """Find Redis keys as `redis_keys` does. Raises `UnsupportedEncoding` at the first user whose data has a newer format."""
     known: Unreadable = {}
-    async for page in redis_keys(user, kind):
+    async for page in redis_keys(user, kind, once=once):
+        if len(known) > MOST_KNOWN:
+            known.clear()
         for error in (await look_at_marks(page, known)).values():
             if error is not None:
                 raise error

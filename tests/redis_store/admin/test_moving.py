@@ -16,11 +16,12 @@ import pytest
 import redis
 
 from redis_store import Client
-from redis_store.admin import Admin, AsyncAdmin, exporting, spool
+from redis_store.admin import Admin, AsyncAdmin, exporting, moving, spool, walks
 from redis_store.admin.importing import Imported
 from redis_store.admin.spool import Spool
+from redis_store.admin.walks import Walk
 from redis_store.connections.sync import HeldConnection
-from redis_store.errors import Conflict, InvalidInput, StoreUnavailable
+from redis_store.errors import Conflict, InvalidInput, StoreUnavailable, UnsupportedEncoding
 from redis_store.values import compression
 from tests.conftest import missing
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS, Ended
@@ -519,6 +520,34 @@ def test_an_export_that_does_not_fit_in_memory(client: Client, admin: Admin, mon
     monkeypatch.setattr(exporting, "Spool", Small)
     assert text_of(admin) == text
     assert spools[0].most < 500  # type: ignore[attr-defined]
+
+
+def test_a_scan_that_finds_names_twice(client: Client, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        client.store(user=f"u{number}", namespace="n").set("k", number)
+    text = text_of(admin)
+
+    async def twice(*given: Any, **options: Any) -> Walk[Any]:
+        async for page in walks.readable_keys(*given, **options):
+            yield page
+            yield page
+
+    monkeypatch.setattr(moving, "readable_keys", twice)
+    assert text_of(admin) == text
+
+
+def test_an_export_forgets_whose_format_it_knows(
+    client: Client, admin: Admin, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        client.store(user=f"u{number}").set("k", number)
+    text = text_of(admin)
+    monkeypatch.setattr(walks, "MOST_KNOWN", 3)
+    monkeypatch.setattr(walks, "SCAN_COUNT", 10)
+    assert text_of(admin) == text
+    raw.set("user:u41:format", '{"format":7,"read_since":"3.2.1"}')
+    with pytest.raises(UnsupportedEncoding, match="u41"):
+        text_of(admin)
 
 
 # The commands
