@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from redis_store.admin.lines import FIRST_LINE, ends_of, key_part, last_line, start_of
 from redis_store.admin.spool import Spool
+from redis_store.admin.usage import infos_per_scan
 from redis_store.admin.walks import Walk
 from redis_store.changelog.entry import LogEntry, parse_entry
 from redis_store.changelog.ops import page, page_size
@@ -23,6 +24,7 @@ from redis_store.limits import MAX_BOUND
 from redis_store.namespace.keys import NamespaceKeys, UserKeys, decode_name
 from redis_store.ops.listing import PAGE_KEYS, PART_BYTES, START
 from redis_store.ops.run_script import read_together, run_each, run_script
+from redis_store.protocol.call import all_replies
 from redis_store.protocol.command import Command
 from redis_store.scripts import DUMP, FOLLOW, INFOS, SIZES
 
@@ -45,6 +47,9 @@ CHUNK_BYTES = 128 * 1024
 
 TRIES = 3
 """Tries to read a namespace whose change log is cut off or deleted meanwhile."""
+
+INFOS_SAMPLED = 1000
+"""Infos of a namespace whose memory is measured; that of the others is estimated from theirs."""
 
 PAGES_PER_RENEWAL = 50
 """Pages after which the log that is followed gets its life renewed."""
@@ -177,9 +182,7 @@ class _Followed:
 async def _read_big(place: Place, spool: Spool, new_epoch: str) -> Walk[None]:
     """Read a namespace into a spool; yield nothing after each step."""
     keys = place.keys
-    count = await page_size(keys)
-    if count < PAGE_KEYS:  # then a script copies the values, which takes the server 2 ms for 1 MiB
-        count = max(1, count // 2)
+    count = await _page_keys(keys)
     followed = _Followed(await run_script(FOLLOW, (keys.log,), (new_epoch, FOLLOWED_MS)), spool)
     cursor, left = START, list[bytes]()
     for pages_read in count_from(1):
@@ -206,6 +209,17 @@ async def _read_big(place: Place, spool: Spool, new_epoch: str) -> Walk[None]:
     raise Conflict(
         f"Namespace {decode_name(place.name)!r} is written to faster than it can be read: export it when it is quieter."
     )
+
+
+async def _page_keys(keys: NamespaceKeys) -> int:
+    """Return how many keys one step reads, by the size of their values and of their infos."""
+    count = await page_size(keys)
+    if count < PAGE_KEYS:  # then a script copies the values, which takes the server 2 ms for 1 MiB
+        count = max(1, count // 2)
+    infos, memory_bytes = await all_replies(
+        ("HLEN", keys.info), ("MEMORY", "USAGE", keys.info, "SAMPLES", INFOS_SAMPLED)
+    )
+    return min(count, infos_per_scan(infos if isinstance(infos, int) else 0, memory_bytes))
 
 
 async def _read_again(place: Place, part: Sequence[bytes], followed: _Followed, spool: Spool) -> bool:
