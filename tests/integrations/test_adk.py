@@ -24,7 +24,7 @@ from google.genai import types
 
 from redis_store import InvalidInput, connect_async
 from redis_store.integrations.adk import StoreSessionService
-from tests.integrations.killed import run_and_kill
+from tests.integrations.killed import run_and_kill, stepped_writer
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 
@@ -313,6 +313,59 @@ def test_a_killed_process_leaves_no_half_written_event(server_url: str, user: st
             await service.append_event(session, changed(n=number + 1))
 
     asyncio.run(check())
+
+
+WRITES = """
+from redis_store.integrations.adk import StoreSessionService
+
+async def write(store, what):
+    at = {"app_name": "app", "user_id": "u"}
+    service = StoreSessionService(store)
+    if what == "create":
+        await service.create_session(**at, session_id="new", state={"n": 9, "user:n": 9, "app:n": 9})
+    else:
+        await service.delete_session(**at, session_id="s")
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [("create", [("new", 9, 9, 0), ("s", 1, 9, 2)]), ("delete", [])],
+    ids=lambda value: str(value)[:6],
+)
+def test_a_killed_process_leaves_no_half_session(server_url: str, user: str, what: str, after: list[Any]) -> None:
+    before = [("s", 1, 1, 2)]
+
+    async def reset() -> None:
+        async with connect_async(server_url, user=user) as store:
+            for name in await store.list_namespaces():
+                await store.use_namespace(name).clear()
+        async with StoreSessionService(server_url, user=user) as service:
+            state = {"n": 1, "user:n": 1, "app:n": 1}
+            session = await service.create_session(app_name="app", user_id="u", session_id="s", state=state)
+            for n in range(2):
+                await service.append_event(session, changed(of=n))
+
+    async def found() -> list[Any]:
+        async with StoreSessionService(server_url, user=user) as service:
+            shown = []
+            for _, session_id in await ids_of(service, "app", "u"):
+                session = await service.get_session(app_name="app", user_id="u", session_id=session_id)
+                state = session.state
+                assert state["user:n"] == state["app:n"]
+                shown.append((session_id, state["n"], state["user:n"], len(session.events)))
+            return sorted(shown)
+
+    seen = []
+    killed = True
+    with stepped_writer(server_url, WRITES) as writer:
+        while killed:
+            asyncio.run(reset())
+            killed = writer.is_killed(user, what, len(seen) + 1)
+            seen.append(asyncio.run(found()))
+    assert len(seen) > 1
+    assert all(each in (before, after) for each in seen)
+    assert (seen[0], seen[-1]) == (before, after)
 
 
 def test_the_example_of_the_page_runs(server_url: str) -> None:

@@ -18,6 +18,7 @@ from anthropic.tools import ToolError
 
 from redis_store import DataStore, InvalidType, StoreUnavailable, connect, connect_async
 from redis_store.integrations.anthropic_memory import AsyncMemoryTool, MemoryTool
+from tests.integrations.killed import SteppedWriter, stepped_writer
 from tests.integrations.pages import read_page
 from tests.integrations.requests import counted_requests
 
@@ -334,6 +335,54 @@ def test_clear_all_memory(use: Use, files: DataStore, store: DataStore, server_u
             assert await other.get_all() == {"else": 1}
 
     asyncio.run(main())
+
+
+WRITES = """
+from redis_store.integrations.anthropic_memory import AsyncMemoryTool
+
+commands = {
+    "create": {"path": "/memories/new", "file_text": "new"},
+    "str_replace": {"path": "/memories/a/1", "old_str": "x", "new_str": "y"},
+    "insert": {"path": "/memories/a/1", "insert_line": 1, "insert_text": "z"},
+    "rename": {"old_path": "/memories/a", "new_path": "/memories/b"},
+    "delete": {"path": "/memories/a"},
+}
+
+async def write(store, what):
+    await AsyncMemoryTool(store).call({"command": what, **commands[what]})
+"""
+
+
+@pytest.fixture(scope="module")
+def writer(server_url: str) -> Iterator[SteppedWriter]:
+    with stepped_writer(server_url, WRITES) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("create", {"a/1": "x", "a/2": "x", "new": "new"}),
+        ("str_replace", {"a/1": "y", "a/2": "x"}),
+        ("insert", {"a/1": "x\nz\n", "a/2": "x"}),
+        ("rename", {"b/1": "x", "b/2": "x"}),
+        ("delete", {}),
+    ],
+)
+def test_a_killed_process_leaves_no_half_of_a_command(
+    user: str, files: DataStore, writer: SteppedWriter, what: str, after: dict[str, str]
+) -> None:
+    before = {"a/1": "x", "a/2": "x"}
+    seen = []
+    killed = True
+    while killed:
+        files.clear()
+        files.set_many(before)
+        killed = writer.is_killed(user, what, len(seen) + 1)
+        seen.append(files.get_all())
+    assert len(seen) > 1
+    assert all(each in (before, after) for each in seen)
+    assert (seen[0], seen[-1]) == (before, after)
 
 
 def test_says_what_it_needs_and_an_outage_is_not_claudes_fault() -> None:

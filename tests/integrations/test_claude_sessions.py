@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -38,6 +36,7 @@ from redis_store import (
     connect_async,
 )
 from redis_store.integrations.claude_sessions import TranscriptStore
+from tests.integrations.killed import SteppedWriter, stepped_writer
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 
@@ -174,51 +173,29 @@ async def test_nothing_is_left_of_a_deleted_session_nor_comes_back(
         assert await sessions.load(SUB) is None
 
 
-KILLED = """
-import asyncio, os, sys
-from redis_store import AsyncDataStore, connect_async
+WRITES = """
 from redis_store.integrations.claude_sessions import TranscriptStore
 
 key = {"project_key": "project", "session_id": "session"}
 entry = {"type": "x", "uuid": "new", "n": 9, "customTitle": "new"}
 
-def dying_at(step):
-    calls = 0
-    for name in ("get_many", "transaction", "clear", "set_many", "set"):
-        def call(self, *arguments, done=getattr(AsyncDataStore, name), **named):
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                os.kill(os.getpid(), 9)
-            return done(self, *arguments, **named)
-        setattr(AsyncDataStore, name, call)
-
-async def main(user, what):
-    sessions = TranscriptStore(connect_async(sys.argv[1], user=user))
+async def write(store, what):
+    sessions = TranscriptStore(store)
     await (sessions.delete(key) if what == "delete" else sessions.append(key, [entry]))
-    os._exit(0)
-
-for line in sys.stdin:
-    if not (child := os.fork()):
-        user, what, step = line.split()
-        dying_at(int(step))
-        asyncio.run(main(user, what))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def killer(server_url: str) -> Iterator[Any]:
-    """A process that imports the SDK once, and forks for each call that it kills at a step."""
-    command = [sys.executable, "-c", KILLED, server_url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def writer(server_url: str) -> Iterator[SteppedWriter]:
+    with stepped_writer(server_url, WRITES) as process:
         yield process
-        process.stdin.close()
 
 
 @pytest.mark.parametrize("what", ["append", "delete"])
 @in_loop
-async def test_a_killed_process_leaves_no_half_session(server_url: str, user: str, killer: Any, what: str) -> None:
+async def test_a_killed_process_leaves_no_half_session(
+    server_url: str, user: str, writer: SteppedWriter, what: str
+) -> None:
     before = ([1], [2], ["old"], ["subagents/agent-1"])
     after = ([], [], [], []) if what == "delete" else ([1, 9], [2], ["new"], ["subagents/agent-1"])
     seen = []
@@ -226,8 +203,7 @@ async def test_a_killed_process_leaves_no_half_session(server_url: str, user: st
         for step in range(1, 10):
             await store.append(SESSION, entries(1, customTitle="old"))
             await store.append(SUB, entries(2))
-            print(user, what, step, file=killer.stdin, flush=True)
-            ended = await asyncio.to_thread(killer.stdout.readline)
+            killed = await asyncio.to_thread(writer.is_killed, user, what, step)
             main, sub = numbers(await store.load(SESSION)), numbers(await store.load(SUB))
             titles = [one["data"]["custom_title"] for one in await store.list_session_summaries("project")]
             seen.append((main, sub, titles, await store.list_subkeys(SESSION)))
@@ -235,9 +211,8 @@ async def test_a_killed_process_leaves_no_half_session(server_url: str, user: st
             assert numbers(await store.load(SESSION)) == [*main, 3]
             assert numbers(await store.load(SUB)) == sub
             await store.delete(SESSION)
-            if ended == "0\n":
+            if not killed:
                 break
-            assert ended == "-9\n"
     assert len(seen) > 2
     assert all(one in (before, after) for one in seen)
     assert (seen[0], seen[-1]) == (before, after)

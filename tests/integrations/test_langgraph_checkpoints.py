@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -17,7 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from redis_store import DataStore, InvalidInput, connect, connect_async
 from redis_store.integrations.langgraph import LangGraphSaver, pruning
 from redis_store.integrations.langgraph.threads import VALUES_PER_TRANSACTION
-from tests.integrations.killed import run_and_kill
+from tests.integrations.killed import SteppedWriter, run_and_kill, stepped_writer
 from tests.integrations.requests import counted_requests
 
 ALL = {"put", "put_writes", "get_tuple", "list", "delete_thread", "delete_for_runs", "copy_thread", "prune"}
@@ -267,6 +267,67 @@ def test_a_killed_writer_leaves_only_whole_checkpoints(saver: LangGraphSaver, se
     latest = saver.get_tuple(config_of("t"))
     assert latest is not None
     assert latest.config == found[0].config
+
+
+WRITES = """
+from redis_store.integrations.langgraph import LangGraphSaver
+from tests.integrations.test_langgraph_checkpoints import checkpoint_of, config_of
+
+async def write(store, what):
+    saver = LangGraphSaver(store)
+    if what == "put":
+        checkpoint = checkpoint_of("3", **{f"channel {n}": 3 for n in range(901)})
+        await saver.aput(config_of("t", "2"), checkpoint, {}, checkpoint["channel_versions"])
+    elif what == "copy":
+        await saver.acopy_thread("t", "new")
+    elif what == "prune":
+        await saver.aprune(["t"])
+    else:
+        await saver.adelete_thread("t")
+"""
+
+
+@pytest.fixture(scope="module")
+def writer(server_url: str) -> Iterator[SteppedWriter]:
+    with stepped_writer(server_url, WRITES) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("put", {"t": ["3", "2", "1"]}),
+        ("copy", {"t": ["2", "1"], "new": ["2", "1"]}),
+        ("prune", {"t": ["2"]}),
+        ("delete", {}),
+    ],
+    ids=lambda value: str(value)[:6],
+)
+def test_a_killed_process_leaves_no_half_thread(
+    saver: LangGraphSaver, server_url: str, user: str, writer: SteppedWriter, what: str, after: dict[str, list[str]]
+) -> None:
+    before = {"t": ["2", "1"]}
+    seen = []
+    killed = True
+    while killed:
+        for thread in ("t", "new"):
+            saver.delete_thread(thread)
+        put(saver, put(saver, config_of("t"), id_="1", a=1, b=1), id_="2", a=2, b=2)
+        killed = writer.is_killed(user, what, len(seen) + 1)
+        threads: dict[str, list[str]] = {}
+        for each in saver.list(None):
+            values = each.checkpoint["channel_values"]
+            assert set(values.values()) == {int(each.checkpoint["id"])}
+            assert len(values) == (901 if each.checkpoint["id"] == "3" else 2)
+            threads.setdefault(each.config["configurable"]["thread_id"], []).append(each.checkpoint["id"])
+        seen.append(threads)
+        for thread, ids in threads.items():
+            latest = saver.get_tuple(config_of(thread))
+            assert latest is not None
+            assert latest.checkpoint["id"] == ids[0]
+    assert len(seen) > 1
+    assert all(each in (before, after) for each in seen)
+    assert (seen[0], seen[-1]) == (before, after)
 
 
 def test_what_cannot_be_used_is_refused(store: DataStore, server_url: str) -> None:

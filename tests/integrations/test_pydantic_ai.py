@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from pydantic_ai.models.test import TestModel
 
 from redis_store import InvalidInput, connect_async
 from redis_store.integrations.pydantic_ai import LINE_ENTRIES, RedisConversationStore
+from tests.integrations.killed import SteppedWriter, stepped_writer
 from tests.integrations.loops import in_loop
 from tests.integrations.pages import read_page
 
@@ -249,6 +250,61 @@ async def test_nothing_is_half_written_by_a_save_that_fails(server_url: str, use
             await store.save(conversation)
         assert texts_of(await store.load("a")) == ["first"]
         assert len(await data_store.use_namespace("conversations:entries").list_keys()) == 1
+
+
+WRITES = """
+from pydantic_ai.messages import ModelRequest, UserPromptPart
+from redis_store.integrations.pydantic_ai import RedisConversationStore
+
+async def write(store, what):
+    conversations = RedisConversationStore(store)
+    if what == "save":
+        conversation = await conversations.load("a")
+        conversation.messages += [ModelRequest(parts=[UserPromptPart(text)]) for text in ("3", "4")]
+        await conversations.save(conversation)
+    elif what == "fork":
+        await conversations.fork("a", at=1, new_conversation_id="b")
+    elif what == "branch":
+        record = await conversations.read_record("a")
+        await conversations.branch("a", at=1, expected_revision=record.revision)
+    else:
+        await conversations.delete("a")
+"""
+
+
+@pytest.fixture(scope="module")
+def writer(server_url: str) -> Iterator[SteppedWriter]:
+    with stepped_writer(server_url, WRITES) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("save", {"a": ["1", "2", "3", "4"]}),
+        ("fork", {"a": ["1", "2"], "b": ["1"]}),
+        ("branch", {"a": ["1"]}),
+        ("delete", {}),
+    ],
+)
+@in_loop
+async def test_a_killed_process_leaves_no_half_conversation(
+    server_url: str, user: str, writer: SteppedWriter, what: str, after: dict[str, list[str]]
+) -> None:
+    before = {"a": ["1", "2"]}
+    seen = []
+    killed = True
+    async with RedisConversationStore(server_url, user=user) as store:
+        while killed:
+            for record in await store.list_conversations():
+                await store.delete(record.conversation_id)
+            await saved(store, "a", "1", "2")
+            killed = await asyncio.to_thread(writer.is_killed, user, what, len(seen) + 1)
+            ids = [record.conversation_id for record in await store.list_conversations()]
+            seen.append({each: texts_of(await store.load(each)) for each in ids})
+    assert len(seen) > 1
+    assert all(each in (before, after) for each in seen)
+    assert (seen[0], seen[-1]) == (before, after)
 
 
 @in_loop
