@@ -47,6 +47,15 @@ LOG_ENTRIES_READ = 200
 MOST_INSERTED = 200
 """Keys that are put into a list one by one, at most; more of them are sorted into it together."""
 
+NAMES_PER_PAGE = 100_000
+"""Characters of the names on a page after which it ends: each is on the page several times, and a key may have 64 KiB."""
+
+FIRST_READING_KEYS = 100
+"""Keys that the first step of a reading asks for, before it is known how long they are."""
+
+READING_BYTES = 256 * 1024
+"""Bytes of keys that one step of a reading asks for, about."""
+
 KEY_SEPARATORS = ("/", ":")
 """What divides a key into groups."""
 
@@ -164,9 +173,12 @@ class _Kept:
         begun, self._found = time.monotonic(), 0
         position, count = await run_in(self._admin, self._user, self._namespace, _state)
         runs: list[list[str]] = []
-        size, cursor = 0, START
+        size, cursor, count_at_once = 0, START, FIRST_READING_KEYS
         while True:
-            following, names = await run_in(self._admin, self._user, self._namespace, partial(_page_of, cursor=cursor))
+            page = partial(_page_of, cursor=cursor, count=count_at_once)
+            following, names = await run_in(self._admin, self._user, self._namespace, page)
+            read_bytes = sum(map(len, names)) + len(names)
+            count_at_once = max(1, min(LISTING_PAGE_KEYS, READING_BYTES * max(1, len(names)) // max(1, read_bytes)))
             run = sorted(decode_names(names))
             runs.append(run)
             self._found += len(run)
@@ -241,8 +253,8 @@ async def _news(scope: Scope, position: bytes | None) -> tuple[list[Any], int]:
     return raw, count
 
 
-async def _page_of(scope: Scope, cursor: str) -> tuple[str | None, list[bytes]]:
-    return await names_page(scope.keys.data, cursor, "", LISTING_PAGE_KEYS)
+async def _page_of(scope: Scope, cursor: str, count: int) -> tuple[str | None, list[bytes]]:
+    return await names_page(scope.keys.data, cursor, "", count)
 
 
 async def _merged(runs: list[list[str]]) -> list[str]:
@@ -309,10 +321,11 @@ def page_of(keys: Sequence[str], prefix: str, after: str | None, size: int, *, g
     low, high = range_of(keys, prefix)
     start = low if not after else min(max(bisect_right(keys, after), low), high)
     rows: list[str | Group] = []
-    at = start
-    while at < high and len(rows) < size:
+    at, room = start, NAMES_PER_PAGE
+    while at < high and len(rows) < size and room > 0:
         end = _end_of_group(keys, at, high, len(prefix)) if grouped else at + 1
         key = keys[at]
+        room -= len(key)
         rows.append(key if end == at + 1 else Group(_group_of(key, len(prefix)) or key, end - at))
         at = end
     following = keys[at - 1] if start < at < high else None
@@ -349,10 +362,13 @@ def _end_of_group(keys: Sequence[str], at: int, high: int, start: int) -> int:
 def _before(keys: Sequence[str], low: int, start: int, length: int, size: int, grouped: bool) -> str | None:
     if start <= low:
         return None
-    at = start
+    at, room = start, NAMES_PER_PAGE
     for _ in range(size):
         if at <= low:
             return ""
+        if room <= 0:
+            break
+        room -= len(keys[at - 1])
         group = _group_of(keys[at - 1], length) if grouped else None
         at = at - 1 if group is None else max(low, bisect_left(keys, group, low, at))
     return keys[at - 1] if at > low else ""

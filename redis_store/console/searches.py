@@ -15,6 +15,9 @@ from redis_store.admin.search import search
 MOST_HITS = 1000
 """Hits after which a search ends."""
 
+HIT_CHARACTERS = 200_000
+"""Characters of the keys that a search has found after which it ends: a key may have 64 KiB."""
+
 MOST_SEARCHES = 16
 """Searches that are kept, at most; the one unused for longest ends first."""
 
@@ -91,13 +94,15 @@ class _RunningSearch:
             await asyncio.wait((self._task,))
 
     async def _run(self, admin: AsyncAdmin, user: str, namespace: str, prefix: str, text: str) -> None:
-        found = self._found
+        found, room = self._found, HIT_CHARACTERS
         async for page in pages_of(admin, lambda: search(text, user, namespace, ignore_case=True)):
-            found.hits += [hit for hit in page if hit.key.startswith(prefix)]
-            if len(found.hits) >= MOST_HITS:
-                del found.hits[MOST_HITS:]
-                found.is_full = True
-                break
+            for hit in page:
+                if hit.key.startswith(prefix):
+                    found.hits.append(hit)
+                    room -= len(hit.key)
+                    if len(found.hits) == MOST_HITS or room <= 0:
+                        found.is_full = True
+                        return
             if time.monotonic() - self._used > SEARCH_UNUSED_S:
                 return
         found.is_done = True

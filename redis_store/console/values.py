@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from redis_store.console.rendering import url
 from redis_store.console.shown import visible
@@ -38,6 +38,12 @@ TEXT_IN_TREE = 1000
 TEXT_PER_PART = 64 * 1024
 """Characters of a text on a page of its own, about."""
 
+PAGE_CHARACTERS = 1_000_000
+"""Characters of a page's values and links, about; what does not fit is named without its link."""
+
+DEPTH_PER_PART = 40
+"""Depth of a tree on one page; what is below is behind links."""
+
 OPEN_DEPTH = 3
 """Depth down to which a tree is unfolded at first."""
 
@@ -49,6 +55,7 @@ EDITED_BYTES = 1024 * 1024
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN[ A-Z]*PRIVATE KEY-----")
 _NEXT_VALUE = re.compile(r'[,{\[](?=["\d\[{tfn-])')
+_BEARER = "bearer "
 _IN_TOKEN = re.compile(r"[\w+/=.~:@-]")
 
 
@@ -159,6 +166,7 @@ class _Tree:
     def __init__(self, where: dict[str, str]) -> None:
         self._where = where
         self._left = MOST_ELEMENTS
+        self._room = PAGE_CHARACTERS
 
     def whole(self, value: Json, path: list[Any], begin: int, is_secret: bool) -> Part:
         """Return a value that has a page of its own, from one of its items on."""
@@ -189,11 +197,12 @@ class _Tree:
         """Return an item of a list or object, with its name or position."""
         self._left -= 1
         label = _label(step)
+        self._room -= len(label)
         if not isinstance(value, (dict, list)) or not value:
             return Markup("<li>{}: {}</li>").format(label, self._scalar(value, path, is_secret))
         kind, size = "object" if isinstance(value, dict) else "list", counted(len(value), "item")
-        if self._left <= 0:
-            return Markup('<li>{}: <a href="{}">{}, {}</a></li>').format(label, self._link(path), kind, size)
+        if self._left <= 0 or self._room <= 0 or depth > DEPTH_PER_PART:
+            return Markup("<li>{}: {}</li>").format(label, self._linked(f"{kind}, {size}", path))
         is_open = depth < OPEN_DEPTH and len(value) <= OPEN_ITEMS
         return Markup('<li><details{}><summary>{}: {} <span class="more">{}</span></summary>{}</details></li>').format(
             Markup(" open") if is_open else "", label, kind, size, self._items(value, path, 0, is_secret, depth)
@@ -206,26 +215,35 @@ class _Tree:
             for step, inner in _between(value, begin, end)
         ]
         if depth and end < len(value):
-            more = f"{len(value) - end:,} more"
-            rows.append(Markup('<li><a href="{}">{}</a></li>').format(self._link(path, end), more))
+            rows.append(Markup("<li>{}</li>").format(self._linked(f"{len(value) - end:,} more", path, end)))
         return Markup("<ul>{}</ul>").format(Markup("").join(rows))
 
     def _scalar(self, value: Json, path: list[Any], is_secret: bool) -> Markup:
         if isinstance(value, str):
             if is_secret:
                 return Markup('<span class="str masked" title="masked">"{}"</span>').format(MASK)
+            whole = f"{len(value):,} characters"
+            if self._room <= 0:
+                return self._linked(f"text, {whole}", path)
             end = _between_tokens(value, TEXT_IN_TREE) if len(value) > TEXT_IN_TREE else len(value)
+            self._room -= end
             shown = Markup('<span class="str">"{}{}"</span>').format(
                 visible(_masked(value, 0, end)), "…" if end < len(value) else ""
             )
             if end == len(value):
                 return shown
-            return Markup('{} <a href="{}">all {} characters</a>').format(shown, self._link(path), f"{len(value):,}")
+            return Markup("{} {}").format(shown, self._linked(f"all {whole}", path))
         if value in ({}, []) and isinstance(value, (dict, list)):
             return Markup('<span class="lit">{}</span>').format("{}" if isinstance(value, dict) else "[]")
         if is_secret and value is not None and not isinstance(value, bool):
             return Markup('<span class="lit masked" title="masked">{}</span>').format(MASK)
         return Markup('<span class="lit">{}</span>').format(_number_text(value))
+
+    def _linked(self, text: str, path: list[Any], begin: int = 0) -> Markup:
+        """Return a link to a part, or its text where long names leave no room for links."""
+        link = self._link(path, begin)
+        self._room -= len(link)
+        return Markup('<a href="{}">{}</a>').format(link, text) if self._room > 0 else escape(text)
 
     def _link(self, path: list[Any], begin: int = 0) -> str:
         at = json.dumps(path, ensure_ascii=False) if path else None
@@ -273,6 +291,8 @@ def _between_tokens(text: str, at: int) -> int:
     place = at
     while at - place < LONGEST_TOKEN and place > 0 and _IN_TOKEN.match(text[place - 1]):
         place -= 1
+    if text[max(0, place - len(_BEARER)) : place].lower() == _BEARER:
+        place -= len(_BEARER)  # what follows is a secret because of this word
     return place if at - place < LONGEST_TOKEN and place > 0 else at
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import islice
 from typing import IO
 
@@ -90,7 +91,7 @@ async def _undoable(scope: Scope) -> tuple[int, int]:
 
 async def delete(request: Request) -> Response:
     """Delete the keys that were selected."""
-    console, form = console_of(request), await form_of(request)
+    form = await form_of(request)
     user, name, keys = form.name("user"), form.name("namespace"), form.names("key")
     prefix = form.maybe_name("prefix")
     if not keys:
@@ -106,7 +107,7 @@ async def delete(request: Request) -> Response:
             listed=keys[:LISTED_NAMES],
             more=max(0, len(keys) - LISTED_NAMES),
         )
-    count = await _delete(request, console, user, name, keys)
+    count = await _delete(request, user, name, keys)
     return _after(user, name, prefix, "deleted" if count else "nothing", count)
 
 
@@ -128,15 +129,26 @@ async def delete_subtree(request: Request) -> Response:
             more=max(0, high - low - LISTED_NAMES),
         )
     keys = [key async for key in console.admin.store(user, name).iter_keys(prefix)]
-    count = await _delete(request, console, user, name, keys)
+    count = await _delete(request, user, name, keys, prefix)
     return _after(user, name, None, "deleted" if count else "nothing", count)
 
 
-async def _delete(request: Request, console: Console, user: str, namespace: str, keys: list[str]) -> int:
-    count, left, admin = 0, iter(dict.fromkeys(keys)), console.admin_of(request)
-    while part := list(islice(left, KEYS_PER_DELETION)):
-        count += await admin.delete_keys(user, namespace, part)
-        console.key_lists.forget(user, namespace, part)
+async def _delete(request: Request, user: str, namespace: str, keys: list[str], prefix: str | None = None) -> int:
+    """Delete keys in steps, with one entry in the log of changes for all; or two, the first before the first step."""
+    console = console_of(request)
+    admin, count, outcome = console.admin_of(request), 0, "failed"
+    what = "delete" if prefix is None else "delete --prefix"
+    note = partial(admin.note, what, user=user, namespace=namespace, key=prefix)
+    if len(keys) > KEYS_PER_DELETION:
+        await note("begun")
+    left = iter(dict.fromkeys(keys))
+    try:
+        while part := list(islice(left, KEYS_PER_DELETION)):
+            count += await admin.store(user, namespace).delete_many(part)
+            console.key_lists.forget(user, namespace, part)
+        outcome = "done"
+    finally:
+        await note(outcome, count=count)
     return count
 
 

@@ -13,6 +13,7 @@ import redis
 
 from redis_store import Client, connect
 from redis_store.admin import Admin
+from redis_store.values.rules import MAX_DEPTH
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS
 from tests.support.in_process import InProcess
 from tests.support.servers import Server
@@ -243,9 +244,16 @@ class TestValue:
 
     def test_deep_value(self, console: InProcess, client: Client) -> None:
         value: object = "deepest"
-        for _ in range(200):
+        for _ in range(MAX_DEPTH):
             value = [value]
-        assert "deepest" in self.shown(console, client, value)
+        at: str | None = None
+        for _ in range(20):
+            self.shown(console, client, value, **({"at": at} if at else {}))
+            page = console.get("/key", user="u", namespace="default", key="k", **({"at": at} if at else {})).text
+            if "deepest" in page:
+                break
+            at = max((one["at"] for one in links_of(page, "/key") if "at" in one), key=len)
+        assert "deepest" in page
 
     @pytest.mark.parametrize("text", [b"{not json", b"\xff\xfe<script>", b"", b"NaN", b'"\x01'])
     def test_what_was_written_by_hand_is_shown_and_mended(
@@ -417,11 +425,46 @@ class TestDeleting:
         for what, more in (("delete", {"key": "c"}), ("delete-subtree", {"prefix": "a/"}), ("clear", {}), ("undo", {})):
             console.post(f"/do/{what}", {"csrf": fields["csrf"], **where, **more, "sure": "1"})
         done = [(one.by, one.what, one.count) for one in Admin(client).iter_audit() if one.outcome == "done"]
-        assert [what for _, what, _ in done] == ["set", "delete", "delete", "clear", "undo"]
+        assert [what for _, what, _ in done] == ["set", "delete", "delete --prefix", "clear", "undo"]
         assert {by for by, _, _ in done} == {"tester"}
         text = console.text("/audit")
         assert text.index("clear") < text.index("delete")
         assert "No change contains nobody" in console.text("/audit", text="nobody")
+
+
+def test_many_keys_leave_two_entries_in_the_audit(
+    console: InProcess, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis_store.console.pages.namespace.KEYS_PER_DELETION", 10)
+    client.store(user="u").set_many({f"a/{number}": 1 for number in range(25)})
+    fields = console.form("/namespace", "/do/delete-subtree", user="u", namespace="default", prefix="a/")
+    console.post("/do/delete-subtree", {**fields, "sure": "1"})
+    found = [(one.what, one.outcome, one.key, one.count) for one in Admin(client).iter_audit()]
+    assert found == [("delete --prefix", "begun", "a/", None), ("delete --prefix", "done", "a/", 25)]
+
+
+def test_longest_names_leave_pages_that_a_browser_shows(console: InProcess, client: Client) -> None:
+    store, long = client.store(user="u"), "k" * 60_000
+    for number in range(20):
+        store.set(f"{long}{number:02}", {f"{long}{at}": {"x": [{"y": long}] * 30} for at in range(3)})
+    seen: set[str] = set()
+    query: dict[str, str] = {}
+    for _ in range(20):
+        page = console.get("/namespace", user="u", namespace="default", flat=1, **query).text
+        assert len(page) < 6_000_000
+        seen |= {one["key"] for one in links_of(page, "/key")}
+        [after] = [
+            one["after"] for one in links_of(page, "/namespace") if one.get("after", "") > query.get("after", "")
+        ] or [""]
+        if not after:
+            break
+        query = {"after": after}
+    assert len(seen) == 20
+    page = console.get("/key", user="u", namespace="default", key=f"{long}00")
+    assert page.status_code == 200
+    assert len(page.text) < 6_000_000
+    found = console.get("/namespace", user="u", namespace="default", text="k")
+    assert len(found.text) < 6_000_000
 
 
 def test_export_holds_what_begins_with_the_prefix(console: InProcess, client: Client) -> None:
