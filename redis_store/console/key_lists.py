@@ -24,7 +24,8 @@ from redis_store.errors import LimitExceeded
 from redis_store.namespace.keys import decode_name, decode_names
 from redis_store.namespace.scope import Scope
 from redis_store.ops.listing import LISTING_PAGE_KEYS, START, names_page
-from redis_store.protocol.call import Call, all_replies, as_is
+from redis_store.ops.run_script import read_together
+from redis_store.protocol.command import Command
 
 READING_WAITED_S = 0.1
 """Time for which a page waits for a list that is being read, in seconds."""
@@ -33,7 +34,10 @@ ALWAYS_READ_S = 0.02
 """Time that reading a list took up to which it is read for each page, in seconds."""
 
 READINGS_APART = 20
-"""Age of a list that is out of date, in times that reading it took, at which it is read again."""
+"""Age of a list that may be out of date, in times that reading it took, at which it is read again."""
+
+READINGS_APART_IF_WRONG = 3
+"""The same, of a list that is known to be out of date."""
 
 KEY_LISTS_BYTES = 512 * 1024 * 1024
 """Size of all lists that are kept, in bytes, about. The list unused for longest is dropped first."""
@@ -139,7 +143,7 @@ class _Kept:
             is_current, count = await self._catch_up()
         # Without a log, as many keys as before may be other keys.
         is_sure = is_current and self._position is not None
-        if not is_sure and not self.is_reading and self._is_due():
+        if not is_sure and not self.is_reading and self._is_due(is_current):
             self._task = asyncio.create_task(self._read())
         if self._task is not None and not (is_current and self._took_s > ALWAYS_READ_S):
             await asyncio.wait((self._task,), timeout=READING_WAITED_S)
@@ -162,16 +166,17 @@ class _Kept:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    def _is_due(self) -> bool:
+    def _is_due(self, may_be_current: bool) -> bool:
         if self._keys is None or self._took_s <= ALWAYS_READ_S:
             return True
-        return time.monotonic() - self._read_s > READINGS_APART * self._took_s
+        apart = READINGS_APART if may_be_current else READINGS_APART_IF_WRONG
+        return time.monotonic() - self._read_s > apart * self._took_s
 
     # Reading
 
     async def _read(self) -> None:
         begun, self._found = time.monotonic(), 0
-        position, count = await run_in(self._admin, self._user, self._namespace, _state)
+        last, count = await run_in(self._admin, self._user, self._namespace, partial(_news, position=None))
         runs: list[list[str]] = []
         size, cursor, count_at_once = 0, START, FIRST_READING_KEYS
         while True:
@@ -194,7 +199,7 @@ class _Kept:
         keys = await _merged(runs)
         if len(keys) != count:  # a growing table may return a key twice
             keys = list(dict.fromkeys(keys))
-        self._keys, self._position, self.size_bytes = keys, position, size
+        self._keys, self._position, self.size_bytes = keys, last[0][0] if last else None, size
         self._read_at, self._read_s = datetime.now(UTC), time.monotonic()
         self._took_s = self._read_s - begun
 
@@ -210,14 +215,16 @@ class _Kept:
         position = self._position
         while True:
             raw, count = await run_in(self._admin, self._user, self._namespace, partial(_news, position=position))
+            if not count:
+                self._keys = []
             if position is None:
                 # Without a log, only the number is known. A replaced key is found when its row is.
                 return not raw and count == len(self._keys or ()), count
             if not raw or raw[0][0] != position:
                 return False, count  # the log does not reach back so far
             for entry in map(parse_entry, raw[1:]):
-                if not all(self._take(news, changed) for news in entry.news):
-                    return False, count
+                for news in entry.news:
+                    self._take(news, changed)
             position = raw[-1][0]
             if len(raw) < LOG_ENTRIES_READ:
                 break
@@ -226,30 +233,26 @@ class _Kept:
         self._position = position
         return count == len(self._keys or ()), count
 
-    def _take(self, news: News, changed: dict[str, bool]) -> bool:
-        """Note a change. Return False for one that the list has to be read again for."""
+    def _take(self, news: News, changed: dict[str, bool]) -> None:
         if news is None:
-            return True
+            return
         op, raw, _ = news
-        if raw is None:
-            return False
-        changed[decode_name(raw)] = op == "set"
-        return True
-
-
-async def _state(scope: Scope) -> tuple[bytes | None, int]:
-    """Return the last entry of a namespace's log, None if there is none, and its number of keys."""
-    raw, count = await all_replies(("XREVRANGE", scope.keys.log, "+", "-", "COUNT", 1), ("HLEN", scope.keys.data))
-    return (raw[0][0] if isinstance(raw, list) and raw else None), count if isinstance(count, int) else 0
+        if raw is None:  # a clear
+            changed.clear()
+            self._keys = []
+        else:
+            changed[decode_name(raw)] = op == "set"
 
 
 async def _news(scope: Scope, position: bytes | None) -> tuple[list[Any], int]:
-    """Return the entries of a log from a position on, this one first, and the number of keys."""
-    if position is None:
-        last, count = await _state(scope)
-        return [last] if last else [], count
-    log = ("XRANGE", scope.keys.log, position, "+", "COUNT", LOG_ENTRIES_READ)
-    raw, count = await Call((log, ("HLEN", scope.keys.data)), as_is, True, True)
+    """Return the entries of a namespace's log from a position on, this one first, and its number of keys at that moment.
+
+    Without a position, return the last entry of the log, if there is one.
+    """
+    log: Command = ("XREVRANGE", scope.keys.log, "+", "-", "COUNT", 1)
+    if position is not None:
+        log = ("XRANGE", scope.keys.log, position, "+", "COUNT", LOG_ENTRIES_READ)
+    raw, count = await read_together([log, ("HLEN", scope.keys.data)])
     return raw, count
 
 

@@ -560,7 +560,7 @@ def test_server_that_goes_away_and_comes_back(start) -> None:
         server.kill()
         gone = console.get("/namespace", user="u", namespace="default")
         assert gone.status_code == 503
-        assert '<meta http-equiv="refresh"' in gone.text
+        assert 'hx-trigger="every 3s"' in gone.text
         assert console.get("/").status_code == 503
         server.restart()
         for path, query in (("/", {}), ("/namespace", {"user": "u", "namespace": "default"})):

@@ -83,6 +83,7 @@ class TestKept:
         """Have every list taken for a big one."""
         monkeypatch.setattr(key_lists, "ALWAYS_READ_S", -1.0)
         monkeypatch.setattr(key_lists, "READINGS_APART", 1_000_000)
+        monkeypatch.setattr(key_lists, "READINGS_APART_IF_WRONG", 1_000_000)
         monkeypatch.setattr(key_lists, "READING_WAITED_S", 30.0)
 
     def test_change_log_keeps_it_right(self, one_server: Server, user: str) -> None:
@@ -100,6 +101,10 @@ class TestKept:
                     found = await lists.latest(user, "n")
                     assert found.keys == sorted(await store.list_keys())
                     assert (found.is_current, found.read_at) == (True, first.read_at)
+                    await store.clear()
+                    await store.set_many({"x": 1, "y": 1})
+                    found = await lists.latest(user, "n")
+                    assert (found.keys, found.is_current, found.read_at) == (["x", "y"], True, first.read_at)
                 await lists.close()
 
         asyncio.run(main())
@@ -114,6 +119,9 @@ class TestKept:
                 later = await lists.latest(user, "n")
                 assert (first.is_current, later.is_current, later.keys) == (True, False, ["a", "b"])
                 assert later.count == 3
+                await store.clear()
+                empty = await lists.latest(user, "n")
+                assert (empty.keys, empty.is_current) == ([], True)
                 lists.forget(user, "n")
                 assert (await lists.latest(user, "n")).keys == []
                 await lists.close()
