@@ -37,6 +37,9 @@ _PAGES = {
     "a million keys, first page": f"/namespace?user={_USER}&namespace={_NAMESPACE}&flat=1",
     "a million keys, in the middle": f"/namespace?user={_USER}&namespace={_NAMESPACE}&flat=1&after=site-49/page:0005000",
     "a key": f"/key?user={_USER}&namespace={_NAMESPACE}&key=site-49/page:0005000",
+    "changes, whose": "/changes",
+    "consumers and dead letters": "/consumers",
+    "locks and limits": "/locks",
     "audit": "/audit",
 }
 

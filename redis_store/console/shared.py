@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from redis_store.admin import AsyncAdmin
 from redis_store.console.checkups import Checkups
+from redis_store.console.gatherings import Gatherings
 from redis_store.console.guard import Visitor
 from redis_store.console.key_lists import KeyLists
 from redis_store.console.lag import LagHistory
@@ -26,6 +27,7 @@ class Console:
         self.key_lists = KeyLists(admin)
         self.searches = Searches(admin)
         self.lags = LagHistory()
+        self.gatherings = Gatherings()
         self.checkups = Checkups(admin)
         self.ending = asyncio.Event()
         """Set when the console ends. A page that goes on for long, such as a live one, then ends by itself."""
@@ -44,6 +46,7 @@ class Console:
         await self.key_lists.close()
         await self.searches.close()
         await self.checkups.close()
+        await self.gatherings.close()
 
 
 def console_of(request: Request) -> Console:

@@ -9,10 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from redis_store.admin import AsyncAdmin, DeadLetter
+from redis_store.admin import AsyncAdmin, ConsumerState, DeadLetter
 from redis_store.console.rendering import asked, form_of, forward, maybe_asked, page
 from redis_store.console.shared import console_of
 from redis_store.errors import InvalidInput
+
+CONSUMERS = "consumers"
+"""What is gathered for the page."""
 
 MOST_LETTERS = 500
 """Dead letters that the page shows, at most."""
@@ -21,13 +24,19 @@ MOST_LETTERS = 500
 async def consumers(request: Request) -> Response:
     """Show how far each consumer is, and the dead letters."""
     console, user = console_of(request), maybe_asked(request, "user")
-    states = await console.admin.list_consumers(user)
-    console.lags.add(states)
-    letters, more = await _letters(console.admin, user)
+
+    async def gather() -> tuple[list[ConsumerState], list[DeadLetter], bool]:
+        states = await console.admin.list_consumers(user)
+        console.lags.add(states)
+        return states, *await _letters(console.admin, user)
+
+    gathered = await console.gatherings.latest(CONSUMERS, user, gather)
+    states, letters, more = gathered.found or ([], [], False)
     return page(
         request,
         "consumers.html",
         user=user,
+        gathered=gathered,
         states=[(one, console.lags.trend(one)) for one in states],
         letters=letters,
         more=more,
@@ -59,10 +68,12 @@ async def change_letters(request: Request) -> Response:
     chosen = [_named(text) for text in form.names("letter")]
     if form.typed("how") == "drop":
         done = sum([await admin.drop_dead_letter(*each) for each in chosen])
-        return forward("/consumers", user=form.maybe_name("user"), done="dropped", count=done)
-    done = sum([await admin.retry_dead_letter(*each) == "retried" for each in chosen])
-    left = len(chosen) - done
-    said = "retried-some" if left else "retried"
+        said, left = "dropped", 0
+    else:
+        done = sum([await admin.retry_dead_letter(*each) == "retried" for each in chosen])
+        left = len(chosen) - done
+        said = "retried-some" if left else "retried"
+    await console_of(request).gatherings.forget(CONSUMERS)
     return forward("/consumers", user=form.maybe_name("user"), done=said, count=done, left=left or None)
 
 
