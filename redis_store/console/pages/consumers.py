@@ -14,7 +14,7 @@ from redis_store.console.rendering import asked, form_of, forward, maybe_asked, 
 from redis_store.console.shared import console_of
 from redis_store.errors import InvalidInput
 
-CONSUMERS = "consumers"
+GATHERED_CONSUMERS = "consumers"
 """What is gathered for the page."""
 
 MOST_LETTERS = 500
@@ -30,7 +30,7 @@ async def consumers(request: Request) -> Response:
         console.lags.add(states)
         return states, *await _letters(console.admin, user)
 
-    gathered = await console.gatherings.latest(CONSUMERS, user, gather)
+    gathered = await console.gatherings.latest(GATHERED_CONSUMERS, user, gather)
     states, letters, more = gathered.found or ([], [], False)
     return page(
         request,
@@ -73,7 +73,7 @@ async def change_letters(request: Request) -> Response:
         done = sum([await admin.retry_dead_letter(*each) == "retried" for each in chosen])
         left = len(chosen) - done
         said = "retried-some" if left else "retried"
-    await console_of(request).gatherings.forget(CONSUMERS)
+    await console_of(request).gatherings.forget(GATHERED_CONSUMERS)
     return forward("/consumers", user=form.maybe_name("user"), done=said, count=done, left=left or None)
 
 

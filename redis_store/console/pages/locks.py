@@ -14,7 +14,7 @@ from redis_store.admin import ComputedValue, HeldLock, RateLimitState
 from redis_store.console.rendering import form_of, forward, maybe_asked, page
 from redis_store.console.shared import console_of
 
-LOCKS = "locks"
+GATHERED_LOCKS = "locks"
 """What is gathered for the page."""
 
 _Held: TypeAlias = tuple[
@@ -34,7 +34,7 @@ async def locks(request: Request) -> Response:
         free = [(one, now + timedelta(seconds=one.free_in_s) if one.free_in_s else None) for one in limits]
         return held, free, [(one, _told(one.error)) for one in computed]
 
-    gathered = await console.gatherings.latest(LOCKS, user, gather)
+    gathered = await console.gatherings.latest(GATHERED_LOCKS, user, gather)
     held, limits, computed = gathered.found or ([], [], [])
     return page(
         request,
@@ -51,7 +51,7 @@ async def release(request: Request) -> Response:
     """Take a lock from its holder, for the next waiter."""
     admin, form = console_of(request).admin_of(request), await form_of(request)
     released = await admin.release_lock(form.name("owner"), form.name("name"), form.maybe_name("agent"))
-    await console_of(request).gatherings.forget(LOCKS)
+    await console_of(request).gatherings.forget(GATHERED_LOCKS)
     return forward("/locks", user=form.maybe_name("user"), done="released" if released else "not-held")
 
 
