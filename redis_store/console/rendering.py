@@ -198,6 +198,8 @@ _NOTICES = {
     "released": "The lock was released.",
     "not-held": "Nothing was done: nobody held the lock any more.",
     "user-deleted": "The user is deleted, with {keys}. Nothing is left.",
+    "runs-dropped": "{records} dropped.",
+    "busy": "A check is under way: mend when it has ended.",
 }
 """What a page says after a change, by the word in its url: a url brings no text of its own."""
 
@@ -206,7 +208,8 @@ def notice_of(request: Request) -> str | None:
     """Return what a page says of the change before it."""
     said = _NOTICES.get(request.query_params.get("done", ""))
     count, left = asked_number(request, "count"), asked_number(request, "left")
-    return said and said.format(keys=counted(count, "key"), letters=counted(count, "dead letter"), left=f"{left:,}")
+    things = {"keys": "key", "letters": "dead letter", "records": "record"}
+    return said and said.format(left=f"{left:,}", **{name: counted(count, thing) for name, thing in things.items()})
 
 
 def has_page(request: Request, path: str) -> bool:

@@ -155,6 +155,7 @@ def test_a_failing_store_fails_no_run(
         raw.delete(f"user:{user}:runs")
     assert (result.check(), result.is_kept) == ({"n": 1}, False)
     assert f"the run {result.run} has ended, but its record could not be kept" in caplog.text
+    assert [one.exc_info for one in caplog.records] == [None]
 
 
 def test_a_server_that_is_gone_fails_no_run(own_server: Server, user: str, caplog: pytest.LogCaptureFixture) -> None:

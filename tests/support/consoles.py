@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis_store import Client, connect
-from redis_store.admin import Admin
+from redis_store.admin import Admin, KeptCall, KeptHint, KeptOperation, KeptRun, RunError
+from redis_store.brokers.kept_runs import keep
 from tests.support.servers import DEADLINE_S
 
 try:
@@ -138,6 +141,7 @@ def seed(url: str) -> None:
         strange = client.store(user=HOSTILE, namespace=MEANT_AS_HTML, agent=REVERSED)
         strange.set_many({HOSTILE: HOSTILE, REVERSED: {MEANT_AS_HTML: REVERSED}, "line\nend\x1b[31m": "\x00\x1b"})
         strange.set("one line", "x" * 300_000)
+        _seed_runs(client)
         _seed_consumer(url)
         store = client.store(user="alice", agent="scout")
         for _ in range(3):
@@ -147,6 +151,57 @@ def seed(url: str) -> None:
         Admin(client, operator="olga@laptop").set_value("alice", "default", "limit", {"n": 20})
         with suppress(ZeroDivisionError):
             store.use_namespace("cache:pages").get_or_set("https://example.com/broken", lambda: 1 // 0)
+
+
+def _seed_runs(client: Client) -> None:
+    """Keep records of runs: one with nested agents, tools and a hint, one that failed, and one whose names are hostile."""
+    began = datetime.now(UTC) - timedelta(minutes=4)
+
+    def at(ms: float) -> datetime:
+        return began + timedelta(milliseconds=ms)
+
+    def a_get(ms: float, key: str, run: str = "run-1", hit: bool = True) -> KeptOperation:
+        found: dict[str, Any] = {"count": 1, "bytes": 34, "preview": '{"path":"…"}'} if hit else {}
+        return KeptOperation(at(ms), "ingest", "get", "files:my-repo", key, hit=hit, duration_ms=1.2, run=run, **found)
+
+    password = '{"name":"bot","password":"***"}'
+    nested = (a_get(74, "README.md", "run-2"), a_get(150, "docs/guide.md", "run-2"), a_get(92, "none", "run-3", False))
+    files = tuple(a_get(16 + 2 * number, f"src/{number}.py") for number in range(9))
+    stored = KeptOperation(
+        at(188), "ingest", "set", "default", "credentials", 1, None, 41, 0.5, None, "run-1", password
+    )
+    first = KeptRun(
+        run="run-1",
+        agent="ingest",
+        started=began,
+        duration=0.2,
+        isolation="full",
+        namespace="default",
+        input='{"repo":"my-repo","api_key":"***"}',
+        output='{"files":12}',
+        stdout="reading my-repo\n12 files\n",
+        operations=(*files, *nested, stored),
+        calls=(
+            KeptCall(at(60), "ingest", "agent", "summarise", 122.0, None, "run-1", "run-2"),
+            KeptCall(at(80), "summarise", "agent", "check", 40.0, None, "run-2", "run-3"),
+            KeptCall(at(124), "summarise", "tool", "ask", 22.0, "ToolError", "run-2"),
+        ),
+        hints=(KeptHint("single_gets", "ingest read 9 keys one at a time: get_many reads them at once.", "ingest"),),
+        nested=("run-2", "run-3"),
+    )
+    trace = "Traceback (most recent call last):\n  File \"index.py\", line 31, in run\nKeyError: 'title'\n"
+    error = RunError("AgentRaised", "Agent 'index' raised KeyError: 'title'", trace)
+    failed = replace(
+        first, run="run-4", agent="index", error=error, output=None, stdout="", calls=(), nested=(), hints=()
+    )
+    strange = KeptOperation(
+        at(5), REVERSED, "set", MEANT_AS_HTML, HOSTILE, 1, None, 9, 1, HOSTILE, "run-5", MEANT_AS_HTML
+    )
+    hostile = replace(
+        failed, run="run-5", agent=HOSTILE, stdout=f"{REVERSED}\x1b[31m{HOSTILE}", operations=(strange,) * 2
+    )
+    for user, run in (("alice", first), ("alice", failed), (HOSTILE, replace(hostile, input=HOSTILE))):
+        keep(client.store(user=user), run, 500, 2**24, 86_400_000)
 
 
 def stir(url: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 IN_DOCS = Path("docs/images/console")
 
-DOCUMENTED = ("user", "key", "changes")
+DOCUMENTED = ("user", "key", "changes", "run")
 """Pages whose wide, light picture is in the documentation."""
 
 THEMES = ("light", "dark")
@@ -45,6 +45,14 @@ PAGES = {
     "consumers": "/consumers",
     "dead-letter": link("/dead-letter", user="alice", consumer="index", id="mail-2@2"),
     "locks": "/locks",
+    "runs-users": "/runs",
+    "runs": link("/runs", user="alice"),
+    "run": link("/run", user="alice", run="run-1"),
+    "run-hostile": link("/run", user=HOSTILE, run="run-5"),
+    "see-as": link(
+        "/see-as", user="alice", read="files:*\ncache:{site}", write="inbox", input='{"site": "pages"}', ask="memory"
+    ),
+    "doctor": "/doctor",
     "audit": "/audit",
 }
 """Every page with something to see: its name, and its path on the server of `seed`."""

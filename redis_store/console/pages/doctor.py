@@ -39,7 +39,7 @@ async def repair(request: Request) -> Response:
     """Begin to mend what can be mended without loss."""
     console = console_of(request)
     if not console.checkups.begin(repair_as=console.admin_of(request)):
-        return forward("/doctor", notice="A check is under way: mend when it has ended.")
+        return forward("/doctor", done="busy")
     return forward("/doctor")
 
 

@@ -10,17 +10,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from redis_store.admin import KeptOperation, KeptRun, RunSummary
-from redis_store.console.rendering import asked, forward, page, url
+from redis_store.console.rendering import asked, asked_number, form_of, forward, maybe_asked, page, url
 from redis_store.console.shared import console_of
 from redis_store.console.waterfall import BAR_UNITS, rows_of, total_ms
 from redis_store.errors import InvalidInput
-from redis_store.values.quantities import counted
 
 MOST_RUN_USERS = 100
 """Users that the page without a user offers, at most: those written last."""
 
-ROWS_PER_PAGE = 500
+ROWS_PER_PAGE = 300
 """Rows of a waterfall on one page."""
+
+RUNS_PER_PAGE = 200
+"""Runs on one page of the list."""
 
 _OUTCOMES = ("", "done", "failed")
 
@@ -28,8 +30,8 @@ _OUTCOMES = ("", "done", "failed")
 async def runs(request: Request) -> Response:
     """Show the runs of a user, the newest first; without a user, whose there are."""
     console, query = console_of(request), request.query_params
-    user = query.get("user")
-    if not user:
+    user = maybe_asked(request, "user")
+    if user is None:
         snapshot = await console.snapshots.latest()
         written = [one for one in snapshot.users if one.last_write is not None]
         written.sort(key=lambda one: one.last_write or datetime.min, reverse=True)
@@ -38,13 +40,16 @@ async def runs(request: Request) -> Response:
         return page(request, "choose_user.html", title="Runs", lead=lead, path="/runs", users=users, snapshot=snapshot)
     kept = await console.admin.list_runs(user)
     text, outcome = query.get("text", ""), query.get("outcome", "")
-    found = [one for one in kept if _is_chosen(one, text, outcome)]
+    found, at = [one for one in kept if _is_chosen(one, text, outcome)], asked_number(request, "at")
     return page(
         request,
         "runs.html",
         user=user,
         kept=kept,
-        runs=found,
+        runs=found[at : at + RUNS_PER_PAGE],
+        found=len(found),
+        at=at,
+        per_page=RUNS_PER_PAGE,
         size=sum(one.bytes for one in kept),
         text=text,
         outcome=outcome if outcome in _OUTCOMES else "",
@@ -64,8 +69,7 @@ async def run(request: Request) -> Response:
     if kept is None:
         return page(request, "run_missing.html", 404, user=user, run=wanted)
     each = request.query_params.get("each") == "1"
-    at = request.query_params.get("at", "")
-    first = int(at) if at.isdecimal() and len(at) < 8 else 0
+    first = asked_number(request, "at")
     rows = rows_of(kept, folded=not each)
     return page(
         request,
@@ -83,20 +87,20 @@ async def run(request: Request) -> Response:
         units=BAR_UNITS,
         pretty=_pretty,
         place_of=lambda one: _place_of(user, one),
-        written=_written(kept),
+        used=_used(kept),
     )
 
 
 async def drop(request: Request) -> Response:
     """Delete the records of runs that a form names."""
-    admin, form = console_of(request).admin_of(request), await request.form()
-    user, chosen = str(form.get("user", "")), [str(run) for run in form.getlist("run")]
+    admin, form = console_of(request).admin_of(request), await form_of(request)
+    user, chosen = form.name("user"), form.names("run")
     if not chosen:
         raise InvalidInput("The form names no run. Nothing was dropped: select some runs.")
     dropped = 0
     for each in chosen:
         dropped += await admin.drop_run(user, each)
-    return forward("/runs", user=user, notice=f"{counted(dropped, 'record')} dropped.")
+    return forward("/runs", user=user, done="runs-dropped", count=dropped)
 
 
 def _place_of(user: str, one: KeptOperation) -> str:
@@ -106,7 +110,7 @@ def _place_of(user: str, one: KeptOperation) -> str:
     return url("/key", user=user, namespace=one.namespace, key=one.key)
 
 
-def _written(kept: KeptRun) -> list[tuple[str, int, int]]:
+def _used(kept: KeptRun) -> list[tuple[str, int, int]]:
     """Return the namespaces that a run used, with the number of calls and of misses in each."""
     calls: dict[str, list[int]] = {}
     for one in kept.operations:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from redis_store.console.rendering import page
+from redis_store.console.rendering import asked_number, maybe_asked, page
 from redis_store.console.shared import console_of
 from redis_store.errors import AccessDenied, DataStoreError, InvalidInput
 from redis_store.namespace.access import Access
@@ -44,9 +44,9 @@ class SeenNamespace:
 async def see_as(request: Request) -> Response:
     """Show the form, and what the permissions in it let an agent see."""
     console, query = console_of(request), request.query_params
-    user = query.get("user")
+    user = maybe_asked(request, "user")
     snapshot = await console.snapshots.latest()
-    if not user:
+    if user is None:
         written = [one for one in snapshot.users if one.last_write is not None]
         written.sort(key=lambda one: one.last_write or datetime.min, reverse=True)
         lead = "What would an agent with these permissions see? Of whose data?"
@@ -64,7 +64,7 @@ async def see_as(request: Request) -> Response:
     access = granted.access
     seen = [SeenNamespace(name, access.may_read(name), access.may_write(name), counts.get(name)) for name in names]
     shown = seen if query.get("all") == "1" else [one for one in seen if one.reads or one.writes]
-    at = _number(query.get("at"))
+    at = asked_number(request, "at")
     return page(
         request,
         "see_as.html",
@@ -115,7 +115,7 @@ def _rule(access: Access, kind: str) -> str:
     """Say whose the names of a kind are."""
     patterns = getattr(access.names, kind)
     if patterns is None:
-        return "its own: only runs of the same agent name share them"
+        return f"its own: only runs of agents that are called {access.names.agent!r} share them"
     if any(str(pattern) == "*" for pattern in patterns):
         return "the user's: shared with all agents and the host"
     return "the user's, of these patterns; others raise AccessDenied: " + ", ".join(map(repr, map(str, patterns)))
@@ -136,10 +136,6 @@ def _answer(access: Access, namespace: str) -> list[tuple[str, str | None]] | No
 
 def _told(error: AccessDenied | None) -> str | None:
     return None if error is None else f"{type(error).__name__}: {error}"
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() and len(text) < 10 else 0
 
 
 routes = [Route("/see-as", see_as)]

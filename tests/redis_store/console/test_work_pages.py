@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from redis_store import Client, LockLost
-from redis_store.admin import Admin
+from redis_store.admin import Admin, KeptOperation, KeptRun
+from redis_store.brokers.kept_runs import keep
 from tests.support.consoles import HOSTILE, ConsoleProcess, expect
 from tests.support.screenshots import link
 from tests.support.servers import Server, wait_until
@@ -140,3 +143,50 @@ def test_a_console_for_reading_offers_and_accepts_no_change(visit: Visit, seeded
         assert answer.status == 403
     finally:
         console.stop()
+
+
+def test_a_run_leads_to_a_key_and_back_and_is_dropped(visit: Visit, client: Client, admin: Admin, user: str) -> None:
+    began = datetime.now(UTC)
+    store = client.store(user=user, agent="a", run="wrote-it")
+    store.set("k/1", 1)
+    done = KeptOperation(began, "a", "set", "default", "k/1", 1, None, 1, 0.2, None, "wrote-it")
+    for run in ("wrote-it", "other"):
+        kept = KeptRun(run, f"agent {run}", began, 0.5, "full", "default", "{}", "{}", operations=(done,))
+        keep(store, kept, 10, 2**20, 60_000)
+    page = visit(link("/key", user=user, namespace="default", key="k/1"))
+    page.get_by_role("link", name="wrote-it").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("agent wrote-it")
+    page.get_by_role("link", name="k/1").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("k/1")
+    page.goto(page.url.partition("/key")[0] + link("/runs", user=user))
+    page.get_by_role("checkbox", name="Select run wrote-it").check()
+    page.get_by_text("Drop …").click()
+    page.get_by_role("button", name="Drop the records").click()
+    expect(page.get_by_role("status")).to_have_text("1 record dropped.")
+    assert [one.run for one in admin.list_runs(user)] == ["other"]
+
+
+def test_permissions_are_tried_by_keyboard_and_kept_in_the_url(visit: Visit, client: Client, user: str) -> None:
+    for name in ("files:a", "files:b", "secret"):
+        client.store(user=user, namespace=name).set("k", 1)
+    page = visit(link("/see-as", user=user))
+    page.get_by_label("Reads", exact=True).fill("files:*\n")
+    page.get_by_label("Ask about a namespace").focus()
+    page.keyboard.type("secret")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**ask=secret**")
+    expect(page.get_by_role("rowheader")).to_have_text(["files:a", "files:b"])
+    expect(page.get_by_text("AccessDenied: Reading")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Reads", exact=True)).to_have_value("files:*\n")
+
+
+def test_the_doctor_mends_at_the_press_of_a_button(visit: Visit, seeded: Server, admin: Admin, user: str) -> None:
+    with redis.Redis.from_url(seeded.url) as raw:
+        raw.hset(f"user:{user}:info:gone", "k", "{}")
+        page = visit("/doctor?again=1")
+        page.get_by_text("Mend 1 finding …").click()
+        page.get_by_role("button", name="Mend them").click()
+        wait_until(lambda: not raw.exists(f"user:{user}:info:gone"), "the info was removed")
+    expect(page.get_by_text("mended", exact=True)).to_be_visible()
+    assert [one.by for one in admin.iter_audit() if one.what == "doctor --repair"] == ["tester", "tester"]
