@@ -134,6 +134,13 @@ async def list_namespaces(scope: Scope, prefix: str | None = None) -> list[str]:
     return [name for name in holding if scope.access.may_read(name)]
 
 
+async def namespaces_page(scope: Scope, cursor: str) -> tuple[str, list[str]]:
+    """Return the next cursor, and a page of the namespaces that hold data. Prunes none; a name may come twice."""
+    raw, names = await read("SSCAN", scope.keys.registry, cursor, "COUNT", NAMESPACES_PER_SCRIPT, bulk=True)
+    empty = await _empty(scope, names) if names else set()
+    return raw.decode(), decode_names([name for name in names if name not in empty])
+
+
 async def _list_keys(scope: Scope, prefix: str) -> list[str]:
     scope.check_readable()
     fields, memory_bytes, whole = await _small(scope, "keys")

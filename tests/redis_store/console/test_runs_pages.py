@@ -181,6 +181,22 @@ def test_see_as_follows_the_permissions(console: InProcess, client: Client) -> N
     assert "It sees none of the 5 namespaces" in none
 
 
+def test_see_as_lists_what_agents_list_and_changes_nothing(console: InProcess, client: Client, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as raw:
+        store = client.store(user="alice")
+        with raw.pipeline(transaction=False) as several:
+            for number in range(1200):
+                several.hset(f"user:alice:ns:n{number}", "k", 1)
+                several.sadd("user:alice:namespaces", f"n{number}")
+            several.sadd("user:alice:namespaces", "empty")
+            several.execute()
+        page = console.get("/see-as?user=alice&ask=empty").text
+        assert "1,200 of 1,200" in page
+        assert 'namespace=empty"' not in page
+        assert raw.scard("user:alice:namespaces") == 1201
+        assert len(store.list_namespaces()) == 1200
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
