@@ -175,4 +175,8 @@ PLACES = {
     "hits of a search in a namespace": "redis_store.console.searches:MOST_HITS",
     "elements of a value on one page": "redis_store.console.values:MOST_ELEMENTS",
     "items of one list or object on one page": "redis_store.console.values:ITEMS_PER_PART",
+    "changes that a live page shows": "redis_store.console.pages.changes:LIVE_ROWS",
+    "changes of the last minutes on one page": "redis_store.console.pages.changes:PAST_ROWS",
+    "dead letters on one page": "redis_store.console.pages.consumers:MOST_LETTERS",
+    "samples of a consumer's lag": "redis_store.console.lag:LAG_SAMPLES",
 }
