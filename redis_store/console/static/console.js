@@ -241,11 +241,17 @@ class LiveChanges {
   }
 }
 
-function start() {
-  showTheme();
+// What a page needs when it is there, and each part that htmx puts into it.
+
+function prepare() {
   listTables();
   for (const form of document.querySelectorAll("form:has([data-select])")) countSelected(form);
   for (const hidden of document.querySelectorAll("[data-with-script]")) hidden.hidden = false;
+}
+
+function start() {
+  showTheme();
+  prepare();
   for (const here of document.querySelectorAll(".nav [aria-current], .tabs [aria-current]")) {
     here.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
@@ -266,5 +272,5 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 });
 
 narrow.addEventListener("change", listTables);
-document.addEventListener("htmx:afterSettle", () => { listTables(); tellTimes(); });
+document.addEventListener("htmx:afterSettle", () => { prepare(); tellTimes(); });
 start();

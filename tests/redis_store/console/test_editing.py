@@ -82,6 +82,18 @@ def test_a_value_that_is_no_json_is_not_saved_and_not_lost(visit: Visit, client:
     assert store.get("plan") == 1
 
 
+def test_a_part_that_is_replaced_works_like_the_page(visit: Visit, client: Client, user: str) -> None:
+    client.store(user=user).set("a", 1)
+    page = visit(link("/namespace", user=user, namespace="default"))
+    page.get_by_label("Select all keys on this page").check()
+    delete = page.get_by_role("button", name="Delete the selected")
+    expect(delete).to_be_enabled()
+    page.evaluate("htmx.ajax('GET', location.href, {target: '#main', select: '#main', swap: 'outerHTML'})")
+    expect(delete).to_be_disabled()
+    page.get_by_label("Select all keys on this page").check()
+    expect(delete).to_be_enabled()
+
+
 def test_hostile_names_lead_from_page_to_page_and_run_nowhere(visit: Visit) -> None:
     page = visit("/")
     for name in (HOSTILE, MEANT_AS_HTML, "abc\\u202edcba\\u202c.txt"):
