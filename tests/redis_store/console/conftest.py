@@ -63,8 +63,8 @@ def chromium() -> Iterator[Browser]:
 
 
 def _refused(message: str) -> bool:
-    """Whether the browser tells of a form that the console refused, which a test does on purpose."""
-    return message.endswith(("400 (Bad Request)", "403 (Forbidden)", "409 (Conflict)"))
+    """Whether the browser tells of a form that the console refused, or of a console that has ended: tests do both on purpose."""
+    return message.endswith(("400 (Bad Request)", "403 (Forbidden)", "409 (Conflict)", "net::ERR_CONNECTION_REFUSED"))
 
 
 @pytest.fixture
