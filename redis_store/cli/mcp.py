@@ -37,7 +37,7 @@ def mcp(
 
     For a client's configuration:
 
-    uvx --from agent-data-store[mcp] redis-store mcp --user NAME
+    uvx --from '/path/to/agent-data-store[mcp]' redis-store mcp --user NAME
 
     With --http, requests need the bearer token in REDIS_STORE_MCP_TOKEN, if it is set. Addresses of other machines need one.
     """
