@@ -26,7 +26,7 @@ def agent(
     """The store of an agent, in a namespace that is too big for one step."""
     for name in ("SNAPSHOT_BYTES", "PAGE_BYTES"):
         monkeypatch.setattr(listing, name, 100_000)
-        monkeypatch.setattr(says, name, 100_000)
+    monkeypatch.setattr(says, "SNAPSHOT_BYTES", 100_000)
     store = open_store(server.url, user)
     store.as_json_text().set_many(VALUES)
     with lease(store, user=user, namespace=store.namespace, max_read_bytes=10**8) as leased:

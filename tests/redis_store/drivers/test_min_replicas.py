@@ -84,10 +84,11 @@ WRITES: dict[str, Callable[[DataStore], Any]] = {
 
 
 def test_no_write_is_acknowledged_before_the_replica_has_it(pair: Pair) -> None:
+    with Client(pair.primary.url, min_replicas=1) as patient:
+        for number in range(len(WRITES)):
+            patient.store(user=f"user-{number}").set("key", 1)
     with Client(pair.primary.url, min_replicas=1, timeout=ENOUGH_S) as client:
         stores = {what: client.store(user=f"user-{number}") for number, what in enumerate(WRITES)}
-        for store in stores.values():
-            store.set("key", 1)
         with pair.without_replica(), ThreadPoolExecutor(len(WRITES)) as threads:
             outcomes = {what: threads.submit(outcome_of, write, stores[what]) for what, write in WRITES.items()}
             assert stores["set"].get("other") is None, "reads go on"
