@@ -82,3 +82,23 @@ class Counters:
     def shown(self, near_entries: int, near_bytes: int, near_live: bool) -> StoreStats:
         """Return a record of the current counts."""
         return StoreStats(**asdict(self), near_entries=near_entries, near_bytes=near_bytes, near_live=near_live)
+
+
+REPORTED_HITS = 1000
+"""Hits of a namespace after which a process reports them, if it computes nothing there meanwhile."""
+
+MOST_COUNTED = 10_000
+"""Bound on the namespaces whose hits one client counts at a time; beyond it, the counts begin anew."""
+
+
+class HitCounts(dict[bytes, int]):
+    """Hits of `get_or_set` that are not reported to the server yet, by the Redis key of the namespace's data.
+
+    All stores of a client share it. Threads increment it without a lock, as they do `Counters`: no call comes between the look
+    and the store.
+    """
+
+    def __missing__(self, data: bytes) -> int:
+        if len(self) >= MOST_COUNTED:
+            self.clear()
+        return 0

@@ -21,6 +21,7 @@ AGENTS_NAMES = {
     "scan_infos_page": "iter_items_info",
     "sequence_page": "sequence_range",
     "replace": "update",
+    "look_value": "get_or_set",
     "claim_value": "get_or_set",
     "renew_value": "get_or_set",
     "commit_value": "get_or_set",

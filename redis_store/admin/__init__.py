@@ -18,6 +18,7 @@ from redis_store.admin.logins import NewLogin, UserLogin
 from redis_store.admin.moving import Exported
 from redis_store.admin.records import (
     AuditEntry,
+    CacheRate,
     ChangeRecord,
     ComputedValue,
     ConsumerState,
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncAdmin",
     "AsyncFollowedChanges",
     "AuditEntry",
+    "CacheRate",
     "ChangeRecord",
     "ComputedValue",
     "ConsumerState",

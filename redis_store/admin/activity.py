@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from redis_store.admin.records import ComputedValue, ConsumerState, HeldLock, RateLimitState, TagUsage
+from redis_store.admin.records import CacheRate, ComputedValue, ConsumerState, HeldLock, RateLimitState, TagUsage
 from redis_store.admin.usage import time_of
 from redis_store.admin.walks import Walk, hash_pages, parts_of, readable_keys
 from redis_store.changelog.entry import CursorFormat, id_order
@@ -29,6 +30,7 @@ ENTRIES_PER_LOOK = 200
 """Entries of a change log that one step counts."""
 
 _CLAIMS_PER_LOOK = 500
+_COUNTS_PER_LOOK = 500
 _CONSUMERS = b"consumer:"
 _FENCE_US = 10**15
 """Fencing numbers from here on are times, in µs."""
@@ -189,6 +191,30 @@ def _computation(parts: RedisKey, field: bytes, claim: bytes, now: int) -> Compu
     if field[:1] == b"e":
         return ComputedValue(*where, None, time_of(ms), rest.decode(errors="backslashreplace"))
     return None
+
+
+async def cache_rates(user: str | None = None) -> Walk[CacheRate]:
+    """Yield the counts of hits and computations of each namespace in which values were found or computed."""
+    met: set[tuple[str, bool]] = set()
+    async for page in readable_keys(user, "hash"):
+        for _, parts in page:
+            if parts.kind == "computed" and (parts.user, parts.tagged) not in met:
+                met.add((parts.user, parts.tagged))
+                yield await _rates(parts)
+
+
+async def _rates(parts: RedisKey) -> list[CacheRate]:
+    counts: dict[bytes, int] = defaultdict(int)
+    for key in parts.keys.computed:
+        fields: dict[bytes, bytes] = {}
+        async for some in hash_pages(key, _COUNTS_PER_LOOK):
+            fields.update(some)
+        for field, count in fields.items():
+            counts[field] += int(count) if count.isdigit() and len(count) < 20 else 0
+    names = {field[1:] for field in counts if field[:1] in (b"h", b"c")}
+    return [
+        CacheRate(parts.user, decode_name(name), counts[b"h" + name], counts[b"c" + name]) for name in sorted(names)
+    ]
 
 
 async def tags(user: str | None = None) -> Walk[TagUsage]:

@@ -24,6 +24,7 @@ from redis_store.admin.operator import PASSWORD_BYTES, embedded_findings, operat
 from redis_store.admin.programs import At, Program, Setting
 from redis_store.admin.records import (
     AuditEntry,
+    CacheRate,
     ChangeRecord,
     ComputedValue,
     ConsumerState,
@@ -164,6 +165,15 @@ class AsyncAdmin:
         """Return the values that `get_or_set` and cached functions are computing, and those that failed in the last seconds."""
         found = await self._listed(lambda: activity.computations(user))
         return sorted(found, key=lambda one: (one.user, one.namespace, one.key))
+
+    async def list_cache_rates(self, user: str | None = None) -> list[CacheRate]:
+        """Return the hits and computations of each namespace today and yesterday, by the server's clock in UTC.
+
+        They are those of `get_or_set` and cached functions, of one user or of all. Each process reports hits with its next
+        computation in the namespace, or after 1,000. At most 2,000 namespaces of a user are counted each day.
+        """
+        found = await self._listed(lambda: activity.cache_rates(user))
+        return sorted(found, key=lambda one: (one.user, one.namespace))
 
     async def list_tags(self, user: str | None = None) -> list[TagUsage]:
         """Return the tags of cached values, of one user or of all, the biggest first."""

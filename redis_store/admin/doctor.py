@@ -50,6 +50,7 @@ _TYPES = {
     "format": b"string",
     "runs": b"hash",
     "run": b"hash",
+    "computed": b"hash",
 }
 
 

@@ -183,6 +183,24 @@ class ComputedValue:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRate:
+    """How often `get_or_set` and cached functions found a value in a namespace, today and yesterday (UTC)."""
+
+    user: str
+    namespace: str
+    hits: int
+    """Values that were found, as far as processes have reported them: each keeps up to 1,000 to itself."""
+    computations: int
+    """Computations that were begun, by all processes."""
+
+    @property
+    def rate(self) -> float:
+        """Hits divided by hits and computations, from 0 to 1; 0 if there are neither."""
+        asked = self.hits + self.computations
+        return self.hits / asked if asked else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TagUsage:
     """A tag of cached values."""
 

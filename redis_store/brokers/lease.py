@@ -61,6 +61,7 @@ def lease(
         counters=scope.counters,
         max_read_bytes=max_read_bytes,
         bounds=UNBOUNDED if max_read_bytes == ANY_SIZE else CallBounds.of_agent(),
+        hits=scope.hits,
     )
     return DataStore(ServerOperations(SyncDriver(core, lent.user, owns_core=True), lent))
 

@@ -19,7 +19,7 @@ from redis_store.namespace.keys import encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.operations import operations_of
 from redis_store.ops import sequences, tags, updates
-from redis_store.ops.compute_once import ComputePlan
+from redis_store.ops.compute_once import ComputePlan, count_hit
 from redis_store.ops.locks import LockOps, RateLimitOps, SemaphoreOps
 from redis_store.ops.transactions import Place, Write, commit_packed, conflict_of
 from redis_store.ops.values import wanted_ttl
@@ -47,6 +47,12 @@ def carry_out(store: DataStore, operation: str, *arguments: Any) -> Any:
         tag, access = arguments
         narrowed = on.narrowed(access)
         return narrowed.run_flow(tags.invalidate(narrowed.scope, tag))
+    if operation == "look_value":
+        on.scope.check_changeable()
+        value = on.call("get", *arguments)
+        if value is not None and (report := count_hit(on)) is not None:
+            on.run(report)
+        return value
     if operation == "set" and _goes_beside(on.scope, *arguments):
         key, value, *_ = arguments
         on.call("set_many", {key: value}, None, None)

@@ -44,7 +44,7 @@ AWAY_S = 15.0
 app = typer.Typer()
 locks_app = typer.Typer(help="Show locks and semaphores: holder, age, waiters.", rich_markup_mode=None)
 letters_app = typer.Typer(help="Show the changes that agents could not process.", rich_markup_mode=None)
-cache_app = typer.Typer(help="Show the values that are being computed.", rich_markup_mode=None)
+cache_app = typer.Typer(help="Show the values that are being computed, and hit rates.", rich_markup_mode=None)
 app.add_typer(locks_app, name="locks")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(cache_app, name="cache")
@@ -472,7 +472,7 @@ def _chosen_letters(
 
 @operator_command(cache_app, None)
 def cache(session: Session, user: UserOption = None) -> None:
-    """Show the values that are being computed, those that failed in the last seconds, and the server's hit rate."""
+    """Show the values that are being computed or have failed in the last seconds, and the hit rates of namespaces."""
     found = session.admin.list_computations(user)
     session.show(
         found,
@@ -481,6 +481,18 @@ def cache(session: Session, user: UserOption = None) -> None:
             one.user, one.namespace, one.key, "failed" if one.failed_at else "computing", one.expires_at, one.error
         ),
     )  # fmt: skip
+    rates = session.admin.list_cache_rates(user)
+    if session.as_json:
+        for rate in rates:
+            session.json_line({**plain(rate), "rate": rate.rate})
+    else:
+        if found and rates:
+            session.text("")
+        session.show(
+            rates,
+            (*map(Column, ("USER", "NAMESPACE")), *(Column(name, True) for name in ("HITS", "COMPUTATIONS", "RATE"))),
+            lambda one: (one.user, one.namespace, one.hits, one.computations, f"{one.rate:.1%}"),
+        )
     for stats in session.admin.server_stats():
         session.say(f"{len(found):,} under way or failed; {stats.hit_ratio:.1%} of the server's reads find something.")
 

@@ -33,7 +33,7 @@ def connect_async(url: str | None = None, *, user: str, **options: Unpack[Connec
     """
     settings, scope_with = prepare_store(url, user, options)
     shared = _AsyncShared(settings)
-    return shared.open(scope_with(shared.form), owns_core=True)
+    return shared.open(scope_with(shared.form, shared.core.hits), owns_core=True)
 
 
 class AsyncClient:
@@ -72,7 +72,8 @@ class AsyncClient:
         Nothing is sent, and it need not be closed. Closing it ends its watches and waits and refuses its later calls; the
         connections stay open for the others. Raises `InvalidInput` for an invalid user id, namespace, agent or run.
         """
-        return self._shared.open(self._common.scope(user, namespace, agent, run, self._shared.form))
+        shared = self._shared
+        return shared.open(self._common.scope(user, namespace, agent, run, shared.form, shared.core.hits))
 
     async def ping(self) -> bool:
         """Return True if the server replies within the time-out; else raise `StoreUnavailable` or `ServerRefused`."""
@@ -106,7 +107,8 @@ def async_core_of(client: AsyncClient) -> AsyncCore:
 
 def async_scope_in(client: AsyncClient, user: str, namespace: str = DEFAULT_NAMESPACE) -> Scope:
     """Return the scope of a namespace, for operators' operations on one user."""
-    return client._common.scope(user, namespace, None, None, client._shared.form)
+    shared = client._shared
+    return client._common.scope(user, namespace, None, None, shared.form, shared.core.hits)
 
 
 class _AsyncShared:

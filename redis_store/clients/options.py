@@ -21,6 +21,7 @@ from redis_store.namespace.scope import Scope, Writer
 from redis_store.options import Default, defaults_of, settle
 from redis_store.server_config import Durability
 from redis_store.settings import NEAR_CACHE_BYTES, Settings, check_count, check_switches, resolve_url
+from redis_store.stats import HitCounts
 from redis_store.values.codec import Values
 from redis_store.values.compression import Compression, check_compress_above
 
@@ -115,11 +116,14 @@ class Common:
     limits: Limits
     log: LogBounds
 
-    def scope(self, user: str, namespace: str, agent: str | None, run: str | None, form: Form) -> Scope:
+    def scope(
+        self, user: str, namespace: str, agent: str | None, run: str | None, form: Form, hits: HitCounts
+    ) -> Scope:
         """Check the names, and return the scope of a new store."""
         # A service makes a store for each request, mostly with the same agent.
         writer = _writer_of(agent) if type(agent) is str and run is None else Writer.of(agent, run)
-        return Scope(UserKeys.of(user, form=form), namespace, writer, self.codec, self.limits, self.log)
+        keys = UserKeys.of(user, form=form)
+        return Scope(keys, namespace, writer, self.codec, self.limits, self.log, hits=hits)
 
 
 @lru_cache(maxsize=128)
@@ -137,15 +141,17 @@ def prepare_client(
     return _combined(url, settle(options, CLIENT_DEFAULTS, own, elsewhere))
 
 
-def prepare_store(url: str | None, user: str, options: ConnectOptions) -> tuple[Settings, Callable[[Form], Scope]]:
+def prepare_store(
+    url: str | None, user: str, options: ConnectOptions
+) -> tuple[Settings, Callable[[Form, HitCounts], Scope]]:
     """Check and combine the options of a store with a client of its own. Its scope depends on the form of the keys."""
     given = settle(options, CONNECT_DEFAULTS, ("url", "user"), OF_A_CLIENT)
     settings, common = _combined(url, given)
 
-    def scope(form: Form) -> Scope:
-        return common.scope(user, given["namespace"], given["agent"], given["run"], form)
+    def scope(form: Form, hits: HitCounts) -> Scope:
+        return common.scope(user, given["namespace"], given["agent"], given["run"], form, hits)
 
-    scope(PLAIN)  # raises for invalid names, before a server is started
+    scope(PLAIN, HitCounts())  # raises for invalid names, before a server is started
     return settings, scope
 
 

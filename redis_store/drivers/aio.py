@@ -330,6 +330,7 @@ class AsyncCore(Core):
         """
         _left_to_parent.append(self._states)
         self._start_over()
+        self.hits.clear()  # the parent reports them
 
     def _start_over(self) -> None:
         self._states = {}

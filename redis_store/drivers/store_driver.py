@@ -18,6 +18,7 @@ from redis_store.near.cache import NearCache, join_cache
 from redis_store.protocol.call import Op
 from redis_store.protocol.command import Command
 from redis_store.protocol.redirects import Node, first_redirection
+from redis_store.stats import HitCounts
 
 
 class Core:
@@ -40,6 +41,8 @@ class Core:
         """The telemetry part of `around`, for operations that do not run through a driver's `run`."""
         self.traced: Callable[[Flow[Any]], Flow[Any]] | None = None
         """Wrapper of each flow of a store's methods, if telemetry observes them."""
+        self.hits = HitCounts()
+        """The hits that the stores have not reported yet."""
         self.is_closed = False
         self._near_bytes = 0
         self._nodes: Nodes[Self] | None = None

@@ -147,6 +147,7 @@ class SyncCore(Core):
         """In a forked child, stop using what the parent goes on using."""
         self.loans.leave_to_parent()
         self.keeper.start_over()
+        self.hits.clear()  # the parent reports them
 
 
 class SyncDriver(StoreDriver[SyncCore, Closable]):

@@ -57,6 +57,7 @@ _SHOWN = {
     "take": "acquire",
     "Draft.commit": "transaction",
     **{f"ComputePlan.{step}": "get_or_set" for step in ("claim", "commit", "fail", "renew")},
+    "_report": "get_or_set",
 }
 """Names under which callers know some operations: methods of `DataStore`, of locks and of sequences."""
 

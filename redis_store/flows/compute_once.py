@@ -134,6 +134,9 @@ class Computation(Protocol):
     def look(self) -> Awaitable[Json | Missing]:
         """Return the step that reads the value, or `MISSING` if there is none."""
 
+    def count_hit(self) -> Op[None] | None:
+        """Count a value that `look` found. Return the operation that reports the hits so far, if it is time for it."""
+
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer: ...
     async def renew(self, token: str) -> bool: ...
     async def commit(self, token: str, text: bytes) -> tuple[bool, bytes | None]:
@@ -210,6 +213,8 @@ async def _get_or_compute(plan: Computation, make: Callable[[], Any], new_token:
     if plan.stale_ms == "":
         value = await plan.look()
         if value is not MISSING:
+            if (report := plan.count_hit()) is not None:
+                await Do(report)
             return value
     token = new_token()
     owed = [token]

@@ -161,6 +161,11 @@ class UserKeys:
         return self.prefix + b"beside:" + _percent(agent.encode())
 
     @property
+    def computed(self) -> tuple[bytes, bytes]:
+        """The Redis keys of the hashes that count hits and computations: of the even days since 1970, and of the odd ones."""
+        return self.prefix + b"computed:0", self.prefix + b"computed:1"
+
+    @property
     def runs(self) -> bytes:
         """The Redis key of the index of the runs that are kept (`ops/kept_runs.py`)."""
         return self.prefix + b"runs"

@@ -17,7 +17,7 @@ from redis_store.namespace.keys import (
     encode_name,
     encode_namespace,
 )
-from redis_store.stats import Counters
+from redis_store.stats import Counters, HitCounts
 from redis_store.values.codec import Codec, JsonText
 
 
@@ -67,6 +67,8 @@ class Scope:
     """Bound on the bytes that one call may read; set by stores that read for others (`brokers/lease.py`)."""
     bounds: CallBounds = UNBOUNDED
     """Bounds on single calls; set by the same stores."""
+    hits: HitCounts = field(default_factory=HitCounts, repr=False, compare=False)
+    """The hits that the client has not reported yet."""
     name: bytes = field(init=False)
     """The namespace's name as it is stored in the registry."""
     keys: NamespaceKeys = field(init=False, repr=False, compare=False)
@@ -105,8 +107,8 @@ class Scope:
     def moved(self, namespace: str, ttl_ms: int | None = None, max_keys: int | None = None) -> Scope:
         """Return this scope for another namespace. A default ttl and `max_keys` are not carried over."""
         same = self.writer, self.codec, self.limits, self.log
-        read = self.max_read_bytes, self.bounds
-        return Scope(self.user, namespace, *same, ttl_ms, self.access, max_keys, self.counters, *read)
+        shared = self.max_read_bytes, self.bounds, self.hits
+        return Scope(self.user, namespace, *same, ttl_ms, self.access, max_keys, self.counters, *shared)
 
     def narrowed(self, access: Access) -> Scope:
         """Return this scope with only those of its rights that `access` includes."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from redis_store.errors import DataStoreError
 from redis_store.flows.compute_once import (
     LOCK_TIMEOUT_S,
     ClaimAnswer,
@@ -29,15 +31,30 @@ from redis_store.namespace.keys import UserKeys, decode_name, encode_key
 from redis_store.namespace.scope import Scope
 from redis_store.ops.bounds import bound_of, ending, settled
 from redis_store.ops.key_info import texts_of_tags
-from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked
+from redis_store.ops.run_script import KINDS_OF_SCRIPT_KEYS, run_checked, run_script
 from redis_store.ops.values import GET, get, wanted_ttl
-from redis_store.protocol.call import read
-from redis_store.scripts import BOUNDED, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
-from redis_store.stats import Counters
+from redis_store.protocol.call import Op, read
+from redis_store.scripts import BOUNDED, COUNT_HITS, FLIGHT_CLAIM, FLIGHT_COMMIT, FLIGHT_FAIL, FLIGHT_RENEW
+from redis_store.stats import REPORTED_HITS, Counters
 from redis_store.types import MISSING, Json, Missing, Ttl
 
 MAX_ERROR_CHARS = 1000
 """Limit of the part of an error's message that waiters receive, in characters."""
+
+
+class _Scoped(Protocol):
+    """A plan, or the operations of a store."""
+
+    @property
+    def scope(self) -> Scope: ...
+
+
+def count_hit(self: _Scoped) -> Op[None] | None:
+    """Count a value that a look has found. Return the operation that reports the hits so far, if it is time for it."""
+    scope = self.scope
+    hits, data = scope.hits, scope.keys.data
+    count = hits[data] = hits[data] + 1
+    return None if count < REPORTED_HITS else _report(scope, hits.pop(data, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,7 @@ class ComputePlan:
         """Check the rights and the arguments of `get_or_set`. `stale` is added to the value's time to live."""
         scope.check_changeable()
         ttl_ms, stale_ms = lifetimes(wanted_ttl(scope, ttl), stale)
-        names = tuple(tag_name(scope, tag) for tag in check_tags(tags))
+        names = () if tags is None else tuple(tag_name(scope, tag) for tag in check_tags(tags))
         lock_ms, trouble = ttl_to_ms(lock_timeout, "lock_timeout"), Trouble.of(timeout, on_error)
         plan = cls(scope, key, encode_key(key), ttl_ms, stale_ms, lock_ms, names, trouble)
         if names and scope.bounds is not UNBOUNDED:
@@ -105,13 +122,15 @@ class ComputePlan:
         return Look(LOOK, self.scope, self.key, MISSING)
 
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer:
-        keys = self.scope.keys
+        scope = self.scope
+        keys = scope.keys
         expires = "1" if self.ttl_ms != "" else ""
         since = "" if since_ms is None else since_ms
+        hits = scope.hits.pop(keys.data, 0)
         what, *rest = await run_checked(
             FLIGHT_CLAIM,
-            (keys.data, keys.info, keys.flight, *self.tags),
-            (b"hash", b"hash", b"hash", *[b"zset"] * len(self.tags)),
+            (keys.data, keys.info, keys.flight, *scope.user.computed, *self.tags),
+            (*[b"hash"] * 5, *[b"zset"] * len(self.tags)),
             (
                 self.field,
                 token,
@@ -120,20 +139,31 @@ class ComputePlan:
                 expires,
                 since,
                 self.member,
-                self.scope.bounds.script_bytes,
+                scope.bounds.script_bytes,
+                scope.name,
+                hits,
             ),
         )
-        if what == b"big":
-            there = await read("HGET", keys.data, self.field)
-            return await self.claim(token, since_ms) if there is None else Found(there)
-        if what == b"value":
-            return Found(rest[0])
-        if what == b"busy":
-            return Computing(*rest)
         if what == b"claimed":
             return Claimed()
+        if hits:
+            scope.hits[keys.data] += hits
+        if what == b"big":
+            there = await read("HGET", keys.data, self.field)
+            return await self.claim(token, since_ms) if there is None else await self._found(there, since_ms)
+        if what == b"value":
+            return await self._found(rest[0], since_ms)
+        if what == b"busy":
+            return Computing(*rest)
         about = json.loads(rest[0])
         return Failed(about["type"], about["message"])
+
+    async def _found(self, text: bytes, since_ms: int | None) -> Found:
+        if self.stale_ms != "" and since_ms is None and (report := self.count_hit()) is not None:
+            await report
+        return Found(text)
+
+    count_hit = count_hit
 
     async def renew(self, token: str) -> bool:
         arguments = (self.field, token, self.lock_ms, self.member)
@@ -200,6 +230,12 @@ def tag_name(scope: Scope, tag: str) -> tuple[UserKeys, bytes]:
 def tag_member_prefix(scope: Scope) -> bytes:
     """Return the start of a tag's members for keys of this namespace."""
     return b"%d:%b:" % (len(scope.name), scope.name)
+
+
+async def _report(scope: Scope, hits: int) -> None:
+    """Add hits to the counts of the namespace. They are lost if that fails: the caller has its value."""
+    with suppress(DataStoreError):
+        await run_script(COUNT_HITS, scope.user.computed, (scope.name, hits))
 
 
 async def look(scope: Scope, key: str, default: Any) -> Any:

@@ -3,7 +3,9 @@
 -- KEYS[1]   data hash
 -- KEYS[2]   info hash
 -- KEYS[3]   flight hash (flight.lua)
--- KEYS[4..] the tags that the value will carry (sorted sets)
+-- KEYS[4]   hash of the even days' counts (count.lua)
+-- KEYS[5]   hash of the odd days' counts
+-- KEYS[6..] the tags that the value will carry (sorted sets)
 -- ARGV[1]   field
 -- ARGV[2]   token
 -- ARGV[3]   time to live of the claim, in ms
@@ -12,6 +14,8 @@
 -- ARGV[6]   when the caller began to wait for another caller's computation, in ms since 1970, or ''
 -- ARGV[7]   the key's member of a tag
 -- ARGV[8]   limit of the value, in bytes: it is copied
+-- ARGV[9]   the namespace's name
+-- ARGV[10]  hits of the namespace to count, if the claim is made
 -- Reply     {'value', bytes}; {'big'} for a value over the limit, stale or not
 --           {'claimed'}
 --           {'error', JSON about the error} if another caller failed while this one waited
@@ -33,7 +37,7 @@ end
 
 local now = now_ms()
 call('HLEN', flight)
-for i = 4, #KEYS do call('ZCARD', KEYS[i]) end
+for i = 6, #KEYS do call('ZCARD', KEYS[i]) end
 if ARGV[6] ~= '' then
   local failed = call('HGET', flight, 'e' .. field)
   local at, about = match(failed or '', '^(%d+) (.*)$')
@@ -48,6 +52,7 @@ end
 claim_for(flight, field, state_of(data, info, field, value), token, now, lock_ms)
 sweep(flight, now)
 -- Tagged already now, so that invalidating a tag also reaches a value being computed.
-for i = 4, #KEYS do tag(KEYS[i], ARGV[7], digits(now + lock_ms), digits(now)) end
-if #KEYS > 3 then pcall(sweep_tags, registry_of(KEYS[4]), #KEYS - 3, digits(now)) end
+for i = 6, #KEYS do tag(KEYS[i], ARGV[7], digits(now + lock_ms), digits(now)) end
+if #KEYS > 5 then pcall(sweep_tags, registry_of(KEYS[6]), #KEYS - 5, digits(now)) end
+pcall(count, KEYS[4], KEYS[5], ARGV[9], ARGV[10], 1, now) -- the claim holds, whatever stands in the way of the counts
 return {'claimed'}

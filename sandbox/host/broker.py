@@ -138,7 +138,7 @@ class Broker:
             OperationDone(
                 received,
                 self._who,
-                operation,
+                "get" if operation == "look_value" else operation,
                 shortened(namespace, NAMESPACE_CHARACTERS),
                 key,
                 done.keys,

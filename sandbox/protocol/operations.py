@@ -325,6 +325,7 @@ OPERATIONS: dict[str, Row] = {
     # Steps between which the agent process calls the agent's own functions, or waits.
     "pop": _change((KEY, TEXT_EXPECTED), POPPED, needs=("get",)),
     "replace": _store((KEY, TEXT_EXPECTED, TEXT_OF_VALUE, TTL), REPLACED, needs=("get",), replaces=True),
+    "look_value": Row((KEY,), VALUE_OR_DEFAULT, reads=True, writes=True, needs=("get",)),
     "claim_value": _compute((OLD_KEY, TOKEN, LIFETIME_S, LIFETIME_S, PERIOD_S, NUMBER_OF, TAGS), CLAIM),
     "renew_value": _compute((OLD_KEY, TOKEN, PERIOD_S, TAGS), STEP, is_renewal=True),
     "commit_value": _compute(

@@ -102,11 +102,14 @@ class Flight:
         return _COUNTERS
 
     async def look(self) -> Json | Missing:
-        text = self._text()
+        text = self._text("look_value")
         return MISSING if text is None else self.decode(text)
 
-    def _text(self) -> bytes | None:
-        parts = self.on.send("get", self.key)
+    def count_hit(self) -> None:
+        """Do nothing: the host counts what `look` finds."""
+
+    def _text(self, operation: str = "get") -> bytes | None:
+        parts = self.on.send(operation, self.key)
         return parts[0] if parts else None
 
     async def claim(self, token: str, since_ms: int | None) -> ClaimAnswer:

@@ -475,3 +475,12 @@ def test_timeline_has_each_step(run: Any, store: DataStore) -> None:
         ("commit_value", "made"),
     ]
     assert store.get("count") == 2
+
+
+def test_the_host_counts_what_get_or_set_finds(store: DataStore) -> None:
+    with brokered(store) as inside:
+        for _ in range(4):
+            assert inside.store.get_or_set("key", lambda: 1) == 1
+        inside.store.get("key")
+    scope = operations_of(store).scope
+    assert scope.hits == {scope.keys.data: 3}

@@ -27,7 +27,7 @@ def test_each_operation_can_be_carried_out() -> None:
     carried_out = (
         steps._STEPS.keys() | operations._READS.keys() | operations._OPERATIONS.keys() | operations._FLOWS.keys()
     )
-    assert OPERATIONS.keys() <= carried_out
+    assert OPERATIONS.keys() <= carried_out | {"look_value"}, "`steps.carry_out` has this one itself"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

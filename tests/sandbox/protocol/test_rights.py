@@ -58,6 +58,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "sequence_page": (0,),
     "sequence_pop": ("", None),
     "replace": ("k", b"1", b"2", None),
+    "look_value": ("k",),
     "claim_value": ("new", TOKEN, None, None, 30, 0),
     "renew_value": ("new", TOKEN, 30),
     "commit_value": ("new", TOKEN, b"1", None, None),
