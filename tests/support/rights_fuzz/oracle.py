@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -37,6 +37,7 @@ BOTH = {
     "set_if_version",
     "delete_if_version",
     *TOUCH,
+    "look_value",
     "sequence_append",
     "sequence_append_bounded",
     "sequence_pop",
@@ -45,7 +46,7 @@ BOTH = {
     "replace",
     *CLAIMS,
 }
-NEED_GET = {"pop", "replace", *CLAIMS, *TOUCH}
+NEED_GET = {"pop", "replace", "look_value", *CLAIMS, *TOUCH}
 COMPARE_VERSIONS = {"set_if_version", "delete_if_version"}
 NEED_INFO = COMPARE_VERSIONS | READS_OF_INFOS
 LOCKS = {f"{what}_{kind}" for what in ("acquire", "renew", "release") for kind in ("lock", "place")}
@@ -172,6 +173,8 @@ class Rights:
             return self.may("write", name)
         elif kind == "namespaces":
             return bool(changed)
+        elif kind == "computed":  # counts of hits and computations
+            return self.may_call("claim_value")
         if kind == "beside":  # what the quota finds of the agent, by the end of its Redis key
             limited = self.limited or any(getattr(self.given, one) is not None for one in set(_KINDS.values()))
             return self.given.quota_bytes is not None and name == (_percent(self.agent) if limited else "")
@@ -283,6 +286,8 @@ class Oracle:
             return self._transaction(asked, data)
         if asked.operation == "invalidate_tag":
             return self._invalidated(rights, user, asked, raw, data)
+        if asked.operation == "look_value":
+            return Expected(self._read(rights, replace(asked, operation="get"), found, data), data)
         if asked.operation in TOUCH:
             too_old = () if self._has_ttl else ("UnsupportedByServer",)
             if asked.operation == "get_many_sliding":

@@ -198,6 +198,7 @@ class Requests:
             "sequence_pop": lambda: [f"{rng.randint(0, 3):016}", rng.choice([None, self.text()])],
             "pop": lambda: [key, self._expected(namespace, key, stored)],
             "replace": lambda: [key, self._expected(namespace, key, stored), self.text(), None],
+            "look_value": lambda: [rng.choice([key, computed])],
             "claim_value": lambda: [computed, self._token(), None, None, _LONG_S, rng.choice([0, 1]), *self._tags()],
             "renew_value": lambda: [computed, self._token(), _LONG_S, *self._tags()],
             "commit_value": lambda: [computed, self._token(), self.text(), None, None, *self._tags()],
