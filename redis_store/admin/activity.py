@@ -200,21 +200,20 @@ async def cache_rates(user: str | None = None) -> Walk[CacheRate]:
         for _, parts in page:
             if parts.kind == "computed" and (parts.user, parts.tagged) not in met:
                 met.add((parts.user, parts.tagged))
-                yield await _rates(parts)
+                yield await cache_rates_of(parts.keys)
 
 
-async def _rates(parts: RedisKey) -> list[CacheRate]:
+async def cache_rates_of(user: UserKeys) -> list[CacheRate]:
+    """Return the counts of hits and computations of one user's namespaces, in order of their names."""
     counts: dict[bytes, int] = defaultdict(int)
-    for key in parts.keys.computed:
+    for key in user.computed:
         fields: dict[bytes, bytes] = {}
         async for some in hash_pages(key, _COUNTS_PER_LOOK):
             fields.update(some)
         for field, count in fields.items():
             counts[field] += int(count) if count.isdigit() and len(count) < 20 else 0
     names = {field[1:] for field in counts if field[:1] in (b"h", b"c")}
-    return [
-        CacheRate(parts.user, decode_name(name), counts[b"h" + name], counts[b"c" + name]) for name in sorted(names)
-    ]
+    return [CacheRate(user.user, decode_name(name), counts[b"h" + name], counts[b"c" + name]) for name in sorted(names)]
 
 
 async def tags(user: str | None = None) -> Walk[TagUsage]:

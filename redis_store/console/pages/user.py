@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from redis_store.admin import AsyncAdmin, NamespaceUsage
+from redis_store.admin import AsyncAdmin, CacheRate, NamespaceUsage
+from redis_store.admin.activity import cache_rates_of
 from redis_store.admin.aio import run_in
 from redis_store.console.rendering import asked, asked_number, confirm, form_of, forward, page, query_of, url
 from redis_store.console.shared import console_of
 from redis_store.console.snapshots import ORDERS_OF_SIZES, in_order
 from redis_store.errors import DataStoreError
-from redis_store.namespace.keys import decode_names
+from redis_store.namespace.keys import DEFAULT_NAMESPACE, decode_names
 from redis_store.namespace.scope import Scope
 from redis_store.ops.listing import START, names_page
 
@@ -64,6 +65,7 @@ async def user(request: Request) -> Response:
         user=name,
         usage=next((one for one in snapshot.users if one.user == name), None),
         rows=list(zip(shown, await _samples(console.admin, shown), strict=True)),
+        rates=await _rates(console.admin, name) if shown else {},
         has_namespaces=bool(known),
         found=len(found),
         text=text,
@@ -72,6 +74,15 @@ async def user(request: Request) -> Response:
         per_page=NAMESPACES_PER_PAGE,
         kept=kept,
     )
+
+
+async def _rates(admin: AsyncAdmin, user: str) -> dict[str, CacheRate]:
+    """Return how often cached functions found a value, by namespace; nothing of data that cannot be read."""
+    try:
+        found = await run_in(admin, user, DEFAULT_NAMESPACE, lambda scope: cache_rates_of(scope.user))
+    except DataStoreError:
+        return {}
+    return {one.namespace: one for one in found}
 
 
 async def _samples(admin: AsyncAdmin, namespaces: Sequence[NamespaceUsage]) -> list[Sample | None]:

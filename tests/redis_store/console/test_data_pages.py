@@ -150,6 +150,17 @@ def test_user_page_samples_writers_and_expiry(console: InProcess, client: Client
     assert "2 of 3" in console.text("/user", user="u")
 
 
+def test_user_page_shows_hit_rates(console: InProcess, client: Client) -> None:
+    cache = client.store(user="u", namespace="cache")
+    for key in ("a", "a", "a", "b"):  # the computation of b reports the two hits of a
+        cache.get_or_set(key, lambda: 1)
+    client.store(user="u", namespace="other").set("a", 1)
+    client.store(user="v", namespace="other").get_or_set("a", lambda: 1)
+    page = console.get("/user", user="u").text
+    assert page.count('title="2 hits, 2 computations">50%<') == 1
+    assert page.count("%<") == 1
+
+
 def test_keys_that_are_not_utf_8_are_listed(console: InProcess, raw: redis.Redis) -> None:
     raw.hset("user:u:ns:default", b"\xff<i>", "1")
     text = console.text("/namespace", user="u", namespace="default")
