@@ -253,7 +253,7 @@ def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -
     """Show commands that read the agents' data; each line can be pasted unchanged, and changes nothing for later ones."""
     folder, programs = shlex.quote(str(data_dir)), Path(sys.executable).parent
     redis_store, run_in_sandbox = (shlex.quote(str(programs / name)) for name in ("redis-store", "sandbox"))
-    ask = f"{redis_store} redis --data-dir {folder}"
+    of_demo = f"--data-dir {folder} --user {USER}"
     search = shlex.quote(str(EXAMPLES / "search.py"))
     socket = shlex.quote(str(status(data_dir).socket_path))
     setting = f"REDIS_STORE_DATA_DIR={folder} "
@@ -263,9 +263,9 @@ def show_commands(data_dir: Path, isolation: str, file: str, console: Console) -
         setting += f"{ENVIRONMENT}={UNSAFE} "
     parts = {
         "Look at the demo's data, which `make clean` removes; the server starts again for each command:": [
-            f"{ask} SMEMBERS user:{USER}:namespaces",
-            f"{ask} HGET user:{USER}:ns:summary:{REPO} {shlex.quote(file)}",
-            f"{ask} HGET user:{USER}:info:shared latest-analysis",
+            f"{redis_store} namespaces {of_demo}",
+            f"{redis_store} get {of_demo} --namespace summary:{REPO} {shlex.quote(file)}",
+            f"{redis_store} info {of_demo} --namespace shared latest-analysis",
             f'{setting}{run_in_sandbox} run {search} --user {USER} --input \'{{"query": "regular expression"}}\'',
         ],
         "Or keep it running, and use any client:": [
