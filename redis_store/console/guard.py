@@ -12,7 +12,6 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -150,7 +149,7 @@ class Guard:
             is_visit = headers.one("sec-fetch-mode") in (None, "navigate")
             return None if site in (None, "same-origin", "none") or is_visit else _FOREIGN_ORIGIN
         origin = headers.one("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+        if origin is not None and _host_of(origin) != hosts[0].lower():
             return _FOREIGN_ORIGIN
         return None if site in (None, "same-origin", "none") else _FOREIGN_ORIGIN
 
@@ -213,13 +212,20 @@ class _Headers:
         return ", ".join(found) if found else None
 
     def cookie(self, name: str) -> str | None:
+        """Return a cookie. Those of other programs on this host come along, and may be anything."""
         for text in self.all("cookie"):
-            try:
-                cookies = SimpleCookie(text)
-            except CookieError:
-                continue
-            if name in cookies:
-                return cookies[name].value
+            for pair in text.split(";"):
+                each, _, value = pair.strip().partition("=")
+                if each == name:
+                    return value
+        return None
+
+
+def _host_of(origin: str) -> str | None:
+    """Return the host of an origin with its port; None for a text that is no url."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
         return None
 
 

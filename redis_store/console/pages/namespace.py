@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from redis_store.admin import SearchHit
 from redis_store.admin.aio import run_in
 from redis_store.admin.changing import kept_keys
 from redis_store.console.key_lists import KeyPage, crumbs_of, page_of, range_of
@@ -24,6 +25,7 @@ from redis_store.namespace.scope import Scope
 from redis_store.protocol.call import all_replies
 from redis_store.types import KeyInfo
 from redis_store.values.quantities import counted
+from sandbox.masking import MASK, is_secret_name
 
 KEYS_PER_PAGE = 1000
 """Keys and groups on one page."""
@@ -73,8 +75,13 @@ async def namespace(request: Request) -> Response:
 
 
 def _hits(found: Search, text: str) -> list[tuple[str, str, str]]:
-    rows = ((hit.key, hit.found_in, excerpt_of(hit.excerpt, text)) for hit in found.hits)
-    return sorted(rows)
+    return sorted((hit.key, hit.found_in, _excerpt(hit, text)) for hit in found.hits)
+
+
+def _excerpt(hit: SearchHit, text: str) -> str:
+    """Return what was found with secrets masked: all of a value whose key is named like a secret, as on the key's page."""
+    is_secret = hit.found_in == "value" and is_secret_name(hit.key)
+    return MASK if is_secret else excerpt_of(hit.excerpt, text)
 
 
 async def _infos(console: Console, user: str, namespace: str, shown: KeyPage) -> dict[str, KeyInfo]:

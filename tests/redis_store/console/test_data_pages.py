@@ -189,6 +189,13 @@ def test_search_masks_what_it_did_not_search_for(console: InProcess, client: Cli
     assert "1 key found" in only
 
 
+def test_search_masks_values_whose_key_is_a_secret(console: InProcess, client: Client) -> None:
+    client.store(user="u").set_many({"api_token": "plain-words", "other": "plain-words"})
+    found = console.get("/namespace", user="u", namespace="default", text="plain").text
+    assert "api_token" in found
+    assert found.count("plain-words") == 1
+
+
 class TestValue:
     """A value on its page."""
 

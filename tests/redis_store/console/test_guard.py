@@ -74,6 +74,15 @@ def test_nobody_gets_in_without_the_token(path: str) -> None:
     assert Guarded().ask("GET", path).status_code == 401
 
 
+@pytest.mark.parametrize("other", ['a={"b": 1}', 'a="x', "a b=c", "a[]=1"])
+def test_cookies_of_other_programs_do_not_hide_the_session(other: str) -> None:
+    console = Guarded()
+    console.enter()
+    session = console.client.cookies[console.guard.cookie]
+    console.client.cookies.clear()
+    assert console.ask("GET", headers={"cookie": f"{other}; {console.guard.cookie}={session}"}).status_code == 200
+
+
 def test_sessions_end_when_they_lie_unused() -> None:
     console = Guarded()
     console.enter()
@@ -120,6 +129,7 @@ def test_own_hosts_are_accepted(host: str) -> None:
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://127.0.0.1:8378"},
         {"origin": "http://localhost:8377"},
         {"sec-fetch-site": "cross-site"},
