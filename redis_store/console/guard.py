@@ -214,7 +214,7 @@ class _Headers:
     def cookie(self, name: str) -> str | None:
         """Return a cookie. Those of other programs on this host come along, and may be anything."""
         for text in self.all("cookie"):
-            for pair in text.split(";"):
+            for pair in reversed(text.split(";")):  # those of longer paths come first, and ours is that of /
                 each, _, value = pair.strip().partition("=")
                 if each == name:
                     return value
