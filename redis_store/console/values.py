@@ -95,9 +95,8 @@ def excerpt_of(excerpt: str, text: str) -> str:
         found = _NEXT_VALUE.search(excerpt)
         at = found.start() if found else len(excerpt)
         head, excerpt = excerpt[:at], excerpt[at:]
-        if text.casefold() not in head.casefold():
-            head = "…"
-    return without_secrets(head) + preview(excerpt.encode(errors="replace"))
+        head = f"…{text}…" if text.casefold() in head.casefold() else "…"
+    return head + preview(excerpt.encode(errors="replace"))
 
 
 def digest_of(text: bytes) -> str:

@@ -100,7 +100,7 @@ def _id_of(one: DeadLetter) -> str:
 def _named(text: str) -> tuple[str, str, str]:
     try:
         user, consumer, letter = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         raise InvalidInput("The form names no dead letter. Nothing was done with it: load the page again.") from None
     return str(user), str(consumer), str(letter)
 

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import redis
@@ -187,6 +187,13 @@ def test_search_masks_what_it_did_not_search_for(console: InProcess, client: Cli
         assert secret not in text
     only = console.text("/namespace", user="u", namespace="n", text="needle", prefix="prefix/")
     assert "1 key found" in only
+
+
+def test_search_shows_no_more_of_a_text_whose_name_is_cut_off(console: InProcess, client: Client) -> None:
+    client.store(user="u", namespace="n").set("one", {"password": "begin " + "hidden " * 50 + "needle"})
+    text = console.text("/namespace", user="u", namespace="n", text="NEEDLE")
+    assert "…NEEDLE…" in text
+    assert "hidden" not in text
 
 
 def test_search_masks_values_whose_key_is_a_secret(console: InProcess, client: Client) -> None:
@@ -583,3 +590,12 @@ def test_server_that_goes_away_and_comes_back(start) -> None:
         server.restart()
         for path, query in (("/", {}), ("/namespace", {"user": "u", "namespace": "default"})):
             assert console.get(path, **query).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["5", "null", '["u"]', '{"a": 1}', "[" * 100_000])
+def test_forms_that_name_no_dead_letter_are_told(console: InProcess, name: str) -> None:
+    token = re.search(r'name="csrf-token" content="([^"]+)"', console.get("/").text)
+    assert token is not None
+    answer = console.post("/do/dead-letters", {"csrf": token[1], "letter": quote(name), "how": "drop"})
+    assert answer.status_code == 400
+    assert "names no dead letter" in answer.text
