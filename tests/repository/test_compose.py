@@ -135,8 +135,10 @@ def test_the_nodes_of_the_cluster_become_one(run: Callable[[list[str], int], Ser
     environment = {**os.environ, "REDISCLI_AUTH": PASSWORD, "REDIS_HOST": "127.0.0.1"}
     done = subprocess.run(["sh", "-c", create], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+    for node in nodes:
+        with node.client() as raw:
+            wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
     with nodes[5].client() as raw:
-        wait_until(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"), "the cluster is ready")
         assert b"cluster_size:3" in raw.execute_command("CLUSTER", "INFO")
     with Admin(nodes[0].url.replace("//", f"//:{quote(PASSWORD)}@")) as admin:
         made = admin.create_login("alice")
