@@ -5,13 +5,13 @@ A check of a big server takes a minute, so that no page waits for it. That of a 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from redis_store.admin import AsyncAdmin, Finding
+from redis_store.console.background import Background
 
 CHECK_WAITED_S = 0.2
 """Time for which a page waits for a check that is under way, in seconds."""
@@ -47,44 +47,34 @@ class Checkups:
         self._ended_at = self._took_s = 0.0
         self._steps = 0
         self._repairing = False
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background()
 
     async def latest(self) -> Checkup:
         """Return what was found last, after a short wait. Begins a check if that is long ago. Raises why a check failed."""
-        if self._task is None and self._is_old():
+        if self._is_old():
             self.begin()
-        if self._task is not None:
-            await asyncio.wait((self._task,), timeout=CHECK_WAITED_S)
-            if self._task is not None and self._task.done():
-                ended, self._task = self._task, None
-                ended.result()
-        if self._task is None:
+        await self._work.wait(CHECK_WAITED_S)
+        if not self._work.is_at_work:
             return self._last
         return replace(self._last, steps=self._steps, repairing=self._repairing)
 
     def begin(self, repair_as: AsyncAdmin | None = None) -> bool:
         """Begin a check, and mend what can be mended under the name of `repair_as`. Return False if one is under way."""
-        if self._task is not None and not self._task.done():
-            return False
-        self._repairing = repair_as is not None
-        self._task = asyncio.create_task(self._check((repair_as or self._admin).operator))
-        return True
+        operator = (repair_as or self._admin).operator
+        return self._work.begin(lambda: self._check(operator, repair_as is not None))
 
     async def close(self) -> None:
         """End the check that is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._work.close()
 
     def _is_old(self) -> bool:
         age_s = time.monotonic() - self._ended_at
         return self._last.at is None or age_s > min(LONGEST_CHECK_AGE_S, AGES_PER_CHECK * self._took_s)
 
-    async def _check(self, operator: str) -> None:
-        begun, self._steps = time.monotonic(), 0
+    async def _check(self, operator: str, repair: bool) -> None:
+        begun, self._steps, self._repairing = time.monotonic(), 0, repair
         admin = AsyncAdmin(self._admin.client, operator=operator)  # with a counter of its own
         admin.on_step = self._count
-        repair = self._repairing
         found = await admin.doctor(repair=repair)
         self._ended_at = time.monotonic()
         self._took_s = self._ended_at - begun

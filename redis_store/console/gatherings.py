@@ -6,13 +6,14 @@ shows what was gathered last, and how long ago. It begins another gathering if t
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
+
+from redis_store.console.background import Background
 
 T = TypeVar("T")
 
@@ -67,30 +68,18 @@ class _Gathering:
     def __init__(self) -> None:
         self._last: Gathered[Any] = Gathered()
         self._ended_at = self._took_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background()
 
     async def latest(self, gather: Callable[[], Awaitable[Any]]) -> Gathered[Any]:
         before = self._last
-        if self._task is not None and self._task.done():
-            if not self._task.cancelled():
-                self._task.exception()  # the server may be back
-            self._task = None
-        if self._task is None and self._is_old():
-            self._task = asyncio.create_task(self._gather(gather))
-        task = self._task
-        if task is not None:
-            await asyncio.wait((task,), timeout=GATHERING_WAITED_S)
-            if task.done():
-                if self._task is task:
-                    self._task = None
-                if not task.cancelled():
-                    task.result()
+        self._work.put_away()
+        if self._is_old():
+            self._work.begin(lambda: self._gather(gather))
+        await self._work.wait(GATHERING_WAITED_S)
         return self._last if self._last is before else Gathered(self._last.found)
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._work.close()
 
     def _is_old(self) -> bool:
         age_s = time.monotonic() - self._ended_at

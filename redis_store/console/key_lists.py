@@ -20,6 +20,7 @@ from typing import Any
 from redis_store.admin import AsyncAdmin
 from redis_store.admin.aio import run_in
 from redis_store.changelog.entry import News, parse_entry
+from redis_store.console.background import Background
 from redis_store.errors import LimitExceeded
 from redis_store.namespace.keys import decode_name, decode_names
 from redis_store.namespace.scope import Scope
@@ -124,7 +125,7 @@ class _Kept:
         """The last entry of the change log that the list knows; None if there was no log."""
         self._read_at: datetime | None = None
         self._read_s = self._took_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._reading = Background()
         self._found = 0
         self._catching_up = asyncio.Lock()
         self.size_bytes = 0
@@ -132,27 +133,21 @@ class _Kept:
     @property
     def is_reading(self) -> bool:
         """Whether the list is being read."""
-        return self._task is not None and not self._task.done()
+        return self._reading.is_at_work
 
     async def latest(self) -> KeyList:
         is_current, count = False, 0
-        if self._task is not None and self._task.done():
-            self._task.exception()  # the server may be back
-            self._task = None
+        self._reading.put_away()
         if self._keys is not None:
             is_current, count = await self._catch_up()
         # Without a log, as many keys as before may be other keys.
         is_sure = is_current and self._position is not None
-        if not is_sure and not self.is_reading and self._is_due(is_current):
-            self._task = asyncio.create_task(self._read())
-        if self._task is not None and not (is_current and self._took_s > ALWAYS_READ_S):
-            await asyncio.wait((self._task,), timeout=READING_WAITED_S)
-            if self._task is None or self._task.done():  # None if another page took what it found
-                ended, self._task = self._task, None
-                if ended is not None:
-                    ended.result()
-                is_current, count = await self._catch_up()
-        reading = self._found if self._task is not None else None
+        if not is_sure and self._is_due(is_current):
+            self._reading.begin(self._read)
+        is_fine = is_current and self._took_s > ALWAYS_READ_S
+        if not is_fine and await self._reading.wait(READING_WAITED_S):
+            is_current, count = await self._catch_up()
+        reading = self._found if self.is_reading else None
         return KeyList(self._keys or [], self._read_at, is_current, reading, count)
 
     def remove(self, keys: Iterable[str] | None) -> None:
@@ -162,9 +157,7 @@ class _Kept:
             self._keys = _changed(self._keys, dict.fromkeys(keys, False))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._reading.close()
 
     def _is_due(self, may_be_current: bool) -> bool:
         if self._keys is None or self._took_s <= ALWAYS_READ_S:

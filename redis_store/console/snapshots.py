@@ -6,7 +6,6 @@ server is counted while a page waits, so that its pages are always new.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import TypeVar
 from redis_store.admin import AsyncAdmin, NamespaceUsage, UserUsage
 from redis_store.admin.aio import pages_of
 from redis_store.admin.usage import NamespaceTotals, UserTotals, measured, of_namespaces_only
+from redis_store.console.background import Background
 
 WAITED_S = 0.15
 """Time for which a page waits for counts that are under way, in seconds."""
@@ -64,37 +64,24 @@ class Snapshots:
         self._admin = admin
         self._last = Snapshot()
         self._last_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._counting = Background()
         self._counted = 0
 
     async def latest(self) -> Snapshot:
         """Return what is known, after a short wait if it is old. Raises why counting failed, if it fails now."""
-        if self._task is not None and self._task.done():
-            self._task.exception()  # the server may be back
-            self._task = None
+        self._counting.put_away()
         if self._is_old():
             self.begin_again()
-        if self._task is not None:
-            await asyncio.wait((self._task,), timeout=WAITED_S)
-            if self._task is None or self._task.done():
-                ended, self._task = self._task, None
-                if ended is not None:
-                    ended.result()
-        known = self._last
-        if self._task is None:
-            return known
-        return replace(known, counting=self._counted)
+        await self._counting.wait(WAITED_S)
+        return replace(self._last, counting=self._counted) if self._counting.is_at_work else self._last
 
     def begin_again(self) -> None:
         """Begin to count, unless a counting is under way."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._count())
+        self._counting.begin(self._count)
 
     async def close(self) -> None:
         """End the counting that is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._counting.close()
 
     def _is_old(self) -> bool:
         if self._last.at is None or self._last.took_s <= ALWAYS_COUNTED_S:
