@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -239,3 +239,13 @@ def _die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
             os._exit(1)
+
+
+@contextmanager
+def empty_database(server: Server, number: int) -> Iterator[str]:
+    """Yield the url of a database that is empty before and afterwards."""
+    url = f"{server.url}?db={number}"
+    with redis.Redis.from_url(url) as raw:
+        raw.flushdb()
+        yield url
+        raw.flushdb()

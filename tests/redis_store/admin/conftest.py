@@ -14,7 +14,7 @@ import redis
 from redis_store import Client
 from redis_store.admin import Admin
 from redis_store.cli import main
-from tests.support.servers import Server
+from tests.support.servers import Server, empty_database
 
 HARD_NAMES = (
     "x\nuser:bob:ns:default",
@@ -49,11 +49,8 @@ class Ended:
 @pytest.fixture
 def url(one_server: Server) -> Iterator[str]:
     """The url of an empty database."""
-    url = f"{one_server.url}?db=7"
-    with redis.Redis.from_url(url) as raw:
-        raw.flushdb()
+    with empty_database(one_server, 7) as url:
         yield url
-        raw.flushdb()
 
 
 @pytest.fixture

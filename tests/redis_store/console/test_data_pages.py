@@ -16,7 +16,7 @@ from redis_store.admin import Admin
 from redis_store.values.rules import MAX_DEPTH
 from tests.redis_store.admin.conftest import HARD_NAMES, HARD_USERS
 from tests.support.in_process import InProcess
-from tests.support.servers import Server
+from tests.support.servers import Server, empty_database
 
 HARD_KEYS = ("<script>alert(1)</script>", "a\nb\r\nc", "\u202eevil", "a/b:c", "%41 +&=#?", "\"'>", "é", "k" * 3000)
 
@@ -24,11 +24,8 @@ HARD_KEYS = ("<script>alert(1)</script>", "a\nb\r\nc", "\u202eevil", "a/b:c", "%
 @pytest.fixture(scope="module")
 def url(one_server: Server) -> Iterator[str]:
     """The url of an empty database."""
-    url = f"{one_server.url}?db=8"
-    with redis.Redis.from_url(url) as raw:
-        raw.flushdb()
+    with empty_database(one_server, 8) as url:
         yield url
-        raw.flushdb()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import redis
 from redis_store import Client
 from redis_store.admin import Admin, KeptCall, KeptHint, KeptOperation, KeptRun, RunError
 from redis_store.brokers import kept_runs
-from tests.support.servers import Server
+from tests.support.servers import Server, empty_database
 
 pytest.importorskip("jinja2", reason="pip install 'agent-data-store[ui]'")
 
@@ -26,11 +26,8 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture
 def redis_url(one_server: Server) -> Iterator[str]:
     """The url of an empty database."""
-    url = f"{one_server.url}?db=8"
-    with redis.Redis.from_url(url) as raw:
-        raw.flushdb()
+    with empty_database(one_server, 8) as url:
         yield url
-        raw.flushdb()
 
 
 @pytest.fixture
